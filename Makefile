@@ -1,0 +1,55 @@
+# podpair: `make help` lists what there is. Each target does its own set-up.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+UV := $(shell command -v uv || echo .cache/uv/bin/uv)
+PROJECTS := gateway inference operator
+KAFKA ?=
+PORT ?= 8080
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format lock bench bench-fanout images clean
+
+help: ## what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## the environment in .venv, exactly as requirements.lock pins it
+
+# A machine without uv gets the one that the lock pins.
+.cache/uv/bin/uv:
+	@$(PYTHON) -m venv .cache/uv
+	@awk '/^[^ ]/ {p = /^uv==/} p' requirements.lock > .cache/uv/requirements.txt
+	@.cache/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .cache/uv/requirements.txt
+
+# --no-build-isolation: the build backend is pinned in the lock like everything else.
+$(STAMP): requirements.lock $(PROJECTS:%=%/pyproject.toml) | $(UV)
+	@test -x $(BIN)/python || $(UV) venv --quiet --no-project --python $(PYTHON) $(VENV)
+	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation $(PROJECTS:%=-e ./%)
+	@touch $@
+
+demo: setup ## the whole pair on this machine; KAFKA=host:port for a real broker
+	@exec $(BIN)/python examples/demo.py --port $(PORT) $(if $(KAFKA),--kafka $(KAFKA))
+
+test: setup ## all tests; what this machine lacks is skipped by name (PODPAIR_TEST_REQUIRE=all: fails instead)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## ruff, mypy --strict, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: setup ## let ruff mend what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock: $(UV) ## pin every dependency anew, with hashes and without addresses
+	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+	  $(if $(UPGRADE),--upgrade) --group build --group lint --group test --group bench --group train \
+	  $(PROJECTS:%=%/pyproject.toml) -o requirements.lock
+
+clean: ## forget the environment and everything that was generated
+	rm -rf $(VENV) .cache var .mypy_cache .ruff_cache .pytest_cache
