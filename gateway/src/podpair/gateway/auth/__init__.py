@@ -1,0 +1,1 @@
+"""Who may connect: tokens (JWT) and where their keys come from, resume tokens, origins."""

@@ -1,0 +1,92 @@
+"""Keys that an issuer publishes (RFC 7517): cached, fetched again when they age or a new key id turns up.
+
+Invariant: a token never decides how often the issuer is asked: unknown key ids cause at most one fetch in ten seconds.
+"""
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import aiohttp
+import jwt
+
+_log = logging.getLogger(__name__)
+_AT_MOST_EVERY = 10.0  # seconds between fetches that unknown key ids, or failures, cause
+_TIMEOUT = aiohttp.ClientTimeout(total=5)
+
+
+class JwksUnreachable(Exception):
+    """There are no keys, and none can be fetched."""
+
+
+class Jwks:
+    """The keys at one URL, by key id."""
+
+    algorithms = ("RS256", "ES256", "EdDSA")
+
+    def __init__(self, url: str, cache_seconds: float) -> None:
+        self._url = url
+        self._cache_seconds = cache_seconds
+        self._keys: dict[str | None, jwt.PyJWK] = {}
+        self._fetched = float("-inf")  # monotonic: the last success
+        self._tried = float("-inf")  # monotonic: the last attempt
+        self._fetching = asyncio.Lock()
+        self._http: aiohttp.ClientSession | None = None
+
+    async def key(self, header: dict[str, Any]) -> Any:
+        """The key for a token with this header. Raises jwt.InvalidTokenError or JwksUnreachable."""
+        kid = header.get("kid")
+        known = self._find(kid)
+        age = time.monotonic() - self._fetched
+        if known is None or age > self._cache_seconds:
+            await self._refresh()
+            known = self._find(kid)
+        if known is None:
+            raise jwt.InvalidTokenError("its key id (kid) is not among the issuer's keys")
+        if known.algorithm_name != header.get("alg"):
+            raise jwt.InvalidAlgorithmError(f"its key is for {known.algorithm_name}")
+        return known.key
+
+    def _find(self, kid: Any) -> jwt.PyJWK | None:
+        if kid is None:
+            return next(iter(self._keys.values())) if len(self._keys) == 1 else None
+        return self._keys.get(kid) if isinstance(kid, str) else None
+
+    async def _refresh(self) -> None:
+        async with self._fetching:
+            if time.monotonic() - self._tried < _AT_MOST_EVERY:
+                return  # someone just did
+            self._tried = time.monotonic()
+            try:
+                self._keys = await self._fetch()
+                self._fetched = self._tried
+            except (aiohttp.ClientError, TimeoutError, OSError, ValueError, jwt.PyJWTError) as error:
+                # Keys that were good stay good while the issuer is away.
+                if not self._keys:
+                    raise JwksUnreachable(f"{self._url}: {error or type(error).__name__}") from None
+                _log.warning("keeping the keys of %s: %s", self._url, error or type(error).__name__)
+
+    async def _fetch(self) -> dict[str | None, jwt.PyJWK]:
+        if self._http is None:
+            self._http = aiohttp.ClientSession(timeout=_TIMEOUT)
+        async with self._http.get(self._url) as response:
+            response.raise_for_status()
+            found = await response.json(content_type=None)
+        keys: dict[str | None, jwt.PyJWK] = {}
+        for item in found["keys"] if isinstance(found, dict) and isinstance(found.get("keys"), list) else ():
+            try:
+                key = jwt.PyJWK(item)
+            except (jwt.PyJWTError, AttributeError) as error:
+                _log.info("a key of %s is not for us: %s", self._url, error)
+                continue
+            if item.get("use", "sig") == "sig" and key.algorithm_name in self.algorithms:
+                keys[key.key_id] = key
+        if not keys:
+            raise ValueError("it holds no RS256, ES256 or EdDSA keys")
+        return keys
+
+    async def close(self) -> None:
+        """Close the connection to the issuer."""
+        if self._http is not None:
+            await self._http.close()

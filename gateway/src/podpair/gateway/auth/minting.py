@@ -1,0 +1,31 @@
+"""Development tokens, for those who hold the shared secret: `podpair-gateway token` and the demo's console."""
+
+import time
+from typing import Any
+
+import jwt
+
+from podpair.gateway.auth.tokens import read_secret
+from podpair.gateway.config.model import Auth
+
+
+class CannotMint(Exception):
+    """The configuration verifies tokens with something that can't sign them."""
+
+
+def development_token(
+    auth: Auth, *, subject: str, session: str | None, seconds: float, claims: dict[str, Any] | None = None
+) -> str:
+    """A token that a gateway with this configuration accepts for `seconds`. Raises CannotMint, or ConfigError."""
+    if auth.secret is not None:
+        secret = auth.secret.get_secret_value().encode()
+    elif auth.secret_file is not None:
+        secret = read_secret(auth.secret_file, "auth.secret_file")
+    else:
+        raise CannotMint("only auth.secret or auth.secret_file can sign tokens: with a public key the issuer does")
+    now = int(time.time())
+    own = {
+        "sub": subject, "sid": session, "iat": now, "exp": now + int(seconds), "iss": auth.issuer, "aud": auth.audience,
+    }  # fmt: skip
+    payload = {name: value for name, value in own.items() if value is not None} | (claims or {})
+    return jwt.encode(payload, secret, algorithm="HS256")

@@ -1,0 +1,50 @@
+"""Resume tokens: signed by the gateways for each other, bound to the session and to its user."""
+
+import secrets
+import time
+
+import jwt
+
+from podpair.gateway.auth.identity import Unauthorized
+from podpair.gateway.auth.tokens import read_secret
+from podpair.gateway.config.model import Sessions
+
+_AUDIENCE = "podpair.resume"  # keeps a resume token from passing as anything else under the same secret
+
+
+class ResumeTokens:
+    """Mints and opens them."""
+
+    def __init__(self, config: Sessions) -> None:
+        self._seconds = config.resume_seconds
+        self.shared = True  # other gateways take our tokens
+        if config.resume_secret is not None:
+            self._secret = config.resume_secret.get_secret_value().encode()
+        elif config.resume_secret_file is not None:
+            self._secret = read_secret(config.resume_secret_file, "sessions.resume_secret_file")
+        else:
+            self._secret = secrets.token_bytes(32)
+            self.shared = False
+
+    def mint(self, session: str, subject: str) -> str:
+        """A token with which `subject` continues `session`, on any gateway with the same secret."""
+        claims = {"aud": _AUDIENCE, "sid": session, "sub": subject, "exp": int(time.time() + self._seconds)}
+        return jwt.encode(claims, self._secret, algorithm="HS256")
+
+    def open(self, token: str, subject: str) -> str:
+        """The session that the token continues. Raises Unauthorized."""
+        try:
+            claims = jwt.decode(
+                token,
+                self._secret,
+                algorithms=["HS256"],
+                audience=_AUDIENCE,
+                options={"require": ["exp", "sub", "sid"]},
+            )
+        except jwt.ExpiredSignatureError:
+            raise Unauthorized("the resume token has expired: connect without it") from None
+        except jwt.PyJWTError:
+            raise Unauthorized("the resume token is not one of ours: connect without it") from None
+        if claims["sub"] != subject:
+            raise Unauthorized("the resume token is another user's")
+        return str(claims["sid"])

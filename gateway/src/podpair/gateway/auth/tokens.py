@@ -1,0 +1,154 @@
+"""Verifies tokens: signature, `exp nbf iss aud`, required claims, with the algorithms that the key allows and no other."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any, Protocol
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+from podpair.gateway.auth.identity import Identity, Unauthorized
+from podpair.gateway.auth.jwks import Jwks, JwksUnreachable
+from podpair.gateway.config.load import ConfigError
+from podpair.gateway.config.model import Auth
+
+_log = logging.getLogger(__name__)
+_SESSION_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
+
+
+class KeySource(Protocol):
+    """Where the key for a token comes from."""
+
+    @property
+    def algorithms(self) -> tuple[str, ...]: ...
+    async def key(self, header: dict[str, Any]) -> Any: ...
+    async def close(self) -> None: ...
+
+
+class FixedKey:
+    """One key, from the configuration."""
+
+    def __init__(self, key: Any, algorithm: str) -> None:
+        self._key = key
+        self.algorithms = (algorithm,)
+
+    async def key(self, header: dict[str, Any]) -> Any:
+        return self._key
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+def read_secret(path: Path, setting: str, shortest: int = 32) -> bytes:
+    """A secret from a file, without the newline at its end. Raises ConfigError."""
+    try:
+        secret = path.read_bytes().strip()
+    except OSError as error:
+        raise ConfigError([f"{setting}: {path}: {error.strerror}"]) from None
+    if len(secret) < shortest:
+        raise ConfigError([f"{setting}: {path} holds {len(secret)} bytes, {shortest} are needed"])
+    return secret
+
+
+def key_source(config: Auth) -> KeySource:
+    """The source of keys that the configuration names. Raises ConfigError where a key can't be read."""
+    if config.jwks_url is not None:
+        return Jwks(config.jwks_url, config.jwks_cache_seconds)
+    if config.secret is not None:
+        return FixedKey(config.secret.get_secret_value().encode(), "HS256")
+    if config.secret_file is not None:
+        return FixedKey(read_secret(config.secret_file, "auth.secret_file"), "HS256")
+    if config.public_key_file is None:
+        raise ConfigError(["auth: no way to verify tokens"])
+    try:
+        key = load_pem_public_key(config.public_key_file.read_bytes())
+    except OSError as error:
+        raise ConfigError([f"auth.public_key_file: {config.public_key_file}: {error.strerror}"]) from None
+    except ValueError:
+        raise ConfigError([f"auth.public_key_file: {config.public_key_file} holds no public key in PEM"]) from None
+    match key:
+        case rsa.RSAPublicKey():
+            return FixedKey(key, "RS256")
+        case ec.EllipticCurvePublicKey() if isinstance(key.curve, ec.SECP256R1):
+            return FixedKey(key, "ES256")
+        case ed25519.Ed25519PublicKey():
+            return FixedKey(key, "EdDSA")
+    raise ConfigError([f"auth.public_key_file: {config.public_key_file}: an RSA, EC P-256 or Ed25519 key is needed"])
+
+
+class TokenVerifier:
+    """Turns a token into an Identity."""
+
+    def __init__(self, config: Auth) -> None:
+        self._config = config
+        self._keys = None if config.disabled else key_source(config)
+
+    @property
+    def disabled(self) -> bool:
+        """Everyone is let in."""
+        return self._keys is None
+
+    async def verify(self, token: str | None) -> Identity:
+        """Raises Unauthorized, with the reason."""
+        if self._keys is None:
+            return Identity("anonymous", None, None, {})
+        if not token:
+            raise Unauthorized("no token: send Authorization: Bearer, or the subprotocol bearer.<token>")
+        try:
+            header = jwt.get_unverified_header(token)
+            if header.get("alg") not in self._keys.algorithms:
+                allowed = ", ".join(self._keys.algorithms)
+                raise Unauthorized(f"the token is signed with {str(header.get('alg'))[:16]!r}, but {allowed} is needed")
+            claims = jwt.decode(
+                token,
+                await self._keys.key(header),
+                algorithms=list(self._keys.algorithms),
+                issuer=self._config.issuer,
+                audience=self._config.audience,
+                leeway=self._config.leeway_seconds,
+                options={
+                    "require": list(self._config.required_claims),
+                    "verify_aud": self._config.audience is not None,
+                },
+            )
+        except jwt.PyJWTError as error:
+            raise Unauthorized(_reason(error)) from None
+        except JwksUnreachable as error:
+            _log.error("no keys to verify tokens with: %s", error)
+            raise Unauthorized("the issuer's keys can't be fetched now") from None
+        return _identity(claims)
+
+    async def close(self) -> None:
+        """Close what the keys came over."""
+        if self._keys is not None:
+            await self._keys.close()
+
+
+def _identity(claims: dict[str, Any]) -> Identity:
+    subject, session, expires = claims.get("sub"), claims.get("sid"), claims.get("exp")
+    if not isinstance(subject, str) or not subject:
+        raise Unauthorized("the token's claim sub is missing or not a text")
+    if session is not None and not (isinstance(session, str) and _SESSION_ID.fullmatch(session)):
+        raise Unauthorized("the token's claim sid is not a session id: 1 to 128 of A-Z a-z 0-9 . _ : @ -")
+    return Identity(subject, session, float(expires) if expires is not None else None, claims)
+
+
+def _reason(error: jwt.PyJWTError) -> str:
+    match error:
+        case jwt.ExpiredSignatureError():
+            return "the token has expired"
+        case jwt.ImmatureSignatureError():
+            return "the token is not valid yet (nbf or iat)"
+        case jwt.InvalidIssuerError():
+            return "the token is from another issuer"
+        case jwt.InvalidAudienceError():
+            return "the token is for another audience"
+        case jwt.MissingRequiredClaimError():
+            return f"the token lacks the claim {error.claim}"
+        case jwt.InvalidSignatureError():
+            return "the token's signature is not good"
+        case jwt.DecodeError():
+            return "the token is not a JWT"
+    return f"the token is not good: {error}"

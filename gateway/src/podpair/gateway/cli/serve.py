@@ -1,0 +1,73 @@
+"""Runs one gateway: the port first, then the broker, so that a probe always gets an answer."""
+
+import asyncio
+import gc
+import logging
+import signal
+
+import uvloop
+from aiohttp import web
+
+from podpair.gateway import logs
+from podpair.gateway.config.model import Config
+from podpair.gateway.core.protocol import CloseCode
+from podpair.gateway.http.app import make_app
+from podpair.gateway.kafka.topics import MissingTopic
+from podpair.gateway.service import Service
+
+_log = logging.getLogger("podpair.gateway")
+
+
+def run(config: Config) -> int:
+    """Serve until a signal; returns the exit status."""
+    logs.set_up(config.log.level, config.log.format)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config))
+
+
+async def _serve(config: Config) -> int:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    service = Service(config)
+    web_runner = web.AppRunner(make_app(service), access_log=None, shutdown_timeout=1.0)
+    await web_runner.setup()
+    site = web.TCPSite(web_runner, config.http.host, config.http.port, backlog=4096)
+    try:
+        await site.start()
+    except OSError as error:
+        _log.error("cannot listen on %s:%d: %s", config.http.host, config.http.port, error.strerror or error)
+        await web_runner.cleanup()
+        return 1
+    starting = asyncio.create_task(_start(service, _address(web_runner)))
+    waiting = asyncio.create_task(stopping.wait())
+    await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
+    status = 0
+    failure = starting.exception() if starting.done() else None
+    if failure is not None:
+        _log.error("%s", failure, exc_info=None if isinstance(failure, MissingTopic) else failure)
+        status = 1
+    else:
+        await waiting
+    waiting.cancel()
+    starting.cancel()
+    _log.info("stopping")
+    await service.stop(CloseCode.GOING_AWAY)
+    await web_runner.cleanup()
+    _log.info("stopped")
+    return status
+
+
+async def _start(service: Service, address: str) -> None:
+    await service.start()
+    # What is there now stays: the collector need not walk it again and again, nor the sessions for each small allocation.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    _log.info("ready", extra={"address": address, "gateway": service.name})
+
+
+def _address(runner: web.AppRunner) -> str:
+    host, port = runner.addresses[0][:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

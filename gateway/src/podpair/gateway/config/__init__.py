@@ -1,0 +1,1 @@
+"""The gateway's configuration: one model, from a YAML file and the environment, all faults at once."""

@@ -1,0 +1,143 @@
+"""Reads the configuration and tells every fault at once, each with where it came from and what would do."""
+
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from podpair.gateway.config.model import Config
+
+PREFIX = "PODPAIR_"
+_SEPARATOR = "__"
+
+
+class ConfigError(Exception):
+    """The configuration can't be used; `faults` are all the reasons, a line each."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class _Environment(BaseSettings, Config):
+    """Config, filled from the environment over what the file says."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter=_SEPARATOR, extra="forbid", frozen=True, use_attribute_docstrings=True
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
+
+
+def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """The configuration from defaults, then the YAML file at `path`, then the environment, then `overrides` (nested).
+
+    Raises ConfigError with all faults.
+    """
+    values = _read(path) if path is not None else {}
+    faults = _unknown_in_environment()
+    known_overrides = overrides or {}
+    try:
+        settings = _Environment(**values)
+        merged = _merge(settings.model_dump(exclude_unset=True), known_overrides)
+        config = Config.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(faults + [_describe(item, path, values) for item in error.errors()]) from None
+    if faults:
+        raise ConfigError(faults)
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror}"]) from None
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path}: not YAML: {error}"]) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError([f"{path}: a mapping is needed at the top, not a {type(values).__name__}"])
+    return values
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merge(below, value) if isinstance(value, Mapping) and isinstance(below, dict) else value
+    return merged
+
+
+def _unknown_in_environment() -> list[str]:
+    """Variables that look like settings and are none.
+
+    Only names with `__` count: Kubernetes itself sets PODPAIR_…_SERVICE_HOST in a pod beside a service of that name.
+    """
+    sections = {name.upper() for name, field in Config.model_fields.items() if _section(field.annotation)}
+    faults = []
+    known = [name.lower() for name in sections]
+    for name in sorted(os.environ):
+        section, separator, _ = name.removeprefix(PREFIX).partition(_SEPARATOR)
+        if name.startswith(PREFIX) and separator and section not in sections:
+            section = section.lower()
+            faults.append(f"{name} (environment): there is no section {section!r}{_suggest(section, known)}")
+    return faults
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _describe(error: Any, path: Path | None, values: dict[str, Any]) -> str:
+    location: tuple[Any, ...] = error["loc"]
+    name = ".".join(str(part) for part in location)
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        message = f"there is no such setting{_suggest(str(location[-1]), _siblings(location[:-1]))}"
+    source = _source(location, path, values)
+    return f"{name}{source}: {message}" if name else f"configuration: {message}"
+
+
+def _source(location: tuple[Any, ...], path: Path | None, values: dict[str, Any]) -> str:
+    variable = PREFIX + _SEPARATOR.join(str(part).upper() for part in location)
+    if variable in os.environ:
+        return f" ({variable})"
+    below: Any = values
+    for part in location:
+        if not isinstance(below, dict) or part not in below:
+            return ""
+        below = below[part]
+    return f" ({path})" if location else ""
+
+
+def _siblings(location: tuple[Any, ...]) -> Iterator[str]:
+    model: type[BaseModel] | None = Config
+    for part in location:
+        field = model.model_fields.get(str(part)) if model is not None else None
+        model = _section(field.annotation) if field is not None else None
+    if model is not None:
+        yield from model.model_fields
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,268 @@
+"""Every setting of the gateway, its default and what it means; docs and `podpair-gateway config schema` come from here."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(ge=0)]
+PositiveSeconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
+TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+
+# librdkafka's properties whose names hold an underscore; in every other an underscore from the environment is a dot.
+_UNDERSCORED = {"log_level", "ssl_ca", "ssl_certificate", "ssl_key", "ssl_engine_callback_data"}
+# What podpair's guarantees stand on is not for `client` to change.
+_OWNED = {
+    "bootstrap.servers",
+    "group.id",
+    "group.instance.id",
+    "enable.auto.commit",
+    "enable.idempotence",
+    "acks",
+    "partitioner",
+}
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Http(Section):
+    """The public address."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 in a pod."""
+    port: Port = 8080
+    """Port to listen on; 0 takes a free one."""
+    origins: tuple[str, ...] = ()
+    """Origins whose pages may connect, such as https://app.example; `*` is any. Empty: only pages that the gateway itself
+    serves. Clients that send no Origin (not browsers) are always let in."""
+
+    @field_validator("origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and ("://" not in origin or origin.rstrip("/").count("/") != 2):
+                raise ValueError(f"{origin!r} is not an origin: write scheme://host[:port], without a path")
+        return tuple(origin.rstrip("/").lower() for origin in value)
+
+
+class Auth(Section):
+    """How tokens (JWT) are verified: exactly one of secret, secret_file, public_key_file, jwks_url; or disabled."""
+
+    disabled: bool = False
+    """Let everyone in, as the subject `anonymous`. For development only."""
+    secret: SecretStr | None = None
+    """Shared secret for HS256."""
+    secret_file: Path | None = None
+    """File that holds the shared secret."""
+    public_key_file: Path | None = None
+    """PEM file with an RSA (RS256), EC P-256 (ES256) or Ed25519 (EdDSA) public key."""
+    jwks_url: str | None = None
+    """Where the issuer publishes its keys (RFC 7517)."""
+    jwks_cache_seconds: PositiveSeconds = 300
+    """How long fetched keys are used before they are fetched again."""
+    issuer: str | None = None
+    """The `iss` that a token must have."""
+    audience: str | None = None
+    """The `aud` that a token must have."""
+    leeway_seconds: Seconds = 10
+    """Clock difference that `exp` and `nbf` are allowed."""
+    required_claims: tuple[str, ...] = ("exp", "sub")
+    """Claims that a token must have."""
+    query_token: bool = False
+    """Take a token from `?token=` too. URLs end up in logs: leave it off where a header can be sent."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        ways = [n for n in ("secret", "secret_file", "public_key_file", "jwks_url") if getattr(self, n) is not None]
+        if self.disabled and ways:
+            raise ValueError(f"disabled is true, but {ways[0]} is set too: choose one")
+        if not self.disabled and not ways:
+            raise ValueError(
+                "no way to verify tokens: set one of secret, secret_file, public_key_file, jwks_url"
+                " (or disabled: true, for development)"
+            )
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} are set: choose one")
+        if self.secret is not None and len(self.secret.get_secret_value().encode()) < 32:
+            raise ValueError("secret is shorter than 32 bytes, which HS256 needs (RFC 7518, 3.2)")
+        if self.jwks_url is not None and not self.jwks_url.startswith(("http://", "https://")):
+            raise ValueError(f"jwks_url {self.jwks_url!r} is not an http(s) URL")
+        return self
+
+
+class Sessions(Section):
+    """How long sessions live, and how much may wait for one client."""
+
+    idle_seconds: Seconds = 3600
+    """Close a connection on which nothing has gone either way for so long; 0 is never."""
+    heartbeat_seconds: PositiveSeconds = 25
+    """How often a WebSocket is pinged; no answer in half of it ends the connection."""
+    resume_secret: SecretStr | None = None
+    """Signs resume tokens; the same on every gateway. Unset: made at start, and only this process takes its tokens back."""
+    resume_secret_file: Path | None = None
+    """File that holds the resume secret."""
+    resume_seconds: PositiveSeconds = 86_400
+    """How long a resume token is good for."""
+    expiry_jitter_seconds: Seconds = 5
+    """Connections whose token ended are closed spread over so long."""
+    buffer_bytes: Count = 1 << 20
+    """What may wait for one slow client before it is closed with 3008."""
+
+    @model_validator(mode="after")
+    def _one_secret(self) -> Self:
+        if self.resume_secret is not None and self.resume_secret_file is not None:
+            raise ValueError("resume_secret and resume_secret_file are set: choose one")
+        return self
+
+
+class Limits(Section):
+    """What is too much."""
+
+    sessions: Count = 20_000
+    """Connections that this gateway holds."""
+    message_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
+    """Largest frame or request body from a client."""
+    in_flight: Count = 256
+    """Open requests of one session."""
+    direct: Count = 64
+    """Direct requests that the inference container has at a time; beyond it `auto` goes through Kafka."""
+
+
+class Kafka(Section):
+    """The broker."""
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    """host:port, several with commas."""
+    embedded: bool = False
+    """Run a broker inside this process (librdkafka's mock cluster): for a laptop, its data ends with the process."""
+    client: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    """Any librdkafka property, for every client; from the environment PODPAIR_KAFKA__CLIENT__SASL_USERNAME is sasl.username."""
+    create_topics: bool = True
+    """Create topics that are missing; otherwise a missing one is an error."""
+
+    @field_validator("client", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        named = {}
+        for key, setting in value.items():
+            name = str(key).lower()
+            if name not in _UNDERSCORED:
+                name = name.replace("_", ".")
+            if name in _OWNED:
+                raise ValueError(f"{name} is podpair's own to set")
+            named[name] = setting
+        return named
+
+
+class Requests(Section):
+    """The requests topic, and this gateway's part in working on it."""
+
+    topic: TopicName = "podpair.requests"
+    """Topic that queued requests are written to."""
+    group: Annotated[str, Field(min_length=1)] = "podpair"
+    """Consumer group of all gateways of one model."""
+    instance: str | None = None
+    """Static membership (group.instance.id): a name that this pod keeps over restarts, such as a StatefulSet's pod name."""
+    session_timeout_seconds: PositiveSeconds = 45
+    """After so long without a sign of life the group takes this member's partitions away."""
+    partitions: Count = 8
+    """Partitions of the topic if it is created here; no more gateways than that get work."""
+    replication: Count | None = None
+    """Copies of each partition if it is created here; unset is the broker's default."""
+    in_flight: Count = 64
+    """Queued requests that are worked on at a time."""
+    attempts: Count = 3
+    """How often a request that the model fails is tried."""
+    backoff_seconds: PositiveSeconds = 0.2
+    """Wait before the second attempt; it doubles with each."""
+
+
+class Results(Section):
+    """The results topic: the log that sessions are fed from and resume by."""
+
+    topic: TopicName = "podpair.results"
+    """Topic that results and pushes are written to."""
+    partitions: Count = 8
+    """Partitions of the topic if it is created here. Growing it later moves sessions' homes."""
+    replication: Count | None = None
+    """Copies of each partition if it is created here; unset is the broker's default."""
+    retention_seconds: PositiveSeconds = 3600
+    """How long results can be resumed, if the topic is created here."""
+    tail_bytes: Count = 64 << 20
+    """Memory for the newest records of all partitions read here; a reconnect that finds its place in it asks no broker."""
+    linger_seconds: Seconds = 30
+    """How long a partition is still read after its last session left."""
+
+
+class Inference(Section):
+    """The other half of the pair."""
+
+    url: str = "http://127.0.0.1:8081"
+    """Where it answers V2 REST."""
+    timeout_seconds: PositiveSeconds = 30
+    """How long one call may take."""
+    probe_seconds: PositiveSeconds = 0.5
+    """How often its readiness is asked for."""
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError(f"{value!r} is not an http(s) URL")
+        return value.rstrip("/")
+
+
+class Console(Section):
+    """The page at `/`."""
+
+    enabled: bool = True
+    """Serve the console."""
+    model: str = "digits"
+    """The model that it asks."""
+    mint_tokens: bool = False
+    """Give the console development tokens. Only with auth.secret and a loopback address."""
+    demo_url: str | None = None
+    """Where the demo's supervisor takes orders (kill the model)."""
+
+
+class Log(Section):
+    """Log records go to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity that is written."""
+    format: Literal["json", "text"] = "json"
+    """One JSON object a line, or text for people."""
+
+
+class Config(Section):
+    """The gateway's configuration."""
+
+    http: Http = Field(default_factory=Http)
+    # Built when it is read, not when the class is made: without a way to verify tokens it is a fault.
+    auth: Auth = Field(default_factory=dict, validate_default=True)
+    sessions: Sessions = Field(default_factory=Sessions)
+    limits: Limits = Field(default_factory=Limits)
+    kafka: Kafka = Field(default_factory=Kafka)
+    requests: Requests = Field(default_factory=Requests)
+    results: Results = Field(default_factory=Results)
+    inference: Inference = Field(default_factory=Inference)
+    console: Console = Field(default_factory=Console)
+    log: Log = Field(default_factory=Log)
+    shutdown_seconds: PositiveSeconds = 20
+    """How long work in flight may take to end after SIGTERM."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.console.mint_tokens and (
+            self.auth.secret is None or self.http.host not in ("127.0.0.1", "localhost", "::1")
+        ):
+            raise ValueError("console.mint_tokens needs auth.secret and a loopback http.host: it lets anyone in")
+        if self.requests.topic == self.results.topic:
+            raise ValueError("requests.topic and results.topic are the same")
+        return self

@@ -1,0 +1,56 @@
+"""Where a session's results are: its home partition.
+
+Invariant: `home_partition` is Kafka's own default partitioner, so that any producer in any language which keys a record
+by session id writes it where the session's gateway reads.
+"""
+
+import secrets
+from collections.abc import Callable, Collection
+
+_MASK = 0xFFFFFFFF
+_M = 0x5BD1E995
+
+
+def murmur2(data: bytes) -> int:
+    """The 32-bit murmur2 hash of Kafka's Java client, unsigned.
+
+    Source: org.apache.kafka.common.utils.Utils.murmur2 (seed 0x9747b28c, little-endian words).
+    """
+    length = len(data)
+    h = (0x9747B28C ^ length) & _MASK
+    whole = length & ~3
+    for i in range(0, whole, 4):
+        k = (int.from_bytes(data[i : i + 4], "little") * _M) & _MASK
+        k = ((k ^ (k >> 24)) * _M) & _MASK
+        h = ((h * _M) & _MASK) ^ k
+    tail = data[whole:]
+    if tail:
+        h = ((h ^ int.from_bytes(tail, "little")) * _M) & _MASK
+    h = ((h ^ (h >> 13)) * _M) & _MASK
+    return h ^ (h >> 15)
+
+
+def home_partition(session: str, partitions: int) -> int:
+    """The partition, 0 ≤ p < `partitions`, of the results topic that holds everything for `session`."""
+    return (murmur2(session.encode()) & 0x7FFFFFFF) % partitions
+
+
+def _new_id() -> str:
+    return f"s-{secrets.token_hex(8)}"
+
+
+def mint_session_id(owned: Collection[int], partitions: int, new_id: Callable[[], str] = _new_id) -> str:
+    """A fresh session id whose home is among `owned`, so that a pod reads only its share of the results.
+
+    That share is an optimisation: where it can't be had (nothing owned, or a topic of another width) any id will do.
+    Tries are bounded; their expected number is partitions / len(owned).
+    """
+    wanted = {p for p in owned if 0 <= p < partitions}
+    candidate = new_id()
+    if not wanted or len(wanted) == partitions:
+        return candidate
+    for _ in range(64 * partitions):
+        if home_partition(candidate, partitions) in wanted:
+            break
+        candidate = new_id()
+    return candidate

@@ -1,0 +1,147 @@
+"""The messages of `podpair.v1`, both ways; docs/protocol.md is their description.
+
+What passes through unread (tensors, data, parameters) stays `msgspec.Raw`: the gateway looks only at what it needs.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Raw
+
+RouteName = Literal["auto", "direct", "queue"]
+_ABSENT = Raw(b"")
+
+
+class Code(StrEnum):
+    """What an `error` event says went wrong."""
+
+    INVALID = "invalid"
+    UNAUTHORIZED = "unauthorized"
+    NOT_FOUND = "not_found"
+    OVERLOADED = "overloaded"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    CANCELLED = "cancelled"
+    UPSTREAM = "upstream"
+    INTERNAL = "internal"
+
+
+class CloseCode:
+    """Why the gateway closes a WebSocket. 3xxx: reconnect and resume; 4xxx: something has to change first."""
+
+    GOING_AWAY = 1001
+    UNSUPPORTED = 1003
+    RESTART = 1012
+    IDLE = 3001
+    SLOW = 3008
+    EXPIRED = 4001
+    REPLACED = 4009
+
+
+class Fault(Exception):
+    """A request that can't be served: what an `error` event, or an HTTP error, tells its client."""
+
+    def __init__(self, code: Code, message: str, *, retry_after_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retry_after_ms = retry_after_ms
+
+
+class InvalidFrame(Exception):
+    """A frame that is no message of the protocol; `id` is its request id where it has one."""
+
+    def __init__(self, message: str, request_id: str | None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.id = request_id
+
+
+class Infer(msgspec.Struct, tag="infer", tag_field="type", forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    """Ask a model. Exactly one of `inputs` (V2 tensors) and `data` (shorthand for a model with one input) is there."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=128)]
+    model: Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9._-]+$")]
+    inputs: Raw = _ABSENT
+    data: Raw = _ABSENT
+    parameters: Raw = _ABSENT
+    route: RouteName = "auto"
+    deadline_ms: Annotated[int, Meta(gt=0, le=86_400_000)] | None = None
+    on_disconnect: Literal["detach", "cancel"] = "detach"
+    retry: bool = False
+
+
+class Cancel(msgspec.Struct, tag="cancel", tag_field="type", forbid_unknown_fields=True, frozen=True):
+    """The client no longer wants the answer to `id`."""
+
+    id: str
+
+
+class Refresh(msgspec.Struct, tag="refresh", tag_field="type", forbid_unknown_fields=True, frozen=True):
+    """A newer token for the connection."""
+
+    token: str
+
+
+_decoder: msgspec.json.Decoder[Infer | Cancel | Refresh] = msgspec.json.Decoder(Infer | Cancel | Refresh)
+_infer_decoder = msgspec.json.Decoder(Infer)
+_encoder = msgspec.json.Encoder()
+
+
+class _Envelope(msgspec.Struct):
+    id: Any = None
+    type: Any = None
+
+
+def decode(frame: str | bytes) -> Infer | Cancel | Refresh:
+    """One client frame. Raises InvalidFrame, with the request's id where it can be found."""
+    try:
+        message = _decoder.decode(frame)
+    except msgspec.ValidationError as error:
+        raise InvalidFrame(str(error), _id_of(frame)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidFrame(f"not JSON: {error}", None) from None
+    if isinstance(message, Infer):
+        _check(message)
+    return message
+
+
+def decode_infer(body: bytes) -> Infer:
+    """The body of POST /v1/infer: an `infer` whose `type` may be left out. Raises InvalidFrame."""
+    try:
+        message = _infer_decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise InvalidFrame(str(error), _id_of(body)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidFrame(f"not JSON: {error}", None) from None
+    _check(message)
+    return message
+
+
+def _check(message: Infer) -> None:
+    inputs, data = bytes(message.inputs), bytes(message.data)
+    if bool(inputs) == bool(data):
+        raise InvalidFrame("exactly one of `inputs` and `data` is needed", message.id)
+    if inputs and not inputs.startswith(b"["):
+        raise InvalidFrame("`inputs` must be a list of V2 tensors", message.id)
+    parameters = bytes(message.parameters)
+    if parameters and not parameters.startswith(b"{"):
+        raise InvalidFrame("`parameters` must be an object", message.id)
+
+
+def _id_of(frame: str | bytes) -> str | None:
+    try:
+        found = msgspec.json.decode(frame, type=_Envelope).id
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return found if isinstance(found, str) and 0 < len(found) <= 128 else None
+
+
+def event(kind: str, **members: Any) -> bytes:
+    """A server event as JSON; members that are None are left out."""
+    return _encoder.encode({"type": kind, **{k: v for k, v in members.items() if v is not None}})
+
+
+def error_event(fault: Fault, request_id: str | None) -> bytes:
+    """The `error` event for `fault`; without an id it belongs to no open request."""
+    return event("error", id=request_id, code=fault.code, message=fault.message, retry_after_ms=fault.retry_after_ms)

@@ -1,0 +1,171 @@
+"""Records on the requests and results topics: CloudEvents in Kafka's binary mode (CloudEvents Kafka binding 1.0.2, 3.2).
+
+Invariant: a record whose value is not what its type says still becomes an event that its client can read.
+"""
+
+import base64
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import NamedTuple
+
+import msgspec
+
+from podpair.gateway.core.frames import is_utf8
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+_TYPE_PREFIX = b"dev.podpair."
+REQUEST = b"dev.podpair.request"
+PARTIAL = b"dev.podpair.partial"
+RESULT = b"dev.podpair.result"
+ERROR = b"dev.podpair.error"
+PUSH = b"dev.podpair.push"
+
+
+class Kind(IntEnum):
+    """What an event is to its client, and so what a full buffer may do with it."""
+
+    PUSH = 0
+    PARTIAL = 1
+    TERMINAL = 2
+    CONTROL = 3
+
+
+class Event(NamedTuple):
+    """One event on its way to a client."""
+
+    kind: Kind
+    name: str  # the `type` that the client reads
+    id: str | None  # of the request it belongs to
+    payload: bytes  # the whole event as JSON text
+    offset: int  # in the home partition; -1: did not come through Kafka
+
+
+_raw = msgspec.json.Decoder(msgspec.Raw)
+
+
+def is_json(value: bytes) -> bool:
+    """Whether `value` is one JSON text in UTF-8."""
+    try:
+        _raw.decode(value)
+    except msgspec.DecodeError:
+        return False
+    return is_utf8(value)
+
+
+def event_of_record(value: bytes | None, headers: Headers | None, offset: int, prefix: bytes) -> Event:
+    """The event that a results record is to its client.
+
+    `prefix` is the position up to the offset, `<epoch>.<partition>.`. Without `ce_type`, or with an unknown one, a record
+    is a push. The envelope's members stand after the value's own, so that a value can't forge them.
+    """
+    if headers:
+        found = dict(headers)
+        kind = found.get("ce_type")
+        if kind in _TYPED and (raw_id := found.get("ce_id")):
+            return _typed(kind, raw_id.decode(errors="replace"), value, found.get("seq"), offset, prefix)
+    if value is not None and is_json(value):
+        return Event(
+            Kind.PUSH, "push", None, b'{"type":"push","data":%b,"position":"%b%d"}' % (value, prefix, offset), offset
+        )
+    data = b'"data":null' if value is None else b'"data_base64":"%b"' % base64.b64encode(value)
+    return Event(Kind.PUSH, "push", None, b'{"type":"push",%b,"position":"%b%d"}' % (data, prefix, offset), offset)
+
+
+_TYPED = {PARTIAL: (Kind.PARTIAL, "partial"), RESULT: (Kind.TERMINAL, "result"), ERROR: (Kind.TERMINAL, "error")}
+
+
+def _typed(
+    ce_type: bytes, request_id: str, value: bytes | None, seq: bytes | None, offset: int, prefix: bytes
+) -> Event:
+    kind, name = _TYPED[ce_type]
+    body = (value or b"").strip()
+    if kind is Kind.PARTIAL:
+        members = b'"seq":%b,"data":%b' % (seq if seq and seq.isdigit() else b"0", body if is_json(body) else b"null")
+    elif body.startswith(b"{") and is_json(body):
+        members = body[1:-1]
+    else:
+        name = "error"
+        members = b'"code":"internal","message":"the record\'s value is not a JSON object"'
+    comma = b"," if members.strip() else b""
+    payload = b'{%b%b"type":"%b","id":%b,"position":"%b%d"}' % (
+        members, comma, name.encode(), msgspec.json.encode(request_id), prefix, offset,
+    )  # fmt: skip
+    return Event(kind, name, request_id, payload, offset)
+
+
+def terminal_event(name: str, request_id: str, body: bytes, *, members: bytes = b"") -> Event:
+    """A `result` or `error` that did not come through Kafka; `body` is the JSON object that a record's value would be."""
+    inner = body[1:-1]
+    payload = b'{%b%b"type":"%b","id":%b%b}' % (
+        inner, b"," if inner else b"", name.encode(), msgspec.json.encode(request_id), members,
+    )  # fmt: skip
+    return Event(Kind.TERMINAL, name, request_id, payload, -1)
+
+
+def control_event(name: str, payload: bytes) -> Event:
+    """An event of the connection itself: welcome, accepted, gap, drain, an error without an id."""
+    return Event(Kind.CONTROL, name, None, payload, -1)
+
+
+class Request(NamedTuple):
+    """A queued request, as a worker reads it."""
+
+    id: str
+    session: str
+    model: str
+    deadline: float | None  # Unix seconds
+    time: float | None  # Unix seconds: when it was queued
+    body: bytes
+
+
+class InvalidRecord(ValueError):
+    """A record on the requests topic that no worker can serve."""
+
+
+def request_headers(
+    *, request_id: str, session: str, model: str, source: str, now: float, deadline: float | None
+) -> list[tuple[str, bytes]]:
+    """The headers of a request record. `now` and `deadline` are Unix seconds."""
+    headers = _headers(REQUEST, request_id, session, source, now)
+    headers.append(("model", model.encode()))
+    if deadline is not None:
+        headers.append(("deadline", b"%d" % int(deadline * 1000)))
+    return headers
+
+
+def answer_headers(
+    ce_type: bytes, *, request_id: str, session: str, source: str, now: float
+) -> list[tuple[str, bytes]]:
+    """The headers of a result, error or push record."""
+    return _headers(ce_type, request_id, session, source, now)
+
+
+def _headers(ce_type: bytes, request_id: str, session: str, source: str, now: float) -> list[tuple[str, bytes]]:
+    return [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", request_id.encode()),
+        ("ce_type", ce_type),
+        ("ce_source", source.encode()),
+        ("ce_subject", session.encode()),
+        ("ce_time", datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").encode()),
+        ("content-type", b"application/json"),
+    ]
+
+
+def request_of_record(value: bytes | None, headers: Headers | None) -> Request:
+    """Read a request record. Raises InvalidRecord, saying which header is missing or wrong."""
+    found = {name: value for name, value in headers or () if value is not None}
+    try:
+        text = {name: found[name].decode() for name in ("ce_id", "ce_subject", "model")}
+    except KeyError as missing:
+        raise InvalidRecord(f"header {missing} is missing") from None
+    except UnicodeDecodeError as error:
+        raise InvalidRecord(f"a header is not UTF-8: {error}") from None
+    try:
+        deadline = int(found["deadline"]) / 1000 if "deadline" in found else None
+        time = datetime.fromisoformat(found["ce_time"].decode()).timestamp() if "ce_time" in found else None
+    except ValueError as error:
+        raise InvalidRecord(f"header deadline or ce_time: {error}") from None
+    return Request(text["ce_id"], text["ce_subject"], text["model"], deadline, time, value or b"")

@@ -1,0 +1,54 @@
+"""What a record is on each kind of connection, and how events are written there."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from podpair.gateway.core.frames import http_chunk, raw_frames, server_sent_event, text_frames
+from podpair.gateway.core.records import Event, Headers, Kind, event_of_record
+
+
+class Wire(Protocol):
+    """One way of writing events to a client."""
+
+    def event(self, value: bytes | None, headers: Headers | None, offset: int) -> Event:
+        """The event that a results record at `offset` of the home partition is here."""
+        ...
+
+    def encode(self, events: Iterable[Event]) -> bytes:
+        """The events as bytes for the transport."""
+        ...
+
+
+class JsonWire:
+    """Subprotocol podpair.v1: each event is a text frame. `prefix` is the position up to the offset."""
+
+    def __init__(self, prefix: bytes) -> None:
+        self.prefix = prefix
+
+    def event(self, value: bytes | None, headers: Headers | None, offset: int) -> Event:
+        return event_of_record(value, headers, offset, self.prefix)
+
+    def encode(self, events: Iterable[Event]) -> bytes:
+        return text_frames([event.payload for event in events])
+
+
+class EventStreamWire(JsonWire):
+    """Server-sent events: the same JSON, the position as the event's id."""
+
+    def encode(self, events: Iterable[Event]) -> bytes:
+        prefix = self.prefix.decode()
+        return http_chunk(
+            b"".join(
+                server_sent_event(e.name, e.payload, f"{prefix}{e.offset}" if e.offset >= 0 else None) for e in events
+            )
+        )
+
+
+class RawWire:
+    """Subprotocol podpair.v1.raw: each record's value as it is, and nothing else."""
+
+    def event(self, value: bytes | None, headers: Headers | None, offset: int) -> Event:
+        return Event(Kind.PUSH, "push", None, value or b"", offset)
+
+    def encode(self, events: Iterable[Event]) -> bytes:
+        return raw_frames([event.payload for event in events if event.kind is not Kind.CONTROL and event.offset >= 0])

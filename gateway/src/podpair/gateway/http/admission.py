@@ -1,0 +1,129 @@
+"""Who is let in: origin, token, room, resume token and position are checked before anything is upgraded or streamed."""
+
+import dataclasses
+
+from aiohttp import web
+from confluent_kafka import KafkaException
+
+from podpair.gateway.auth.identity import Identity, Unauthorized
+from podpair.gateway.auth.origins import origin_allowed
+from podpair.gateway.core.positions import InvalidPosition, Position
+from podpair.gateway.http.errors import refusal
+from podpair.gateway.service import Parts, Service
+from podpair.gateway.sessions.session import Session
+
+_BEARER_PROTOCOL = "bearer."
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Visitor:
+    """Someone who may connect. `session` is the id that the token or the resume token gives; None: mint one."""
+
+    identity: Identity
+    session: str | None
+    resumed: bool
+    position: Position | None
+
+
+class Refused(Exception):
+    """`response` says why."""
+
+    def __init__(self, response: web.Response) -> None:
+        super().__init__(response.status)
+        self.response = response
+
+
+class Admission:
+    """Checks a request; raises Refused."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._config = service.config
+        self._verifier = service.verifier
+        self._tokens = service.tokens
+        self._metrics = service.metrics
+
+    def parts(self) -> Parts:
+        """The running service; refuses where it is not there yet, or leaves."""
+        parts = self._service.parts
+        if self._service.draining:
+            raise self.refuse(503, "overloaded", "the gateway is leaving: go to another", retry_after=1)
+        if parts is None:
+            raise self.refuse(503, "overloaded", f"not started: waiting for {self._service.waiting_for}", retry_after=2)
+        return parts
+
+    def check_room(self, parts: Parts) -> None:
+        """Refuses where there is no room for another session."""
+        limit = self._config.limits.sessions
+        if parts.registry.connected >= limit:
+            raise self.refuse(503, "overloaded", f"{limit} sessions are connected (limits.sessions)", retry_after=5)
+
+    async def visitor(self, request: web.Request, *, position: str | None) -> Visitor:
+        """Who connects, and to which session."""
+        self._check_origin(request)
+        identity = await self.identity(request)
+        try:
+            place = Position.parse(position) if position else None
+        except InvalidPosition as error:
+            raise self.refuse(400, "invalid", str(error)) from None
+        token = request.query.get("resume")
+        session = self.opened(token, identity) if token else identity.session
+        return Visitor(identity, session, resumed=bool(token), position=place)
+
+    def session(self, parts: Parts, session_id: str, identity: Identity) -> Session:
+        """The session with this id, which must be this user's."""
+        session = parts.registry.session(session_id, identity.subject)
+        if session.subject != identity.subject:
+            raise self.refuse(401, "unauthorized", "the session is another user's")
+        return session
+
+    async def hold_home(self, parts: Parts, session_id: str) -> int:
+        """Have the session's home partition read, and return it; the caller releases it."""
+        home = parts.home(session_id)
+        try:
+            await parts.reader.hold(home)
+        except KafkaException as error:
+            raise self.refuse(503, "overloaded", f"the results can't be read now: {error}", retry_after=2) from None
+        return home
+
+    def opened(self, resume_token: str, identity: Identity) -> str:
+        """The session of a resume token."""
+        try:
+            session = self._tokens.open(resume_token, identity.subject)
+        except Unauthorized as error:
+            raise self.refuse(401, "unauthorized", str(error)) from None
+        if identity.session is not None and identity.session != session:
+            raise self.refuse(401, "unauthorized", "the resume token is for another session than the token's claim sid")
+        return session
+
+    async def identity(self, request: web.Request) -> Identity:
+        """Whose token the request carries."""
+        try:
+            return await self._verifier.verify(self._token(request))
+        except Unauthorized as error:
+            raise self.refuse(401, "unauthorized", str(error)) from None
+
+    def _token(self, request: web.Request) -> str | None:
+        scheme, _, value = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and value:
+            return value.strip()
+        for protocol in offered_protocols(request):
+            if protocol.startswith(_BEARER_PROTOCOL):
+                return protocol.removeprefix(_BEARER_PROTOCOL)
+        return request.query.get("token") if self._config.auth.query_token else None
+
+    def _check_origin(self, request: web.Request) -> None:
+        origin = request.headers.get("Origin")
+        if not origin_allowed(origin, request.host, self._config.http.origins):
+            raise self.refuse(403, "forbidden", f"origin {origin!r} is not allowed (http.origins)")
+
+    def refuse(self, status: int, code: str, message: str, *, retry_after: float | None = None) -> Refused:
+        """The refusal to raise."""
+        self._metrics.refused.labels(code).inc()
+        return Refused(refusal(status, code, message, retry_after=retry_after))
+
+
+def offered_protocols(request: web.Request) -> list[str]:
+    """The subprotocols that a WebSocket client offers."""
+    header = request.headers.get("Sec-WebSocket-Protocol", "")
+    return [protocol.strip() for protocol in header.split(",") if protocol.strip()]

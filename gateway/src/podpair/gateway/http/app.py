@@ -1,0 +1,70 @@
+"""The routes of the public port."""
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from prometheus_client import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from podpair.gateway.http.admission import Admission
+from podpair.gateway.http.console import add_console
+from podpair.gateway.http.errors import refusal, v2_error
+from podpair.gateway.http.events import EventStreamEdge
+from podpair.gateway.http.infer import InferEdge
+from podpair.gateway.http.websocket import WebSocketEdge
+from podpair.gateway.service import Service
+
+
+def make_app(service: Service) -> web.Application:
+    """The application for one gateway."""
+    admission = Admission(service)
+    infer = InferEdge(service, admission)
+    limit = service.config.limits.message_bytes
+    app = web.Application(client_max_size=limit, middlewares=[_errors_as_json(limit)])
+
+    async def health(_: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def ready(_: web.Request) -> web.Response:
+        checks = service.checks
+        good = all(state == "ok" for state in checks.values())
+        return web.json_response({"ready": good, "checks": checks}, status=200 if good else 503)
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(
+            body=generate_latest(service.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    app.router.add_get("/healthz", health)
+    app.router.add_get("/readyz", ready)
+    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/v1/ws", WebSocketEdge(service, admission).handle)
+    app.router.add_get("/v1/events", EventStreamEdge(service, admission).handle)
+    app.router.add_post("/v1/infer", infer.post)
+    app.router.add_post("/v2/models/{model}/infer", infer.v2)
+    app.router.add_post("/v2/models/{model}/versions/{version}/infer", infer.v2)
+    for path in ("/v2", "/v2/{rest:(?:health/(?:live|ready)|models/[^/]+(?:/versions/[^/]+)?(?:/ready)?)}"):
+        app.router.add_get(path, infer.v2)
+    add_console(app, service)
+    return app
+
+
+def _errors_as_json(limit: int) -> Middleware:
+    """aiohttp's own refusals (no route, body too large) in the form of the part that they happen in."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            message = {
+                404: f"there is no {request.path}",
+                405: f"{request.path} does not take {request.method}",
+                413: f"the body is larger than {limit} bytes (limits.message_bytes)",
+            }.get(error.status, error.reason)
+            if request.path.startswith("/v2"):
+                return v2_error(error.status, message)
+            return refusal(error.status, "not_found" if error.status == 404 else "invalid", message)
+
+    return middleware

@@ -1,0 +1,66 @@
+"""The console at `/`, podpair.js, and development tokens for the console where the configuration allows them."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from podpair.gateway.auth.minting import development_token
+from podpair.gateway.http.errors import refusal
+from podpair.gateway.service import Service
+
+_FILES = Path(__file__).parent.parent / "console"
+_TOKEN_SECONDS = 3600
+
+
+def add_console(app: web.Application, service: Service) -> None:
+    """Add the routes. podpair.js is served even where the console is off: pages may use it from here."""
+    config = service.config.console
+    names = [path.name for path in _FILES.iterdir() if path.suffix in (".js", ".css", ".html", ".svg")]
+    policy = _policy(config.demo_url)
+
+    async def file(request: web.Request) -> web.StreamResponse:
+        name = request.path.removeprefix("/") or "index.html"
+        headers = {"Cache-Control": "no-cache", "Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"}
+        return web.FileResponse(_FILES / name, headers=headers)
+
+    for name in names if config.enabled else ["podpair.js"]:
+        app.router.add_get(f"/{name}", file)
+    if not config.enabled:
+        return
+    app.router.add_get("/", file)
+
+    async def settings(_: web.Request) -> web.Response:
+        return web.json_response(
+            {
+                "model": config.model,
+                "token_url": "/console/token" if config.mint_tokens else None,
+                "demo_url": config.demo_url,
+                "kafka": service.config.kafka.bootstrap_servers if config.mint_tokens else None,
+                "version": version("podpair-gateway"),
+            }
+        )
+
+    app.router.add_get("/console.json", settings)
+    if config.mint_tokens:
+        app.router.add_post("/console/token", _minting(service))
+
+
+def _minting(service: Service) -> Handler:
+    async def mint(request: web.Request) -> web.Response:
+        try:
+            body = await request.json() if request.can_read_body else {}
+        except json.JSONDecodeError:
+            return refusal(400, "invalid", "the body is not JSON")
+        session = body.get("session") if isinstance(body, dict) else None
+        token = development_token(service.config.auth, subject="console", session=session, seconds=_TOKEN_SECONDS)
+        return web.json_response({"token": token})
+
+    return mint
+
+
+def _policy(demo_url: str | None) -> str:
+    connect = " ".join(["'self'", "ws:", "wss:", *([demo_url] if demo_url else [])])
+    return f"default-src 'self'; connect-src {connect}; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'"

@@ -1,0 +1,83 @@
+"""GET /v1/events: the receiving half of a session as server-sent events."""
+
+import asyncio
+import logging
+
+from aiohttp import web
+from confluent_kafka import KafkaException
+
+from podpair.gateway.core.wires import EventStreamWire
+from podpair.gateway.http.admission import Admission, Refused, Visitor
+from podpair.gateway.logs import ids
+from podpair.gateway.service import Parts, Service
+from podpair.gateway.sessions.connection import Connection
+from podpair.gateway.sessions.session import Session
+
+_log = logging.getLogger(__name__)
+_COMMENT = b"4\r\n: \n\n\r\n"  # a comment as one HTTP chunk: keeps proxies from closing a silent stream
+
+
+class EventStreamEdge:
+    """Streams until the client leaves or the session is closed."""
+
+    def __init__(self, service: Service, admission: Admission) -> None:
+        self._service = service
+        self._admission = admission
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """The handler of the route."""
+        position = request.headers.get("Last-Event-ID") or request.query.get("position")
+        try:
+            parts = self._admission.parts()
+            self._admission.check_room(parts)
+            visitor = await self._admission.visitor(request, position=position)
+            session_id = visitor.session or parts.registry.mint()
+            home = await self._admission.hold_home(parts, session_id)
+        except Refused as refused:
+            return refused.response
+        try:
+            session = self._admission.session(parts, session_id, visitor.identity)
+            return await self._serve(request, parts, session, visitor)
+        except Refused as refused:
+            return refused.response
+        finally:
+            parts.reader.release(home)
+
+    async def _serve(
+        self, request: web.Request, parts: Parts, session: Session, visitor: Visitor
+    ) -> web.StreamResponse:
+        config, metrics = self._service.config, self._service.metrics
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        )
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        transport = request.transport
+        if transport is None:
+            return response
+        done = asyncio.Event()
+
+        def close(code: int, reason: str) -> None:
+            metrics.closed.labels(str(code)).inc()
+            done.set()
+
+        wire = EventStreamWire(parts.joining.prefix(session.home))
+        connection = Connection(transport, wire, parts.pacer, config.sessions.buffer_bytes, close)
+        parts.registry.attach(session, connection, visitor.identity.expires_at)
+        metrics.opened.labels("events", str(visitor.resumed).lower()).inc()
+        try:
+            start = await parts.joining.begin(session, connection, resumed=visitor.resumed, position=visitor.position)
+            await parts.joining.catch_up(session, connection, start)
+            while not done.is_set() and not transport.is_closing():
+                try:
+                    async with asyncio.timeout(config.sessions.heartbeat_seconds):
+                        await done.wait()
+                except TimeoutError:
+                    transport.write(_COMMENT)
+        except KafkaException as error:
+            _log.error("the results can't be read: %s", error, extra=ids(session=session.id))
+        finally:
+            parts.registry.detach(session, connection)
+        if transport.get_write_buffer_size():
+            transport.abort()  # too slow for its own end
+        return response

@@ -1,0 +1,91 @@
+"""POST /v1/infer into a session, and the Open Inference Protocol on /v2."""
+
+import aiohttp
+from aiohttp import web
+
+from podpair.gateway.core.attempts import Unavailable
+from podpair.gateway.core.protocol import Code, Fault, InvalidFrame, decode_infer
+from podpair.gateway.http.admission import Admission, Refused
+from podpair.gateway.http.errors import refusal_of, v2_error
+from podpair.gateway.kafka.producer import NotWritten
+from podpair.gateway.service import Service
+
+_PASSED_ON = ("Content-Type", "Content-Encoding", "Accept-Encoding", "Inference-Header-Content-Length")
+_PASSED_BACK = (*_PASSED_ON, "Retry-After", "podpair-inference-ms")
+
+
+class InferEdge:
+    """The two ways to ask over plain HTTP."""
+
+    def __init__(self, service: Service, admission: Admission) -> None:
+        self._service = service
+        self._admission = admission
+
+    async def post(self, request: web.Request) -> web.Response:
+        """POST /v1/infer: 202 once the request is accepted; its result comes to the session."""
+        try:
+            parts = self._admission.parts()
+            identity = await self._admission.identity(request)
+            resume = request.query.get("resume")
+            session_id = self._admission.opened(resume, identity) if resume else identity.session
+            if session_id is None:
+                message = "which session? send ?resume=<token of its welcome>, or a token with the claim sid"
+                raise self._admission.refuse(400, "invalid", message)
+            session = self._admission.session(parts, session_id, identity)
+        except Refused as refused:
+            return refused.response
+        try:
+            asked = decode_infer(await request.read())
+            started = parts.dispatcher.infer(session, asked)
+            route = "direct"
+            if started is not None:
+                route = started.route
+                if started.written is not None:
+                    await started.written
+        except InvalidFrame as error:
+            return refusal_of(Fault(Code.INVALID, error.message))
+        except NotWritten as error:
+            fault = Fault(Code.OVERLOADED, f"the request is not in the queue: {error}", retry_after_ms=1000)
+            return refusal_of(fault)
+        except Fault as fault:
+            return refusal_of(fault)
+        finally:
+            parts.registry.forget_if_done(session)
+        return web.json_response({"id": asked.id, "session": session.id, "route": route}, status=202)
+
+    async def v2(self, request: web.Request) -> web.Response:
+        """V2 as it is, to the model next door and back: infer takes a place among the direct requests."""
+        try:
+            parts = self._admission.parts()
+            await self._admission.identity(request)
+        except Refused as refused:
+            return refused.response
+        body = await request.read() if request.method == "POST" else None
+        headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+        try:
+            if body is None:
+                return await self._pass(request, None, headers)
+            with parts.dispatcher.direct_slot():
+                return await self._pass(request, body, headers)
+        except Fault as fault:
+            retry_after = (fault.retry_after_ms or 0) / 1000
+            return v2_error(429 if parts.readiness.ready else 503, fault.message, retry_after=retry_after)
+        except Unavailable as error:
+            parts.readiness.failed()
+            return v2_error(503, str(error), retry_after=1)
+        except TimeoutError:
+            return v2_error(504, f"no answer in {self._service.config.inference.timeout_seconds:.3g} s")
+
+    async def _pass(self, request: web.Request, body: bytes | None, headers: dict[str, str]) -> web.Response:
+        parts = self._admission.parts()
+        timeout = aiohttp.ClientTimeout(total=self._service.config.inference.timeout_seconds)
+        try:
+            async with parts.client.http.request(
+                request.method, request.rel_url, data=body, headers=headers, timeout=timeout
+            ) as answer:
+                passed = {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
+                return web.Response(status=answer.status, body=await answer.read(), headers=passed)
+        except TimeoutError:
+            raise
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unavailable(f"the model can't be reached: {error or type(error).__name__}") from None

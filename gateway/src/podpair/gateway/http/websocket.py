@@ -1,0 +1,191 @@
+"""GET /v1/ws: a session over a WebSocket."""
+
+import asyncio
+import logging
+
+from aiohttp import WSCloseCode, WSMsgType, web
+from confluent_kafka import KafkaException
+
+from podpair.gateway.auth.identity import Unauthorized
+from podpair.gateway.core.protocol import (
+    Cancel,
+    CloseCode,
+    Code,
+    Fault,
+    Infer,
+    InvalidFrame,
+    Refresh,
+    decode,
+    error_event,
+)
+from podpair.gateway.core.records import Event, Kind, control_event
+from podpair.gateway.core.wires import JsonWire, RawWire
+from podpair.gateway.http.admission import Admission, Refused, Visitor, offered_protocols
+from podpair.gateway.logs import ids
+from podpair.gateway.service import Parts, Service
+from podpair.gateway.sessions.connection import Connection
+from podpair.gateway.sessions.dispatch import Duplicate
+from podpair.gateway.sessions.session import Session
+
+_log = logging.getLogger(__name__)
+JSON, RAW = "podpair.v1", "podpair.v1.raw"
+_CLOSING = 5.0  # seconds that a client may take to answer a close frame
+_REASONS = {
+    1001: "going_away", 1003: "unsupported", 1012: "restart", 1013: "try_again_later",
+    3001: "idle", 3008: "slow", 4001: "expired", 4009: "replaced",
+}  # fmt: skip
+
+
+class WebSocketEdge:
+    """Upgrades, reads frames, closes; what a frame asks for is the dispatcher's."""
+
+    def __init__(self, service: Service, admission: Admission) -> None:
+        self._service = service
+        self._admission = admission
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """The handler of the route."""
+        try:
+            parts = self._admission.parts()
+            self._admission.check_room(parts)
+            visitor = await self._admission.visitor(request, position=request.query.get("position"))
+            protocol = self._choose(request)
+            session_id = visitor.session or parts.registry.mint()
+            home = await self._admission.hold_home(parts, session_id)
+        except Refused as refused:
+            return refused.response
+        try:
+            session = self._admission.session(parts, session_id, visitor.identity)
+            return await self._serve(request, parts, session, visitor, protocol)
+        except Refused as refused:
+            return refused.response
+        finally:
+            parts.reader.release(home)
+
+    def _choose(self, request: web.Request) -> str:
+        offered = [p for p in offered_protocols(request) if not p.startswith("bearer.")]
+        protocol = next((p for p in offered if p in (JSON, RAW)), None if offered else JSON)
+        if protocol is None:
+            message = f"subprotocol {offered[0]!r} is not known: offer {JSON} or {RAW}"
+            raise self._admission.refuse(400, "invalid", message)
+        if request.headers.get("Upgrade", "").lower() != "websocket":
+            raise self._admission.refuse(426, "invalid", "this address takes WebSocket upgrades")
+        return protocol
+
+    async def _serve(
+        self, request: web.Request, parts: Parts, session: Session, visitor: Visitor, protocol: str
+    ) -> web.StreamResponse:
+        config, metrics = self._service.config, self._service.metrics
+        socket = web.WebSocketResponse(
+            protocols=(JSON, RAW),
+            heartbeat=config.sessions.heartbeat_seconds,
+            timeout=_CLOSING,
+            compress=False,  # frames are written many to one call, beside aiohttp's writer
+            max_msg_size=config.limits.message_bytes,
+        )
+        await socket.prepare(request)
+        transport = request.transport
+        if transport is None:
+            return socket
+
+        def close(code: int, reason: str) -> None:
+            metrics.closed.labels(_REASONS.get(code, str(code))).inc()
+            task = asyncio.create_task(_end(socket, transport, code, reason))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+        wire = RawWire() if protocol == RAW else JsonWire(parts.joining.prefix(session.home))
+        connection = Connection(transport, wire, parts.pacer, config.sessions.buffer_bytes, close)
+        parts.registry.attach(session, connection, visitor.identity.expires_at)
+        metrics.opened.labels("raw" if protocol == RAW else "websocket", str(visitor.resumed).lower()).inc()
+        _log.debug("connected", extra=ids(session=session.id, subject=session.subject))
+        catching_up: asyncio.Task[None] | None = None
+        try:
+            start = await parts.joining.begin(session, connection, resumed=visitor.resumed, position=visitor.position)
+            catching_up = asyncio.create_task(self._catch_up(parts, session, connection, start))
+            await self._read(socket, parts, session, connection, protocol)
+        except KafkaException as error:
+            _cannot_read(session, connection, error)
+        finally:
+            if catching_up is not None:
+                catching_up.cancel()
+            if not connection.closing:
+                metrics.closed.labels("client").inc()
+            parts.registry.detach(session, connection)
+            _log.debug("disconnected", extra=ids(session=session.id, code=socket.close_code))
+        return socket
+
+    async def _catch_up(self, parts: Parts, session: Session, connection: Connection, start: int) -> None:
+        try:
+            await parts.joining.catch_up(session, connection, start)
+        except KafkaException as error:
+            _cannot_read(session, connection, error)
+
+    async def _read(
+        self, socket: web.WebSocketResponse, parts: Parts, session: Session, connection: Connection, protocol: str
+    ) -> None:
+        async for message in socket:
+            session.active = self._service.clock()
+            if message.type is WSMsgType.ERROR or session.connection is not connection:
+                return
+            if protocol == RAW:
+                connection.close(CloseCode.UNSUPPORTED, f"{RAW} is receive only")
+                return
+            try:
+                await self._frame(parts, session, message.data)
+            except InvalidFrame as error:
+                self._service.metrics.frames.inc()
+                _refuse(session, Fault(Code.INVALID, error.message), error.id)
+
+    async def _frame(self, parts: Parts, session: Session, frame: str | bytes) -> None:
+        message = decode(frame)
+        match message:
+            case Infer():
+                try:
+                    parts.dispatcher.infer(session, message)
+                except Duplicate as fault:
+                    _refuse(session, fault, None)
+                except Fault as fault:
+                    self._service.metrics.refused.labels(fault.code).inc()
+                    _refuse(session, fault, message.id)
+            case Cancel():
+                parts.dispatcher.cancel(session, message.id)
+            case Refresh():
+                await self._refresh(parts, session, message.token)
+
+    async def _refresh(self, parts: Parts, session: Session, token: str) -> None:
+        try:
+            identity = await self._service.verifier.verify(token)
+            if identity.subject != session.subject:
+                raise Unauthorized("the new token is another user's")
+        except Unauthorized as error:
+            _refuse(session, Fault(Code.UNAUTHORIZED, str(error)), None)
+            return
+        parts.registry.refreshed(session, identity.expires_at)
+        welcome = parts.joining.welcome(session, resumed=True, offset=session.seen)
+        session.send(control_event("welcome", welcome))
+
+
+def _refuse(session: Session, fault: Fault, request_id: str | None) -> None:
+    """An error event. For an id that is open it must not look like that request's end, so it has none."""
+    if request_id is None or session.ledger.get(request_id) is not None:
+        session.send(control_event("error", error_event(fault, None)))
+    else:
+        session.send(Event(Kind.TERMINAL, "error", request_id, error_event(fault, request_id), -1))
+
+
+def _cannot_read(session: Session, connection: Connection, error: KafkaException) -> None:
+    _log.error("the results can't be read: %s", error, extra=ids(session=session.id))
+    connection.close(WSCloseCode.TRY_AGAIN_LATER, "the results can't be read now: resume")
+
+
+async def _end(socket: web.WebSocketResponse, transport: asyncio.Transport, code: int, reason: str) -> None:
+    """Send a close frame, and end the connection even where its client takes nothing any more."""
+    try:
+        async with asyncio.timeout(2 * _CLOSING):
+            await socket.close(code=code, message=reason.encode())
+    except TimeoutError:
+        _log.debug("a client did not take its close frame")
+    finally:
+        transport.abort()

@@ -1,0 +1,29 @@
+"""How every Kafka client of the gateway is configured, and how librdkafka's log records become ours."""
+
+import logging
+from typing import Any
+
+from podpair.gateway.config.model import Config
+
+_log = logging.getLogger("podpair.gateway.kafka")
+
+# librdkafka reports each lost connection of each client; one broker restart is dozens of lines.
+logging.getLogger("podpair.gateway.kafka.librdkafka").setLevel(logging.ERROR)
+
+
+def properties(config: Config, **own: Any) -> dict[str, Any]:
+    """librdkafka's properties: the user's, then podpair's own. Names with underscores for dots."""
+    return {
+        "bootstrap.servers": config.kafka.bootstrap_servers,
+        "client.id": "podpair-gateway",
+        "reconnect.backoff.max.ms": 1000,
+        "logger": logging.getLogger("podpair.gateway.kafka.librdkafka"),
+        "error_cb": _on_error,
+        **config.kafka.client,
+        **{name.replace("_", "."): value for name, value in own.items()},
+    }
+
+
+def _on_error(error: Any) -> None:
+    level = logging.ERROR if error.fatal() else logging.WARNING
+    _log.log(level, "kafka: %s", error.str(), extra={"kafka_error": error.name()})

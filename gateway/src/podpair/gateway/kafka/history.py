@@ -1,0 +1,148 @@
+"""Reads what a returning session has missed and no tail holds any more: Kafka's log is the history.
+
+Sessions that ask for the same partition at the same time, as after a gateway's death, share one pass over it.
+"""
+
+import asyncio
+import logging
+import threading
+from collections import defaultdict
+from typing import NamedTuple, cast
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from podpair.gateway.config.model import Config
+from podpair.gateway.core.tails import Record
+from podpair.gateway.kafka.results import reader_properties
+
+_log = logging.getLogger(__name__)
+_CHUNK_BYTES = 1 << 20  # of one session's records in one answer
+_PATIENCE = 10.0  # seconds without a record before the pass is given up
+
+
+class Chunk(NamedTuple):
+    """A session's records from an offset up to `end` (excluded)."""
+
+    records: list[Record]
+    end: int
+
+
+class _Query:
+    __slots__ = ("end", "future", "key", "records", "size", "start")
+
+    def __init__(self, key: bytes, start: int, end: int, future: "asyncio.Future[Chunk]") -> None:
+        self.key = key
+        self.start = start
+        self.end = end
+        self.future = future
+        self.records: list[Record] = []
+        self.size = 0
+
+    @property
+    def full(self) -> bool:
+        return self.size >= _CHUNK_BYTES
+
+
+class History:
+    """A thread with a consumer of its own, one pass at a time."""
+
+    def __init__(self, config: Config) -> None:
+        self._topic = config.results.topic
+        self._loop = asyncio.get_running_loop()
+        self._config = config
+        self._waiting: dict[int, list[_Query]] = defaultdict(list)
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="kafka-history", daemon=True)
+        self._thread.start()
+
+    async def read(self, partition: int, key: bytes, start: int, end: int) -> Chunk:
+        """The records of session `key` with start ≤ offset < end, or of a first part of that range.
+
+        Raises KafkaException where the broker does not give them.
+        """
+        query = _Query(key, start, end, self._loop.create_future())
+        with self._wake:
+            self._waiting[partition].append(query)
+            self._wake.notify()
+        return await query.future
+
+    def _run(self) -> None:
+        # Wakes at the end of a partition: the last offsets may be a transaction's markers, which no record follows.
+        consumer = Consumer(reader_properties(self._config, enable_partition_eof=True))
+        while True:
+            with self._wake:
+                while not self._waiting and not self._stopping:
+                    self._wake.wait()
+                if self._stopping:
+                    break
+                partition = next(iter(self._waiting))
+                queries = self._waiting.pop(partition)
+            try:
+                self._pass(consumer, partition, queries)
+            except KafkaException as error:
+                for query in queries:
+                    self._settle(query, error)
+        consumer.close()
+
+    def _pass(self, consumer: Consumer, partition: int, queries: list[_Query]) -> None:
+        """Read the partition once, from the first offset that a query needs to the last."""
+        begin = min(query.start for query in queries)
+        last = max(query.end for query in queries)
+        by_key: dict[bytes, list[_Query]] = defaultdict(list)
+        for query in queries:
+            by_key[query.key].append(query)
+        consumer.assign([TopicPartition(self._topic, partition, begin)])
+        try:
+            reached = begin
+            while reached < last and not all(query.full for query in queries):
+                message = consumer.poll(_PATIENCE)
+                if message is None:
+                    raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"no history of {self._topic}[{partition}]"))
+                for item in (message, *consumer.consume(10_000, 0)):
+                    error = item.error()
+                    if error is not None and error.code() == KafkaError._PARTITION_EOF:
+                        reached = last
+                    elif error is not None:
+                        raise KafkaException(error)
+                    else:
+                        record = cast("Record", item)
+                        reached = max(reached, record.offset() + 1)
+                        _keep(by_key.get(record.key() or b"", ()), record)
+        finally:
+            consumer.unassign()
+        for query in queries:
+            self._settle(query, None)
+
+    def _settle(self, query: _Query, error: KafkaException | None) -> None:
+        def settle() -> None:
+            if query.future.done():
+                return
+            if error is not None:
+                query.future.set_exception(error)
+                return
+            end = query.records[-1].offset() + 1 if query.full else query.end
+            query.future.set_result(Chunk(query.records, end))
+
+        try:
+            self._loop.call_soon_threadsafe(settle)
+        except RuntimeError:
+            _log.debug("the loop has closed")
+
+    async def close(self) -> None:
+        """Stop; who still waits gets an error."""
+        with self._wake:
+            self._stopping = True
+            left = [query for queries in self._waiting.values() for query in queries]
+            self._wake.notify()
+        for query in left:
+            query.future.cancel()
+        await self._loop.run_in_executor(None, self._thread.join)
+
+
+def _keep(queries: "list[_Query] | tuple[()]", record: Record) -> None:
+    offset = record.offset()
+    for query in queries:
+        if query.start <= offset < query.end and not query.full:
+            query.records.append(record)
+            query.size += len(record)

@@ -1,0 +1,124 @@
+"""The two topics: found, or created where that is allowed, or missed by name."""
+
+import hashlib
+import logging
+from typing import NamedTuple
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from podpair.gateway.config.model import Config
+from podpair.gateway.kafka.clients import properties
+
+_log = logging.getLogger(__name__)
+_TIMEOUT = 10.0  # seconds for each question to the broker
+
+
+class MissingTopic(Exception):
+    """A topic that has to be there is not, and may not be created."""
+
+
+class Unreachable(Exception):
+    """No broker answers."""
+
+
+class Topics(NamedTuple):
+    """What the broker says about them."""
+
+    request_partitions: int
+    result_partitions: int
+    epoch: str  # of the results topic: names this incarnation of it
+
+
+def ensure_topics(config: Config) -> Topics:
+    """Look the topics up, and create what is missing where `kafka.create_topics` allows it. Blocks.
+
+    Raises MissingTopic, which names the topic, or Unreachable.
+    """
+    admin = AdminClient(properties(config))
+    wanted = {config.requests.topic: config.requests, config.results.topic: config.results}
+    found = _partitions(admin, list(wanted), ask_each=config.kafka.embedded)
+    missing = [name for name, count in found.items() if count == 0]
+    if missing and not config.kafka.create_topics:
+        raise MissingTopic(
+            f"topic {' and '.join(missing)} not found at {config.kafka.bootstrap_servers}:"
+            " create it, or allow it with kafka.create_topics: true"
+        )
+    if missing:
+        _create(admin, config, missing)
+        found = _partitions(admin, list(wanted), ask_each=False)
+    requests, results = found[config.requests.topic], found[config.results.topic]
+    if requests != results:
+        _log.warning(
+            "topics %s and %s have %d and %d partitions: with equal numbers each gateway reads only its share of results",
+            config.requests.topic, config.results.topic, requests, results,
+        )  # fmt: skip
+    return Topics(requests, results, _epoch(admin, config, results))
+
+
+def _partitions(admin: AdminClient, names: list[str], *, ask_each: bool) -> dict[str, int]:
+    """The number of partitions of each topic; 0: not there. `ask_each` makes the embedded broker create them."""
+    try:
+        if ask_each:
+            for name in names:
+                admin.list_topics(name, timeout=_TIMEOUT)
+        topics = admin.list_topics(timeout=_TIMEOUT).topics
+    except KafkaException as error:
+        raise Unreachable(error.args[0].str()) from None
+    return {
+        name: len(topics[name].partitions) if name in topics and topics[name].error is None else 0 for name in names
+    }
+
+
+def _create(admin: AdminClient, config: Config, missing: list[str]) -> None:
+    new = []
+    for name in missing:
+        settings = config.results if name == config.results.topic else config.requests
+        topic_config = {}
+        if name == config.results.topic:
+            topic_config = {
+                "retention.ms": str(int(config.results.retention_seconds * 1000)),
+                "cleanup.policy": "delete",
+            }
+        new.append(
+            NewTopic(
+                name,
+                num_partitions=settings.partitions,
+                replication_factor=settings.replication or -1,
+                config=topic_config,
+            )
+        )
+    for name, future in admin.create_topics(new, request_timeout=_TIMEOUT).items():
+        try:
+            future.result()
+            _log.info("created topic %s", name)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another gateway was quicker
+                raise MissingTopic(f"topic {name} not found, and creating it failed: {error.args[0].str()}") from None
+    _await_created(admin, missing)
+
+
+def _await_created(admin: AdminClient, names: list[str]) -> None:
+    """The controller has made them; wait until the broker that is asked knows them too."""
+    for _ in range(100):
+        if all(_partitions(admin, names, ask_each=False).values()):
+            return
+        admin.poll(0.1)
+    raise Unreachable(f"topic {' and '.join(names)} was created, but no broker tells of it")
+
+
+def _epoch(admin: AdminClient, config: Config, partitions: int) -> str:
+    """Names this incarnation of the results topic: its id where the broker has one, and its width, which homes hang on."""
+    identity = str(admin.list_topics(timeout=_TIMEOUT).cluster_id)
+    if not config.kafka.embedded:
+        future = admin.describe_topics(TopicCollection([config.results.topic]), request_timeout=_TIMEOUT)[
+            config.results.topic
+        ]
+        try:
+            identity = str(future.result().topic_id)
+        except KafkaException as error:
+            _log.info(
+                "the broker tells no topic ids (%s): positions are told apart by its cluster id", error.args[0].str()
+            )
+    return hashlib.sha256(f"{identity}/{config.results.topic}/{partitions}".encode()).hexdigest()[:6]

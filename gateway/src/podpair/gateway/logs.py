@@ -1,0 +1,46 @@
+"""Log records: one JSON object a line on standard error, with the ids of the session and request they are about."""
+
+import logging
+import sys
+from typing import Any
+
+from pythonjsonlogger.json import JsonFormatter
+
+_TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+class _TextFormatter(logging.Formatter):
+    """Text for people: the extra fields follow the message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        return super().format(record) + "".join(f" {name}={value}" for name, value in extra.items())
+
+
+_STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+
+
+def set_up(level: str, style: str) -> None:
+    """Send all log records of this process to standard error; `style` is `json` or `text`."""
+    handler = logging.StreamHandler(sys.stderr)
+    if style == "json":
+        handler.setFormatter(
+            JsonFormatter(
+                "{asctime}{levelname}{name}{message}",
+                style="{",
+                rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+                datefmt="%Y-%m-%dT%H:%M:%S%z",
+            )
+        )
+    else:
+        handler.setFormatter(_TextFormatter(_TEXT, datefmt="%H:%M:%S"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+
+
+def ids(*, session: str | None = None, request: str | None = None, **more: Any) -> dict[str, Any]:
+    """The `extra` of a log call: what the record is about."""
+    found = {"session": session, "request": request, **more}
+    return {name: value for name, value in found.items() if value is not None}

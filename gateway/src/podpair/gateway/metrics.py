@@ -1,0 +1,81 @@
+"""What the gateway tells Prometheus: a metric for each decision, all of them here."""
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+_LATENCY = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
+
+
+class Metrics:
+    """The gateway's metrics, in a registry of their own so that two gateways fit in one process."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=registry)
+        name = "podpair_gateway_"
+        self.sessions = Gauge(f"{name}sessions", "Sessions with a client connected", registry=registry)
+        self.slow = Gauge(f"{name}slow_clients", "Clients that have events waiting for them", registry=registry)
+        self.opened = Counter(f"{name}sessions_opened", "Connections made", ["kind", "resumed"], registry=registry)
+        self.closed = Counter(f"{name}sessions_closed", "Connections ended", ["reason"], registry=registry)
+        self.refused = Counter(
+            f"{name}refused", "Connections and calls refused before they began", ["code"], registry=registry
+        )
+        self.requests = Counter(f"{name}requests", "Requests accepted", ["model", "route"], registry=registry)
+        self.spilled = Counter(
+            f"{name}spilled", "Direct requests that went on through Kafka", ["reason"], registry=registry
+        )
+        self.answers = Counter(f"{name}answers", "Terminal events, by outcome", ["outcome"], registry=registry)
+        self.direct = Gauge(f"{name}direct_in_flight", "Direct requests that the model has", registry=registry)
+        self.latency = Histogram(
+            f"{name}request_seconds",
+            "From infer to the answer of a direct request",
+            ["model"],
+            buckets=_LATENCY,
+            registry=registry,
+        )
+        self.frames = Counter(f"{name}frames_invalid", "Frames that are no message of the protocol", registry=registry)
+        self.gaps = Counter(f"{name}gaps", "Gaps declared to clients", ["reason"], registry=registry)
+        self.resumed = Counter(
+            f"{name}resumed", "Resumes, by where the events were found", ["source"], registry=registry
+        )
+        self.ready = Gauge(f"{name}inference_ready", "1 while the inference container answers", registry=registry)
+
+        self.read = Counter(f"{name}results_records_read", "Records read from the results topic", registry=registry)
+        self.read_bytes = Counter(
+            f"{name}results_bytes_read", "Bytes of values read from the results topic", registry=registry
+        )
+        self.delivered = Counter(f"{name}results_records_delivered", "Records written to clients", registry=registry)
+        self.duplicates = Counter(
+            f"{name}results_duplicates_dropped", "Second answers to a request, dropped", registry=registry
+        )
+        self.homes = Gauge(f"{name}home_partitions", "Results partitions that are read here", registry=registry)
+
+        self.owned = Gauge(f"{name}request_partitions", "Request partitions of this group member", registry=registry)
+        self.paused = Gauge(f"{name}requests_paused", "1 while request partitions are paused", registry=registry)
+        self.worked = Counter(
+            f"{name}queue_requests", "Queued requests finished here, by outcome", ["outcome"], registry=registry
+        )
+        self.attempts = Counter(
+            f"{name}queue_retries", "Further attempts at queued requests", ["reason"], registry=registry
+        )
+        self.working = Gauge(f"{name}queue_in_flight", "Queued requests that are worked on", registry=registry)
+        self.produced = Counter(
+            f"{name}records_written", "Records written to Kafka, by outcome", ["topic", "outcome"], registry=registry
+        )
+        self.rebalances = Counter(f"{name}rebalances", "Changes of the request partitions", ["kind"], registry=registry)
+
+    def fan_out(self, records: int, size: int, delivered: int, duplicates: int) -> None:
+        """A batch of one results partition was passed on."""
+        self.read.inc(records)
+        self.read_bytes.inc(size)
+        self.delivered.inc(delivered)
+        if duplicates:
+            self.duplicates.inc(duplicates)

@@ -1,0 +1,154 @@
+"""What stands between the public port and the broker, put together, started and stopped in the right order."""
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from podpair.gateway.auth.resume import ResumeTokens
+from podpair.gateway.auth.tokens import TokenVerifier
+from podpair.gateway.config.model import Config
+from podpair.gateway.core.partitions import home_partition
+from podpair.gateway.kafka.embedded import EmbeddedKafka
+from podpair.gateway.kafka.history import History
+from podpair.gateway.kafka.producer import RecordProducer
+from podpair.gateway.kafka.results import ResultsReader
+from podpair.gateway.kafka.topics import Topics, Unreachable, ensure_topics
+from podpair.gateway.metrics import Metrics
+from podpair.gateway.sessions.connection import Pacer
+from podpair.gateway.sessions.dispatch import Dispatcher
+from podpair.gateway.sessions.fanout import FanOut
+from podpair.gateway.sessions.joining import Joining
+from podpair.gateway.sessions.registry import Registry
+from podpair.gateway.upstream.asking import Asking
+from podpair.gateway.upstream.readiness import Readiness
+from podpair.gateway.upstream.v2 import V2Client
+from podpair.gateway.worker.answers import AnswerWriter
+from podpair.gateway.worker.worker import Worker
+
+_log = logging.getLogger(__name__)
+_RETRY = 1.0  # seconds between attempts to reach the broker at start
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What runs once the broker is there."""
+
+    topics: Topics
+    client: V2Client
+    readiness: Readiness
+    producer: RecordProducer
+    registry: Registry
+    fanout: FanOut
+    reader: ResultsReader
+    history: History
+    joining: Joining
+    dispatcher: Dispatcher
+    worker: Worker
+    pacer: Pacer
+
+    def home(self, session_id: str) -> int:
+        """The home partition of a session."""
+        return home_partition(session_id, self.topics.result_partitions)
+
+
+class Service:
+    """One gateway. Raises ConfigError where a key or secret that the configuration names can't be read."""
+
+    def __init__(self, config: Config) -> None:
+        self.metrics = Metrics()
+        self.clock: Callable[[], float] = time.monotonic
+        self.verifier = TokenVerifier(config.auth)
+        self.tokens = ResumeTokens(config.sessions)
+        self.name = f"{socket.gethostname()}-{os.getpid()}"
+        self.draining = False
+        self.parts: Parts | None = None  # there once the broker is
+        self.waiting_for = "the broker"  # why there are no parts yet
+        self._embedded: EmbeddedKafka | None = None
+        if config.kafka.embedded:
+            self._embedded = EmbeddedKafka()
+            kafka = config.kafka.model_copy(update={"bootstrap_servers": self._embedded.bootstrap_servers})
+            config = config.model_copy(update={"kafka": kafka})
+            _log.info("embedded Kafka at %s", kafka.bootstrap_servers, extra={"kafka": kafka.bootstrap_servers})
+        self.config = config
+        if config.auth.disabled:
+            _log.warning("auth.disabled: everyone is let in")
+        if not self.tokens.shared:
+            _log.warning(
+                "sessions.resume_secret is not set: sessions can't resume at another gateway, or after a restart"
+            )
+
+    async def start(self) -> None:
+        """Reach the broker, however long that takes, and start the parts. Raises MissingTopic."""
+        topics = await self._topics()
+        config, metrics = self.config, self.metrics
+        client = V2Client(config.inference)
+        readiness = Readiness(client, config.inference.probe_seconds)
+        readiness.on_change(metrics.ready.set)
+        asking = Asking(client, readiness)
+        producer = RecordProducer(config, metrics)
+        answers = AnswerWriter(producer, config.results.topic, self.name)
+        worker = Worker(config, asking, readiness, answers, metrics)
+        registry = Registry(config, topics.result_partitions, lambda: worker.owned, metrics)
+        fanout = FanOut(registry.sessions, config.results.tail_bytes, metrics, self.clock)
+        reader = ResultsReader(
+            config, opened=fanout.open, closed=fanout.close, deliver=fanout.deliver, lost=self._on_lost
+        )
+        metrics.homes.set_function(lambda: reader.partitions)
+        history = History(config)
+        pacer = Pacer()
+        metrics.slow.set_function(lambda: pacer.congested)
+        joining = Joining(config, topics.epoch, self.name, reader, history, fanout, self.tokens, metrics)
+        dispatcher = Dispatcher(config, self.name, asking, readiness, producer, answers, registry, metrics)
+        self.parts = Parts(
+            topics, client, readiness, producer, registry, fanout, reader, history, joining, dispatcher, worker, pacer
+        )
+
+    async def _topics(self) -> Topics:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                return await loop.run_in_executor(None, ensure_topics, self.config)
+            except Unreachable as error:
+                self.waiting_for = f"the broker at {self.config.kafka.bootstrap_servers}: {error}"
+                _log.warning("waiting for %s", self.waiting_for)
+                await asyncio.sleep(_RETRY)
+
+    def _on_lost(self, partition: int) -> None:
+        parts = self.parts
+        if parts is not None:
+            sessions = list(parts.registry.sessions.values())
+            task = asyncio.ensure_future(parts.joining.cut(partition, sessions))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    @property
+    def checks(self) -> dict[str, str]:
+        """What readiness depends on; everything must be `ok`."""
+        parts = self.parts
+        return {
+            "kafka": "ok" if parts is not None else f"waiting for {self.waiting_for}",
+            "inference": "ok" if parts is not None and parts.readiness.ready else "not ready",
+            "gateway": "draining" if self.draining else "ok",
+        }
+
+    async def stop(self, close_code: int) -> None:
+        """End the work in hand, tell the clients, and leave: nothing that was accepted is left behind."""
+        self.draining = True
+        parts = self.parts
+        if parts is not None:
+            timeout = self.config.shutdown_seconds
+            await parts.worker.close(timeout)
+            parts.registry.close_all(close_code, "the gateway stops: reconnect")
+            await parts.dispatcher.close(timeout)
+            await parts.registry.close()
+            await parts.producer.close(timeout)
+            await parts.reader.close()
+            await parts.history.close()
+            await parts.readiness.close()
+            await parts.client.close()
+        await self.verifier.close()
+        if self._embedded is not None:
+            self._embedded.close()

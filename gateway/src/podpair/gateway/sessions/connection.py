@@ -1,0 +1,127 @@
+"""One client's transport: events go straight to the socket while it takes them, and into a bounded outbox when it doesn't.
+
+Frames are written to the transport beside aiohttp's own (pings, closes), which is sound because both write whole frames
+in one call on the loop's thread.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from podpair.gateway.core.outbox import Outbox, Overflow
+from podpair.gateway.core.records import Event
+from podpair.gateway.core.wires import Wire
+
+HIGH_WATER = 64 * 1024  # bytes in the transport's own buffer above which events wait in the outbox
+_SWEEP = 0.02  # seconds between looks at congested connections
+
+Close = Callable[[int, str], None]
+
+
+class Pacer:
+    """Looks after the connections that are congested, and only those: the others cost nothing."""
+
+    def __init__(self) -> None:
+        self._congested: set[Connection] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, connection: "Connection") -> None:
+        self._congested.add(connection)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_SWEEP, self._sweep)
+
+    def discard(self, connection: "Connection") -> None:
+        self._congested.discard(connection)
+
+    @property
+    def congested(self) -> int:
+        """How many clients are slow right now."""
+        return len(self._congested)
+
+    def _sweep(self) -> None:
+        self._timer = None
+        for connection in list(self._congested):
+            if connection.flush():
+                self._congested.discard(connection)
+        if self._congested:
+            self._timer = asyncio.get_running_loop().call_later(_SWEEP, self._sweep)
+
+
+class Connection:
+    """A client that is there. `close(code, reason)` is how its edge (WebSocket or SSE) ends it."""
+
+    __slots__ = ("_close", "_drained", "_limit", "_outbox", "_pacer", "_transport", "closing", "wire")
+
+    def __init__(self, transport: asyncio.WriteTransport, wire: Wire, pacer: Pacer, limit: int, close: Close) -> None:
+        self._transport = transport
+        self._pacer = pacer
+        self._close = close
+        self._limit = limit
+        self._outbox: Outbox | None = None  # made for the client that needs one
+        self._drained: asyncio.Future[None] | None = None  # what `drained` waits for
+        self.wire = wire
+        self.closing = False  # nothing more is written
+
+    def send(self, events: Sequence[Event]) -> None:
+        """Write events, or keep them until the client takes them; a client that is too slow is closed with 3008."""
+        if self.closing or not events:
+            return
+        if not self._outbox and self._transport.get_write_buffer_size() <= HIGH_WATER:
+            data = self.wire.encode(events)
+            if data:
+                self._transport.write(data)
+            return
+        outbox = self._outbox
+        if outbox is None:
+            outbox = self._outbox = Outbox(self._limit)
+        self._pacer.add(self)
+        overflow = False
+        for event in events:
+            try:
+                outbox.add(event)
+            except Overflow:
+                overflow = True
+        if overflow:
+            self.close(3008, "too slow: resume to go on")
+
+    def flush(self) -> bool:
+        """Write what waits as far as the client takes it; True when nothing waits any more."""
+        if self.closing or self._transport.is_closing():
+            self._wake()
+            return True
+        outbox = self._outbox
+        while outbox and self._transport.get_write_buffer_size() <= HIGH_WATER:
+            data = self.wire.encode(outbox.take(HIGH_WATER))
+            if data:
+                self._transport.write(data)
+        if outbox or self._transport.get_write_buffer_size() > HIGH_WATER:
+            return False
+        self._wake()
+        return True
+
+    async def drained(self) -> None:
+        """Return when the client has taken (nearly) everything, or is gone."""
+        if self.closing or (not self._outbox and self._transport.get_write_buffer_size() <= HIGH_WATER):
+            return
+        if self._drained is None:
+            self._drained = asyncio.get_running_loop().create_future()
+        self._pacer.add(self)
+        await asyncio.shield(self._drained)
+
+    def close(self, code: int, reason: str) -> None:
+        """End the connection, telling the client why."""
+        if not self.closing:
+            self.closing = True
+            self._wake()
+            self._close(code, reason)
+
+    def unsent(self) -> list[Event]:
+        """After the end: the terminal events that the client did not get and that are not in Kafka."""
+        self.closing = True
+        self._pacer.discard(self)
+        self._wake()
+        return self._outbox.unsent() if self._outbox else []
+
+    def _wake(self) -> None:
+        waiting, self._drained = self._drained, None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)

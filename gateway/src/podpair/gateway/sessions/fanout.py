@@ -1,0 +1,83 @@
+"""From batches of the results topic to the sessions that live here.
+
+Invariant: a batch is grouped once, and each session's frames are written once; nothing is done per record that can be
+done per batch. Records are kept in their partition's tail before they are delivered, so that a session that joins between
+two batches misses none.
+"""
+
+from collections.abc import Callable, Sequence
+
+from podpair.gateway.core.tails import Groups, PartitionTail, Record
+from podpair.gateway.metrics import Metrics
+from podpair.gateway.sessions.session import Session
+
+_LARGEST_TAIL = 1 << 62
+
+
+class FanOut:
+    """The partitions that are read here, and the sessions that they feed."""
+
+    def __init__(
+        self, sessions: dict[bytes, Session], tail_bytes: int, metrics: Metrics, clock: Callable[[], float]
+    ) -> None:
+        self._sessions = sessions
+        self._tail_bytes = tail_bytes
+        self._metrics = metrics
+        self._clock = clock
+        self.tails: dict[int, PartitionTail] = {}
+
+    def open(self, partition: int, end: int) -> PartitionTail:
+        """From now on records from offset `end` on are expected for this partition."""
+        tail = self.tails[partition] = PartitionTail(end, _LARGEST_TAIL)
+        self._share()
+        return tail
+
+    def close(self, partition: int) -> None:
+        """The partition is no longer read."""
+        if self.tails.pop(partition, None) is not None:
+            self._share()
+
+    def _share(self) -> None:
+        for tail in self.tails.values():
+            tail.shrink(self._tail_bytes // len(self.tails))
+
+    def deliver(self, batch: Sequence[Record]) -> None:
+        """Deliver one batch. Records of a partition come in order; those read before (after a seek) are left out."""
+        by_partition: dict[int, list[Record]] = {}
+        for record in batch:
+            found = by_partition.get(record.partition())
+            if found is None:
+                by_partition[record.partition()] = [record]
+            else:
+                found.append(record)
+        now = self._clock()
+        for partition, records in by_partition.items():
+            tail = self.tails.get(partition)
+            if tail is not None:
+                self._deliver_partition(tail, records, now)
+
+    def _deliver_partition(self, tail: PartitionTail, records: list[Record], now: float) -> None:
+        expected = tail.end
+        if records[0].offset() < expected:
+            records = [m for m in records if m.offset() >= expected]
+            if not records:
+                return
+        groups: Groups = {}
+        for record in records:
+            key = record.key()
+            group = groups.get(key)
+            if group is None:
+                groups[key] = [record]
+            else:
+                group.append(record)
+        sessions = self._sessions
+        delivered = duplicates = 0
+        for key, mine in groups.items():
+            session = sessions.get(key) if key is not None else None
+            if session is not None and session.live:
+                sent, twice = session.deliver(mine)
+                delivered += sent
+                duplicates += twice
+                session.active = now
+        size = tail.append(records[-1].offset() + 1, groups)
+        self._metrics.fan_out(len(records), size, delivered, duplicates)

@@ -1,0 +1,124 @@
+"""The sessions of this gateway, from their first connection until nothing here belongs to them any more."""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+
+from podpair.gateway.config.model import Config
+from podpair.gateway.core.partitions import home_partition, mint_session_id
+from podpair.gateway.core.protocol import CloseCode
+from podpair.gateway.core.records import Event
+from podpair.gateway.logs import ids
+from podpair.gateway.metrics import Metrics
+from podpair.gateway.sessions.connection import Connection
+from podpair.gateway.sessions.session import Session
+
+_log = logging.getLogger(__name__)
+_SWEEP = 1.0  # seconds between looks at idle and expired connections
+
+
+class Registry:
+    """Sessions by key (their id in bytes), as Kafka's records name them."""
+
+    def __init__(self, config: Config, partitions: int, owned: Callable[[], frozenset[int]], metrics: Metrics) -> None:
+        self._config = config
+        self._partitions = partitions
+        self._owned = owned
+        self._metrics = metrics
+        self.sessions: dict[bytes, Session] = {}
+        self.connected = 0
+        # Who takes the terminal events that a client did not get, and who cares that it is gone.
+        self.on_unsent: Callable[[Session, list[Event]], object] = lambda *_: None
+        self.on_gone: Callable[[Session], object] = lambda _: None
+        self._jitter: dict[bytes, float] = {}
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    def mint(self) -> str:
+        """A new session id, with its home among the partitions whose requests are ours, where that can be had."""
+        return mint_session_id(self._owned(), self._partitions)
+
+    def session(self, session_id: str, subject: str) -> Session:
+        """The session with this id, new if it isn't here."""
+        key = session_id.encode()
+        session = self.sessions.get(key)
+        if session is None:
+            home = home_partition(session_id, self._partitions)
+            session = self.sessions[key] = Session(session_id, subject, home, self._config.limits.in_flight)
+        return session
+
+    def attach(self, session: Session, connection: Connection, expires_at: float | None) -> None:
+        """A client is there; one that was there before is told that it was replaced."""
+        before = session.connection
+        if before is not None:
+            before.close(CloseCode.REPLACED, "another connection took over this session")
+            self.on_unsent(session, before.unsent())
+        else:
+            self._count(1)
+        session.connection = connection
+        session.live = False
+        session.active = time.monotonic()
+        self.refreshed(session, expires_at)
+
+    def detach(self, session: Session, connection: Connection) -> None:
+        """The client is gone: what it did not get goes to Kafka, and the session goes when nothing of it runs here."""
+        unsent = connection.unsent()
+        if session.connection is not connection:
+            return  # already replaced
+        session.connection = None
+        session.live = False
+        self._jitter.pop(session.key, None)
+        self._count(-1)
+        self.on_unsent(session, unsent)
+        self.on_gone(session)
+        self.forget_if_done(session)
+
+    def _count(self, change: int) -> None:
+        self.connected += change
+        self._metrics.sessions.set(self.connected)
+
+    def forget_if_done(self, session: Session) -> None:
+        """Without a client and without direct requests a session is only in Kafka."""
+        busy = any(request.route == "direct" for request in session.ledger.opened.values())
+        if session.connection is None and not busy and self.sessions.get(session.key) is session:
+            del self.sessions[session.key]
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP)
+            now, monotonic = time.time(), time.monotonic()
+            idle = self._config.sessions.idle_seconds
+            for session in list(self.sessions.values()):
+                connection = session.connection
+                if connection is None:
+                    continue
+                if session.expires_at is not None and now >= session.expires_at:
+                    self._expire(session, connection, now)
+                elif idle and monotonic - session.active > idle:
+                    _log.info("session idle", extra=ids(session=session.id))
+                    connection.close(CloseCode.IDLE, f"idle for {idle:.0f} s")
+
+    def _expire(self, session: Session, connection: Connection, now: float) -> None:
+        # Tokens minted together end together; spread over the jitter their clients don't come back all at once.
+        spread = self._config.sessions.expiry_jitter_seconds
+        due = self._jitter.setdefault(session.key, (session.expires_at or now) + random.uniform(0, spread))  # noqa: S311
+        if now >= due:
+            _log.info("token expired", extra=ids(session=session.id))
+            connection.close(CloseCode.EXPIRED, "the token has expired")
+
+    def refreshed(self, session: Session, expires_at: float | None) -> None:
+        """A newer token for the session's connection."""
+        session.expires_at = expires_at
+        self._jitter.pop(session.key, None)
+
+    def close_all(self, code: int, reason: str) -> None:
+        """End every connection."""
+        for session in list(self.sessions.values()):
+            if session.connection is not None:
+                session.connection.close(code, reason)
+
+    async def close(self) -> None:
+        """Stop looking after sessions."""
+        self._sweeper.cancel()
+        await asyncio.gather(self._sweeper, return_exceptions=True)

@@ -1,0 +1,184 @@
+"""Takes requests from Kafka, asks the model next door, and writes the answers to the results topic.
+
+Invariant: a request's offset is committed only after its terminal record is acknowledged, as part of a contiguous prefix.
+A model that is not there costs no attempt: its partitions are paused, and what was in hand waits.
+"""
+
+import asyncio
+import logging
+import time
+from typing import cast
+
+from confluent_kafka import Message
+
+from podpair.gateway.config.model import Config
+from podpair.gateway.core.attempts import Attempts, Busy, Failed, Unavailable
+from podpair.gateway.core.offsets import ContiguousOffsets
+from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.records import Headers, InvalidRecord, Request, request_of_record
+from podpair.gateway.kafka.requests import RequestsConsumer
+from podpair.gateway.logs import ids
+from podpair.gateway.metrics import Metrics
+from podpair.gateway.upstream.asking import Asking, question_of_body
+from podpair.gateway.upstream.readiness import Readiness
+from podpair.gateway.worker.answers import AnswerWriter
+
+_log = logging.getLogger(__name__)
+_COMMIT = 0.2  # seconds between commits
+_GRACE = 3.0  # seconds that requests in hand may take to end when their partition goes away
+
+
+class _Partition:
+    """The requests of one partition that are worked on, for as long as it is this member's."""
+
+    __slots__ = ("last", "offsets", "tasks")
+
+    def __init__(self) -> None:
+        self.offsets = ContiguousOffsets()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.last = -1  # the offset that was received last
+
+
+class Worker:
+    """The group member's mind; `kafka.requests` is its hands."""
+
+    def __init__(
+        self, config: Config, asking: Asking, readiness: Readiness, answers: AnswerWriter, metrics: Metrics
+    ) -> None:
+        self._config = config.requests
+        self._asking = asking
+        self._readiness = readiness
+        self._answers = answers
+        self._metrics = metrics
+        self._partitions: dict[int, _Partition] = {}
+        self._consumer = RequestsConsumer(config, self)
+        self._committer = asyncio.create_task(self._commit_regularly())
+        self._on_ready(readiness.ready)
+        readiness.on_change(self._on_ready)
+        self._consumer.start()
+
+    @property
+    def owned(self) -> frozenset[int]:
+        """The request partitions that the group has given this gateway."""
+        return frozenset(self._partitions)
+
+    def _on_ready(self, ready: bool) -> None:
+        self._consumer.set_paused(not ready)
+        self._metrics.paused.set(not ready)
+
+    def assigned(self, partitions: list[int]) -> None:
+        """The group gave us partitions."""
+        for partition in partitions:
+            self._partitions[partition] = _Partition()
+        self._rebalanced("assigned", partitions)
+
+    async def revoked(self, partitions: list[int], *, lost: bool) -> dict[int, int]:
+        """The group takes partitions away; returns the offsets to commit. Work in hand gets a moment to end."""
+        gone = {partition: work for partition in partitions if (work := self._partitions.pop(partition, None))}
+        tasks = {task for work in gone.values() for task in work.tasks}
+        if tasks and not lost and self._readiness.ready:
+            _, tasks = await asyncio.wait(tasks, timeout=_GRACE)
+        for task in tasks:
+            task.cancel()  # another member does it now
+        self._rebalanced("lost" if lost else "revoked", partitions)
+        if lost:
+            return {}
+        return {partition: offset for partition, work in gone.items() if (offset := work.offsets.take()) is not None}
+
+    def _rebalanced(self, kind: str, partitions: list[int]) -> None:
+        self._metrics.owned.set(len(self._partitions))
+        self._metrics.rebalances.labels(kind).inc()
+        _log.info("request partitions %s", kind, extra={"partitions": partitions, "owned": sorted(self._partitions)})
+
+    def received(self, records: list[Message]) -> None:
+        """Begin to work on records."""
+        for record in records:
+            work = self._partitions.get(record.partition() or 0)
+            offset = record.offset() or 0
+            if work is None or offset <= work.last:
+                self._consumer.give_room(1)
+                continue
+            work.last = offset
+            work.offsets.start(offset)
+            task = asyncio.create_task(self._serve(work, record, offset))
+            work.tasks.add(task)
+            task.add_done_callback(work.tasks.discard)
+            task.add_done_callback(self._served)
+        self._metrics.working.set(sum(len(work.tasks) for work in self._partitions.values()))
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        self._consumer.give_room(1)
+        self._metrics.working.dec()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a queued request was left behind, it is done again after a restart", exc_info=error)
+
+    async def _serve(self, work: _Partition, record: Message, offset: int) -> None:
+        try:
+            request = request_of_record(record.value(), cast("Headers | None", record.headers()))
+        except InvalidRecord as error:
+            _log.error("record %s[%s]@%d is no request: %s", record.topic(), record.partition(), offset, error)
+            self._metrics.worked.labels("invalid_record").inc()
+            work.offsets.finish(offset)
+            return
+        outcome = "result"
+        try:
+            body = await self._answer(request)
+        except Fault as fault:
+            outcome = fault.code
+            _log.info(
+                "queued request failed: %s", fault.message, extra=ids(session=request.session, request=request.id)
+            )
+            await self._answers.error(request.session, request.id, fault)
+        else:
+            await self._answers.result(request.session, request.id, body)
+        self._metrics.worked.labels(outcome).inc()
+        work.offsets.finish(offset)
+
+    async def _answer(self, request: Request) -> bytes:
+        """The answer's body. Raises Fault, the terminal error."""
+        question = question_of_body(request.body, request.id, request.model, request.deadline)
+        attempts = Attempts(self._config.attempts, self._config.backoff_seconds)
+        while True:
+            queue_ms = max(0.0, (time.time() - request.time) * 1000) if request.time else None
+            try:
+                async with asyncio.timeout(_until(request.deadline)):
+                    await self._readiness.wait()
+            except TimeoutError:
+                raise Fault(Code.DEADLINE_EXCEEDED, "the deadline passed while the model was not ready") from None
+            try:
+                return await self._asking.ask(question, queue_ms=queue_ms)
+            except (Unavailable, Busy, Failed) as error:
+                await self._wait_after(error, attempts, request)
+
+    async def _wait_after(self, error: Unavailable | Busy | Failed, attempts: Attempts, request: Request) -> None:
+        step, seconds = attempts.after(error)
+        self._metrics.attempts.labels(type(error).__name__.lower()).inc()
+        if step == "give_up" and isinstance(error, Failed):
+            raise attempts.verdict(error)
+        if step == "wait_ready":
+            self._readiness.failed()
+            return
+        remaining = _until(request.deadline)
+        if remaining is not None and remaining <= seconds:
+            raise Fault(Code.DEADLINE_EXCEEDED, f"the deadline passed before another attempt: {error}")
+        await asyncio.sleep(seconds)
+
+    async def _commit_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(_COMMIT)
+            offsets = {p: offset for p, work in self._partitions.items() if (offset := work.offsets.take()) is not None}
+            if offsets:
+                self._consumer.commit(offsets)
+
+    async def close(self, timeout: float) -> None:
+        """Take no more, end what is in hand (up to `timeout` seconds), commit, leave the group."""
+        self._consumer.set_paused(True)
+        tasks = {task for work in self._partitions.values() for task in work.tasks}
+        if tasks and self._readiness.ready:
+            await asyncio.wait(tasks, timeout=timeout)
+        self._committer.cancel()
+        await self._consumer.close()
+
+
+def _until(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.time())
