@@ -1,0 +1,84 @@
+"""`podpair-inference`: serve a model repository."""
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+
+from podpair.inference.core.errors import FaultsError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="podpair-inference")
+def main() -> None:
+    """The inference half of a pair: runs models behind the Open Inference Protocol V2."""
+
+
+@main.command()
+@click.option("--models", type=click.Path(path_type=Path), help="The model repository: <model>/<version>/model.onnx.")
+@click.option("--host", help="The address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=int, help="The port to listen on; 0 takes a free one.  [default: 8081]")
+@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="A YAML file with the settings.")
+@click.option("--log-format", type=click.Choice(["json", "text"]), help="[default: json]")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[default: info]")
+def serve(
+    models: Path | None,
+    host: str | None,
+    port: int | None,
+    config: Path | None,
+    log_format: str | None,
+    log_level: str | None,
+) -> None:
+    """Serve the models of a repository.
+
+    Settings come from the command line, the environment (PODPAIR_SERVER__PORT=…) and the file, in this order.
+    """
+    from podpair.inference import logs
+    from podpair.inference.config.settings import load_settings
+    from podpair.inference.runtime.repository import read_repository
+
+    options: dict[str, dict[str, Any]] = {
+        "server": {"host": host, "port": port},
+        "models": {"repository": models},
+        "log": {"format": log_format, "level": log_level},
+    }
+    given = {section: {k: v for k, v in values.items() if v is not None} for section, values in options.items()}
+    try:
+        settings = load_settings(config, given)
+        folders = read_repository(settings.models.repository)
+    except FaultsError as error:
+        _refuse(error.faults, 2)
+    logs.set_up(settings.log.level, settings.log.format)
+
+    from podpair.inference.http.server import serve as serve_forever
+
+    try:
+        _run(serve_forever(settings, folders))
+    except FaultsError as error:
+        _refuse(error.faults, 1)
+    except OSError as error:
+        _refuse([f"can't listen on {settings.server.host}:{settings.server.port}: {error.strerror or error}"], 1)
+
+
+def _run(main_coroutine: Coroutine[Any, Any, None]) -> None:
+    if sys.platform == "win32":
+        asyncio.run(main_coroutine)
+    else:
+        import uvloop
+
+        uvloop.run(main_coroutine)
+
+
+def _refuse(faults: list[str], status: int) -> None:
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    click.echo(f"podpair-inference: {count}:", err=True)
+    for fault in faults:
+        click.echo(f"  - {fault}", err=True)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The container's configuration: one model, from a file and the environment."""

@@ -1,0 +1,101 @@
+"""The container's configuration: a YAML file (`--config`), `PODPAIR_` variables over it, the command line over both.
+
+The gateway reads the same environment: sections that aren't ours are left alone there, but not in the file.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict
+from pydantic_settings import PydanticBaseSettingsSource as Source
+
+from podpair.inference.core.errors import FaultsError
+from podpair.inference.core.faults import sentences
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSettings(_Section):
+    """Where the container listens; localhost, because only its gateway may ask it."""
+
+    host: str = "127.0.0.1"
+    # 0 takes any free port; the log's record "listening" names it.
+    port: Annotated[int, Field(ge=0, le=65535)] = 8081
+    # A larger request is refused with 413.
+    max_body_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
+    # How long a stop waits for what is queued and runs.
+    shutdown_seconds: Annotated[float, Field(ge=0)] = 20.0
+
+
+class ModelsSettings(_Section):
+    """What is served."""
+
+    # A folder of <model>/<version>/model.onnx.
+    repository: Path = Path("models")
+
+
+class LogSettings(_Section):
+    """The log, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "text"] = "json"
+
+
+class Settings(BaseSettings):
+    """The whole configuration."""
+
+    model_config = SettingsConfigDict(env_prefix="PODPAIR_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    server: ServerSettings = ServerSettings()
+    models: ModelsSettings = ModelsSettings()
+    log: LogSettings = LogSettings()
+
+
+def load_settings(file: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:
+    """The configuration. overrides: section → setting → value, from the command line. FaultsError with all faults."""
+    content = _read(file) if file is not None else {}
+    given: dict[str, Any] = dict(overrides or {})
+
+    class Sources(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: Source,
+            env_settings: Source,
+            dotenv_settings: Source,
+            file_secret_settings: Source,
+        ) -> tuple[Source, ...]:
+            return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=content)
+
+    try:
+        return Sources(**given)
+    except ValidationError as error:
+        raise FaultsError(sentences(error, Settings, lambda where: _source(where, given, file))) from None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise FaultsError([f"{file}: can't be read as YAML: {' '.join(str(error).split())}"]) from None
+    if not isinstance(content, dict | None):
+        raise FaultsError([f"{file}: it must be a mapping (`server: …`), it is a {type(content).__name__}"])
+    return content or {}
+
+
+def _source(where: tuple[Any, ...], overrides: Mapping[str, Any], file: Path | None) -> str:
+    """Where a setting came from: the highest of the sources that has it."""
+    section, key = str(where[0]), str(where[1]) if len(where) > 1 else ""
+    if key in overrides.get(section, {}):
+        return "command line"
+    variable = f"PODPAIR_{section}__{key}".upper() if key else f"PODPAIR_{section}".upper()
+    if variable in {name.upper() for name in os.environ}:
+        return f"environment {variable}"
+    return str(file) if file else "settings"

@@ -1,0 +1,1 @@
+"""What the inference container decides, without sockets, threads, clocks or a runtime (held by import-linter)."""

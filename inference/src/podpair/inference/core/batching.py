@@ -1,0 +1,161 @@
+"""Which queued requests run together, and when: the decision alone, without a loop, a thread or a clock.
+
+The rule, per model:
+- nothing runs: the oldest request and all that fit beside it run at once. Waiting would only add latency.
+- some runners are busy, not all: a batch runs when it is full, or when its oldest request has waited `max_delay`.
+- all runners are busy: everything waits; what queues meanwhile is the next batch.
+
+Only requests with the same `key` (the shapes of their inputs without the first dimension) share a batch; they leave in
+the order in which they came. A request is never split, so one that is larger than `max_items` runs alone.
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+Payload = TypeVar("Payload")
+
+
+class QueueFullError(Exception):
+    """No room for the request now."""
+
+
+@dataclass(slots=True, eq=False)
+class Queued(Generic[Payload]):
+    """A request in the queue. Times are seconds on whatever clock the caller uses."""
+
+    payload: Payload
+    key: Hashable
+    rows: int
+    enqueued_at: float
+    # When it is not worth running any more; None: always.
+    deadline: float | None = None
+
+
+@dataclass(slots=True)
+class Decision(Generic[Payload]):
+    """What to do now."""
+
+    # These run as one batch; empty: nothing runs now.
+    run: list[Queued[Payload]] = field(default_factory=list)
+    # These have left the queue because their deadline has passed.
+    expired: list[Queued[Payload]] = field(default_factory=list)
+    # When to ask again if nothing happens before; None: only after a change.
+    wake_at: float | None = None
+
+
+class Batcher(Generic[Payload]):
+    """The queue of one model.
+
+    max_items: rows that a batch may have. max_delay: seconds that a request may wait for company. queue_size: rows that
+    may wait. instances: batches that may run at the same time.
+    """
+
+    def __init__(self, max_items: int, max_delay: float, queue_size: int, instances: int) -> None:
+        self.max_items = max_items
+        self.max_delay = max_delay
+        self.queue_size = queue_size
+        self.instances = instances
+        # Rows waiting.
+        self.rows = 0
+        # key → requests by age. OrderedDict: taking the first and removing any one are both O(1).
+        self._groups: OrderedDict[Hashable, _Group[Payload]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return sum(len(group.waiting) for group in self._groups.values())
+
+    def offer(self, item: Queued[Payload]) -> None:
+        """Queue a request; QueueFullError if its rows don't fit."""
+        if self.rows + item.rows > self.queue_size:
+            raise QueueFullError
+        group = self._groups.get(item.key)
+        if group is None:
+            group = self._groups[item.key] = _Group()
+        group.waiting[id(item)] = item
+        group.rows += item.rows
+        self.rows += item.rows
+
+    def withdraw(self, item: Queued[Payload]) -> bool:
+        """Drop a request (its client has gone, its deadline has passed); False if it isn't queued (any more)."""
+        group = self._groups.get(item.key)
+        if group is None or group.waiting.pop(id(item), None) is None:
+            return False
+        self._left(group, item)
+        return True
+
+    def expire(self, now: float) -> list[Queued[Payload]]:
+        """Drop and return every request whose deadline has passed: room for others before one is refused."""
+        late = [item for item in self if item.deadline is not None and item.deadline <= now]
+        for item in late:
+            self.withdraw(item)
+        return late
+
+    def drain(self) -> list[Queued[Payload]]:
+        """Drop and return everything."""
+        items = list(self)
+        self._groups.clear()
+        self.rows = 0
+        return items
+
+    def __iter__(self) -> Iterator[Queued[Payload]]:
+        return iter([item for group in self._groups.values() for item in group.waiting.values()])
+
+    def decide(self, busy: int, now: float) -> Decision[Payload]:
+        """What to do at `now` with `busy` batches running. Ask again until `run` is empty."""
+        decision: Decision[Payload] = Decision()
+        while self._groups and busy < self.instances:
+            group = self._due(busy, now)
+            if group is None:
+                decision.wake_at = min(group.oldest.enqueued_at for group in self._groups.values()) + self.max_delay
+                break
+            self._take(group, now, decision)
+            if decision.run:
+                break
+        return decision
+
+    def _due(self, busy: int, now: float) -> "_Group[Payload] | None":
+        """The group to run now: of those that may, the one whose oldest request is the oldest."""
+        due = [
+            group
+            for group in self._groups.values()
+            if busy == 0 or group.rows >= self.max_items or now >= group.oldest.enqueued_at + self.max_delay
+        ]
+        return min(due, key=lambda group: group.oldest.enqueued_at, default=None)
+
+    def _take(self, group: "_Group[Payload]", now: float, decision: Decision[Payload]) -> None:
+        """Move what fits into one batch from the group to the decision; past deadlines go aside."""
+        rows = 0
+        while group.waiting:
+            item = group.oldest
+            late = item.deadline is not None and item.deadline <= now
+            if not late and decision.run and rows + item.rows > self.max_items:
+                return
+            del group.waiting[id(item)]
+            self._left(group, item)
+            if late:
+                decision.expired.append(item)
+            else:
+                decision.run.append(item)
+                rows += item.rows
+
+    def _left(self, group: "_Group[Payload]", item: Queued[Payload]) -> None:
+        group.rows -= item.rows
+        self.rows -= item.rows
+        if not group.waiting:
+            # An empty group is forgotten, or a client that varies its shapes would fill the memory with them.
+            del self._groups[item.key]
+
+
+class _Group(Generic[Payload]):
+    """The waiting requests of one key."""
+
+    __slots__ = ("rows", "waiting")
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.waiting: OrderedDict[int, Queued[Payload]] = OrderedDict()
+
+    @property
+    def oldest(self) -> Queued[Payload]:
+        return next(iter(self.waiting.values()))

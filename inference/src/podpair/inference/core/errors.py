@@ -1,0 +1,68 @@
+"""Every way a request can fail, each with the HTTP status and the metric label it has everywhere.
+
+The status is part of the core because the V2 protocol fixes it; an edge with another protocol (gRPC) maps from `kind`.
+"""
+
+from typing import ClassVar
+
+
+class InferenceError(Exception):
+    """A request's end without an answer; `str()` of it is what the client is told."""
+
+    status: ClassVar[int] = 500
+    # The label `type` of inference_errors_total.
+    kind: ClassVar[str] = "internal"
+
+
+class InvalidRequestError(InferenceError):
+    """The request can never succeed as it is: not JSON, a wrong shape, datatype, size or value."""
+
+    status, kind = 400, "invalid"
+
+
+class NotFoundError(InferenceError):
+    """An unknown model, version or path."""
+
+    status, kind = 404, "not_found"
+
+
+class TooLargeError(InferenceError):
+    """More bytes or rows than this container takes in one request."""
+
+    status, kind = 413, "too_large"
+
+
+class OverloadedError(InferenceError):
+    """The queue is full: the same request may succeed after `retry_after` seconds."""
+
+    status, kind = 429, "overloaded"
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class UnavailableError(InferenceError):
+    """The model isn't ready yet, or the container is stopping."""
+
+    status, kind = 503, "unavailable"
+
+
+class DeadlineExceededError(InferenceError):
+    """The deadline passed before the request was computed; it hasn't run."""
+
+    status, kind = 504, "deadline_exceeded"
+
+
+class ModelError(InferenceError):
+    """The model itself failed on this request, or returned what its signature doesn't allow."""
+
+    status, kind = 500, "model"
+
+
+class FaultsError(Exception):
+    """Everything that is wrong with a model repository or a configuration, so that one look is enough to mend it."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults

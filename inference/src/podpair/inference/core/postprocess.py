@@ -1,0 +1,73 @@
+"""Declared post-processing: softmax and argmax over whole batches, in numpy."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from podpair.inference.core.model_config import ArgmaxConfig, SoftmaxConfig, Step
+from podpair.inference.core.tensors import Array, TensorSpec
+
+Function = Callable[[Array], Array]
+
+
+class PostProcess:
+    """The model's outputs turned into the served ones.
+
+    steps: as declared, their label files already read into `labels`. produced: the model's own outputs. served: names of
+    the outputs to serve, in this order; None: all that no step has consumed. Raises ValueError naming the first fault.
+    """
+
+    def __init__(self, steps: Sequence[Step], produced: Sequence[TensorSpec], served: Sequence[str] | None) -> None:
+        specs = {spec.name: spec for spec in produced}
+        self._produced = tuple(specs)
+        self._steps: list[tuple[str, str, Function]] = []
+        for step in steps:
+            source = specs.get(step.input)
+            if source is None:
+                raise ValueError(f"postprocess.{step.op}: no output {step.input!r}; there are {', '.join(specs)}")
+            if not source.datatype.startswith("FP") or len(source.shape) < 2:
+                raise ValueError(
+                    f"postprocess.{step.op}: {step.input} is {source.datatype} {list(source.shape)}, not scores by row"
+                )
+            if step.output in specs:
+                raise ValueError(f"postprocess.{step.op}: there is an output {step.output!r} already")
+            function, spec = _softmax(step, source) if isinstance(step, SoftmaxConfig) else _argmax(step, source)
+            specs[spec.name] = spec
+            self._steps.append((step.input, spec.name, function))
+        consumed = {step.input for step in steps}
+        names = [name for name in specs if name not in consumed] if served is None else served
+        unknown = [name for name in names if name not in specs]
+        if unknown:
+            raise ValueError(f"outputs: no output {unknown[0]!r}; there are {', '.join(specs)}")
+        self.outputs = tuple(specs[name] for name in names)
+
+    def __call__(self, arrays: Sequence[Array]) -> list[Array]:
+        """The served outputs, in the order of `outputs`."""
+        values = dict(zip(self._produced, arrays, strict=True))
+        for source, target, function in self._steps:
+            values[target] = function(values[source])
+        return [values[spec.name] for spec in self.outputs]
+
+
+def softmax(logits: Array) -> Array:
+    """exp(x - max) / sum over the last dimension: never overflows, keeps the dtype."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    result: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return result
+
+
+def _softmax(step: SoftmaxConfig, source: TensorSpec) -> tuple[Function, TensorSpec]:
+    return softmax, TensorSpec(step.output, source.datatype, source.shape)
+
+
+def _argmax(step: ArgmaxConfig, source: TensorSpec) -> tuple[Function, TensorSpec]:
+    shape, classes = source.shape[:-1], source.shape[-1]
+    if step.labels is None:
+        return lambda scores: scores.argmax(axis=-1), TensorSpec(step.output, "INT64", shape)
+    if classes not in (-1, len(step.labels)):
+        raise ValueError(f"postprocess.argmax: {len(step.labels)} labels for {classes} scores in {step.input!r}")
+    if any(not label or label.endswith("\0") for label in step.labels):
+        raise ValueError("postprocess.argmax: a label is empty or ends in a NUL character")
+    # A fixed-width table: a batch's labels are one take() here and one copy when they are encoded.
+    table = np.array([label.encode() for label in step.labels])
+    return lambda scores: table[scores.argmax(axis=-1)], TensorSpec(step.output, "BYTES", shape)

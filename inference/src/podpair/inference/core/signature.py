@@ -1,0 +1,107 @@
+"""What a model version takes and gives, once its metadata and its `model.yaml` have been put together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from podpair.inference.core.errors import FaultsError, InvalidRequestError
+from podpair.inference.core.model_config import ModelConfig, TensorConfig
+from podpair.inference.core.postprocess import PostProcess
+from podpair.inference.core.tensors import Array, TensorSpec, all_finite
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """An input, and whether NaN and infinities are allowed in it."""
+
+    tensor: TensorSpec
+    allow_nan: bool
+
+
+class Signature:
+    """Inputs and served outputs of a model version.
+
+    `batchable`: every input and output has rows of any number as its first dimension. Where that isn't so each request
+    runs alone and counts as one row.
+    """
+
+    def __init__(
+        self, config: ModelConfig, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], source: str
+    ) -> None:
+        declared = {tensor.name: tensor for tensor in config.inputs}
+        found = {spec.name: spec for spec in inputs}
+        faults = [
+            f"inputs.{name}: the model has no such input; it has {', '.join(found)}"
+            for name in declared
+            if name not in found
+        ]
+        faults += [
+            fault
+            for name, spec in found.items()
+            if name in declared
+            for fault in _differences("inputs", declared[name], spec)
+        ]
+        self.inputs = tuple(
+            InputSpec(
+                TensorSpec(name, spec.datatype, declared[name].shape if name in declared else spec.shape),
+                name in declared and declared[name].allow_nan,
+            )
+            for name, spec in found.items()
+        )
+        try:
+            self.postprocess = PostProcess(
+                config.postprocess, outputs, [tensor.name for tensor in config.outputs] or None
+            )
+        except ValueError as error:
+            raise FaultsError([f"{source}: {fault}" for fault in [*faults, str(error)]]) from None
+        for tensor, spec in zip(config.outputs, self.postprocess.outputs, strict=False):
+            faults += _differences("outputs", tensor, spec)
+        if faults:
+            raise FaultsError([f"{source}: {fault}" for fault in faults])
+        self.outputs = self.postprocess.outputs
+        self.by_name = {spec.tensor.name: i for i, spec in enumerate(self.inputs)}
+        shapes = [spec.tensor.shape for spec in self.inputs] + [spec.shape for spec in outputs]
+        self.batchable = all(shape[:1] == (-1,) for shape in shapes)
+
+    def rows(self, arrays: Sequence[Array]) -> int:
+        """How many rows a request has; InvalidRequestError where its inputs don't agree, or have none."""
+        if not self.batchable:
+            return 1
+        rows: set[int] = {array.shape[0] for array in arrays}
+        if len(rows) > 1:
+            sizes = ", ".join(f"{spec.tensor.name} {a.shape[0]}" for spec, a in zip(self.inputs, arrays, strict=True))
+            raise InvalidRequestError(f"the inputs have different numbers of rows: {sizes}")
+        (count,) = rows
+        if count == 0:
+            raise InvalidRequestError("the inputs have no rows")
+        return count
+
+    def check_header(self, index: int, datatype: str, shape: tuple[int, ...]) -> None:
+        """Raise InvalidRequestError unless datatype and shape are what the model takes; before the data is read."""
+        spec = self.inputs[index].tensor
+        if datatype != spec.datatype:
+            raise InvalidRequestError(f"input {spec.name!r}: datatype {datatype}, the model takes {spec.datatype}")
+        if len(shape) != len(spec.shape) or any(
+            want not in (-1, have) for have, want in zip(shape, spec.shape, strict=True)
+        ):
+            raise InvalidRequestError(f"input {spec.name!r}: shape {list(shape)}, the model takes {list(spec.shape)}")
+
+    def check_values(self, index: int, array: Array) -> None:
+        """Raise InvalidRequestError for NaN and infinities where the model doesn't take them."""
+        spec = self.inputs[index]
+        if not spec.allow_nan and not all_finite(array):
+            raise InvalidRequestError(
+                f"input {spec.tensor.name!r}: NaN or infinity, or a number too large for {spec.tensor.datatype}"
+            )
+
+
+def _differences(section: str, declared: TensorConfig, spec: TensorSpec) -> list[str]:
+    faults = []
+    where = f"{section}.{declared.name}"
+    if declared.datatype != spec.datatype:
+        faults.append(f"{where}: datatype {declared.datatype}, but the model has {spec.datatype}")
+    fits = len(declared.shape) == len(spec.shape) and all(
+        -1 in (mine, its) or mine == its for mine, its in zip(declared.shape, spec.shape, strict=True)
+    )
+    if not fits:
+        faults.append(f"{where}: shape {list(declared.shape)}, but the model has {list(spec.shape)}")
+    return faults

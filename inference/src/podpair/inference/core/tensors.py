@@ -1,0 +1,175 @@
+"""Tensors between the V2 protocol's datatypes and numpy.
+
+Two encodings exist for a tensor's elements: JSON (flat or nested lists) and raw bytes (little-endian, row-major, no
+padding; BYTES elements each behind a 4-byte length). Both are decoded for a whole tensor at once: no Python runs per
+row or element, save for BYTES, whose elements have no fixed size. A raw tensor is a view of the request's body.
+
+Source of the formats: Open Inference Protocol V2, and its binary tensor data extension (Triton).
+"""
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from podpair.inference.core.errors import InvalidRequestError
+
+Array = NDArray[Any]
+
+# BYTES is an array of Python `bytes` (dtype object) on the way in; the way out also knows 'S', 'U' and `str` elements.
+DATATYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype("?"),
+    "UINT8": np.dtype("u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "BYTES": np.dtype("O"),
+}
+_NAMES = {dtype: name for name, dtype in DATATYPES.items()}
+_ELEMENTS: dict[str, Any] = {"b": bool, "i": int, "u": int, "f": float, "O": str}
+_decoders: dict[tuple[str, int], msgspec.json.Decoder[Any]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor's name, V2 datatype and shape, where -1 is any size; the first dimension is the rows of a batch."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+def datatype_of(dtype: np.dtype[Any]) -> str:
+    """The V2 name of a numpy dtype; 'S' and 'U' are BYTES. KeyError for what V2 doesn't have (complex, datetime)."""
+    return "BYTES" if dtype.kind in "SU" else _NAMES[dtype.newbyteorder("<")]
+
+
+def from_json(raw: msgspec.Raw, datatype: str, shape: tuple[int, ...], name: str) -> Array:
+    """The tensor in a JSON list, flat or nested as `shape`. InvalidRequestError for wrong elements, sizes or ranges."""
+    dtype = DATATYPES[datatype]
+    text = bytes(raw).lstrip()
+    nested = text[1:64].lstrip()[:1] == b"["
+    depth = len(shape) if nested else 1
+    try:
+        values = _decoder(dtype.kind, depth).decode(text)
+        if dtype.kind == "O":
+            array = _strings(values, shape if nested else (len(values),))
+        else:
+            with np.errstate(over="ignore"):  # a float too large becomes infinite, and is judged as such
+                array = np.array(values, dtype)
+    except msgspec.DecodeError as error:
+        raise InvalidRequestError(f"input {name!r}: data is not a list of {datatype}: {error}") from None
+    except (ValueError, OverflowError) as error:
+        raise InvalidRequestError(
+            f"input {name!r}: data is no {datatype} tensor of shape {list(shape)}: {error}"
+        ) from None
+    if array.size != math.prod(shape) or (nested and array.shape != shape):
+        raise InvalidRequestError(
+            f"input {name!r}: data holds {array.size} elements, shape {list(shape)} needs {math.prod(shape)}"
+            if array.size != math.prod(shape)
+            else f"input {name!r}: data is nested as {list(array.shape)}, its shape says {list(shape)}"
+        )
+    return array.reshape(shape)
+
+
+def from_raw(raw: memoryview, datatype: str, shape: tuple[int, ...], name: str) -> Array:
+    """The tensor in raw bytes, as a read-only view of them where they are aligned. InvalidRequestError for a wrong size."""
+    dtype = DATATYPES[datatype]
+    if dtype.kind == "O":
+        return _elements(raw, shape, name)
+    expected = math.prod(shape) * dtype.itemsize
+    if len(raw) != expected:
+        raise InvalidRequestError(
+            f"input {name!r}: {len(raw)} bytes of binary data, {datatype} of shape {list(shape)} needs {expected}"
+        )
+    array = np.frombuffer(raw, dtype).reshape(shape)
+    if dtype.kind == "b" and array.view("u1").max(initial=0) > 1:
+        raise InvalidRequestError(f"input {name!r}: a BOOL is a byte of 0 or 1")
+    # A runtime may read with aligned vector loads: a JSON header whose length isn't a multiple of 8 costs this copy.
+    return array if array.flags.aligned else array.copy()
+
+
+def to_json(array: Array) -> list[Any]:
+    """The elements as a flat list. BYTES become text; what isn't UTF-8 can only be had as binary data."""
+    flat = array.ravel().tolist()
+    if array.dtype.kind in "SO":
+        try:
+            return [item.decode() if isinstance(item, bytes) else item for item in flat]
+        except UnicodeDecodeError:
+            raise InvalidRequestError("a BYTES output isn't UTF-8: ask for it with binary_data: true") from None
+    return flat
+
+
+def to_raw(array: Array) -> bytes | memoryview:
+    """The elements as little-endian bytes, BYTES with a 4-byte length before each; no copy where none is needed."""
+    if array.dtype.kind == "S":
+        return _fixed_elements(array.ravel())
+    if array.dtype.kind in "UO":
+        encoded = [item.encode() if isinstance(item, str) else item for item in array.ravel().tolist()]
+        return b"".join([part for item in encoded for part in (struct.pack("<I", len(item)), item)])
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view("u1").data
+
+
+def all_finite(array: Array) -> bool:
+    """False if a float array holds NaN or infinity; other arrays can't."""
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
+def _decoder(kind: str, depth: int) -> msgspec.json.Decoder[Any]:
+    """A decoder for lists nested `depth` deep; made once, since making one costs more than using it."""
+    decoder = _decoders.get((kind, depth))
+    if decoder is None:
+        shape: Any = _ELEMENTS[kind]
+        for _ in range(depth):
+            shape = list[shape]
+        decoder = _decoders[kind, depth] = msgspec.json.Decoder(shape)
+    return decoder
+
+
+def _strings(values: list[Any], shape: tuple[int, ...]) -> Array:
+    """An array of `bytes` from nested lists of text."""
+    for _ in shape[1:]:
+        values = [item for part in values for item in part]
+    if len(values) != math.prod(shape):
+        raise ValueError(f"it holds {len(values)} elements")
+    array = np.empty(len(values), object)
+    array[:] = [item.encode() for item in values]
+    return array.reshape(shape)
+
+
+def _elements(raw: memoryview, shape: tuple[int, ...], name: str) -> Array:
+    count, offset = math.prod(shape), 0
+    items: list[bytes] = []
+    while offset + 4 <= len(raw) and len(items) < count:
+        (length,) = struct.unpack_from("<I", raw, offset)
+        offset += 4 + length
+        items.append(bytes(raw[offset - length : offset]))
+    if len(items) != count or offset != len(raw):
+        raise InvalidRequestError(
+            f"input {name!r}: {len(raw)} bytes of binary data are not {count} BYTES, each behind its 4-byte length"
+        )
+    array = np.empty(count, object)
+    array[:] = items
+    return array.reshape(shape)
+
+
+def _fixed_elements(flat: Array) -> bytes:
+    """BYTES of an 'S' array, no Python per element: each row is length, text, padding; the padding is masked out."""
+    width = flat.dtype.itemsize
+    lengths = np.char.str_len(flat).astype("<u4")
+    rows = np.empty((len(flat), 4 + width), np.uint8)
+    rows[:, :4] = lengths.view("u1").reshape(-1, 4)
+    rows[:, 4:] = np.ascontiguousarray(flat).view("u1").reshape(-1, width)
+    kept: bytes = rows[np.arange(4 + width) < (4 + lengths)[:, None]].tobytes()
+    return kept

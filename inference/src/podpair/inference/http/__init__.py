@@ -1,0 +1,1 @@
+"""The V2 protocol over REST: a thin edge that holds no decisions."""

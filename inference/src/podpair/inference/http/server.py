@@ -1,0 +1,69 @@
+"""The life of the process: listen, load, be ready, stop without losing what was taken."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+
+from aiohttp import web
+
+from podpair.inference.config.settings import Settings
+from podpair.inference.http.app import Api
+from podpair.inference.metrics import Metrics
+from podpair.inference.runtime.catalog import Catalog
+from podpair.inference.runtime.repository import ModelFolder
+
+log = logging.getLogger(__name__)
+
+
+async def serve(settings: Settings, folders: list[ModelFolder]) -> None:
+    """Serve until SIGTERM or SIGINT. Raises FaultsError if a model can't be loaded, OSError if the port is taken.
+
+    It listens before the models are loaded, so that a probe can tell "alive, not ready" from "dead".
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    metrics = Metrics()
+    catalog = Catalog(folders, metrics)
+    server = settings.server
+    # handler_cancellation: a client that disconnects takes its request out of the queue.
+    runner = web.AppRunner(
+        Api(catalog, metrics, server.max_body_bytes).application(),
+        access_log=None,
+        handler_cancellation=True,
+        handle_signals=False,
+        keepalive_timeout=3600,
+        shutdown_timeout=server.shutdown_seconds,
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, server.host, server.port, backlog=1024)
+        await site.start()
+        url = f"http://{server.host}:{runner.addresses[0][1]}"
+        log.info("listening", extra={"url": url})
+        await _until_stopped(catalog, stop, url)
+        log.info("stopping")
+        await catalog.stop(server.shutdown_seconds)
+    finally:
+        # Ends the open connections once their answers are written.
+        await runner.cleanup()
+    log.info("stopped")
+
+
+async def _until_stopped(catalog: Catalog, stop: asyncio.Event, url: str) -> None:
+    """Load the models, announce that they are ready, and wait for the signal; a signal ends the loading, too."""
+    stopped, loading = asyncio.create_task(stop.wait()), asyncio.create_task(catalog.start())
+    await asyncio.wait({stopped, loading}, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        if loading.done():
+            loading.result()
+            if not stop.is_set():
+                log.info("ready", extra={"url": url, "models": catalog.names})
+            await stopped
+    finally:
+        stopped.cancel()
+        loading.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await loading

@@ -1,0 +1,37 @@
+"""Logs: one record a line on standard error, JSON or text; a record about a request carries its id."""
+
+import logging
+import sys
+from typing import Literal
+
+from pythonjsonlogger.json import JsonFormatter
+
+
+def set_up(level: str, format: Literal["json", "text"]) -> None:  # noqa: A002 - the setting's own name
+    """Send every logger's records to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    if format == "json":
+        handler.setFormatter(
+            JsonFormatter(
+                "{asctime}{levelname}{name}{message}",
+                style="{",
+                rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
+                datefmt="%Y-%m-%dT%H:%M:%S%z",
+            )
+        )
+    else:
+        handler.setFormatter(_TextFormatter("%(asctime)s %(levelname)-7s %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # aiohttp logs each request of a malformed client with a traceback; its answer says it all.
+    logging.getLogger("aiohttp").setLevel(logging.WARNING)
+
+
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"asctime", "message", "taskName"}
+
+
+class _TextFormatter(logging.Formatter):
+    """Text with the extra fields behind the message."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        extra = [f"{key}={value}" for key, value in vars(record).items() if key not in _PLAIN]
+        return " ".join([super().formatMessage(record), *extra])

@@ -1,0 +1,1 @@
+"""What runs a model: sessions, runner threads, the scheduler between them and the asyncio loop."""

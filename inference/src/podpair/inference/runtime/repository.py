@@ -1,0 +1,96 @@
+"""The model repository on disk: `<repository>/<model>/model.yaml` and `<repository>/<model>/<version>/model.onnx`.
+
+Reading it collects every fault of every model before it gives up.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from podpair.inference.core.errors import FaultsError
+from podpair.inference.core.faults import sentences
+from podpair.inference.core.model_config import ArgmaxConfig, ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A model as it lies on disk, nothing of it loaded."""
+
+    name: str
+    path: Path
+    config: ModelConfig
+    # version → its file, ascending.
+    versions: dict[int, Path]
+
+
+def read_repository(repository: Path) -> list[ModelFolder]:
+    """The models in a repository, by name. Raises FaultsError with all that is wrong."""
+    if not repository.is_dir():
+        raise FaultsError(
+            [f"{repository}: no such folder; give the model repository with --models or models.repository"]
+        )
+    folders, faults = [], []
+    for path in sorted(p for p in repository.iterdir() if p.is_dir() and not p.name.startswith((".", "_"))):
+        try:
+            folders.append(_read_model(path))
+        except FaultsError as error:
+            faults += error.faults
+    if not folders and not faults:
+        faults.append(f"{repository}: no model in it; a model is <name>/<version>/model.onnx, the version a number")
+    if faults:
+        raise FaultsError(faults)
+    return folders
+
+
+def _read_model(path: Path) -> ModelFolder:
+    faults = []
+    config = ModelConfig()
+    try:
+        config = _read_config(path)
+    except FaultsError as error:
+        faults += error.faults
+    versions = {
+        int(p.name): p / "model.onnx" for p in path.iterdir() if p.is_dir() and p.name.isdecimal() and int(p.name) > 0
+    }
+    if not versions:
+        faults.append(f"{path}: no version in it; put the model at {path / '1' / 'model.onnx'}")
+    faults += [f"{file}: missing" for file in versions.values() if not file.is_file()]
+    if faults:
+        raise FaultsError(faults)
+    return ModelFolder(path.name, path, config, dict(sorted(versions.items())))
+
+
+def _read_config(path: Path) -> ModelConfig:
+    file = path / "model.yaml"
+    if not file.exists():
+        return ModelConfig()
+    try:
+        content: Any = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise FaultsError([f"{file}: not YAML: {' '.join(str(error).split())}"]) from None
+    if not isinstance(content, dict):
+        raise FaultsError([f"{file}: it must be a mapping (`description: …`), it is a {type(content).__name__}"])
+    try:
+        config = ModelConfig.model_validate(content)
+    except ValidationError as error:
+        raise FaultsError(sentences(error, ModelConfig, str(file))) from None
+    return _with_labels(config, path, file)
+
+
+def _with_labels(config: ModelConfig, path: Path, file: Path) -> ModelConfig:
+    """The same configuration with every labels file read."""
+    steps = []
+    for i, step in enumerate(config.postprocess):
+        if isinstance(step, ArgmaxConfig) and step.labels_file is not None:
+            try:
+                lines = (path / step.labels_file).read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise FaultsError([f"{file}: postprocess.{i}.labels_file: can't be read: {error}"]) from None
+            step = step.model_copy(
+                update={"labels": tuple(line.strip() for line in lines if line.strip()), "labels_file": None}
+            )
+        steps.append(step)
+    return config.model_copy(update={"postprocess": tuple(steps)})

@@ -1,0 +1,215 @@
+"""Between the asyncio loop and the runner threads of one model version.
+
+`core.batching` decides what runs; here are the clock, the threads and the futures. A batch crosses to a thread once and
+back once, however many requests it has. What is not queued any more can't be cancelled: it runs, and nobody reads it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from podpair.inference.core.batching import Batcher, Queued, QueueFullError
+from podpair.inference.core.errors import (
+    DeadlineExceededError,
+    InferenceError,
+    ModelError,
+    OverloadedError,
+    TooLargeError,
+    UnavailableError,
+)
+from podpair.inference.core.model_config import ModelConfig
+from podpair.inference.core.signature import Signature
+from podpair.inference.core.tensors import Array
+from podpair.inference.core.v2 import check_results
+from podpair.inference.metrics import ModelMetrics
+from podpair.inference.runtime.protocol import Runtime
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A request's inputs, and where its outputs go."""
+
+    arrays: Sequence[Array]
+    future: asyncio.Future[list[Array]]
+
+
+class Scheduler:
+    """Queues, batches and runs the requests of one model version. All methods belong to the loop's thread."""
+
+    def __init__(
+        self, name: str, runtime: Runtime, signature: Signature, config: ModelConfig, metrics: ModelMetrics
+    ) -> None:
+        self.name = name
+        self._runtime = runtime
+        self._signature = signature
+        self._metrics = metrics
+        batching = config.batching
+        self._batcher: Batcher[_Job] = Batcher(
+            batching.max_items if signature.batchable else 1,
+            batching.max_delay_ms / 1000,
+            batching.queue_size,
+            config.runtime.instances,
+        )
+        self._threads = ThreadPoolExecutor(config.runtime.instances, thread_name_prefix=f"run-{name}")
+        self._loop = asyncio.get_running_loop()
+        # Batches in the threads.
+        self._busy = 0
+        # Set while nothing is queued or runs.
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._pump_is_due = False
+        self._wake: asyncio.TimerHandle | None = None
+        # Seconds that a row takes, averaged over the last batches: the base of `Retry-After`.
+        self._row_seconds = 0.0
+
+    @property
+    def depth(self) -> int:
+        """Rows waiting."""
+        return self._batcher.rows
+
+    async def submit(self, arrays: Sequence[Array], deadline: float | None = None) -> list[Array]:
+        """The outputs for one request, row for row.
+
+        deadline: on `time.monotonic()`. Raises OverloadedError, TooLargeError, DeadlineExceededError,
+        InvalidRequestError or ModelError. When this coroutine is cancelled the request leaves the queue.
+        """
+        now = time.monotonic()
+        if deadline is not None and deadline <= now:
+            raise DeadlineExceededError("the deadline had passed when the request arrived")
+        key = tuple([array.shape[1:] for array in arrays])
+        job = _Job(arrays, self._loop.create_future())
+        item = Queued(job, key, self._signature.rows(arrays), now, deadline)
+        self._offer(item)
+        self._idle.clear()
+        if not self._pump_is_due:
+            # Not at once: the requests that this turn of the loop has read, too, belong to the batch.
+            self._pump_is_due = True
+            self._loop.call_soon(self._pump)
+        timer = None if deadline is None else self._loop.call_later(deadline - now, self._expire, item)
+        try:
+            return await job.future
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if job.future.cancelled() and self._batcher.withdraw(item):
+                self._check_idle()
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until all that was submitted has ended; what hasn't after `seconds` ends with UnavailableError."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), seconds)
+        for item in self._batcher.drain():
+            _fail(item, UnavailableError("the container stopped before the request could run"))
+        self._threads.shutdown(wait=False)
+
+    def _offer(self, item: Queued[_Job]) -> None:
+        size = self._batcher.queue_size
+        if item.rows > size:
+            raise TooLargeError(
+                f"{item.rows} rows in one request; model {self.name} takes at most {size} (batching.queue_size)"
+            )
+        try:
+            self._batcher.offer(item)
+        except QueueFullError:
+            for late in self._batcher.expire(time.monotonic()):
+                _fail(late, DeadlineExceededError("the deadline passed while the request was queued"))
+            try:
+                self._batcher.offer(item)
+            except QueueFullError:
+                message = f"the queue of model {self.name} is full ({self.depth} of {size} rows)"
+                raise OverloadedError(message, max(0.01, self._row_seconds * self.depth)) from None
+
+    def _pump(self) -> None:
+        """Start all that may run now, and come back when the next may."""
+        self._pump_is_due = False
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        while True:
+            now = time.monotonic()
+            decision = self._batcher.decide(self._busy, now)
+            for item in decision.expired:
+                _fail(item, DeadlineExceededError("the deadline passed while the request was queued"))
+            if not decision.run:
+                break
+            self._busy += 1
+            batch = decision.run
+            self._metrics.batch_size.observe(sum([item.rows for item in batch]))
+            self._threads.submit(self._run, batch).add_done_callback(
+                lambda done, batch=batch: self._loop.call_soon_threadsafe(self._finish, batch, done)  # type: ignore[misc]
+            )
+        if decision.wake_at is not None:
+            self._wake = self._loop.call_later(max(0.0, decision.wake_at - now), self._pump)
+        self._check_idle()
+
+    def _expire(self, item: Queued[_Job]) -> None:
+        if self._batcher.withdraw(item):
+            _fail(item, DeadlineExceededError("the deadline passed while the request was queued"))
+            self._check_idle()
+
+    def _check_idle(self) -> None:
+        if self._busy == 0 and self._batcher.rows == 0:
+            self._idle.set()
+
+    def _finish(self, batch: list[Queued[_Job]], done: "Future[list[list[Array] | Exception]]") -> None:
+        self._busy -= 1
+        now = time.monotonic()
+        for item, result in zip(batch, done.result(), strict=True):
+            future = item.payload.future
+            if future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                self._metrics.latency.observe(now - item.enqueued_at)
+                future.set_result(result)
+        self._pump()
+
+    def _run(self, batch: list[Queued[_Job]]) -> list[list[Array] | Exception]:
+        """In a thread: the answer or the error of each request. A batch that fails is run again one by one."""
+        started = time.monotonic()
+        jobs, rows = [item.payload.arrays for item in batch], [item.rows for item in batch]
+        try:
+            results: list[list[Array] | Exception] = list(self._compute(jobs, rows))
+        except Exception as error:
+            if len(batch) == 1:
+                return [self._explain(error)]
+            log.warning("a batch failed, its requests run singly", extra={"model": self.name, "requests": len(batch)})
+            return [result for item in batch for result in self._run([item])]
+        taken = (time.monotonic() - started) / sum(rows)
+        self._row_seconds = taken if not self._row_seconds else 0.9 * self._row_seconds + 0.1 * taken
+        return results
+
+    def _compute(self, jobs: list[Sequence[Array]], rows: list[int]) -> list[list[Array]]:
+        """Concatenate, run, post-process, split; the parts are views."""
+        alone = len(jobs) == 1
+        inputs = jobs[0] if alone else [np.concatenate(parts) for parts in zip(*jobs, strict=True)]
+        total = sum(rows) if self._signature.batchable else None
+        outputs = self._signature.postprocess(self._runtime.run(inputs))
+        check_results(self._signature.outputs, outputs, total)
+        if alone:
+            return [outputs]
+        results, start = [], 0
+        for count in rows:
+            results.append([array[start : start + count] for array in outputs])
+            start += count
+        return results
+
+    def _explain(self, error: Exception) -> Exception:
+        if isinstance(error, InferenceError):
+            return error
+        log.error("the model failed", extra={"model": self.name}, exc_info=error)
+        return ModelError(f"model {self.name} failed: {error}")
+
+
+def _fail(item: Queued[_Job], error: Exception) -> None:
+    if not item.payload.future.done():
+        item.payload.future.set_exception(error)
