@@ -1,5 +1,5 @@
 /**
- * What podpair.js knows without a socket or a clock: its errors, and which requests are open, seen, or to be sent again.
+ * What podpair.js knows without a socket or a clock: its errors, and which requests are open, seen or to be sent again.
  *
  * Every request ends in exactly one terminal event although connections break at any moment; docs/protocol.md,
  * "Resuming", has the rules. `podpair.client.protocol` is the same in Python.
@@ -168,7 +168,7 @@ export class SessionState {
       }
       this.forget(request.id);
       if (request.cancelled) this.#controls.push({ type: "cancel", id: request.id });
-      else lost.push({ type: "error", id: request.id, code: "lost", message: "the connection broke before the answer" });
+      else lost.push({ type: "error", id: request.id, code: "lost", message: "the connection broke before its end" });
     }
     this.#outbox = [...this.open.values()].filter((request) => !request.sent).map((request) => request.id);
     this.#inFlight = this.open.size - this.#outbox.length;

@@ -349,7 +349,7 @@ async function whyRefused(url, jwt) {
   if (answer.status === 426) return new Unreachable("the gateway refused the upgrade, and would accept it now");
   const body = await answer.json().catch(() => null);
   const code = CODE_OF_STATUS[answer.status] ?? "unreachable";
-  const error = errorFrom(body?.error?.code ? body.error : { code, message: `HTTP ${answer.status} from ${probe.origin}` });
+  const error = errorFrom(body?.error?.code ? body.error : { code, message: `HTTP ${answer.status}, ${probe.origin}` });
   const hint = Number(answer.headers.get("Retry-After"));
   if (hint) error.retryAfter ??= hint * 1000;
   return error;
