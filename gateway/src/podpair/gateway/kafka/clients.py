@@ -24,6 +24,21 @@ def properties(config: Config, **own: Any) -> dict[str, Any]:
     }
 
 
+def reader_properties(config: Config, **own: Any) -> dict[str, Any]:
+    """A consumer that is told what to read and never joins a group (group.id is required by librdkafka, and unused)."""
+    return properties(
+        config,
+        group_id="podpair-results-reader",
+        enable_auto_commit=False,
+        enable_auto_offset_store=False,
+        auto_offset_reset="error",
+        # What allows partitions to come and go one by one.
+        partition_assignment_strategy="cooperative-sticky",
+        isolation_level="read_committed",
+        **{"fetch_wait_max_ms": 500, "fetch_queue_backoff_ms": 2, "fetch_error_backoff_ms": 100} | own,
+    )
+
+
 def _on_error(error: Any) -> None:
     level = logging.ERROR if error.fatal() else logging.WARNING
     _log.log(level, "kafka: %s", error.str(), extra={"kafka_error": error.name()})

@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.tails import Record
-from podpair.gateway.kafka.results import reader_properties
+from podpair.gateway.kafka.clients import reader_properties
 
 _log = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 20  # of one session's records in one answer

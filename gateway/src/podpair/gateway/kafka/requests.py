@@ -16,7 +16,7 @@ from podpair.gateway.config.model import Config
 from podpair.gateway.kafka.clients import properties
 
 _log = logging.getLogger(__name__)
-_POLL = 0.2  # seconds; how late a change of mind is noticed
+_POLL = 0.05  # seconds; how late a change of mind is noticed
 _BLOCKED = 5.0  # seconds without room after which partitions are paused, well before max.poll.interval.ms
 _REVOKE = 10.0  # seconds that a worker may take to let partitions go
 
@@ -55,6 +55,7 @@ class RequestsConsumer:
         self._gate = threading.Condition()
         self._room = config.requests.in_flight
         self._wants_pause = False
+        self._to_commit: dict[int, int] = {}
         self._paused: set[int] = set()  # partitions; the thread's own
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="kafka-requests", daemon=True)
@@ -79,11 +80,9 @@ class RequestsConsumer:
             self._gate.notify()
 
     def commit(self, offsets: dict[int, int]) -> None:
-        """Commit next offsets by partition, without waiting."""
-        try:
-            self._consumer.commit(offsets=self._places(offsets), asynchronous=True)
-        except (KafkaException, RuntimeError) as error:
-            _log.warning("committing %s: %s", self._topic, error)
+        """Commit next offsets by partition, soon."""
+        with self._gate:
+            self._to_commit.update(offsets)
 
     def _places(self, offsets: dict[int, int]) -> list[TopicPartition]:
         return [TopicPartition(self._topic, partition, offset) for partition, offset in offsets.items()]
@@ -98,10 +97,13 @@ class RequestsConsumer:
                 if self._room <= 0 and not pause:
                     blocked += _POLL
                     self._gate.wait(_POLL)
-                    continue
                 room = self._room
+                offsets, self._to_commit = self._to_commit, {}
+            self._commit(offsets)
             if room > 0:
                 blocked = 0.0
+            elif not pause:
+                continue
             self._apply_pause(pause)
             first = self._consumer.poll(_POLL)
             if first is None:
@@ -109,6 +111,14 @@ class RequestsConsumer:
             records = [first] if pause or room <= 1 else [first, *self._consumer.consume(room - 1, 0)]
             self._hand_over([r for r in records if self._is_record(r)])
         self._consumer.close()  # calls _on_revoke, and leaves the group
+
+    def _commit(self, offsets: dict[int, int]) -> None:
+        if not offsets:
+            return
+        try:
+            self._consumer.commit(offsets=self._places(offsets), asynchronous=True)
+        except KafkaException as error:
+            _log.warning("committing %s: %s", self._topic, error)
 
     def _apply_pause(self, pause: bool) -> None:
         if not pause and not self._paused:
@@ -144,7 +154,11 @@ class RequestsConsumer:
         self._call(self._worker.assigned, [place.partition for place in places])
 
     def _on_revoke(self, consumer: Consumer, places: Sequence[TopicPartition]) -> None:
-        offsets = self._let_go(self._worker.revoked([place.partition for place in places], lost=False))
+        gone = {place.partition for place in places}
+        offsets = self._let_go(self._worker.revoked(sorted(gone), lost=False))
+        with self._gate:
+            for partition in gone & self._to_commit.keys():
+                offsets.setdefault(partition, self._to_commit.pop(partition))
         if offsets:
             try:
                 consumer.commit(offsets=self._places(offsets), asynchronous=False)
@@ -152,7 +166,11 @@ class RequestsConsumer:
                 _log.warning("committing %s at its revocation: %s", self._topic, error)
 
     def _on_lost(self, _: Consumer, places: Sequence[TopicPartition]) -> None:
-        self._let_go(self._worker.revoked([place.partition for place in places], lost=True))
+        gone = {place.partition for place in places}
+        self._let_go(self._worker.revoked(sorted(gone), lost=True))
+        with self._gate:
+            for partition in gone:
+                self._to_commit.pop(partition, None)
 
     def _let_go(self, revoked: Awaitable[dict[int, int]]) -> dict[int, int]:
         async def wait() -> dict[int, int]:

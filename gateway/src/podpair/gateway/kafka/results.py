@@ -7,34 +7,21 @@ welcomed; so nothing that is published after the welcome is missed.
 import asyncio
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.tails import Record
-from podpair.gateway.kafka.clients import properties
+from podpair.gateway.kafka.clients import reader_properties
+from podpair.gateway.kafka.offsets import OffsetQueries
 
 _log = logging.getLogger(__name__)
 _BATCH = 10_000  # records that cross to the loop together
 _IN_FLIGHT = 2  # batches: one is delivered while the next is read
-_TIMEOUT = 10.0  # seconds for a question to the broker
-
-
-def reader_properties(config: Config, **own: Any) -> dict[str, Any]:
-    """A consumer that is told what to read and never joins a group (group.id is required by librdkafka, and unused)."""
-    return properties(
-        config,
-        group_id="podpair-results-reader",
-        enable_auto_commit=False,
-        enable_auto_offset_store=False,
-        auto_offset_reset="error",
-        # What allows partitions to come and go one by one.
-        partition_assignment_strategy="cooperative-sticky",
-        isolation_level="read_committed",
-        **{"fetch_wait_max_ms": 500, "fetch_queue_backoff_ms": 2, "fetch_error_backoff_ms": 100} | own,
-    )
+_POLL = 0.05  # seconds; how late a change of what is read takes effect
 
 
 class ResultsReader:
@@ -59,7 +46,9 @@ class ResultsReader:
         self._deliver = deliver
         self._lost = lost
         self._loop = asyncio.get_running_loop()
+        self._offsets = OffsetQueries(config)
         self._consumer = Consumer(reader_properties(config))
+        self._commands: deque[Callable[[], object]] = deque()  # for the thread: the consumer is its alone
         self._holds: dict[int, int] = {}  # partition → sessions that need it; 0: it lingers
         self._assigned: dict[int, asyncio.Task[None]] = {}
         self._slots = threading.BoundedSemaphore(_IN_FLIGHT)
@@ -97,43 +86,43 @@ class ResultsReader:
 
     async def watermarks(self, partition: int) -> tuple[int, int]:
         """(low, high) of the partition, asked from the broker. Raises KafkaException."""
-        return await self._loop.run_in_executor(None, self._watermarks, partition)
-
-    def _watermarks(self, partition: int) -> tuple[int, int]:
-        found = self._consumer.get_watermark_offsets(
-            TopicPartition(self._topic, partition), timeout=_TIMEOUT, cached=False
-        )
-        if found is None:
-            raise KafkaException(
-                KafkaError(KafkaError._TIMED_OUT, f"no offsets of {self._topic}[{partition}] in {_TIMEOUT:.0f} s")
-            )
-        return found
+        return await self._offsets.watermarks(partition)
 
     async def _assign(self, partition: int) -> None:
-        _, high = await self.watermarks(partition)
-        # The tail is there before the first record can be.
+        _, high = await self._offsets.watermarks(partition)
+        # The tail is there before the first record can be. Reading begins at `high` whenever the thread gets to it.
         self._opened(partition, high)
-        self._consumer.incremental_assign([TopicPartition(self._topic, partition, high)])
+        self._read_from(partition, high)
+
+    def _read_from(self, partition: int, offset: int) -> None:
+        place = TopicPartition(self._topic, partition, offset)
+        self._commands.append(lambda: self._consumer.incremental_assign([place]))
+
+    def _read_no_more(self, partition: int) -> None:
+        place = TopicPartition(self._topic, partition)
+        self._commands.append(lambda: self._consumer.incremental_unassign([place]))
 
     def _drop_if_idle(self, partition: int) -> None:
         task = self._assigned.get(partition)
         if self._stop.is_set() or self._holds.get(partition) or task is None or not task.done():
             return
         del self._assigned[partition], self._holds[partition]
-        self._consumer.incremental_unassign([TopicPartition(self._topic, partition)])
+        self._read_no_more(partition)
         self._closed(partition)
 
     def move(self, partition: int, offset: int) -> None:
         """Go on reading at `offset`: the log was cut."""
-        self._consumer.incremental_unassign([TopicPartition(self._topic, partition)])
+        self._read_no_more(partition)
         self._opened(partition, offset)
-        self._consumer.incremental_assign([TopicPartition(self._topic, partition, offset)])
+        self._read_from(partition, offset)
 
     def _poll(self) -> None:
         # poll() returns with the first record at once; consume() would wait for all it was asked for.
         poll, consume = self._consumer.poll, self._consumer.consume
         while not self._stop.is_set():
-            first = poll(1.0)
+            while self._commands:
+                self._commands.popleft()()
+            first = poll(_POLL)
             if first is None:
                 continue
             batch = [first, *consume(_BATCH - 1, 0)]
@@ -144,6 +133,7 @@ class ResultsReader:
                 self._loop.call_soon_threadsafe(self._hand_over, batch)
             except RuntimeError:
                 return  # the loop has closed
+        self._consumer.close()
 
     def _hand_over(self, batch: list[Message]) -> None:
         try:
@@ -168,4 +158,4 @@ class ResultsReader:
         """Stop reading."""
         self._stop.set()
         await self._loop.run_in_executor(None, self._thread.join)
-        await self._loop.run_in_executor(None, self._consumer.close)
+        await self._offsets.close()

@@ -1,0 +1,37 @@
+"""Asks the broker where a results partition begins and ends."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from podpair.gateway.config.model import Config
+from podpair.gateway.kafka.clients import reader_properties
+
+_TIMEOUT = 10.0  # seconds for a question
+
+
+class OffsetQueries:
+    """A consumer that reads nothing, on a thread of its own: a consumer that polls answers no questions meanwhile."""
+
+    def __init__(self, config: Config) -> None:
+        self._topic = config.results.topic
+        self._consumer = Consumer(reader_properties(config))
+        self._thread = ThreadPoolExecutor(1, "kafka-offsets")
+
+    async def watermarks(self, partition: int) -> tuple[int, int]:
+        """(low, high): the partition holds the offsets low ≤ o < high. Raises KafkaException."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._watermarks, partition)
+
+    def _watermarks(self, partition: int) -> tuple[int, int]:
+        place = TopicPartition(self._topic, partition)
+        found = self._consumer.get_watermark_offsets(place, timeout=_TIMEOUT, cached=False)
+        if found is None:
+            message = f"no offsets of {self._topic}[{partition}] in {_TIMEOUT:.0f} s"
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, message))
+        return found
+
+    async def close(self) -> None:
+        """Stop asking."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._consumer.close)
+        self._thread.shutdown(wait=False)

@@ -1,0 +1,86 @@
+"""The two halves as real processes, started by their own commands."""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import jwt
+import yaml
+
+from harness.processes import BIN, ROOT, Child
+
+SECRET = "test-secret-0123456789-0123456789-abcdef"
+RESUME_SECRET = "resume-secret-0123456789-0123456789-abc"
+MODELS = ROOT / "examples" / "models"
+
+
+def token(sub: str = "user", *, secret: str = SECRET, **claims: Any) -> str:
+    """A token that the gateways of the tests take, an hour long unless `exp` says otherwise."""
+    payload = {"sub": sub, "exp": int(time.time()) + 3600} | claims
+    return jwt.encode({k: v for k, v in payload.items() if v is not None}, secret, algorithm="HS256")
+
+
+class Inference(Child):
+    """`podpair-inference serve` on a free port, or on one that it had before."""
+
+    def __init__(self, port: int = 0, models: Path = MODELS) -> None:
+        super().__init__(BIN / "podpair-inference", "serve", "--models", models, "--port", str(port))
+        self.url: str = self.wait_for_message("ready")["url"]
+        self.port = int(self.url.rsplit(":", 1)[1])
+
+
+class Gateway(Child):
+    """`podpair-gateway serve` with this configuration (nested), on a free port."""
+
+    def __init__(self, folder: Path, config: dict[str, Any], *, wait: bool = True) -> None:
+        own = {"http": {"port": 0}, "auth": {"secret": SECRET}, "sessions": {"resume_secret": RESUME_SECRET}}
+        path = folder / f"gateway-{time.monotonic_ns()}.yaml"
+        path.write_text(yaml.safe_dump(merge(own, config)))
+        super().__init__(BIN / "podpair-gateway", "serve", "--config", path)
+        if wait:
+            self.url: str = self.wait_for_message("ready")["address"]
+
+    @property
+    def ws(self) -> str:
+        return self.url.replace("http", "ws", 1) + "/v1/ws"
+
+    def get(self, path: str) -> tuple[int, str]:
+        """GET without a token: status and body."""
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=10) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that have these labels; 0 where there is none."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        families = text_string_to_metric_families(self.get("/metrics")[1])
+        samples = (s for family in families for s in family.samples if s.name == f"podpair_gateway_{name}")
+        return sum(s.value for s in samples if labels.items() <= s.labels.items())
+
+    def wait_ready(self) -> None:
+        """Until /readyz says 200; the log tells when to look again."""
+        until(lambda: self.get("/readyz")[0] == 200, lambda: json.loads(self.get("/readyz")[1]))
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, section by section."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
+    return merged
+
+
+def until(condition: Any, explain: Any = lambda: "", timeout: float = 30.0) -> None:
+    """Wait for another process's state that no event tells of. Raises AssertionError."""
+    end = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError(f"it did not come to pass in {timeout:.0f} s: {explain()}")
+        time.sleep(0.02)

@@ -1,0 +1,113 @@
+"""Child processes whose log is watched: a test waits for what one says, never for a time to pass."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+BIN = Path(sys.executable).parent
+ROOT = Path(__file__).parents[2]
+PATIENCE = 60.0  # seconds until something that has to come is given up
+
+
+class Died(Exception):
+    """The process ended before it said what it was waited for."""
+
+
+class Child:
+    """A process of ours. Its standard error is read line by line; JSON lines become records."""
+
+    def __init__(self, *command: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("PODPAIR_")}
+        self.process = subprocess.Popen(
+            [str(part) for part in command],
+            env=clean | (env or {}),
+            cwd=cwd or ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self._ended = False
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The JSON records logged so far."""
+        with self._news:
+            return [json.loads(line) for line in self.lines if line.startswith("{")]
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr as stream:
+            for line in stream:
+                with self._news:
+                    self.lines.append(line.decode(errors="replace").rstrip("\n"))
+                    self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+    def wait_for(self, wanted: Callable[[str], bool], timeout: float = PATIENCE) -> str:
+        """The first line, from the beginning, that is wanted. Raises Died or TimeoutError, with the log."""
+        seen = 0
+        with self._news:
+            while True:
+                for line in self.lines[seen:]:
+                    if wanted(line):
+                        return line
+                seen = len(self.lines)
+                if self._ended:
+                    raise Died("\n".join(self.lines[-30:]))
+                if not self._news.wait(timeout):
+                    raise TimeoutError("\n".join(self.lines[-30:]))
+
+    def wait_for_message(self, message: str, timeout: float = PATIENCE) -> dict[str, Any]:
+        """The first JSON log record whose message begins so."""
+
+        def wanted(line: str) -> bool:
+            return line.startswith("{") and json.loads(line).get("message", "").startswith(message)
+
+        found: dict[str, Any] = json.loads(self.wait_for(wanted, timeout))
+        return found
+
+    def kill(self) -> None:
+        """SIGKILL, as a node that dies."""
+        self.process.kill()
+        self._finish()
+
+    def stop(self, timeout: float = 30.0) -> int:
+        """SIGTERM, and wait; returns the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        self._finish()
+        return self.process.returncode
+
+    def _finish(self) -> None:
+        self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
