@@ -192,6 +192,10 @@ def to_onnx(model: MLPClassifier) -> onnx.ModelProto:
     """Gemm and Relu, three times; the output is the raw logits, since softmax is the server's post-processing."""
     nodes, weights, last = [], [], "pixels"
     for i, (w, b) in enumerate(zip(model.coefs_, model.intercepts_, strict=True), 1):
+        # Regularisation shrinks what a pixel that is never inked weighs to denormal numbers, which slow a run down 30
+        # times (13 ms instead of 0.4 for 1,024 rows); ONNX Runtime's own remedy, set_denormal_as_zero, only acts on the
+        # thread that makes the session.
+        w = np.where(np.abs(w) < 1e-6, 0, w)
         weights += [
             numpy_helper.from_array(w.astype(np.float32), f"w{i}"),
             numpy_helper.from_array(b.astype(np.float32), f"b{i}"),

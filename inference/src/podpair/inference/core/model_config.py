@@ -54,6 +54,8 @@ class RuntimeConfig(_Section):
     intra_op_threads: Positive | None = None
     # Batches that run at the same time on the one shared session.
     instances: Positive = 1
+    # A run that is shorter than this is made in the loop, without the way to a thread and back; 0: never.
+    inline_below_ms: Annotated[float, Field(ge=0, le=10)] = 0.2
     # ONNX Runtime execution providers in the order in which they are tried.
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
 

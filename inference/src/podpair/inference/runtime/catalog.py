@@ -14,6 +14,7 @@ from podpair.inference.core.errors import FaultsError, NotFoundError, Unavailabl
 from podpair.inference.core.model_config import ModelConfig, RuntimeConfig
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import DATATYPES, Array
+from podpair.inference.core.timing import RunTimes
 from podpair.inference.metrics import Metrics
 from podpair.inference.runtime.protocol import Runtime
 from podpair.inference.runtime.repository import ModelFolder
@@ -22,6 +23,7 @@ from podpair.inference.runtime.scheduler import Scheduler
 log = logging.getLogger(__name__)
 
 Load = Callable[[Path, RuntimeConfig], Runtime]
+_Loaded = tuple[Runtime, Signature, RunTimes]
 
 
 def load_onnx(path: Path, config: RuntimeConfig) -> Runtime:
@@ -73,8 +75,8 @@ class Catalog:
         for folder in self._folders:
             metrics = self._metrics.of(folder.name)
             model = ServedModel(folder.name, folder.config)
-            for version, (runtime, signature) in loaded[folder.name].items():
-                scheduler = Scheduler(folder.name, runtime, signature, folder.config, metrics)
+            for version, (runtime, signature, times) in loaded[folder.name].items():
+                scheduler = Scheduler(folder.name, runtime, signature, folder.config, metrics, times)
                 model.versions[version] = ServedVersion(folder.name, version, runtime.platform, signature, scheduler)
             schedulers = [served.scheduler for served in model.versions.values()]
             metrics.queue_depth.set_function(partial(_depth, schedulers))
@@ -113,9 +115,9 @@ class Catalog:
             raise UnavailableError("the container is not ready yet")
         return served
 
-    def _load_all(self) -> dict[str, dict[str, tuple[Runtime, Signature]]]:
+    def _load_all(self) -> dict[str, dict[str, _Loaded]]:
         """In a thread: ONNX Runtime is imported, and the sessions made."""
-        loaded: dict[str, dict[str, tuple[Runtime, Signature]]] = {}
+        loaded: dict[str, dict[str, _Loaded]] = {}
         faults: list[str] = []
         for folder in self._folders:
             loaded[folder.name] = {}
@@ -125,37 +127,54 @@ class Catalog:
                     signature = Signature(
                         folder.config, runtime.inputs, runtime.outputs, str(folder.path / "model.yaml")
                     )
-                    _warm_up(runtime, signature, folder, version)
+                    times = _warm_up(runtime, signature, folder, version)
                 except FaultsError as error:
                     faults += error.faults
                 else:
-                    loaded[folder.name][str(version)] = (runtime, signature)
+                    loaded[folder.name][str(version)] = (runtime, signature, times)
         if faults:
             raise FaultsError(list(dict.fromkeys(faults)))
         return loaded
 
 
-def _warm_up(runtime: Runtime, signature: Signature, folder: ModelFolder, version: int) -> None:
-    """Run zeros (dimensions of any size: 1), so that the first request doesn't pay for what is made lazily."""
-    rows = folder.config.warmup.rows
-    if rows is None:
-        rows = (1, folder.config.batching.max_items)
+def _warm_up(runtime: Runtime, signature: Signature, folder: ModelFolder, version: int) -> RunTimes:
+    """Run zeros (dimensions of any size: 1), so that the first request doesn't pay for what is made lazily.
+
+    Then find out which batch sizes are so quick that they need no thread; the first that isn't ends the search.
+    """
+    batching, rows = folder.config.batching, folder.config.warmup.rows
+    times = RunTimes(folder.config.runtime.inline_below_ms / 1000)
     started = time.monotonic()
-    for count in rows if signature.batchable else rows[:1]:
+
+    def run(count: int) -> float:
         arrays = [_zeros(spec.tensor.datatype, spec.tensor.shape, count) for spec in signature.inputs]
-        try:
-            signature.postprocess(runtime.run(arrays))
-        except Exception as error:
-            raise FaultsError(
-                [
-                    f"{folder.path / str(version)}: the warm-up with {count} rows of zeros failed: {error}; "
-                    "if the model can't take zeros, set warmup.rows: []"
-                ]
-            ) from error
+        begun = time.monotonic()
+        signature.postprocess(runtime.run(arrays))
+        return time.monotonic() - begun
+
+    largest = batching.max_items if signature.batchable else 1
+    try:
+        for count in (1, largest) if rows is None else rows:
+            run(count if signature.batchable else 1)
+        # 1, 3, 7, 15, …: the largest of the sizes that RunTimes takes for one.
+        size = 1
+        while rows != () and times.limit:
+            times.seed(size, min(run(size), run(size)))
+            if size == largest or not times.is_short(size):
+                break
+            size = min(2 * size + 1, largest)
+    except Exception as error:
+        raise FaultsError(
+            [
+                f"{folder.path / str(version)}: the warm-up with zeros failed: {error}; "
+                "if the model can't take zeros, set warmup.rows: []"
+            ]
+        ) from error
     log.info(
         "model warmed up",
         extra={"model": folder.name, "version": version, "ms": round((time.monotonic() - started) * 1000, 1)},
     )
+    return times
 
 
 def _depth(schedulers: list[Scheduler]) -> int:

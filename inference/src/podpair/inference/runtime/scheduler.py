@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from podpair.inference.core.errors import (
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import Array
+from podpair.inference.core.timing import RunTimes
 from podpair.inference.core.v2 import check_results
 from podpair.inference.metrics import ModelMetrics
 from podpair.inference.runtime.protocol import Runtime
@@ -45,12 +47,19 @@ class Scheduler:
     """Queues, batches and runs the requests of one model version. All methods belong to the loop's thread."""
 
     def __init__(
-        self, name: str, runtime: Runtime, signature: Signature, config: ModelConfig, metrics: ModelMetrics
+        self,
+        name: str,
+        runtime: Runtime,
+        signature: Signature,
+        config: ModelConfig,
+        metrics: ModelMetrics,
+        times: RunTimes,
     ) -> None:
         self.name = name
         self._runtime = runtime
         self._signature = signature
         self._metrics = metrics
+        self._times = times
         batching = config.batching
         self._batcher: Batcher[_Job] = Batcher(
             batching.max_items if signature.batchable else 1,
@@ -62,6 +71,8 @@ class Scheduler:
         self._loop = asyncio.get_running_loop()
         # Batches in the threads.
         self._busy = 0
+        # Set by drain(): the threads are gone.
+        self._closed = False
         # Set while nothing is queued or runs.
         self._idle = asyncio.Event()
         self._idle.set()
@@ -82,6 +93,8 @@ class Scheduler:
         InvalidRequestError or ModelError. When this coroutine is cancelled the request leaves the queue.
         """
         now = time.monotonic()
+        if self._closed:
+            raise UnavailableError("the container is stopping")
         if deadline is not None and deadline <= now:
             raise DeadlineExceededError("the deadline had passed when the request arrived")
         key = tuple([array.shape[1:] for array in arrays])
@@ -89,10 +102,8 @@ class Scheduler:
         item = Queued(job, key, self._signature.rows(arrays), now, deadline)
         self._offer(item)
         self._idle.clear()
-        if not self._pump_is_due:
-            # Not at once: the requests that this turn of the loop has read, too, belong to the batch.
-            self._pump_is_due = True
-            self._loop.call_soon(self._pump)
+        # Not at once: the requests that this turn of the loop has read, too, belong to the batch.
+        self._pump_soon()
         timer = None if deadline is None else self._loop.call_later(deadline - now, self._expire, item)
         try:
             return await job.future
@@ -106,6 +117,7 @@ class Scheduler:
         """Wait until all that was submitted has ended; what hasn't after `seconds` ends with UnavailableError."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
+        self._closed = True
         for item in self._batcher.drain():
             _fail(item, UnavailableError("the container stopped before the request could run"))
         self._threads.shutdown(wait=False)
@@ -140,15 +152,30 @@ class Scheduler:
                 _fail(item, DeadlineExceededError("the deadline passed while the request was queued"))
             if not decision.run:
                 break
+            rows = sum([item.rows for item in decision.run])
+            self._metrics.batch_size.observe(rows)
+            if self._times.is_short(rows):
+                self._run_here(decision.run, rows)
+                break
             self._busy += 1
-            batch = decision.run
-            self._metrics.batch_size.observe(sum([item.rows for item in batch]))
-            self._threads.submit(self._run, batch).add_done_callback(
-                lambda done, batch=batch: self._loop.call_soon_threadsafe(self._finish, batch, done)  # type: ignore[misc]
-            )
+            self._threads.submit(self._run, decision.run).add_done_callback(partial(self._hand_back, decision.run))
         if decision.wake_at is not None:
             self._wake = self._loop.call_later(max(0.0, decision.wake_at - now), self._pump)
         self._check_idle()
+
+    def _run_here(self, batch: list[Queued[_Job]], rows: int) -> None:
+        """A run that isn't worth a thread; between two of them the loop turns once, for whatever else it has to do."""
+        started = time.monotonic()
+        results = self._run(batch)
+        self._times.observe(rows, time.monotonic() - started)
+        self._deliver(batch, results)
+        if self._batcher.rows:
+            self._pump_soon()
+
+    def _pump_soon(self) -> None:
+        if not self._pump_is_due:
+            self._pump_is_due = True
+            self._loop.call_soon(self._pump)
 
     def _expire(self, item: Queued[_Job]) -> None:
         if self._batcher.withdraw(item):
@@ -159,10 +186,19 @@ class Scheduler:
         if self._busy == 0 and self._batcher.rows == 0:
             self._idle.set()
 
+    def _hand_back(self, batch: list[Queued[_Job]], done: "Future[list[list[Array] | Exception]]") -> None:
+        """In a thread: to the loop, which may be gone after a stop that didn't wait."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._finish, batch, done)
+
     def _finish(self, batch: list[Queued[_Job]], done: "Future[list[list[Array] | Exception]]") -> None:
         self._busy -= 1
+        self._deliver(batch, done.result())
+        self._pump()
+
+    def _deliver(self, batch: list[Queued[_Job]], results: "list[list[Array] | Exception]") -> None:
         now = time.monotonic()
-        for item, result in zip(batch, done.result(), strict=True):
+        for item, result in zip(batch, results, strict=True):
             future = item.payload.future
             if future.done():
                 continue
@@ -171,10 +207,9 @@ class Scheduler:
             else:
                 self._metrics.latency.observe(now - item.enqueued_at)
                 future.set_result(result)
-        self._pump()
 
     def _run(self, batch: list[Queued[_Job]]) -> list[list[Array] | Exception]:
-        """In a thread: the answer or the error of each request. A batch that fails is run again one by one."""
+        """Mostly in a thread: the answer or the error of each request. A batch that fails is run again one by one."""
         started = time.monotonic()
         jobs, rows = [item.payload.arrays for item in batch], [item.rows for item in batch]
         try:
