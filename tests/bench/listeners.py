@@ -1,0 +1,134 @@
+"""A load client: holds many sessions and checks what they receive. A process of its own, driven by lines of JSON.
+
+In: {"expect": N} after each phase's last record is known. Out: {"connected": …}, then a report a phase. It takes picows
+for the sockets, so that it is not what is measured.
+"""
+
+import argparse
+import asyncio
+import json
+import resource
+import sys
+import time
+from array import array
+
+import jwt
+import uvloop
+from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+
+
+class Phase:
+    """What was received since the phase began."""
+
+    def __init__(self, sessions: int) -> None:
+        self.next = array("q", [-1]) * sessions  # the last sequence number of each session
+        self.received = self.duplicates = self.out_of_order = self.bytes = 0
+        self.latencies = array("q")  # ns
+        self.last = 0.0
+
+
+class Listeners:
+    """All sessions, and the phase that is on."""
+
+    def __init__(self, sessions: int) -> None:
+        self.sessions = sessions
+        self.phase = Phase(sessions)
+        self.welcomed = 0
+        self.expected = 0
+        self.reached = asyncio.Event()
+
+    def frame(self, index: int, payload: bytes) -> None:
+        now = time.time_ns()
+        if payload.startswith(b'{"type":"welcome"'):
+            self.welcomed += 1
+            return
+        at = payload.find(b'"n":')
+        number, _, rest = payload[at + 4 : at + 40].partition(b',"t":')
+        sequence, sent = int(number), int(rest[: rest.find(b"}")])
+        phase = self.phase
+        last = phase.next[index]
+        if sequence == last + 1:
+            phase.next[index] = sequence
+        elif sequence <= last:
+            phase.duplicates += 1
+        else:
+            phase.out_of_order += 1
+            phase.next[index] = sequence
+        phase.received += 1
+        phase.bytes += len(payload)
+        phase.latencies.append(now - sent)
+        if phase.received == self.expected:
+            phase.last = time.time()
+            self.reached.set()
+
+
+class Listener(WSListener):
+    def __init__(self, index: int, listeners: Listeners) -> None:
+        self.index = index
+        self.listeners = listeners
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        if frame.msg_type == WSMsgType.TEXT:
+            self.listeners.frame(self.index, frame.get_payload_as_bytes())
+        elif frame.msg_type == WSMsgType.PING:
+            transport.send_pong(frame.get_payload_as_bytes())
+        elif frame.msg_type == WSMsgType.CLOSE:
+            print(json.dumps({"closed": self.index, "code": frame.get_close_code()}), flush=True)
+
+
+def report(phase: Phase, expected: int) -> dict[str, object]:
+    order = sorted(phase.latencies)
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "received": phase.received,
+        "missing": expected - phase.received + phase.duplicates,
+        "duplicates": phase.duplicates,
+        "out_of_order": phase.out_of_order,
+        "p50_ms": round(order[len(order) // 2] / 1e6, 3) if order else None,
+        "p99_ms": round(order[len(order) * 99 // 100] / 1e6, 3) if order else None,
+        "last": phase.last,
+        "client_cpu_s": round(spent.ru_utime + spent.ru_stime, 2),
+    }
+
+
+async def run(url: str, sessions: int, secret: str) -> None:
+    listeners = Listeners(sessions)
+    room = asyncio.Semaphore(100)
+
+    async def connect(index: int) -> object:
+        claims = {"sub": f"u{index}", "sid": f"b-{index:06d}", "exp": int(time.time()) + 3600}
+        headers = {"Authorization": f"Bearer {jwt.encode(claims, secret, algorithm='HS256')}"}
+        async with room:
+            return await ws_connect(lambda: Listener(index, listeners), url, extra_headers=headers)
+
+    started = time.time()
+    connections = await asyncio.gather(*(connect(i) for i in range(sessions)))
+    while listeners.welcomed < sessions:
+        await asyncio.sleep(0.01)
+    print(json.dumps({"connected": len(connections), "seconds": round(time.time() - started, 2)}), flush=True)
+    lines = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    while line := await lines.readline():
+        command = json.loads(line)
+        listeners.expected = command["expect"]
+        if listeners.phase.received < listeners.expected:
+            try:
+                async with asyncio.timeout(command.get("patience", 30)):
+                    await listeners.reached.wait()
+            except TimeoutError:
+                pass
+        elif not listeners.phase.last:
+            listeners.phase.last = time.time()
+        print(json.dumps(report(listeners.phase, listeners.expected)), flush=True)
+        listeners.phase = Phase(sessions)
+        listeners.expected = 0
+        listeners.reached.clear()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--sessions", type=int, required=True)
+    parser.add_argument("--secret", required=True)
+    options = parser.parse_args()
+    uvloop.run(run(options.url, options.sessions, options.secret))
