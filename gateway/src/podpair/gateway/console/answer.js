@@ -10,15 +10,21 @@ export function duration(ms) {
 }
 
 /** Legs of a finished request, in ms: `queue_ms` and `inference_ms` are the gateway's, the rest of the time is the wire's. */
-export function legs({ begun, ended, timing = {} }) {
+export function legs({ begun, ended, resumed }, timing = {}) {
   const total = Math.max(0, ended - begun);
   const model = Math.min(total, timing.inference_ms ?? 0);
+  // While nobody was connected the result lay in Kafka: beside that the wire's part is nothing.
+  if (resumed) return { wire: 0, wait: total - model, model, total };
   const wait = Math.min(total - model, timing.queue_ms ?? 0);
   return { wire: total - wait - model, wait, model, total };
 }
 
-/** `direct`, `queued` as asked for, or `spilled`: sent to the queue because the model next door had no room, or was down. */
-export function wayOf({ asked, routes }) {
+/**
+ * `direct`; `queued` as asked for; `spilled` to the queue because the model next door had no room, or was down; `kept` in
+ * Kafka because nobody was connected.
+ */
+export function wayOf({ asked, routes, resumed }) {
+  if (resumed) return "kept";
   const last = routes.at(-1);
   if (last !== "queue") return last ?? "direct";
   return asked === "queue" ? "queued" : "spilled";
@@ -27,9 +33,12 @@ export function wayOf({ asked, routes }) {
 export function buildBars() {
   const bars = Array.from({ length: 10 }, (_, digit) => {
     const item = document.createElement("li");
-    for (const name of ["value", "track", "name"]) item.append(Object.assign(document.createElement("span"), { className: name }));
-    item.querySelector(".track").append(Object.assign(document.createElement("span"), { className: "bar" }));
-    item.querySelector(".name").textContent = digit;
+    const [value, track, bar, name] = ["value", "track", "bar", "name"].map((className) =>
+      Object.assign(document.createElement("span"), { className }),
+    );
+    track.append(bar);
+    name.textContent = digit;
+    item.append(value, track, name);
     return item;
   });
   $("bars").replaceChildren(...bars);
@@ -48,7 +57,7 @@ function showBars(probabilities) {
   return probabilities[top];
 }
 
-/** `first`: the value without a batch dimension, whether the model kept it or not. */
+/** The value without a batch dimension, whether the model kept it or not. */
 const flat = (value) => (Array.isArray(value?.[0]) ? value[0] : value);
 
 /** Shows a result; `final` ones are spoken too. */
@@ -82,13 +91,13 @@ export function showFailure(error) {
 
 function showWay(result, request) {
   const way = wayOf(request);
-  const { wire, wait, model, total } = legs({ begun: request.begun, ended: request.ended, timing: result.timing });
+  const { wire, wait, model, total } = legs(request, result.timing ?? undefined);
   $("journey").dataset.route = way;
-  $("route").textContent = request.resumed ? `${way}, come by resume` : way;
+  $("route").textContent = way === "kept" ? "kept in Kafka, come by resume" : way;
   $("way-title").textContent = `${way}: ${duration(total)} in all`;
   $("wait-name").textContent = way === "direct" ? "waiting" : "in Kafka";
   for (const [name, ms] of Object.entries({ wire, wait, model, total })) $(`leg-${name}`).textContent = duration(ms);
-  $("ms-wire").textContent = duration(wire);
+  $("ms-wire").textContent = way === "kept" ? "" : duration(wire);
   $("ms-wait").textContent = way === "direct" ? "" : duration(wait);
   $("ms-model").textContent = duration(model);
   for (const [name, ms] of Object.entries({ wire, wait, model })) {

@@ -94,14 +94,17 @@ function arrived(event, dropped) {
     cutter.mended(filled);
   }
   const preview = requests.open.has(event.id) && !requests.open.get(event.id).final;
-  if (!preview || event.type === "error") log.add({ type: event.type, text: summary(event), position: event.position, resumed, dropped });
+  if (!preview || event.type === "error") {
+    log.add({ type: event.type, text: summary(event), position: event.position, resumed, dropped });
+  }
   showSession();
 }
 
 function changed({ state, retryIn, error }) {
   log.add({ type: state, text: retryIn ? `in ${Math.round(retryIn)} ms` : error?.message });
   $("status").dataset.state = state;
-  $("status-text").textContent = { open: "connected", disconnected: "the wire is cut" }[state] ?? state;
+  const words = { open: `connected to ${session.gateway}`, disconnected: "the wire is cut" };
+  $("status-text").textContent = words[state] ?? state;
   $("cut").disabled = state === "closed" || state === "connecting";
   if (state === "open") {
     hideBanner();
@@ -140,7 +143,7 @@ function showSession() {
   $("s-id").textContent = session.session ?? "–";
   $("s-gateway").textContent = session.gateway ?? "–";
   $("s-home").textContent = offset === undefined ? "–" : partition;
-  $("s-position").textContent = offset === undefined ? session.position ?? "–" : offset;
+  $("s-position").textContent = offset === "-1" ? "at the start" : offset ?? session.position ?? "–";
   $("s-position").title = offset === undefined ? "" : `epoch ${epoch}, partition ${partition}, offset ${offset}`;
   $("s-resumed").textContent = resumes ? `${resumes} ${resumes === 1 ? "time" : "times"}` : "not yet";
   $("s-expiry").textContent = untilExpiry();
@@ -160,7 +163,9 @@ setInterval(() => { $("s-expiry").textContent = untilExpiry(); }, 1000);
 function showPush({ data, data_base64: encoded, position }) {
   const item = document.createElement("li");
   item.append(Object.assign(document.createElement("code"), { textContent: short(encoded ?? data) }));
-  if (position && catchingUp()) item.append(Object.assign(document.createElement("span"), { className: "mark-resumed", textContent: "by resume" }));
+  if (position && catchingUp()) {
+    item.append(Object.assign(document.createElement("span"), { className: "mark-resumed", textContent: "by resume" }));
+  }
   $("pushes").prepend(item);
   while ($("pushes").children.length > PUSHES_SHOWN) $("pushes").lastChild.remove();
   $("push-count").textContent = ++pushes;

@@ -134,7 +134,8 @@ export class DigitPad extends EventTarget {
     const context = this.#canvas.getContext("2d");
     context.strokeStyle = getComputedStyle(this.#canvas).color;
     Object.assign(context, { lineWidth: clientWidth * ratio * 0.055, lineCap: "round", lineJoin: "round" });
-    trace(context, this.strokes.filter((stroke) => stroke.length), ([x, y]) => [x * clientWidth * ratio, y * clientHeight * ratio]);
+    const place = ([x, y]) => [x * clientWidth * ratio, y * clientHeight * ratio];
+    trace(context, this.strokes.filter((stroke) => stroke.length), place);
   }
 
   #tell(type) { this.dispatchEvent(new Event(type)); }

@@ -55,7 +55,10 @@ function row({ at, type, text = "", position = "", resumed, dropped }) {
   line.append(...cells.map((content) => Object.assign(document.createElement("td"), { textContent: content })));
   line.children[1].append(Object.assign(document.createElement("span"), { className: "type", textContent: type }));
   line.children[2].title = text;
-  if (resumed) line.children[1].append(" ", Object.assign(document.createElement("span"), { className: "mark-resumed", textContent: "by resume" }));
+  if (resumed) {
+    const mark = Object.assign(document.createElement("span"), { className: "mark-resumed", textContent: "by resume" });
+    line.children[1].append(" ", mark);
+  }
   if (dropped) line.children[1].append(" seen before");
   return line;
 }

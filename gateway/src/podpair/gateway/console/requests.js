@@ -7,7 +7,7 @@
 import { Cancelled } from "./podpair.js";
 
 const CHIPS = 24;
-const LEAVING = 1500;
+const LEAVING = 2500;
 
 export class Requests extends EventTarget {
   /** Requests that have not ended, by id: {id, asked, routes, begun, ended, final, number, posted, resumed, chip}. */
@@ -95,7 +95,8 @@ export class Requests extends EventTarget {
     request.ended = performance.now();
     this.open.delete(request.id);
     request.chip.className = className;
-    request.chip.textContent = `#${request.number} ${className === "done" ? more.result.data?.label ?? "✓" : "✗"}`;
+    const outcome = className === "done" ? more.result.data?.label ?? "✓" : "✗";
+    request.chip.textContent = `#${request.number} ${outcome}`;
     setTimeout(() => request.chip.classList.add("leaving"), LEAVING);
     setTimeout(() => request.chip.remove(), LEAVING + 600);
     this.#counted();

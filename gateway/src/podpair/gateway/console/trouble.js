@@ -46,7 +46,8 @@ export function wireCutter({ button, text, session, ask, log }) {
     mended(filled) {
       button.classList.remove("active");
       button.textContent = "Cut the wire";
-      text.textContent = filled === null ? calm : `Back again: ${filled} ${filled === 1 ? "event" : "events"} came by resume. Nothing is missing.`;
+      const events = `${filled} ${filled === 1 ? "event" : "events"}`;
+      text.textContent = filled === null ? calm : `Back again: ${events} came by resume. Nothing is missing.`;
     },
   };
 }
@@ -62,7 +63,7 @@ export function modelKiller({ button, text, url, ask, log }) {
       if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
       log.add({ type: "model", text: "killed" });
       button.textContent = "The model is down";
-      text.textContent = "Killed. The page goes on asking: what can't be answered now queues, and is answered when the model is back.";
+      text.textContent = "Killed. The page goes on asking: it queues now, and is answered when the model is back.";
       await pause(POLL_EVERY);
       for (let round = 0; ; round++) {
         const { state } = await (await call("/model")).json();
