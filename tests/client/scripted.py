@@ -1,7 +1,4 @@
-"""A gateway that does what a test tells it: docs/protocol.md on the wire, and nothing of its own behind it.
-
-`tests/client/conftest.py` and `tests/console/conftest.py` load it by its path.
-"""
+"""A gateway that does what a test tells it: docs/protocol.md on the wire, and nothing of its own behind it."""
 
 import asyncio
 import json

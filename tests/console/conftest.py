@@ -1,16 +1,14 @@
 """Fixtures of the browser's tests: Chromium, and a gateway that does what the test says and serves the console's files."""
 
-import importlib.util
-import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from playwright.async_api import Browser, Page, async_playwright
 
 import podpair.gateway
+from client.scripted import ScriptedGateway
 
 FILES = Path(podpair.gateway.__file__).parent / "console"
 #: What the gateway sends with these files: the console must do without inline scripts, styles and other hosts.
@@ -28,22 +26,9 @@ FLAGS = [
 ]
 
 
-def _scripted() -> ModuleType:
-    """The client's scripted gateway: pytest's importlib mode puts no folder of tests on the path."""
-    name = "podpair_scripted_gateway"
-    if name not in sys.modules:
-        path = Path(__file__).parent.parent / "client" / "scripted.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
 @pytest.fixture
-async def gateway() -> AsyncIterator[Any]:
-    async with _scripted().ScriptedGateway(FILES) as server:
+async def gateway() -> AsyncIterator[ScriptedGateway]:
+    async with ScriptedGateway(FILES) as server:
         server.headers = {"Content-Security-Policy": POLICY}
         yield server
 
@@ -57,9 +42,15 @@ async def browser(require: Callable[[str], str]) -> AsyncIterator[Browser]:
 
 
 @pytest.fixture
-async def page(browser: Browser) -> AsyncIterator[Page]:
+def page_options() -> dict[str, Any]:
+    """How a test's page is opened: the size, the theme; a test overrides it with a parameter of that name."""
+    return {"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"}
+
+
+@pytest.fixture
+async def page(browser: Browser, page_options: dict[str, Any]) -> AsyncIterator[Page]:
     """A page that fails the test when it throws, logs an error, or asks another host for anything."""
-    page = await browser.new_page()
+    page = await browser.new_page(**page_options)
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(f"uncaught: {error}"))
     page.on("console", lambda message: faults.append(message.text) if "Security" in message.text else None)
