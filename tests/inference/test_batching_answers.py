@@ -1,0 +1,153 @@
+"""Whatever is mixed, each caller gets exactly its own answer: the scheduler with real threads, under hypothesis."""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from podpair.inference.core.errors import DeadlineExceededError, InferenceError, ModelError, OverloadedError
+from podpair.inference.core.model_config import ModelConfig
+from podpair.inference.core.signature import Signature
+from podpair.inference.core.tensors import Array, TensorSpec
+from podpair.inference.core.timing import RunTimes
+from podpair.inference.metrics import Metrics
+from podpair.inference.runtime.scheduler import Scheduler
+
+
+class Doubling:
+    """y = 2x, and the sum of each row; fails as a whole if any value is `BAD`."""
+
+    BAD = -1.0
+    platform = "test"
+    inputs = (TensorSpec("x", "FP32", (-1, -1)),)
+    outputs = (TensorSpec("y", "FP32", (-1, -1)), TensorSpec("sum", "FP32", (-1,)))
+
+    def __init__(self) -> None:
+        self.largest = 0
+
+    def run(self, arrays: Sequence[Array]) -> list[Array]:
+        (x,) = arrays
+        self.largest = max(self.largest, len(x))
+        if (x == self.BAD).any():
+            raise RuntimeError("a bad row")
+        return [2 * x, x.sum(axis=1)]
+
+
+@dataclass
+class Ask:
+    """One request of a scenario."""
+
+    rows: int
+    columns: int
+    fate: str
+    # Turns of the loop before it is sent.
+    after: int
+
+
+ASKS = st.lists(
+    st.builds(
+        Ask,
+        rows=st.integers(1, 9),
+        columns=st.integers(1, 3),
+        fate=st.sampled_from(["good", "good", "good", "bad", "cancelled", "late"]),
+        after=st.integers(0, 6),
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+def scheduler(runtime: Doubling, inline: bool, /, **config: object) -> Scheduler:
+    model = ModelConfig.model_validate(config)
+    times = RunTimes(1.0 if inline else 0.0)
+    for size in range(9):
+        times.seed(2**size, 0.0)
+    signature = Signature(model, runtime.inputs, runtime.outputs, "test")
+    return Scheduler("test", runtime, signature, model, Metrics().of("test"), times)
+
+
+async def send(sut: Scheduler, number: int, ask: Ask) -> str:
+    """What has become of a request; fails if the answer isn't its own."""
+    for _ in range(ask.after):
+        await asyncio.sleep(0)
+    x = np.full((ask.rows, ask.columns), number + 1, np.float32)
+    if ask.fate == "bad":
+        x[-1, -1] = Doubling.BAD
+    deadline = time.monotonic() - 1 if ask.fate == "late" else time.monotonic() + 60
+    try:
+        y, total = await sut.submit([x], deadline)
+    except InferenceError as error:
+        return error.kind
+    np.testing.assert_array_equal(y, 2 * x)
+    np.testing.assert_array_equal(total, x.sum(axis=1))
+    return "good"
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    asks=ASKS,
+    max_items=st.integers(1, 16),
+    max_delay_ms=st.sampled_from([0.0, 0.5, 2.0]),
+    instances=st.integers(1, 3),
+    inline=st.booleans(),
+)
+async def test_each_caller_gets_its_own_answer(
+    asks: list[Ask], max_items: int, max_delay_ms: float, instances: int, inline: bool
+) -> None:
+    runtime = Doubling()
+    batching = {"max_items": max_items, "max_delay_ms": max_delay_ms, "queue_size": 1000}
+    sut = scheduler(runtime, inline, batching=batching, runtime={"instances": instances})
+    tasks = [asyncio.create_task(send(sut, number, ask)) for number, ask in enumerate(asks)]
+    for task, ask in zip(tasks, asks, strict=True):
+        if ask.fate == "cancelled":
+            await asyncio.sleep(0)
+            task.cancel()
+    outcomes = []
+    for task in tasks:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.shield(task), 20)
+        outcomes.append("cancelled" if task.cancelled() else task.result())
+    expected = {"good": {"good"}, "bad": {"model"}, "late": {"deadline_exceeded"}, "cancelled": {"cancelled", "good"}}
+    assert all(got in expected[ask.fate] for got, ask in zip(outcomes, asks, strict=True)), (outcomes, asks)
+    assert runtime.largest <= max(max_items, *(ask.rows for ask in asks))
+    assert sut.depth == 0
+    await asyncio.wait_for(sut.drain(5), 10)
+
+
+async def test_one_bad_request_fails_alone_and_the_others_of_its_batch_are_answered() -> None:
+    sut = scheduler(Doubling(), True)
+    fates = ["good", "bad", "good", "bad", "good"]
+    outcomes = await asyncio.gather(*(send(sut, i, Ask(1, 2, fate, 0)) for i, fate in enumerate(fates)))
+    assert outcomes == ["good", "model", "good", "model", "good"]
+
+
+async def test_an_answer_with_the_wrong_number_of_rows_is_the_model_s_error() -> None:
+    class Short(Doubling):
+        def run(self, arrays: Sequence[Array]) -> list[Array]:
+            return [output[1:] for output in super().run(arrays)]
+
+    sut = scheduler(Short(), True)
+    with pytest.raises(ModelError, match=r"'y' as FP32 \[1, 2\] for 2 rows"):
+        await sut.submit([np.ones((2, 2), np.float32)])
+
+
+async def test_a_full_queue_says_when_to_come_again_and_late_requests_make_room() -> None:
+    sut = scheduler(Doubling(), False, batching={"queue_size": 4})
+    now = time.monotonic()
+    first = [asyncio.create_task(sut.submit([np.ones((2, 1), np.float32)], now + 0.001)) for _ in range(2)]
+    # All in one turn of the loop: nothing has been taken out of the queue yet.
+    await asyncio.sleep(0)
+    with pytest.raises(OverloadedError) as refused:
+        await sut.submit([np.ones((1, 1), np.float32)])
+    assert math.isfinite(refused.value.retry_after)
+    assert refused.value.retry_after > 0
+    for task in first:
+        with contextlib.suppress(DeadlineExceededError):
+            await task
