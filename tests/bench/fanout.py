@@ -17,6 +17,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from confluent_kafka import Producer
+
 from harness.kafka import Broker
 from harness.pair import SECRET, Gateway
 
@@ -80,14 +81,12 @@ def produce(producer: Producer, topic: str, records: int, sessions: int, rate: f
 
 def measure(options: argparse.Namespace, broker: Broker, folder: Path) -> dict[str, Any]:
     """One run against one gateway."""
-    config = {
+    config: dict[str, Any] = {
         "kafka": {"bootstrap_servers": broker.address},
         "results": {"topic": f"fanout.{time.monotonic_ns()}", "partitions": options.partitions},
         "requests": {"partitions": options.partitions},
         "limits": {"sessions": options.sessions + 10},
-        "log": {"level": "warning"},
     }
-    config["log"]["level"] = "info"
     gateway = Gateway(folder, config)
     try:
         before = rss_bytes(gateway.pid)
@@ -105,7 +104,9 @@ def measure(options: argparse.Namespace, broker: Broker, folder: Path) -> dict[s
         burst = load.expect(options.records, 60)
         cpu = cpu_seconds(gateway.pid) - cpu
         line: dict[str, Any] = {"sessions": options.sessions, "records": options.records}
-        line |= {name: burst[name] for name in ("received", "missing", "duplicates", "out_of_order", "p50_ms", "p99_ms")}
+        line |= {
+            name: burst[name] for name in ("received", "missing", "duplicates", "out_of_order", "p50_ms", "p99_ms")
+        }
         line["records_per_s"] = round(burst["received"] / max(burst["last"] - began, 1e-9)) if burst["last"] else None
         line["cpu_us_per_record"] = round(cpu * 1e6 / max(burst["received"], 1), 2)
         line["client_cpu_s"] = burst["client_cpu_s"]
@@ -125,7 +126,7 @@ def measure(options: argparse.Namespace, broker: Broker, folder: Path) -> dict[s
         line["connect_seconds"] = connected["seconds"]
         if options.hold:
             print(json.dumps(line), flush=True)
-            input("gateway pid %d; Enter to end" % gateway.pid)
+            input(f"gateway pid {gateway.pid}; Enter to end")
         load.process.kill()
         load.process.wait()
         return line

@@ -1,7 +1,8 @@
 """The requests of one session: which are open, and which have ended lately.
 
 Invariant: a request ends once. What comes for an id that has ended is the second copy (a worker died after its answer was
-written, or two gateways ran the same request) and is not passed on.
+written, or two gateways ran the same request) and is not passed on. The first copy is: a client that comes back to a place
+before it is read to again from there.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,7 @@ class OpenRequest:
 
     route: Route
     cancels_on_disconnect: bool
+    accepted: bool = False  # its client was told so
     abort: Callable[[], object] | None = None  # stops the work, where it runs here
 
 
@@ -30,9 +32,9 @@ class Ledger:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._open: dict[str, OpenRequest] = {}
-        self._ended: dict[str, None] | None = (
-            None  # in order of ending; made when first needed: most sessions only listen
-        )
+        # Where each ended (offset in the home partition, -1: not in Kafka), in order of ending. Made when it is first
+        # needed: most sessions only listen.
+        self._ended: dict[str, int] | None = None
 
     def open(self, request_id: str, request: OpenRequest) -> None:
         """Begin a request. Raises Fault(overloaded) where the session has too many open."""
@@ -46,22 +48,25 @@ class Ledger:
         """The open request with this id."""
         return self._open.get(request_id)
 
-    def end(self, request_id: str) -> OpenRequest | None:
-        """The request ends here; None if it wasn't open (it was accepted elsewhere, and is not remembered here)."""
+    def end(self, request_id: str, offset: int = -1) -> OpenRequest | None:
+        """The request ends with the record at `offset`, or with an event of this gateway's own.
+
+        None if it wasn't open (it was accepted elsewhere, and is not remembered here).
+        """
         request = self._open.pop(request_id, None)
         if request is None:
             return None
         ended = self._ended
         if ended is None:
             ended = self._ended = {}
-        ended[request_id] = None
+        ended[request_id] = offset
         if len(ended) > _REMEMBERED:
             del ended[next(iter(ended))]
         return request
 
-    def has_ended(self, request_id: str) -> bool:
-        """Whether it ended lately, so that another terminal event for it is a second copy."""
-        return self._ended is not None and request_id in self._ended
+    def is_second_copy(self, request_id: str, offset: int) -> bool:
+        """Whether the request ended lately, and with something else than the terminal record at `offset`."""
+        return self._ended is not None and self._ended.get(request_id, offset) != offset
 
     def forget(self, request_id: str) -> None:
         """It was never accepted: its id is free again."""

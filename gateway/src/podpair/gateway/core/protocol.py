@@ -4,13 +4,17 @@ What passes through unread (tensors, data, parameters) stays `msgspec.Raw`: the 
 """
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw
 
+from podpair.gateway.core.frames import is_utf8
+
+_Message = TypeVar("_Message")
 RouteName = Literal["auto", "direct", "queue"]
 _ABSENT = Raw(b"")
+_LONGEST = 300  # characters of a message that may quote what the client sent
 
 
 class Code(StrEnum):
@@ -31,6 +35,7 @@ class CloseCode:
 
     GOING_AWAY = 1001
     UNSUPPORTED = 1003
+    INTERNAL = 1011
     RESTART = 1012
     IDLE = 3001
     SLOW = 3008
@@ -49,7 +54,7 @@ class Fault(Exception):
 
 
 class InvalidFrame(Exception):
-    """A frame that is no message of the protocol; `id` is its request id where it has one."""
+    """A frame that is no message of the protocol; `id` is that of the `infer` that it wants to be."""
 
     def __init__(self, message: str, request_id: str | None) -> None:
         super().__init__(message)
@@ -61,7 +66,7 @@ class Infer(msgspec.Struct, tag="infer", tag_field="type", forbid_unknown_fields
     """Ask a model. Exactly one of `inputs` (V2 tensors) and `data` (shorthand for a model with one input) is there."""
 
     id: Annotated[str, Meta(min_length=1, max_length=128)]
-    model: Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9._-]+$")]
+    model: Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9._-]+\Z")]
     inputs: Raw = _ABSENT
     data: Raw = _ABSENT
     parameters: Raw = _ABSENT
@@ -95,12 +100,7 @@ class _Envelope(msgspec.Struct):
 
 def decode(frame: str | bytes) -> Infer | Cancel | Refresh:
     """One client frame. Raises InvalidFrame, with the request's id where it can be found."""
-    try:
-        message = _decoder.decode(frame)
-    except msgspec.ValidationError as error:
-        raise InvalidFrame(str(error), _id_of(frame)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidFrame(f"not JSON: {error}", None) from None
+    message = _read(_decoder, frame, needs_type=True)
     if isinstance(message, Infer):
         _check(message)
     return message
@@ -108,14 +108,22 @@ def decode(frame: str | bytes) -> Infer | Cancel | Refresh:
 
 def decode_infer(body: bytes) -> Infer:
     """The body of POST /v1/infer: an `infer` whose `type` may be left out. Raises InvalidFrame."""
-    try:
-        message = _infer_decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise InvalidFrame(str(error), _id_of(body)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidFrame(f"not JSON: {error}", None) from None
+    message = _read(_infer_decoder, body, needs_type=False)
     _check(message)
     return message
+
+
+def _read(decoder: msgspec.json.Decoder[_Message], frame: str | bytes, *, needs_type: bool) -> _Message:
+    try:
+        if isinstance(frame, bytes) and not is_utf8(frame):
+            raise InvalidFrame("not JSON: it is not UTF-8", None)
+        return decoder.decode(frame)
+    except msgspec.ValidationError as error:
+        raise InvalidFrame(str(error)[:_LONGEST], _id_of(frame, needs_type=needs_type)) from None
+    except msgspec.DecodeError as error:
+        raise InvalidFrame(f"not JSON: {error}", None) from None
+    except RecursionError:
+        raise InvalidFrame("not JSON that is read here: it is nested too deep", None) from None
 
 
 def _check(message: Infer) -> None:
@@ -129,12 +137,14 @@ def _check(message: Infer) -> None:
         raise InvalidFrame("`parameters` must be an object", message.id)
 
 
-def _id_of(frame: str | bytes) -> str | None:
+def _id_of(frame: str | bytes, *, needs_type: bool) -> str | None:
+    """The id that the error for a faulty `infer` bears. For any other frame it would look like the end of a request."""
     try:
-        found = msgspec.json.decode(frame, type=_Envelope).id
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        found = msgspec.json.decode(frame, type=_Envelope)
+    except (msgspec.MsgspecError, RecursionError):
         return None
-    return found if isinstance(found, str) and 0 < len(found) <= 128 else None
+    is_infer = found.type == "infer" if needs_type else found.type in (None, "infer")
+    return found.id if is_infer and isinstance(found.id, str) and 0 < len(found.id) <= 128 else None
 
 
 def event(kind: str, **members: Any) -> bytes:

@@ -46,10 +46,10 @@ _raw = msgspec.json.Decoder(msgspec.Raw)
 
 
 def is_json(value: bytes) -> bool:
-    """Whether `value` is one JSON text in UTF-8."""
+    """Whether `value` is one JSON text in UTF-8, nested no deeper than a parser follows."""
     try:
         _raw.decode(value)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return False
     return is_utf8(value)
 
@@ -82,7 +82,8 @@ def _typed(
     kind, name = _TYPED[ce_type]
     body = (value or b"").strip()
     if kind is Kind.PARTIAL:
-        members = b'"seq":%b,"data":%b' % (seq if seq and seq.isdigit() else b"0", body if is_json(body) else b"null")
+        number = int(seq) if seq and seq.isdigit() and len(seq) < 16 else 0
+        members = b'"seq":%d,"data":%b' % (number, body if is_json(body) else b"null")
     elif body.startswith(b"{") and is_json(body):
         members = body[1:-1]
     else:
@@ -104,9 +105,21 @@ def terminal_event(name: str, request_id: str, body: bytes, *, members: bytes = 
     return Event(Kind.TERMINAL, name, request_id, payload, -1)
 
 
+def record_value(event: Event) -> bytes:
+    """The value that a record of a terminal event would have: what `terminal_event` was made from."""
+    members: dict[str, msgspec.Raw] = msgspec.json.decode(event.payload, type=dict[str, msgspec.Raw])
+    return msgspec.json.encode({name: value for name, value in members.items() if name not in ("type", "id")})
+
+
 def control_event(name: str, payload: bytes) -> Event:
     """An event of the connection itself: welcome, accepted, gap, drain, an error without an id."""
     return Event(Kind.CONTROL, name, None, payload, -1)
+
+
+def accepted_event(request_id: str, route: str) -> Event:
+    """The `accepted` event: for a queued request it says that the broker has it."""
+    payload = b'{"type":"accepted","id":%b,"route":"%b"}' % (msgspec.json.encode(request_id), route.encode())
+    return control_event("accepted", payload)
 
 
 class Request(NamedTuple):

@@ -5,12 +5,11 @@ import dataclasses
 from aiohttp import web
 from confluent_kafka import KafkaException
 
-from podpair.gateway.auth.identity import Identity, Unauthorized
+from podpair.gateway.auth.identity import Identity, KeysUnavailable, Unauthorized
 from podpair.gateway.auth.origins import origin_allowed
 from podpair.gateway.core.positions import InvalidPosition, Position
 from podpair.gateway.http.errors import refusal
 from podpair.gateway.service import Parts, Service
-from podpair.gateway.sessions.session import Session
 
 _BEARER_PROTOCOL = "bearer."
 
@@ -26,11 +25,14 @@ class Visitor:
 
 
 class Refused(Exception):
-    """`response` says why."""
+    """Why, and the answer that says so on /v1."""
 
-    def __init__(self, response: web.Response) -> None:
-        super().__init__(response.status)
-        self.response = response
+    def __init__(self, status: int, code: str, message: str, retry_after: float | None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.retry_after = retry_after  # seconds
+        self.response = refusal(status, code, message, retry_after=retry_after)
 
 
 class Admission:
@@ -70,12 +72,11 @@ class Admission:
         session = self.opened(token, identity) if token else identity.session
         return Visitor(identity, session, resumed=bool(token), position=place)
 
-    def session(self, parts: Parts, session_id: str, identity: Identity) -> Session:
-        """The session with this id, which must be this user's."""
-        session = parts.registry.session(session_id, identity.subject)
-        if session.subject != identity.subject:
+    def check_owner(self, parts: Parts, session_id: str, identity: Identity) -> None:
+        """A session that is here must be this user's."""
+        session = parts.registry.sessions.get(session_id.encode())
+        if session is not None and session.subject != identity.subject:
             raise self.refuse(401, "unauthorized", "the session is another user's")
-        return session
 
     async def hold_home(self, parts: Parts, session_id: str) -> int:
         """Have the session's home partition read, and return it; the caller releases it."""
@@ -83,7 +84,9 @@ class Admission:
         try:
             await parts.reader.hold(home)
         except KafkaException as error:
-            raise self.refuse(503, "overloaded", f"the results can't be read now: {error}", retry_after=2) from None
+            raise self.refuse(
+                503, "overloaded", f"the results can't be read now: {error.args[0].str()}", retry_after=2
+            ) from None
         return home
 
     def opened(self, resume_token: str, identity: Identity) -> str:
@@ -102,6 +105,8 @@ class Admission:
             return await self._verifier.verify(self._token(request))
         except Unauthorized as error:
             raise self.refuse(401, "unauthorized", str(error)) from None
+        except KeysUnavailable as error:
+            raise self.refuse(503, "overloaded", str(error), retry_after=10) from None
 
     def _token(self, request: web.Request) -> str | None:
         scheme, _, value = request.headers.get("Authorization", "").partition(" ")
@@ -120,7 +125,7 @@ class Admission:
     def refuse(self, status: int, code: str, message: str, *, retry_after: float | None = None) -> Refused:
         """The refusal to raise."""
         self._metrics.refused.labels(code).inc()
-        return Refused(refusal(status, code, message, retry_after=retry_after))
+        return Refused(status, code, message, retry_after)
 
 
 def offered_protocols(request: web.Request) -> list[str]:

@@ -11,7 +11,6 @@ from podpair.gateway.http.admission import Admission, Refused, Visitor
 from podpair.gateway.logs import ids
 from podpair.gateway.service import Parts, Service
 from podpair.gateway.sessions.connection import Connection
-from podpair.gateway.sessions.session import Session
 
 _log = logging.getLogger(__name__)
 _COMMENT = b"4\r\n: \n\n\r\n"  # a comment as one HTTP chunk: keeps proxies from closing a silent stream
@@ -32,20 +31,16 @@ class EventStreamEdge:
             self._admission.check_room(parts)
             visitor = await self._admission.visitor(request, position=position)
             session_id = visitor.session or parts.registry.mint()
+            self._admission.check_owner(parts, session_id, visitor.identity)
             home = await self._admission.hold_home(parts, session_id)
         except Refused as refused:
             return refused.response
         try:
-            session = self._admission.session(parts, session_id, visitor.identity)
-            return await self._serve(request, parts, session, visitor)
-        except Refused as refused:
-            return refused.response
+            return await self._serve(request, parts, session_id, visitor)
         finally:
             parts.reader.release(home)
 
-    async def _serve(
-        self, request: web.Request, parts: Parts, session: Session, visitor: Visitor
-    ) -> web.StreamResponse:
+    async def _serve(self, request: web.Request, parts: Parts, session_id: str, visitor: Visitor) -> web.StreamResponse:
         config, metrics = self._service.config, self._service.metrics
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -61,9 +56,10 @@ class EventStreamEdge:
             metrics.closed.labels(str(code)).inc()
             done.set()
 
-        wire = EventStreamWire(parts.joining.prefix(session.home))
+        wire = EventStreamWire(parts.joining.prefix(parts.home(session_id)))
         connection = Connection(transport, wire, parts.pacer, config.sessions.buffer_bytes, close)
-        parts.registry.attach(session, connection, visitor.identity.expires_at)
+        identity = visitor.identity
+        session = parts.registry.attach(session_id, identity.subject, connection, identity.expires_at)
         metrics.opened.labels("events", str(visitor.resumed).lower()).inc()
         try:
             start = await parts.joining.begin(session, connection, resumed=visitor.resumed, position=visitor.position)
@@ -73,7 +69,8 @@ class EventStreamEdge:
                     async with asyncio.timeout(config.sessions.heartbeat_seconds):
                         await done.wait()
                 except TimeoutError:
-                    transport.write(_COMMENT)
+                    if connection.open:
+                        transport.write(_COMMENT)
         except KafkaException as error:
             _log.error("the results can't be read: %s", error, extra=ids(session=session.id))
         finally:

@@ -10,8 +10,11 @@ from podpair.gateway.http.errors import refusal_of, v2_error
 from podpair.gateway.kafka.producer import NotWritten
 from podpair.gateway.service import Service
 
-_PASSED_ON = ("Content-Type", "Content-Encoding", "Accept-Encoding", "Inference-Header-Content-Length")
-_PASSED_BACK = (*_PASSED_ON, "Retry-After", "podpair-inference-ms")
+# Without Content-Encoding: aiohttp has decoded the body when it is read here.
+_PASSED_ON = ("Content-Type", "Accept-Encoding", "Inference-Header-Content-Length")
+_PASSED_BACK = (
+    "Content-Type", "Content-Encoding", "Inference-Header-Content-Length", "Retry-After", "podpair-inference-ms",
+)  # fmt: skip
 
 
 class InferEdge:
@@ -31,17 +34,18 @@ class InferEdge:
             if session_id is None:
                 message = "which session? send ?resume=<token of its welcome>, or a token with the claim sid"
                 raise self._admission.refuse(400, "invalid", message)
-            session = self._admission.session(parts, session_id, identity)
+            self._admission.check_owner(parts, session_id, identity)
         except Refused as refused:
             return refused.response
+        body = await request.read()
+        session = parts.registry.session(session_id, identity.subject)
         try:
-            asked = decode_infer(await request.read())
+            asked = decode_infer(body)
             started = parts.dispatcher.infer(session, asked)
-            route = "direct"
-            if started is not None:
-                route = started.route
-                if started.written is not None:
-                    await started.written
+            running = session.ledger.get(asked.id)
+            route = running.route if running is not None else "queue"
+            if started is not None and started.written is not None:
+                await started.written
         except InvalidFrame as error:
             return refusal_of(Fault(Code.INVALID, error.message))
         except NotWritten as error:
@@ -59,7 +63,7 @@ class InferEdge:
             parts = self._admission.parts()
             await self._admission.identity(request)
         except Refused as refused:
-            return refused.response
+            return v2_error(refused.status, refused.message, retry_after=refused.retry_after)
         body = await request.read() if request.method == "POST" else None
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         try:
@@ -88,4 +92,4 @@ class InferEdge:
         except TimeoutError:
             raise
         except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable(f"the model can't be reached: {error or type(error).__name__}") from None
+            raise Unavailable(f"the model can't be reached: {str(error) or type(error).__name__}") from None

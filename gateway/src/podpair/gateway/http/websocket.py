@@ -6,7 +6,7 @@ import logging
 from aiohttp import WSCloseCode, WSMsgType, web
 from confluent_kafka import KafkaException
 
-from podpair.gateway.auth.identity import Unauthorized
+from podpair.gateway.auth.identity import KeysUnavailable, Unauthorized
 from podpair.gateway.core.protocol import (
     Cancel,
     CloseCode,
@@ -52,14 +52,12 @@ class WebSocketEdge:
             visitor = await self._admission.visitor(request, position=request.query.get("position"))
             protocol = self._choose(request)
             session_id = visitor.session or parts.registry.mint()
+            self._admission.check_owner(parts, session_id, visitor.identity)
             home = await self._admission.hold_home(parts, session_id)
         except Refused as refused:
             return refused.response
         try:
-            session = self._admission.session(parts, session_id, visitor.identity)
-            return await self._serve(request, parts, session, visitor, protocol)
-        except Refused as refused:
-            return refused.response
+            return await self._serve(request, parts, session_id, visitor, protocol)
         finally:
             parts.reader.release(home)
 
@@ -74,7 +72,7 @@ class WebSocketEdge:
         return protocol
 
     async def _serve(
-        self, request: web.Request, parts: Parts, session: Session, visitor: Visitor, protocol: str
+        self, request: web.Request, parts: Parts, session_id: str, visitor: Visitor, protocol: str
     ) -> web.StreamResponse:
         config, metrics = self._service.config, self._service.metrics
         socket = web.WebSocketResponse(
@@ -95,9 +93,10 @@ class WebSocketEdge:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
-        wire = RawWire() if protocol == RAW else JsonWire(parts.joining.prefix(session.home))
+        wire = RawWire() if protocol == RAW else JsonWire(parts.joining.prefix(parts.home(session_id)))
         connection = Connection(transport, wire, parts.pacer, config.sessions.buffer_bytes, close)
-        parts.registry.attach(session, connection, visitor.identity.expires_at)
+        identity = visitor.identity
+        session = parts.registry.attach(session_id, identity.subject, connection, identity.expires_at)
         metrics.opened.labels("raw" if protocol == RAW else "websocket", str(visitor.resumed).lower()).inc()
         _log.debug("connected", extra=ids(session=session.id, subject=session.subject))
         catching_up: asyncio.Task[None] | None = None
@@ -161,6 +160,9 @@ class WebSocketEdge:
                 raise Unauthorized("the new token is another user's")
         except Unauthorized as error:
             _refuse(session, Fault(Code.UNAUTHORIZED, str(error)), None)
+            return
+        except KeysUnavailable as error:
+            _refuse(session, Fault(Code.OVERLOADED, str(error), retry_after_ms=10_000), None)
             return
         parts.registry.refreshed(session, identity.expires_at)
         welcome = parts.joining.welcome(session, resumed=True, offset=session.seen)

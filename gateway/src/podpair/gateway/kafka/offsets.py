@@ -1,6 +1,7 @@
 """Asks the broker where a results partition begins and ends."""
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -9,6 +10,14 @@ from podpair.gateway.config.model import Config
 from podpair.gateway.kafka.clients import reader_properties
 
 _TIMEOUT = 10.0  # seconds for a question
+_PASSING = {
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError._UNKNOWN_TOPIC,
+    KafkaError._TRANSPORT,
+}
 
 
 class OffsetQueries:
@@ -24,6 +33,17 @@ class OffsetQueries:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._watermarks, partition)
 
     def _watermarks(self, partition: int) -> tuple[int, int]:
+        # A partition that was just made, or whose broker was just lost, has no leader for a moment.
+        end = time.monotonic() + _TIMEOUT
+        while True:
+            try:
+                return self._ask(partition)
+            except KafkaException as error:
+                if error.args[0].code() not in _PASSING or time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
+
+    def _ask(self, partition: int) -> tuple[int, int]:
         place = TopicPartition(self._topic, partition)
         found = self._consumer.get_watermark_offsets(place, timeout=_TIMEOUT, cached=False)
         if found is None:

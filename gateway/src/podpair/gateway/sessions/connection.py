@@ -61,9 +61,14 @@ class Connection:
         self.wire = wire
         self.closing = False  # nothing more is written
 
+    @property
+    def open(self) -> bool:
+        """Whether something that is sent now may reach the client. A closed transport refuses to be written to."""
+        return not self.closing and not self._transport.is_closing()
+
     def send(self, events: Sequence[Event]) -> None:
         """Write events, or keep them until the client takes them; a client that is too slow is closed with 3008."""
-        if self.closing or not events:
+        if not events or not self.open:
             return
         if not self._outbox and self._transport.get_write_buffer_size() <= HIGH_WATER:
             data = self.wire.encode(events)
@@ -85,7 +90,7 @@ class Connection:
 
     def flush(self) -> bool:
         """Write what waits as far as the client takes it; True when nothing waits any more."""
-        if self.closing or self._transport.is_closing():
+        if not self.open:
             self._wake()
             return True
         outbox = self._outbox
@@ -100,7 +105,7 @@ class Connection:
 
     async def drained(self) -> None:
         """Return when the client has taken (nearly) everything, or is gone."""
-        if self.closing or (not self._outbox and self._transport.get_write_buffer_size() <= HIGH_WATER):
+        if not self.open or (not self._outbox and self._transport.get_write_buffer_size() <= HIGH_WATER):
             return
         if self._drained is None:
             self._drained = asyncio.get_running_loop().create_future()

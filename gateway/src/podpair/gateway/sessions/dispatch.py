@@ -16,8 +16,8 @@ from podpair.gateway.config.model import Config
 from podpair.gateway.core import records
 from podpair.gateway.core.attempts import Busy, Failed, Unavailable
 from podpair.gateway.core.ledger import OpenRequest
-from podpair.gateway.core.protocol import Code, Fault, Infer, error_event, event
-from podpair.gateway.core.records import Event, control_event, terminal_event
+from podpair.gateway.core.protocol import Code, Fault, Infer, error_event
+from podpair.gateway.core.records import Event, accepted_event, terminal_event
 from podpair.gateway.core.routing import Load, Route, choose_route, may_spill
 from podpair.gateway.kafka.producer import NotWritten, RecordProducer, Written
 from podpair.gateway.logs import ids
@@ -92,7 +92,8 @@ class Dispatcher:
         if running is not None:
             if not message.retry:
                 raise Duplicate(message.id)
-            self._accept(session, message.id, running.route)
+            if running.accepted:
+                session.send(accepted_event(message.id, running.route))
             return None
         route = choose_route(message.route, self.load())
         request = OpenRequest(route, message.on_disconnect == "cancel")
@@ -107,7 +108,7 @@ class Dispatcher:
             except Fault:
                 session.ledger.forget(message.id)
                 raise
-        self._accept(session, message.id, "direct", message.model)
+        self._accept(session, message.id, request, message.model)
         task = self._spawn(self._direct(session, message, question))
         request.abort = task.cancel
         return Started("direct", None)
@@ -121,10 +122,10 @@ class Dispatcher:
             request.abort()
         self._finish_with(session, request_id, Fault(Code.CANCELLED, "cancelled by its client"))
 
-    def _accept(self, session: Session, request_id: str, route: Route, model: str | None = None) -> None:
-        if model is not None:
-            self._metrics.requests.labels(model, route).inc()
-        session.send(control_event("accepted", event("accepted", id=request_id, route=route)))
+    def _accept(self, session: Session, request_id: str, request: OpenRequest, model: str) -> None:
+        request.accepted = True
+        self._metrics.requests.labels(model, request.route).inc()
+        session.send(accepted_event(request_id, request.route))
 
     async def _direct(self, session: Session, message: Infer, question: Question) -> None:
         self._count_direct(1)
@@ -161,13 +162,11 @@ class Dispatcher:
             return  # cancelled meanwhile
         self._metrics.spilled.labels(type(error).__name__.lower()).inc()
         request.abort = None
+        request.route = "queue"
         try:
             self._enqueue(session, question)
         except Fault as fault:
             self._finish_with(session, question.id, fault)
-        else:
-            # Once written it lives in Kafka; until then it is still this gateway's.
-            request.route = "queue"
 
     def _enqueue(self, session: Session, question: Question) -> asyncio.Future[Written]:
         """Write the request's record; `accepted`, or the error, follows when the broker has answered."""
@@ -191,8 +190,8 @@ class Dispatcher:
             error = done.exception()
             if isinstance(error, NotWritten):
                 self._finish_with(session, question.id, _not_queued(error))
-            elif session.ledger.get(question.id) is not None:
-                self._accept(session, question.id, "queue", question.model)
+            elif (request := session.ledger.get(question.id)) is not None:
+                self._accept(session, question.id, request, question.model)
 
         written.add_done_callback(settle)
         return written

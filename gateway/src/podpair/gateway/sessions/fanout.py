@@ -5,12 +5,16 @@ done per batch. Records are kept in their partition's tail before they are deliv
 two batches misses none.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 
+from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.tails import Groups, PartitionTail, Record
+from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.session import Session
 
+_log = logging.getLogger(__name__)
 _LARGEST_TAIL = 1 << 62
 
 
@@ -72,12 +76,18 @@ class FanOut:
                 group.append(record)
         sessions = self._sessions
         delivered = duplicates = 0
+        size = tail.append(records[-1].offset() + 1, groups)
         for key, mine in groups.items():
             session = sessions.get(key) if key is not None else None
             if session is not None and session.live:
-                sent, twice = session.deliver(mine)
+                try:
+                    sent, twice = session.deliver(mine)
+                except Exception:
+                    # Whatever it is, it is this session's: the others get their records.
+                    _log.exception("delivering failed", extra=ids(session=session.id))
+                    session.end(CloseCode.INTERNAL, "internal error: resume")
+                    continue
                 delivered += sent
                 duplicates += twice
                 session.active = now
-        size = tail.append(records[-1].offset() + 1, groups)
         self._metrics.fan_out(len(records), size, delivered, duplicates)

@@ -78,6 +78,8 @@ class Joining:
         The home partition is held by the caller. Raises KafkaException where the broker does not tell what is needed.
         """
         plan = await self._plan(session, position)
+        if session.connection is not connection:
+            return plan.start  # it was replaced meanwhile: what the session has seen is the other connection's to say
         connection.send((control_event("welcome", self.welcome(session, resumed=resumed, offset=plan.start - 1)),))
         self._tell_gap(connection, plan.gap)
         session.seen = plan.start - 1
@@ -108,7 +110,7 @@ class Joining:
         Raises KafkaException where the broker does not give its records.
         """
         source = "tail"
-        while session.connection is connection and not connection.closing:
+        while session.connection is connection and connection.open:
             tail = self._fanout.tails[session.home]
             if start < tail.start:
                 source = "history"

@@ -48,8 +48,9 @@ class Registry:
             session = self.sessions[key] = Session(session_id, subject, home, self._config.limits.in_flight)
         return session
 
-    def attach(self, session: Session, connection: Connection, expires_at: float | None) -> None:
+    def attach(self, session_id: str, subject: str, connection: Connection, expires_at: float | None) -> Session:
         """A client is there; one that was there before is told that it was replaced."""
+        session = self.session(session_id, subject)
         before = session.connection
         if before is not None:
             before.close(CloseCode.REPLACED, "another connection took over this session")
@@ -60,6 +61,7 @@ class Registry:
         session.live = False
         session.active = time.monotonic()
         self.refreshed(session, expires_at)
+        return session
 
     def detach(self, session: Session, connection: Connection) -> None:
         """The client is gone: what it did not get goes to Kafka, and the session goes when nothing of it runs here."""
@@ -115,8 +117,7 @@ class Registry:
     def close_all(self, code: int, reason: str) -> None:
         """End every connection."""
         for session in list(self.sessions.values()):
-            if session.connection is not None:
-                session.connection.close(code, reason)
+            session.end(code, reason)
 
     async def close(self) -> None:
         """Stop looking after sessions."""

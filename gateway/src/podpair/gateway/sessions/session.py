@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from podpair.gateway.core.ledger import Ledger
-from podpair.gateway.core.records import Event, Kind
+from podpair.gateway.core.records import Event, Kind, accepted_event
 from podpair.gateway.core.tails import Record
 from podpair.gateway.sessions.connection import Connection
 
@@ -44,18 +44,27 @@ class Session:
             seen = offset
             event = to_event(record.value(), record.headers(), offset)
             if event.kind is Kind.TERMINAL and event.id is not None:
-                if self.ledger.has_ended(event.id):
+                if self.ledger.is_second_copy(event.id, offset):
                     duplicates += 1
                     continue
-                self.ledger.end(event.id)
+                request = self.ledger.end(event.id, offset)
+                if request is not None and not request.accepted:
+                    # The answer has overtaken the broker's acknowledgement, which it proves.
+                    events.append(accepted_event(event.id, "queue"))
             events.append(event)
         self.seen = seen
         connection.send(events)
         return len(events), duplicates
 
+    def end(self, code: int, reason: str) -> None:
+        """Close the client's connection, if there is one."""
+        self.live = False
+        if self.connection is not None:
+            self.connection.close(code, reason)
+
     def send(self, event: Event) -> bool:
         """Send one event that did not come through Kafka; False if no client is there to take it."""
-        if self.connection is None or self.connection.closing:
+        if self.connection is None or not self.connection.open:
             return False
         self.connection.send((event,))
         return True

@@ -1,0 +1,45 @@
+"""What the fault tests share: producers that write as any service would, and gateways on one broker."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from harness.kafka import Broker
+from harness.pair import Gateway, Inference, until
+
+
+@pytest.fixture
+def producer(broker: Broker) -> Iterator[Producer]:
+    """Writes to sessions, keyed by their id."""
+    made = Producer({"bootstrap.servers": broker.address, "partitioner": "murmur2_random", "linger.ms": 1})
+    yield made
+    made.flush(10)
+
+
+@pytest.fixture
+def start_pair(
+    broker: Broker, inference: Inference, names: dict[str, Any], start_gateway: Callable[..., Gateway]
+) -> Callable[..., Gateway]:
+    """`start_pair()` starts a gateway on the test's own topics and group, in front of the digits model."""
+
+    def start(**config: Any) -> Gateway:
+        base = {**names, "kafka": {"bootstrap_servers": broker.address}, "inference": {"url": inference.url}}
+        gateway = start_gateway(base | config)
+        gateway.wait_ready()
+        return gateway
+
+    return start
+
+
+@pytest.fixture
+def two_pairs(start_pair: Callable[..., Gateway]) -> list[Gateway]:
+    """Two gateways of one group, each with its half of the request partitions."""
+    gateways = [start_pair(), start_pair()]
+
+    def shares() -> list[float]:
+        return [gateway.metric("request_partitions") for gateway in gateways]
+
+    until(lambda: shares() == [4, 4], shares)
+    return gateways

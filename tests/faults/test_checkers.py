@@ -1,0 +1,41 @@
+"""The checkers of the fault tests see planted faults, and nothing where there is none."""
+
+import pytest
+
+from harness.checking import OrderChecker, TerminalChecker
+
+
+@pytest.mark.parametrize(
+    ("seen", "fault"),
+    [
+        ([0, 1, 2], None),
+        ([0, 2], "a: missing: [1]"),
+        ([0, 1, 1, 2], "a: twice: [1]"),
+        ([1, 0, 2], "a: out of order: 0 after 1"),
+        ([0, 1, 2, 3], "a: not its own: [3]"),
+        ([], "a: missing: [0, 1, 2]"),
+    ],
+)
+def test_order(seen: list[int], fault: str | None) -> None:
+    checker = OrderChecker({"a": 3})
+    for number in seen:
+        checker.saw("a", number)
+    assert checker.faults() == ([fault] if fault else [])
+
+
+@pytest.mark.parametrize(
+    ("accepted", "ended", "fault"),
+    [
+        (["r"], ["r"], None),
+        (["r"], [], "a/r: accepted, never ended"),
+        (["r"], ["r", "r"], "a/r: ended 2 times"),
+        ([], ["r"], "a/r: ended, never accepted"),
+    ],
+)
+def test_terminal_events(accepted: list[str], ended: list[str], fault: str | None) -> None:
+    checker = TerminalChecker()
+    for request in accepted:
+        checker.accepted("a", request)
+    for request in ended:
+        checker.ended("a", request, "result")
+    assert checker.faults() == ([fault] if fault else [])

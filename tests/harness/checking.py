@@ -1,0 +1,54 @@
+"""Checkers for the gateway's invariants: they say what is wrong, and with whom. tests/faults/test_checkers.py sees them fail."""
+
+from collections import Counter, defaultdict
+
+
+class OrderChecker:
+    """Each client receives 0, 1, 2, … of its own, each once and in order."""
+
+    def __init__(self, expected: dict[str, int]) -> None:
+        self._expected = expected
+        self._seen: dict[str, list[int]] = defaultdict(list)
+
+    def saw(self, client: str, number: int) -> None:
+        """`client` has received its record `number`."""
+        self._seen[client].append(number)
+
+    def faults(self) -> list[str]:
+        """What is wrong, a line each."""
+        found = []
+        for client, count in self._expected.items():
+            seen = self._seen[client]
+            twice = [n for n, times in Counter(seen).items() if times > 1]
+            missing = sorted(set(range(count)) - set(seen))
+            strange = sorted(set(seen) - set(range(count)))
+            for what, numbers in (("twice", twice), ("missing", missing), ("not its own", strange)):
+                if numbers:
+                    found.append(f"{client}: {what}: {numbers[:5]}{' …' if len(numbers) > 5 else ''}")
+            if not found and seen != sorted(seen):
+                at = next(i for i in range(1, len(seen)) if seen[i] < seen[i - 1])
+                found.append(f"{client}: out of order: {seen[at]} after {seen[at - 1]}")
+        return found
+
+
+class TerminalChecker:
+    """Each accepted request ends in exactly one terminal event at its client."""
+
+    def __init__(self) -> None:
+        self._accepted: set[tuple[str, str]] = set()
+        self._ended: Counter[tuple[str, str]] = Counter()
+        self.outcomes: Counter[str] = Counter()
+
+    def accepted(self, client: str, request: str) -> None:
+        self._accepted.add((client, request))
+
+    def ended(self, client: str, request: str, outcome: str) -> None:
+        self._ended[client, request] += 1
+        self.outcomes[outcome] += 1
+
+    def faults(self) -> list[str]:
+        """What is wrong, a line each."""
+        lost = [f"{c}/{r}: accepted, never ended" for c, r in sorted(self._accepted - self._ended.keys())]
+        twice = [f"{c}/{r}: ended {n} times" for (c, r), n in sorted(self._ended.items()) if n > 1]
+        strange = [f"{c}/{r}: ended, never accepted" for c, r in sorted(self._ended.keys() - self._accepted)]
+        return lost + twice + strange
