@@ -31,10 +31,13 @@ class Doubling:
 
     def __init__(self) -> None:
         self.largest = 0
+        # (rows, columns) of each run.
+        self.shapes: list[tuple[int, ...]] = []
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         (x,) = arrays
         self.largest = max(self.largest, len(x))
+        self.shapes.append(x.shape)
         if (x == self.BAD).any():
             raise RuntimeError("a bad row")
         return [2 * x, x.sum(axis=1)]
@@ -151,3 +154,10 @@ async def test_a_full_queue_says_when_to_come_again_and_late_requests_make_room(
     for task in first:
         with contextlib.suppress(DeadlineExceededError):
             await task
+
+
+async def test_requests_of_different_shapes_never_share_a_run() -> None:
+    runtime = Doubling()
+    sut = scheduler(runtime, True)
+    await asyncio.gather(*(send(sut, i, Ask(1, 1 + i % 2, "good", 0)) for i in range(6)))
+    assert sorted(runtime.shapes) == [(3, 1), (3, 2)]
