@@ -264,7 +264,7 @@ async def test_the_models_end_is_seen_and_its_return(page: Page, gateway: Any, d
     await expect(page.locator("#digit")).to_have_text("7")
     demo.route = "queue"
     await page.get_by_role("button", name="Kill the model").click()
-    await expect(page.get_by_role("button", name="The model is down")).to_be_disabled()
+    await expect(page.get_by_role("button", name="Model is down")).to_be_disabled()
     await expect(page.locator("#route")).to_have_text("spilled")
     await expect(page.locator("#trouble")).to_contain_text("The model is back")
     await expect(page.get_by_role("button", name="Kill the model")).to_be_enabled()

@@ -62,7 +62,7 @@ export function modelKiller({ button, text, url, ask, log }) {
       const answer = await call("/model/kill", { method: "POST" });
       if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
       log.add({ type: "model", text: "killed" });
-      button.textContent = "The model is down";
+      button.textContent = "Model is down";
       text.textContent = "Killed. The page goes on asking: it queues now, and is answered when the model is back.";
       await pause(POLL_EVERY);
       for (let round = 0; ; round++) {
