@@ -46,7 +46,7 @@ class Attempts:
         self.made += 1
         if self.made >= self.limit:
             return "give_up", 0.0
-        return "wait", min(self.backoff * float(2 ** (self.made - 1)), 10.0)
+        return "wait", min(self.backoff * 2.0 ** min(self.made - 1, 16), 10.0)
 
     def verdict(self, error: Failed) -> Fault:
         """The terminal error after the last attempt."""

@@ -2,14 +2,18 @@
 
 Invariant: the buffer is bounded; adjacent partials are merged first, then progress is dropped, then the client is closed
 and may resume. A terminal event is never dropped: what came through Kafka is there again on resume, and `unsent` hands
-out the rest.
+out the rest. A look through all events frees a good part of the buffer or is not repeated: a slow client costs no time
+that others would have.
 """
 
 from collections import deque
 
 import msgspec
+from msgspec import Raw
 
 from podpair.gateway.core.records import Event, Kind
+
+_OVERHEAD = 64  # bytes that an event costs besides its payload, which may be empty
 
 
 class Overflow(Exception):
@@ -19,12 +23,14 @@ class Overflow(Exception):
 class Outbox:
     """Events that one connection could not take yet, at most about `limit` bytes of them."""
 
-    __slots__ = ("_events", "_limit", "dropped", "merged", "size")
+    __slots__ = ("_events", "_full", "_limit", "_partials", "dropped", "merged", "size")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._events: deque[Event] = deque()
-        self.size = 0  # bytes of payload
+        self._partials = 0  # at most so many of the events are partials
+        self._full = False  # Overflow was raised: nothing makes room any more
+        self.size = 0  # bytes, about
         self.merged = 0  # partials that were merged into another
         self.dropped = 0  # partials that were dropped
 
@@ -34,14 +40,26 @@ class Outbox:
     def add(self, event: Event) -> None:
         """Keep an event. Raises Overflow (the event is kept all the same: it may be a terminal one)."""
         self._events.append(event)
-        self.size += len(event.payload)
-        if self.size <= self._limit:
-            return
-        self._merge_partials()
+        self.size += _size(event)
+        self._partials += event.kind is Kind.PARTIAL
+        if self.size > self._limit and not self._full:
+            self._make_room()
         if self.size > self._limit:
-            self._drop_progress()
-        if self.size > self._limit:
+            self._full = True
             raise Overflow
+
+    def _make_room(self) -> None:
+        if self._partials > 1:
+            self._merge_partials()
+            # What frees next to nothing would be done again for the next event.
+            if self.size > self._limit - self._limit // 8:
+                self._drop_progress()
+        elif self._events[-1].kind is Kind.PARTIAL:
+            self.size -= _size(self._events.pop())
+            self._partials = 0
+            self.dropped += 1
+        elif self._partials:
+            self._drop_progress()
 
     def take(self, budget: int) -> list[Event]:
         """The oldest events, up to `budget` bytes, but one at least."""
@@ -49,20 +67,20 @@ class Outbox:
         while self._events and (not taken or budget > 0):
             event = self._events.popleft()
             budget -= len(event.payload)
-            self.size -= len(event.payload)
+            self.size -= _size(event)
             taken.append(event)
         return taken
 
     def unsent(self) -> list[Event]:
         """The terminal events in here that are not in Kafka's log; the outbox is empty after this."""
         left = [e for e in self._events if e.kind is Kind.TERMINAL and e.offset < 0]
-        self._events.clear()
-        self.size = 0
+        self._replace([])
         return left
 
     def _replace(self, events: list[Event]) -> None:
         self._events = deque(events)
-        self.size = sum(len(e.payload) for e in events)
+        self._partials = sum(e.kind is Kind.PARTIAL for e in events)
+        self.size = sum(map(_size, events))
 
     def _merge_partials(self) -> None:
         kept: list[Event] = []
@@ -91,12 +109,15 @@ def _merged(run: list[Event]) -> list[Event]:
     """Adjacent partials of one request as one: texts and lists are joined, of anything else the newest stands."""
     if len(run) == 1:
         return run
-    bodies = [msgspec.json.decode(e.payload) for e in run]
-    data = [body.get("data") for body in bodies]
-    joined: object = data[-1]
-    if all(isinstance(d, str) for d in data):
-        joined = "".join(data)
-    elif all(isinstance(d, list) for d in data):
-        joined = [item for part in data for item in part]
-    newest = run[-1]
-    return [newest._replace(payload=msgspec.json.encode({**bodies[-1], "data": joined}))]
+    bodies: list[dict[str, Raw]] = [msgspec.json.decode(e.payload, type=dict[str, Raw]) for e in run]
+    data = [bytes(body.get("data", b"null")) for body in bodies]
+    if all(d.startswith(b'"') for d in data):
+        bodies[-1]["data"] = Raw(b'"%b"' % b"".join(d[1:-1] for d in data))
+    elif all(d.startswith(b"[") for d in data):
+        inner = (d[1:-1].strip() for d in data)
+        bodies[-1]["data"] = Raw(b"[%b]" % b",".join(part for part in inner if part))
+    return [run[-1]._replace(payload=msgspec.json.encode(bodies[-1]))]
+
+
+def _size(event: Event) -> int:
+    return len(event.payload) + _OVERHEAD

@@ -37,6 +37,8 @@ def expand(data: bytes, spec: InputSpec) -> tuple[bytes, bool]:
         value = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Fault(Code.INVALID, f"data is not JSON: {error}") from None
+    except RecursionError:
+        raise Fault(Code.INVALID, "data is nested too deep") from None
     shape = _shape(value)
     rank = len(spec.shape)
     single = len(shape) == rank - 1
@@ -76,9 +78,16 @@ def _shape(value: object) -> tuple[int, ...]:
 
 
 def collapse(outputs: bytes, *, single: bool) -> bytes:
-    """V2 `outputs` (JSON) as an object of name → value; `single` drops the batch dimension of each."""
+    """V2 `outputs` (JSON) as an object of name → value; `single` drops the batch dimension of each.
+
+    Raises Fault(upstream) where they are not tensors in JSON.
+    """
     named: dict[str, Any] = {}
-    for tensor in _tensors.decode(outputs):
+    try:
+        tensors = _tensors.decode(outputs)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Fault(Code.UPSTREAM, f"the model's outputs are not V2 tensors: {error}") from None
+    for tensor in tensors:
         value = _nest(tensor.data, tensor.shape)
         named[tensor.name] = value[0] if single and isinstance(value, list) and len(value) == 1 else value
     return msgspec.json.encode(named)

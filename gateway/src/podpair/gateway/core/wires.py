@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 from typing import Protocol
 
+import msgspec
+
 from podpair.gateway.core.frames import http_chunk, raw_frames, server_sent_event, text_frames
-from podpair.gateway.core.records import Event, Headers, Kind, event_of_record
+from podpair.gateway.core.records import Event, Headers, Kind, event_of_record, record_value
 
 
 class Wire(Protocol):
@@ -36,19 +38,34 @@ class EventStreamWire(JsonWire):
     """Server-sent events: the same JSON, the position as the event's id."""
 
     def encode(self, events: Iterable[Event]) -> bytes:
-        prefix = self.prefix.decode()
-        return http_chunk(
-            b"".join(
-                server_sent_event(e.name, e.payload, f"{prefix}{e.offset}" if e.offset >= 0 else None) for e in events
-            )
-        )
+        return http_chunk(b"".join(server_sent_event(e.name, e.payload, self._position(e)) for e in events))
+
+    def _position(self, event: Event) -> str | None:
+        """What a client that has seen the event sends as Last-Event-ID."""
+        if event.offset >= 0:
+            return f"{self.prefix.decode()}{event.offset}"
+        # An EventSource that is cut before its first record comes back with the welcome's place.
+        return msgspec.json.decode(event.payload, type=_Welcome).position if event.name == "welcome" else None
+
+
+class _Welcome(msgspec.Struct):
+    position: str
 
 
 class RawWire:
-    """Subprotocol podpair.v1.raw: each record's value as it is, and nothing else."""
+    """Subprotocol podpair.v1.raw: each record's value as it is, and nothing else.
+
+    An answer that took no way through Kafka is the value that its record would have had.
+    """
 
     def event(self, value: bytes | None, headers: Headers | None, offset: int) -> Event:
         return Event(Kind.PUSH, "push", None, value or b"", offset)
 
     def encode(self, events: Iterable[Event]) -> bytes:
-        return raw_frames([event.payload for event in events if event.kind is not Kind.CONTROL and event.offset >= 0])
+        return raw_frames(
+            [
+                event.payload if event.offset >= 0 else record_value(event)
+                for event in events
+                if event.kind is not Kind.CONTROL
+            ]
+        )

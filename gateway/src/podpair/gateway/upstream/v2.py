@@ -73,15 +73,19 @@ class V2Client:
         return InputSpec(inputs[0].name, inputs[0].datatype, inputs[0].shape)
 
     async def infer(self, model: str, body: bytes, *, deadline: float | None, timeout: float | None) -> Answer:
-        """POST one V2 request in JSON. `deadline` is in Unix seconds, `timeout` in seconds from now.
+        """POST one V2 request in JSON. `deadline` is in Unix seconds, `timeout`, what is left until it, in seconds.
 
         Raises Fault where the request is at fault, Unavailable, Busy or Failed where the container is.
         """
         headers = {"Content-Type": "application/json"}
         if deadline is not None:
             headers["podpair-deadline"] = str(int(deadline * 1000))
-        limit = self._timeout if timeout is None else min(timeout, self._timeout)
-        _, answer, found = await self._call("POST", f"/v2/models/{model}/infer", body, headers, limit)
+        path = f"/v2/models/{model}/infer"
+        try:
+            async with asyncio.timeout(timeout):
+                _, answer, found = await self._call("POST", path, body, headers, self._timeout)
+        except TimeoutError:
+            raise Fault(Code.DEADLINE_EXCEEDED, "the deadline passed while the model was at work") from None
         try:
             response = _response.decode(answer)
         except msgspec.DecodeError as error:
@@ -102,7 +106,7 @@ class V2Client:
         except TimeoutError:
             raise Failed(f"no answer in {timeout:.3g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable(f"{self.url}: {error or type(error).__name__}") from None
+            raise Unavailable(f"{self.url}: {str(error) or type(error).__name__}") from None
 
     async def close(self) -> None:
         """Close the connections."""

@@ -1,0 +1,193 @@
+"""Whatever is written to the results topic becomes an event that its client can read, and nothing more than that."""
+
+import base64
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from podpair.gateway.core.records import (
+    ERROR,
+    Event,
+    InvalidRecord,
+    Kind,
+    answer_headers,
+    event_of_record,
+    record_value,
+    request_headers,
+    request_of_record,
+    terminal_event,
+)
+from podpair.gateway.core.wires import EventStreamWire, JsonWire, RawWire
+
+PREFIX = b"e.3."
+DEEP = b"[" * 50_000 + b"]" * 50_000
+
+
+def read(value: bytes | None, headers: Any = None) -> tuple[Event, dict[str, Any]]:
+    event = event_of_record(value, headers, 7, PREFIX)
+    return event, json.loads(event.payload)
+
+
+def typed(kind: str, request: bytes | None = b"r1", **more: bytes) -> list[tuple[str, bytes | None]]:
+    return [("ce_type", b"dev.podpair." + kind.encode()), ("ce_id", request), *more.items()]
+
+
+@pytest.mark.parametrize("headers", [None, [], [("other", b"x")], typed("push"), typed("request"), typed("nonsense"),
+                                     typed("result", None), typed("result", b""), [("ce_type", b"dev.podpair.result")],
+                                     [("ce_type", None)], [("ce_type", b"\xff")]])  # fmt: skip
+@pytest.mark.parametrize("value", [b'{"a":1}', b" [1, 2]\n", b'"text"', b"0", b"null", '"\u00fc"'.encode()])
+def test_json_without_a_type_is_a_push(value: bytes, headers: Any) -> None:
+    event, body = read(value, headers)
+    assert body == {"type": "push", "data": json.loads(value), "position": "e.3.7"}
+    assert (event.kind, event.name, event.id, event.offset) == (Kind.PUSH, "push", None, 7)
+
+
+@pytest.mark.parametrize("value", [b"", b"plain", b"\xff\xfe", b'{"a":1', b'{"a":1} x', b"NaN", b'{"a":"\xff"}', DEEP,
+                                   b"\xef\xbb\xbf{}"])  # fmt: skip
+def test_anything_else_comes_as_base64(value: bytes) -> None:
+    _, body = read(value)
+    assert body == {"type": "push", "data_base64": base64.b64encode(value).decode(), "position": "e.3.7"}
+
+
+def test_a_tombstone_is_a_push_of_null() -> None:
+    assert read(None)[1] == {"type": "push", "data": None, "position": "e.3.7"}
+
+
+def test_a_result() -> None:
+    event, body = read(b' {"outputs":[],"model":"m"} ', typed("result"))
+    assert body == {"outputs": [], "model": "m", "type": "result", "id": "r1", "position": "e.3.7"}
+    assert (event.kind, event.name, event.id) == (Kind.TERMINAL, "result", "r1")
+
+
+def test_an_error() -> None:
+    event, body = read(b'{"code":"invalid","message":"no"}', typed("error"))
+    assert body == {"code": "invalid", "message": "no", "type": "error", "id": "r1", "position": "e.3.7"}
+    assert event.kind is Kind.TERMINAL
+
+
+@pytest.mark.parametrize("kind", ["result", "error"])
+@pytest.mark.parametrize("value", [None, b"", b"[1]", b"text", b'{"a":1', b'{"a":"\xff"}', b'{"a":' + DEEP + b"}"])
+def test_an_answer_that_is_no_object_still_ends_its_request(value: bytes | None, kind: str) -> None:
+    event, body = read(value, typed(kind))
+    assert (event.kind, event.name) == (Kind.TERMINAL, "error")
+    assert body == {
+        "code": "internal", "message": "the record's value is not a JSON object",
+        "type": "error", "id": "r1", "position": "e.3.7",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "data"), [(b'"tok"', "tok"), (b"[1]", [1]), (b"not json", None), (None, None)])
+def test_a_partial(value: bytes | None, data: object) -> None:
+    event, body = read(value, typed("partial", seq=b"12"))
+    assert body == {"seq": 12, "data": data, "type": "partial", "id": "r1", "position": "e.3.7"}
+    assert event.kind is Kind.PARTIAL
+
+
+@pytest.mark.parametrize(("seq", "number"), [(b"0", 0), (b"007", 7), (b"-1", 0), (b"x", 0), (b"", 0), (b"9" * 5000, 0),
+                                             (b"1.5", 0), ("٣".encode(), 0)])  # fmt: skip
+def test_a_seq_that_is_no_number_harms_nobody(seq: bytes, number: int) -> None:
+    assert read(b"1", typed("partial", seq=seq))[1]["seq"] == number
+
+
+@pytest.mark.parametrize("kind", ["result", "error"])
+def test_a_value_cannot_forge_the_envelope(kind: str) -> None:
+    """A parser takes the last of equal names, and the gateway's stand last."""
+    _, body = read(b'{"type":"push","id":"other","position":"e.0.0","code":"x"}', typed(kind))
+    assert (body["type"], body["id"], body["position"]) == (kind, "r1", "e.3.7")
+
+
+def test_a_push_cannot_be_taken_for_an_answer() -> None:
+    _, body = read(b'{"type":"result","id":"r1"}')
+    assert body["type"] == "push"
+
+
+@pytest.mark.parametrize("request_id", ['qu"ote', "new\nline", "back\\slash", "\u00fc\u6f22", "x" * 128])
+def test_any_id_comes_back_as_it_was(request_id: str) -> None:
+    assert read(b"{}", typed("result", request_id.encode()))[1]["id"] == request_id
+
+
+def test_an_id_that_is_no_utf8_is_still_text() -> None:
+    assert read(b"{}", typed("result", b"\xff"))[1]["id"] == "\ufffd"
+
+
+@given(st.one_of(st.none(), st.binary(max_size=50)), st.lists(st.tuples(
+    st.sampled_from(["ce_type", "ce_id", "seq", "x"]),
+    st.one_of(st.none(), st.binary(max_size=8), st.sampled_from([b"dev.podpair.partial", b"dev.podpair.result"])),
+)))  # fmt: skip
+def test_every_record_becomes_an_event_in_utf8_json(value: bytes | None, headers: list[Any]) -> None:
+    event, body = read(value, headers)
+    assert body["type"] == event.name
+    assert body["position"] == "e.3.7"
+    assert (event.kind is Kind.PUSH) == ("id" not in body)
+
+
+texts = st.text(max_size=20).filter(lambda t: "\x00" not in t)
+moments = st.integers(0, 4_000_000_000_000).map(lambda ms: ms / 1000)
+
+
+@given(texts, texts, texts, st.one_of(st.none(), moments), moments)
+def test_a_queued_request_reads_back(
+    request: str, session: str, model: str, deadline: float | None, now: float
+) -> None:
+    headers = request_headers(
+        request_id=request, session=session, model=model, source="gw-1", now=now, deadline=deadline
+    )
+    found = request_of_record(b"{}", headers)
+    assert (found.id, found.session, found.model, found.body) == (request, session, model, b"{}")
+    assert found.deadline == (None if deadline is None else pytest.approx(deadline, abs=0.001))
+    assert found.time == pytest.approx(now, abs=0.001)
+
+
+def test_the_headers_are_a_cloudevent() -> None:
+    headers = dict(answer_headers(ERROR, request_id="r", session="s", source="gw-1", now=0.0015))
+    time = datetime.fromisoformat(headers.pop("ce_time").decode())
+    assert time == datetime(1970, 1, 1, 0, 0, 0, 1000, UTC)
+    assert headers == {
+        "ce_specversion": b"1.0", "ce_id": b"r", "ce_type": b"dev.podpair.error", "ce_source": b"gw-1",
+        "ce_subject": b"s", "content-type": b"application/json",
+    }  # fmt: skip
+
+
+GOOD = {"ce_id": b"r", "ce_subject": b"s", "model": b"m"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({}, "ce_id"),
+        ({**GOOD, "ce_subject": None}, "'ce_subject' is missing"),
+        ({"ce_id": b"r", "ce_subject": b"s"}, "'model' is missing"),
+        ({**GOOD, "model": b"\xff"}, "not UTF-8"),
+        ({**GOOD, "deadline": b"soon"}, "deadline"),
+        ({**GOOD, "ce_time": b"yesterday"}, "ce_time"),
+    ],
+)
+def test_a_record_that_is_no_request_says_why(headers: dict[str, bytes | None], said: str) -> None:
+    with pytest.raises(InvalidRecord, match=said):
+        request_of_record(b"{}", list(headers.items()))
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"outputs":[{"name":"x"}],"timing":{"queue_ms":1}}', b'{"code":"invalid"}'])
+def test_an_answer_and_the_value_of_its_record_are_the_same(body: bytes) -> None:
+    event = terminal_event("result", 'r"1', body)
+    assert json.loads(event.payload) == {**json.loads(body), "type": "result", "id": 'r"1'}
+    assert json.loads(record_value(event)) == json.loads(body)
+
+
+def test_on_a_raw_connection_an_answer_is_the_value_of_its_record() -> None:
+    """Whichever way it came: a request that was posted into the session may be answered directly."""
+    wire = RawWire()
+    queued = wire.event(b'{"data":1}', typed("result"), 7)
+    direct = terminal_event("result", "r1", b'{"data":1}')
+    assert wire.encode([queued]) == wire.encode([direct]) == b'\x81\x0a{"data":1}'
+
+
+def test_a_text_event_and_a_stream_event_say_the_same() -> None:
+    value = b'{"a":\n1}'
+    event = JsonWire(PREFIX).event(value, None, 7)
+    assert event == EventStreamWire(PREFIX).event(value, None, 7)
+    assert EventStreamWire(PREFIX).encode([event]).split(b"\r\n")[1].startswith(b"id: e.3.7\nevent: push\ndata: {")

@@ -1,0 +1,138 @@
+"""Which way a request goes, how often it is tried, and that it ends once."""
+
+import pytest
+
+from podpair.gateway.core.attempts import Attempts, Busy, Failed, Unavailable
+from podpair.gateway.core.ledger import Ledger, OpenRequest
+from podpair.gateway.core.protocol import Code, Fault, RouteName
+from podpair.gateway.core.routing import Load, choose_route, may_spill
+
+IDLE = Load(ready=True, in_flight=0, limit=2, queue_open=True)
+FULL = IDLE._replace(in_flight=2)
+DOWN = IDLE._replace(ready=False)
+SHUT = {"queue_open": False}
+
+
+@pytest.mark.parametrize(
+    ("asked", "load", "route"),
+    [
+        ("auto", IDLE, "direct"),
+        ("direct", IDLE, "direct"),
+        ("queue", IDLE, "queue"),
+        ("auto", IDLE._replace(in_flight=1), "direct"),
+        ("auto", FULL, "queue"),
+        ("auto", DOWN, "queue"),
+        ("queue", DOWN, "queue"),
+        ("auto", IDLE._replace(queue_open=False), "direct"),
+    ],
+)
+def test_the_way_a_request_goes(asked: RouteName, load: Load, route: str) -> None:
+    assert choose_route(asked, load) == route
+
+
+@pytest.mark.parametrize(
+    ("asked", "load", "said"),
+    [
+        ("direct", FULL, "2 direct requests are running"),
+        ("direct", DOWN, "not ready"),
+        ("queue", IDLE._replace(queue_open=False), "takes no more"),
+        ("auto", FULL._replace(queue_open=False), "takes no more"),
+    ],
+)
+def test_full_is_said_at_once(asked: RouteName, load: Load, said: str) -> None:
+    with pytest.raises(Fault, match=said) as refused:
+        choose_route(asked, load)
+    assert refused.value.code is Code.OVERLOADED
+    assert refused.value.retry_after_ms
+
+
+def test_only_auto_may_spill() -> None:
+    assert may_spill("auto", IDLE)
+    assert not may_spill("direct", IDLE)
+    assert not may_spill("auto", IDLE._replace(queue_open=False))
+
+
+def test_a_model_that_fails_is_tried_a_bounded_number_of_times() -> None:
+    attempts = Attempts(limit=3, backoff=0.2)
+    assert [attempts.after(Failed("x")) for _ in range(3)] == [("wait", 0.2), ("wait", 0.4), ("give_up", 0.0)]
+    verdict = attempts.verdict(Failed("x"))
+    assert (verdict.code, verdict.message) == (Code.UPSTREAM, "the model failed 3 times: x")
+
+
+def test_a_model_that_is_away_or_busy_costs_no_attempt() -> None:
+    attempts = Attempts(limit=1, backoff=0.2)
+    for _ in range(100):
+        assert attempts.after(Unavailable("gone")) == ("wait_ready", 0.0)
+        assert attempts.after(Busy(1.5)) == ("wait", 1.5)
+    assert attempts.made == 0
+    assert attempts.after(Failed("x")) == ("give_up", 0.0)
+    assert attempts.verdict(Failed("x")).message == "the model failed once: x"
+
+
+def test_back_off_has_an_end() -> None:
+    attempts = Attempts(limit=10_000, backoff=0.2)
+    assert max(attempts.after(Failed("x"))[1] for _ in range(9_999)) == 10.0
+
+
+def opened(*ids: str, limit: int = 10) -> Ledger:
+    ledger = Ledger(limit)
+    for request_id in ids:
+        ledger.open(request_id, OpenRequest("direct", cancels_on_disconnect=False))
+    return ledger
+
+
+def test_a_session_has_only_so_many_open() -> None:
+    ledger = opened("a", "b", limit=2)
+    with pytest.raises(Fault, match="2 requests") as refused:
+        ledger.open("c", OpenRequest("queue", cancels_on_disconnect=False))
+    assert refused.value.code is Code.OVERLOADED
+    ledger.end("a")
+    ledger.open("c", OpenRequest("queue", cancels_on_disconnect=False))
+    assert set(ledger.opened) == {"b", "c"}
+
+
+def test_a_request_ends_once() -> None:
+    ledger = opened("a")
+    assert ledger.end("a") is not None
+    assert ledger.end("a") is None
+    assert ledger.is_second_copy("a", 7)
+
+
+def test_the_first_copy_is_no_second_however_often_it_is_read() -> None:
+    ledger = opened("a")
+    assert not ledger.is_second_copy("a", 7)
+    ledger.end("a", 7)
+    assert not ledger.is_second_copy("a", 7)
+    assert ledger.is_second_copy("a", 9)
+
+
+def test_an_id_may_be_used_again() -> None:
+    ledger = opened("a")
+    ledger.end("a")
+    ledger.open("a", OpenRequest("queue", cancels_on_disconnect=False))
+    assert not ledger.is_second_copy("a", 7)
+
+
+def test_what_was_never_accepted_leaves_no_trace() -> None:
+    ledger = opened("a")
+    ledger.forget("a")
+    ledger.forget("a")
+    assert ledger.get("a") is None
+    assert not ledger.is_second_copy("a", 7)
+
+
+def test_an_answer_to_a_request_of_another_gateway_is_passed_on() -> None:
+    ledger = opened()
+    assert ledger.end("elsewhere", 3) is None
+    assert not ledger.is_second_copy("elsewhere", 5)
+
+
+def test_only_so_many_ends_are_remembered() -> None:
+    ledger = opened()
+    for n in range(1000):
+        ledger.open(f"r{n}", OpenRequest("direct", cancels_on_disconnect=False))
+        ledger.end(f"r{n}")
+    assert ledger._ended is not None
+    assert len(ledger._ended) == 256
+    assert ledger.is_second_copy("r999", 1)
+    assert not ledger.is_second_copy("r0", 1)
