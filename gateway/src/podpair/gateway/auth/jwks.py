@@ -11,13 +11,11 @@ from typing import Any
 import aiohttp
 import jwt
 
+from podpair.gateway.auth.identity import KeysUnavailable
+
 _log = logging.getLogger(__name__)
 _AT_MOST_EVERY = 10.0  # seconds between fetches that unknown key ids, or failures, cause
 _TIMEOUT = aiohttp.ClientTimeout(total=5)
-
-
-class JwksUnreachable(Exception):
-    """There are no keys, and none can be fetched."""
 
 
 class Jwks:
@@ -35,12 +33,14 @@ class Jwks:
         self._http: aiohttp.ClientSession | None = None
 
     async def key(self, header: dict[str, Any]) -> Any:
-        """The key for a token with this header. Raises jwt.InvalidTokenError or JwksUnreachable."""
+        """The key for a token with this header. Raises jwt.InvalidTokenError or KeysUnavailable."""
         kid = header.get("kid")
         known = self._find(kid)
         age = time.monotonic() - self._fetched
         if known is None or age > self._cache_seconds:
             await self._refresh()
+            if not self._keys:
+                raise KeysUnavailable("the issuer's keys can't be fetched now")
             known = self._find(kid)
         if known is None:
             raise jwt.InvalidTokenError("its key id (kid) is not among the issuer's keys")
@@ -63,9 +63,8 @@ class Jwks:
                 self._fetched = self._tried
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError, jwt.PyJWTError) as error:
                 # Keys that were good stay good while the issuer is away.
-                if not self._keys:
-                    raise JwksUnreachable(f"{self._url}: {error or type(error).__name__}") from None
-                _log.warning("keeping the keys of %s: %s", self._url, error or type(error).__name__)
+                level, what = (logging.WARNING, "keeping the keys") if self._keys else (logging.ERROR, "no keys")
+                _log.log(level, "%s of %s: %s", what, self._url, str(error) or type(error).__name__)
 
     async def _fetch(self) -> dict[str | None, jwt.PyJWK]:
         if self._http is None:

@@ -22,6 +22,8 @@ def development_token(
     elif auth.secret_file is not None:
         secret = read_secret(auth.secret_file, "auth.secret_file")
     else:
+        if auth.disabled:
+            raise CannotMint("auth.disabled lets everyone in: there is nothing to sign tokens with, nor need for any")
         raise CannotMint("only auth.secret or auth.secret_file can sign tokens: with a public key the issuer does")
     now = int(time.time())
     own = {

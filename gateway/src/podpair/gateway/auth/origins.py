@@ -8,4 +8,10 @@ def origin_allowed(origin: str | None, host: str, allowed: Collection[str]) -> b
     """Whether a request with this Origin and Host may go on. No Origin: not a browser, its token decides alone."""
     if origin is None or "*" in allowed:
         return True
-    return origin.lower() in allowed or urlsplit(origin).netloc.lower() == host.lower()
+    if origin.lower() in allowed:
+        return True
+    try:
+        own = urlsplit(origin).netloc.lower()
+    except ValueError:
+        return False
+    return own != "" and own == host.lower()

@@ -5,11 +5,9 @@ import time
 
 import jwt
 
-from podpair.gateway.auth.identity import Unauthorized
+from podpair.gateway.auth.identity import RESUME_AUDIENCE, Unauthorized
 from podpair.gateway.auth.tokens import read_secret
 from podpair.gateway.config.model import Sessions
-
-_AUDIENCE = "podpair.resume"  # keeps a resume token from passing as anything else under the same secret
 
 
 class ResumeTokens:
@@ -28,7 +26,7 @@ class ResumeTokens:
 
     def mint(self, session: str, subject: str) -> str:
         """A token with which `subject` continues `session`, on any gateway with the same secret."""
-        claims = {"aud": _AUDIENCE, "sid": session, "sub": subject, "exp": int(time.time() + self._seconds)}
+        claims = {"aud": RESUME_AUDIENCE, "sid": session, "sub": subject, "exp": int(time.time() + self._seconds)}
         return jwt.encode(claims, self._secret, algorithm="HS256")
 
     def open(self, token: str, subject: str) -> str:
@@ -38,12 +36,12 @@ class ResumeTokens:
                 token,
                 self._secret,
                 algorithms=["HS256"],
-                audience=_AUDIENCE,
+                audience=RESUME_AUDIENCE,
                 options={"require": ["exp", "sub", "sid"]},
             )
         except jwt.ExpiredSignatureError:
             raise Unauthorized("the resume token has expired: connect without it") from None
-        except jwt.PyJWTError:
+        except (jwt.PyJWTError, UnicodeError):
             raise Unauthorized("the resume token is not one of ours: connect without it") from None
         if claims["sub"] != subject:
             raise Unauthorized("the resume token is another user's")

@@ -1,6 +1,5 @@
 """Verifies tokens: signature, `exp nbf iss aud`, required claims, with the algorithms that the key allows and no other."""
 
-import logging
 import re
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,12 +8,11 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from podpair.gateway.auth.identity import Identity, Unauthorized
-from podpair.gateway.auth.jwks import Jwks, JwksUnreachable
+from podpair.gateway.auth.identity import RESUME_AUDIENCE, Identity, Unauthorized
+from podpair.gateway.auth.jwks import Jwks
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Auth
 
-_log = logging.getLogger(__name__)
 _SESSION_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
 
 
@@ -91,7 +89,7 @@ class TokenVerifier:
         return self._keys is None
 
     async def verify(self, token: str | None) -> Identity:
-        """Raises Unauthorized, with the reason."""
+        """Raises Unauthorized, with the reason, or KeysUnavailable."""
         if self._keys is None:
             return Identity("anonymous", None, None, {})
         if not token:
@@ -115,9 +113,8 @@ class TokenVerifier:
             )
         except jwt.PyJWTError as error:
             raise Unauthorized(_reason(error)) from None
-        except JwksUnreachable as error:
-            _log.error("no keys to verify tokens with: %s", error)
-            raise Unauthorized("the issuer's keys can't be fetched now") from None
+        except UnicodeError:
+            raise Unauthorized("the token is not a JWT") from None
         return _identity(claims)
 
     async def close(self) -> None:
@@ -128,6 +125,8 @@ class TokenVerifier:
 
 def _identity(claims: dict[str, Any]) -> Identity:
     subject, session, expires = claims.get("sub"), claims.get("sid"), claims.get("exp")
+    if claims.get("aud") == RESUME_AUDIENCE:
+        raise Unauthorized("that is a resume token: send the JWT here, and it as ?resume=")
     if not isinstance(subject, str) or not subject:
         raise Unauthorized("the token's claim sub is missing or not a text")
     if session is not None and not (isinstance(session, str) and _SESSION_ID.fullmatch(session)):

@@ -46,5 +46,5 @@ def _hide(values: dict[str, object]) -> None:
     kafka = values["kafka"]
     client = kafka["client"] if isinstance(kafka, dict) else {}
     for name in client:
-        if any(part in name for part in ("password", "secret", "key", "pem", "jaas", "token")):
+        if any(part in name for part in ("password", "secret", "key", "pem", "jaas", "token", "oauthbearer.config")):
             client[name] = str(SecretStr("hidden"))

@@ -28,7 +28,12 @@ class _Environment(BaseSettings, Config):
     """Config, filled from the environment over what the file says."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter=_SEPARATOR, extra="forbid", frozen=True, use_attribute_docstrings=True
+        env_prefix=PREFIX,
+        env_nested_delimiter=_SEPARATOR,
+        enable_decoding=False,  # a variable is a text, never JSON; settings that are lists read theirs
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
     )
 
     @classmethod
@@ -64,16 +69,19 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Confi
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror}"]) from None
+    except UnicodeDecodeError:
+        raise ConfigError([f"{path}: not UTF-8"]) from None
     except yaml.YAMLError as error:
         raise ConfigError([f"{path}: not YAML: {error}"]) from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ConfigError([f"{path}: a mapping is needed at the top, not a {type(values).__name__}"])
-    return values
+    # A section whose every line is commented out is null, and says nothing.
+    return {str(name): value for name, value in values.items() if value is not None}
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,6 +121,8 @@ def _describe(error: Any, path: Path | None, values: dict[str, Any]) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         message = f"there is no such setting{_suggest(str(location[-1]), _siblings(location[:-1]))}"
+    elif error["type"] in ("model_type", "dict_type"):
+        message = "settings by name are needed here"
     source = _source(location, path, values)
     return f"{name}{source}: {message}" if name else f"configuration: {message}"
 

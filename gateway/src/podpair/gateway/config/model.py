@@ -3,13 +3,21 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
 TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(_split)]  # in one text, as the environment has it, with commas
+_SHORTEST_SECRET = 32  # bytes; RFC 7518, 3.2
 
 # librdkafka's properties whose names hold an underscore; in every other an underscore from the environment is a dot.
 _UNDERSCORED = {"log_level", "ssl_ca", "ssl_certificate", "ssl_key", "ssl_engine_callback_data"}
@@ -29,6 +37,11 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+def _check_length(name: str, secret: SecretStr | None) -> None:
+    if secret is not None and len(secret.get_secret_value().encode()) < _SHORTEST_SECRET:
+        raise ValueError(f"{name} is shorter than {_SHORTEST_SECRET} bytes, which HS256 needs (RFC 7518, 3.2)")
+
+
 class Http(Section):
     """The public address."""
 
@@ -36,7 +49,7 @@ class Http(Section):
     """Address to listen on; 0.0.0.0 in a pod."""
     port: Port = 8080
     """Port to listen on; 0 takes a free one."""
-    origins: tuple[str, ...] = ()
+    origins: Texts = ()
     """Origins whose pages may connect, such as https://app.example; `*` is any. Empty: only pages that the gateway itself
     serves. Clients that send no Origin (not browsers) are always let in."""
 
@@ -70,7 +83,7 @@ class Auth(Section):
     """The `aud` that a token must have."""
     leeway_seconds: Seconds = 10
     """Clock difference that `exp` and `nbf` are allowed."""
-    required_claims: tuple[str, ...] = ("exp", "sub")
+    required_claims: Texts = ("exp", "sub")
     """Claims that a token must have."""
     query_token: bool = False
     """Take a token from `?token=` too. URLs end up in logs: leave it off where a header can be sent."""
@@ -87,8 +100,7 @@ class Auth(Section):
             )
         if len(ways) > 1:
             raise ValueError(f"{' and '.join(ways)} are set: choose one")
-        if self.secret is not None and len(self.secret.get_secret_value().encode()) < 32:
-            raise ValueError("secret is shorter than 32 bytes, which HS256 needs (RFC 7518, 3.2)")
+        _check_length("secret", self.secret)
         if self.jwks_url is not None and not self.jwks_url.startswith(("http://", "https://")):
             raise ValueError(f"jwks_url {self.jwks_url!r} is not an http(s) URL")
         return self
@@ -116,6 +128,7 @@ class Sessions(Section):
     def _one_secret(self) -> Self:
         if self.resume_secret is not None and self.resume_secret_file is not None:
             raise ValueError("resume_secret and resume_secret_file are set: choose one")
+        _check_length("resume_secret", self.resume_secret)
         return self
 
 
@@ -139,7 +152,7 @@ class Kafka(Section):
     """host:port, several with commas."""
     embedded: bool = False
     """Run a broker inside this process (librdkafka's mock cluster): for a laptop, its data ends with the process."""
-    client: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    client: dict[str, str | int | float | bool] = Field(default_factory=dict, repr=False)  # holds passwords
     """Any librdkafka property, for every client; from the environment PODPAIR_KAFKA__CLIENT__SASL_USERNAME is sasl.username."""
     create_topics: bool = True
     """Create topics that are missing; otherwise a missing one is an error."""
@@ -156,6 +169,8 @@ class Kafka(Section):
                 name = name.replace("_", ".")
             if name in _OWNED:
                 raise ValueError(f"{name} is podpair's own to set")
+            if not isinstance(setting, str | int | float):
+                raise ValueError(f"{name} must be a text, a number or a boolean")
             named[name] = setting
         return named
 
