@@ -36,6 +36,9 @@ demo: setup ## the whole pair on this machine; KAFKA=host:port for a real broker
 test: setup ## all tests; what this machine lacks is skipped by name (PODPAIR_TEST_REQUIRE=all: fails instead)
 	@$(BIN)/python -m pytest $(ARGS)
 
+bench-fanout: setup ## Kafka → 5,000 WebSocket sessions on a real broker: one JSON line (ARGS="--sessions 10000")
+	@$(BIN)/python tests/bench/fanout.py $(ARGS)
+
 lint: setup ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .

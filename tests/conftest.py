@@ -34,6 +34,20 @@ def inference() -> Iterator[Inference]:
     running.stop()
 
 
+@pytest.fixture
+def start_inference() -> Iterator[Callable[..., Inference]]:
+    """`start_inference(port=0)` starts a model of the test's own; all are ended after it."""
+    running: list[Inference] = []
+
+    def start(port: int = 0) -> Inference:
+        running.append(Inference(port))
+        return running[-1]
+
+    yield start
+    for model in running:
+        model.kill()
+
+
 _numbers = count(1)
 
 

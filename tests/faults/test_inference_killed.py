@@ -11,8 +11,8 @@ _CLIENTS, _EACH = 20, 60
 _KILL_AFTER = 300  # answers
 
 
-async def test_nothing_is_lost_while_the_model_is_away(start_pair: Any) -> None:
-    model = Inference()
+async def test_nothing_is_lost_while_the_model_is_away(start_pair: Any, start_inference: Any) -> None:
+    model: Inference = start_inference()
     gateway: Gateway = start_pair(inference={"url": model.url})
     checker = TerminalChecker()
     answered = 0
@@ -47,13 +47,10 @@ async def test_nothing_is_lost_while_the_model_is_away(start_pair: Any) -> None:
         await asyncio.to_thread(kill_and_look)
         before = answered
         assert before < _CLIENTS * _EACH, "the model died after the load"
-        back = await asyncio.to_thread(Inference, model.port)
+        await asyncio.to_thread(start_inference, model.port)
         await asyncio.gather(*clients)
-    try:
-        assert gateway.metric("requests_paused") == 0
-        assert gateway.get("/readyz")[0] == 200
-    finally:
-        await asyncio.to_thread(back.stop)
+    assert gateway.metric("requests_paused") == 0
+    assert gateway.get("/readyz")[0] == 200
     assert checker.faults() == []
     assert checker.outcomes == {"result": _CLIENTS * _EACH}
     assert gateway.metric("queue_requests_total", outcome="result") == gateway.metric("queue_requests_total")

@@ -7,6 +7,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from podpair.gateway.http.admission import Admission
 from podpair.gateway.http.console import add_console
+from podpair.gateway.http.cors import allow_origins
 from podpair.gateway.http.errors import refusal, v2_error
 from podpair.gateway.http.events import EventStreamEdge
 from podpair.gateway.http.infer import InferEdge
@@ -20,6 +21,7 @@ def make_app(service: Service) -> web.Application:
     infer = InferEdge(service, admission)
     limit = service.config.limits.message_bytes
     app = web.Application(client_max_size=limit, middlewares=[_errors_as_json(limit)])
+    allow_origins(app, service.config.http.origins)
 
     async def health(_: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})

@@ -16,7 +16,7 @@ _TOKEN_SECONDS = 3600
 
 
 def add_console(app: web.Application, service: Service) -> None:
-    """Add the routes. podpair.js is served even where the console is off: pages may use it from here."""
+    """Add the routes. podpair.js and what it imports are served even where the console is off: pages may use it."""
     config = service.config.console
     names = [path.name for path in _FILES.iterdir() if path.suffix in (".js", ".css", ".html", ".svg")]
     policy = _policy(config.demo_url)
@@ -26,7 +26,7 @@ def add_console(app: web.Application, service: Service) -> None:
         headers = {"Cache-Control": "no-cache", "Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"}
         return web.FileResponse(_FILES / name, headers=headers)
 
-    for name in names if config.enabled else ["podpair.js"]:
+    for name in names if config.enabled else [name for name in names if name.startswith("podpair")]:
         app.router.add_get(f"/{name}", file)
     if not config.enabled:
         return

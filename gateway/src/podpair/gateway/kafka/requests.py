@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from podpair.gateway.config.model import Config
-from podpair.gateway.kafka.clients import properties
+from podpair.gateway.kafka.clients import fetching, properties
 
 _log = logging.getLogger(__name__)
 _POLL = 0.05  # seconds; how late a change of mind is noticed
@@ -47,8 +47,8 @@ class RequestsConsumer:
                 auto_offset_reset="earliest",
                 partition_assignment_strategy="cooperative-sticky",
                 session_timeout_ms=int(config.requests.session_timeout_seconds * 1000),
-                fetch_queue_backoff_ms=2,
                 isolation_level="read_committed",
+                **fetching(config),
                 **own,
             )
         )
