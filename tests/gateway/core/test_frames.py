@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podpair.gateway.core.frames import http_chunk, is_utf8, raw_frames, server_sent_event, text_frames
+from podpair.gateway.core.frames import close_frame, http_chunk, is_utf8, raw_frames, server_sent_event, text_frames
 
 
 def unframe(data: bytes) -> list[tuple[int, bytes]]:
@@ -68,3 +68,8 @@ def test_an_event_without_a_position_has_no_id() -> None:
 @pytest.mark.parametrize(("data", "chunk"), [(b"x", b"1\r\nx\r\n"), (b"x" * 255, b"ff\r\n" + b"x" * 255 + b"\r\n")])
 def test_a_chunk(data: bytes, chunk: bytes) -> None:
     assert http_chunk(data) == chunk
+
+
+@pytest.mark.parametrize(("reason", "told"), [("too large", b"too large"), ("", b""), ("x" * 500, b"x" * 123)])
+def test_a_close_frame(reason: str, told: bytes) -> None:
+    assert unframe(close_frame(1009, reason)) == [(8, (1009).to_bytes(2, "big") + told)]

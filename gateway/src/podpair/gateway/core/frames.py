@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 _TEXT = 0x81  # FIN, opcode 1 (RFC 6455, 5.2); a server does not mask
 _BINARY = 0x82
+_CLOSE = 0x88
 _SHORT = [bytes((_TEXT, n)) for n in range(126)]
 
 
@@ -38,6 +39,12 @@ def raw_frames(payloads: Iterable[bytes]) -> bytes:
             header = bytes((_BINARY,)) + header[1:]
         parts += (header, payload)
     return b"".join(parts)
+
+
+def close_frame(code: int, reason: str) -> bytes:
+    """A close frame (RFC 6455, 5.5.1); a longer reason than a control frame holds is cut."""
+    payload = code.to_bytes(2, "big") + reason.encode()[:123]
+    return bytes((_CLOSE, len(payload))) + payload
 
 
 def is_utf8(data: bytes) -> bool:

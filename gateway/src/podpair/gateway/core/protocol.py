@@ -35,6 +35,7 @@ class CloseCode:
 
     GOING_AWAY = 1001
     UNSUPPORTED = 1003
+    TOO_LARGE = 1009
     INTERNAL = 1011
     RESTART = 1012
     IDLE = 3001
@@ -66,7 +67,7 @@ class Infer(msgspec.Struct, tag="infer", tag_field="type", forbid_unknown_fields
     """Ask a model. Exactly one of `inputs` (V2 tensors) and `data` (shorthand for a model with one input) is there."""
 
     id: Annotated[str, Meta(min_length=1, max_length=128)]
-    model: Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9._-]+\Z")]
+    model: Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*\Z")]
     inputs: Raw = _ABSENT
     data: Raw = _ABSENT
     parameters: Raw = _ABSENT

@@ -23,6 +23,8 @@ def refusal(status: int, code: str, message: str, *, retry_after: float | None =
         # RFC 6750, 3: a header is Latin-1 and its quoted text has no quotes in it.
         description = message.replace('"', "'").encode("ascii", "replace").decode()
         headers["WWW-Authenticate"] = f'Bearer error="invalid_token", error_description="{description}"'
+    if status == 426:
+        headers["Upgrade"] = "websocket"  # RFC 9110, 15.5.22
     if retry_after is not None:
         headers["Retry-After"] = f"{max(1, round(retry_after))}"
     body = event("error", code=code, message=message)

@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from aiohttp import WSCloseCode, WSMsgType, web
 from confluent_kafka import KafkaException
 
 from podpair.gateway.auth.identity import KeysUnavailable, Unauthorized
+from podpair.gateway.core.frames import close_frame
 from podpair.gateway.core.protocol import (
     Cancel,
     CloseCode,
@@ -30,8 +32,9 @@ from podpair.gateway.sessions.session import Session
 _log = logging.getLogger(__name__)
 JSON, RAW = "podpair.v1", "podpair.v1.raw"
 _CLOSING = 5.0  # seconds that a client may take to answer a close frame
+_LOOK = 0.02  # seconds between looks at a client that was turned away
 _REASONS = {
-    1001: "going_away", 1003: "unsupported", 1012: "restart", 1013: "try_again_later",
+    1001: "going_away", 1003: "unsupported", 1009: "too_large", 1012: "restart", 1013: "try_again_later",
     3001: "idle", 3008: "slow", 4001: "expired", 4009: "replaced",
 }  # fmt: skip
 
@@ -42,7 +45,6 @@ class WebSocketEdge:
     def __init__(self, service: Service, admission: Admission) -> None:
         self._service = service
         self._admission = admission
-        self._closing: set[asyncio.Task[None]] = set()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """The handler of the route."""
@@ -53,6 +55,7 @@ class WebSocketEdge:
             protocol = self._choose(request)
             session_id = visitor.session or parts.registry.mint()
             self._admission.check_owner(parts, session_id, visitor.identity)
+            self._check_upgrade(request)
             home = await self._admission.hold_home(parts, session_id)
         except Refused as refused:
             return refused.response
@@ -67,34 +70,42 @@ class WebSocketEdge:
         if protocol is None:
             message = f"subprotocol {offered[0]!r} is not known: offer {JSON} or {RAW}"
             raise self._admission.refuse(400, "invalid", message)
+        return protocol
+
+    def _check_upgrade(self, request: web.Request) -> None:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             raise self._admission.refuse(426, "invalid", "this address takes WebSocket upgrades")
-        return protocol
 
     async def _serve(
         self, request: web.Request, parts: Parts, session_id: str, visitor: Visitor, protocol: str
     ) -> web.StreamResponse:
         config, metrics = self._service.config, self._service.metrics
-        socket = web.WebSocketResponse(
+        socket = _Socket(
             protocols=(JSON, RAW),
             heartbeat=config.sessions.heartbeat_seconds,
             timeout=_CLOSING,
             compress=False,  # frames are written many to one call, beside aiohttp's writer
-            max_msg_size=config.limits.message_bytes,
+            max_msg_size=config.limits.message_bytes + 1,  # the least that aiohttp refuses
         )
         await socket.prepare(request)
         transport = request.transport
         if transport is None:
             return socket
 
+        ending: asyncio.Task[None] | None = None
+
         def close(code: int, reason: str) -> None:
+            nonlocal ending
             metrics.closed.labels(_REASONS.get(code, str(code))).inc()
-            task = asyncio.create_task(_end(socket, transport, code, reason))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            if code == CloseCode.TOO_LARGE:
+                _turn_away(transport, code, reason)
+            else:
+                ending = asyncio.create_task(_end(socket, transport, code, reason))
 
         wire = RawWire() if protocol == RAW else JsonWire(parts.joining.prefix(parts.home(session_id)))
         connection = Connection(transport, wire, parts.pacer, config.sessions.buffer_bytes, close)
+        too_large = f"a frame is larger than {config.limits.message_bytes} bytes (limits.message_bytes)"
+        socket.on_too_large = lambda: connection.close(CloseCode.TOO_LARGE, too_large)
         identity = visitor.identity
         session = parts.registry.attach(session_id, identity.subject, connection, identity.expires_at)
         metrics.opened.labels("raw" if protocol == RAW else "websocket", str(visitor.resumed).lower()).inc()
@@ -113,6 +124,8 @@ class WebSocketEdge:
                 metrics.closed.labels("client").inc()
             parts.registry.detach(session, connection)
             _log.debug("disconnected", extra=ids(session=session.id, code=socket.close_code))
+            if ending is not None:
+                await asyncio.wait((ending,))  # aiohttp would end it with a code of its own
         return socket
 
     async def _catch_up(self, parts: Parts, session: Session, connection: Connection, start: int) -> None:
@@ -167,6 +180,33 @@ class WebSocketEdge:
         parts.registry.refreshed(session, identity.expires_at)
         welcome = parts.joining.welcome(session, resumed=True, offset=session.seen)
         session.send(control_event("welcome", welcome))
+
+
+class _Socket(web.WebSocketResponse):
+    """aiohttp ends a connection in the middle of a frame that is too large, and the client, which still writes, reads a
+    reset instead of the close code. This one is first turned away in peace.
+    """
+
+    on_too_large: Callable[[], None] | None = None
+
+    async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
+        if code == WSCloseCode.MESSAGE_TOO_BIG and self.on_too_large is not None:
+            self.on_too_large()
+            await self._until_gone()
+        return await super().close(code=code, message=message, drain=drain)
+
+    async def _until_gone(self) -> None:
+        """What the client still sends is read, and dropped, until it has closed its end."""
+        for _ in range(int(_CLOSING / _LOOK)):
+            if self._req is None or self._req.transport is None:
+                return
+            await asyncio.sleep(_LOOK)
+
+
+def _turn_away(transport: asyncio.Transport, code: int, reason: str) -> None:
+    """The last that is written: a close frame, and the end."""
+    transport.write(close_frame(code, reason))
+    transport.write_eof()
 
 
 def _refuse(session: Session, fault: Fault, request_id: str | None) -> None:

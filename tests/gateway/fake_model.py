@@ -1,0 +1,72 @@
+"""A model in V2 that does what the test says: answer, wait, refuse, fail, go away. It runs on a thread of its own."""
+
+import asyncio
+import json
+import threading
+from typing import Any
+
+from aiohttp import web
+
+_METADATA = {"name": "fake", "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}], "outputs": []}
+_ANSWER = {"outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}], "model_version": "1"}
+
+
+class FakeModel:
+    """Answers every infer alike: with `answer` (status, body) once `open` is set."""
+
+    def __init__(self) -> None:
+        self.answer: tuple[int, Any] = (200, _ANSWER)
+        self.ready = True
+        self.open = threading.Event()
+        self.open.set()
+        self.asked: list[dict[str, Any]] = []  # bodies of infer requests, as they came
+        self._loop = asyncio.new_event_loop()
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        assert self._started.wait(10)
+
+    def reset(self) -> None:
+        """Behave again."""
+        self.answer, self.ready = (200, _ANSWER), True
+        self.open.set()
+        self.asked.clear()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        runner = self._loop.run_until_complete(self._start())
+        self._started.set()
+        self._loop.run_forever()
+        self._loop.run_until_complete(runner.cleanup())
+        self._loop.close()
+
+    async def _start(self) -> web.AppRunner:
+        app = web.Application()
+        app.router.add_get("/v2/health/ready", self._health)
+        app.router.add_get("/v2/models/{model}", self._metadata)
+        app.router.add_post("/v2/models/{model}/infer", self._infer)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.url = "http://{}:{}".format(*runner.addresses[0][:2])
+        return runner
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response(status=200 if self.ready else 503)
+
+    async def _metadata(self, _: web.Request) -> web.Response:
+        return web.json_response(_METADATA)
+
+    async def _infer(self, request: web.Request) -> web.Response:
+        self.asked.append(await request.json())
+        while not self.open.is_set():
+            await asyncio.sleep(0.005)
+        status, body = self.answer
+        return web.Response(
+            status=status, text=body if isinstance(body, str) else json.dumps(body), content_type="application/json"
+        )
+
+    def close(self) -> None:
+        self.open.set()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
