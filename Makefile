@@ -54,5 +54,13 @@ lock: $(UV) ## pin every dependency anew, with hashes and without addresses
 	  $(if $(UPGRADE),--upgrade) --group build --group lint --group test --group bench --group train \
 	  $(PROJECTS:%=%/pyproject.toml) -o requirements.lock
 
+IMAGE_TAG ?= dev
+images: ## podpair-gateway and podpair-inference (BASE=image to build on, DOCKER_FLAGS, IMAGE_TAG)
+	@for name in gateway inference; do \
+	  docker build $(if $(BASE),--build-arg BASE=$(BASE)) $(DOCKER_FLAGS) -f $$name/Dockerfile -t podpair-$$name:$(IMAGE_TAG) . || exit 1; \
+	done
+
+bench: bench-fanout ## every measurement in docs/benchmarks.md
+
 clean: ## forget the environment and everything that was generated
 	rm -rf $(VENV) .cache var .mypy_cache .ruff_cache .pytest_cache

@@ -1,15 +1,23 @@
-"""`podpair-gateway config`: check, schema, show."""
+"""`podpair-gateway config`: check, schema, doc, show."""
 
 import json
 from pathlib import Path
 
 import click
 import yaml
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
 
 from podpair.gateway.config.load import load
 from podpair.gateway.config.model import Config
 
+_PAGE = """\
+# Configuring the gateway
+
+You want to change something about a gateway. Every setting has one name, in the YAML file (`--config`) and in the environment, which
+comes over the file: `http.port` is `PODPAIR_HTTP__PORT`. `podpair-gateway config check` tells every fault at once,
+`config show` what is in force (secrets hidden), `config schema` is the JSON schema for an editor. This page is `config doc`.
+"""
 _path = click.option("--config", "path", type=click.Path(path_type=Path), help="YAML file with the configuration.")
 
 
@@ -30,6 +38,33 @@ def check(path: Path | None) -> None:
 def schema() -> None:
     """Print the configuration's JSON schema: every setting, its default and what it means."""
     click.echo(json.dumps(Config.model_json_schema(), indent=2))
+
+
+@config_group.command()
+def doc() -> None:
+    """Print every setting as a page in Markdown (docs/configuration.md is this)."""
+    click.echo(_PAGE, nl=False)
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        if not isinstance(section, type) or not issubclass(section, BaseModel):
+            click.echo(f"\n## {name}\n\n{_row(name, field)}")
+            continue
+        click.echo(f"\n## {name}\n\n{section.__doc__}\n\n| setting | default | |\n| --- | --- | --- |")
+        for setting, details in section.model_fields.items():
+            click.echo(f"| `{name}.{setting}` | {_default(details)} | {_describe(details)} |")
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    return f"| setting | default | |\n| --- | --- | --- |\n| `{name}` | {_default(field)} | {_describe(field)} |"
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True)
+    return "" if value in (None, (), {}) else f"`{json.dumps(value)}`"
+
+
+def _describe(field: FieldInfo) -> str:
+    return " ".join((field.description or "").split()).replace("|", "\\|")
 
 
 @config_group.command()
