@@ -14,8 +14,8 @@ from podpair.gateway.config.model import Config
 _PAGE = """\
 # Configuring the gateway
 
-You want to change something about a gateway. Every setting has one name, in the YAML file (`--config`) and in the environment, which
-comes over the file: `http.port` is `PODPAIR_HTTP__PORT`. `podpair-gateway config check` tells every fault at once,
+You want to change something about a gateway. Every setting has one name, in the YAML file (`--config`) and in the environment,
+which comes over the file: `http.port` is `PODPAIR_HTTP__PORT`. `podpair-gateway config check` tells every fault at once,
 `config show` what is in force (secrets hidden), `config schema` is the JSON schema for an editor. This page is `config doc`.
 """
 _path = click.option("--config", "path", type=click.Path(path_type=Path), help="YAML file with the configuration.")
