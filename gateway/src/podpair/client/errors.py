@@ -3,8 +3,6 @@
 The codes are those of docs/protocol.md; `lost`, `unreachable`, `closed` and `taken_over` are the client's own.
 """
 
-# ruff: noqa: N818 - the names are the protocol's codes, as in docs/protocol.md
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
