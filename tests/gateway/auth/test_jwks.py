@@ -1,0 +1,189 @@
+"""Keys that the issuer publishes: fetched when needed, kept when it is away, and never fetched as often as a stranger likes."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import jwt
+import pytest
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from podpair.gateway.auth import jwks as module
+from podpair.gateway.auth.identity import KeysUnavailable, Unauthorized
+from podpair.gateway.auth.tokens import TokenVerifier
+from podpair.gateway.config.model import Auth
+
+KEYS: dict[str, tuple[Any, str]] = {
+    "rsa": (rsa.generate_private_key(65537, 2048), "RS256"),
+    "ec": (ec.generate_private_key(ec.SECP256R1()), "ES256"),
+    "ed": (ed25519.Ed25519PrivateKey.generate(), "EdDSA"),
+    "new": (ec.generate_private_key(ec.SECP256R1()), "ES256"),
+}
+
+
+def published(name: str, **changed: Any) -> dict[str, Any]:
+    key, algorithm = KEYS[name]
+    public = jwt.get_algorithm_by_name(algorithm).to_jwk(key.public_key(), as_dict=True)
+    return {k: v for k, v in {**public, "kid": name, "use": "sig", **changed}.items() if v is not None}
+
+
+def sign(kid: str, name: str | None = "", algorithm: str = "") -> str:
+    key, own = KEYS[kid]
+    headers = {} if name is None else {"kid": name or kid}
+    return jwt.encode({"sub": kid, "exp": time.time() + 60}, key, algorithm=algorithm or own, headers=headers)
+
+
+class Issuer:
+    """Publishes `keys`, or whatever `body` is; counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.keys: list[Any] = [published("rsa"), published("ec"), published("ed")]
+        self.body: str | None = None
+        self.status = 200
+        self.asked = 0
+
+    async def answer(self, _: web.Request) -> web.Response:
+        self.asked += 1
+        text = self.body if self.body is not None else json.dumps({"keys": self.keys})
+        return web.Response(status=self.status, text=text, content_type="application/octet-stream")
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[Issuer]:
+    issuer = Issuer()
+    app = web.Application()
+    app.router.add_get("/keys", issuer.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    issuer.url = "http://{}:{}/keys".format(*runner.addresses[0][:2])
+    yield issuer
+    await runner.cleanup()
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+async def verify(issuer: Any, clock: Clock) -> AsyncIterator[Callable[[str], Any]]:
+    verifier = TokenVerifier(Auth(jwks_url=issuer.url, jwks_cache_seconds=300))
+
+    async def subject(token: str) -> str:
+        return (await verifier.verify(token)).subject
+
+    yield subject
+    await verifier.close()
+
+
+async def refusal(verify: Callable[[str], Any], token: str) -> str:
+    with pytest.raises(Unauthorized) as refused:
+        await verify(token)
+    return str(refused.value)
+
+
+async def test_each_kind_of_key_and_one_fetch_for_all(issuer: Issuer, verify: Any) -> None:
+    found = await asyncio.gather(*(verify(sign(kid)) for kid in ("rsa", "ec", "ed") * 10))
+    assert found == ["rsa", "ec", "ed"] * 10
+    assert issuer.asked == 1
+
+
+async def test_keys_are_fetched_again_when_they_age(issuer: Issuer, clock: Clock, verify: Any) -> None:
+    await verify(sign("rsa"))
+    clock.now += 299
+    await verify(sign("rsa"))
+    assert issuer.asked == 1
+    clock.now += 2
+    await verify(sign("rsa"))
+    assert issuer.asked == 2
+
+
+async def test_a_new_key_is_taken_and_an_old_one_goes(issuer: Issuer, clock: Clock, verify: Any) -> None:
+    await verify(sign("rsa"))
+    issuer.keys = [published("new")]
+    clock.now += 11
+    assert await verify(sign("new")) == "new"
+    assert "kid" in await refusal(verify, sign("rsa"))
+
+
+async def test_keys_stay_while_the_issuer_is_away(issuer: Issuer, clock: Clock, verify: Any) -> None:
+    await verify(sign("rsa"))
+    for body, status in ((None, 500), ("not json", 200), ("[]", 200), ('{"keys": 5}', 200), ('{"keys": []}', 200)):
+        issuer.body, issuer.status = body, status
+        clock.now += 301
+        assert await verify(sign("rsa")) == "rsa"
+    assert issuer.asked == 6
+    issuer.body, issuer.status = None, 200
+    clock.now += 11
+    assert await verify(sign("ec")) == "ec"
+
+
+async def test_an_issuer_that_was_never_there_is_no_fault_of_the_token(
+    issuer: Issuer, clock: Clock, verify: Any
+) -> None:
+    issuer.status = 503
+    for _ in range(3):
+        with pytest.raises(KeysUnavailable, match="can't be fetched now"):
+            await verify(sign("rsa"))
+    assert issuer.asked == 1
+    issuer.status = 200
+    clock.now += 10
+    assert await verify(sign("rsa")) == "rsa"
+
+
+async def test_a_flood_of_unknown_key_ids_is_a_bounded_number_of_fetches(
+    issuer: Issuer, clock: Clock, verify: Any
+) -> None:
+    await verify(sign("rsa"))
+    for _ in range(100):
+        floods = [refusal(verify, sign("new", f"kid-{n}")) for n in range(5)]
+        assert all("kid" in said for said in await asyncio.gather(*floods))
+        clock.now += 0.5
+    assert issuer.asked <= 1 + 50 / 10 + 1
+    assert await verify(sign("ed")) == "ed"
+
+
+async def test_a_token_names_its_key_unless_there_is_one(issuer: Issuer, clock: Clock, verify: Any) -> None:
+    assert "kid" in await refusal(verify, sign("rsa", None))
+    issuer.keys = [published("rsa", kid=None)]
+    clock.now += 301
+    assert await verify(sign("rsa", None)) == "rsa"
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"use": "enc"}, "kid"), ({"alg": "PS256"}, "kid"), ({"alg": "nonsense"}, "kid"), ({"n": "!!!"}, "kid")],
+)
+async def test_a_key_that_is_not_for_this(issuer: Issuer, verify: Any, changed: dict[str, str], said: str) -> None:
+    """And it spoils none of the others."""
+    issuer.keys = ["text", 5, {}, {"kty": "oct", "k": "AAAA", "kid": "o"}, published("rsa", **changed), published("ec")]
+    assert said in await refusal(verify, sign("rsa"))
+    assert await verify(sign("ec")) == "ec"
+
+
+async def test_the_key_decides_the_algorithm(issuer: Issuer, verify: Any) -> None:
+    # Signed by the RSA key, but it names the EC key.
+    assert "its key is for ES256" in await refusal(verify, sign("rsa", "ec"))
+    # A key of the right kind, but another one.
+    assert "signature" in await refusal(verify, sign("new", "ec"))
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "none"])
+async def test_algorithms_that_no_published_key_has(issuer: Issuer, verify: Any, algorithm: str) -> None:
+    key = "x" * 40 if algorithm == "HS256" else None
+    token = jwt.encode({"sub": "a", "exp": time.time() + 60}, key, algorithm=algorithm, headers={"kid": "rsa"})
+    assert "RS256, ES256, EdDSA is needed" in await refusal(verify, token)
+    assert issuer.asked == 0

@@ -1,0 +1,112 @@
+"""The commands as a person runs them."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import jwt
+import pytest
+import yaml
+
+from harness.processes import BIN
+
+SECRET = "configured-secret-0123456789-0123456789"
+
+
+def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PODPAIR_")}
+    return subprocess.run(
+        [str(BIN / "podpair-gateway"), *map(str, arguments)],
+        env=clean | environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(yaml.safe_dump({
+        "auth": {"secret": SECRET, "issuer": "me", "audience": "podpair"},
+        "kafka": {"client": {"sasl.username": "u", "sasl.password": "hunter2", "ssl.key.pem": "PRIVATE"}},
+    }))  # fmt: skip
+    return path
+
+
+def test_help_names_the_commands_and_starts_nothing() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    for command in ("serve", "config", "token", "push"):
+        assert command in done.stdout
+    assert "PODPAIR_HTTP__PORT=9000" in done.stdout
+
+
+def test_check_is_content(file: Path) -> None:
+    done = run("config", "check", "--config", file)
+    assert (done.returncode, done.stdout) == (0, "the configuration is good\n")
+
+
+@pytest.mark.parametrize("command", [("config", "check"), ("config", "show"), ("serve",), ("token",)])
+def test_every_command_tells_all_faults_and_exits_with_2(command: tuple[str, ...]) -> None:
+    done = run(*command, PODPAIR_HTTP__PORT="x", PODPAIR_HTPP__PORT="1", PODPAIR_HTTP__ORIGINS="nonsense")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert lines[0] == "podpair-gateway: 4 faults in the configuration"
+    assert len(lines) == 5
+    assert "Traceback" not in done.stderr
+
+
+def test_one_fault_is_one() -> None:
+    assert run("config", "check").stderr.startswith("podpair-gateway: 1 fault in the configuration\n  auth: no way")
+
+
+def test_a_secret_file_that_is_missing_is_told_by_serve() -> None:
+    done = run("serve", PODPAIR_AUTH__SECRET_FILE="/nowhere/secret")
+    assert done.returncode == 2
+    assert "auth.secret_file: /nowhere/secret: No such file or directory" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_show_is_the_configuration_in_force_without_its_secrets(file: Path) -> None:
+    done = run("config", "show", "--config", file, PODPAIR_HTTP__PORT="9")
+    assert done.returncode == 0
+    for secret in (SECRET, "hunter2", "PRIVATE"):
+        assert secret not in done.stdout
+    shown = yaml.safe_load(done.stdout)
+    assert shown["http"]["port"] == 9
+    assert shown["kafka"]["client"]["sasl.username"] == "u"
+    assert set(shown["kafka"]["client"]["sasl.password"]) == {"*"}
+    assert shown["results"]["topic"] == "podpair.results"
+
+
+def test_schema_explains_every_setting() -> None:
+    schema = json.loads(run("config", "schema").stdout)
+    models = [schema, *schema["$defs"].values()]
+    leaves = [p for m in models for p in m["properties"].values() if "$ref" not in p and "properties" not in p]
+    assert len(leaves) > 40
+    assert [leaf for leaf in leaves if "description" not in leaf and "allOf" not in leaf] == []
+
+
+def test_token_mints_what_the_gateway_takes(file: Path) -> None:
+    done = run("token", "--config", file, "--sub", "ann", "--session", "s1", "--ttl", "60", "--claim", "role=admin",
+               "--claim", "level=3")  # fmt: skip
+    claims = jwt.decode(done.stdout.strip(), SECRET, algorithms=["HS256"], audience="podpair", issuer="me")
+    assert (claims["sub"], claims["sid"], claims["role"], claims["level"]) == ("ann", "s1", "admin", 3)
+    assert claims["exp"] - claims["iat"] == 60
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"PODPAIR_AUTH__DISABLED": "true"}, "auth.disabled lets everyone in"),
+        ({"PODPAIR_AUTH__JWKS_URL": "https://issuer.example/keys"}, "the issuer does"),
+    ],
+)
+def test_token_says_why_it_can_not(environment: dict[str, str], said: str) -> None:
+    done = run("token", **environment)
+    assert done.returncode == 1
+    assert said in done.stderr
+
+
+def test_push_says_what_is_wrong() -> None:
+    assert "DATA is not JSON" in run("push", "--kafka", "127.0.0.1:1", "--session", "s", "{").stderr

@@ -1,0 +1,192 @@
+"""One configuration from file, environment and options; every fault is told at once, with where it came from."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from podpair.gateway.config.load import ConfigError, load
+from podpair.gateway.config.model import Config
+
+SECRET = "configured-secret-0123456789-0123456789"
+BASE = {"auth": {"secret": SECRET}}
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("PODPAIR_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Any:
+    def write(values: Any) -> Path:
+        path = tmp_path / "gateway.yaml"
+        path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
+        return path
+
+    return write
+
+
+def faults(path: Path | None, overrides: dict[str, Any] | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as refused:
+        load(path, overrides)
+    return refused.value.faults
+
+
+def test_options_over_environment_over_file_over_defaults(file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = file({**BASE, "http": {"host": "0.0.0.0", "port": 1}, "limits": {"direct": 7}, "log": {"level": "debug"}})
+    monkeypatch.setenv("PODPAIR_HTTP__PORT", "2")
+    monkeypatch.setenv("PODPAIR_LIMITS__SESSIONS", "9")
+    monkeypatch.setenv("PODPAIR_SHUTDOWN_SECONDS", "3.5")
+    config = load(path, {"http": {"port": 3}})
+    assert (config.http.host, config.http.port) == ("0.0.0.0", 3)
+    assert (config.limits.direct, config.limits.sessions, config.limits.in_flight) == (7, 9, 256)
+    assert (config.log.level, config.log.format, config.shutdown_seconds) == ("debug", "json", 3.5)
+    assert load(path).http.port == 2
+
+
+def test_an_option_leaves_the_rest_of_its_section(file: Any) -> None:
+    config = load(file({**BASE, "kafka": {"client": {"sasl.username": "u"}, "create_topics": False}}),
+                  {"kafka": {"embedded": True}})  # fmt: skip
+    assert config.kafka.embedded
+    assert not config.kafka.create_topics
+    assert config.kafka.client == {"sasl.username": "u"}
+
+
+@pytest.mark.parametrize("text", ["", "\n# nothing\n", "http:\n# port: 1\nkafka:\n"])
+def test_what_is_commented_out_says_nothing(file: Any, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("PODPAIR_AUTH__SECRET", SECRET)
+    assert load(file(text)) == load(None)
+
+
+def test_lists_in_the_environment_have_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PODPAIR_AUTH__SECRET", SECRET)
+    monkeypatch.setenv("PODPAIR_HTTP__ORIGINS", "https://A.example/, http://localhost:3000")
+    monkeypatch.setenv("PODPAIR_AUTH__REQUIRED_CLAIMS", "sub")
+    config = load(None)
+    assert config.http.origins == ("https://a.example", "http://localhost:3000")
+    assert config.auth.required_claims == ("sub",)
+
+
+def test_any_librdkafka_property(file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = file({**BASE, "kafka": {"client": {"sasl.mechanisms": "PLAIN", "log_level": 7}}})
+    monkeypatch.setenv("PODPAIR_KAFKA__CLIENT__SASL_USERNAME", "u")
+    monkeypatch.setenv("PODPAIR_KAFKA__CLIENT__SSL_CA_LOCATION", "/ca")
+    monkeypatch.setenv("PODPAIR_KAFKA__CLIENT__LOG_LEVEL", "6")
+    assert load(path).kafka.client == {
+        "sasl.mechanisms": "PLAIN", "log_level": "6", "sasl.username": "u", "ssl.ca.location": "/ca",
+    }  # fmt: skip
+
+
+def test_all_faults_at_once_with_their_source(file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = file(
+        {"http": {"prot": 1, "port": "many"}, "limitz": {}, "results": {"topic": "a b"}, "log": {"level": "loud"}}
+    )
+    monkeypatch.setenv("PODPAIR_KAFKA__EMBEDDED", "perhaps")
+    monkeypatch.setenv("PODPAIR_LIMITS__SESION", "5")
+    monkeypatch.setenv("PODPAIR_SESSION__IDLE_SECONDS", "5")
+    told = "\n".join(faults(path))
+    for line in (
+        f"http.port ({path}): Input should be a valid integer",
+        f"http.prot ({path}): there is no such setting; did you mean 'port'?",
+        f"limitz ({path}): there is no such setting; did you mean 'limits'?",
+        f"results.topic ({path}): ",
+        f"log.level ({path}): Input should be 'debug', 'info', 'warning' or 'error'",
+        "auth: no way to verify tokens: set one of secret, secret_file, public_key_file, jwks_url",
+        "kafka.embedded (PODPAIR_KAFKA__EMBEDDED): Input should be a valid boolean",
+        "limits.sesion (PODPAIR_LIMITS__SESION): there is no such setting; did you mean 'sessions'?",
+        "PODPAIR_SESSION__IDLE_SECONDS (environment): there is no section 'session'; did you mean 'sessions'?",
+    ):
+        assert line in told
+    assert len(told.splitlines()) == 9
+
+
+def auth(**settings: Any) -> dict[str, Any]:
+    return {"auth": settings}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (auth(secret="short"), "secret is shorter than 32 bytes"),
+        (auth(secret=SECRET, jwks_url="https://x"), "secret and jwks_url are set: choose one"),
+        (auth(disabled=True, secret=SECRET), "disabled is true, but secret is set too"),
+        (auth(jwks_url="ftp://x"), "jwks_url 'ftp://x' is not an http(s) URL"),
+        (BASE | {"sessions": {"resume_secret": "short"}}, "resume_secret is shorter than 32 bytes"),
+        (BASE | {"sessions": {"resume_secret": SECRET, "resume_secret_file": "f"}}, "choose one"),
+        (BASE | {"http": {"origins": ["app.example"]}}, "'app.example' is not an origin: write scheme://host[:port]"),
+        (BASE | {"http": {"origins": ["https://app.example/path"]}}, "without a path"),
+        (BASE | {"http": {"port": 70000}}, "less than or equal to 65535"),
+        (BASE | {"http": 5}, "settings by name are needed here"),
+        (BASE | {"http": {1: 2}}, "http"),
+        (BASE | {1: 2}, "1 ("),
+        (BASE | {"kafka": {"client": {"acks": 1}}}, "acks is podpair's own to set"),
+        (BASE | {"kafka": {"client": {"group_id": "x"}}}, "group.id is podpair's own to set"),
+        (BASE | {"kafka": {"client": {"a": {"b": 1}}}}, "kafka.client"),
+        (BASE | {"requests": {"topic": "t"}, "results": {"topic": "t"}}, "are the same"),
+        (BASE | {"inference": {"url": "localhost:8081"}}, "is not an http(s) URL"),
+        (BASE | {"console": {"mint_tokens": True}, "http": {"host": "0.0.0.0"}}, "needs auth.secret and a loopback"),
+        (auth(disabled=True) | {"console": {"mint_tokens": True}}, "needs auth.secret and a loopback"),
+        (BASE | {"limits": {"sessions": 0}}, "greater than 0"),
+        (BASE | {"sessions": {"heartbeat_seconds": 0}}, "greater than 0"),
+    ],
+)
+def test_a_fault(file: Any, values: dict[Any, Any], said: str) -> None:
+    told = faults(file(values))
+    assert len(told) == 1
+    assert said in told[0]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_tokens_are_minted_on_a_loopback_address_only(file: Any, host: str) -> None:
+    assert load(file(BASE | {"console": {"mint_tokens": True}, "http": {"host": host}})).console.mint_tokens
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a: [", "not YAML"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"- 1", "a mapping is needed"),
+        (b"text", "a mapping is needed"),
+    ],
+)
+def test_a_file_that_is_none(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(content)
+    assert said in faults(path)[0]
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    assert faults(tmp_path / "x.yaml") == [f"{tmp_path / 'x.yaml'}: No such file or directory"]
+    assert faults(tmp_path) == [f"{tmp_path}: Is a directory"]
+
+
+@pytest.mark.parametrize("name", ["PODPAIR_HTTP", "PODPAIR_KAFKA__CLIENT", "PODPAIR_HTTP__PORT__X"])
+def test_a_variable_that_names_no_value(monkeypatch: pytest.MonkeyPatch, file: Any, name: str) -> None:
+    monkeypatch.setenv(name, "x")
+    assert len(faults(file(BASE))) == 1
+
+
+def test_what_kubernetes_sets_beside_a_service_is_no_fault(monkeypatch: pytest.MonkeyPatch, file: Any) -> None:
+    for name, value in {
+        "PODPAIR_SERVICE_HOST": "10.0.0.1", "PODPAIR_PORT": "tcp://10.0.0.1:80", "PODPAIR_HTTP_PORT": "tcp://10.0.0.1:80",
+        "PODPAIR_HTTP_SERVICE_PORT": "80", "PODPAIR_KAFKA_PORT_9092_TCP_ADDR": "10.0.0.1", "PODPAIR_TEST_REQUIRE": "all",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    assert load(file(BASE)).http.port == 8080
+
+
+def test_secrets_are_in_no_repr_and_no_fault(file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PODPAIR_KAFKA__CLIENT__SASL_PASSWORD", "hunter2")
+    values = {**BASE, "sessions": {"resume_secret": SECRET[::-1]}}
+    config = load(file(values))
+    assert isinstance(config, Config)
+    told = repr(config) + str(config) + "\n".join(faults(file(values | {"http": {"port": -1}})))
+    for secret in (SECRET, SECRET[::-1], "hunter2"):
+        assert secret not in told
