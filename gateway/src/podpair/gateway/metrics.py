@@ -28,7 +28,7 @@ class Metrics:
         self.refused = Counter(
             f"{name}refused", "Connections and calls refused before they began", ["code"], registry=registry
         )
-        self.requests = Counter(f"{name}requests", "Requests accepted", ["model", "route"], registry=registry)
+        self.requests = Counter(f"{name}requests", "Requests accepted", ["route"], registry=registry)
         self.spilled = Counter(
             f"{name}spilled", "Direct requests that went on through Kafka", ["reason"], registry=registry
         )

@@ -30,6 +30,7 @@ from podpair.gateway.worker.answers import AnswerWriter
 from podpair.gateway.worker.worker import Worker
 
 _log = logging.getLogger(__name__)
+_GOODBYE = 5.0  # seconds that clients may take to answer their close frames
 _RETRY = 1.0  # seconds between attempts to reach the broker at start
 
 
@@ -66,6 +67,7 @@ class Service:
         self.name = f"{socket.gethostname()}-{os.getpid()}"
         self.draining = False
         self.parts: Parts | None = None  # there once the broker is
+        self._cutting: set[asyncio.Task[None]] = set()
         self.waiting_for = "the broker"  # why there are no parts yet
         self._embedded: EmbeddedKafka | None = None
         if config.kafka.embedded:
@@ -121,8 +123,14 @@ class Service:
         parts = self.parts
         if parts is not None:
             sessions = list(parts.registry.sessions.values())
-            task = asyncio.ensure_future(parts.joining.cut(partition, sessions))
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            task = asyncio.create_task(parts.joining.cut(partition, sessions))
+            self._cutting.add(task)
+            task.add_done_callback(self._cut)
+
+    def _cut(self, done: asyncio.Task[None]) -> None:
+        self._cutting.discard(done)
+        if not done.cancelled() and (error := done.exception()) is not None:
+            _log.error("a partition whose log was cut is not read any more", exc_info=error)
 
     @property
     def checks(self) -> dict[str, str]:
@@ -140,9 +148,10 @@ class Service:
         parts = self.parts
         if parts is not None:
             timeout = self.config.shutdown_seconds
-            await parts.worker.close(timeout)
+            await asyncio.gather(parts.worker.close(timeout), parts.dispatcher.drain(timeout))
             parts.registry.close_all(close_code, "the gateway stops: reconnect")
-            await parts.dispatcher.close(timeout)
+            await parts.registry.emptied(_GOODBYE)
+            await parts.dispatcher.close(timeout)  # what clients did not get any more is being written to Kafka
             await parts.registry.close()
             await parts.producer.close(timeout)
             await parts.reader.close()

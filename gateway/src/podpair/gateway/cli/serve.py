@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import signal
+import threading
 
 import uvloop
 from aiohttp import web
@@ -12,6 +13,7 @@ from podpair.gateway import logs
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.http.app import make_app
+from podpair.gateway.kafka.threads import call_on
 from podpair.gateway.kafka.topics import MissingTopic
 from podpair.gateway.service import Service
 
@@ -26,10 +28,20 @@ def run(config: Config) -> int:
 
 
 async def _serve(config: Config) -> int:
-    stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
+    ended: asyncio.Future[int] = loop.create_future()  # the exit status
+
+    def end(status: int) -> None:
+        if not ended.done():
+            ended.set_result(status)
+
+    def thread_died(died: threading.ExceptHookArgs) -> None:
+        _log.critical("thread %s died", died.thread.name if died.thread else "?", exc_info=died.exc_value)
+        call_on(loop, end, 1)
+
+    threading.excepthook = thread_died
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, end, 0)
     service = Service(config)
     web_runner = web.AppRunner(make_app(service), access_log=None, shutdown_timeout=1.0)
     await web_runner.setup()
@@ -40,17 +52,15 @@ async def _serve(config: Config) -> int:
         _log.error("cannot listen on %s:%d: %s", config.http.host, config.http.port, error.strerror or error)
         await web_runner.cleanup()
         return 1
+
+    def started(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            _log.error("%s", failure, exc_info=None if isinstance(failure, MissingTopic) else failure)
+            end(1)
+
     starting = asyncio.create_task(_start(service, _address(web_runner)))
-    waiting = asyncio.create_task(stopping.wait())
-    await asyncio.wait([starting, waiting], return_when=asyncio.FIRST_COMPLETED)
-    status = 0
-    failure = starting.exception() if starting.done() else None
-    if failure is not None:
-        _log.error("%s", failure, exc_info=None if isinstance(failure, MissingTopic) else failure)
-        status = 1
-    else:
-        await waiting
-    waiting.cancel()
+    starting.add_done_callback(started)
+    status = await ended
     starting.cancel()
     _log.info("stopping")
     await service.stop(CloseCode.GOING_AWAY)

@@ -4,7 +4,6 @@ Sessions that ask for the same partition at the same time, as after a gateway's 
 """
 
 import asyncio
-import logging
 import threading
 from collections import defaultdict
 from typing import NamedTuple, cast
@@ -14,8 +13,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.tails import Record
 from podpair.gateway.kafka.clients import reader_properties
+from podpair.gateway.kafka.threads import call_on
 
-_log = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 20  # of one session's records in one answer
 _PATIENCE = 10.0  # seconds without a record before the pass is given up
 
@@ -124,10 +123,7 @@ class History:
             end = query.records[-1].offset() + 1 if query.full else query.end
             query.future.set_result(Chunk(query.records, end))
 
-        try:
-            self._loop.call_soon_threadsafe(settle)
-        except RuntimeError:
-            _log.debug("the loop has closed")
+        call_on(self._loop, settle)
 
     async def close(self) -> None:
         """Stop; who still waits gets an error."""

@@ -7,13 +7,13 @@ batch at a time.
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.kafka.clients import properties
+from podpair.gateway.kafka.threads import call_on
 from podpair.gateway.metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class RecordProducer:
         while not self._stop.is_set():
             if self._producer.poll(0.5) and self._settled:
                 settled, self._settled = self._settled, []
-                _call(self._loop, self._settle, settled)
+                call_on(self._loop, self._settle, settled)
 
     def _settle(self, settled: list[tuple[asyncio.Future[Written], KafkaError | None, Message]]) -> None:
         for future, error, message in settled:
@@ -112,11 +112,3 @@ class RecordProducer:
 
 def _not_written(error: KafkaError) -> NotWritten:
     return NotWritten(error.str(), too_large=error.code() == KafkaError.MSG_SIZE_TOO_LARGE)
-
-
-def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *arguments: Any) -> None:
-    """Run `function` on the loop's thread; a loop that has closed needs nothing any more."""
-    try:
-        loop.call_soon_threadsafe(function, *arguments)
-    except RuntimeError:
-        _log.debug("the loop has closed")

@@ -7,13 +7,14 @@ wants nothing, partitions are paused, polling goes on and the group is not left.
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.kafka.clients import fetching, properties
+from podpair.gateway.kafka.threads import call_on
 
 _log = logging.getLogger(__name__)
 _POLL = 0.05  # seconds; how late a change of mind is noticed
@@ -141,17 +142,11 @@ class RequestsConsumer:
             return
         with self._gate:
             self._room -= len(records)
-        self._call(self._worker.received, records)
-
-    def _call(self, function: Callable[..., object], argument: object) -> None:
-        try:
-            self._loop.call_soon_threadsafe(function, argument)
-        except RuntimeError:
-            _log.debug("the loop has closed")
+        call_on(self._loop, self._worker.received, records)
 
     def _on_assign(self, _: Consumer, places: Sequence[TopicPartition]) -> None:
         self._paused.difference_update(place.partition for place in places)
-        self._call(self._worker.assigned, [place.partition for place in places])
+        call_on(self._loop, self._worker.assigned, [place.partition for place in places])
 
     def _on_revoke(self, consumer: Consumer, places: Sequence[TopicPartition]) -> None:
         gone = {place.partition for place in places}

@@ -17,6 +17,7 @@ from podpair.gateway.config.model import Config
 from podpair.gateway.core.tails import Record
 from podpair.gateway.kafka.clients import reader_properties
 from podpair.gateway.kafka.offsets import OffsetQueries
+from podpair.gateway.kafka.threads import call_on
 
 _log = logging.getLogger(__name__)
 _BATCH = 10_000  # records that cross to the loop together
@@ -129,10 +130,8 @@ class ResultsReader:
             while not self._slots.acquire(timeout=1.0):
                 if self._stop.is_set():
                     return
-            try:
-                self._loop.call_soon_threadsafe(self._hand_over, batch)
-            except RuntimeError:
-                return  # the loop has closed
+            if not call_on(self._loop, self._hand_over, batch):
+                return
         self._consumer.close()
 
     def _hand_over(self, batch: list[Message]) -> None:

@@ -61,6 +61,7 @@ class Dispatcher:
         self._registry = registry
         self._metrics = metrics
         self._in_flight = 0  # direct requests
+        self._draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         registry.on_unsent = self._on_unsent
         registry.on_gone = self._on_gone
@@ -95,6 +96,8 @@ class Dispatcher:
             if running.accepted:
                 session.send(accepted_event(message.id, running.route))
             return None
+        if self._draining:
+            raise Fault(Code.OVERLOADED, "the gateway is leaving: reconnect to another", retry_after_ms=1000)
         route = choose_route(message.route, self.load())
         request = OpenRequest(route, message.on_disconnect == "cancel")
         session.ledger.open(message.id, request)
@@ -108,7 +111,7 @@ class Dispatcher:
             except Fault:
                 session.ledger.forget(message.id)
                 raise
-        self._accept(session, message.id, request, message.model)
+        self._accept(session, message.id, request)
         task = self._spawn(self._direct(session, message, question))
         request.abort = task.cancel
         return Started("direct", None)
@@ -122,9 +125,9 @@ class Dispatcher:
             request.abort()
         self._finish_with(session, request_id, Fault(Code.CANCELLED, "cancelled by its client"))
 
-    def _accept(self, session: Session, request_id: str, request: OpenRequest, model: str) -> None:
+    def _accept(self, session: Session, request_id: str, request: OpenRequest) -> None:
         request.accepted = True
-        self._metrics.requests.labels(model, request.route).inc()
+        self._metrics.requests.labels(request.route).inc()
         session.send(accepted_event(request_id, request.route))
 
     async def _direct(self, session: Session, message: Infer, question: Question) -> None:
@@ -136,6 +139,9 @@ class Dispatcher:
             self._finish_with(session, question.id, fault)
         except (Unavailable, Busy, Failed) as error:
             self._after_failure(session, message, question, error)
+        except Exception:
+            _log.exception("direct request failed", extra=ids(session=session.id, request=question.id))
+            self._finish_with(session, question.id, Fault(Code.INTERNAL, "internal error"))
         else:
             self._metrics.latency.labels(question.model).observe(time.perf_counter() - started)
             self._finish(session, question.id, terminal_event("result", question.id, body), "result")
@@ -191,7 +197,7 @@ class Dispatcher:
             if isinstance(error, NotWritten):
                 self._finish_with(session, question.id, _not_queued(error))
             elif (request := session.ledger.get(question.id)) is not None:
-                self._accept(session, question.id, request, question.model)
+                self._accept(session, question.id, request)
 
         written.add_done_callback(settle)
         return written
@@ -229,10 +235,16 @@ class Dispatcher:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    async def drain(self, timeout: float) -> None:
+        """Take no more, and wait for what is in hand: direct requests, and answers being written, up to `timeout` s."""
+        self._draining = True
+        end = time.monotonic() + timeout
+        while self._tasks and (left := end - time.monotonic()) > 0:
+            await asyncio.wait(self._tasks, timeout=left)
+
     async def close(self, timeout: float) -> None:
-        """Wait for direct requests and for answers that are being written, up to `timeout` seconds."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout)
+        """Drain, and give up the rest."""
+        await self.drain(timeout)
         for task in list(self._tasks):
             task.cancel()
 

@@ -29,6 +29,7 @@ class Registry:
         self._metrics = metrics
         self.sessions: dict[bytes, Session] = {}
         self.connected = 0
+        self._empty = asyncio.Event()
         # Who takes the terminal events that a client did not get, and who cares that it is gone.
         self.on_unsent: Callable[[Session, list[Event]], object] = lambda *_: None
         self.on_gone: Callable[[Session], object] = lambda _: None
@@ -76,8 +77,20 @@ class Registry:
         self.on_gone(session)
         self.forget_if_done(session)
 
+    async def emptied(self, timeout: float) -> None:
+        """Return when no client is connected any more, or after `timeout` seconds."""
+        if self.connected:
+            self._empty.clear()
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._empty.wait()
+            except TimeoutError:
+                _log.warning("%d clients did not answer their close frames", self.connected)
+
     def _count(self, change: int) -> None:
         self.connected += change
+        if not self.connected:
+            self._empty.set()
         self._metrics.sessions.set(self.connected)
 
     def forget_if_done(self, session: Session) -> None:

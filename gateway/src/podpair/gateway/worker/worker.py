@@ -129,6 +129,11 @@ class Worker:
                 "queued request failed: %s", fault.message, extra=ids(session=request.session, request=request.id)
             )
             await self._answers.error(request.session, request.id, fault)
+        except Exception:
+            # Not the model's fault, nor the request's: but whoever waits for it has to know, and the partition to go on.
+            outcome = Code.INTERNAL
+            _log.exception("queued request failed", extra=ids(session=request.session, request=request.id))
+            await self._answers.error(request.session, request.id, Fault(Code.INTERNAL, "internal error"))
         else:
             await self._answers.result(request.session, request.id, body)
         self._metrics.worked.labels(outcome).inc()
