@@ -41,7 +41,7 @@ def question_of_body(body: bytes, request_id: str, model: str, deadline: float |
     """The reverse of `question_body`. Raises Fault(invalid)."""
     try:
         found = _body.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Fault(Code.INVALID, f"the request's value is not JSON: {error}") from None
     inputs, data = bytes(found.inputs), bytes(found.data)
     if bool(inputs) == bool(data):

@@ -88,7 +88,7 @@ class V2Client:
             raise Fault(Code.DEADLINE_EXCEEDED, "the deadline passed while the model was at work") from None
         try:
             response = _response.decode(answer)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise Failed(f"its answer is not V2: {error}") from None
         spent = found.get("podpair-inference-ms")
         return Answer(bytes(response.outputs), response.model_version, float(spent) if spent else None)
