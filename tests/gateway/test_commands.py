@@ -9,7 +9,7 @@ import jwt
 import pytest
 import yaml
 
-from harness.processes import BIN
+from harness.processes import BIN, ROOT
 
 SECRET = "configured-secret-0123456789-0123456789"
 
@@ -110,3 +110,8 @@ def test_token_says_why_it_can_not(environment: dict[str, str], said: str) -> No
 
 def test_push_says_what_is_wrong() -> None:
     assert "DATA is not JSON" in run("push", "--kafka", "127.0.0.1:1", "--session", "s", "{").stderr
+
+
+def test_the_page_of_settings_is_what_the_command_prints() -> None:
+    """docs/configuration.md is `podpair-gateway config doc`."""
+    assert (ROOT / "docs" / "configuration.md").read_text() == run("config", "doc").stdout

@@ -27,6 +27,7 @@ from podpair.gateway.upstream.asking import Asking
 from podpair.gateway.upstream.readiness import Readiness
 from podpair.gateway.upstream.v2 import V2Client
 from podpair.gateway.worker.answers import AnswerWriter
+from podpair.gateway.worker.dead_letters import DeadLetters
 from podpair.gateway.worker.worker import Worker
 
 _log = logging.getLogger(__name__)
@@ -93,7 +94,8 @@ class Service:
         asking = Asking(client, readiness)
         producer = RecordProducer(config, metrics)
         answers = AnswerWriter(producer, config.results.topic, self.name)
-        worker = Worker(config, asking, readiness, answers, metrics)
+        dead_letters = DeadLetters(producer, config.requests.dead_letter_topic, self.name, metrics)
+        worker = Worker(config, asking, readiness, answers, dead_letters, metrics)
         registry = Registry(config, topics.result_partitions, lambda: worker.owned, metrics)
         fanout = FanOut(registry.sessions, config.results.tail_bytes, metrics, self.clock)
         reader = ResultsReader(

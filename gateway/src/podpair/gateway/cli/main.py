@@ -8,6 +8,7 @@ import click
 
 from podpair.gateway.cli.config import config_group
 from podpair.gateway.cli.push import push
+from podpair.gateway.cli.replay import replay
 from podpair.gateway.cli.token import token
 from podpair.gateway.config.load import ConfigError, load
 
@@ -44,6 +45,7 @@ def serve(path: Path | None, host: str | None, port: int | None, embedded_kafka:
 cli.add_command(config_group)
 cli.add_command(token)
 cli.add_command(push)
+cli.add_command(replay)
 
 
 def main() -> None:

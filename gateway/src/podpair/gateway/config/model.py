@@ -196,6 +196,15 @@ class Requests(Section):
     """How often a request that the model fails is tried."""
     backoff_seconds: PositiveSeconds = 0.2
     """Wait before the second attempt; it doubles with each."""
+    dead_letters: bool = True
+    """Keep requests that no attempt could answer on the topic `<requests.topic>.dlq` (`podpair-gateway replay`)."""
+    dead_letter_retention_seconds: PositiveSeconds = 604_800
+    """How long they are kept, if that topic is created here."""
+
+    @property
+    def dead_letter_topic(self) -> str | None:
+        """The topic for dead letters; None: they are only logged."""
+        return f"{self.topic}.dlq" if self.dead_letters else None
 
 
 class Results(Section):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from podpair.gateway.config.model import Config
+from podpair.gateway.core.records import Headers
 from podpair.gateway.kafka.clients import properties
 from podpair.gateway.kafka.threads import call_on
 from podpair.gateway.metrics import Metrics
@@ -62,9 +63,7 @@ class RecordProducer:
         self._thread = threading.Thread(target=self._poll, name="kafka-producer", daemon=True)
         self._thread.start()
 
-    def write(
-        self, topic: str, value: bytes, *, key: bytes | None, headers: list[tuple[str, bytes]]
-    ) -> asyncio.Future[Written]:
+    def write(self, topic: str, value: bytes, *, key: bytes | None, headers: Headers) -> asyncio.Future[Written]:
         """Queue one record; the future ends with its place, or with NotWritten. Raises NotWritten where the queue is full."""
         future: asyncio.Future[Written] = self._loop.create_future()
 

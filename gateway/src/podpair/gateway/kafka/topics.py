@@ -1,4 +1,4 @@
-"""The two topics: found, or created where that is allowed, or missed by name."""
+"""The topics: found, or created where that is allowed, or missed by name."""
 
 import hashlib
 import logging
@@ -37,7 +37,7 @@ def ensure_topics(config: Config) -> Topics:
     Raises MissingTopic, which names the topic, or Unreachable.
     """
     admin = AdminClient(properties(config))
-    wanted = {config.requests.topic: config.requests, config.results.topic: config.results}
+    wanted = {topic.topic: topic for topic in _wanted(config)}
     found = _partitions(admin, list(wanted), ask_each=config.kafka.embedded)
     missing = [name for name, count in found.items() if count == 0]
     if missing and not config.kafka.create_topics:
@@ -46,7 +46,7 @@ def ensure_topics(config: Config) -> Topics:
             " create it, or allow it with kafka.create_topics: true"
         )
     if missing:
-        _create(admin, config, missing)
+        _create(admin, [wanted[name] for name in missing])
         found = _partitions(admin, list(wanted), ask_each=False)
     requests, results = found[config.requests.topic], found[config.results.topic]
     if requests != results:
@@ -71,32 +71,32 @@ def _partitions(admin: AdminClient, names: list[str], *, ask_each: bool) -> dict
     }
 
 
-def _create(admin: AdminClient, config: Config, missing: list[str]) -> None:
-    new = []
-    for name in missing:
-        settings = config.results if name == config.results.topic else config.requests
-        topic_config = {}
-        if name == config.results.topic:
-            topic_config = {
-                "retention.ms": str(int(config.results.retention_seconds * 1000)),
-                "cleanup.policy": "delete",
-            }
-        new.append(
-            NewTopic(
-                name,
-                num_partitions=settings.partitions,
-                replication_factor=settings.replication or -1,
-                config=topic_config,
-            )
-        )
-    for name, future in admin.create_topics(new, request_timeout=_TIMEOUT).items():
+def _wanted(config: Config) -> list[NewTopic]:
+    """The topics as they are created here."""
+    requests, results = config.requests, config.results
+
+    def new(name: str, partitions: int, replication: int | None, retention: float | None = None) -> NewTopic:
+        kept = {"retention.ms": str(int(retention * 1000)), "cleanup.policy": "delete"} if retention else {}
+        return NewTopic(name, num_partitions=partitions, replication_factor=replication or -1, config=kept)
+
+    topics = [
+        new(requests.topic, requests.partitions, requests.replication),
+        new(results.topic, results.partitions, results.replication, results.retention_seconds),
+    ]
+    if requests.dead_letter_topic is not None:
+        topics.append(new(requests.dead_letter_topic, 1, requests.replication, requests.dead_letter_retention_seconds))
+    return topics
+
+
+def _create(admin: AdminClient, missing: list[NewTopic]) -> None:
+    for name, future in admin.create_topics(missing, request_timeout=_TIMEOUT).items():
         try:
             future.result()
             _log.info("created topic %s", name)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another gateway was quicker
                 raise MissingTopic(f"topic {name} not found, and creating it failed: {error.args[0].str()}") from None
-    _await_created(admin, missing)
+    _await_created(admin, [topic.topic for topic in missing])
 
 
 def _await_created(admin: AdminClient, names: list[str]) -> None:

@@ -13,6 +13,7 @@ from confluent_kafka import Message
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.attempts import Attempts, Busy, Failed, Unavailable
+from podpair.gateway.core.dead_letters import dead_letter_of
 from podpair.gateway.core.offsets import ContiguousOffsets
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.records import Headers, InvalidRecord, Request, request_of_record
@@ -22,6 +23,7 @@ from podpair.gateway.metrics import Metrics
 from podpair.gateway.upstream.asking import Asking, question_of_body
 from podpair.gateway.upstream.readiness import Readiness
 from podpair.gateway.worker.answers import AnswerWriter
+from podpair.gateway.worker.dead_letters import DeadLetters
 
 _log = logging.getLogger(__name__)
 _COMMIT = 0.2  # seconds between commits
@@ -43,12 +45,19 @@ class Worker:
     """The group member's mind; `kafka.requests` is its hands."""
 
     def __init__(
-        self, config: Config, asking: Asking, readiness: Readiness, answers: AnswerWriter, metrics: Metrics
+        self,
+        config: Config,
+        asking: Asking,
+        readiness: Readiness,
+        answers: AnswerWriter,
+        dead_letters: DeadLetters,
+        metrics: Metrics,
     ) -> None:
         self._config = config.requests
         self._asking = asking
         self._readiness = readiness
         self._answers = answers
+        self._dead_letters = dead_letters
         self._metrics = metrics
         self._partitions: dict[int, _Partition] = {}
         self._consumer = RequestsConsumer(config, self)
@@ -116,33 +125,43 @@ class Worker:
         try:
             request = request_of_record(record.value(), cast("Headers | None", record.headers()))
         except InvalidRecord as error:
-            _log.error("record %s[%s]@%d is no request: %s", record.topic(), record.partition(), offset, error)
+            await self._bury_invalid(record, error)
             self._metrics.worked.labels("invalid_record").inc()
-            work.offsets.finish(offset)
-            return
-        outcome = "result"
-        try:
-            body = await self._answer(request)
-        except Fault as fault:
-            outcome = fault.code
-            _log.info(
-                "queued request failed: %s", fault.message, extra=ids(session=request.session, request=request.id)
-            )
-            await self._answers.error(request.session, request.id, fault)
-        except Exception:
-            # Not the model's fault, nor the request's: but whoever waits for it has to know, and the partition to go on.
-            outcome = Code.INTERNAL
-            _log.exception("queued request failed", extra=ids(session=request.session, request=request.id))
-            await self._answers.error(request.session, request.id, Fault(Code.INTERNAL, "internal error"))
         else:
-            await self._answers.result(request.session, request.id, body)
-        self._metrics.worked.labels(outcome).inc()
+            outcome = await self._finish(record, request)
+            self._metrics.worked.labels(outcome).inc()
         work.offsets.finish(offset)
 
-    async def _answer(self, request: Request) -> bytes:
+    async def _bury_invalid(self, record: Message, error: InvalidRecord) -> None:
+        await self._dead_letters.bury(record, str(error), 0)
+        letter = dead_letter_of(cast("Headers | None", record.headers()))
+        if letter.id and letter.session:  # as far as it can be told, someone waits for it
+            await self._answers.error(letter.session, letter.id, Fault(Code.INVALID, str(error)))
+
+    async def _finish(self, record: Message, request: Request) -> str:
+        """Write the request's terminal event, whatever becomes of it; returns the outcome."""
+        attempts = Attempts(self._config.attempts, self._config.backoff_seconds)
+        about = ids(session=request.session, request=request.id)
+        try:
+            body = await self._answer(request, attempts)
+        except Fault as error:
+            fault = error
+            _log.info("queued request failed: %s", fault.message, extra=about)
+        except Exception as error:
+            # Not the model's fault, nor the request's: but whoever waits for it has to know, and the partition to go on.
+            _log.exception("queued request failed", extra=about)
+            fault = Fault(Code.INTERNAL, f"internal error: {type(error).__name__}")
+        else:
+            await self._answers.result(request.session, request.id, body)
+            return "result"
+        if fault.code in (Code.UPSTREAM, Code.INTERNAL):
+            await self._dead_letters.bury(record, fault.message, attempts.made)
+        await self._answers.error(request.session, request.id, fault)
+        return fault.code
+
+    async def _answer(self, request: Request, attempts: Attempts) -> bytes:
         """The answer's body. Raises Fault, the terminal error."""
         question = question_of_body(request.body, request.id, request.model, request.deadline)
-        attempts = Attempts(self._config.attempts, self._config.backoff_seconds)
         while True:
             queue_ms = max(0.0, (time.time() - request.time) * 1000) if request.time else None
             try:

@@ -1,0 +1,98 @@
+"""A request that no attempt can answer ends at its client, is kept with the reason, and can be put back."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from gateway.conftest import Connect
+from gateway.fake_model import FakeModel
+from harness.kafka import Broker
+from harness.pair import SECRET, Gateway, until
+from harness.processes import BIN
+
+
+@pytest.fixture
+def gateway(broker: Broker, names: dict[str, Any], model: FakeModel, start_gateway: Callable[..., Gateway]) -> Gateway:
+    requests = names["requests"] | {"attempts": 3, "backoff_seconds": 0.01}
+    config = names | {"requests": requests, "kafka": {"bootstrap_servers": broker.address}}
+    started = start_gateway(config | {"inference": {"url": model.url}})
+    started.wait_ready()
+    return started
+
+
+@pytest.fixture
+def replay(broker: Broker, names: dict[str, Any]) -> Callable[..., str]:
+    """`replay("--list")` runs the command; returns what it printed."""
+    env = {
+        "PODPAIR_AUTH__SECRET": SECRET,
+        "PODPAIR_KAFKA__BOOTSTRAP_SERVERS": broker.address,
+        "PODPAIR_REQUESTS__TOPIC": names["requests"]["topic"],
+        "PODPAIR_REQUESTS__GROUP": names["requests"]["group"],
+    }
+
+    def run(*arguments: str) -> str:
+        command = [BIN / "podpair-gateway", "replay", *arguments]
+        done = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    return run
+
+
+async def test_it_is_kept_with_the_reason_and_put_back(
+    gateway: Gateway, model: FakeModel, connect: Connect, replay: Callable[..., str], names: dict[str, Any]
+) -> None:
+    model.answer = (500, {"error": "out of memory"})
+    client = await connect(gateway, sid="s-dead")
+    for request in ("r1", "r2"):
+        await client.infer(request, model="fake", data=[1, 2], route="queue", deadline_ms=60_000)
+        error = await client.answer(request)
+        assert (error["code"], error["message"]) == ("upstream", "the model failed 3 times: out of memory")
+    assert len(model.asked) == 6
+    assert gateway.metric("dead_letters_total") == 2
+
+    listed = await asyncio.to_thread(replay, "--list")
+    assert "2 dead letters" in listed
+    for part in (
+        "request r1",
+        "session s-dead",
+        "model fake",
+        f"from {names['requests']['topic']}[",
+        "after 3 attempts",
+    ):
+        assert part in listed
+
+    model.answer = (200, {"outputs": [{"name": "y", "datatype": "FP32", "shape": [1], "data": [1.0]}]})
+    assert "1 dead letter put back" in await asyncio.to_thread(replay, "--id", "r2")
+    await asyncio.to_thread(until, lambda: gateway.metric("queue_requests_total", outcome="result") == 1)
+    assert "2 dead letters put back" in await asyncio.to_thread(replay)
+    await asyncio.to_thread(until, lambda: gateway.metric("queue_requests_total", outcome="result") == 3)
+    assert "0 dead letters put back" in await asyncio.to_thread(replay)  # they were put back before
+    # Its request has ended: a second answer is not passed on.
+    await client.infer("r3", model="fake", data=[1, 2])
+    assert (await client.answer("r3"))["type"] == "result"
+    assert not [event for event in client.skipped if event["type"] == "result"]
+
+
+async def test_a_record_that_is_no_request_does_not_stop_its_partition(
+    gateway: Gateway, broker: Broker, connect: Connect, replay: Callable[..., str], names: dict[str, Any]
+) -> None:
+    client = await connect(gateway, sid="s-poison")
+    producer = Producer({"bootstrap.servers": broker.address})
+    topic = names["requests"]["topic"]
+    for partition in range(8):
+        producer.produce(topic, b"what?", partition=partition)
+    producer.produce(topic, b"{}", headers={"ce_id": "r-x", "ce_subject": "s-poison"})
+    producer.flush(10)
+    error = await client.answer("r-x")
+    assert (error["code"], error["message"]) == ("invalid", "header 'model' is missing")
+    for number in range(20):
+        await client.infer(f"r{number}", model="fake", data=[1, 2], route="queue")
+    answered = {(await client.event("result"))["id"] for _ in range(20)}
+    assert answered == {f"r{number}" for number in range(20)}
+    assert "9 dead letters" in await asyncio.to_thread(replay, "--list")
