@@ -11,7 +11,8 @@ import pytest
 from confluent_kafka import Producer
 
 from gateway.fake_model import FakeModel
-from harness.pair import Gateway, token
+from harness.kafka import Broker
+from harness.pair import Gateway, Inference, merge, token
 
 PATIENCE = 15.0  # seconds for an event that has to come
 ROW = [0.0] * 64  # an empty image: the digits model has an answer to it too
@@ -182,6 +183,21 @@ def before_model(model: FakeModel, _fake_gateway: Gateway) -> Iterator[Gateway]:
     yield _fake_gateway
     model.reset()
     _fake_gateway.wait_ready()
+
+
+@pytest.fixture
+def real_gateway(
+    broker: Broker, inference: Inference, names: dict[str, Any], start_gateway: Callable[..., Gateway]
+) -> Callable[..., Gateway]:
+    """`real_gateway(section={…})` starts one on the real broker; all of a test share its topics and its group."""
+
+    def start(**config: Any) -> Gateway:
+        own = {"kafka": {"bootstrap_servers": broker.address}, "inference": {"url": inference.url}}
+        gateway = start_gateway(merge(own | names, config))
+        gateway.wait_ready()
+        return gateway
+
+    return start
 
 
 def kafka_of(gateway: Gateway) -> str:

@@ -1,0 +1,71 @@
+"""A client that takes nothing harms only itself: it is closed with 3008, and resumes with nothing missing."""
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+from confluent_kafka import Producer
+
+from gateway.conftest import PATIENCE, Client, Connect, resuming
+from harness.kafka import Broker
+from harness.pair import Gateway, token
+
+RECORDS, SIZE = 1200, 20_000
+
+
+async def small(gateway: Gateway, sid: str) -> tuple[aiohttp.ClientSession, Client]:
+    """A client whose system takes little on its behalf."""
+    host, port = gateway.url.removeprefix("http://").split(":")
+
+    def little(_: Any) -> socket.socket:
+        made = socket.socket()
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+        made.setblocking(False)
+        return made
+
+    http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=little))
+    headers = {"Authorization": f"Bearer {token(sid=sid)}"}
+    client = Client(await http.ws_connect(f"ws://{host}:{port}/v1/ws", headers=headers, max_msg_size=0))
+    client.welcome = await client.next()
+    return http, client
+
+
+async def test_a_client_that_reads_nothing(
+    real_gateway: Callable[..., Gateway], broker: Broker, names: dict[str, Any], connect: Connect
+) -> None:
+    pair = real_gateway()
+    http, slow = await small(pair, "slow")
+    quick = await connect(pair, sid="quick")
+    connection = slow.socket._response.connection
+    assert connection is not None
+    assert connection.transport is not None
+    connection.transport.pause_reading()
+    producer = Producer({"bootstrap.servers": broker.address, "partitioner": "murmur2_random"})
+    filling = "x" * SIZE
+    for n in range(RECORDS):
+        for sid in ("slow", "quick"):
+            producer.produce(names["results"]["topic"], json.dumps({"n": n, "filling": filling}), sid)
+    sent = asyncio.create_task(asyncio.to_thread(producer.flush, 30))
+    assert [(await quick.event("push"))["data"]["n"] for _ in range(RECORDS)] == list(range(RECORDS))
+    assert await sent == 0
+    await quick.lives()
+
+    async with asyncio.timeout(PATIENCE):
+        while not pair.metric("sessions_closed_total", reason="slow"):
+            await asyncio.sleep(0.02)
+    connection.transport.resume_reading()
+    assert await slow.closed() == 3008
+    seen = [event for event in slow.skipped if event["type"] == "push"]
+    await http.close()
+
+    last = seen[-1]["position"] if seen else slow.welcome["position"]
+    again = await connect(pair, sid="slow", params=resuming(slow, last))
+    numbers = [event["data"]["n"] for event in seen]
+    while len(numbers) < RECORDS:
+        numbers.append((await again.event("push"))["data"]["n"])
+    assert numbers == list(range(RECORDS))
+    await again.lives()
+    assert [event["type"] for event in again.skipped] == ["accepted"]

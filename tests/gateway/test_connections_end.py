@@ -1,0 +1,144 @@
+"""How connections end, and that their client is told why."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+
+from gateway.conftest import PATIENCE, Connect, Refusal, kafka_of, resuming
+from gateway.fake_model import FakeModel
+from harness.pair import Gateway, token
+
+
+@pytest.fixture
+def fresh(start_gateway: Callable[..., Gateway], model: FakeModel) -> Callable[..., Gateway]:
+    """`fresh(section={…})`: a gateway of the test's own, before `model`."""
+
+    def start(**config: Any) -> Gateway:
+        gateway = start_gateway({"kafka": {"embedded": True}, "inference": {"url": model.url}} | config)
+        gateway.wait_ready()
+        return gateway
+
+    return start
+
+
+async def test_a_newer_connection_takes_over(pair: Gateway, connect: Connect, push: Any) -> None:
+    first = await connect(pair, sid="taken")
+    second = await connect(pair, sid="taken")
+    assert await first.closed() == 4009
+    push(kafka_of(pair), "taken", b"1")
+    assert (await second.event("push"))["data"] == 1
+    assert first.skipped == []
+
+
+async def test_a_resume_token_takes_over_too(pair: Gateway, connect: Connect) -> None:
+    first = await connect(pair)
+    second = await connect(pair, params=resuming(first))
+    assert await first.closed() == 4009
+    assert second.welcome["resumed"] is True
+    assert second.welcome["session"] == first.welcome["session"]
+    await second.lives()
+
+
+async def test_an_idle_connection_is_closed_with_3001(
+    fresh: Callable[..., Gateway], connect: Connect, push: Any
+) -> None:
+    gateway = fresh(sessions={"idle_seconds": 2})
+    idle, asking, receiving = [await connect(gateway, sid=name) for name in ("idle", "asking", "receiving")]
+    end = time.monotonic() + 4.5
+
+    async def keep_busy() -> None:
+        while time.monotonic() < end:
+            await asking.infer(f"r{time.monotonic()}", model="fake", data=[1, 2])
+            push(kafka_of(gateway), "receiving", b"1")
+            await asyncio.sleep(0.3)
+
+    busy = asyncio.create_task(keep_busy())
+    assert await idle.closed() == 3001
+    await busy
+    for client in (asking, receiving):
+        assert not client.socket.closed
+        await client.infer("last", model="fake", data=[1, 2])
+        assert (await client.answer("last"))["type"] == "result"
+
+
+async def test_an_expired_token_closes_with_4001_unless_it_was_refreshed(
+    fresh: Callable[..., Gateway], connect: Connect
+) -> None:
+    gateway = fresh(sessions={"expiry_jitter_seconds": 0}, auth={"leeway_seconds": 0})
+    expires = int(time.time()) + 3
+    expiring, refreshed, refused = [await connect(gateway, sid=s, exp=expires) for s in ("a", "b", "c")]
+    later = int(time.time()) + 3600
+    await refreshed.send({"type": "refresh", "token": token(exp=later)})
+    welcome = await refreshed.event("welcome")
+    assert welcome["expires_at"] == later
+    assert (welcome["session"], welcome["position"]) == ("b", refreshed.welcome["position"])
+    await refused.send({"type": "refresh", "token": token("mallory", exp=later)})
+    error = await refused.event("error")
+    assert (error["code"], error["message"]) == ("unauthorized", "the new token is another user's")
+    assert await expiring.closed() == 4001
+    assert await refused.closed() == 4001
+    assert time.time() >= expires
+    await refreshed.infer("r", model="fake", data=[1, 2])
+    assert (await refreshed.answer("r"))["type"] == "result"
+    (record,) = [r for r in gateway.log if r["message"] == "token expired" and r["session"] == "a"]
+    assert record["level"] == "INFO"
+
+
+async def test_there_is_room_for_so_many_sessions(
+    fresh: Callable[..., Gateway], connect: Connect, refused: Callable[..., Awaitable[Refusal]],
+    http: aiohttp.ClientSession,
+) -> None:  # fmt: skip
+    gateway = fresh(limits={"sessions": 2})
+    first, second = await connect(gateway), await connect(gateway)
+    good = {"Authorization": f"Bearer {token()}"}
+    status, error, headers = await refused(gateway, good)
+    assert (status, error["code"]) == (503, "overloaded")
+    assert error["message"] == "2 sessions are connected (limits.sessions)"
+    assert int(headers["Retry-After"]) >= 1
+    async with http.get(gateway.url + "/v1/events", headers=good) as answer:
+        assert answer.status == 503
+    await second.socket.close()
+    async with asyncio.timeout(PATIENCE):
+        while gateway.metric("sessions") > 1:
+            await asyncio.sleep(0.02)
+    third = await connect(gateway)
+    for client in (first, third):
+        await client.infer("r", model="fake", data=[1, 2])
+        assert (await client.answer("r"))["type"] == "result"
+
+
+async def test_sigterm_ends_the_work_in_hand_and_tells_everyone(
+    fresh: Callable[..., Gateway], model: FakeModel, connect: Connect
+) -> None:
+    gateway = fresh()
+    client = await connect(gateway)
+    model.open.clear()
+    for route in ("direct", "queue"):
+        await client.infer(route, model="fake", data=[1, 2], route=route)
+        await client.event("accepted", id=route)
+    while len(model.asked) < 2:
+        await asyncio.sleep(0.01)
+    gateway.process.send_signal(signal.SIGTERM)
+    await asyncio.to_thread(gateway.wait_for_message, "stopping")
+    model.open.set()
+    assert await client.closed() == 1001
+    status = await asyncio.to_thread(gateway.stop)
+    assert status == 0
+    assert [r["message"] for r in gateway.log if r["level"] in ("ERROR", "CRITICAL")] == []
+    answered = {event["id"] for event in client.skipped if event["type"] == "result"}
+    assert answered == {"direct", "queue"}
+
+
+async def test_an_event_stream_ends_at_sigterm_too(fresh: Callable[..., Gateway], http: aiohttp.ClientSession) -> None:
+    gateway = fresh()
+    async with http.get(gateway.url + "/v1/events", headers={"Authorization": f"Bearer {token()}"}) as answer:
+        assert (await answer.content.readline()).startswith(b"id: ")
+        stopped = asyncio.create_task(asyncio.to_thread(gateway.stop))
+        async with asyncio.timeout(PATIENCE):
+            await answer.content.read()
+    assert await stopped == 0

@@ -1,0 +1,144 @@
+"""What who runs a gateway sees: readiness, metrics, log records, and errors that name what is missing."""
+
+import json
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+from confluent_kafka.admin import AdminClient
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.conftest import Connect, soon
+from harness.kafka import Broker
+from harness.pair import Gateway, Inference, token
+from harness.processes import free_port
+
+NAMES = {
+    "sessions", "slow_clients", "sessions_opened", "sessions_closed", "refused", "requests", "spilled", "answers",
+    "direct_in_flight", "request_seconds", "frames_invalid", "gaps", "resumed", "inference_ready",
+    "results_records_read", "results_bytes_read", "results_records_delivered", "results_duplicates_dropped",
+    "home_partitions", "request_partitions", "requests_paused", "queue_requests", "queue_retries", "queue_in_flight",
+    "records_written", "rebalances",
+}  # fmt: skip
+
+
+async def test_metrics(pair: Gateway, connect: Connect) -> None:
+    client = await connect(pair)
+    answered = pair.metric("answers_total", outcome="result")
+    invalid = pair.metric("frames_invalid_total")
+    await client.send("noise")
+    await client.event("error")
+    await client.lives()
+    families = {f.name: f for f in text_string_to_metric_families(pair.get("/metrics")[1])}
+    assert {f"podpair_gateway_{name}" for name in NAMES} <= set(families)
+    assert all(family.documentation for family in families.values())
+    assert pair.metric("answers_total", outcome="result") == answered + 1
+    assert pair.metric("frames_invalid_total") == invalid + 1
+    assert pair.metric("sessions") >= 1
+    assert pair.metric("request_partitions") == 4
+    assert pair.metric("inference_ready") == 1
+
+
+def test_health_and_readiness(pair: Gateway) -> None:
+    assert pair.get("/healthz") == (200, '{"status": "ok"}')
+    status, body = pair.get("/readyz")
+    assert status == 200
+    assert json.loads(body) == {"ready": True, "checks": {"kafka": "ok", "inference": "ok", "gateway": "ok"}}
+
+
+async def test_what_is_not_there_is_json_too(pair: Gateway, http: aiohttp.ClientSession) -> None:
+    async with http.get(pair.url + "/v1/nothing") as answer:
+        assert answer.status == 404
+        assert await answer.json() == {"error": {"code": "not_found", "message": "there is no /v1/nothing"}}
+    async with http.put(pair.url + "/v1/infer") as answer:
+        assert answer.status == 405
+        assert await answer.json() == {"error": {"code": "invalid", "message": "/v1/infer does not take PUT"}}
+
+
+async def test_log_records_are_json_and_say_whom_they_are_about(
+    before_model: Gateway, model: Any, connect: Connect
+) -> None:
+    model.answer = (500, {"error": "boom"})
+    client = await connect(before_model)
+    await client.infer("failing", model="fake", data=[1, 2], route="direct")
+    await client.answer("failing")
+    record = await soon(lambda: [r for r in before_model.log if r.get("request") == "failing"])
+    assert record[0]["session"] == client.welcome["session"]
+    assert "boom" in record[0]["message"]
+    assert [line for line in before_model.lines if not line.startswith("{")] == []
+    for found in before_model.log:
+        assert {"time", "level", "logger", "message"} <= set(found)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4}", found["time"])
+
+
+def test_the_log_holds_no_token_and_no_secret(pair: Gateway) -> None:
+    jwt = token(sid="secretive", secret="x" * 40)
+    assert pair.get(f"/v1/ws?token={jwt}")[0] == 401
+    text = "\n".join(pair.lines)
+    assert jwt not in text
+    assert "secret-0123456789" not in text
+
+
+def test_a_missing_topic_is_an_error_that_names_it(
+    broker: Broker, names: dict[str, Any], start_gateway: Callable[..., Gateway]
+) -> None:
+    config = {"kafka": {"bootstrap_servers": broker.address, "create_topics": False},
+              "requests": names["requests"], "results": names["results"]}  # fmt: skip
+    gateway = start_gateway(config, wait=False)
+    assert gateway.process.wait(30) == 1
+    gateway.kill()
+    (error,) = [r for r in gateway.log if r["level"] == "ERROR"]
+    assert names["requests"]["topic"] in error["message"]
+    assert names["results"]["topic"] in error["message"]
+    assert "kafka.create_topics: true" in error["message"]
+    assert "exc_info" not in error
+
+
+def test_missing_topics_are_created_as_configured(
+    broker: Broker, inference: Inference, names: dict[str, Any], start_gateway: Callable[..., Gateway]
+) -> None:
+    gateway = start_gateway({
+        "kafka": {"bootstrap_servers": broker.address}, "inference": {"url": inference.url},
+        "requests": names["requests"] | {"partitions": 3}, "results": names["results"] | {"partitions": 3},
+    })  # fmt: skip
+    gateway.wait_ready()
+    topics = AdminClient({"bootstrap.servers": broker.address}).list_topics(timeout=10).topics
+    assert [len(topics[names[n]["topic"]].partitions) for n in ("requests", "results")] == [3, 3]
+
+
+def test_a_broker_that_is_not_there_is_waited_for_and_named(start_gateway: Callable[..., Gateway]) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    gateway = start_gateway(
+        {"kafka": {"bootstrap_servers": address}, "http": {"port": (port := free_port())}}, wait=False
+    )
+    gateway.url = f"http://127.0.0.1:{port}"
+    gateway.wait_for_message("waiting for the broker")
+    assert gateway.get("/healthz")[0] == 200
+    status, body = gateway.get("/readyz")
+    assert status == 503
+    assert address in json.loads(body)["checks"]["kafka"]
+    status, body = gateway.get("/v1/ws")
+    assert status == 503
+    assert json.loads(body)["error"]["code"] == "overloaded"
+    before = time.monotonic()
+    assert gateway.stop() == 0
+    assert time.monotonic() - before < 15
+
+
+def test_a_port_that_is_taken_is_told(pair: Gateway, start_gateway: Callable[..., Gateway]) -> None:
+    port = int(pair.url.rsplit(":", 1)[1])
+    gateway = start_gateway({"kafka": {"embedded": True}, "http": {"port": port}}, wait=False)
+    assert gateway.process.wait(30) == 1
+    gateway.kill()
+    (error,) = [r for r in gateway.log if r["level"] == "ERROR"]
+    assert error["message"].startswith(f"cannot listen on 127.0.0.1:{port}: ")
+    assert "ddress already in use" in error["message"]
+
+
+def test_a_property_that_librdkafka_does_not_know_is_told(start_gateway: Callable[..., Gateway]) -> None:
+    gateway = start_gateway({"kafka": {"client": {"foo.bar": 1}}}, wait=False)
+    assert gateway.process.wait(30) in (1, 2)
+    gateway.kill()
+    assert any("foo.bar" in line for line in gateway.lines)
