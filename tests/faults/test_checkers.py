@@ -24,16 +24,20 @@ def test_order(seen: list[int], fault: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("accepted", "ended", "fault"),
+    ("asked", "accepted", "ended", "fault"),
     [
-        (["r"], ["r"], None),
-        (["r"], [], "a/r: accepted, never ended"),
-        (["r"], ["r", "r"], "a/r: ended 2 times"),
-        ([], ["r"], "a/r: ended, never accepted"),
+        (["r"], ["r"], ["r"], None),
+        (["r"], [], ["r"], None),
+        (["r"], [], [], None),
+        (["r"], ["r"], [], "a/r: accepted, never ended"),
+        (["r"], ["r"], ["r", "r"], "a/r: ended 2 times"),
+        ([], [], ["r"], "a/r: ended, never asked"),
     ],
 )
-def test_terminal_events(accepted: list[str], ended: list[str], fault: str | None) -> None:
+def test_terminal_events(asked: list[str], accepted: list[str], ended: list[str], fault: str | None) -> None:
     checker = TerminalChecker()
+    for request in asked:
+        checker.asked("a", request)
     for request in accepted:
         checker.accepted("a", request)
     for request in ended:

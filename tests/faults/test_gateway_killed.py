@@ -31,6 +31,7 @@ async def test_every_queued_request_ends_once(two_pairs: list[Gateway]) -> None:
 
             async def ask(request: str) -> None:
                 nonlocal answered
+                checker.asked(name, request)
                 result = await session.infer("digits", [0.0] * 64, route="queue", id=request)
                 checker.ended(name, request, "result" if result.data["label"] else "empty")
                 answered += 1

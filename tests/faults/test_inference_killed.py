@@ -29,6 +29,7 @@ async def test_nothing_is_lost_while_the_model_is_away(start_pair: Any, start_in
             for index in range(_EACH):
                 nonlocal answered
                 route = ("auto", "queue")[index % 2]
+                checker.asked(name, f"r-{index}")
                 result = await session.infer("digits", [0.5] * 64, route=route, id=f"r-{index}")
                 checker.ended(name, f"r-{index}", "result" if result.data["label"] else "empty")
                 answered += 1

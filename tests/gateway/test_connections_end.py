@@ -126,7 +126,7 @@ async def test_sigterm_ends_the_work_in_hand_and_tells_everyone(
     gateway.process.send_signal(signal.SIGTERM)
     await asyncio.to_thread(gateway.wait_for_message, "stopping")
     model.open.set()
-    assert await client.closed() == 1001
+    assert await client.closed() == 1012
     status = await asyncio.to_thread(gateway.stop)
     assert status == 0
     assert [r["message"] for r in gateway.log if r["level"] in ("ERROR", "CRITICAL")] == []

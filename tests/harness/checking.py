@@ -32,12 +32,19 @@ class OrderChecker:
 
 
 class TerminalChecker:
-    """Each accepted request ends in exactly one terminal event at its client."""
+    """Each accepted request ends in exactly one terminal event at its client.
+
+    One that was asked and ended need not have been accepted: the word of it may have been on a wire that was cut.
+    """
 
     def __init__(self) -> None:
+        self._asked: set[tuple[str, str]] = set()
         self._accepted: set[tuple[str, str]] = set()
         self._ended: Counter[tuple[str, str]] = Counter()
         self.outcomes: Counter[str] = Counter()
+
+    def asked(self, client: str, request: str) -> None:
+        self._asked.add((client, request))
 
     def accepted(self, client: str, request: str) -> None:
         self._accepted.add((client, request))
@@ -50,5 +57,5 @@ class TerminalChecker:
         """What is wrong, a line each."""
         lost = [f"{c}/{r}: accepted, never ended" for c, r in sorted(self._accepted - self._ended.keys())]
         twice = [f"{c}/{r}: ended {n} times" for (c, r), n in sorted(self._ended.items()) if n > 1]
-        strange = [f"{c}/{r}: ended, never accepted" for c, r in sorted(self._ended.keys() - self._accepted)]
+        strange = [f"{c}/{r}: ended, never asked" for c, r in sorted(self._ended.keys() - self._asked)]
         return lost + twice + strange

@@ -13,6 +13,8 @@ _INSTALL = {
     "mvn": "Maven, for the broker's jars (Debian: maven)",
     "chromium": "Chromium (Debian: chromium)",
     "kcat": "kcat (Debian: kcat)",
+    "go": "Go, to build the Kubernetes API server",
+    "etcd": "etcd (Debian: etcd-server)",
 }
 
 

@@ -20,6 +20,7 @@ from podpair.gateway.kafka.topics import Topics, Unreachable, ensure_topics
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.connection import Pacer
 from podpair.gateway.sessions.dispatch import Dispatcher
+from podpair.gateway.sessions.draining import send_away
 from podpair.gateway.sessions.fanout import FanOut
 from podpair.gateway.sessions.joining import Joining
 from podpair.gateway.sessions.registry import Registry
@@ -144,14 +145,17 @@ class Service:
             "gateway": "draining" if self.draining else "ok",
         }
 
-    async def stop(self, close_code: int) -> None:
-        """End the work in hand, tell the clients, and leave: nothing that was accepted is left behind."""
+    async def stop(self) -> None:
+        """Leave well: not ready, no new sessions, queued work committed, the group left, the clients sent away in turn.
+
+        Nothing that was accepted is left behind.
+        """
         self.draining = True
         parts = self.parts
         if parts is not None:
             timeout = self.config.shutdown_seconds
-            await asyncio.gather(parts.worker.close(timeout), parts.dispatcher.drain(timeout))
-            parts.registry.close_all(close_code, "the gateway stops: reconnect")
+            await parts.worker.close(timeout)
+            await send_away(parts.registry, self.config.sessions.drain_seconds)
             await parts.registry.emptied(_GOODBYE)
             await parts.dispatcher.close(timeout)  # what clients did not get any more is being written to Kafka
             await parts.registry.close()

@@ -11,7 +11,6 @@ from aiohttp import web
 
 from podpair.gateway import logs
 from podpair.gateway.config.model import Config
-from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.http.app import make_app
 from podpair.gateway.kafka.threads import call_on
 from podpair.gateway.kafka.topics import MissingTopic
@@ -63,7 +62,7 @@ async def _serve(config: Config) -> int:
     status = await ended
     starting.cancel()
     _log.info("stopping")
-    await service.stop(CloseCode.GOING_AWAY)
+    await service.stop()
     await web_runner.cleanup()
     _log.info("stopped")
     return status

@@ -121,6 +121,8 @@ class Sessions(Section):
     """How long a resume token is good for."""
     expiry_jitter_seconds: Seconds = 5
     """Connections whose token ended are closed spread over so long."""
+    drain_seconds: Seconds = 30
+    """At SIGTERM clients are sent to other gateways spread over at most so long; few clients leave sooner."""
     buffer_bytes: Count = 1 << 20
     """What may wait for one slow client before it is closed with 3008."""
 
@@ -279,7 +281,7 @@ class Config(Section):
     console: Console = Field(default_factory=Console)
     log: Log = Field(default_factory=Log)
     shutdown_seconds: PositiveSeconds = 20
-    """How long work in flight may take to end after SIGTERM."""
+    """How long work in hand may take to end after SIGTERM, besides sessions.drain_seconds."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

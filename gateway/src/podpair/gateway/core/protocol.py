@@ -33,7 +33,6 @@ class Code(StrEnum):
 class CloseCode:
     """Why the gateway closes a WebSocket. 3xxx: reconnect and resume; 4xxx: something has to change first."""
 
-    GOING_AWAY = 1001
     UNSUPPORTED = 1003
     TOO_LARGE = 1009
     INTERNAL = 1011

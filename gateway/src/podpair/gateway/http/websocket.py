@@ -34,7 +34,7 @@ JSON, RAW = "podpair.v1", "podpair.v1.raw"
 _CLOSING = 5.0  # seconds that a client may take to answer a close frame
 _LOOK = 0.02  # seconds between looks at a client that was turned away
 _REASONS = {
-    1001: "going_away", 1003: "unsupported", 1009: "too_large", 1012: "restart", 1013: "try_again_later",
+    1003: "unsupported", 1009: "too_large", 1012: "restart", 1013: "try_again_later",
     3001: "idle", 3008: "slow", 4001: "expired", 4009: "replaced",
 }  # fmt: skip
 

@@ -61,7 +61,6 @@ class Dispatcher:
         self._registry = registry
         self._metrics = metrics
         self._in_flight = 0  # direct requests
-        self._draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         registry.on_unsent = self._on_unsent
         registry.on_gone = self._on_gone
@@ -96,8 +95,6 @@ class Dispatcher:
             if running.accepted:
                 session.send(accepted_event(message.id, running.route))
             return None
-        if self._draining:
-            raise Fault(Code.OVERLOADED, "the gateway is leaving: reconnect to another", retry_after_ms=1000)
         route = choose_route(message.route, self.load())
         request = OpenRequest(route, message.on_disconnect == "cancel")
         session.ledger.open(message.id, request)
@@ -235,16 +232,11 @@ class Dispatcher:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def drain(self, timeout: float) -> None:
-        """Take no more, and wait for what is in hand: direct requests, and answers being written, up to `timeout` s."""
-        self._draining = True
+    async def close(self, timeout: float) -> None:
+        """Wait for what is in hand, direct requests and answers being written, up to `timeout` seconds; give up the rest."""
         end = time.monotonic() + timeout
         while self._tasks and (left := end - time.monotonic()) > 0:
             await asyncio.wait(self._tasks, timeout=left)
-
-    async def close(self, timeout: float) -> None:
-        """Drain, and give up the rest."""
-        await self.drain(timeout)
         for task in list(self._tasks):
             task.cancel()
 

@@ -127,11 +127,6 @@ class Registry:
         session.expires_at = expires_at
         self._jitter.pop(session.key, None)
 
-    def close_all(self, code: int, reason: str) -> None:
-        """End every connection."""
-        for session in list(self.sessions.values()):
-            session.end(code, reason)
-
     async def close(self) -> None:
         """Stop looking after sessions."""
         self._sweeper.cancel()

@@ -1,0 +1,169 @@
+"""A real Kubernetes API server: kube-apiserver and etcd alone, as child processes. No node: nothing runs, all is checked.
+
+kube-apiserver and kubectl are built from Kubernetes' Go module on first use (about six minutes on two cores) and kept in
+`.cache/kubernetes`, or below the folder that PODPAIR_TEST_CACHE names.
+"""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import ssl
+import subprocess
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from harness.machine import require
+from harness.pair import until
+from harness.processes import ROOT, Child, free_port
+
+VERSION = "1.34.4"
+_MODULE = "k8s.io/kubernetes"
+_PROGRAMS = ("kube-apiserver", "kubectl")
+
+
+def programs() -> Path:
+    """The folder with kube-apiserver and kubectl, built on first use."""
+    folder = Path(os.environ.get("PODPAIR_TEST_CACHE", ROOT / ".cache")) / "kubernetes" / VERSION
+    missing = [name for name in _PROGRAMS if not (folder / name).exists()]
+    if missing:
+        (go,) = require("go")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="podpair-kubernetes-") as module:
+            _build(go, Path(module), missing)
+            for name in missing:
+                shutil.move(Path(module) / "out" / name, folder / name)
+    return folder
+
+
+def _build(go: str, module: Path, names: list[str]) -> None:
+    """Kubernetes replaces its own libraries by relative paths; outside its tree each is the release of the same number."""
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(["nice", go, *arguments], cwd=module, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"go {' '.join(arguments)}: {done.stderr[-2000:]}")
+        return done.stdout
+
+    source = Path(json.loads(run("mod", "download", "-json", f"{_MODULE}@v{VERSION}"))["Dir"])
+    replaced = re.findall(r"^\t(k8s\.io/[a-z0-9-]+) => \./staging/", (source / "go.mod").read_text(), re.MULTILINE)
+    lines = ["module build", "go 1.24.0", "godebug default=go1.24", f"require {_MODULE} v{VERSION}"]
+    lines += [f"replace {name} => {name} v0.{VERSION.removeprefix('1.')}" for name in replaced]
+    (module / "go.mod").write_text("\n".join(lines) + "\n")
+    (module / "build.go").write_text(f'package build\n\nimport _ "{_MODULE}/cmd/kube-apiserver/app"\n')
+    run("mod", "tidy", "-e")
+    stamp = "k8s.io/component-base/version.git"
+    _, minor, _ = VERSION.split(".")
+    flags = f"-s -w -X {stamp}Version=v{VERSION} -X {stamp}Major=1 -X {stamp}Minor={minor}"
+    packages = [f"{_MODULE}/cmd/{name}" for name in names]
+    run("build", "-mod=mod", "-trimpath", "-ldflags", flags, "-o", "out/", *packages)
+
+
+class Refused(Exception):
+    """kubectl failed; the text is what it said."""
+
+
+class ApiServer:
+    """A running API server at `url`; what is stored in it goes with it. `kubeconfig` is an administrator's."""
+
+    def __init__(self) -> None:
+        (etcd,) = require("etcd")
+        folder = programs()
+        self._kubectl = folder / "kubectl"
+        self._data = Path(tempfile.mkdtemp(prefix="podpair-kubernetes-"))
+        clients, peers, port = free_port(), free_port(), free_port()
+        self.url = f"https://127.0.0.1:{port}"
+        token = secrets.token_hex(16)
+        self._etcd = Child(
+            etcd,
+            *(
+                "--data-dir",
+                self._data / "etcd",
+                "--unsafe-no-fsync",
+                "--listen-peer-urls",
+                f"http://127.0.0.1:{peers}",
+            ),
+            *(f"--{part}-client-urls=http://127.0.0.1:{clients}" for part in ("listen", "advertise")),
+        )
+        private, public = self._service_account_keys()
+        (self._data / "tokens.csv").write_text(f'{token},admin,admin,"system:masters"\n')
+        self._server = Child(
+            folder / "kube-apiserver",
+            *(f"--etcd-servers=http://127.0.0.1:{clients}", f"--secure-port={port}", "--bind-address=127.0.0.1"),
+            *("--advertise-address=127.0.0.1", f"--cert-dir={self._data / 'pki'}", "--authorization-mode=RBAC"),
+            *(f"--token-auth-file={self._data / 'tokens.csv'}", "--service-cluster-ip-range=10.96.0.0/16"),
+            *("--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={public}"),
+            f"--service-account-signing-key-file={private}",
+            # Nothing here makes the service account `default` that the plug-in wants in each namespace.
+            "--disable-admission-plugins=ServiceAccount",
+        )
+        self.kubeconfig = self._data / "kubeconfig"
+        self.kubeconfig.write_text(yaml.safe_dump(self._credentials(token)))
+        self._headers = {"Authorization": f"Bearer {token}"}
+        until(self._ready, lambda: "\n".join(self._server.lines[-20:]), timeout=90)
+
+    def _service_account_keys(self) -> tuple[Path, Path]:
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        private, public = self._data / "sa.key", self._data / "sa.pub"
+        pem = serialization.Encoding.PEM
+        plain = serialization.NoEncryption()
+        private.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.TraditionalOpenSSL, plain))
+        public.write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
+        return private, public
+
+    def _credentials(self, token: str) -> dict[str, Any]:
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "test", "cluster": {"server": self.url, "insecure-skip-tls-verify": True}}],
+            "users": [{"name": "admin", "user": {"token": token}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
+            "current-context": "test",
+        }
+
+    def _ready(self) -> bool:
+        try:
+            self.get("/readyz")
+        except (urllib.error.URLError, ConnectionError):
+            return False
+        return True
+
+    def get(self, path: str) -> bytes:
+        """GET of the API, as the administrator. Raises urllib.error.HTTPError."""
+        context = ssl._create_unverified_context()
+        request = urllib.request.Request(self.url + path, headers=self._headers)
+        with urllib.request.urlopen(request, timeout=10, context=context) as answer:
+            return bytes(answer.read())
+
+    def kubectl(self, *arguments: str, given: str | None = None) -> str:
+        """What kubectl prints; `given` is its standard input. Raises Refused."""
+        environment = {"KUBECONFIG": str(self.kubeconfig), "HOME": str(self._data), "PATH": os.environ["PATH"]}
+        done = subprocess.run(
+            [self._kubectl, *arguments], input=given, env=environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise Refused(done.stderr)
+        return done.stdout
+
+    def apply(self, *objects: dict[str, Any], options: tuple[str, ...] = ("--server-side",)) -> str:
+        """kubectl apply. Raises Refused."""
+        return self.kubectl("apply", *options, "-f", "-", given=yaml.safe_dump_all(objects))
+
+    def read(self, *arguments: str) -> dict[str, Any]:
+        """kubectl get, as an object."""
+        found: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json"))
+        return found
+
+    def stop(self) -> None:
+        """End it and forget what it stored."""
+        self._server.kill()
+        self._etcd.kill()
+        shutil.rmtree(self._data, ignore_errors=True)
