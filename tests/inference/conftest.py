@@ -10,6 +10,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,19 @@ class Reply:
 class Server:
     """`podpair-inference serve` as a process on a free port."""
 
-    def __init__(self, repository: Path, *options: str, wait_for: str = "ready", **environment: str) -> None:
-        command = [sys.executable, "-m", "podpair.inference.cli.main", "serve", "--models", str(repository)]
+    def __init__(
+        self,
+        repository: Path | None,
+        *options: str,
+        wait_for: str = "ready",
+        cwd: Path | None = None,
+        **environment: str,
+    ) -> None:
+        command = [sys.executable, "-m", "podpair.inference.cli.main", "serve", "--port", "0"]
+        models = [] if repository is None else ["--models", str(repository)]
         self.process = subprocess.Popen(
-            [*command, "--port", "0", *options],
+            [*command, *models, *options],
+            cwd=cwd,
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
@@ -123,6 +133,21 @@ def start() -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture(scope="session")
+def serve() -> Callable[..., AbstractContextManager[Server]]:
+    """A server for as long as the `with` lasts: for fixtures, which share it."""
+
+    @contextmanager
+    def begin(repository: Path | None, *options: str, **environment: Any) -> Iterator[Server]:
+        server = Server(repository, *options, **environment)
+        try:
+            yield server
+        finally:
+            server.close()
+
+    return begin
+
+
+@pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all tests that only ask: the digits, and the models of `zoo`, bodies up to 1 MB."""
     repository = tmp_path_factory.mktemp("models")
@@ -191,6 +216,8 @@ class Gate:
     """A runtime that computes `x + 1` when it is let; rows with a negative number make it fail."""
 
     platform = "test"
+    predicts = inline = True
+    takes_parameters = False
     inputs = (TensorSpec("x", "FP32", (-1, -1)),)
     outputs = (TensorSpec("y", "FP32", (-1, -1)),)
 
@@ -201,7 +228,7 @@ class Gate:
         self.runs: list[int] = []
         self.began = threading.Semaphore(0)
 
-    def run(self, arrays: Sequence[Array]) -> list[Array]:
+    def run(self, arrays: Sequence[Array], parameters: Any = ()) -> list[Array]:
         (x,) = arrays
         self.runs.append(len(x))
         self.began.release()
@@ -209,6 +236,9 @@ class Gate:
         if (x < 0).any():
             raise ValueError("a negative number")
         return [x + 1]
+
+    def close(self) -> None:
+        pass
 
 
 class Application:
@@ -252,7 +282,7 @@ async def application() -> AsyncIterator[Callable[..., Any]]:
         config.setdefault("runtime", {}).setdefault("inline_below_ms", 0)
         folder = ModelFolder("gate", Path("gate"), ModelConfig.model_validate(config), {1: Path("gate/1")})
         metrics = Metrics()
-        catalog = Catalog([folder], metrics, lambda path, runtime: gate)
+        catalog = Catalog([folder], metrics, lambda folder, version: gate)
         client = TestClient(TestServer(Api(catalog, metrics, 1_000_000).application()))
         await client.start_server()
         clients.append(client)

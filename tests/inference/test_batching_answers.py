@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,8 @@ class Doubling:
 
     BAD = -1.0
     platform = "test"
+    predicts = inline = True
+    takes_parameters = False
     inputs = (TensorSpec("x", "FP32", (-1, -1)),)
     outputs = (TensorSpec("y", "FP32", (-1, -1)), TensorSpec("sum", "FP32", (-1,)))
 
@@ -34,13 +37,16 @@ class Doubling:
         # (rows, columns) of each run.
         self.shapes: list[tuple[int, ...]] = []
 
-    def run(self, arrays: Sequence[Array]) -> list[Array]:
+    def run(self, arrays: Sequence[Array], parameters: Any = ()) -> list[Array]:
         (x,) = arrays
         self.largest = max(self.largest, len(x))
         self.shapes.append(x.shape)
         if (x == self.BAD).any():
             raise RuntimeError("a bad row")
         return [2 * x, x.sum(axis=1)]
+
+    def close(self) -> None:
+        pass
 
 
 @dataclass
@@ -133,7 +139,7 @@ async def test_one_bad_request_fails_alone_and_the_others_of_its_batch_are_answe
 
 async def test_an_answer_with_the_wrong_number_of_rows_is_the_model_s_error() -> None:
     class Short(Doubling):
-        def run(self, arrays: Sequence[Array]) -> list[Array]:
+        def run(self, arrays: Sequence[Array], parameters: Any = ()) -> list[Array]:
             return [output[1:] for output in super().run(arrays)]
 
     sut = scheduler(Short(), True)

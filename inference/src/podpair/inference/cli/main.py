@@ -18,7 +18,10 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--models", type=click.Path(path_type=Path), help="The model repository: <model>/<version>/model.onnx.")
+@click.option(
+    "--models", type=click.Path(path_type=Path), help="The repository: <model>/<version>/model.onnx or model.py."
+)
+@click.option("--model", "classes", multiple=True, help="A Python class, [name=]module:Class; may be repeated.")
 @click.option("--host", help="The address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="The port to listen on; 0 takes a free one.  [default: 8081]")
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="A YAML file with the settings.")
@@ -26,29 +29,30 @@ def main() -> None:
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[default: info]")
 def serve(
     models: Path | None,
+    classes: tuple[str, ...],
     host: str | None,
     port: int | None,
     config: Path | None,
     log_format: str | None,
     log_level: str | None,
 ) -> None:
-    """Serve the models of a repository.
+    """Serve the models of a repository, or Python classes.
 
     Settings come from the command line, the environment (PODPAIR_SERVER__PORT=…) and the file, in this order.
     """
     from podpair.inference import logs
     from podpair.inference.config.settings import load_settings
-    from podpair.inference.runtime.repository import read_repository
+    from podpair.inference.runtime.repository import read_models
 
     options: dict[str, dict[str, Any]] = {
         "server": {"host": host, "port": port},
-        "models": {"repository": models},
+        "models": {"repository": models, "classes": classes or None},
         "log": {"format": log_format, "level": log_level},
     }
     given = {section: {k: v for k, v in values.items() if v is not None} for section, values in options.items()}
     try:
         settings = load_settings(config, given)
-        folders = read_repository(settings.models.repository)
+        folders = read_models(settings.models.folder, settings.models.classes)
     except FaultsError as error:
         _refuse(error.faults, 2)
     logs.set_up(settings.log.level, settings.log.format)

@@ -36,8 +36,15 @@ class ServerSettings(_Section):
 class ModelsSettings(_Section):
     """What is served."""
 
-    # A folder of <model>/<version>/model.onnx.
-    repository: Path = Path("models")
+    # A folder of <model>/<version>/model.onnx or model.py; default: `models`, unless there are classes.
+    repository: Path | None = None
+    # Python classes outside of a repository, each `module:Class` or `name=module:Class`.
+    classes: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path | None:
+        """The repository, if one is served."""
+        return self.repository or (None if self.classes else Path("models"))
 
 
 class LogSettings(_Section):

@@ -45,7 +45,7 @@ def _siblings(model: type[BaseModel], location: tuple[Any, ...]) -> Iterator[str
         found = [field for m in models for name, field in m.model_fields.items() if name == part]
         models = [m for field in found for m in _models_in(field.annotation)] or models
     for m in models:
-        yield from m.model_fields
+        yield from (field.alias or name for name, field in m.model_fields.items())
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -34,6 +34,8 @@ class InputConfig(TensorConfig):
 
     # Whether NaN and infinities are values; otherwise a request with one is refused.
     allow_nan: bool = False
+    # Whether a Python class gets BYTES as `str`; false: as `bytes`, an image say.
+    text: bool = True
 
 
 class BatchingConfig(_Section):
@@ -58,12 +60,14 @@ class RuntimeConfig(_Section):
     inline_below_ms: Annotated[float, Field(ge=0, le=10)] = 0.2
     # ONNX Runtime execution providers in the order in which they are tried.
     providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    # Streams of a Python class that may be open at the same time; past it they are refused with 429.
+    max_streams: Positive = 64
 
 
 class WarmupConfig(_Section):
     """Runs of zeros before the model is ready."""
 
-    # The batch sizes to run; default: one row, and a full batch.
+    # The batch sizes to run; default: one row, and for ONNX a full batch.
     rows: tuple[Positive, ...] | None = None
 
 
@@ -99,6 +103,8 @@ class ModelConfig(_Section):
     """A `model.yaml`."""
 
     description: str = ""
+    # The class in `model.py`, where more than one has a `predict` or `stream`.
+    class_: str | None = Field(default=None, alias="class")
     # The model's inputs; those that aren't named here are taken from its metadata.
     inputs: tuple[InputConfig, ...] = ()
     # The outputs after post-processing that are served; default: all that no post-processing step has consumed.

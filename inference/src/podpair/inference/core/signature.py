@@ -59,8 +59,7 @@ class Signature:
             raise FaultsError([f"{source}: {fault}" for fault in faults])
         self.outputs = self.postprocess.outputs
         self.by_name = {spec.tensor.name: i for i, spec in enumerate(self.inputs)}
-        shapes = [spec.tensor.shape for spec in self.inputs] + [spec.shape for spec in outputs]
-        self.batchable = all(shape[:1] == (-1,) for shape in shapes)
+        self.batchable = is_batchable([spec.tensor for spec in self.inputs], outputs)
 
     def rows(self, arrays: Sequence[Array]) -> int:
         """How many rows a request has; InvalidRequestError where its inputs don't agree, or have none."""
@@ -92,6 +91,11 @@ class Signature:
             raise InvalidRequestError(
                 f"input {spec.tensor.name!r}: NaN or infinity, or a number too large for {spec.tensor.datatype}"
             )
+
+
+def is_batchable(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
+    """Whether every tensor has rows of any number as its first dimension."""
+    return all(spec.shape[:1] == (-1,) for spec in (*inputs, *outputs))
 
 
 def _differences(section: str, declared: TensorConfig, spec: TensorSpec) -> list[str]:

@@ -121,6 +121,17 @@ def to_raw(array: Array) -> bytes | memoryview:
     return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view("u1").data
 
 
+def as_text(array: Array, name: str) -> Array:
+    """BYTES decoded to `str`; InvalidRequestError where an element isn't UTF-8."""
+    try:
+        texts = [item.decode() for item in array.ravel().tolist()]
+    except UnicodeDecodeError:
+        raise InvalidRequestError(f"input {name!r}: an element isn't UTF-8") from None
+    result = np.empty(len(texts), object)
+    result[:] = texts
+    return result.reshape(array.shape)
+
+
 def all_finite(array: Array) -> bool:
     """False if a float array holds NaN or infinity; other arrays can't."""
     return array.dtype.kind != "f" or bool(np.isfinite(array).all())

@@ -73,7 +73,7 @@ class Api:
         decoded = decode_request(await request.read(), _header_length(headers.get(HEADER_LENGTH)), served.signature)
         entered = time.perf_counter()
         try:
-            arrays = await served.scheduler.submit(decoded.arrays, deadline)
+            arrays = await served.scheduler.submit(decoded.arrays, deadline, decoded.parameters)
         except InferenceError as error:
             self._log_failure(error, served.model, decoded.id)
             raise

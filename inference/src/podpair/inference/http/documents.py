@@ -21,7 +21,7 @@ def model(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
     return {
         "name": model.name,
         "versions": list(model.versions),
-        "platform": served.platform,
+        "platform": served.runtime.platform,
         "inputs": [_tensor(spec.tensor) for spec in served.signature.inputs],
         "outputs": [_tensor(spec) for spec in served.signature.outputs],
         "parameters": {"description": model.config.description, "version": served.version},

@@ -1,36 +1,18 @@
 """The models that are served: loaded, warmed up, found by name and version."""
 
 import asyncio
-import logging
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
-import numpy as np
-
-from podpair.inference.core.errors import FaultsError, NotFoundError, UnavailableError
-from podpair.inference.core.model_config import ModelConfig, RuntimeConfig
+from podpair.inference.core.errors import NotFoundError, UnavailableError
+from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.signature import Signature
-from podpair.inference.core.tensors import DATATYPES, Array
-from podpair.inference.core.timing import RunTimes
 from podpair.inference.metrics import Metrics
-from podpair.inference.runtime.protocol import Runtime
+from podpair.inference.runtime.loading import Load, Loaded, load_models, load_runtime
+from podpair.inference.runtime.protocol import Runtime, Streaming
 from podpair.inference.runtime.repository import ModelFolder
 from podpair.inference.runtime.scheduler import Scheduler
-
-log = logging.getLogger(__name__)
-
-Load = Callable[[Path, RuntimeConfig], Runtime]
-_Loaded = tuple[Runtime, Signature, RunTimes]
-
-
-def load_onnx(path: Path, config: RuntimeConfig) -> Runtime:
-    """The runtime for a version's file."""
-    from podpair.inference.runtime.onnx import OnnxRuntime
-
-    return OnnxRuntime(path, config)
+from podpair.inference.runtime.streams import Streams
 
 
 @dataclass(slots=True)
@@ -39,9 +21,11 @@ class ServedVersion:
 
     model: str
     version: str
-    platform: str
+    runtime: Runtime
     signature: Signature
     scheduler: Scheduler
+    # Where the model can answer in parts.
+    streams: Streams | None
 
 
 @dataclass(slots=True)
@@ -56,7 +40,7 @@ class ServedModel:
 class Catalog:
     """Everything that is served. `ready` from the end of the warm-up to the beginning of the stop."""
 
-    def __init__(self, folders: list[ModelFolder], metrics: Metrics, load: Load = load_onnx) -> None:
+    def __init__(self, folders: list[ModelFolder], metrics: Metrics, load: Load = load_runtime) -> None:
         self._folders = folders
         self._metrics = metrics
         self._load = load
@@ -71,13 +55,12 @@ class Catalog:
 
     async def start(self) -> None:
         """Load and warm up every version of every model; FaultsError with all that is wrong."""
-        loaded = await asyncio.to_thread(self._load_all)
+        loaded = await asyncio.to_thread(load_models, self._folders, self._load)
         for folder in self._folders:
             metrics = self._metrics.of(folder.name)
             model = ServedModel(folder.name, folder.config)
-            for version, (runtime, signature, times) in loaded[folder.name].items():
-                scheduler = Scheduler(folder.name, runtime, signature, folder.config, metrics, times)
-                model.versions[version] = ServedVersion(folder.name, version, runtime.platform, signature, scheduler)
+            for version, version_loaded in loaded[folder.name].items():
+                model.versions[version] = self._serve(folder, version, version_loaded)
             schedulers = [served.scheduler for served in model.versions.values()]
             metrics.queue_depth.set_function(partial(_depth, schedulers))
             self._models[folder.name] = model
@@ -88,6 +71,9 @@ class Catalog:
         self.stopping, self.ready = True, False
         every = [served.scheduler for model in self._models.values() for served in model.versions.values()]
         await asyncio.gather(*(scheduler.drain(seconds) for scheduler in every))
+        for model in self._models.values():
+            for served in model.versions.values():
+                await asyncio.to_thread(served.runtime.close)
 
     def model(self, name: str) -> ServedModel:
         """The model of that name; NotFoundError, or UnavailableError while nothing is loaded yet."""
@@ -115,74 +101,14 @@ class Catalog:
             raise UnavailableError("the container is not ready yet")
         return served
 
-    def _load_all(self) -> dict[str, dict[str, _Loaded]]:
-        """In a thread: ONNX Runtime is imported, and the sessions made."""
-        loaded: dict[str, dict[str, _Loaded]] = {}
-        faults: list[str] = []
-        for folder in self._folders:
-            loaded[folder.name] = {}
-            for version, path in folder.versions.items():
-                try:
-                    runtime = self._load(path, folder.config.runtime)
-                    signature = Signature(
-                        folder.config, runtime.inputs, runtime.outputs, str(folder.path / "model.yaml")
-                    )
-                    times = _warm_up(runtime, signature, folder, version)
-                except FaultsError as error:
-                    faults += error.faults
-                else:
-                    loaded[folder.name][str(version)] = (runtime, signature, times)
-        if faults:
-            raise FaultsError(list(dict.fromkeys(faults)))
-        return loaded
-
-
-def _warm_up(runtime: Runtime, signature: Signature, folder: ModelFolder, version: int) -> RunTimes:
-    """Run zeros (dimensions of any size: 1), so that the first request doesn't pay for what is made lazily.
-
-    Then find out which batch sizes are so quick that they need no thread; the first that isn't ends the search.
-    """
-    batching, rows = folder.config.batching, folder.config.warmup.rows
-    times = RunTimes(folder.config.runtime.inline_below_ms / 1000)
-    started = time.monotonic()
-
-    def run(count: int) -> float:
-        arrays = [_zeros(spec.tensor.datatype, spec.tensor.shape, count) for spec in signature.inputs]
-        begun = time.monotonic()
-        signature.postprocess(runtime.run(arrays))
-        return time.monotonic() - begun
-
-    largest = batching.max_items if signature.batchable else 1
-    try:
-        for count in (1, largest) if rows is None else rows:
-            run(count if signature.batchable else 1)
-        # 1, 3, 7, 15, …: the largest of the sizes that RunTimes takes for one.
-        size = 1
-        while rows != () and times.limit:
-            times.seed(size, min(run(size), run(size)))
-            if size == largest or not times.is_short(size):
-                break
-            size = min(2 * size + 1, largest)
-    except Exception as error:
-        raise FaultsError(
-            [
-                f"{folder.path / str(version)}: the warm-up with zeros failed: {error}; "
-                "if the model can't take zeros, set warmup.rows: []"
-            ]
-        ) from error
-    log.info(
-        "model warmed up",
-        extra={"model": folder.name, "version": version, "ms": round((time.monotonic() - started) * 1000, 1)},
-    )
-    return times
+    def _serve(self, folder: ModelFolder, version: str, loaded: Loaded) -> ServedVersion:
+        name, runtime, signature = folder.name, loaded.runtime, loaded.signature
+        scheduler = Scheduler(name, runtime, signature, folder.config, self._metrics.of(name), loaded.times)
+        streams = None
+        if isinstance(runtime, Streaming) and runtime.streams:
+            streams = Streams(name, runtime, signature, folder.config.runtime.max_streams)
+        return ServedVersion(name, version, runtime, signature, scheduler, streams)
 
 
 def _depth(schedulers: list[Scheduler]) -> int:
     return sum(scheduler.depth for scheduler in schedulers)
-
-
-def _zeros(datatype: str, shape: tuple[int, ...], rows: int) -> Array:
-    sizes = [max(1, size) for size in shape]
-    if shape[:1] == (-1,):
-        sizes[0] = rows
-    return np.full(sizes, b"" if datatype == "BYTES" else 0, DATATYPES[datatype])

@@ -1,15 +1,13 @@
 """ONNX Runtime: one session per model version, shared by all runner threads (`run` releases the GIL)."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from podpair.inference.core.errors import FaultsError, InvalidRequestError
 from podpair.inference.core.model_config import RuntimeConfig
-from podpair.inference.core.tensors import Array, TensorSpec
+from podpair.inference.core.tensors import Array, TensorSpec, as_text
 from podpair.inference.runtime.cpu import available_cores, compute_threads
 
 log = logging.getLogger(__name__)
@@ -35,6 +33,9 @@ class OnnxRuntime:
     """A `Runtime` for `model.onnx`. FaultsError if ONNX Runtime can't load it, or V2 has no name for its types."""
 
     platform = "onnxruntime_onnx"
+    predicts = True
+    inline = True
+    takes_parameters = False
 
     def __init__(self, path: Path, config: RuntimeConfig) -> None:
         import onnxruntime as ort  # a third of the start-up time: not before it is needed
@@ -73,16 +74,19 @@ class OnnxRuntime:
             },
         )
 
-    def run(self, arrays: Sequence[Array]) -> list[Array]:
+    def run(self, arrays: Sequence[Array], parameters: Sequence[Mapping[str, Any]] = ()) -> list[Array]:
         """See `Runtime.run`."""
         values = list(arrays)
         for i in self._texts:
-            values[i] = _texts(values[i], self._names[i])
+            values[i] = as_text(values[i], self._names[i])
         try:
             outputs: list[Array] = self._session.run(self._outputs, dict(zip(self._names, values, strict=True)))
         except self._invalid as error:
             raise InvalidRequestError(f"the model refuses the input: {error}") from None
         return outputs
+
+    def close(self) -> None:
+        """Nothing: the session ends with its last reference."""
 
 
 def _spec(node: Any, path: Path) -> TensorSpec:
@@ -93,14 +97,3 @@ def _spec(node: Any, path: Path) -> TensorSpec:
         )
     # A symbolic ("batch") or unknown (None) dimension is any size.
     return TensorSpec(node.name, datatype, tuple(size if isinstance(size, int) else -1 for size in node.shape))
-
-
-def _texts(array: Array, name: str) -> Array:
-    """ONNX strings are text: BYTES are decoded."""
-    try:
-        texts = [item.decode() for item in array.ravel().tolist()]
-    except UnicodeDecodeError:
-        raise InvalidRequestError(f"input {name!r}: an element isn't UTF-8") from None
-    result = np.empty(len(texts), object)
-    result[:] = texts
-    return result.reshape(array.shape)

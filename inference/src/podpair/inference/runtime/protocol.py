@@ -1,7 +1,7 @@
-"""What the rest of the container needs of something that runs a model: ONNX Runtime, or whatever joins it."""
+"""What the rest of the container needs of something that runs a model: ONNX Runtime, a Python class, or whatever joins."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from podpair.inference.core.tensors import Array, TensorSpec
 
@@ -13,10 +13,36 @@ class Runtime(Protocol):
     platform: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    # Whether `run` answers at all: a class may only stream.
+    predicts: bool
+    # Whether a run that is short may be made in the event loop, which then does nothing else.
+    inline: bool
+    # Whether `run` has a use for the requests' parameters.
+    takes_parameters: bool
 
-    def run(self, arrays: Sequence[Array]) -> list[Array]:
+    def run(self, arrays: Sequence[Array], parameters: Sequence[Mapping[str, Any]] = ()) -> list[Array]:
         """One batch: an array for each of `inputs`, answered by an array for each of `outputs`.
 
-        Raises InvalidRequestError if the values are at fault, anything else if the model is.
+        parameters: those of each row's request, where `takes_parameters`. Raises InvalidRequestError if the values are
+        at fault, anything else if the model is.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of what the model holds; nothing runs any more."""
+        ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A runtime that can also answer one request in parts."""
+
+    # Whether this model does.
+    streams: bool
+
+    def stream(self, arrays: Sequence[Array], parameters: Mapping[str, Any]) -> AsyncIterator[list[Array]]:
+        """The answer to a request of one row, part by part, each an array of one row for each of `outputs`.
+
+        What the iterator hasn't been asked for isn't computed. `aclose` it.
         """
         ...

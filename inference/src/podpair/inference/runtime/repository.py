@@ -1,8 +1,11 @@
-"""The model repository on disk: `<repository>/<model>/model.yaml` and `<repository>/<model>/<version>/model.onnx`.
+"""The model repository on disk: `<repository>/<model>/model.yaml`, `<repository>/<model>/<version>/model.onnx` or `model.py`.
 
-Reading it collects every fault of every model before it gives up.
+A class that is given as `module:Class` is a model of one version, with the `model.yaml` beside its file. Reading collects
+every fault of every model before it gives up.
 """
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,42 @@ class ModelFolder:
     config: ModelConfig
     # version → its file, ascending.
     versions: dict[int, Path]
+    # `module:Class`, where the file isn't in a repository.
+    reference: str | None = None
+
+
+# What a version's folder may hold.
+FILES = ("model.onnx", "model.py")
+
+
+def read_models(repository: Path | None, classes: Sequence[str]) -> list[ModelFolder]:
+    """The models of a repository, and `[name=]module:Class`. Raises FaultsError with all that is wrong."""
+    folders, faults = [], []
+    try:
+        folders = [] if repository is None else read_repository(repository)
+    except FaultsError as error:
+        faults += error.faults
+    for reference in classes:
+        try:
+            folders.append(read_class(reference))
+        except FaultsError as error:
+            faults += error.faults
+    names = [folder.name for folder in folders]
+    faults += [f"--model: there are two models {name!r}" for name in sorted({n for n in names if names.count(n) > 1})]
+    if faults:
+        raise FaultsError(faults)
+    return folders
+
+
+def read_class(reference: str) -> ModelFolder:
+    """A class as a model: `name=module:Class`, or named for the class (`SentimentModel`: sentiment_model)."""
+    from podpair.inference.runtime.user_code import locate
+
+    name, equals, location = reference.rpartition("=")
+    path = locate(location)
+    if not equals:
+        name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", location.partition(":")[2]).lower()
+    return ModelFolder(name, path.parent, _read_config(path.parent), {1: path}, location)
 
 
 def read_repository(repository: Path) -> list[ModelFolder]:
@@ -39,7 +78,9 @@ def read_repository(repository: Path) -> list[ModelFolder]:
         except FaultsError as error:
             faults += error.faults
     if not folders and not faults:
-        faults.append(f"{repository}: no model in it; a model is <name>/<version>/model.onnx, the version a number")
+        faults.append(
+            f"{repository}: no model in it; a model is <name>/<version>/model.onnx or model.py, the version a number"
+        )
     if faults:
         raise FaultsError(faults)
     return folders
@@ -52,15 +93,19 @@ def _read_model(path: Path) -> ModelFolder:
         config = _read_config(path)
     except FaultsError as error:
         faults += error.faults
-    versions = {
-        int(p.name): p / "model.onnx" for p in path.iterdir() if p.is_dir() and p.name.isdecimal() and int(p.name) > 0
-    }
-    if not versions:
+    folders = {int(p.name): p for p in path.iterdir() if p.is_dir() and p.name.isdecimal() and int(p.name) > 0}
+    versions = {}
+    for version, folder in sorted(folders.items()):
+        found = [folder / name for name in FILES if (folder / name).is_file()]
+        if len(found) == 1:
+            versions[version] = found[0]
+        else:
+            faults.append(f"{folder}: it holds {'both model.onnx and' if found else 'neither model.onnx nor'} model.py")
+    if not folders:
         faults.append(f"{path}: no version in it; put the model at {path / '1' / 'model.onnx'}")
-    faults += [f"{file}: missing" for file in versions.values() if not file.is_file()]
     if faults:
         raise FaultsError(faults)
-    return ModelFolder(path.name, path, config, dict(sorted(versions.items())))
+    return ModelFolder(path.name, path, config, versions)
 
 
 def _read_config(path: Path) -> ModelConfig:

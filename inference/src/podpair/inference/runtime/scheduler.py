@@ -8,18 +8,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from podpair.inference.core.batching import Batcher, Queued, QueueFullError
 from podpair.inference.core.errors import (
     DeadlineExceededError,
-    InferenceError,
-    ModelError,
     OverloadedError,
     TooLargeError,
     UnavailableError,
@@ -30,16 +29,20 @@ from podpair.inference.core.tensors import Array
 from podpair.inference.core.timing import RunTimes
 from podpair.inference.core.v2 import check_results
 from podpair.inference.metrics import ModelMetrics
+from podpair.inference.runtime.failing import explain
 from podpair.inference.runtime.protocol import Runtime
 
 log = logging.getLogger(__name__)
 
+_NONE: Mapping[str, Any] = {}
+
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """A request's inputs, and where its outputs go."""
+    """A request's inputs and parameters, and where its outputs go."""
 
     arrays: Sequence[Array]
+    parameters: Mapping[str, Any]
     future: asyncio.Future[list[Array]]
 
 
@@ -86,7 +89,9 @@ class Scheduler:
         """Rows waiting."""
         return self._batcher.rows
 
-    async def submit(self, arrays: Sequence[Array], deadline: float | None = None) -> list[Array]:
+    async def submit(
+        self, arrays: Sequence[Array], deadline: float | None = None, parameters: Mapping[str, Any] = _NONE
+    ) -> list[Array]:
         """The outputs for one request, row for row.
 
         deadline: on `time.monotonic()`. Raises OverloadedError, TooLargeError, DeadlineExceededError,
@@ -98,7 +103,7 @@ class Scheduler:
         if deadline is not None and deadline <= now:
             raise DeadlineExceededError("the deadline had passed when the request arrived")
         key = tuple([array.shape[1:] for array in arrays])
-        job = _Job(arrays, self._loop.create_future())
+        job = _Job(arrays, parameters, self._loop.create_future())
         item = Queued(job, key, self._signature.rows(arrays), now, deadline)
         self._offer(item)
         self._idle.clear()
@@ -154,7 +159,7 @@ class Scheduler:
                 break
             rows = sum([item.rows for item in decision.run])
             self._metrics.batch_size.observe(rows)
-            if self._times.is_short(rows):
+            if self._runtime.inline and self._times.is_short(rows):
                 self._run_here(decision.run, rows)
                 break
             self._busy += 1
@@ -211,24 +216,28 @@ class Scheduler:
     def _run(self, batch: list[Queued[_Job]]) -> list[list[Array] | Exception]:
         """Mostly in a thread: the answer or the error of each request. A batch that fails is run again one by one."""
         started = time.monotonic()
-        jobs, rows = [item.payload.arrays for item in batch], [item.rows for item in batch]
+        rows = [item.rows for item in batch]
         try:
-            results: list[list[Array] | Exception] = list(self._compute(jobs, rows))
+            results: list[list[Array] | Exception] = list(self._compute([item.payload for item in batch], rows))
         except Exception as error:
             if len(batch) == 1:
-                return [self._explain(error)]
+                return [explain(self.name, error)]
             log.warning("a batch failed, its requests run singly", extra={"model": self.name, "requests": len(batch)})
             return [result for item in batch for result in self._run([item])]
         taken = (time.monotonic() - started) / sum(rows)
         self._row_seconds = taken if not self._row_seconds else 0.9 * self._row_seconds + 0.1 * taken
         return results
 
-    def _compute(self, jobs: list[Sequence[Array]], rows: list[int]) -> list[list[Array]]:
+    def _compute(self, jobs: list[_Job], rows: list[int]) -> list[list[Array]]:
         """Concatenate, run, post-process, split; the parts are views."""
         alone = len(jobs) == 1
-        inputs = jobs[0] if alone else [np.concatenate(parts) for parts in zip(*jobs, strict=True)]
+        columns = zip(*[job.arrays for job in jobs], strict=True)
+        inputs = jobs[0].arrays if alone else [np.concatenate(parts) for parts in columns]
         total = sum(rows) if self._signature.batchable else None
-        outputs = self._signature.postprocess(self._runtime.run(inputs))
+        parameters: list[Mapping[str, Any]] = []
+        if self._runtime.takes_parameters:
+            parameters = [job.parameters for job, count in zip(jobs, rows, strict=True) for _ in range(count)]
+        outputs = self._signature.postprocess(self._runtime.run(inputs, parameters))
         check_results(self._signature.outputs, outputs, total)
         if alone:
             return [outputs]
@@ -237,12 +246,6 @@ class Scheduler:
             results.append([array[start : start + count] for array in outputs])
             start += count
         return results
-
-    def _explain(self, error: Exception) -> Exception:
-        if isinstance(error, InferenceError):
-            return error
-        log.error("the model failed", extra={"model": self.name}, exc_info=error)
-        return ModelError(f"model {self.name} failed: {error}")
 
 
 def _fail(item: Queued[_Job], error: Exception) -> None:

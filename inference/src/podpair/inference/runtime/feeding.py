@@ -1,0 +1,94 @@
+"""Parts of a stream on their way from the user's thread to the serving loop.
+
+The user's code is never more than WINDOW parts ahead of the client, and ends when nobody reads any more. It never runs on
+the serving loop: a model that blocks holds up itself alone.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+
+WINDOW = 16
+
+
+class Feed(Generic[Part]):
+    """One stream. Made and read on the serving loop; `put` and `end` are called from the other side."""
+
+    def __init__(self, release: Callable[[], object]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[tuple[Part] | BaseException | None] = asyncio.Queue()
+        # Lets the other side make one more.
+        self._release = release
+
+    def put(self, part: Part) -> None:
+        """One part more."""
+        self._send((part,))
+
+    def end(self, error: BaseException | None = None) -> None:
+        """No more parts, because of an error where there is one."""
+        self._send(error)
+
+    async def get(self) -> tuple[Part] | None:
+        """The next part, in a tuple; None at the end. Raises the error that ended the stream."""
+        item = await self._queue.get()
+        if isinstance(item, BaseException):
+            raise item
+        if item is not None:
+            self._release()
+        return item
+
+    def _send(self, item: tuple[Part] | BaseException | None) -> None:
+        # The loop may be gone after a stop that didn't wait.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
+
+
+class LoopThread:
+    """An event loop in a thread of its own, started when it is first needed."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop, running."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name=self._name, daemon=True)
+                self._thread.start()
+            return self._loop
+
+    def submit(self, coroutine: Coroutine[Any, Any, Result]) -> "Future[Result]":
+        """Start a coroutine there; cancelling the future cancels it."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def close(self) -> None:
+        """Cancel what runs, and end the thread."""
+        with self._lock:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+        if loop is None or thread is None:
+            return
+        asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result(5)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(5)
+        if not thread.is_alive():
+            loop.close()
+
+
+async def _cancel_all() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=3) if tasks else None
+    await asyncio.get_running_loop().shutdown_asyncgens()

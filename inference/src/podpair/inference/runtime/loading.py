@@ -1,0 +1,120 @@
+"""From a model's files to something that has run once: loaded, checked against its model.yaml, warmed up."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from podpair.inference.core.errors import FaultsError
+from podpair.inference.core.signature import Signature
+from podpair.inference.core.tensors import DATATYPES, Array
+from podpair.inference.core.timing import RunTimes
+from podpair.inference.runtime.protocol import Runtime
+from podpair.inference.runtime.repository import ModelFolder
+
+log = logging.getLogger(__name__)
+
+Load = Callable[[ModelFolder, int], Runtime]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A version that has been warmed up."""
+
+    runtime: Runtime
+    signature: Signature
+    times: RunTimes
+
+
+def load_runtime(folder: ModelFolder, version: int) -> Runtime:
+    """The runtime for a version's file. Each is imported only where a model needs it."""
+    path = folder.versions[version]
+    if path.suffix == ".onnx":
+        from podpair.inference.runtime.onnx import OnnxRuntime
+
+        return OnnxRuntime(path, folder.config.runtime)
+    from podpair.inference.runtime.python import PythonRuntime
+
+    return PythonRuntime(path, folder.config, f"{folder.name}_{version}", folder.reference)
+
+
+def load_models(folders: Sequence[ModelFolder], load: Load) -> dict[str, dict[str, Loaded]]:
+    """In a thread: every version of every model by its name. FaultsError with all that is wrong."""
+    loaded: dict[str, dict[str, Loaded]] = {}
+    faults: list[str] = []
+    for folder in folders:
+        loaded[folder.name] = {}
+        for version in folder.versions:
+            try:
+                loaded[folder.name][str(version)] = _load_version(folder, version, load)
+            except FaultsError as error:
+                faults += error.faults
+    if faults:
+        for versions in loaded.values():
+            for version_loaded in versions.values():
+                version_loaded.runtime.close()
+        raise FaultsError(list(dict.fromkeys(faults)))
+    return loaded
+
+
+def _load_version(folder: ModelFolder, version: int, load: Load) -> Loaded:
+    runtime = load(folder, version)
+    try:
+        signature = Signature(folder.config, runtime.inputs, runtime.outputs, str(folder.path / "model.yaml"))
+        times = _warm_up(runtime, signature, folder, version)
+    except FaultsError:
+        runtime.close()
+        raise
+    return Loaded(runtime, signature, times)
+
+
+def _warm_up(runtime: Runtime, signature: Signature, folder: ModelFolder, version: int) -> RunTimes:
+    """Run zeros (dimensions of any size: 1), so that the first request doesn't pay for what is made lazily.
+
+    Then find out which batch sizes are so quick that they need no thread; the first that isn't ends the search. A class
+    that fails on zeros is served all the same unless its warm-up was asked for.
+    """
+    declared = folder.config.warmup.rows if runtime.predicts else ()
+    largest = folder.config.batching.max_items if signature.batchable else 1
+    times = RunTimes(folder.config.runtime.inline_below_ms / 1000 if runtime.inline else 0)
+    started = time.monotonic()
+
+    def run(count: int) -> float:
+        arrays = [_zeros(spec.tensor.datatype, spec.tensor.shape, count) for spec in signature.inputs]
+        begun = time.monotonic()
+        signature.postprocess(runtime.run(arrays))
+        return time.monotonic() - begun
+
+    sizes = (1, largest) if runtime.inline else (1,)
+    try:
+        for count in sizes if declared is None else declared:
+            run(count if signature.batchable else 1)
+        # 1, 3, 7, 15, …: the largest of the sizes that RunTimes takes for one.
+        size = 1
+        while declared != () and times.limit:
+            times.seed(size, min(run(size), run(size)))
+            if size == largest or not times.is_short(size):
+                break
+            size = min(2 * size + 1, largest)
+    except Exception as error:
+        fault = (
+            f"{folder.path / str(version)}: the warm-up with zeros failed: {error}; "
+            "if the model can't take zeros, set warmup.rows: []"
+        )
+        if runtime.inline or declared is not None:
+            raise FaultsError([fault]) from error
+        log.warning(fault, extra={"model": folder.name, "version": version})
+    log.info(
+        "model warmed up",
+        extra={"model": folder.name, "version": version, "ms": round((time.monotonic() - started) * 1000, 1)},
+    )
+    return times
+
+
+def _zeros(datatype: str, shape: tuple[int, ...], rows: int) -> Array:
+    sizes = [max(1, size) for size in shape]
+    if shape[:1] == (-1,):
+        sizes[0] = rows
+    return np.full(sizes, b"" if datatype == "BYTES" else 0, DATATYPES[datatype])

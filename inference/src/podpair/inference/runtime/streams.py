@@ -1,0 +1,72 @@
+"""The open streams of one model version: how many there may be, until when, and how they end."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from podpair.inference.core.errors import DeadlineExceededError, InferenceError, InvalidRequestError, OverloadedError
+from podpair.inference.core.signature import Signature
+from podpair.inference.core.tensors import Array
+from podpair.inference.runtime.failing import explain
+from podpair.inference.runtime.protocol import Streaming
+
+# Streams last as long as they do: a guess for `Retry-After`, in seconds.
+_RETRY_AFTER = 1.0
+
+
+class Streams:
+    """Streams of `runtime`, at most `limit` at the same time."""
+
+    def __init__(self, name: str, runtime: Streaming, signature: Signature, limit: int) -> None:
+        self.name = name
+        self.limit = limit
+        self.open = 0
+        self._runtime = runtime
+        self._signature = signature
+
+    async def parts(
+        self, arrays: Sequence[Array], parameters: Mapping[str, Any], deadline: float | None = None
+    ) -> AsyncIterator[list[Array]]:
+        """The parts of one request's answer; `aclose` it to stop the model.
+
+        deadline: on `time.monotonic()`, for the whole stream. Raises OverloadedError, DeadlineExceededError,
+        InvalidRequestError or ModelError.
+        """
+        if self._signature.rows(arrays) != 1:
+            raise InvalidRequestError("a stream answers one request: send one row")
+        if deadline is not None and deadline <= time.monotonic():
+            raise DeadlineExceededError("the deadline had passed when the request arrived")
+        if self.open >= self.limit:
+            message = f"model {self.name} has {self.limit} streams open (runtime.max_streams)"
+            raise OverloadedError(message, _RETRY_AFTER)
+        self.open += 1
+        try:
+            async with aclosing(self._runtime.stream(arrays, parameters)) as parts:  # type: ignore[type-var]
+                while True:
+                    async with _until(deadline):
+                        part = await anext(parts, None)
+                    if part is None:
+                        return
+                    yield part
+        except InferenceError:
+            raise
+        except Exception as error:
+            raise explain(self.name, error) from None
+        finally:
+            self.open -= 1
+
+
+@contextlib.asynccontextmanager
+async def _until(deadline: float | None) -> AsyncIterator[None]:
+    left = None if deadline is None else deadline - time.monotonic()
+    timer = asyncio.timeout(left)
+    try:
+        async with timer:
+            yield
+    except TimeoutError:
+        if timer.expired():
+            raise DeadlineExceededError("the deadline passed while the model streamed") from None
+        raise
