@@ -45,7 +45,7 @@ def test_check_is_content(file: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "the configuration is good\n")
 
 
-@pytest.mark.parametrize("command", [("config", "check"), ("config", "show"), ("serve",), ("token",)])
+@pytest.mark.parametrize("command", [("config", "check"), ("serve",)])
 def test_every_command_tells_all_faults_and_exits_with_2(command: tuple[str, ...]) -> None:
     done = run(*command, PODPAIR_HTTP__PORT="x", PODPAIR_HTPP__PORT="1", PODPAIR_HTTP__ORIGINS="nonsense")
     assert done.returncode == 2
@@ -95,17 +95,10 @@ def test_token_mints_what_the_gateway_takes(file: Path) -> None:
     assert claims["exp"] - claims["iat"] == 60
 
 
-@pytest.mark.parametrize(
-    ("environment", "said"),
-    [
-        ({"PODPAIR_AUTH__DISABLED": "true"}, "auth.disabled lets everyone in"),
-        ({"PODPAIR_AUTH__JWKS_URL": "https://issuer.example/keys"}, "the issuer does"),
-    ],
-)
-def test_token_says_why_it_can_not(environment: dict[str, str], said: str) -> None:
-    done = run("token", **environment)
+def test_token_says_why_it_can_not() -> None:
+    done = run("token", PODPAIR_AUTH__DISABLED="true")
     assert done.returncode == 1
-    assert said in done.stderr
+    assert "auth.disabled lets everyone in" in done.stderr
 
 
 def test_push_says_what_is_wrong() -> None:

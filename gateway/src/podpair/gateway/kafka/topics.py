@@ -12,7 +12,7 @@ from podpair.gateway.config.model import Config
 from podpair.gateway.kafka.clients import properties
 
 _log = logging.getLogger(__name__)
-_TIMEOUT = 10.0  # seconds for each question to the broker
+_TIMEOUT = 5.0  # seconds for each question to the broker; a SIGTERM waits for the one in hand
 
 
 class MissingTopic(Exception):
