@@ -12,7 +12,7 @@ def server() -> dict[str, Any]:
     return {
         "name": "podpair-inference",
         "version": importlib.metadata.version("podpair-inference"),
-        "extensions": ["binary_tensor_data"],
+        "extensions": ["binary_tensor_data", "generate"],
     }
 
 

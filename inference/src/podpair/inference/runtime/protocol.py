@@ -1,6 +1,6 @@
 """What the rest of the container needs of something that runs a model: ONNX Runtime, a Python class, or whatever joins."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from podpair.inference.core.tensors import Array, TensorSpec
@@ -40,7 +40,7 @@ class Streaming(Protocol):
     # Whether this model does.
     streams: bool
 
-    def stream(self, arrays: Sequence[Array], parameters: Mapping[str, Any]) -> AsyncIterator[list[Array]]:
+    def stream(self, arrays: Sequence[Array], parameters: Mapping[str, Any]) -> AsyncGenerator[list[Array], None]:
         """The answer to a request of one row, part by part, each an array of one row for each of `outputs`.
 
         What the iterator hasn't been asked for isn't computed. `aclose` it.

@@ -9,7 +9,7 @@ import contextlib
 import inspect
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing, contextmanager
 from itertools import count
@@ -74,7 +74,7 @@ class PythonRuntime:
         with self._pointing(self._predict):
             return self._rows.arrays(self._wait(self._predict(batch, **extra)), rows)
 
-    async def stream(self, arrays: Sequence[Array], parameters: Mapping[str, Any]) -> AsyncIterator[Answers]:
+    async def stream(self, arrays: Sequence[Array], parameters: Mapping[str, Any]) -> AsyncGenerator[Answers, None]:
         """See `Streaming.stream`. Raises UserCodeError."""
         if self._stream is None:
             raise InvalidRequestError("the model has no stream")

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -29,7 +29,7 @@ class Streams:
 
     async def parts(
         self, arrays: Sequence[Array], parameters: Mapping[str, Any], deadline: float | None = None
-    ) -> AsyncIterator[list[Array]]:
+    ) -> AsyncGenerator[list[Array], None]:
         """The parts of one request's answer; `aclose` it to stop the model.
 
         deadline: on `time.monotonic()`, for the whole stream. Raises OverloadedError, DeadlineExceededError,
@@ -44,7 +44,7 @@ class Streams:
             raise OverloadedError(message, _RETRY_AFTER)
         self.open += 1
         try:
-            async with aclosing(self._runtime.stream(arrays, parameters)) as parts:  # type: ignore[type-var]
+            async with aclosing(self._runtime.stream(arrays, parameters)) as parts:
                 while True:
                     async with _until(deadline):
                         part = await anext(parts, None)

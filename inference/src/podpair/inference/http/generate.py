@@ -1,0 +1,89 @@
+"""`generate` and `generate_stream`: one row in plain JSON, answered at once or as server-sent events."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import msgspec
+from aiohttp import web
+
+from podpair.inference.core.errors import InferenceError
+from podpair.inference.core.generate import GenerateRequest, decode_generate, encode_generate, join_parts
+from podpair.inference.core.tensors import Array
+from podpair.inference.http import reading
+from podpair.inference.http.answering import REQUEST_ID, Answering, Handler, json_response
+from podpair.inference.runtime.catalog import Catalog, ServedVersion
+
+_SSE = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+class GenerateApi:
+    """The generate extension's resources."""
+
+    def __init__(self, catalog: Catalog, answering: Answering, max_body_bytes: int) -> None:
+        self._catalog = catalog
+        self._answering = answering
+        self._max_body_bytes = max_body_bytes
+
+    def routes(self) -> list[tuple[str, str, Handler]]:
+        """Method, path, handler."""
+        return [
+            ("POST", f"/v2/models/{{model}}{version}/{path}", handler)
+            for version in ("", "/versions/{version}")
+            for path, handler in (("generate", self.generate), ("generate_stream", self.generate_stream))
+        ]
+
+    async def generate(self, request: web.Request) -> web.StreamResponse:
+        """The whole answer; that of a model which only streams is its texts one behind the other."""
+        served, asked = await self._read(request)
+        deadline = reading.deadline(request)
+        if served.runtime.predicts:
+            arrays = await served.scheduler.submit(asked.arrays, deadline, asked.parameters)
+        else:
+            async with aclosing(_parts(served, asked, deadline)) as parts:
+                arrays = join_parts([part async for part in parts], served.signature.outputs)
+        return json_response(_encode(served, asked, arrays))
+
+    async def generate_stream(self, request: web.Request) -> web.StreamResponse:
+        """An event for each part; a failure before the first is an HTTP status, a later one an event with `error`."""
+        served, asked = await self._read(request)
+        async with aclosing(_parts(served, asked, reading.deadline(request))) as parts:
+            first = await anext(parts, None)
+            response = web.StreamResponse(headers=_SSE)
+            await response.prepare(request)
+            try:
+                if first is not None:
+                    await response.write(_event(_encode(served, asked, first)))
+                    async for part in parts:
+                        await response.write(_event(_encode(served, asked, part)))
+            except InferenceError as error:
+                self._answering.count(error, request)
+                await response.write(_event(msgspec.json.encode({"error": str(error)})))
+        await response.write_eof()
+        return response
+
+    async def _read(self, request: web.Request) -> tuple[ServedVersion, GenerateRequest]:
+        match = request.match_info
+        served = self._catalog.accepting(match["model"], match.get("version"))
+        asked = decode_generate(await reading.body(request, self._max_body_bytes), served.signature)
+        request[REQUEST_ID] = asked.id
+        return served, asked
+
+
+async def _parts(
+    served: ServedVersion, asked: GenerateRequest, deadline: float | None
+) -> AsyncGenerator[list[Array], None]:
+    """The parts of the answer; the whole answer as the only one where the model doesn't stream."""
+    if served.streams is None:
+        yield await served.scheduler.submit(asked.arrays, deadline, asked.parameters)
+        return
+    async with aclosing(served.streams.parts(asked.arrays, asked.parameters, deadline)) as parts:
+        async for part in parts:
+            yield part
+
+
+def _encode(served: ServedVersion, asked: GenerateRequest, arrays: list[Array]) -> bytes:
+    return encode_generate(served.model, served.version, asked, arrays, served.signature.batchable)
+
+
+def _event(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"
