@@ -1,6 +1,9 @@
 """Who is let in: origin, token, room, resume token and position are checked before anything is upgraded or streamed."""
 
+import asyncio
 import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from aiohttp import web
 from confluent_kafka import KafkaException
@@ -8,18 +11,22 @@ from confluent_kafka import KafkaException
 from podpair.gateway.auth.identity import Identity, KeysUnavailable, Unauthorized
 from podpair.gateway.auth.origins import origin_allowed
 from podpair.gateway.core.positions import InvalidPosition, Position
+from podpair.gateway.core.wires import Wire
 from podpair.gateway.http.errors import refusal
 from podpair.gateway.service import Parts, Service
+from podpair.gateway.sessions.connection import Close, Connection
+from podpair.gateway.sessions.session import Session
 
 _BEARER_PROTOCOL = "bearer."
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Visitor:
-    """Someone who may connect. `session` is the id that the token or the resume token gives; None: mint one."""
+    """Someone who may connect, and the session that it is about."""
 
+    parts: Parts
     identity: Identity
-    session: str | None
+    session: str
     resumed: bool
     position: Position | None
 
@@ -54,14 +61,12 @@ class Admission:
             raise self.refuse(503, "overloaded", f"not started: waiting for {self._service.waiting_for}", retry_after=2)
         return parts
 
-    def check_room(self, parts: Parts) -> None:
-        """Refuses where there is no room for another session."""
+    async def visitor(self, request: web.Request, *, position: str | None) -> Visitor:
+        """Who connects, and to which session: the token's, the resume token's, or a new one."""
+        parts = self.parts()
         limit = self._config.limits.sessions
         if parts.registry.connected >= limit:
             raise self.refuse(503, "overloaded", f"{limit} sessions are connected (limits.sessions)", retry_after=5)
-
-    async def visitor(self, request: web.Request, *, position: str | None) -> Visitor:
-        """Who connects, and to which session."""
         self._check_origin(request)
         identity = await self.identity(request)
         try:
@@ -69,8 +74,9 @@ class Admission:
         except InvalidPosition as error:
             raise self.refuse(400, "invalid", str(error)) from None
         token = request.query.get("resume")
-        session = self.opened(token, identity) if token else identity.session
-        return Visitor(identity, session, resumed=bool(token), position=place)
+        session = self.opened(token, identity) if token else identity.session or parts.registry.mint()
+        self.check_owner(parts, session, identity)
+        return Visitor(parts, identity, session, resumed=bool(token), position=place)
 
     def check_owner(self, parts: Parts, session_id: str, identity: Identity) -> None:
         """A session that is here must be this user's."""
@@ -78,16 +84,30 @@ class Admission:
         if session is not None and session.subject != identity.subject:
             raise self.refuse(401, "unauthorized", "the session is another user's")
 
-    async def hold_home(self, parts: Parts, session_id: str) -> int:
-        """Have the session's home partition read, and return it; the caller releases it."""
-        home = parts.home(session_id)
+    @asynccontextmanager
+    async def home(self, visitor: Visitor) -> AsyncIterator[None]:
+        """Have the home partition of the visitor's session read, as long as it is here."""
+        parts = visitor.parts
+        home = parts.home(visitor.session)
         try:
             await parts.reader.hold(home)
         except KafkaException as error:
-            raise self.refuse(
-                503, "overloaded", f"the results can't be read now: {error.args[0].str()}", retry_after=2
-            ) from None
-        return home
+            message = f"the results can't be read now: {error.args[0].str()}"
+            raise self.refuse(503, "overloaded", message, retry_after=2) from None
+        try:
+            yield
+        finally:
+            parts.reader.release(home)
+
+    def connect(
+        self, visitor: Visitor, kind: str, transport: asyncio.WriteTransport, wire: Wire, close: Close
+    ) -> tuple[Session, Connection]:
+        """The visitor's connection is made: from now on its session's events go there."""
+        parts, identity = visitor.parts, visitor.identity
+        connection = Connection(transport, wire, parts.pacer, self._config.sessions.buffer_bytes, close)
+        session = parts.registry.attach(visitor.session, identity.subject, connection, identity.expires_at)
+        self._metrics.opened.labels(kind, str(visitor.resumed).lower()).inc()
+        return session, connection
 
     def opened(self, resume_token: str, identity: Identity) -> str:
         """The session of a resume token."""

@@ -9,8 +9,7 @@ from confluent_kafka import KafkaException
 from podpair.gateway.core.wires import EventStreamWire
 from podpair.gateway.http.admission import Admission, Refused, Visitor
 from podpair.gateway.logs import ids
-from podpair.gateway.service import Parts, Service
-from podpair.gateway.sessions.connection import Connection
+from podpair.gateway.service import Service
 
 _log = logging.getLogger(__name__)
 _COMMENT = b"4\r\n: \n\n\r\n"  # a comment as one HTTP chunk: keeps proxies from closing a silent stream
@@ -27,20 +26,14 @@ class EventStreamEdge:
         """The handler of the route."""
         position = request.headers.get("Last-Event-ID") or request.query.get("position")
         try:
-            parts = self._admission.parts()
-            self._admission.check_room(parts)
             visitor = await self._admission.visitor(request, position=position)
-            session_id = visitor.session or parts.registry.mint()
-            self._admission.check_owner(parts, session_id, visitor.identity)
-            home = await self._admission.hold_home(parts, session_id)
+            async with self._admission.home(visitor):
+                return await self._serve(request, visitor)
         except Refused as refused:
             return refused.response
-        try:
-            return await self._serve(request, parts, session_id, visitor)
-        finally:
-            parts.reader.release(home)
 
-    async def _serve(self, request: web.Request, parts: Parts, session_id: str, visitor: Visitor) -> web.StreamResponse:
+    async def _serve(self, request: web.Request, visitor: Visitor) -> web.StreamResponse:
+        parts = visitor.parts
         config, metrics = self._service.config, self._service.metrics
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -56,11 +49,8 @@ class EventStreamEdge:
             metrics.closed.labels(str(code)).inc()
             done.set()
 
-        wire = EventStreamWire(parts.joining.prefix(parts.home(session_id)))
-        connection = Connection(transport, wire, parts.pacer, config.sessions.buffer_bytes, close)
-        identity = visitor.identity
-        session = parts.registry.attach(session_id, identity.subject, connection, identity.expires_at)
-        metrics.opened.labels("events", str(visitor.resumed).lower()).inc()
+        wire = EventStreamWire(parts.joining.prefix(parts.home(visitor.session)))
+        session, connection = self._admission.connect(visitor, "events", transport, wire, close)
         try:
             start = await parts.joining.begin(session, connection, resumed=visitor.resumed, position=visitor.position)
             await parts.joining.catch_up(session, connection, start)

@@ -49,20 +49,12 @@ class WebSocketEdge:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """The handler of the route."""
         try:
-            parts = self._admission.parts()
-            self._admission.check_room(parts)
             visitor = await self._admission.visitor(request, position=request.query.get("position"))
             protocol = self._choose(request)
-            session_id = visitor.session or parts.registry.mint()
-            self._admission.check_owner(parts, session_id, visitor.identity)
-            self._check_upgrade(request)
-            home = await self._admission.hold_home(parts, session_id)
+            async with self._admission.home(visitor):
+                return await self._serve(request, visitor, protocol)
         except Refused as refused:
             return refused.response
-        try:
-            return await self._serve(request, parts, session_id, visitor, protocol)
-        finally:
-            parts.reader.release(home)
 
     def _choose(self, request: web.Request) -> str:
         offered = [p for p in offered_protocols(request) if not p.startswith("bearer.")]
@@ -70,15 +62,12 @@ class WebSocketEdge:
         if protocol is None:
             message = f"subprotocol {offered[0]!r} is not known: offer {JSON} or {RAW}"
             raise self._admission.refuse(400, "invalid", message)
-        return protocol
-
-    def _check_upgrade(self, request: web.Request) -> None:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             raise self._admission.refuse(426, "invalid", "this address takes WebSocket upgrades")
+        return protocol
 
-    async def _serve(
-        self, request: web.Request, parts: Parts, session_id: str, visitor: Visitor, protocol: str
-    ) -> web.StreamResponse:
+    async def _serve(self, request: web.Request, visitor: Visitor, protocol: str) -> web.StreamResponse:
+        parts = visitor.parts
         config, metrics = self._service.config, self._service.metrics
         socket = _Socket(
             protocols=(JSON, RAW),
@@ -102,13 +91,11 @@ class WebSocketEdge:
             else:
                 ending = asyncio.create_task(_end(socket, transport, code, reason))
 
-        wire = RawWire() if protocol == RAW else JsonWire(parts.joining.prefix(parts.home(session_id)))
-        connection = Connection(transport, wire, parts.pacer, config.sessions.buffer_bytes, close)
+        wire = RawWire() if protocol == RAW else JsonWire(parts.joining.prefix(parts.home(visitor.session)))
+        kind = "raw" if protocol == RAW else "websocket"
+        session, connection = self._admission.connect(visitor, kind, transport, wire, close)
         too_large = f"a frame is larger than {config.limits.message_bytes} bytes (limits.message_bytes)"
         socket.on_too_large = lambda: connection.close(CloseCode.TOO_LARGE, too_large)
-        identity = visitor.identity
-        session = parts.registry.attach(session_id, identity.subject, connection, identity.expires_at)
-        metrics.opened.labels("raw" if protocol == RAW else "websocket", str(visitor.resumed).lower()).inc()
         _log.debug("connected", extra=ids(session=session.id, subject=session.subject))
         catching_up: asyncio.Task[None] | None = None
         try:
