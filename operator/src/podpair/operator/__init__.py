@@ -1,1 +1,1 @@
-"""The operator turns an InferenceGateway resource into running pairs. Nothing is in here yet."""
+"""The operator turns an InferenceGateway resource into running pairs. So far: the resource, and `podpair`, which checks it."""

@@ -1,0 +1,1 @@
+"""`podpair`: looks at resources without a cluster."""

@@ -1,0 +1,179 @@
+"""Reads resources from YAML, and tells every fault at once: where it is (line, field), what it is, what would do.
+
+The faults are those that the API server would tell: the schema's, and the rules'. What only the API server can know (the
+stored resource, which may not change in some places) is left to it.
+"""
+
+import difflib
+from collections.abc import Iterator
+from typing import Any, NamedTuple, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from podpair.operator.core.resource.igw import API_VERSION, KIND, InferenceGateway
+from podpair.operator.core.resource.rules import BROKEN_RULES
+
+_KINDS = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "tuple_type": "a list",
+}
+_SHAPES = {"model_type", "model_attributes_type", "dict_type"}
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong. `line` counts from 1; `field` is a path such as spec.kafka.requests, or empty."""
+
+    line: int
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.field + ': ' if self.field else ''}{self.message}"
+
+
+class Contents(NamedTuple):
+    """What a file holds: the resources that are good, and the faults of those that aren't."""
+
+    resources: list[InferenceGateway]
+    faults: list[Fault]
+
+
+def read(text: str) -> Contents:
+    """The InferenceGateways in a YAML text of one or more documents; other kinds are passed over."""
+    try:
+        documents = list(yaml.compose_all(text, yaml.SafeLoader))
+        values = [_construct(node) for node in documents]
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        return Contents([], [Fault(mark.line + 1 if mark else 1, "", f"not YAML: {getattr(error, 'problem', error)}")])
+    except ValueError as error:  # what looks like a date and is none
+        return Contents([], [Fault(1, "", f"not YAML: {error}")])
+    contents = Contents([], [])
+    for node, value in zip(documents, values, strict=True):
+        if isinstance(value, dict) and value.get("kind", KIND) == KIND:
+            _read_one(node, value, contents)
+    if not contents.resources and not contents.faults:
+        contents.faults.append(Fault(1, "", f"there is no {KIND} ({API_VERSION}) in here"))
+    return contents
+
+
+def _construct(node: yaml.Node) -> Any:
+    loader = yaml.SafeLoader("")
+    try:
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _read_one(node: yaml.Node, value: dict[str, Any], contents: Contents) -> None:
+    faults = list(_repeated(node, ()))
+    try:
+        resource = InferenceGateway.model_validate(value)
+    except ValidationError as error:
+        found = error.errors()
+        for one in found:
+            # pydantic counts only a list's good items: where one is bad, a list that seems too short is none.
+            below = any(other["loc"][: len(one["loc"])] == one["loc"] for other in found if other is not one)
+            if not (one["type"] == "too_short" and below):
+                faults += _told(one, node)
+    if faults:
+        contents.faults.extend(sorted(faults))
+    else:
+        contents.resources.append(resource)
+
+
+def _told(error: Any, node: yaml.Node) -> Iterator[Fault]:
+    place, line = _locate(node, error["loc"])
+    field = _path(place)
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == BROKEN_RULES:
+        yield from (Fault(line, field, message) for message in context["broken"])
+    elif kind == "extra_forbidden":
+        name = str(error["loc"][-1])
+        yield Fault(line, field, f"there is no such field{_suggest(name, _fields(error['loc'][:-1]))}")
+    elif kind == "missing":
+        yield Fault(line, _path((*place, *error["loc"][len(place) :])), "is required")
+    elif kind == "string_pattern_mismatch":
+        yield Fault(line, field, f"{error['input']!r} does not match {context['pattern']}")
+    elif kind == "literal_error":
+        yield Fault(line, field, f"{error['input']!r} is not {context['expected']}")
+    elif kind == "too_short":
+        yield Fault(line, field, f"at least {context['min_length']} is needed, there are {context['actual_length']}")
+    elif kind in _SHAPES:
+        yield Fault(line, field, "fields by name are needed here")
+    elif kind in _KINDS:
+        yield Fault(line, field, f"{error['input']!r} is not {_KINDS[kind]}{_quote_it(kind, error['input'])}")
+    else:
+        yield Fault(line, field, error["msg"].removeprefix("Input "))
+
+
+def _quote_it(kind: str, value: Any) -> str:
+    scalar = isinstance(value, bool | int | float)
+    return ': write it in quotes, "…"' if kind == "string_type" and scalar else ""
+
+
+def _locate(node: yaml.Node, location: tuple[Any, ...]) -> tuple[tuple[Any, ...], int]:
+    """The part of a location that is in the text, and the line of its last name."""
+    place: list[Any] = []
+    line = node.start_mark.line
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            pair = next((pair for pair in reversed(node.value) if pair[0].value == str(part)), None)
+            if pair is None:
+                continue  # pydantic names the members of a union too
+            line, node = pair[0].start_mark.line, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line
+        else:
+            continue
+        place.append(part)
+    return tuple(place), line + 1
+
+
+def _path(place: tuple[Any, ...]) -> str:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+    return text.removeprefix(".")
+
+
+def _repeated(node: yaml.Node, place: tuple[Any, ...]) -> Iterator[Fault]:
+    """Names that a mapping has twice: YAML takes the last one, and says nothing."""
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            here = (*place, key.value)
+            if key.value in seen:
+                yield Fault(key.start_mark.line + 1, _path(here), "is there twice")
+            seen.add(key.value)
+            yield from _repeated(value, here)
+    elif isinstance(node, yaml.SequenceNode):
+        for at, value in enumerate(node.value):
+            yield from _repeated(value, (*place, at))
+
+
+def _fields(location: tuple[Any, ...]) -> list[str]:
+    """The names that a field at this place may have."""
+    model: type[BaseModel] | None = InferenceGateway
+    for part in location:
+        if model is None or isinstance(part, int):
+            continue
+        field = next((f for name, f in model.model_fields.items() if part in (f.alias, name)), None)
+        model = _model(field.annotation) if field is not None else None
+    return [str(field.alias or name) for name, field in model.model_fields.items()] if model is not None else []
+
+
+def _model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type):
+        return annotation if issubclass(annotation, BaseModel) else None
+    return next((found for part in get_args(annotation) if (found := _model(part)) is not None), None)
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,136 @@
+"""`spec.gateway`: the half that holds connections, sessions and queues."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from podpair.operator.core.resource.inference import PullPolicy, Resources, Variable
+from podpair.operator.core.resource.kinds import Count, Duration, Quantity, SecretKey, Text, Url, seconds
+from podpair.operator.core.resource.rules import KeyedBy, Rule, Section
+
+STOPPING_SECONDS = 15
+"""What a pod needs to stop besides `drain`: the endpoints forget it (5 s), and the model ends after the gateway."""
+
+
+def _one_way(auth: "Auth") -> bool:
+    ways = (auth.jwks_url is not None, auth.secret_ref is not None, auth.public_key_ref is not None, auth.disabled)
+    return sum(ways) == 1
+
+
+class Auth(Section):
+    """How clients' tokens (JWT) are verified: exactly one of jwksUrl, secretRef, publicKeyRef; or disabled."""
+
+    RULES: ClassVar = (
+        Rule(
+            "[has(self.jwksUrl), has(self.secretRef), has(self.publicKeyRef), self.disabled].filter(w, w).size() == 1",
+            "exactly one of jwksUrl, secretRef, publicKeyRef must be set (or disabled: true, for development)",
+            _one_way,
+        ),
+    )
+    jwks_url: Url | None = None
+    """Where the issuer publishes its keys (RFC 7517)."""
+    secret_ref: SecretKey | None = None
+    """A shared secret for HS256, 32 bytes at least."""
+    public_key_ref: SecretKey | None = None
+    """A public key in PEM: RSA (RS256), EC P-256 (ES256) or Ed25519 (EdDSA)."""
+    disabled: bool = False
+    """Let everyone in. For development only."""
+    issuer: Text | None = None
+    """The `iss` that a token must have."""
+    audience: Text | None = None
+    """The `aud` that a token must have."""
+    leeway: Duration = "10s"
+    """Clock difference that `exp` and `nbf` are allowed."""
+    required_claims: Annotated[tuple[Text, ...], Field(max_length=32)] = ("exp", "sub")
+    """Claims that a token must have."""
+    query_token: bool = False
+    """Take a token from `?token=` too. URLs end up in logs: leave it off where a header can be sent."""
+
+
+class Sessions(Section):
+    """How long sessions live, and how much may wait for one client."""
+
+    max: Count = 20_000
+    """Connections that one pod holds."""
+    idle: Duration = "1h"
+    """A connection on which nothing has gone either way for so long is closed; 0s is never."""
+    heartbeat: Duration = "25s"
+    """How often a WebSocket is pinged."""
+    resume: Duration = "24h"
+    """How long a resume token is good for. What can be resumed is what `kafka.results.retention` still holds."""
+    buffer: Quantity = "1Mi"
+    """What may wait for one slow client before it is closed."""
+
+
+class Limits(Section):
+    """What is too much."""
+
+    message: Quantity = "1Mi"
+    """Largest frame or request body from a client."""
+    in_flight: Count = 256
+    """Open requests of one session."""
+    direct: Count = 64
+    """Direct requests that one model has at a time; beyond it they go through Kafka."""
+    queued: Count = 64
+    """Queued requests that one pod works on at a time."""
+    attempts: Count = 3
+    """How often a queued request that the model fails is tried."""
+
+
+class GatewayResources(Resources):
+    """What the gateway asks for and may use at most, as in a pod."""
+
+    requests: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(
+        default_factory=lambda: {"cpu": "250m", "memory": "256Mi"}
+    )
+    """Set aside for it by the scheduler."""
+
+
+def _drained_in_time(gateway: "Gateway") -> bool:
+    grace = gateway.termination_grace_period
+    return grace is None or seconds(gateway.drain) + STOPPING_SECONDS <= seconds(grace)
+
+
+class Gateway(Section):
+    """The half that holds connections, sessions and queues."""
+
+    RULES: ClassVar = (
+        Rule(
+            "!has(self.terminationGracePeriod) || duration(self.drain) + duration('15s') <= "
+            "duration(self.terminationGracePeriod)",
+            "drain ({drain}) must end 15s before terminationGracePeriod, so that the model can stop after the gateway:"
+            " lower drain, or leave terminationGracePeriod out (it follows drain)",
+            _drained_in_time,
+        ),
+    )
+    image: Text | None = None
+    """Its image; default: the one that belongs to the operator's version."""
+    image_pull_policy: PullPolicy | None = None
+    """When the image is pulled, as in a pod."""
+    resources: GatewayResources = Field(default_factory=GatewayResources)
+    """What the container asks for and may use at most."""
+    env: Annotated[
+        tuple[Variable, ...],
+        Field(max_length=128),
+        KeyedBy("name"),
+    ] = ()
+    """Environment variables; PODPAIR_… ones come over what this resource says."""
+    sessions: Sessions = Field(default_factory=Sessions)
+    """How long sessions live, and how much may wait for one client."""
+    auth: Auth
+    """How clients' tokens (JWT) are verified."""
+    origins: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$", max_length=512)], ...],
+        Field(max_length=64),
+    ] = ()
+    """Origins whose pages may connect, such as https://app.example; `*` is any. None: only pages of the gateway itself."""
+    limits: Limits = Field(default_factory=Limits)
+    """What is too much."""
+    drain: Duration = "20s"
+    """How long work in flight may take to end when a pod stops."""
+    termination_grace_period: Duration | None = None
+    """How long a pod may take to stop in all; default: drain and 15 s."""
+    console: bool = True
+    """Serve the console at `/`."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity that is logged."""

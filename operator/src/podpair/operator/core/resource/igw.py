@@ -1,0 +1,121 @@
+"""The resource as a whole: `inferencegateways.podpair.dev/v1alpha1`."""
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from podpair.operator.core.resource.gateway import Gateway
+from podpair.operator.core.resource.inference import Inference
+from podpair.operator.core.resource.kafka import Kafka
+from podpair.operator.core.resource.network import DisruptionBudget, Monitoring, Network, TopologySpread
+from podpair.operator.core.resource.rules import Rule, Section
+from podpair.operator.core.resource.scaling import Scaling
+from podpair.operator.core.resource.status import Status
+
+GROUP = "podpair.dev"
+VERSION = "v1alpha1"
+KIND = "InferenceGateway"
+PLURAL = "inferencegateways"
+API_VERSION = f"{GROUP}/{VERSION}"
+LONGEST_NAME = 52  # with a suffix it is still a name, and a label's value, of 63
+
+
+def _cpu_requested(spec: "Spec") -> bool:
+    by_cpu = any(metric.cpu is not None for metric in spec.scaling.metrics)
+    return not by_cpu or "cpu" in spec.inference.resources.requests or "cpu" in spec.inference.resources.limits
+
+
+class Spec(Section):
+    """What is wanted."""
+
+    RULES: ClassVar = (
+        Rule(
+            "self.kafka.requests.partitions >= self.scaling.max",
+            "kafka.requests.partitions ({kafka.requests.partitions}) is less than scaling.max ({scaling.max}):"
+            " pods beyond the partitions would get no queued work",
+            lambda spec: spec.kafka.requests.partitions >= spec.scaling.max,
+        ),
+        Rule(
+            "self.kafka.results.partitions >= self.scaling.max",
+            "kafka.results.partitions ({kafka.results.partitions}) is less than scaling.max ({scaling.max}):"
+            " pods beyond the partitions would be home to no session",
+            lambda spec: spec.kafka.results.partitions >= spec.scaling.max,
+        ),
+        Rule(
+            "!has(self.replicas) || self.replicas <= self.kafka.requests.partitions",
+            "replicas is greater than kafka.requests.partitions ({kafka.requests.partitions}):"
+            " pods beyond the partitions would get no queued work",
+            lambda spec: spec.replicas is None or spec.replicas <= spec.kafka.requests.partitions,
+        ),
+        Rule(
+            "!self.scaling.metrics.exists(m, has(m.cpu)) || "
+            "'cpu' in self.inference.resources.requests || "
+            "(has(self.inference.resources.limits) && 'cpu' in self.inference.resources.limits)",
+            "scaling by cpu is measured against what the containers request: set inference.resources.requests.cpu,"
+            " or scale by another metric",
+            _cpu_requested,
+        ),
+    )
+    replicas: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    """A fixed number of pods: then `scaling` is not used. It is what `kubectl scale` sets, or an autoscaler of your own."""
+    inference: Inference
+    """The half that computes."""
+    gateway: Gateway
+    """The half that holds connections, sessions and queues."""
+    kafka: Kafka
+    """The broker, the two topics, and the group of gateways that works on requests."""
+    scaling: Scaling = Field(default_factory=Scaling)
+    """How many pods, and what decides it."""
+    network: Network = Field(default_factory=Network)
+    """How clients reach the gateways."""
+    disruption_budget: DisruptionBudget = Field(default_factory=DisruptionBudget)
+    """How many pods may be taken away at a time."""
+    topology_spread: TopologySpread = Field(default_factory=TopologySpread)
+    """How the pods are spread over the cluster."""
+    monitoring: Monitoring = Field(default_factory=Monitoring)
+    """Metrics for Prometheus."""
+
+
+class Metadata(BaseModel):
+    """What podpair reads of the metadata; there is more."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+    name: Annotated[str, Field(min_length=1)]
+    namespace: str = "default"
+    uid: str | None = None
+    """Unset: not in a cluster yet."""
+    generation: int | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+
+
+NAME_RULE = Rule(
+    f"size(self.metadata.name) <= {LONGEST_NAME} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+    f"metadata.name must be at most {LONGEST_NAME} lower-case letters, digits and hyphens, and begin with a letter:"
+    " the Service and the other objects are named after it",
+)
+
+
+class InferenceGateway(BaseModel):
+    """A model that live clients talk to: pairs of an inference container and a gateway, scaled by load."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True)
+
+    api_version: Annotated[Literal["podpair.dev/v1alpha1"], Field(alias="apiVersion")]
+    kind: Literal["InferenceGateway"]
+    metadata: Metadata
+    spec: Spec
+    """What is wanted."""
+    status: Status | None = None
+    """What the operator has seen."""
+
+    @model_validator(mode="after")
+    def _name(self) -> Self:
+        name = self.metadata.name
+        good = name[:1].isalpha() and name[-1:].isalnum() and set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+        if not good or len(name) > LONGEST_NAME:
+            broken = [NAME_RULE.message]
+            raise PydanticCustomError("broken_rules", "{summary}", {"summary": broken[0], "broken": broken})
+        return self

@@ -1,0 +1,173 @@
+"""`spec.inference`: the half that computes, and what is laid over the pod."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from podpair.operator.core.resource.kinds import (
+    Count,
+    Duration,
+    Name,
+    OneOf,
+    Passed,
+    Path,
+    Quantity,
+    SecretName,
+    Text,
+)
+from podpair.operator.core.resource.rules import KeyedBy, Rule, Section
+
+PullPolicy = Literal["Always", "IfNotPresent", "Never"]
+_Quantities = Annotated[dict[str, Quantity], Field(max_length=16)]
+
+
+class Version(Section):
+    """One version of a model."""
+
+    version: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=63)]
+    """Its name, as in the model repository's folder."""
+    weight: Annotated[int, Field(ge=0, le=100)] = 100
+    """Its share, in per cent, of the requests that name no version."""
+
+
+def _weights(model: "Model") -> bool:
+    return len(model.versions) == 0 or sum(v.weight for v in model.versions) == 100
+
+
+class Model(Section):
+    """A model that the inference container serves."""
+
+    RULES: ClassVar = (
+        Rule(
+            "!has(self.versions) || size(self.versions) == 0 || self.versions.map(v, v.weight).sum() == 100",
+            "the weights of a model's versions must add up to 100",
+            _weights,
+        ),
+    )
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=63)]
+    """The name that clients ask for."""
+    versions: Annotated[
+        tuple[Version, ...],
+        Field(max_length=16),
+        KeyedBy("version"),
+    ] = ()
+    """Its versions; none: the container decides."""
+
+
+class Resources(Section):
+    """What a container asks for and may use at most, as in a pod."""
+
+    requests: _Quantities = Field(default_factory=dict)
+    """Set aside for it by the scheduler."""
+    limits: _Quantities = Field(default_factory=dict)
+    """What it may not exceed."""
+
+
+class InferenceResources(Section):
+    """What the inference container asks for and may use at most, as in a pod."""
+
+    requests: _Quantities = Field(default_factory=lambda: {"cpu": "500m", "memory": "512Mi"})
+    """Set aside for it by the scheduler; CPU is what `scaling` by `cpu` is measured against."""
+    limits: _Quantities = Field(default_factory=dict)
+    """What it may not exceed, and devices such as nvidia.com/gpu."""
+
+
+class Variable(Section):
+    """An environment variable."""
+
+    name: Annotated[str, Field(pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$", max_length=253)]
+    """Its name."""
+    value: Annotated[str, Field(max_length=32_768)] | None = None
+    """Its value."""
+    value_from: Passed | None = None
+    """Where its value comes from, as in a pod: secretKeyRef, configMapKeyRef, fieldRef."""
+
+
+class Probe(Section):
+    """How the kubelet asks the container. It runs a command inside, since the model listens on localhost only."""
+
+    command: Annotated[tuple[str, ...], Field(min_length=1, max_length=32)] | None = None
+    """Command whose success is the answer. Default: Python asks the protocol's health endpoint, as podpair-inference can."""
+    period: Duration = "10s"
+    """How often it is run."""
+    timeout: Duration = "5s"
+    """How long it may take."""
+    failure_threshold: Count = 3
+    """Failures in a row that count."""
+
+
+class StartupProbe(Probe):
+    """Whether the model is ready for the first time; the gateway starts after it."""
+
+    period: Duration = "2s"
+    """How often it is run."""
+    failure_threshold: Count = 150
+    """Failures in a row after which the container is started anew: with the period, how long a model may load (5 minutes)."""
+
+
+class Probes(Section):
+    """Startup and liveness of the inference container; its readiness is the gateway's business."""
+
+    startup: StartupProbe = Field(default_factory=StartupProbe)
+    """Whether the model is ready for the first time; the gateway starts after it."""
+    liveness: Probe = Field(default_factory=Probe)
+    """Whether the process still answers; it is started anew where not."""
+
+
+class Volume(Section):
+    """A volume of the inference container."""
+
+    name: Name
+    """Its name in the pod."""
+    mount_path: Path
+    """Where it is mounted."""
+    read_only: bool = True
+    """Whether it can only be read."""
+    source: OneOf
+    """What it is, as in a pod: {persistentVolumeClaim: {claimName: models}}, {emptyDir: {}}, …"""
+
+
+class Inference(Section):
+    """The half that computes: a container that answers the Open Inference Protocol V2 on localhost."""
+
+    image: Text
+    """Its image. Any that answers V2 over REST will do: podpair-inference, Triton, MLServer, KServe's runtimes."""
+    image_pull_policy: PullPolicy | None = None
+    """When the image is pulled, as in a pod."""
+    image_pull_secrets: Annotated[tuple[SecretName, ...], Field(max_length=16)] = ()
+    """Secrets with which the pod's images are pulled."""
+    command: Annotated[tuple[str, ...], Field(max_length=64)] = ()
+    """The image's entry point, replaced."""
+    args: Annotated[tuple[str, ...], Field(max_length=64)] = ()
+    """The image's arguments, replaced."""
+    protocol: Literal["rest"] = "rest"
+    """What the gateway speaks to it: the Open Inference Protocol V2 over REST."""
+    port: Annotated[int, Field(ge=1, le=65_535)] = 8081
+    """Where it listens, on 127.0.0.1."""
+    models: Annotated[
+        tuple[Model, ...],
+        Field(max_length=64),
+        KeyedBy("name"),
+    ] = ()
+    """The models that it serves; the first one is the console's."""
+    resources: InferenceResources = Field(default_factory=InferenceResources)
+    """What the container asks for and may use at most."""
+    env: Annotated[
+        tuple[Variable, ...],
+        Field(max_length=128),
+        KeyedBy("name"),
+    ] = ()
+    """Environment variables."""
+    probes: Probes = Field(default_factory=Probes)
+    """How the kubelet asks it whether it has started, and whether it lives."""
+    volumes: Annotated[
+        tuple[Volume, ...],
+        Field(max_length=32),
+        KeyedBy("name"),
+    ] = ()
+    """Volumes, such as a model repository."""
+    timeout: Duration = "30s"
+    """How long one call of the gateway may take."""
+    pod_template: Passed | None = None
+    """Laid over the pod's template (metadata and spec, as in a Deployment): lists are merged by name, null removes. The
+    containers are `inference` (in initContainers) and `gateway` (in containers)."""

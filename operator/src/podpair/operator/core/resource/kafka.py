@@ -1,0 +1,138 @@
+"""`spec.kafka`: the broker, the two topics, and the group of gateways that works on requests."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from podpair.operator.core.resource.kinds import Duration, ObjectName, SecretKey, SecretName
+from podpair.operator.core.resource.rules import Rule, Section
+
+_TOPIC = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", min_length=1, max_length=249)]
+_Properties = Annotated[dict[str, Annotated[str, Field(max_length=4096)]], Field(max_length=64)]
+_OWNED = (
+    "bootstrap.servers",
+    "group.id",
+    "group.instance.id",
+    "enable.auto.commit",
+    "enable.idempotence",
+    "acks",
+    "partitioner",
+)
+_UNCHANGED = "has(self.name) == has(oldSelf.name) && (!has(self.name) || self.name == oldSelf.name)"
+
+
+class Tls(Section):
+    """TLS to the broker; `tls: {}` trusts the image's certificate authorities."""
+
+    ca_ref: SecretKey | None = None
+    """The certificate authority's certificate in PEM."""
+    client_certificate_ref: SecretName | None = None
+    """A Secret of type kubernetes.io/tls, with which the gateway shows who it is."""
+
+
+class Sasl(Section):
+    """User name and password for the broker."""
+
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    """How they are shown."""
+    secret_name: ObjectName
+    """The Secret that holds both."""
+    username_key: Annotated[str, Field(max_length=253)] = "username"
+    """The user name's key in it."""
+    password_key: Annotated[str, Field(max_length=253)] = "password"  # noqa: S105 - the name of a key
+    """The password's key in it."""
+
+
+class Topic(Section):
+    """A topic."""
+
+    name: _TOPIC | None = None
+    """Its name, for good."""
+    partitions: Annotated[int, Field(ge=1, le=10_000)] = 16
+    """Its partitions."""
+    replication: Annotated[int, Field(ge=1, le=32)] | None = None
+    """Copies of each partition; default: the broker's."""
+    config: _Properties = Field(default_factory=dict)
+    """Other settings of the topic, by Kafka's names, such as max.message.bytes."""
+
+
+class RequestsTopic(Topic):
+    """The topic that queued requests wait in."""
+
+    RULES: ClassVar = (
+        Rule(
+            _UNCHANGED,
+            "the name of the requests topic can't change: queued requests would be left behind in the old one",
+        ),
+    )
+    name: _TOPIC | None = None
+    """Its name, for good. Default: NAMESPACE.NAME.requests."""
+    partitions: Annotated[int, Field(ge=1, le=10_000)] = 16
+    """Its partitions: no more pods than that get queued work. Keep it equal to results.partitions."""
+    retention: Duration = "24h"
+    """How long a request may wait."""
+
+
+class ResultsTopic(Topic):
+    """The log that sessions are fed from and resume by."""
+
+    RULES: ClassVar = (
+        Rule(_UNCHANGED, "the name of the results topic can't change: clients could not resume what is in the old one"),
+    )
+    name: _TOPIC | None = None
+    """Its name, for good. Default: NAMESPACE.NAME.results."""
+    partitions: Annotated[int, Field(ge=1, le=10_000)] = 16
+    """Its partitions. Growing it later moves sessions' homes, and needs kafka.allowRepartition."""
+    retention: Duration = "1h"
+    """How long results can be resumed."""
+
+
+class ConsumerGroup(Section):
+    """The Kafka consumer group of this resource's gateways."""
+
+    id: Annotated[str, Field(min_length=1, max_length=249)] | None = None
+    """Its id. Default: NAMESPACE.NAME."""
+    session_timeout: Duration = "45s"
+    """After so long without a sign of life the group takes a pod's partitions away."""
+    protocol: Literal["classic"] = "classic"
+    """The group's rebalance protocol."""
+    static_membership: bool = False
+    """Each pod is a static member (group.instance.id is the pod's name): a container that restarts keeps its partitions, but
+    those of a pod that goes are idle until sessionTimeout."""
+
+
+class Kafka(Section):
+    """The broker, the two topics, and the group of gateways that works on requests."""
+
+    RULES: ClassVar = (
+        Rule(
+            "!has(self.requests.name) || !has(self.results.name) || self.requests.name != self.results.name",
+            "requests.name and results.name are the same: requests and results need a topic each",
+            lambda kafka: kafka.requests.name is None or kafka.requests.name != kafka.results.name,
+        ),
+        Rule(
+            "!has(self.client) || !self.client.exists(p, p in [" + ", ".join(f"'{name}'" for name in _OWNED) + "])",
+            "client: " + ", ".join(_OWNED) + " are podpair's own to set",
+            lambda kafka: not set(_OWNED) & set(kafka.client),
+        ),
+    )
+    bootstrap_servers: Annotated[str, Field(pattern=r"^[^\s,:]+:[0-9]+(,[^\s,:]+:[0-9]+)*$", max_length=2048)]
+    """The broker's address, host:port; several with commas."""
+    tls: Tls | None = None
+    """TLS to the broker; `tls: {}` trusts the image's certificate authorities."""
+    sasl: Sasl | None = None
+    """User name and password for the broker."""
+    client: _Properties = Field(default_factory=dict)
+    """Any other librdkafka property, for every client of the gateway."""
+    create_topics: bool = True
+    """Create topics that are missing."""
+    allow_repartition: bool = False
+    """Let the results topic grow: sessions' homes move, and clients are told of a gap."""
+    deletion_policy: Literal["Retain", "Delete"] = "Retain"
+    """What happens to the topics when this resource is deleted."""
+    requests: RequestsTopic = Field(default_factory=RequestsTopic)
+    """The topic that queued requests wait in."""
+    results: ResultsTopic = Field(default_factory=ResultsTopic)
+    """The log that sessions are fed from and resume by."""
+    consumer_group: ConsumerGroup = Field(default_factory=ConsumerGroup)
+    """The Kafka consumer group of this resource's gateways."""

@@ -1,0 +1,130 @@
+"""`spec.network`, and what keeps the pods apart, up and watched."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from podpair.operator.core.resource.kinds import Count, Duration, IntOrPercent, Labels, ObjectName, Passed, Path
+from podpair.operator.core.resource.rules import Rule, Section
+
+_Host = Annotated[str, Field(pattern=r"^(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+
+
+class Service(Section):
+    """The Service before the gateways."""
+
+    type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
+    """How it can be reached."""
+    port: Annotated[int, Field(ge=1, le=65_535)] = 80
+    """Its port."""
+    annotations: Labels = Field(default_factory=dict)
+    """Annotations of the Service, such as a cloud's for its load balancer."""
+
+
+class Ingress(Section):
+    """An Ingress for the Service."""
+
+    host: _Host
+    """The host name."""
+    path: Path = "/"
+    """The path, and all below it."""
+    class_name: ObjectName | None = None
+    """The IngressClass; default: the cluster's."""
+    tls_secret_name: ObjectName | None = None
+    """The Secret with the certificate; without: plain HTTP."""
+    annotations: Labels = Field(default_factory=dict)
+    """Annotations, such as cert-manager.io/cluster-issuer, or the controller's time-outs for WebSockets."""
+
+
+class ParentRef(Section):
+    """A Gateway (Gateway API) that the route hangs on."""
+
+    name: ObjectName
+    """Its name."""
+    namespace: ObjectName | None = None
+    """Its namespace; default: this one."""
+    section_name: ObjectName | None = None
+    """Its listener; default: all."""
+
+
+class Route(Section):
+    """An HTTPRoute (Gateway API) for the Service."""
+
+    parent_refs: Annotated[tuple[ParentRef, ...], Field(min_length=1, max_length=32)]
+    """The Gateways that it hangs on."""
+    hostnames: Annotated[tuple[_Host, ...], Field(max_length=16)] = ()
+    """Host names; default: the Gateways'."""
+    path: Path = "/"
+    """The path, and all below it."""
+
+
+class NetworkPolicy(Section):
+    """Who may reach the pods."""
+
+    enabled: bool = True
+    """Let only the gateway's port be reached."""
+    from_: Annotated[tuple[Passed, ...], Field(alias="from", max_length=32)] = ()
+    """Who may reach it, as in a NetworkPolicy (podSelector, namespaceSelector, ipBlock); default: all."""
+
+
+class Network(Section):
+    """How clients reach the gateways."""
+
+    RULES: ClassVar = (
+        Rule(
+            "!has(self.ingress) || !has(self.route)",
+            "ingress and route are both set: choose one",
+            lambda network: network.ingress is None or network.route is None,
+        ),
+    )
+    service: Service = Field(default_factory=Service)
+    """The Service before the gateways."""
+    ingress: Ingress | None = None
+    """An Ingress for the Service."""
+    route: Route | None = None
+    """An HTTPRoute (Gateway API) for the Service."""
+    network_policy: NetworkPolicy = Field(default_factory=NetworkPolicy)
+    """Who may reach the pods."""
+
+
+class DisruptionBudget(Section):
+    """How many pods may be taken away at a time, by the drain of a node for example."""
+
+    RULES: ClassVar = (
+        Rule(
+            "!has(self.minAvailable) || !has(self.maxUnavailable)",
+            "minAvailable and maxUnavailable are both set: choose one",
+            lambda budget: budget.min_available is None or budget.max_unavailable is None,
+        ),
+    )
+    enabled: bool = True
+    """Keep a PodDisruptionBudget."""
+    min_available: IntOrPercent | None = None
+    """Pods that must stay, a number or `50%`."""
+    max_unavailable: IntOrPercent | None = None
+    """Pods that may be missing, a number or `50%`; default: 1."""
+
+
+class TopologySpread(Section):
+    """How the pods are spread over the cluster."""
+
+    keys: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=317)], ...], Field(max_length=8)] = (
+        "topology.kubernetes.io/zone",
+        "kubernetes.io/hostname",
+    )
+    """Labels of nodes over whose values they are spread; none: not at all."""
+    max_skew: Count = 1
+    """By how many pods two values may differ."""
+    when_unsatisfiable: Literal["ScheduleAnyway", "DoNotSchedule"] = "ScheduleAnyway"
+    """What happens to a pod that would differ more."""
+
+
+class Monitoring(Section):
+    """Metrics for Prometheus."""
+
+    pod_monitor: bool = True
+    """Make a PodMonitor where the cluster knows that kind."""
+    interval: Duration = "30s"
+    """How often it is scraped."""
+    labels: Labels = Field(default_factory=dict)
+    """Labels of the PodMonitor, by which a Prometheus selects it."""

@@ -1,0 +1,50 @@
+"""`status`: what the operator has seen. Nothing here is a decision; a value that isn't known is left out."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from podpair.operator.core.resource.rules import KeyedBy, Section
+
+
+class Condition(Section):
+    """One condition, as everywhere in Kubernetes."""
+
+    type: Annotated[str, Field(max_length=316)]
+    """Ready, KafkaReady, Scaling, Degraded, Paused, ReplicasCappedByPartitions."""
+    status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
+    reason: Annotated[str, Field(max_length=1024)]
+    """Why, in one word that programs can rely on."""
+    message: Annotated[str, Field(max_length=32_768)]
+    """Why, and what to do about it."""
+    last_transition_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+    """When status changed last."""
+    observed_generation: Annotated[int, Field(json_schema_extra={"format": "int64"})] | None = None
+    """The generation of the resource that it speaks of."""
+
+
+class Status(Section):
+    """What the operator has seen."""
+
+    observed_generation: Annotated[int, Field(json_schema_extra={"format": "int64"})] | None = None
+    """The generation of the resource that this status speaks of."""
+    conditions: Annotated[
+        tuple[Condition, ...],
+        KeyedBy("type"),
+    ] = ()
+    """Ready, and what it depends on."""
+    replicas: int | None = None
+    """Pods that there are."""
+    ready_replicas: int | None = None
+    """Pods that are ready."""
+    ready: str | None = None
+    """Ready pods of wanted ones, such as 2/3."""
+    selector: str | None = None
+    """Selects the pods, for autoscalers."""
+    sessions: Annotated[int, Field(json_schema_extra={"format": "int64"})] | None = None
+    """Sessions with a client connected, in all pods."""
+    lag: Annotated[int, Field(json_schema_extra={"format": "int64"})] | None = None
+    """Queued requests that wait; left out while it isn't known."""
+    version: str | None = None
+    """Version of the first model that most requests get."""

@@ -1,0 +1,57 @@
+"""The page on the resource (docs/resource.md), made from the CRD: every field, its default and what it means."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+_PAGE = """\
+# InferenceGateway: every field
+
+You write a resource, or want to change one. `podpair validate FILE` tells all its faults without a cluster;
+`kubectl explain igw.spec.scaling` tells what stands here. This page is `podpair crd --format doc`.
+
+Ten lines are enough: [examples/digits/inferencegateway.yaml](../examples/digits/inferencegateway.yaml). A name in **bold** is
+required. Durations are `50ms`, `20s`, `5m`, `1h30m`; quantities are those of Kubernetes.
+"""
+
+
+def document(crd: dict[str, Any]) -> str:
+    """The page in Markdown."""
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    parts = [_PAGE]
+    for name in ("spec", "status"):
+        parts += [f"\n## {heading}\n\n{table}" for heading, table in _sections(name, schema[name])]
+    return "".join(parts)
+
+
+def _sections(path: str, schema: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    rows = ["| field | default | |\n| --- | --- | --- |\n"]
+    below = []
+    for name, field in schema["properties"].items():
+        shown = f"**`{name}`**" if name in schema.get("required", []) else f"`{name}`"
+        inner, suffix = _inner(field)
+        if inner is not None:
+            below.append((f"{path}.{name}{suffix}", inner))
+        rows.append(f"| {shown} | {_default(field)} | {_cell(field['description'])} |\n")
+    rules = [f"- {_cell(rule['message'])}\n" for rule in schema.get("x-kubernetes-validations", [])]
+    yield path, f"{schema['description']}\n\n{''.join(rows)}" + ("\nRules:\n\n" + "".join(rules) if rules else "")
+    for place, inner in below:
+        yield from _sections(place, inner)
+
+
+def _inner(field: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """The section that a field holds, and how its path goes on."""
+    if "properties" in field:
+        return field, ""
+    items = field.get("items", {})
+    return (items, "[]") if "properties" in items else (None, "")
+
+
+def _default(field: dict[str, Any]) -> str:
+    if "default" in field and "properties" not in field:
+        return f"`{json.dumps(field['default'])}`"
+    return f"one of {', '.join(f'`{value}`' for value in field['enum'])}" if "enum" in field else ""
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

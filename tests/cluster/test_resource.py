@@ -1,0 +1,144 @@
+"""The resource at a real API server: the schema, CEL rules, defaults, columns and subresources."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster.conftest import CRD
+from harness.kubernetes import ApiServer, Refused
+from harness.resources import EXAMPLE, REMOVED, WRONG, Wrong, resource
+from podpair.operator.core.reading import read
+
+
+def apply(cluster: ApiServer, namespace: str, made: dict[str, Any], *options: str) -> str:
+    return cluster.kubectl("apply", "-n", namespace, *options, "-f", "-", given=yaml.safe_dump(made))
+
+
+def test_client_side_apply_takes_the_crd_and_finds_nothing_to_change_the_second_time(bare_cluster: ApiServer) -> None:
+    bare_cluster.kubectl("apply", "-f", str(CRD))
+    assert "unchanged" in bare_cluster.kubectl("apply", "-f", str(CRD))
+    bare_cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(CRD))
+    stored = bare_cluster.read("crd", "inferencegateways.podpair.dev")
+    conditions = {one["type"]: one for one in stored["status"]["conditions"]}
+    assert "NonStructuralSchema" not in conditions
+    assert conditions["NamesAccepted"]["status"] == "True"
+
+
+def test_the_example_is_accepted_and_shows_its_defaults(cluster: ApiServer, namespace: str) -> None:
+    cluster.kubectl("apply", "-n", namespace, "-f", str(EXAMPLE))
+    spec = cluster.read("igw", "digits", "-n", namespace)["spec"]
+    assert spec["kafka"]["requests"] == {"partitions": 16, "retention": "24h"}
+    assert spec["kafka"]["deletionPolicy"] == "Retain"
+    assert spec["gateway"]["drain"] == "20s"
+    assert spec["inference"]["resources"]["requests"] == {"cpu": "500m", "memory": "512Mi"}
+    assert spec["scaling"]["provider"] == "hpa"
+    assert "replicas" not in spec
+    # What the API server filled in is what the models would: reading it back changes nothing.
+    (local,) = read(EXAMPLE.read_text()).resources
+    (stored,) = read(yaml.safe_dump(resource() | {"spec": spec})).resources
+    assert stored.spec == local.spec
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_resource_is_refused_with_the_words_that_validate_uses(
+    cluster: ApiServer, namespace: str, wrong: Wrong
+) -> None:
+    with pytest.raises(Refused) as refused:
+        apply(cluster, namespace, resource(**wrong.changed))
+    assert wrong.words in str(refused.value)
+    (fault,) = read(yaml.safe_dump(resource(**wrong.changed))).faults
+    assert fault.message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"scaling": {"min": 4, "max": 4}},
+        {"scaling": REMOVED},
+        {"replicas": 0},
+        {"gateway__auth": {"disabled": True}},
+        {"gateway__auth": {"secretRef": {"name": "jwt", "key": "secret"}}},
+        {"gateway__drain": "1m", "gateway__terminationGracePeriod": "75s"},
+        {"inference__models": REMOVED},
+        {"inference__models": [{"name": "d", "versions": []}]},
+        {"kafka__client": {"socket.keepalive.enable": "true"}},
+        {"kafka__tls": {}, "kafka__sasl": {"secretName": "kafka"}},
+        {"inference__resources": {"requests": {"memory": 1073741824}, "limits": {"cpu": 2}}, "scaling": {"max": 3}},
+        {"inference__volumes": [{"name": "models", "mountPath": "/models", "source": {"emptyDir": {}}}]},
+        {"inference__podTemplate": {"spec": {"nodeSelector": {"gpu": "yes"}}}},
+        {"network": {"route": {"parentRefs": [{"name": "public"}]}}},
+        {"disruptionBudget": {"minAvailable": "50%"}},
+    ],
+    ids=str,
+)
+def test_what_validate_takes_the_api_server_takes(cluster: ApiServer, namespace: str, changed: dict[str, Any]) -> None:
+    made = resource(**changed)
+    assert read(yaml.safe_dump(made)).faults == []
+    apply(cluster, namespace, made, "--dry-run=server")
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"kafka__bootstrapServers": "kafka"}, "spec.kafka.bootstrapServers"),
+        ({"gateway__drain": "soon"}, "spec.gateway.drain"),
+        ({"gateway__auth__jwksUrl": "login.example"}, "spec.gateway.auth.jwksUrl"),
+        ({"gateway": REMOVED}, "spec.gateway"),
+        ({"inference__image": ""}, "spec.inference.image"),
+        ({"inference__port": 70_000}, "spec.inference.port"),
+        ({"inference__env": [{"name": "A"}, {"name": "A"}]}, "spec.inference.env"),
+        ({"inference__volumes": [{"name": "m", "mountPath": "/m", "source": {}}]}, "spec.inference.volumes[0].source"),
+        ({"inference__resources": {"requests": {"cpu": 0.5}}}, "spec.inference.resources.requests.cpu"),
+        ({"scaling__metrics": []}, "spec.scaling.metrics"),
+        ({"scaling__minimum": 3}, "spec.scaling.minimum"),
+        ({"kafka__consumerGroup": {"protocol": "consumer"}}, "spec.kafka.consumerGroup.protocol"),
+    ],
+    ids=str,
+)
+def test_what_the_schema_refuses_validate_refuses_at_the_same_field(
+    cluster: ApiServer, namespace: str, changed: dict[str, Any], field: str
+) -> None:
+    made = resource(**changed)
+    (fault,) = read(yaml.safe_dump(made)).faults
+    assert fault.field == field
+    with pytest.raises(Refused) as refused:
+        apply(cluster, namespace, made)
+    assert field in str(refused.value)
+
+
+@pytest.mark.parametrize("topic", ["requests", "results"])
+def test_the_name_of_a_topic_can_t_change(cluster: ApiServer, namespace: str, topic: str) -> None:
+    apply(cluster, namespace, resource(**{f"kafka__{topic}": {"name": "first"}}))
+    apply(cluster, namespace, resource(**{f"kafka__{topic}": {"name": "first", "partitions": 32}}))
+    for changed in ({"name": "second"}, {}):
+        with pytest.raises(Refused, match=f"the name of the {topic} topic can't change"):
+            apply(cluster, namespace, resource(**{f"kafka__{topic}": changed}))
+
+
+def test_get_shows_the_columns_and_an_unknown_lag_stays_empty(cluster: ApiServer, namespace: str) -> None:
+    cluster.kubectl("apply", "-n", namespace, "-f", str(EXAMPLE))
+    ready = {"type": "Ready", "status": "True", "reason": "Serving", "message": "", "lastTransitionTime": _now()}
+    status = {"conditions": [ready], "ready": "2/2", "sessions": 118, "lag": 0, "version": "3", "replicas": 2}
+    patch = ("patch", "igw", "digits", "-n", namespace, "--subresource=status", "--type=merge", "-p")
+    cluster.kubectl(*patch, json.dumps({"status": status}))
+    heading, row = cluster.kubectl("get", "igw", "-n", namespace).splitlines()
+    assert heading.split() == ["NAME", "READY", "REPLICAS", "SESSIONS", "LAG", "VERSION", "AGE"]
+    assert row.split()[:6] == ["digits", "True", "2/2", "118", "0", "3"]
+    cluster.kubectl(*patch, json.dumps({"status": {"lag": None}}))
+    _, row = cluster.kubectl("get", "igw", "-n", namespace).splitlines()
+    assert row.split()[:5] == ["digits", "True", "2/2", "118", "3"]
+
+
+def test_scale_fixes_the_number_of_pods_and_keeps_the_rules(cluster: ApiServer, namespace: str) -> None:
+    cluster.kubectl("apply", "-n", namespace, "-f", str(EXAMPLE))
+    cluster.kubectl("scale", "igw", "digits", "-n", namespace, "--replicas=3")
+    assert cluster.read("igw", "digits", "-n", namespace)["spec"]["replicas"] == 3
+    with pytest.raises(Refused, match="replicas is greater than"):
+        cluster.kubectl("scale", "igw", "digits", "-n", namespace, "--replicas=17")
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -1,0 +1,106 @@
+"""InferenceGateways for the tests: a good one, and wrong ones with what each must be told."""
+
+import copy
+from typing import Any, NamedTuple
+
+import yaml
+
+from harness.processes import ROOT
+
+EXAMPLE = ROOT / "examples" / "digits" / "inferencegateway.yaml"
+REMOVED = object()
+
+
+def resource(**changed: Any) -> dict[str, Any]:
+    """The digits example; `scaling__min=3` changes spec.scaling.min, REMOVED takes a field away, `name` names it."""
+    made: dict[str, Any] = copy.deepcopy(yaml.safe_load(EXAMPLE.read_text()))
+    for path, value in changed.items():
+        if path == "name":
+            made["metadata"]["name"] = value
+            continue
+        *sections, last = path.split("__")
+        below = made["spec"]
+        for section in sections:
+            below = below.setdefault(section, {})
+        if value is REMOVED:
+            del below[last]
+        else:
+            below[last] = value
+    return made
+
+
+class Wrong(NamedTuple):
+    """A resource that must be refused, where, and with which words."""
+
+    changed: dict[str, Any]
+    field: str
+    words: str
+
+
+_SCALING = {"min": 2, "max": 4}
+WRONG = {
+    "min over max": Wrong({"scaling": {"min": 9, "max": 4}}, "spec.scaling", "min (9) is greater than max (4)"),
+    "too few request partitions": Wrong(
+        {"kafka__requests": {"partitions": 4}},
+        "spec",
+        "kafka.requests.partitions (4) is less than scaling.max (10): pods beyond the partitions would get no queued work",
+    ),
+    "too few result partitions": Wrong(
+        {"kafka__results": {"partitions": 4}}, "spec", "kafka.results.partitions (4) is less than scaling.max (10)"
+    ),
+    "replicas over partitions": Wrong(
+        {"replicas": 17}, "spec", "replicas is greater than kafka.requests.partitions (16)"
+    ),
+    "two kinds of auth": Wrong(
+        {"gateway__auth__secretRef": {"name": "jwt", "key": "secret"}},
+        "spec.gateway.auth",
+        "exactly one of jwksUrl, secretRef, publicKeyRef must be set",
+    ),
+    "no kind of auth": Wrong({"gateway__auth": {"audience": "digits"}}, "spec.gateway.auth", "exactly one of jwksUrl"),
+    "disabled auth beside a kind": Wrong(
+        {"gateway__auth__disabled": True}, "spec.gateway.auth", "exactly one of jwksUrl"
+    ),
+    "drain over the grace period": Wrong(
+        {"gateway__drain": "1m", "gateway__terminationGracePeriod": "1m10s"},
+        "spec.gateway",
+        "drain (1m) must end 15s before terminationGracePeriod",
+    ),
+    "weights": Wrong(
+        {"inference__models": [{"name": "d", "versions": [{"version": "1"}, {"version": "2"}]}]},
+        "spec.inference.models[0]",
+        "the weights of a model's versions must add up to 100",
+    ),
+    "one topic for both": Wrong(
+        {"kafka__requests": {"name": "t"}, "kafka__results": {"name": "t"}},
+        "spec.kafka",
+        "requests and results need a topic each",
+    ),
+    "podpair's own properties": Wrong({"kafka__client": {"acks": "1"}}, "spec.kafka", "are podpair's own to set"),
+    "two metrics in one": Wrong(
+        {"scaling": {**_SCALING, "metrics": [{"cpu": 50, "lag": 10}]}},
+        "spec.scaling.metrics[0]",
+        "each metric has exactly one of cpu, lag, latency, sessions, inflight",
+    ),
+    "KEDA without Prometheus": Wrong(
+        {"scaling": {**_SCALING, "metrics": [{"sessions": 9}], "provider": "keda"}},
+        "spec.scaling",
+        "KEDA reads latency, sessions and inflight from Prometheus: set prometheusUrl",
+    ),
+    "cpu without a request": Wrong(
+        {"scaling": {**_SCALING, "metrics": [{"cpu": 50}]}, "inference__resources": {"requests": {"memory": "1Gi"}}},
+        "spec",
+        "set inference.resources.requests.cpu",
+    ),
+    "ingress and route": Wrong(
+        {"network": {"ingress": {"host": "a.example"}, "route": {"parentRefs": [{"name": "public"}]}}},
+        "spec.network",
+        "ingress and route are both set: choose one",
+    ),
+    "two budgets": Wrong(
+        {"disruptionBudget": {"minAvailable": 1, "maxUnavailable": "50%"}},
+        "spec.disruptionBudget",
+        "minAvailable and maxUnavailable are both set: choose one",
+    ),
+    "a long name": Wrong({"name": "d" * 53}, "", "metadata.name must be at most 52 lower-case letters"),
+    "a name that begins with a digit": Wrong({"name": "3d"}, "", "and begin with a letter"),
+}
