@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.conftest import PATIENCE, Connect, Refusal, kafka_of, resuming
+from gateway.conftest import PATIENCE, ROW, Connect, Refusal, kafka_of, resuming
 from gateway.fake_model import FakeModel
 from harness.pair import Gateway, token
 
@@ -142,3 +142,27 @@ async def test_an_event_stream_ends_at_sigterm_too(fresh: Callable[..., Gateway]
         async with asyncio.timeout(PATIENCE):
             await answer.content.read()
     assert await stopped == 0
+
+
+async def test_the_welcome_is_first_whatever_the_session_is_being_told(
+    pair: Gateway, connect: Connect, http: aiohttp.ClientSession
+) -> None:
+    """A client that comes back to a place which only the broker can judge, while requests of its session are answered."""
+    first = await connect(pair, sid="busy")
+    epoch, partition, _ = first.welcome["position"].split(".")
+    headers = {"Authorization": f"Bearer {token(sid='busy')}"}
+    ended = False
+
+    async def keep_asking(name: str) -> None:
+        number = 0
+        while not ended:
+            number += 1
+            body = {"id": f"{name}{number}", "model": "digits", "data": ROW, "route": "direct"}
+            async with http.post(pair.url + "/v1/infer", json=body, headers=headers) as answer:
+                assert answer.status == 202
+
+    asking = [asyncio.create_task(keep_asking(name)) for name in "abcd"]
+    for _ in range(15):
+        await connect(pair, sid="busy", params=resuming(first, f"{epoch}.{partition}.{10**15}"))  # asserts the welcome
+    ended = True
+    await asyncio.gather(*asking)

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from podpair.gateway.core.outbox import Outbox, Overflow
-from podpair.gateway.core.records import Event
+from podpair.gateway.core.records import Event, Kind
 from podpair.gateway.core.wires import Wire
 
 HIGH_WATER = 64 * 1024  # bytes in the transport's own buffer above which events wait in the outbox
@@ -49,7 +49,7 @@ class Pacer:
 class Connection:
     """A client that is there. `close(code, reason)` is how its edge (WebSocket or SSE) ends it."""
 
-    __slots__ = ("_close", "_drained", "_limit", "_outbox", "_pacer", "_transport", "closing", "wire")
+    __slots__ = ("_close", "_drained", "_early", "_limit", "_outbox", "_pacer", "_transport", "closing", "wire")
 
     def __init__(self, transport: asyncio.WriteTransport, wire: Wire, pacer: Pacer, limit: int, close: Close) -> None:
         self._transport = transport
@@ -58,6 +58,7 @@ class Connection:
         self._limit = limit
         self._outbox: Outbox | None = None  # made for the client that needs one
         self._drained: asyncio.Future[None] | None = None  # what `drained` waits for
+        self._early: list[Event] | None = []  # what was sent before the welcome, which comes first; None: it has come
         self.wire = wire
         self.closing = False  # nothing more is written
 
@@ -69,6 +70,9 @@ class Connection:
     def send(self, events: Sequence[Event]) -> None:
         """Write events, or keep them until the client takes them; a client that is too slow is closed with 3008."""
         if not events or not self.open:
+            return
+        if self._early is not None:
+            self._early += events  # a session's open requests bound it
             return
         if not self._outbox and self._transport.get_write_buffer_size() <= HIGH_WATER:
             data = self.wire.encode(events)
@@ -87,6 +91,11 @@ class Connection:
                 overflow = True
         if overflow:
             self.close(3008, "too slow: resume to go on")
+
+    def welcome(self, events: Sequence[Event]) -> None:
+        """Send the first events; what requests of the session had to say meanwhile follows."""
+        early, self._early = self._early or [], None
+        self.send([*events, *early])
 
     def flush(self) -> bool:
         """Write what waits as far as the client takes it; True when nothing waits any more."""
@@ -124,7 +133,9 @@ class Connection:
         self.closing = True
         self._pacer.discard(self)
         self._wake()
-        return self._outbox.unsent() if self._outbox else []
+        early, self._early = self._early or [], None
+        left = [event for event in early if event.kind is Kind.TERMINAL and event.offset < 0]
+        return left + self._outbox.unsent() if self._outbox else left
 
     def _wake(self) -> None:
         waiting, self._drained = self._drained, None

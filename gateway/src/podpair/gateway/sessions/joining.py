@@ -80,7 +80,7 @@ class Joining:
         plan = await self._plan(session, position)
         if session.connection is not connection:
             return plan.start  # it was replaced meanwhile: what the session has seen is the other connection's to say
-        connection.send((control_event("welcome", self.welcome(session, resumed=resumed, offset=plan.start - 1)),))
+        connection.welcome((control_event("welcome", self.welcome(session, resumed=resumed, offset=plan.start - 1)),))
         self._tell_gap(connection, plan.gap)
         session.seen = plan.start - 1
         return plan.start
