@@ -70,3 +70,19 @@ async def test_a_client_that_reads_nothing(
     assert numbers == list(range(RECORDS))
     await again.lives()
     assert [event["type"] for event in again.skipped] == ["accepted"]
+
+
+async def test_a_burst_larger_than_its_buffer_does_not_close_a_client_that_reads(
+    real_gateway: Callable[..., Gateway], broker: Broker, names: dict[str, Any], connect: Connect
+) -> None:
+    """What it can't take at once waits in the log, and comes in order."""
+    gateway = real_gateway(sessions={"buffer_bytes": 100_000})
+    client = await connect(gateway, sid="reads")
+    producer = Producer({"bootstrap.servers": broker.address, "partitioner": "murmur2_random", "linger.ms": 50})
+    for n in range(RECORDS):
+        producer.produce(names["results"]["topic"], json.dumps({"n": n, "filling": "x" * SIZE}), "reads")
+    sent = asyncio.create_task(asyncio.to_thread(producer.flush, 30))
+    assert [(await client.event("push"))["data"]["n"] for _ in range(RECORDS)] == list(range(RECORDS))
+    assert await sent == 0
+    assert gateway.metric("behind_total") >= 1
+    await client.lives()

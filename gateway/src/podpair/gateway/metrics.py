@@ -42,6 +42,7 @@ class Metrics:
             registry=registry,
         )
         self.frames = Counter(f"{name}frames_invalid", "Frames that are no message of the protocol", registry=registry)
+        self.behind = Counter(f"{name}behind", "Bursts that a client could not take at once", registry=registry)
         self.gaps = Counter(f"{name}gaps", "Gaps declared to clients", ["reason"], registry=registry)
         self.resumed = Counter(
             f"{name}resumed", "Resumes, by where the events were found", ["source"], registry=registry

@@ -124,7 +124,9 @@ class Sessions(Section):
     drain_seconds: Seconds = 30
     """At SIGTERM clients are sent to other gateways spread over at most so long; few clients leave sooner."""
     buffer_bytes: Count = 1 << 20
-    """What may wait for one slow client before it is closed with 3008."""
+    """What may wait in memory for one client; what is more waits in Kafka's log until the client has taken it."""
+    slow_seconds: PositiveSeconds = 10
+    """A client that leaves a full buffer untouched for so long is closed with 3008; it may resume."""
 
     @model_validator(mode="after")
     def _one_secret(self) -> Self:

@@ -17,7 +17,7 @@ _OVERHEAD = 64  # bytes that an event costs besides its payload, which may be em
 
 
 class Overflow(Exception):
-    """The client is too slow: close it with 3008."""
+    """The buffer is full: what comes through Kafka waits there, and for anything else the client is too slow."""
 
 
 class Outbox:
@@ -37,14 +37,17 @@ class Outbox:
     def __bool__(self) -> bool:
         return bool(self._events)
 
-    def add(self, event: Event) -> None:
-        """Keep an event. Raises Overflow (the event is kept all the same: it may be a terminal one)."""
+    def add(self, event: Event, *, extra: int = 0) -> None:
+        """Keep an event; `extra` bytes beyond the limit are for those that are in no log.
+
+        Raises Overflow (the event is kept all the same: it may be a terminal one).
+        """
         self._events.append(event)
         self.size += _size(event)
         self._partials += event.kind is Kind.PARTIAL
         if self.size > self._limit and not self._full:
             self._make_room()
-        if self.size > self._limit:
+        if self.size > self._limit + extra:
             self._full = True
             raise Overflow
 
@@ -64,6 +67,7 @@ class Outbox:
     def take(self, budget: int) -> list[Event]:
         """The oldest events, up to `budget` bytes, but one at least."""
         taken: list[Event] = []
+        self._full = False
         while self._events and (not taken or budget > 0):
             event = self._events.popleft()
             budget -= len(event.payload)

@@ -15,7 +15,7 @@ from podpair.gateway.core.tails import Record
 from podpair.gateway.kafka.clients import reader_properties
 from podpair.gateway.kafka.threads import call_on
 
-_CHUNK_BYTES = 1 << 20  # of one session's records in one answer
+_CHUNK_BYTES = 1 << 19  # of one session's records in one answer
 _PATIENCE = 10.0  # seconds without a record before the pass is given up
 
 

@@ -8,10 +8,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from podpair.gateway.core.outbox import Outbox, Overflow
+from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.records import Event, Kind
 from podpair.gateway.core.wires import Wire
 
 HIGH_WATER = 64 * 1024  # bytes in the transport's own buffer above which events wait in the outbox
+_FEW = 16  # events that are written without a look at how large they are together
 _SWEEP = 0.02  # seconds between looks at congested connections
 
 Close = Callable[[int, str], None]
@@ -67,35 +69,62 @@ class Connection:
         """Whether something that is sent now may reach the client. A closed transport refuses to be written to."""
         return not self.closing and not self._transport.is_closing()
 
-    def send(self, events: Sequence[Event]) -> None:
-        """Write events, or keep them until the client takes them; a client that is too slow is closed with 3008."""
+    def send(self, events: Sequence[Event]) -> int:
+        """Write events of the log, or keep them until the client takes them; returns how many, from the first, were taken.
+
+        The others must come again, from the log, when the client has taken what waits.
+        """
         if not events or not self.open:
-            return
-        if self._early is not None:
-            self._early += events  # a session's open requests bound it
-            return
-        if not self._outbox and self._transport.get_write_buffer_size() <= HIGH_WATER:
-            data = self.wire.encode(events)
-            if data:
-                self._transport.write(data)
-            return
-        outbox = self._outbox
-        if outbox is None:
-            outbox = self._outbox = Outbox(self._limit)
-        self._pacer.add(self)
-        overflow = False
+            return len(events)
+        if not self._congested and (len(events) <= _FEW or sum(len(e.payload) for e in events) <= self._limit):
+            self._write(events)
+            return len(events)
+        outbox = self._waiting()
+        taken = 0
         for event in events:
+            taken += 1
             try:
                 outbox.add(event)
             except Overflow:
-                overflow = True
-        if overflow:
-            self.close(3008, "too slow: resume to go on")
+                break
+        self.flush()
+        return taken
+
+    def send_unlogged(self, events: Sequence[Event]) -> None:
+        """Write events that no log holds, or keep them; where even that is too much the client is closed with 3008."""
+        if not self.open:
+            return
+        if self._early is not None:
+            self._early += events  # a session's open requests bound it
+        elif not self._congested:
+            self._write(events)
+        else:
+            outbox = self._waiting()
+            try:
+                for event in events:
+                    outbox.add(event, extra=self._limit)
+            except Overflow:
+                self.close(CloseCode.SLOW, "too slow: resume to go on")
+
+    @property
+    def _congested(self) -> bool:
+        return bool(self._outbox) or self._transport.get_write_buffer_size() > HIGH_WATER
+
+    def _waiting(self) -> Outbox:
+        if self._outbox is None:
+            self._outbox = Outbox(self._limit)
+        self._pacer.add(self)
+        return self._outbox
+
+    def _write(self, events: Sequence[Event]) -> None:
+        data = self.wire.encode(events)
+        if data:
+            self._transport.write(data)
 
     def welcome(self, events: Sequence[Event]) -> None:
         """Send the first events; what requests of the session had to say meanwhile follows."""
         early, self._early = self._early or [], None
-        self.send([*events, *early])
+        self.send_unlogged([*events, *early])
 
     def flush(self) -> bool:
         """Write what waits as far as the client takes it; True when nothing waits any more."""
@@ -104,17 +133,15 @@ class Connection:
             return True
         outbox = self._outbox
         while outbox and self._transport.get_write_buffer_size() <= HIGH_WATER:
-            data = self.wire.encode(outbox.take(HIGH_WATER))
-            if data:
-                self._transport.write(data)
-        if outbox or self._transport.get_write_buffer_size() > HIGH_WATER:
+            self._write(outbox.take(HIGH_WATER))
+        if self._congested:
             return False
         self._wake()
         return True
 
     async def drained(self) -> None:
         """Return when the client has taken (nearly) everything, or is gone."""
-        if not self.open or (not self._outbox and self._transport.get_write_buffer_size() <= HIGH_WATER):
+        if not self.open or not self._congested:
             return
         if self._drained is None:
             self._drained = asyncio.get_running_loop().create_future()

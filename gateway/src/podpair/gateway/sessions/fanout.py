@@ -29,6 +29,8 @@ class FanOut:
         self._metrics = metrics
         self._clock = clock
         self.tails: dict[int, PartitionTail] = {}
+        # Who brings a session up to date that could not take its records as they came; it is not live until then.
+        self.on_behind: Callable[[Session], object] = lambda _: None
 
     def open(self, partition: int, end: int) -> PartitionTail:
         """From now on records from offset `end` on are expected for this partition."""
@@ -81,13 +83,16 @@ class FanOut:
             session = sessions.get(key) if key is not None else None
             if session is not None and session.live:
                 try:
-                    sent, twice = session.deliver(mine)
+                    delivery = session.deliver(mine)
                 except Exception:
                     # Whatever it is, it is this session's: the others get their records.
                     _log.exception("delivering failed", extra=ids(session=session.id))
                     session.end(CloseCode.INTERNAL, "internal error: resume")
                     continue
-                delivered += sent
-                duplicates += twice
+                delivered += delivery.sent
+                duplicates += delivery.duplicates
                 session.active = now
+                if not delivery.complete:
+                    session.live = False
+                    self.on_behind(session)
         self._metrics.fan_out(len(records), size, delivered, duplicates)

@@ -4,6 +4,7 @@ Invariant: between the position that the client named and the first live record 
 the step from catching up to live happens within one turn of the loop.
 """
 
+import asyncio
 import logging
 
 from confluent_kafka import KafkaException
@@ -11,7 +12,7 @@ from confluent_kafka import KafkaException
 from podpair.gateway.auth.resume import ResumeTokens
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.positions import Gap, Position, Resumption, resume
-from podpair.gateway.core.protocol import event
+from podpair.gateway.core.protocol import CloseCode, event
 from podpair.gateway.core.records import control_event
 from podpair.gateway.core.tails import Record
 from podpair.gateway.kafka.history import History
@@ -48,6 +49,8 @@ class Joining:
         self._fanout = fanout
         self._tokens = tokens
         self._metrics = metrics
+        self._following: set[asyncio.Task[None]] = set()
+        fanout.on_behind = self._on_behind
 
     def prefix(self, partition: int) -> bytes:
         """The position up to the offset."""
@@ -102,30 +105,49 @@ class Joining:
         self._metrics.gaps.labels(gap.reason).inc()
         start, end = (None if p is None else str(p) for p in (gap.start, gap.end))
         payload = event("gap", **{"from": start, "to": end, "reason": gap.reason})
-        connection.send((control_event("gap", payload),))
+        connection.send_unlogged((control_event("gap", payload),))
 
-    async def catch_up(self, session: Session, connection: Connection, start: int) -> None:
+    def _on_behind(self, session: Session) -> None:
+        """A burst was more than the client takes at once: what is left comes from the tail, at the client's own pace."""
+        if session.connection is not None:
+            self._metrics.behind.inc()
+            task = asyncio.create_task(self.catch_up(session, session.connection, session.seen + 1, from_log=False))
+            self._following.add(task)
+            task.add_done_callback(self._following.discard)
+
+    async def catch_up(self, session: Session, connection: Connection, start: int, *, from_log: bool = True) -> None:
         """Send what was missed from offset `start` on, then go live. Returns early where the client leaves.
 
-        Raises KafkaException where the broker does not give its records.
+        A client that takes nothing for `sessions.slow_seconds` is closed with 3008; so is one that is behind what is in
+        memory, unless `from_log`: then the broker is asked. Raises KafkaException where it does not give its records.
         """
         source = "tail"
         while session.connection is connection and connection.open:
             tail = self._fanout.tails[session.home]
+            start = max(start, session.seen + 1)  # a cut of the log, which the client was told of, skips what is gone
             if start < tail.start:
+                if not from_log:
+                    connection.close(CloseCode.SLOW, "too slow: resume to go on")
+                    return
                 source = "history"
                 start = await self._read_history(session, connection, start, tail.start)
                 continue
             missed = tail.since(session.key, start)
             now, later = _slice(missed)
-            session.deliver(now)
-            if not later:
+            if session.deliver(now).complete and not later:
                 session.seen = max(session.seen, start - 1)
                 session.live = True
                 self._metrics.resumed.labels(source).inc(bool(missed) or source == "history")
                 return
             start = session.seen + 1
-            await connection.drained()
+            await self._drained(connection)
+
+    async def _drained(self, connection: Connection) -> None:
+        try:
+            async with asyncio.timeout(self._config.sessions.slow_seconds):
+                await connection.drained()
+        except TimeoutError:
+            connection.close(CloseCode.SLOW, "too slow: resume to go on")
 
     async def _read_history(self, session: Session, connection: Connection, start: int, end: int) -> int:
         """Deliver a part of what is only in the log; returns where to go on."""
@@ -140,11 +162,13 @@ class Joining:
             self._tell_gap(connection, gap)
             session.seen = low - 1
             return low
-        if session.connection is connection:
-            session.deliver(chunk.records)
+        if session.connection is not connection:
+            return chunk.end
+        if session.deliver(chunk.records).complete:
             session.seen = max(session.seen, chunk.end - 1)
-            await connection.drained()
-        return chunk.end
+        start = session.seen + 1
+        await self._drained(connection)
+        return start
 
     def _position(self, session: Session, offset: int) -> Position:
         return Position(self._epoch, session.home, offset)
@@ -160,7 +184,9 @@ class Joining:
             if session.home != partition or session.connection is None:
                 continue
             _log.warning("a gap after %d", session.seen, extra=ids(session=session.id))
-            gap = Gap(self._position(session, old_end - 1), self._position(session, go_on - 1), reason)
+            # One that was not live had not been given all of the tail, which is gone with the log.
+            last = old_end - 1 if session.live else session.seen
+            gap = Gap(self._position(session, last), self._position(session, go_on - 1), reason)
             self._tell_gap(session.connection, gap)
             session.seen = go_on - 1
 

@@ -1,11 +1,20 @@
 """One session: a user's place in the results topic, with or without a client connected right now."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from podpair.gateway.core.ledger import Ledger
 from podpair.gateway.core.records import Event, Kind, accepted_event
 from podpair.gateway.core.tails import Record
 from podpair.gateway.sessions.connection import Connection
+
+
+class Delivery(NamedTuple):
+    """What became of records that were to be delivered."""
+
+    sent: int
+    duplicates: int  # dropped: the second terminal event of a request
+    complete: bool  # the client took all of them
 
 
 class Session:
@@ -25,14 +34,14 @@ class Session:
         self.expires_at: float | None = None  # Unix seconds: when its token ends
         self.active = 0.0  # monotonic seconds: when a frame last went either way
 
-    def deliver(self, records: Iterable[Record]) -> tuple[int, int]:
+    def deliver(self, records: Iterable[Record]) -> Delivery:
         """Send records of the home partition, ascending; what was seen before is left out.
 
-        Returns how many were sent, and how many were dropped as the second terminal event of a request.
+        Where the client does not take all of them, `seen` is where it has to be brought up to date from.
         """
         connection = self.connection
         if connection is None:
-            return 0, 0
+            return Delivery(0, 0, complete=True)
         to_event = connection.wire.event
         seen = self.seen
         events: list[Event] = []
@@ -52,9 +61,10 @@ class Session:
                     # The answer has overtaken the broker's acknowledgement, which it proves.
                     events.append(accepted_event(event.id, "queue"))
             events.append(event)
-        self.seen = seen
-        connection.send(events)
-        return len(events), duplicates
+        taken = connection.send(events)
+        complete = taken == len(events)
+        self.seen = seen if complete else max((event.offset for event in events[:taken]), default=self.seen)
+        return Delivery(taken, duplicates, complete)
 
     def end(self, code: int, reason: str) -> None:
         """Close the client's connection, if there is one."""
@@ -66,5 +76,5 @@ class Session:
         """Send one event that did not come through Kafka; False if no client is there to take it."""
         if self.connection is None or not self.connection.open:
             return False
-        self.connection.send((event,))
+        self.connection.send_unlogged((event,))
         return True
