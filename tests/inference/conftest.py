@@ -241,6 +241,22 @@ class Gate:
         pass
 
 
+class Fixed:
+    """A repository of one model that is always the same."""
+
+    def __init__(self, folder: ModelFolder) -> None:
+        self._folder = folder
+
+    def read(self) -> list[ModelFolder]:
+        return [self._folder]
+
+    def find(self, name: str) -> ModelFolder:
+        return self._folder
+
+    def names(self) -> list[str]:
+        return [self._folder.name]
+
+
 class Application:
     """The application in this process, serving one model `gate`."""
 
@@ -282,7 +298,7 @@ async def application() -> AsyncIterator[Callable[..., Any]]:
         config.setdefault("runtime", {}).setdefault("inline_below_ms", 0)
         folder = ModelFolder("gate", Path("gate"), ModelConfig.model_validate(config), {1: Path("gate/1")})
         metrics = Metrics()
-        catalog = Catalog([folder], metrics, lambda folder, version: gate)
+        catalog = Catalog(Fixed(folder), metrics, lambda folder, version: gate)
         client = TestClient(TestServer(Api(catalog, metrics, 1_000_000).application()))
         await client.start_server()
         clients.append(client)

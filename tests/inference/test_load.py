@@ -137,6 +137,7 @@ async def test_a_stop_is_bounded_and_what_is_left_is_told(application: Begin) ->
 
 async def test_before_the_models_are_loaded_it_is_alive_but_not_ready(application: Begin) -> None:
     app = await application()
+    app.catalog._absent["gate"] = "it is being loaded"
     app.catalog._models.clear()
     app.catalog.ready = False
     async with app.client.get("/v2/health/ready") as ready, app.client.get("/v2/health/live") as live:

@@ -13,7 +13,7 @@ import pytest
 from podpair.inference.core.errors import FaultsError
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.runtime.python import PythonRuntime
-from podpair.inference.runtime.repository import read_models
+from podpair.inference.runtime.repository import Models
 from podpair.inference.runtime.user_code import UserCodeError
 
 EXAMPLES = Path(__file__).parents[2] / "examples/python"
@@ -345,5 +345,5 @@ class A:
 )
 def test_a_reference_that_leads_nowhere(references: list[str], complaint: str) -> None:
     with pytest.raises(FaultsError) as error:
-        read_models(None, references)
+        Models(None, references).read()
     assert complaint in "\n".join(error.value.faults)

@@ -42,7 +42,7 @@ def serve(
     """
     from podpair.inference import logs
     from podpair.inference.config.settings import load_settings
-    from podpair.inference.runtime.repository import read_models
+    from podpair.inference.runtime.repository import Models
 
     options: dict[str, dict[str, Any]] = {
         "server": {"host": host, "port": port},
@@ -52,15 +52,16 @@ def serve(
     given = {section: {k: v for k, v in values.items() if v is not None} for section, values in options.items()}
     try:
         settings = load_settings(config, given)
-        folders = read_models(settings.models.folder, settings.models.classes)
+        repository = Models(settings.models.folder, settings.models.classes)
+        repository.read()  # its faults come before anything is started
     except FaultsError as error:
         _refuse(error.faults, 2)
     logs.set_up(settings.log.level, settings.log.format)
 
-    from podpair.inference.http.server import serve as serve_forever
+    from podpair.inference.service import serve as serve_forever
 
     try:
-        _run(serve_forever(settings, folders))
+        _run(serve_forever(settings, repository))
     except FaultsError as error:
         _refuse(error.faults, 1)
     except OSError as error:

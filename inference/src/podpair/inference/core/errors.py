@@ -60,6 +60,12 @@ class ModelError(InferenceError):
     status, kind = 500, "model"
 
 
+class LoadError(InferenceError):
+    """A model can't be loaded as it lies there; what was served before is served still."""
+
+    status, kind = 400, "load"
+
+
 class FaultsError(Exception):
     """Everything that is wrong with a model repository or a configuration, so that one look is enough to mend it."""
 

@@ -99,12 +99,22 @@ class ArgmaxConfig(_Section):
 Step = Annotated[SoftmaxConfig | ArgmaxConfig, Field(discriminator="op")]
 
 
+class ShareConfig(_Section):
+    """A version that answers requests which name none."""
+
+    version: Positive
+    # Its share, in proportion to those of the others.
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class ModelConfig(_Section):
     """A `model.yaml`."""
 
     description: str = ""
     # The class in `model.py`, where more than one has a `predict` or `stream`.
     class_: str | None = Field(default=None, alias="class")
+    # Which versions answer requests that name none; default: the highest alone. All can be asked for by number.
+    versions: tuple[ShareConfig, ...] = ()
     # The model's inputs; those that aren't named here are taken from its metadata.
     inputs: tuple[InputConfig, ...] = ()
     # The outputs after post-processing that are served; default: all that no post-processing step has consumed.
@@ -113,3 +123,9 @@ class ModelConfig(_Section):
     warmup: WarmupConfig = WarmupConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     postprocess: tuple[Step, ...] = ()
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> "ModelConfig":
+        if self.versions and not any(share.weight for share in self.versions):
+            raise ValueError("versions: one of them needs a weight above 0")
+        return self

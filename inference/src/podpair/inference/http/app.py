@@ -5,13 +5,15 @@ import time
 
 from aiohttp import web
 
+from podpair.inference import documents
 from podpair.inference.core.errors import NotFoundError
 from podpair.inference.core.v2 import decode_request, encode_response
-from podpair.inference.http import documents, reading
+from podpair.inference.http import reading
 from podpair.inference.http.answering import REQUEST_ID, Answering, Handler, json_response
 from podpair.inference.http.generate import GenerateApi
+from podpair.inference.http.repository import RepositoryApi
 from podpair.inference.metrics import Metrics
-from podpair.inference.runtime.catalog import Catalog
+from podpair.inference.runtime.catalog import Catalog, ServedModel, ServedVersion
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +34,15 @@ class Api:
         routes: list[tuple[str, str, Handler]] = [
             ("POST", "/v2/models/{model}/infer", self.infer),
             ("POST", "/v2/models/{model}/versions/{version}/infer", self.infer),
+            ("GET", "/v2/models/stats", self.statistics),
             ("GET", "/v2/models/{model}", self.model),
             ("GET", "/v2/models/{model}/versions/{version}", self.model),
             ("GET", "/v2/models/{model}/ready", self.model_ready),
             ("GET", "/v2/models/{model}/versions/{version}/ready", self.model_ready),
+            ("GET", "/v2/models/{model}/stats", self.statistics),
+            ("GET", "/v2/models/{model}/versions/{version}/stats", self.statistics),
+            ("GET", "/v2/models/{model}/config", self.config),
+            ("GET", "/v2/models/{model}/versions/{version}/config", self.config),
             ("GET", "/v2", self.server),
             ("GET", "/v2/", self.server),
             ("GET", "/v2/health/live", self.live),
@@ -44,6 +51,7 @@ class Api:
         ]
         answering = Answering(self._metrics)
         routes += GenerateApi(self._catalog, answering, self._max_body_bytes).routes()
+        routes += RepositoryApi(self._catalog, self._max_body_bytes).routes()
         for method, path, handler in routes:
             app.router.add_route(method, path, answering(handler))
         app.router.add_route("*", "/{path:.*}", answering(self.nothing))
@@ -52,14 +60,13 @@ class Api:
     async def infer(self, request: web.Request) -> web.Response:
         """Decode, queue, encode."""
         started = time.perf_counter()
-        match = request.match_info
-        served = self._catalog.accepting(match["model"], match.get("version"))
-        deadline = reading.deadline(request)
-        body = await reading.body(request, self._max_body_bytes)
-        decoded = decode_request(body, reading.header_length(request), served.signature)
-        request[REQUEST_ID] = decoded.id
-        entered = time.perf_counter()
-        arrays = await served.scheduler.submit(decoded.arrays, deadline, decoded.parameters)
+        with self._catalog.using(*reading.target(request)) as served:
+            deadline = reading.deadline(request)
+            body = await reading.body(request, self._max_body_bytes)
+            decoded = decode_request(body, reading.header_length(request), served.signature)
+            request[REQUEST_ID] = decoded.id
+            entered = time.perf_counter()
+            arrays = await served.scheduler.submit(decoded.arrays, deadline, decoded.parameters)
         duration = (time.perf_counter() - entered) * 1000
         parts, header_length = encode_response(served.model, served.version, decoded, served.signature.outputs, arrays)
         answer = {DURATION: f"{duration:.3f}", "Content-Type": "application/json"}
@@ -73,15 +80,22 @@ class Api:
 
     async def model(self, request: web.Request) -> web.Response:
         """A model's metadata."""
-        model = self._catalog.model(request.match_info["model"])
-        return json_response(
-            documents.model(model, self._catalog.version(model.name, request.match_info.get("version")))
-        )
+        model, served = self._found(request)
+        return json_response(documents.metadata(model, served) | {"parameters": documents.parameters(model, served)})
+
+    async def config(self, request: web.Request) -> web.Response:
+        """A model's configuration, as V2's extension names it."""
+        return json_response(documents.configuration(*self._found(request)))
+
+    async def statistics(self, request: web.Request) -> web.Response:
+        """Counts and times of one version, of a model, or of all."""
+        match = request.match_info
+        return json_response(documents.statistics(self._catalog, match.get("model"), match.get("version")))
 
     async def model_ready(self, request: web.Request) -> web.Response:
         """200 where `infer` would be taken."""
-        served = self._catalog.accepting(request.match_info["model"], request.match_info.get("version"))
-        return json_response({"name": served.model, "version": served.version, "ready": True})
+        with self._catalog.using(*reading.target(request)) as served:
+            return json_response({"name": served.model, "version": served.version, "ready": True})
 
     async def server(self, _: web.Request) -> web.Response:
         """The server's metadata."""
@@ -108,3 +122,7 @@ class Api:
             f"no {request.method} {request.path}; this is the Open Inference Protocol V2: "
             "GET /v2, GET /v2/models/NAME, POST /v2/models/NAME/infer"
         )
+
+    def _found(self, request: web.Request) -> tuple[ServedModel, ServedVersion]:
+        """The model, and its version where the path names one, else the one that describes it."""
+        return self._catalog.described(request.match_info["model"], request.match_info.get("version"))

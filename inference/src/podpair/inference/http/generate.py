@@ -34,51 +34,49 @@ class GenerateApi:
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         """The whole answer; that of a model which only streams is its texts one behind the other."""
-        served, asked = await self._read(request)
-        deadline = reading.deadline(request)
-        if served.runtime.predicts:
-            arrays = await served.scheduler.submit(asked.arrays, deadline, asked.parameters)
-        else:
-            async with aclosing(_parts(served, asked, deadline)) as parts:
-                arrays = join_parts([part async for part in parts], served.signature.outputs)
-        return json_response(_encode(served, asked, arrays))
+        with self._catalog.using(*reading.target(request)) as served:
+            asked = await self._read(request, served)
+            deadline = reading.deadline(request)
+            if served.runtime.predicts:
+                arrays = await served.scheduler.submit(asked.arrays, deadline, asked.parameters)
+            else:
+                async with aclosing(served.parts(asked.arrays, asked.parameters, deadline)) as parts:
+                    arrays = join_parts([part async for part in parts], served.signature.outputs)
+            return json_response(_encode(served, asked, arrays))
 
     async def generate_stream(self, request: web.Request) -> web.StreamResponse:
         """An event for each part; a failure before the first is an HTTP status, a later one an event with `error`."""
-        served, asked = await self._read(request)
-        async with aclosing(_parts(served, asked, reading.deadline(request))) as parts:
-            first = await anext(parts, None)
-            response = web.StreamResponse(headers=_SSE)
-            await response.prepare(request)
-            try:
-                if first is not None:
-                    await response.write(_event(_encode(served, asked, first)))
-                    async for part in parts:
-                        await response.write(_event(_encode(served, asked, part)))
-            except InferenceError as error:
-                self._answering.count(error, request)
-                await response.write(_event(msgspec.json.encode({"error": str(error)})))
+        with self._catalog.using(*reading.target(request)) as served:
+            asked = await self._read(request, served)
+            deadline = reading.deadline(request)
+            async with aclosing(served.parts(asked.arrays, asked.parameters, deadline)) as parts:
+                return await self._send(request, served, asked, parts)
+
+    async def _send(
+        self,
+        request: web.Request,
+        served: ServedVersion,
+        asked: GenerateRequest,
+        parts: AsyncGenerator[list[Array], None],
+    ) -> web.StreamResponse:
+        first = await anext(parts, None)
+        response = web.StreamResponse(headers=_SSE)
+        await response.prepare(request)
+        try:
+            if first is not None:
+                await response.write(_event(_encode(served, asked, first)))
+                async for part in parts:
+                    await response.write(_event(_encode(served, asked, part)))
+        except InferenceError as error:
+            self._answering.count(error, request)
+            await response.write(_event(msgspec.json.encode({"error": str(error)})))
         await response.write_eof()
         return response
 
-    async def _read(self, request: web.Request) -> tuple[ServedVersion, GenerateRequest]:
-        match = request.match_info
-        served = self._catalog.accepting(match["model"], match.get("version"))
+    async def _read(self, request: web.Request, served: ServedVersion) -> GenerateRequest:
         asked = decode_generate(await reading.body(request, self._max_body_bytes), served.signature)
         request[REQUEST_ID] = asked.id
-        return served, asked
-
-
-async def _parts(
-    served: ServedVersion, asked: GenerateRequest, deadline: float | None
-) -> AsyncGenerator[list[Array], None]:
-    """The parts of the answer; the whole answer as the only one where the model doesn't stream."""
-    if served.streams is None:
-        yield await served.scheduler.submit(asked.arrays, deadline, asked.parameters)
-        return
-    async with aclosing(served.streams.parts(asked.arrays, asked.parameters, deadline)) as parts:
-        async for part in parts:
-            yield part
+        return asked
 
 
 def _encode(served: ServedVersion, asked: GenerateRequest, arrays: list[Array]) -> bytes:

@@ -8,6 +8,8 @@ from aiohttp import web
 from podpair.inference.core.errors import InvalidRequestError, TooLargeError
 
 DEADLINE = "podpair-deadline"
+# Requests with the same key are answered by the same version of a model.
+KEY = "podpair-key"
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
@@ -33,6 +35,12 @@ def header_length(request: web.Request) -> int | None:
     if not (header.isascii() and header.isdecimal()):
         raise InvalidRequestError(f"{HEADER_LENGTH} is {header!r}; it is the number of bytes of the JSON")
     return int(header)
+
+
+def target(request: web.Request) -> tuple[str, str | None, str | None]:
+    """The model, its version where the path names one, and the key."""
+    match = request.match_info
+    return match["model"], match.get("version"), request.headers.get(KEY)
 
 
 async def body(request: web.Request, limit: int) -> bytes:

@@ -1,12 +1,24 @@
-"""The models that are served: loaded, warmed up, found by name and version."""
+"""The models that are served: found by name and version, loaded, exchanged and let go while requests run.
+
+A request holds its version (`using`) from before its body is read until its answer is complete. A version that is exchanged
+takes no new requests, and ends when nobody holds it any more: no request notices.
+"""
 
 import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Protocol
 
-from podpair.inference.core.errors import NotFoundError, UnavailableError
+from podpair.inference.core.choosing import VersionChoice
+from podpair.inference.core.errors import FaultsError, LoadError, NotFoundError, UnavailableError
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.signature import Signature
+from podpair.inference.core.tensors import Array
 from podpair.inference.metrics import Metrics
 from podpair.inference.runtime.loading import Load, Loaded, load_models, load_runtime
 from podpair.inference.runtime.protocol import Runtime, Streaming
@@ -14,8 +26,29 @@ from podpair.inference.runtime.repository import ModelFolder
 from podpair.inference.runtime.scheduler import Scheduler
 from podpair.inference.runtime.streams import Streams
 
+log = logging.getLogger(__name__)
 
-@dataclass(slots=True)
+# How long a version that was exchanged may go on with what it had taken, in seconds.
+RETIRE_SECONDS = 60.0
+
+
+class Source(Protocol):
+    """Where models are loaded from."""
+
+    def read(self) -> list[ModelFolder]:
+        """All of them. Raises FaultsError."""
+        ...
+
+    def find(self, name: str) -> ModelFolder:
+        """One as it lies there now. Raises FaultsError or NotFoundError."""
+        ...
+
+    def names(self) -> list[str]:
+        """Those that could be loaded."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
 class ServedVersion:
     """One version of a model, ready to answer."""
 
@@ -26,89 +59,199 @@ class ServedVersion:
     scheduler: Scheduler
     # Where the model can answer in parts.
     streams: Streams | None
+    # Requests that hold it.
+    users: int = 0
+    # Set while there is none.
+    unused: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def parts(
+        self, arrays: Sequence[Array], parameters: Mapping[str, Any], deadline: float | None
+    ) -> AsyncGenerator[list[Array], None]:
+        """The answer to one row in parts; the whole answer as the only one where the model doesn't stream."""
+        if self.streams is None:
+            yield await self.scheduler.submit(arrays, deadline, parameters)
+            return
+        async with aclosing(self.streams.parts(arrays, parameters, deadline)) as parts:
+            async for part in parts:
+                yield part
 
 
 @dataclass(slots=True)
 class ServedModel:
-    """A model and its versions, ascending; the last is the default."""
+    """A model and its versions, ascending."""
 
     name: str
     config: ModelConfig
-    versions: dict[str, ServedVersion] = field(default_factory=dict)
+    choice: VersionChoice
+    versions: dict[str, ServedVersion]
 
 
 class Catalog:
     """Everything that is served. `ready` from the end of the warm-up to the beginning of the stop."""
 
-    def __init__(self, folders: list[ModelFolder], metrics: Metrics, load: Load = load_runtime) -> None:
-        self._folders = folders
+    def __init__(self, source: Source, metrics: Metrics, load: Load = load_runtime) -> None:
+        self._source = source
         self._metrics = metrics
         self._load = load
         self._models: dict[str, ServedModel] = {}
+        # Model → why it isn't served now.
+        self._absent: dict[str, str] = dict.fromkeys(source.names(), "it is being loaded")
+        # Loads and unloads of one model wait for each other.
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._retiring: set[asyncio.Task[None]] = set()
         self.ready = False
         self.stopping = False
 
     @property
-    def names(self) -> list[str]:
-        """The models of the repository, loaded or not."""
-        return [folder.name for folder in self._folders]
+    def models(self) -> list[ServedModel]:
+        """Those that are served, by name."""
+        return [self._models[name] for name in sorted(self._models)]
 
     async def start(self) -> None:
         """Load and warm up every version of every model; FaultsError with all that is wrong."""
-        loaded = await asyncio.to_thread(load_models, self._folders, self._load)
-        for folder in self._folders:
-            metrics = self._metrics.of(folder.name)
-            model = ServedModel(folder.name, folder.config)
-            for version, version_loaded in loaded[folder.name].items():
-                model.versions[version] = self._serve(folder, version, version_loaded)
-            schedulers = [served.scheduler for served in model.versions.values()]
-            metrics.queue_depth.set_function(partial(_depth, schedulers))
-            self._models[folder.name] = model
+        folders = self._source.read()
+        loaded = await asyncio.to_thread(load_models, folders, self._load)
+        for folder in folders:
+            self._serve(folder, loaded[folder.name])
         self.ready = not self.stopping
 
     async def stop(self, seconds: float) -> None:
         """Take nothing new, and wait up to `seconds` for what was taken."""
         self.stopping, self.ready = True, False
-        every = [served.scheduler for model in self._models.values() for served in model.versions.values()]
-        await asyncio.gather(*(scheduler.drain(seconds) for scheduler in every))
-        for model in self._models.values():
-            for served in model.versions.values():
-                await asyncio.to_thread(served.runtime.close)
+        await asyncio.gather(*(_finish(model, seconds) for model in self._models.values()))
+        for task in self._retiring:
+            task.cancel()
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+
+    async def load(self, name: str) -> None:
+        """Load a model as it lies there now; where it is served already, exchange it. What fails leaves all as it was.
+
+        Raises LoadError with all that is wrong, NotFoundError or UnavailableError.
+        """
+        async with self._changing(name):
+            try:
+                folder = await asyncio.to_thread(self._source.find, name)
+                loaded = await asyncio.to_thread(load_models, [folder], self._load)
+            except FaultsError as error:
+                if name not in self._models:
+                    self._absent[name] = "; ".join(error.faults)
+                raise LoadError(f"model {name} can't be loaded: {'; '.join(error.faults)}") from None
+            before = self._models.get(name)
+            self._serve(folder, loaded[name])
+            log.info("model loaded", extra={"model": name, "versions": list(self._models[name].versions)})
+            if before is not None:
+                self._retire(before)
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no longer. Raises NotFoundError."""
+        async with self._changing(name):
+            model = self.model(name)
+            del self._models[name]
+            self._absent[name] = "it was unloaded"
+            log.info("model unloaded", extra={"model": name})
+            self._retire(model)
+
+    def index(self) -> list[dict[str, Any]]:
+        """The repository as V2's index tells it: served versions, then models that aren't, and why."""
+        served = [
+            {"name": model.name, "version": version, "state": "READY" if self.ready else "LOADING", "reason": ""}
+            for model in self.models
+            for version in model.versions
+        ]
+        names = (set(self._source.names()) | set(self._absent)) - set(self._models)
+        absent = {name: self._absent.get(name, "it was never loaded") for name in sorted(names)}
+        return served + [
+            {"name": name, "version": "", "state": "UNAVAILABLE", "reason": reason} for name, reason in absent.items()
+        ]
 
     def model(self, name: str) -> ServedModel:
         """The model of that name; NotFoundError, or UnavailableError while nothing is loaded yet."""
         model = self._models.get(name)
-        if model is None:
-            if name in self.names:
-                raise UnavailableError(f"model {name} is being loaded")
-            raise NotFoundError(f"no model {name!r}; there are {', '.join(self.names)}")
-        return model
+        if model is not None:
+            return model
+        reason = self._absent.get(name)
+        if reason is not None and not self.ready:
+            raise UnavailableError(f"model {name} is being loaded")
+        if reason is not None:
+            raise NotFoundError(f"model {name} is not served: {reason}")
+        raise NotFoundError(f"no model {name!r}; there are {', '.join(m.name for m in self.models) or 'none'}")
 
-    def version(self, name: str, version: str | None) -> ServedVersion:
-        """A version of a model, by default the highest. Raises NotFoundError."""
+    def version(self, name: str, version: str | None, key: str | None = None) -> ServedVersion:
+        """A version of a model; where none is named, by their weights, for a key always the same. Raises NotFoundError."""
         model = self.model(name)
-        served = next(reversed(model.versions.values())) if version is None else model.versions.get(version)
+        served = model.versions.get(version or model.choice.choose(key))
         if served is None:
             raise NotFoundError(f"model {name} has no version {version!r}; there are {', '.join(model.versions)}")
         return served
 
-    def accepting(self, name: str, version: str | None) -> ServedVersion:
-        """As `version`, but only while requests are taken; else UnavailableError."""
+    def described(self, name: str, version: str | None) -> tuple[ServedModel, ServedVersion]:
+        """A model, and the version that is named or else describes it. Raises NotFoundError or UnavailableError."""
+        model = self.model(name)
+        return model, self.version(name, version or model.choice.default)
+
+    @contextmanager
+    def using(self, name: str, version: str | None, key: str | None = None) -> Iterator[ServedVersion]:
+        """As `version`, held until the end; only while requests are taken, else UnavailableError."""
         if self.stopping:
             raise UnavailableError("the container is stopping")
-        served = self.version(name, version)
+        served = self.version(name, version, key)
         if not self.ready:
             raise UnavailableError("the container is not ready yet")
-        return served
+        served.users += 1
+        served.unused.clear()
+        try:
+            yield served
+        finally:
+            served.users -= 1
+            if not served.users:
+                served.unused.set()
 
-    def _serve(self, folder: ModelFolder, version: str, loaded: Loaded) -> ServedVersion:
-        name, runtime, signature = folder.name, loaded.runtime, loaded.signature
-        scheduler = Scheduler(name, runtime, signature, folder.config, self._metrics.of(name), loaded.times)
-        streams = None
-        if isinstance(runtime, Streaming) and runtime.streams:
-            streams = Streams(name, runtime, signature, folder.config.runtime.max_streams)
-        return ServedVersion(name, version, runtime, signature, scheduler, streams)
+    @asynccontextmanager
+    async def _changing(self, name: str) -> AsyncIterator[None]:
+        """One change of a model after the other, and none before the start or after the stop."""
+        async with self._locks[name]:
+            if self.stopping or not self.ready:
+                raise UnavailableError(f"the container is {'stopping' if self.stopping else 'not ready yet'}")
+            yield
+
+    def _serve(self, folder: ModelFolder, loaded: dict[str, Loaded]) -> None:
+        name = folder.name
+        metrics = self._metrics.of(name)
+        versions = {}
+        for version, found in loaded.items():
+            scheduler = Scheduler(name, found.runtime, found.signature, folder.config, metrics, found.times)
+            streams = None
+            if isinstance(found.runtime, Streaming) and found.runtime.streams:
+                streams = Streams(name, found.runtime, found.signature, folder.config.runtime.max_streams)
+            versions[version] = ServedVersion(name, version, found.runtime, found.signature, scheduler, streams)
+            versions[version].unused.set()
+        weights = {str(share.version): share.weight for share in folder.config.versions} or {
+            next(reversed(versions)): 1.0
+        }
+        metrics.queue_depth.set_function(partial(self._depth, name))
+        self._models[name] = ServedModel(name, folder.config, VersionChoice(weights), versions)
+        self._absent.pop(name, None)
+
+    def _depth(self, name: str) -> int:
+        model = self._models.get(name)
+        return sum(served.scheduler.depth for served in model.versions.values()) if model else 0
+
+    def _retire(self, model: ServedModel) -> None:
+        task = asyncio.create_task(_finish(model, RETIRE_SECONDS))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
 
 
-def _depth(schedulers: list[Scheduler]) -> int:
-    return sum(scheduler.depth for scheduler in schedulers)
+async def _finish(model: ServedModel, seconds: float) -> None:
+    """Wait until nobody holds any version, at most so long; then end what is left, and let go of the runtimes."""
+
+    async def finish(served: ServedVersion) -> None:
+        end = time.monotonic() + seconds
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(served.unused.wait(), seconds)
+            await served.scheduler.drain(max(0.0, end - time.monotonic()))
+        finally:
+            await asyncio.to_thread(served.runtime.close)
+
+    await asyncio.gather(*map(finish, model.versions.values()))

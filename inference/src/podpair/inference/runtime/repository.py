@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from podpair.inference.core.errors import FaultsError
+from podpair.inference.core.errors import FaultsError, NotFoundError
 from podpair.inference.core.faults import sentences
 from podpair.inference.core.model_config import ArgmaxConfig, ModelConfig
 
@@ -35,34 +35,56 @@ class ModelFolder:
 FILES = ("model.onnx", "model.py")
 
 
-def read_models(repository: Path | None, classes: Sequence[str]) -> list[ModelFolder]:
-    """The models of a repository, and `[name=]module:Class`. Raises FaultsError with all that is wrong."""
-    folders, faults = [], []
-    try:
-        folders = [] if repository is None else read_repository(repository)
-    except FaultsError as error:
-        faults += error.faults
-    for reference in classes:
+class Models:
+    """The models of a repository, and classes given as `[name=]module:Class`; FaultsError has all that is wrong."""
+
+    def __init__(self, repository: Path | None, classes: Sequence[str] = ()) -> None:
+        self._repository = repository
+        self._classes = tuple(classes)
+
+    def read(self) -> list[ModelFolder]:
+        """All of them. Raises FaultsError."""
+        folders, faults = [], []
         try:
-            folders.append(read_class(reference))
+            folders = [] if self._repository is None else read_repository(self._repository)
         except FaultsError as error:
             faults += error.faults
-    names = [folder.name for folder in folders]
-    faults += [f"--model: there are two models {name!r}" for name in sorted({n for n in names if names.count(n) > 1})]
-    if faults:
-        raise FaultsError(faults)
-    return folders
+        for reference in self._classes:
+            try:
+                folders.append(read_class(reference))
+            except FaultsError as error:
+                faults += error.faults
+        names = [folder.name for folder in folders]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        faults += [f"--model: there are two models {name!r}" for name in twice]
+        if faults:
+            raise FaultsError(faults)
+        return folders
+
+    def find(self, name: str) -> ModelFolder:
+        """One as it lies there now. Raises FaultsError or NotFoundError."""
+        for reference in self._classes:
+            if _class_name(reference) == name:
+                return read_class(reference)
+        if name not in self.names():
+            raise NotFoundError(f"no model {name!r} in the repository; there are {', '.join(self.names())}")
+        if self._repository is None:
+            raise NotFoundError(f"no model {name!r}: no repository is served")
+        return _read_model(self._repository / name)
+
+    def names(self) -> list[str]:
+        """Those that could be loaded."""
+        found = [] if self._repository is None else [path.name for path in _folders(self._repository)]
+        return sorted({*found, *map(_class_name, self._classes)})
 
 
 def read_class(reference: str) -> ModelFolder:
     """A class as a model: `name=module:Class`, or named for the class (`SentimentModel`: sentiment_model)."""
     from podpair.inference.runtime.user_code import locate
 
-    name, equals, location = reference.rpartition("=")
+    location = reference.rpartition("=")[2]
     path = locate(location)
-    if not equals:
-        name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", location.partition(":")[2]).lower()
-    return ModelFolder(name, path.parent, _read_config(path.parent), {1: path}, location)
+    return ModelFolder(_class_name(reference), path.parent, _read_config(path.parent), {1: path}, location)
 
 
 def read_repository(repository: Path) -> list[ModelFolder]:
@@ -72,7 +94,7 @@ def read_repository(repository: Path) -> list[ModelFolder]:
             [f"{repository}: no such folder; give the model repository with --models or models.repository"]
         )
     folders, faults = [], []
-    for path in sorted(p for p in repository.iterdir() if p.is_dir() and not p.name.startswith((".", "_"))):
+    for path in _folders(repository):
         try:
             folders.append(_read_model(path))
         except FaultsError as error:
@@ -84,6 +106,17 @@ def read_repository(repository: Path) -> list[ModelFolder]:
     if faults:
         raise FaultsError(faults)
     return folders
+
+
+def _class_name(reference: str) -> str:
+    name, equals, location = reference.rpartition("=")
+    return name if equals else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", location.partition(":")[2]).lower()
+
+
+def _folders(repository: Path) -> list[Path]:
+    if not repository.is_dir():
+        return []
+    return sorted(p for p in repository.iterdir() if p.is_dir() and not p.name.startswith((".", "_")))
 
 
 def _read_model(path: Path) -> ModelFolder:
@@ -101,6 +134,11 @@ def _read_model(path: Path) -> ModelFolder:
             versions[version] = found[0]
         else:
             faults.append(f"{folder}: it holds {'both model.onnx and' if found else 'neither model.onnx nor'} model.py")
+    faults += [
+        f"{path / 'model.yaml'}: versions.{i}.version: there is no version {share.version}"
+        for i, share in enumerate(config.versions)
+        if share.version not in folders
+    ]
     if not folders:
         faults.append(f"{path}: no version in it; put the model at {path / '1' / 'model.onnx'}")
     if faults:

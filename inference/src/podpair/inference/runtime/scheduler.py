@@ -25,6 +25,7 @@ from podpair.inference.core.errors import (
 )
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.signature import Signature
+from podpair.inference.core.statistics import Statistics
 from podpair.inference.core.tensors import Array
 from podpair.inference.core.timing import RunTimes
 from podpair.inference.core.v2 import check_results
@@ -81,6 +82,7 @@ class Scheduler:
         self._idle.set()
         self._pump_is_due = False
         self._wake: asyncio.TimerHandle | None = None
+        self.statistics = Statistics()
         # Seconds that a row takes, averaged over the last batches: the base of `Retry-After`.
         self._row_seconds = 0.0
 
@@ -163,7 +165,8 @@ class Scheduler:
                 self._run_here(decision.run, rows)
                 break
             self._busy += 1
-            self._threads.submit(self._run, decision.run).add_done_callback(partial(self._hand_back, decision.run))
+            hand_back = partial(self._hand_back, decision.run, now)
+            self._threads.submit(self._run, decision.run).add_done_callback(hand_back)
         if decision.wake_at is not None:
             self._wake = self._loop.call_later(max(0.0, decision.wake_at - now), self._pump)
         self._check_idle()
@@ -173,7 +176,7 @@ class Scheduler:
         started = time.monotonic()
         results = self._run(batch)
         self._times.observe(rows, time.monotonic() - started)
-        self._deliver(batch, results)
+        self._deliver(batch, results, started)
         if self._batcher.rows:
             self._pump_soon()
 
@@ -191,26 +194,37 @@ class Scheduler:
         if self._busy == 0 and self._batcher.rows == 0:
             self._idle.set()
 
-    def _hand_back(self, batch: list[Queued[_Job]], done: "Future[list[list[Array] | Exception]]") -> None:
+    def _hand_back(
+        self, batch: list[Queued[_Job]], started: float, done: "Future[list[list[Array] | Exception]]"
+    ) -> None:
         """In a thread: to the loop, which may be gone after a stop that didn't wait."""
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._finish, batch, done)
+            self._loop.call_soon_threadsafe(self._finish, batch, started, done)
 
-    def _finish(self, batch: list[Queued[_Job]], done: "Future[list[list[Array] | Exception]]") -> None:
+    def _finish(self, batch: list[Queued[_Job]], started: float, done: "Future[list[list[Array] | Exception]]") -> None:
         self._busy -= 1
-        self._deliver(batch, done.result())
+        self._deliver(batch, done.result(), started)
         self._pump()
 
-    def _deliver(self, batch: list[Queued[_Job]], results: "list[list[Array] | Exception]") -> None:
+    def _deliver(self, batch: list[Queued[_Job]], results: "list[list[Array] | Exception]", started: float) -> None:
         now = time.monotonic()
+        statistics = self.statistics
+        rows, waited = sum([item.rows for item in batch]), sum([started - item.enqueued_at for item in batch])
+        statistics.ran(rows, len(batch), waited, now - started, time.time())
         for item, result in zip(batch, results, strict=True):
-            future = item.payload.future
+            future, taken = item.payload.future, now - item.enqueued_at
+            if isinstance(result, Exception):
+                statistics.fail += 1
+                statistics.fail_seconds += taken
+            else:
+                statistics.success += 1
+                statistics.success_seconds += taken
             if future.done():
                 continue
             if isinstance(result, Exception):
                 future.set_exception(result)
             else:
-                self._metrics.latency.observe(now - item.enqueued_at)
+                self._metrics.latency.observe(taken)
                 future.set_result(result)
 
     def _run(self, batch: list[Queued[_Job]]) -> list[list[Array] | Exception]:

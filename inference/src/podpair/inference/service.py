@@ -10,14 +10,13 @@ from aiohttp import web
 from podpair.inference.config.settings import Settings
 from podpair.inference.http.app import Api
 from podpair.inference.metrics import Metrics
-from podpair.inference.runtime.catalog import Catalog
-from podpair.inference.runtime.repository import ModelFolder
+from podpair.inference.runtime.catalog import Catalog, Source
 
 log = logging.getLogger(__name__)
 
 
-async def serve(settings: Settings, folders: list[ModelFolder]) -> None:
-    """Serve until SIGTERM or SIGINT. Raises FaultsError if a model can't be loaded, OSError if the port is taken.
+async def serve(settings: Settings, models: Source) -> None:
+    """Serve until SIGTERM or SIGINT. Raises FaultsError if a model can't be loaded, OSError if a port is taken.
 
     It listens before the models are loaded, so that a probe can tell "alive, not ready" from "dead".
     """
@@ -26,7 +25,7 @@ async def serve(settings: Settings, folders: list[ModelFolder]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     metrics = Metrics()
-    catalog = Catalog(folders, metrics)
+    catalog = Catalog(models, metrics)
     server = settings.server
     # handler_cancellation: a client that disconnects takes its request out of the queue.
     runner = web.AppRunner(
@@ -54,16 +53,20 @@ async def serve(settings: Settings, folders: list[ModelFolder]) -> None:
 
 async def _until_stopped(catalog: Catalog, stop: asyncio.Event, url: str) -> None:
     """Load the models, announce that they are ready, and wait for the signal; a signal ends the loading, too."""
-    stopped, loading = asyncio.create_task(stop.wait()), asyncio.create_task(catalog.start())
-    await asyncio.wait({stopped, loading}, return_when=asyncio.FIRST_COMPLETED)
+    stopped, starting = asyncio.create_task(stop.wait()), asyncio.create_task(_start(catalog, url))
+    await asyncio.wait({stopped, starting}, return_when=asyncio.FIRST_COMPLETED)
     try:
-        if loading.done():
-            loading.result()
-            if not stop.is_set():
-                log.info("ready", extra={"url": url, "models": catalog.names})
+        if starting.done():
+            starting.result()
             await stopped
     finally:
         stopped.cancel()
-        loading.cancel()
+        starting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await loading
+            await starting
+
+
+async def _start(catalog: Catalog, url: str) -> None:
+    await catalog.start()
+    if catalog.ready:
+        log.info("ready", extra={"url": url, "models": [model.name for model in catalog.models]})

@@ -1,0 +1,65 @@
+"""What V2's statistics extension tells of a model version: counts, and seconds summed up since it was loaded."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Kept by the scheduler, a few additions a run and none a request but where each has its own times."""
+
+    # Requests answered, and from entry into the queue to the answer.
+    success: int = 0
+    success_seconds: float = 0.0
+    fail: int = 0
+    fail_seconds: float = 0.0
+    # Of all requests that ran: waiting, and the time of the run that each was in.
+    queue_seconds: float = 0.0
+    compute_seconds: float = 0.0
+    # Rows and runs.
+    rows: int = 0
+    runs: int = 0
+    # Rows in a run → how many such runs, and their seconds.
+    by_size: dict[int, list[float]] = field(default_factory=dict)
+    # Unix seconds of the last run.
+    last: float = 0.0
+
+    def ran(self, rows: int, requests: int, waited: float, seconds: float, now: float) -> None:
+        """A run of `rows` rows has ended, in which `requests` requests were, which had waited so long in sum."""
+        self.rows += rows
+        self.runs += 1
+        self.queue_seconds += waited
+        self.compute_seconds += seconds * requests
+        size = self.by_size.setdefault(rows, [0, 0.0])
+        size[0] += 1
+        size[1] += seconds
+        self.last = now
+
+    def document(self, name: str, version: str) -> dict[str, Any]:
+        """As the protocol has it; nanoseconds, Unix milliseconds."""
+        requests = self.success + self.fail
+        return {
+            "name": name,
+            "version": version,
+            "last_inference": int(self.last * 1000),
+            "inference_count": self.rows,
+            "execution_count": self.runs,
+            "inference_stats": {
+                "success": _duration(self.success, self.success_seconds),
+                "fail": _duration(self.fail, self.fail_seconds),
+                "queue": _duration(requests, self.queue_seconds),
+                "compute_input": _duration(requests, 0),
+                "compute_infer": _duration(requests, self.compute_seconds),
+                "compute_output": _duration(requests, 0),
+            },
+            "batch_stats": list(self._batches()),
+        }
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        for rows, (count, seconds) in sorted(self.by_size.items()):
+            yield {"batch_size": rows, "compute_infer": _duration(int(count), seconds)}
+
+
+def _duration(count: int, seconds: float) -> dict[str, int]:
+    return {"count": count, "ns": int(seconds * 1e9)}

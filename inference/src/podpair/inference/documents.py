@@ -1,0 +1,66 @@
+"""The V2 protocol's documents, which REST gives as JSON and gRPC as messages of the same names."""
+
+import importlib.metadata
+from functools import cache
+from typing import Any
+
+from podpair.inference.core.tensors import TensorSpec
+from podpair.inference.runtime.catalog import Catalog, ServedModel, ServedVersion
+
+EXTENSIONS = ["binary_tensor_data", "generate", "model_configuration", "model_repository", "statistics"]
+
+
+@cache
+def server() -> dict[str, Any]:
+    """`GET /v2`."""
+    version = importlib.metadata.version("podpair-inference")
+    return {"name": "podpair-inference", "version": version, "extensions": EXTENSIONS}
+
+
+def metadata(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
+    """`GET /v2/models/{model}`: tensors as they are served, after post-processing; every version of the model."""
+    return {
+        "name": model.name,
+        "versions": list(model.versions),
+        "platform": served.runtime.platform,
+        "inputs": [_tensor(spec.tensor) for spec in served.signature.inputs],
+        "outputs": [_tensor(spec) for spec in served.signature.outputs],
+    }
+
+
+def parameters(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
+    """What REST's metadata has besides: gRPC's message has no place for it."""
+    return {"description": model.config.description, "version": served.version}
+
+
+def configuration(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
+    """`GET /v2/models/{model}/config`, with Triton's names: how requests are batched, and tensors without their rows."""
+    batching, rows = model.config.batching, int(served.signature.batchable)
+    return {
+        "name": model.name,
+        "platform": served.runtime.platform,
+        "max_batch_size": batching.max_items if rows else 0,
+        "input": [_configured(spec.tensor, rows) for spec in served.signature.inputs],
+        "output": [_configured(spec, rows) for spec in served.signature.outputs],
+        "dynamic_batching": {"max_queue_delay_microseconds": int(batching.max_delay_ms * 1000)},
+        "model_transaction_policy": {"decoupled": served.streams is not None},
+    }
+
+
+def statistics(catalog: Catalog, name: str | None, version: str | None) -> dict[str, Any]:
+    """`GET /v2/models/{model}/stats`: of one version, of all of a model, or of all. Raises NotFoundError."""
+    if name and version:
+        found = [catalog.version(name, version)]
+    else:
+        models = [catalog.model(name)] if name else catalog.models
+        found = [served for model in models for served in model.versions.values()]
+    return {"model_stats": [served.scheduler.statistics.document(served.model, served.version) for served in found]}
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
+
+
+def _configured(spec: TensorSpec, rows: int) -> dict[str, Any]:
+    datatype = "STRING" if spec.datatype == "BYTES" else spec.datatype
+    return {"name": spec.name, "data_type": f"TYPE_{datatype}", "dims": list(spec.shape[rows:])}
