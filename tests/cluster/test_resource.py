@@ -32,7 +32,7 @@ def test_the_example_is_accepted_and_shows_its_defaults(cluster: ApiServer, name
     spec = cluster.read("igw", "digits", "-n", namespace)["spec"]
     assert spec["kafka"]["requests"] == {"partitions": 16, "retention": "24h"}
     assert spec["kafka"]["deletionPolicy"] == "Retain"
-    assert spec["gateway"]["drain"] == "20s"
+    assert spec["gateway"]["drain"] == "30s"
     assert spec["inference"]["resources"]["requests"] == {"cpu": "500m", "memory": "512Mi"}
     assert spec["scaling"]["provider"] == "hpa"
     assert "replicas" not in spec
@@ -61,7 +61,7 @@ def test_a_wrong_resource_is_refused_with_the_words_that_validate_uses(
         {"replicas": 0},
         {"gateway__auth": {"disabled": True}},
         {"gateway__auth": {"secretRef": {"name": "jwt", "key": "secret"}}},
-        {"gateway__drain": "1m", "gateway__terminationGracePeriod": "75s"},
+        {"gateway__drain": "1m", "gateway__terminationGracePeriod": "95s"},
         {"inference__models": REMOVED},
         {"inference__models": [{"name": "d", "versions": []}]},
         {"kafka__client": {"socket.keepalive.enable": "true"}},

@@ -63,7 +63,13 @@ WRONG = {
     "drain over the grace period": Wrong(
         {"gateway__drain": "1m", "gateway__terminationGracePeriod": "1m10s"},
         "spec.gateway",
-        "drain (1m) must end 15s before terminationGracePeriod",
+        "drain (1m) must end 35s before terminationGracePeriod",
+    ),
+    "a tiny message": Wrong(
+        {"gateway__limits": {"message": 1000}}, "spec.gateway.limits", "message must be 1Ki at least"
+    ),
+    "a tiny buffer": Wrong(
+        {"gateway__sessions": {"buffer": "1k"}}, "spec.gateway.sessions", "buffer must be 1Ki at least"
     ),
     "weights": Wrong(
         {"inference__models": [{"name": "d", "versions": [{"version": "1"}, {"version": "2"}]}]},

@@ -59,7 +59,7 @@ spec:
         'line 10: spec.inference.env[0].value: 1 is not text: write it in quotes, "…"',
         "line 13: spec.gateway.auth: exactly one of jwksUrl, secretRef, publicKeyRef must be set"
         " (or disabled: true, for development)",
-        "line 15: spec.gateway.drain: 'soon' does not match ^([0-9]+(\\.[0-9]+)?(ms|s|m|h))+$",
+        "line 15: spec.gateway.drain: 'soon' is not a duration such as 0s, 20s, 5m or 1h30m",
         "line 15: spec.gateway.drain: is there twice",
         "line 16: spec.kafka.bootstrapServers: is required",
         "line 17: spec.scaling.provider: 'knative' is not 'hpa' or 'keda'",
@@ -102,6 +102,6 @@ def test_quantities_may_be_numbers_and_are_read_as_text() -> None:
     assert (resources.requests, resources.limits) == ({"cpu": "2", "memory": "1Gi"}, {"nvidia.com/gpu": "1"})
 
 
-@pytest.mark.parametrize(("text", "value"), [("50ms", 0.05), ("1m30s", 90), ("1.5h", 5400), ("0s", 0)])
+@pytest.mark.parametrize(("text", "value"), [("50ms", 0.05), ("1m30s", 90), ("0s", 0)])
 def test_durations(text: str, value: float) -> None:
     assert seconds(text) == pytest.approx(value)

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from podpair.operator.core.resource.igw import API_VERSION, KIND, InferenceGateway
+from podpair.operator.core.resource.kinds import DURATION, DURATION_OR_ZERO, QUANTITY
 from podpair.operator.core.resource.rules import BROKEN_RULES
 
 _KINDS = {
@@ -22,6 +23,11 @@ _KINDS = {
     "bool_type": "true or false",
     "bool_parsing": "true or false",
     "tuple_type": "a list",
+}
+_PATTERNS = {
+    DURATION: "a duration such as 50ms, 20s, 5m or 1h30m",
+    DURATION_OR_ZERO: "a duration such as 0s, 20s, 5m or 1h30m",
+    QUANTITY: "a quantity such as 500m, 2, 512Mi or 1Gi",
 }
 _SHAPES = {"model_type", "model_attributes_type", "dict_type"}
 
@@ -44,8 +50,11 @@ class Contents(NamedTuple):
     faults: list[Fault]
 
 
-def read(text: str) -> Contents:
-    """The InferenceGateways in a YAML text of one or more documents; other kinds are passed over."""
+def read(text: str, namespace: str | None = None) -> Contents:
+    """The InferenceGateways in a YAML text of one or more documents; other kinds are passed over.
+
+    `namespace` is that of resources that name none.
+    """
     try:
         documents = list(yaml.compose_all(text, yaml.SafeLoader))
         values = [_construct(node) for node in documents]
@@ -57,6 +66,8 @@ def read(text: str) -> Contents:
     contents = Contents([], [])
     for node, value in zip(documents, values, strict=True):
         if isinstance(value, dict) and value.get("kind", KIND) == KIND:
+            if namespace is not None and isinstance(value.get("metadata"), dict):
+                value["metadata"].setdefault("namespace", namespace)
             _read_one(node, value, contents)
     if not contents.resources and not contents.faults:
         contents.faults.append(Fault(1, "", f"there is no {KIND} ({API_VERSION}) in here"))
@@ -100,7 +111,8 @@ def _told(error: Any, node: yaml.Node) -> Iterator[Fault]:
     elif kind == "missing":
         yield Fault(line, _path((*place, *error["loc"][len(place) :])), "is required")
     elif kind == "string_pattern_mismatch":
-        yield Fault(line, field, f"{error['input']!r} does not match {context['pattern']}")
+        meant = _PATTERNS.get(context["pattern"], f"right: it must match {context['pattern']}")
+        yield Fault(line, field, f"{error['input']!r} is not {meant}")
     elif kind == "literal_error":
         yield Fault(line, field, f"{error['input']!r} is not {context['expected']}")
     elif kind == "too_short":

@@ -7,8 +7,9 @@ from typing import Any
 _PAGE = """\
 # InferenceGateway: every field
 
-You write a resource, or want to change one. `podpair validate FILE` tells all its faults without a cluster;
-`kubectl explain igw.spec.scaling` tells what stands here. This page is `podpair crd --format doc`.
+You write a resource, or want to change one. `podpair validate FILE` tells all its faults without a cluster,
+`podpair plan FILE` shows the objects that it becomes, `kubectl explain igw.spec.scaling` tells what stands here. This
+page is `podpair crd --format doc`.
 
 Ten lines are enough: [examples/digits/inferencegateway.yaml](../examples/digits/inferencegateway.yaml). A name in **bold** is
 required. Durations are `50ms`, `20s`, `5m`, `1h30m`; quantities are those of Kubernetes.

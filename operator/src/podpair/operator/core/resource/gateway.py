@@ -5,11 +5,24 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from podpair.operator.core.resource.inference import PullPolicy, Resources, Variable
-from podpair.operator.core.resource.kinds import Count, Duration, Quantity, SecretKey, Text, Url, seconds
+from podpair.operator.core.resource.kinds import (
+    Count,
+    Duration,
+    DurationOrZero,
+    Quantity,
+    SecretKey,
+    Text,
+    Url,
+    amount,
+    seconds,
+)
 from podpair.operator.core.resource.rules import KeyedBy, Rule, Section
 
-STOPPING_SECONDS = 15
-"""What a pod needs to stop besides `drain`: the endpoints forget it (5 s), and the model ends after the gateway."""
+LEAVING_SECONDS = 5  # until every proxy in the cluster has heard that the pod is leaving
+SHUTDOWN_SECONDS = 20  # for the work in hand, after the clients have gone
+STOPPING_SECONDS = LEAVING_SECONDS + SHUTDOWN_SECONDS + 10
+"""What a pod needs to stop besides `drain`: besides the two above, the model ends after the gateway."""
+_SMALLEST = "1Ki"
 
 
 def _one_way(auth: "Auth") -> bool:
@@ -39,7 +52,7 @@ class Auth(Section):
     """The `iss` that a token must have."""
     audience: Text | None = None
     """The `aud` that a token must have."""
-    leeway: Duration = "10s"
+    leeway: DurationOrZero = "10s"
     """Clock difference that `exp` and `nbf` are allowed."""
     required_claims: Annotated[tuple[Text, ...], Field(max_length=32)] = ("exp", "sub")
     """Claims that a token must have."""
@@ -50,9 +63,16 @@ class Auth(Section):
 class Sessions(Section):
     """How long sessions live, and how much may wait for one client."""
 
+    RULES: ClassVar = (
+        Rule(
+            f"quantity(string(self.buffer)).compareTo(quantity('{_SMALLEST}')) >= 0",
+            f"buffer must be {_SMALLEST} at least",
+            lambda sessions: amount(sessions.buffer) >= amount(_SMALLEST),
+        ),
+    )
     max: Count = 20_000
     """Connections that one pod holds."""
-    idle: Duration = "1h"
+    idle: DurationOrZero = "1h"
     """A connection on which nothing has gone either way for so long is closed; 0s is never."""
     heartbeat: Duration = "25s"
     """How often a WebSocket is pinged."""
@@ -65,6 +85,13 @@ class Sessions(Section):
 class Limits(Section):
     """What is too much."""
 
+    RULES: ClassVar = (
+        Rule(
+            f"quantity(string(self.message)).compareTo(quantity('{_SMALLEST}')) >= 0",
+            f"message must be {_SMALLEST} at least",
+            lambda limits: amount(limits.message) >= amount(_SMALLEST),
+        ),
+    )
     message: Quantity = "1Mi"
     """Largest frame or request body from a client."""
     in_flight: Count = 256
@@ -96,10 +123,11 @@ class Gateway(Section):
 
     RULES: ClassVar = (
         Rule(
-            "!has(self.terminationGracePeriod) || duration(self.drain) + duration('15s') <= "
+            "!has(self.terminationGracePeriod) || "
+            f"duration(self.drain) + duration('{STOPPING_SECONDS}s') <= "
             "duration(self.terminationGracePeriod)",
-            "drain ({drain}) must end 15s before terminationGracePeriod, so that the model can stop after the gateway:"
-            " lower drain, or leave terminationGracePeriod out (it follows drain)",
+            f"drain ({{drain}}) must end {STOPPING_SECONDS}s before terminationGracePeriod, so that the work in hand"
+            " and then the model can end: lower drain, or leave terminationGracePeriod out (it follows drain)",
             _drained_in_time,
         ),
     )
@@ -126,10 +154,10 @@ class Gateway(Section):
     """Origins whose pages may connect, such as https://app.example; `*` is any. None: only pages of the gateway itself."""
     limits: Limits = Field(default_factory=Limits)
     """What is too much."""
-    drain: Duration = "20s"
-    """How long work in flight may take to end when a pod stops."""
+    drain: DurationOrZero = "30s"
+    """When a pod stops, its clients are sent to other pods spread over so long."""
     termination_grace_period: Duration | None = None
-    """How long a pod may take to stop in all; default: drain and 15 s."""
+    """How long a pod may take to stop in all; default: drain and 35 s."""
     console: bool = True
     """Serve the console at `/`."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -127,6 +127,16 @@ class Volume(Section):
     """What it is, as in a pod: {persistentVolumeClaim: {claimName: models}}, {emptyDir: {}}, …"""
 
 
+class PodTemplate(Section):
+    """Laid over the template of the pods: lists are merged by name, null removes. The containers are `inference`, in
+    initContainers, and `gateway`, in containers."""
+
+    metadata: Passed | None = None
+    """Labels and annotations."""
+    spec: Passed | None = None
+    """The pod's spec, as in a Deployment: nodeSelector, tolerations, affinity, …"""
+
+
 class Inference(Section):
     """The half that computes: a container that answers the Open Inference Protocol V2 on localhost."""
 
@@ -168,6 +178,5 @@ class Inference(Section):
     """Volumes, such as a model repository."""
     timeout: Duration = "30s"
     """How long one call of the gateway may take."""
-    pod_template: Passed | None = None
-    """Laid over the pod's template (metadata and spec, as in a Deployment): lists are merged by name, null removes. The
-    containers are `inference` (in initContainers) and `gateway` (in containers)."""
+    pod_template: PodTemplate = Field(default_factory=PodTemplate)
+    """Laid over the template of the pods, for all that has no field of its own."""

@@ -87,6 +87,15 @@ class ResultsTopic(Topic):
     """How long results can be resumed."""
 
 
+class DeadLetters(Section):
+    """Requests that no attempt could answer, kept on the topic `<requests topic>.dlq`."""
+
+    enabled: bool = True
+    """Keep them."""
+    retention: Duration = "168h"
+    """How long they are kept."""
+
+
 class ConsumerGroup(Section):
     """The Kafka consumer group of this resource's gateways."""
 
@@ -134,5 +143,7 @@ class Kafka(Section):
     """The topic that queued requests wait in."""
     results: ResultsTopic = Field(default_factory=ResultsTopic)
     """The log that sessions are fed from and resume by."""
+    dead_letters: DeadLetters = Field(default_factory=DeadLetters)
+    """Requests that no attempt could answer."""
     consumer_group: ConsumerGroup = Field(default_factory=ConsumerGroup)
     """The Kafka consumer group of this resource's gateways."""

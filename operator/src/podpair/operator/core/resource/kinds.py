@@ -1,17 +1,24 @@
 """The scalars of the resource: durations, quantities, names, and references into Secrets."""
 
+import math
 import re
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from podpair.operator.core.resource.rules import Section
 
-_DURATION = r"^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$"
-_QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei)?$"
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+DURATION = r"^([1-9][0-9]*(ms|s|m|h))+$"
+DURATION_OR_ZERO = r"^(0s|([1-9][0-9]*(ms|s|m|h))+)$"
+QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei)?$"
+_UNITS = {"": Decimal(1), "m": Decimal("0.001")}
+_UNITS |= {unit: Decimal(1000) ** power for power, unit in enumerate("kMGTPE", 1)}
+_UNITS |= {f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGTPE", 1)}
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
-Duration = Annotated[str, Field(pattern=_DURATION, max_length=32)]
+Duration = Annotated[str, Field(pattern=DURATION, max_length=32)]
+DurationOrZero = Annotated[str, Field(pattern=DURATION_OR_ZERO, max_length=32)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=63)]
 ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", min_length=1, max_length=253)]
@@ -27,9 +34,9 @@ def _quantity(value: object) -> object:
 Quantity = Annotated[
     str,
     BeforeValidator(_quantity),
-    Field(pattern=_QUANTITY, max_length=32),
+    Field(pattern=QUANTITY, max_length=32),
     WithJsonSchema(
-        {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}], "pattern": _QUANTITY}
+        {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}], "pattern": QUANTITY}
     ),
 ]
 IntOrPercent = Annotated[
@@ -50,9 +57,18 @@ Labels = Annotated[dict[str, Annotated[str, Field(max_length=262_144)]], Field(m
 
 def seconds(duration: str) -> float:
     """A duration in seconds: `1m30s` is 90.0."""
-    return sum(
-        float(number) * _UNITS[unit] for number, _, unit in re.findall(r"([0-9]+(\.[0-9]+)?)(ms|s|m|h)", duration)
-    )
+    return sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"([0-9]+)(ms|s|m|h)", duration))
+
+
+def whole_seconds(duration: str) -> int:
+    """A duration in seconds, rounded up, as Kubernetes counts most of its times."""
+    return math.ceil(seconds(duration))
+
+
+def amount(quantity: str) -> int:
+    """A quantity as a number, rounded down: `1Mi` is 1048576."""
+    number, unit = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)", quantity).groups()  # type: ignore[union-attr]
+    return int(Decimal(number) * _UNITS[unit])
 
 
 class SecretKey(Section):

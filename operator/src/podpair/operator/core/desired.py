@@ -1,0 +1,70 @@
+"""Desired state: what a resource becomes. One pure function, which the operator and `podpair plan` share."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from podpair.operator.core.objects import network, pods, scaling, settings
+from podpair.operator.core.objects.naming import Manifest, metadata
+from podpair.operator.core.resource.igw import InferenceGateway
+
+_ANNOTATION = "podpair.dev/{}-checksum"
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a resource's objects depend on besides the resource."""
+
+    gateway_image: str
+    """The gateway's image where the resource names none."""
+    resume_key: str
+    """The key that signs resume tokens, 32 bytes at least: made once by the caller, kept from then on."""
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    """Checksums of the Secrets that `settings.referenced_secrets` names, by name; those that aren't known are left out."""
+    pod_monitors: bool = False
+    """Whether the cluster knows Prometheus Operator's PodMonitor."""
+
+
+def desired(gateway: InferenceGateway, surroundings: Surroundings) -> list[Manifest]:
+    """The objects of a resource, in an order in which they can be applied."""
+    config_map = settings.config_map(gateway)
+    resume_key = _resume_key(gateway, surroundings.resume_key)
+    own_secret = resume_key["metadata"]["name"]
+    known = {**surroundings.secrets, own_secret: checksum(resume_key["data"])}
+    referenced = settings.referenced_secrets(gateway)
+    checksums = {
+        _ANNOTATION.format("config"): checksum(config_map["data"]),
+        _ANNOTATION.format("secrets"): checksum({name: known[name] for name in referenced if name in known}),
+    }
+    objects = [
+        network.service_account(gateway),
+        resume_key,
+        config_map,
+        network.service(gateway),
+        *network.network_policy(gateway),
+        pods.deployment(gateway, surroundings.gateway_image, checksums),
+        *network.disruption_budget(gateway),
+        *scaling.autoscaler(gateway),
+        *network.way_in(gateway),
+    ]
+    if surroundings.pod_monitors and gateway.spec.monitoring.pod_monitor:
+        objects.append(network.pod_monitor(gateway))
+    return objects
+
+
+def checksum(data: Mapping[str, str]) -> str:
+    """A digest of what a ConfigMap or Secret holds."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _resume_key(gateway: InferenceGateway, key: str) -> Manifest:
+    name = settings.resume_files(gateway).secret.removeprefix(gateway.metadata.name)
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": metadata(gateway, name),
+        "type": "Opaque",
+        "data": {settings.RESUME_KEY: base64.b64encode(key.encode()).decode()},
+    }

@@ -1,0 +1,1 @@
+"""The objects that a resource becomes, kind by kind; `podpair.operator.core.desired` puts them together."""

@@ -1,0 +1,69 @@
+"""Names, labels and owners of the objects: what ties them to their resource."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from podpair.operator.core.resource.igw import API_VERSION, KIND, InferenceGateway
+
+Manifest = dict[str, Any]
+"""An object of the Kubernetes API."""
+GATEWAY_LABEL = "podpair.dev/gateway"
+"""Names the resource: on pods, and in the selectors of external metrics."""
+
+
+def selector(gateway: InferenceGateway) -> dict[str, str]:
+    """The labels that select the pods. A Deployment keeps its selector for good: these never change."""
+    return {"app.kubernetes.io/name": "podpair", GATEWAY_LABEL: gateway.metadata.name}
+
+
+def labels(gateway: InferenceGateway) -> dict[str, str]:
+    """The labels of every object."""
+    return {
+        **selector(gateway),
+        "app.kubernetes.io/instance": gateway.metadata.name,
+        "app.kubernetes.io/managed-by": "podpair-operator",
+    }
+
+
+def metadata(
+    gateway: InferenceGateway,
+    suffix: str = "",
+    *,
+    annotations: Mapping[str, str] | None = None,
+    more_labels: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """An object's metadata: named after the resource, and owned by it where that is in a cluster."""
+    made: dict[str, Any] = {
+        "name": gateway.metadata.name + suffix,
+        "namespace": gateway.metadata.namespace,
+        "labels": {**(more_labels or {}), **labels(gateway)},
+    }
+    if annotations:
+        made["annotations"] = dict(annotations)
+    if gateway.metadata.uid is not None:
+        made["ownerReferences"] = [
+            {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "name": gateway.metadata.name,
+                "uid": gateway.metadata.uid,
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ]
+    return made
+
+
+def requests_topic(gateway: InferenceGateway) -> str:
+    """The requests topic. Its default holds the namespace: one broker often serves several."""
+    return gateway.spec.kafka.requests.name or f"{gateway.metadata.namespace}.{gateway.metadata.name}.requests"
+
+
+def results_topic(gateway: InferenceGateway) -> str:
+    """The results topic."""
+    return gateway.spec.kafka.results.name or f"{gateway.metadata.namespace}.{gateway.metadata.name}.results"
+
+
+def consumer_group(gateway: InferenceGateway) -> str:
+    """The consumer group."""
+    return gateway.spec.kafka.consumer_group.id or f"{gateway.metadata.namespace}.{gateway.metadata.name}"

@@ -1,0 +1,180 @@
+"""The pods. The order of their two halves is the point: the model starts before the gateway joins Kafka, and ends after it.
+
+Inference is a restartable init container (a native sidecar) whose startupProbe holds the gateway back; when the pod ends
+Kubernetes stops the gateway first. Every pod passes the `restricted` Pod Security Standard unless an overlay undoes it.
+"""
+
+from typing import Any
+
+from podpair.operator.core.objects.naming import Manifest, labels, metadata, selector
+from podpair.operator.core.objects.overlay import overlay
+from podpair.operator.core.objects.settings import CONFIG_FILE, CONFIG_FOLDER, PORT, gateway_variables, secret_files
+from podpair.operator.core.resource.gateway import LEAVING_SECONDS, STOPPING_SECONDS
+from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.core.resource.inference import InferenceResources, Probe, Resources, Variable
+from podpair.operator.core.resource.kinds import whole_seconds
+
+_CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+_PROGRESS_SECONDS = 300  # for scheduling and pulling, besides what the model may take to load
+
+
+def deployment(gateway: InferenceGateway, image: str, checksums: dict[str, str]) -> Manifest:
+    """The Deployment. `image` is the gateway's; `checksums` are annotations that roll the pods when they change."""
+    spec: dict[str, Any] = {
+        "selector": {"matchLabels": selector(gateway)},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0}},
+        "revisionHistoryLimit": 3,
+        "progressDeadlineSeconds": _startup_seconds(gateway) + _PROGRESS_SECONDS,
+        "template": pod_template(gateway, image, checksums),
+    }
+    replicas = fixed_replicas(gateway)
+    if replicas is not None:
+        spec["replicas"] = replicas
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata(gateway), "spec": spec}
+
+
+def fixed_replicas(gateway: InferenceGateway) -> int | None:
+    """The number of pods; None: an autoscaler owns it, and nobody else writes it."""
+    scaling = gateway.spec.scaling
+    if gateway.spec.replicas is not None:
+        return gateway.spec.replicas
+    return scaling.min if scaling.min == scaling.max else None
+
+
+def grace_seconds(gateway: InferenceGateway) -> int:
+    """How long a pod may take to stop: it follows from how long draining takes."""
+    wanted = gateway.spec.gateway
+    if wanted.termination_grace_period is not None:
+        return whole_seconds(wanted.termination_grace_period)
+    return whole_seconds(wanted.drain) + STOPPING_SECONDS
+
+
+def pod_template(gateway: InferenceGateway, image: str, checksums: dict[str, str]) -> Manifest:
+    """The template of the pods, with the user's overlay laid over it."""
+    spec: dict[str, Any] = {
+        "serviceAccountName": gateway.metadata.name,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": grace_seconds(gateway),
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "initContainers": [_inference(gateway)],
+        "containers": [_gateway(gateway, image)],
+        "volumes": _volumes(gateway),
+    }
+    if pull := gateway.spec.inference.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": secret.name} for secret in pull]
+    if spread := _spread(gateway):
+        spec["topologySpreadConstraints"] = spread
+    template = {"metadata": {"labels": labels(gateway), "annotations": checksums}, "spec": spec}
+    laid = gateway.spec.inference.pod_template
+    over = {name: part for name, part in (("metadata", laid.metadata), ("spec", laid.spec)) if part is not None}
+    # The selector's labels come last: without them the Deployment would not know its own pods.
+    return overlay(overlay(template, over), {"metadata": {"labels": selector(gateway)}})
+
+
+def _inference(gateway: InferenceGateway) -> Manifest:
+    wanted = gateway.spec.inference
+    container: dict[str, Any] = {
+        "name": "inference",
+        "image": wanted.image,
+        "restartPolicy": "Always",
+        # podpair-inference listens where the gateway asks; other images have this in their arguments.
+        "env": [{"name": "PODPAIR_SERVER__PORT", "value": str(wanted.port)}, *map(_variable, wanted.env)],
+        "resources": _resources(wanted.resources),
+        "startupProbe": _probe(wanted.probes.startup, wanted.port, "ready"),
+        "livenessProbe": _probe(wanted.probes.liveness, wanted.port, "live"),
+        "securityContext": _CONFINED,
+    }
+    if wanted.volumes:
+        container["volumeMounts"] = [
+            {"name": volume.name, "mountPath": volume.mount_path, "readOnly": volume.read_only}
+            for volume in wanted.volumes
+        ]
+    given = {"command": list(wanted.command), "args": list(wanted.args), "imagePullPolicy": wanted.image_pull_policy}
+    return container | {name: value for name, value in given.items() if value}
+
+
+def _gateway(gateway: InferenceGateway, image: str) -> Manifest:
+    wanted = gateway.spec.gateway
+    mounts = [{"name": files.volume, "mountPath": files.folder, "readOnly": True} for files in secret_files(gateway)]
+    container: dict[str, Any] = {
+        "name": "gateway",
+        "image": wanted.image or image,
+        "args": ["serve", "--config", f"{CONFIG_FOLDER}/{CONFIG_FILE}"],
+        "env": [*gateway_variables(gateway), *map(_variable, wanted.env)],
+        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+        "resources": _resources(wanted.resources),
+        "readinessProbe": {**_http("/readyz"), "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 2},
+        "livenessProbe": {**_http("/healthz"), "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 3},
+        "lifecycle": {"preStop": {"sleep": {"seconds": LEAVING_SECONDS}}},
+        "volumeMounts": [
+            {"name": "podpair-config", "mountPath": CONFIG_FOLDER, "readOnly": True},
+            *mounts,
+            {"name": "podpair-tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the container's own
+        ],
+        "securityContext": {**_CONFINED, "readOnlyRootFilesystem": True},
+    }
+    if wanted.image_pull_policy is not None:
+        container["imagePullPolicy"] = wanted.image_pull_policy
+    if not container["env"]:
+        del container["env"]
+    return container
+
+
+def _volumes(gateway: InferenceGateway) -> list[Manifest]:
+    files = [
+        {
+            "name": one.volume,
+            "secret": {"secretName": one.secret, "items": [{"key": key, "path": key} for key in one.keys]},
+        }
+        for one in secret_files(gateway)
+    ]
+    return [
+        {"name": "podpair-config", "configMap": {"name": f"{gateway.metadata.name}-gateway"}},
+        *files,
+        {"name": "podpair-tmp", "emptyDir": {}},
+        *({"name": volume.name, **volume.source} for volume in gateway.spec.inference.volumes),
+    ]
+
+
+def _spread(gateway: InferenceGateway) -> list[Manifest]:
+    wanted = gateway.spec.topology_spread
+    return [
+        {
+            "topologyKey": key,
+            "maxSkew": wanted.max_skew,
+            "whenUnsatisfiable": wanted.when_unsatisfiable,
+            "labelSelector": {"matchLabels": selector(gateway)},
+            "matchLabelKeys": ["pod-template-hash"],  # the pods of a rollout are spread among themselves
+        }
+        for key in wanted.keys
+    ]
+
+
+def _probe(probe: Probe, port: int, state: str) -> Manifest:
+    """It runs inside the container: the model listens on localhost, where the kubelet can't ask it."""
+    url = f"http://127.0.0.1:{port}/v2/health/{state}"
+    ask = f"import urllib.request as r; r.urlopen('{url}', timeout={whole_seconds(probe.timeout)})"
+    return {
+        "exec": {"command": list(probe.command or ("python3", "-c", ask))},
+        "periodSeconds": whole_seconds(probe.period),
+        "timeoutSeconds": whole_seconds(probe.timeout),
+        "failureThreshold": probe.failure_threshold,
+    }
+
+
+def _startup_seconds(gateway: InferenceGateway) -> int:
+    startup = gateway.spec.inference.probes.startup
+    return whole_seconds(startup.period) * startup.failure_threshold
+
+
+def _http(path: str) -> Manifest:
+    return {"httpGet": {"path": path, "port": "http"}}
+
+
+def _variable(variable: Variable) -> Manifest:
+    return variable.model_dump(by_alias=True, exclude_none=True)
+
+
+def _resources(resources: Resources | InferenceResources) -> Manifest:
+    return {name: value for name, value in resources.model_dump().items() if value}

@@ -1,0 +1,186 @@
+"""What the gateway reads: its YAML file (docs/configuration.md names the settings), the files and variables of secrets.
+
+Secrets never stand in the ConfigMap: those that the gateway can read from a file are mounted, the others are variables.
+"""
+
+from typing import Any, NamedTuple
+
+import yaml
+
+from podpair.operator.core.objects.naming import Manifest, consumer_group, metadata, requests_topic, results_topic
+from podpair.operator.core.resource.gateway import SHUTDOWN_SECONDS
+from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.core.resource.kafka import Topic
+from podpair.operator.core.resource.kinds import amount, seconds
+
+PORT = 8080
+CONFIG_FOLDER = "/etc/podpair"
+CONFIG_FILE = "gateway.yaml"
+_SECRETS = "/run/secrets/podpair"
+RESUME_KEY = "resume-key"
+
+
+class SecretFiles(NamedTuple):
+    """Keys of one Secret, mounted as files."""
+
+    volume: str
+    secret: str
+    keys: tuple[str, ...]
+
+    @property
+    def folder(self) -> str:
+        return f"{_SECRETS}/{self.volume}"
+
+    def file(self, key: str) -> str:
+        return f"{self.folder}/{key}"
+
+
+def resume_files(gateway: InferenceGateway) -> SecretFiles:
+    """The key that signs resume tokens."""
+    return SecretFiles("podpair-resume", f"{gateway.metadata.name}-resume", (RESUME_KEY,))
+
+
+def secret_files(gateway: InferenceGateway) -> list[SecretFiles]:
+    """All Secrets that the gateway reads as files."""
+    files = [resume_files(gateway)]
+    auth, tls = gateway.spec.gateway.auth, gateway.spec.kafka.tls
+    if auth_key := auth.secret_ref or auth.public_key_ref:
+        files.append(SecretFiles("podpair-auth", auth_key.name, (auth_key.key,)))
+    if tls is not None and tls.ca_ref is not None:
+        files.append(SecretFiles("podpair-kafka-ca", tls.ca_ref.name, (tls.ca_ref.key,)))
+    if tls is not None and tls.client_certificate_ref is not None:
+        files.append(SecretFiles("podpair-kafka-client", tls.client_certificate_ref.name, ("tls.crt", "tls.key")))
+    return files
+
+
+def referenced_secrets(gateway: InferenceGateway) -> list[str]:
+    """The Secrets whose change rolls the pods, sorted."""
+    sasl = gateway.spec.kafka.sasl
+    names = {files.secret for files in secret_files(gateway)} | ({sasl.secret_name} if sasl is not None else set())
+    return sorted(names)
+
+
+def config_map(gateway: InferenceGateway) -> Manifest:
+    """The ConfigMap with the gateway's configuration."""
+    text = yaml.safe_dump(gateway_settings(gateway), sort_keys=False, width=120)
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata(gateway, "-gateway"),
+        "data": {CONFIG_FILE: text},
+    }
+
+
+def gateway_settings(gateway: InferenceGateway) -> dict[str, Any]:
+    """The gateway's configuration, nested as in its file."""
+    spec = gateway.spec
+    wanted, kafka, inference = spec.gateway, spec.kafka, spec.inference
+    console: dict[str, Any] = {"enabled": wanted.console}
+    if inference.models:
+        console["model"] = inference.models[0].name
+    return {
+        "http": {"host": "0.0.0.0", "port": PORT, "origins": list(wanted.origins)},
+        "auth": _auth(gateway),
+        "sessions": {
+            "idle_seconds": _number(wanted.sessions.idle),
+            "heartbeat_seconds": _number(wanted.sessions.heartbeat),
+            "resume_seconds": _number(wanted.sessions.resume),
+            "resume_secret_file": resume_files(gateway).file(RESUME_KEY),
+            "buffer_bytes": amount(wanted.sessions.buffer),
+            "drain_seconds": _number(wanted.drain),
+        },
+        "limits": {
+            "sessions": wanted.sessions.max,
+            "message_bytes": amount(wanted.limits.message),
+            "in_flight": wanted.limits.in_flight,
+            "direct": wanted.limits.direct,
+        },
+        "kafka": {
+            "bootstrap_servers": kafka.bootstrap_servers,
+            "create_topics": kafka.create_topics,
+            "client": _client(gateway),
+        },
+        "requests": {
+            "topic": requests_topic(gateway),
+            "group": consumer_group(gateway),
+            "session_timeout_seconds": _number(kafka.consumer_group.session_timeout),
+            **_width(kafka.requests),
+            "in_flight": wanted.limits.queued,
+            "attempts": wanted.limits.attempts,
+            "dead_letters": kafka.dead_letters.enabled,
+            "dead_letter_retention_seconds": _number(kafka.dead_letters.retention),
+        },
+        "results": {
+            "topic": results_topic(gateway),
+            **_width(kafka.results),
+            "retention_seconds": _number(kafka.results.retention),
+        },
+        "inference": {
+            "url": f"http://127.0.0.1:{inference.port}",
+            "timeout_seconds": _number(inference.timeout),
+        },
+        "console": console,
+        "log": {"level": wanted.log_level},
+        "shutdown_seconds": SHUTDOWN_SECONDS,
+    }
+
+
+def _auth(gateway: InferenceGateway) -> dict[str, Any]:
+    wanted = gateway.spec.gateway.auth
+    settings: dict[str, Any] = {
+        "leeway_seconds": _number(wanted.leeway),
+        "required_claims": list(wanted.required_claims),
+        "query_token": wanted.query_token,
+    }
+    mounted = next((files for files in secret_files(gateway) if files.volume == "podpair-auth"), None)
+    if wanted.disabled:
+        settings["disabled"] = True
+    elif wanted.jwks_url is not None:
+        settings["jwks_url"] = wanted.jwks_url
+    elif mounted is not None:
+        settings["secret_file" if wanted.secret_ref else "public_key_file"] = mounted.file(*mounted.keys)
+    named = {"issuer": wanted.issuer, "audience": wanted.audience}
+    return settings | {name: value for name, value in named.items() if value is not None}
+
+
+def _client(gateway: InferenceGateway) -> dict[str, str]:
+    """librdkafka's properties: those that follow from tls and sasl, then the user's."""
+    kafka = gateway.spec.kafka
+    protocol = {(False, False): None, (True, False): "SSL", (False, True): "SASL_PLAINTEXT", (True, True): "SASL_SSL"}
+    properties: dict[str, str] = {}
+    if name := protocol[kafka.tls is not None, kafka.sasl is not None]:
+        properties["security.protocol"] = name
+    if kafka.sasl is not None:
+        properties["sasl.mechanism"] = kafka.sasl.mechanism
+    for files in secret_files(gateway):
+        if files.volume == "podpair-kafka-ca":
+            properties["ssl.ca.location"] = files.file(*files.keys)
+        if files.volume == "podpair-kafka-client":
+            certificate, key = files.keys
+            properties["ssl.certificate.location"] = files.file(certificate)
+            properties["ssl.key.location"] = files.file(key)
+    return properties | kafka.client
+
+
+def gateway_variables(gateway: InferenceGateway) -> list[Manifest]:
+    """Environment variables of the gateway: what comes from Secrets and from the pod, then the user's."""
+    kafka = gateway.spec.kafka
+    variables: list[Manifest] = []
+    if kafka.sasl is not None:
+        for setting, key in (("USERNAME", kafka.sasl.username_key), ("PASSWORD", kafka.sasl.password_key)):
+            source = {"secretKeyRef": {"name": kafka.sasl.secret_name, "key": key}}
+            variables.append({"name": f"PODPAIR_KAFKA__CLIENT__SASL_{setting}", "valueFrom": source})
+    if kafka.consumer_group.static_membership:
+        source = {"fieldRef": {"fieldPath": "metadata.name"}}
+        variables.append({"name": "PODPAIR_REQUESTS__INSTANCE", "valueFrom": source})
+    return variables
+
+
+def _width(topic: Topic) -> dict[str, int]:
+    settings = {"partitions": topic.partitions}
+    return settings if topic.replication is None else settings | {"replication": topic.replication}
+
+
+def _number(duration: str) -> float:
+    value = seconds(duration)
+    return int(value) if value == int(value) else value

@@ -1,0 +1,65 @@
+"""`podpair`, as someone types it."""
+
+from pathlib import Path
+
+import yaml
+from click.testing import CliRunner, Result
+
+from harness.resources import EXAMPLE
+from podpair.operator.cli.main import cli
+
+
+def podpair(*arguments: str | Path, given: str | None = None) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments], input=given)
+
+
+def test_validate_says_that_a_file_is_good() -> None:
+    done = podpair("validate", EXAMPLE)
+    assert (done.exit_code, done.stdout) == (0, f"{EXAMPLE}: digits is good\n")
+
+
+def test_validate_tells_all_faults_and_fails() -> None:
+    text = EXAMPLE.read_text().replace("min: 2", "min: 20").replace("image:", "imge:")
+    done = podpair("validate", "-", given=text)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    first, *faults = done.stderr.splitlines()
+    assert first == "podpair: 3 faults in -"
+    assert faults == [
+        "  line 5: spec.inference.image: is required",
+        "  line 6: spec.inference.imge: there is no such field; did you mean image?",
+        "  line 13: spec.scaling: min (20) is greater than max (10)",
+    ]
+
+
+def test_a_file_that_can_t_be_read(tmp_path: Path) -> None:
+    done = podpair("plan", tmp_path / "none.yaml")
+    assert (done.exit_code, done.stderr) == (2, f"podpair: {tmp_path / 'none.yaml'}: No such file or directory\n")
+    binary = tmp_path / "binary"
+    binary.write_bytes(b"\xff\xfe")
+    assert podpair("plan", binary).stderr == f"podpair: {binary}: not UTF-8\n"
+
+
+def test_plan_prints_the_objects_for_a_namespace() -> None:
+    done = podpair("plan", EXAMPLE, "-n", "ml", "--pod-monitor", "--gateway-image", "mine:1")
+    assert done.exit_code == 0, done.output
+    assert "&id" not in done.stdout  # no anchors: people read this
+    objects = list(yaml.safe_load_all(done.stdout))
+    assert [one["kind"] for one in objects] == [
+        "ServiceAccount", "Secret", "ConfigMap", "Service", "NetworkPolicy", "Deployment", "PodDisruptionBudget",
+        "HorizontalPodAutoscaler", "PodMonitor",
+    ]  # fmt: skip
+    assert {one["metadata"]["namespace"] for one in objects} == {"ml"}
+    (gateway,) = objects[5]["spec"]["template"]["spec"]["containers"]
+    assert gateway["image"] == "mine:1"
+
+
+def test_plan_differs_only_in_the_resume_key_from_one_time_to_the_next() -> None:
+    first, second = (list(yaml.safe_load_all(podpair("plan", EXAMPLE).stdout)) for _ in range(2))
+    differing = [one["kind"] for one, other in zip(first, second, strict=True) if one != other]
+    assert differing == ["Secret", "Deployment"]  # the pods roll when the key changes
+
+
+def test_plan_of_a_wrong_resource_prints_no_object() -> None:
+    done = podpair("plan", "-", given="kind: InferenceGateway\n")
+    assert (done.exit_code, done.stdout) == (2, "")

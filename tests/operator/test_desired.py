@@ -1,0 +1,309 @@
+"""What a resource becomes, read as the one who has to run it would."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from harness.resources import REMOVED, resource
+from podpair.gateway.config.load import load
+from podpair.gateway.config.model import Config
+from podpair.operator.core.desired import Surroundings, desired
+from podpair.operator.core.resource.igw import InferenceGateway
+
+AROUND = Surroundings(gateway_image="podpair-gateway:test", resume_key="k" * 43)
+SASL_AND_TLS = {
+    "kafka__tls": {"caRef": {"name": "ca", "key": "ca.crt"}, "clientCertificateRef": {"name": "client"}},
+    "kafka__sasl": {"secretName": "kafka"},
+}
+
+
+def objects(around: Surroundings = AROUND, **changed: Any) -> dict[str, Any]:
+    """The objects by kind; no kind is there twice but Secret, of which there is one."""
+    made = desired(InferenceGateway.model_validate(resource(**changed)), around)
+    by_kind = {one["kind"]: one for one in made}
+    assert len(by_kind) == len(made)
+    return by_kind
+
+
+def pod(**changed: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = objects(**changed)["Deployment"]["spec"]["template"]["spec"]
+    return spec
+
+
+def gateway_config(tmp_path: Path, **changed: Any) -> Config:
+    """The ConfigMap's file, read by the gateway itself."""
+    file = tmp_path / "gateway.yaml"
+    file.write_text(objects(**changed)["ConfigMap"]["data"]["gateway.yaml"])
+    return load(file)
+
+
+def test_the_gateway_reads_its_configuration(tmp_path: Path) -> None:
+    config = gateway_config(tmp_path)
+    assert (config.http.host, config.http.port) == ("0.0.0.0", 8080)
+    assert (config.auth.jwks_url, config.auth.audience) == ("https://login.example/jwks", "digits")
+    assert (config.kafka.bootstrap_servers, config.kafka.client) == ("kafka:9092", {})
+    assert (config.requests.topic, config.requests.group) == ("default.digits.requests", "default.digits")
+    assert (config.results.topic, config.results.partitions) == ("default.digits.results", 16)
+    assert config.inference.url == "http://127.0.0.1:8081"
+    assert config.console.model == "digits"
+
+
+def test_every_wish_reaches_the_gateway(tmp_path: Path) -> None:
+    config = gateway_config(
+        tmp_path,
+        gateway={
+            "auth": {"secretRef": {"name": "jwt", "key": "secret"}, "leeway": "0s", "requiredClaims": ["sub"]},
+            "sessions": {"max": 5, "idle": "0s", "heartbeat": "500ms", "resume": "1h30m", "buffer": "64Ki"},
+            "limits": {"message": "2M", "inFlight": 3, "direct": 4, "queued": 6, "attempts": 7},
+            "origins": ["https://app.example"],
+            "drain": "1m",
+            "console": False,
+            "logLevel": "debug",
+        },
+        kafka={
+            "bootstrapServers": "a:1,b:2",
+            "client": {"socket.keepalive.enable": "true"},
+            "createTopics": False,
+            "requests": {"name": "in", "partitions": 32, "replication": 3},
+            "results": {"name": "out", "partitions": 64, "replication": 2, "retention": "2h"},
+            "deadLetters": {"enabled": False, "retention": "1h"},
+            "consumerGroup": {"id": "g", "sessionTimeout": "6s"},
+            **{name.removeprefix("kafka__"): value for name, value in SASL_AND_TLS.items()},
+        },
+        inference__port=9000,
+        inference__timeout="2s",
+        inference__models=REMOVED,
+    )
+    assert str(config.auth.secret_file) == "/run/secrets/podpair/podpair-auth/secret"
+    assert (config.auth.leeway_seconds, config.auth.required_claims) == (0, ("sub",))
+    sessions = config.sessions
+    assert (sessions.idle_seconds, sessions.heartbeat_seconds, sessions.resume_seconds) == (0, 0.5, 5400)
+    assert (sessions.buffer_bytes, sessions.drain_seconds) == (65_536, 60)
+    limits = config.limits
+    assert (limits.sessions, limits.message_bytes, limits.in_flight, limits.direct) == (5, 2_000_000, 3, 4)
+    assert (config.requests.in_flight, config.requests.attempts, config.requests.group) == (6, 7, "g")
+    assert (config.requests.topic, config.requests.partitions, config.requests.replication) == ("in", 32, 3)
+    assert (config.results.topic, config.results.partitions, config.results.replication) == ("out", 64, 2)
+    assert (config.results.retention_seconds, config.requests.session_timeout_seconds) == (7200, 6)
+    assert (config.requests.dead_letters, config.requests.dead_letter_retention_seconds) == (False, 3600)
+    assert config.kafka.client == {
+        "security.protocol": "SASL_SSL",
+        "sasl.mechanism": "SCRAM-SHA-512",
+        "ssl.ca.location": "/run/secrets/podpair/podpair-kafka-ca/ca.crt",
+        "ssl.certificate.location": "/run/secrets/podpair/podpair-kafka-client/tls.crt",
+        "ssl.key.location": "/run/secrets/podpair/podpair-kafka-client/tls.key",
+        "socket.keepalive.enable": "true",
+    }
+    assert not config.kafka.create_topics
+    assert (config.inference.url, config.inference.timeout_seconds) == ("http://127.0.0.1:9000", 2)
+    assert (config.http.origins, config.console.enabled, config.log.level) == (("https://app.example",), False, "debug")
+
+
+@pytest.mark.parametrize(
+    ("auth", "setting"),
+    [
+        ({"disabled": True}, {"disabled": True}),
+        (
+            {"publicKeyRef": {"name": "jwt", "key": "key.pem"}},
+            {"public_key_file": "/run/secrets/podpair/podpair-auth/key.pem"},
+        ),
+    ],
+)
+def test_each_kind_of_auth(tmp_path: Path, auth: dict[str, Any], setting: dict[str, Any]) -> None:
+    found = gateway_config(tmp_path, gateway__auth=auth).auth.model_dump(mode="json")
+    assert {name: found[name] for name in setting} == setting
+
+
+def test_every_file_that_the_configuration_names_is_mounted() -> None:
+    changed = {"gateway__auth": {"secretRef": {"name": "jwt", "key": "secret"}}, **SASL_AND_TLS}
+    text = objects(**changed)["ConfigMap"]["data"]["gateway.yaml"]
+    named = {word for word in text.split() if word.startswith("/run/secrets/")}
+    spec = pod(**changed)
+    (gateway,) = spec["containers"]
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    mounted = {
+        f"{mount['mountPath']}/{item['path']}"
+        for mount in gateway["volumeMounts"]
+        for item in volumes[mount["name"]].get("secret", {}).get("items", [])
+    }
+    assert len(named) == 5
+    assert named == mounted
+
+
+def test_no_secret_stands_in_the_config_map() -> None:
+    made = objects(**SASL_AND_TLS)
+    assert "k" * 43 not in yaml.safe_dump(made["ConfigMap"])
+    assert base64.b64decode(made["Secret"]["data"]["resume-key"]) == b"k" * 43
+    (gateway,) = made["Deployment"]["spec"]["template"]["spec"]["containers"]
+    password = {
+        "name": "PODPAIR_KAFKA__CLIENT__SASL_PASSWORD",
+        "valueFrom": {"secretKeyRef": {"name": "kafka", "key": "password"}},
+    }
+    assert password in gateway["env"]
+
+
+def test_the_model_starts_before_the_gateway_and_ends_after_it() -> None:
+    spec = pod()
+    (inference,) = spec["initContainers"]
+    (gateway,) = spec["containers"]
+    assert (inference["name"], inference["restartPolicy"]) == ("inference", "Always")
+    assert "8081/v2/health/ready" in inference["startupProbe"]["exec"]["command"][2]
+    assert gateway["image"] == "podpair-gateway:test"
+    # 5 s to be forgotten, 30 s of drain, 20 s for the work in hand, 10 s for the model.
+    assert spec["terminationGracePeriodSeconds"] == 65
+    assert pod(gateway__drain="90s")["terminationGracePeriodSeconds"] == 125
+    assert pod(gateway__terminationGracePeriod="5m")["terminationGracePeriodSeconds"] == 300
+
+
+def test_replicas_are_written_only_where_no_autoscaler_owns_them() -> None:
+    scaled, fixed, pinned = objects(), objects(scaling={"min": 3, "max": 3}), objects(replicas=5)
+    assert "replicas" not in scaled["Deployment"]["spec"]
+    assert scaled["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]["name"] == "digits"
+    for made, replicas in ((fixed, 3), (pinned, 5)):
+        assert made["Deployment"]["spec"]["replicas"] == replicas
+        assert "HorizontalPodAutoscaler" not in made
+
+
+def test_the_autoscaler_is_quick_up_and_slow_down_and_takes_wishes() -> None:
+    metrics = [{"cpu": 60}, {"lag": 100}, {"latency": "50ms"}, {"latency": "2s"}, {"sessions": 5000}, {"inflight": 32}]
+    behavior = {"scaleDown": {"stabilizationWindowSeconds": 60}, "scaleUp": {"selectPolicy": "Disabled"}}
+    spec = objects(scaling={"max": 9, "metrics": metrics, "behavior": behavior})["HorizontalPodAutoscaler"]["spec"]
+    assert spec["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == 60
+    assert spec["behavior"]["scaleDown"]["policies"][1] == {"type": "Percent", "value": 10, "periodSeconds": 60}
+    assert spec["behavior"]["scaleUp"]["selectPolicy"] == "Disabled"
+    cpu, *external = spec["metrics"]
+    assert cpu["resource"]["target"] == {"type": "Utilization", "averageUtilization": 60}
+    assert [(one["external"]["metric"]["name"], one["external"]["target"]) for one in external] == [
+        ("podpair_lag", {"type": "AverageValue", "averageValue": "100"}),
+        ("podpair_latency_seconds", {"type": "Value", "value": "50m"}),
+        ("podpair_latency_seconds", {"type": "Value", "value": "2"}),
+        ("podpair_sessions", {"type": "AverageValue", "averageValue": "5000"}),
+        ("podpair_inflight", {"type": "AverageValue", "averageValue": "32"}),
+    ]
+
+
+def test_keda_instead() -> None:
+    scaling = {
+        "max": 9,
+        "provider": "keda",
+        "prometheusUrl": "http://prometheus:9090",
+        "metrics": [{"cpu": 60}, {"lag": 100}, {"latency": "50ms"}, {"sessions": 10}, {"inflight": 5}],
+    }
+    made = objects(scaling=scaling, **SASL_AND_TLS)
+    assert "HorizontalPodAutoscaler" not in made
+    assert "replicas" not in made["Deployment"]["spec"]
+    cpu, lag, latency, sessions, inflight = made["ScaledObject"]["spec"]["triggers"]
+    assert (cpu["type"], cpu["metadata"]) == ("cpu", {"value": "60"})
+    assert lag["metadata"]["topic"] == "default.digits.requests"
+    assert (lag["metadata"]["sasl"], lag["metadata"]["tls"]) == ("scram_sha512", "enable")
+    assert lag["authenticationRef"] == {"name": made["TriggerAuthentication"]["metadata"]["name"]}
+    assert [one["parameter"] for one in made["TriggerAuthentication"]["spec"]["secretTargetRef"]] == [
+        "username", "password", "ca", "cert", "key",
+    ]  # fmt: skip
+    assert (latency["metricType"], latency["metadata"]["threshold"]) == ("Value", "0.05")
+    assert 'podpair_gateway_sessions{namespace="default",pod=~"digits-' in sessions["metadata"]["query"]
+    assert inflight["metadata"]["threshold"] == "5"
+    plain = objects(scaling=scaling | {"metrics": [{"lag": 5}]})
+    assert "TriggerAuthentication" not in plain
+    assert "authenticationRef" not in plain["ScaledObject"]["spec"]["triggers"][0]
+
+
+def test_the_metrics_that_keda_asks_for_are_the_gateway_s() -> None:
+    from prometheus_client import generate_latest
+
+    from podpair.gateway.metrics import Metrics
+
+    exposed = generate_latest(Metrics().registry).decode()
+    for name in ("sessions", "direct_in_flight", "queue_in_flight", "request_seconds"):
+        assert f"# TYPE podpair_gateway_{name} " in exposed
+
+
+def test_a_change_of_configuration_or_of_a_secret_rolls_the_pods() -> None:
+    def annotations(around: Surroundings = AROUND, **changed: Any) -> dict[str, str]:
+        made = objects(around, **SASL_AND_TLS, **changed)["Deployment"]["spec"]["template"]["metadata"]["annotations"]
+        assert isinstance(made, dict)
+        return made
+
+    def around(**known: str) -> Surroundings:
+        return Surroundings(AROUND.gateway_image, AROUND.resume_key, secrets=known)
+
+    first = annotations()
+    assert annotations() == first
+    assert annotations(gateway__logLevel="debug")["podpair.dev/config-checksum"] != first["podpair.dev/config-checksum"]
+    assert annotations(around(kafka="1"))["podpair.dev/secrets-checksum"] != first["podpair.dev/secrets-checksum"]
+    assert annotations(around(kafka="1")) != annotations(around(kafka="2"))
+    assert annotations(around(stranger="1")) == first
+    assert annotations(Surroundings(AROUND.gateway_image, "l" * 43)) != first
+
+
+def test_every_object_belongs_to_its_resource() -> None:
+    made = resource()
+    made["metadata"] |= {"uid": "u-1", "namespace": "ml"}
+    for one in desired(InferenceGateway.model_validate(made), AROUND):
+        (owner,) = one["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["name"], owner["uid"], owner["controller"]) == (
+            "InferenceGateway",
+            "digits",
+            "u-1",
+            True,
+        )
+        assert one["metadata"]["namespace"] == "ml"
+        assert one["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "podpair-operator"
+    assert all("ownerReferences" not in one["metadata"] for one in objects().values())
+
+
+def test_an_overlay_is_laid_over_the_pods_by_name() -> None:
+    over = {
+        "metadata": {"labels": {"team": "vision", "podpair.dev/gateway": "stolen"}, "annotations": {"a": "b"}},
+        "spec": {
+            "nodeSelector": {"gpu": "yes"},
+            "topologySpreadConstraints": [{"topologyKey": "kubernetes.io/hostname", "$patch": "delete"}],
+            "initContainers": [{"name": "inference", "securityContext": {"runAsUser": 1000}, "livenessProbe": None}],
+            "containers": [
+                {"name": "gateway", "env": [{"name": "TZ", "value": "UTC"}]},
+                {"name": "proxy", "image": "proxy:1"},
+            ],
+        },
+    }
+    template = objects(inference__podTemplate=over)["Deployment"]["spec"]["template"]
+    assert template["metadata"]["labels"]["team"] == "vision"
+    assert template["metadata"]["labels"]["podpair.dev/gateway"] == "digits"
+    assert template["metadata"]["annotations"]["a"] == "b"
+    spec = template["spec"]
+    assert spec["nodeSelector"] == {"gpu": "yes"}
+    assert [one["topologyKey"] for one in spec["topologySpreadConstraints"]] == ["topology.kubernetes.io/zone"]
+    (inference,) = spec["initContainers"]
+    assert inference["securityContext"] == {
+        "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsUser": 1000,
+    }  # fmt: skip
+    assert "livenessProbe" not in inference
+    assert "startupProbe" in inference
+    gateway, proxy = spec["containers"]
+    assert (gateway["name"], gateway["env"]) == ("gateway", [{"name": "TZ", "value": "UTC"}])
+    assert gateway["image"] == "podpair-gateway:test"
+    assert proxy == {"name": "proxy", "image": "proxy:1"}
+
+
+def test_only_what_is_wanted_is_made() -> None:
+    bare = objects(
+        network={"networkPolicy": {"enabled": False}}, disruptionBudget={"enabled": False}, topologySpread={"keys": []}
+    )
+    assert set(bare) == {"ServiceAccount", "Secret", "ConfigMap", "Service", "Deployment", "HorizontalPodAutoscaler"}
+    assert "topologySpreadConstraints" not in bare["Deployment"]["spec"]["template"]["spec"]
+    watched = Surroundings(AROUND.gateway_image, AROUND.resume_key, pod_monitors=True)
+    assert (
+        objects(watched, monitoring={"labels": {"release": "p"}})["PodMonitor"]["metadata"]["labels"]["release"] == "p"
+    )
+    assert "PodMonitor" not in objects(watched, monitoring={"podMonitor": False})
+    assert "PodMonitor" not in objects()
+
+
+def test_a_route_of_the_gateway_api() -> None:
+    network = {"route": {"parentRefs": [{"name": "public", "sectionName": "https"}], "hostnames": ["d.example"]}}
+    spec = objects(network=network)["HTTPRoute"]["spec"]
+    assert spec["parentRefs"] == [{"name": "public", "sectionName": "https"}]
+    assert spec["rules"][0]["backendRefs"] == [{"name": "digits", "port": 80}]
+    assert spec["hostnames"] == ["d.example"]
