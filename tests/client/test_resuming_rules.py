@@ -140,7 +140,7 @@ class Run:
         self.terminal: dict[str, int] = {}
         self.positions: list[str] = []
         self.known: set[str] = set()
-        self.offset = 0
+        self.offset = self.submitted = 0
         self.deliver(welcome(resumed=False, limits={"in_flight": 3}))
 
     def deliver(self, event: dict[str, Any]) -> None:
@@ -156,7 +156,8 @@ class Run:
         assert len(self.state._outbox) == sum(not request.sent for request in self.state.open.values())
 
     def submit(self, name: str, resend: bool) -> None:
-        name = f"{name}.{len(self.known)}"
+        self.submitted += 1
+        name = f"{name}.{self.submitted}"  # an id is never taken twice, not even that of a cancelled request
         self.known.add(name)
         self.state.submit(Request(name, {}, resend=resend))
 

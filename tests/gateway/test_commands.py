@@ -3,12 +3,14 @@
 import json
 import os
 import subprocess
+from http.client import HTTPConnection
 from pathlib import Path
 
 import jwt
 import pytest
 import yaml
 
+from harness.pair import Gateway
 from harness.processes import BIN, ROOT
 
 SECRET = "configured-secret-0123456789-0123456789"
@@ -108,3 +110,41 @@ def test_push_says_what_is_wrong() -> None:
 def test_the_page_of_settings_is_what_the_command_prints() -> None:
     """docs/configuration.md is `podpair-gateway config doc`."""
     assert (ROOT / "docs" / "configuration.md").read_text() == run("config", "doc").stdout
+
+
+def test_check_reads_the_files_that_the_configuration_names(tmp_path: Path) -> None:
+    short = tmp_path / "short"
+    short.write_text("too short")
+    environment = {
+        "PODPAIR_AUTH__PUBLIC_KEY_FILE": str(tmp_path / "missing.pem"),
+        "PODPAIR_SESSIONS__RESUME_SECRET_FILE": str(short),
+    }
+    done = run("config", "check", **environment)
+    assert done.returncode == 2
+    assert "2 faults" in done.stderr
+    assert "auth.public_key_file" in done.stderr
+    assert "missing.pem: No such file" in done.stderr
+    assert "9 bytes, 32 are needed" in done.stderr
+
+
+def test_a_property_that_librdkafka_does_not_have(tmp_path: Path) -> None:
+    environment = {"PODPAIR_AUTH__SECRET": SECRET, "PODPAIR_KAFKA__CLIENT__NO_SUCH": "1", "PODPAIR_HTTP__PORT": "0"}
+    done = run("serve", **environment)
+    assert done.returncode == 1
+    messages = [json.loads(line)["message"] for line in done.stderr.splitlines() if line.startswith("{")]
+    assert any("no.such" in message and message.startswith("kafka.client:") for message in messages)
+    assert "Traceback" not in done.stderr
+
+
+def test_tokens_are_minted_for_this_machines_names_only(tmp_path: Path) -> None:
+    """A page whose name was made to mean 127.0.0.1 gets none."""
+    gateway = Gateway(tmp_path, {"kafka": {"embedded": True}, "console": {"mint_tokens": True}})
+    try:
+        port = int(gateway.url.rsplit(":", 1)[1])
+        for host, status in (("127.0.0.1", 200), ("localhost", 200), ("evil.example", 403)):
+            connection = HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.request("POST", "/console/token", headers={"Host": f"{host}:{port}"})
+            assert connection.getresponse().status == status
+            connection.close()
+    finally:
+        gateway.kill()

@@ -8,7 +8,9 @@ import yaml
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from podpair.gateway.config.load import load
+from podpair.gateway.auth.resume import ResumeTokens
+from podpair.gateway.auth.tokens import TokenVerifier
+from podpair.gateway.config.load import ConfigError, load
 from podpair.gateway.config.model import Config
 
 _PAGE = """\
@@ -29,8 +31,16 @@ def config_group() -> None:
 @config_group.command()
 @_path
 def check(path: Path | None) -> None:
-    """Read the configuration; exits with 2 and tells every fault, if there is one."""
-    load(path)
+    """Read the configuration, and the keys and secrets that it names; exits with 2 and tells every fault."""
+    config = load(path)
+    faults = []
+    for read in (lambda: TokenVerifier(config.auth), lambda: ResumeTokens(config.sessions)):
+        try:
+            read()
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
     click.echo("the configuration is good")
 
 

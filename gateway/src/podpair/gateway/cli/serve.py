@@ -10,6 +10,7 @@ import uvloop
 from aiohttp import web
 
 from podpair.gateway import logs
+from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Config
 from podpair.gateway.http.app import make_app
 from podpair.gateway.kafka.threads import call_on
@@ -54,7 +55,7 @@ async def _serve(config: Config) -> int:
 
     def started(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (failure := task.exception()) is not None:
-            _log.error("%s", failure, exc_info=None if isinstance(failure, MissingTopic) else failure)
+            _log.error("%s", failure, exc_info=None if isinstance(failure, MissingTopic | ConfigError) else failure)
             end(1)
 
     starting = asyncio.create_task(_start(service, _address(web_runner)))

@@ -13,6 +13,7 @@ from podpair.gateway.service import Service
 
 _FILES = Path(__file__).parent.parent / "console"
 _TOKEN_SECONDS = 3600
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def add_console(app: web.Application, service: Service) -> None:
@@ -50,6 +51,11 @@ def add_console(app: web.Application, service: Service) -> None:
 
 def _minting(service: Service) -> Handler:
     async def mint(request: web.Request) -> web.Response:
+        # A page elsewhere whose name was made to mean this machine would be same-origin to its browser.
+        if (request.url.host or "") not in _LOOPBACK:
+            return refusal(
+                403, "forbidden", f"tokens are minted for {' and '.join(_LOOPBACK)} only, not {request.host}"
+            )
         try:
             body = await request.json() if request.can_read_body else {}
         except json.JSONDecodeError:

@@ -10,6 +10,7 @@ from podpair.gateway.core.wires import EventStreamWire
 from podpair.gateway.http.admission import Admission, Refused, Visitor
 from podpair.gateway.logs import ids
 from podpair.gateway.service import Service
+from podpair.gateway.sessions.registry import NotYours
 
 _log = logging.getLogger(__name__)
 _COMMENT = b"4\r\n: \n\n\r\n"  # a comment as one HTTP chunk: keeps proxies from closing a silent stream
@@ -50,7 +51,10 @@ class EventStreamEdge:
             done.set()
 
         wire = EventStreamWire(parts.joining.prefix(parts.home(visitor.session)))
-        session, connection = self._admission.connect(visitor, "events", transport, wire, close)
+        try:
+            session, connection = self._admission.connect(visitor, "events", transport, wire, close)
+        except NotYours:  # that user came while this one was let in
+            return response
         try:
             start = await parts.joining.begin(session, connection, resumed=visitor.resumed, position=visitor.position)
             await parts.joining.catch_up(session, connection, start)

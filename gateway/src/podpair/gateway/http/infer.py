@@ -34,11 +34,11 @@ class InferEdge:
             if session_id is None:
                 message = "which session? send ?resume=<token of its welcome>, or a token with the claim sid"
                 raise self._admission.refuse(400, "invalid", message)
+            body = await request.read()
             self._admission.check_owner(parts, session_id, identity)
         except Refused as refused:
             return refused.response
-        body = await request.read()
-        session = parts.registry.session(session_id, identity.subject)
+        session = parts.registry.session(session_id, identity.subject)  # checked, with no await between
         try:
             asked = decode_infer(body)
             started = parts.dispatcher.infer(session, asked)

@@ -27,6 +27,7 @@ from podpair.gateway.logs import ids
 from podpair.gateway.service import Parts, Service
 from podpair.gateway.sessions.connection import Connection
 from podpair.gateway.sessions.dispatch import Duplicate
+from podpair.gateway.sessions.registry import NotYours
 from podpair.gateway.sessions.session import Session
 
 _log = logging.getLogger(__name__)
@@ -93,7 +94,11 @@ class WebSocketEdge:
 
         wire = RawWire() if protocol == RAW else JsonWire(parts.joining.prefix(parts.home(visitor.session)))
         kind = "raw" if protocol == RAW else "websocket"
-        session, connection = self._admission.connect(visitor, kind, transport, wire, close)
+        try:
+            session, connection = self._admission.connect(visitor, kind, transport, wire, close)
+        except NotYours as error:  # that user came while this one was let in
+            await _end(socket, transport, WSCloseCode.POLICY_VIOLATION, str(error))
+            return socket
         too_large = f"a frame is larger than {config.limits.message_bytes} bytes (limits.message_bytes)"
         socket.on_too_large = lambda: connection.close(CloseCode.TOO_LARGE, too_large)
         _log.debug("connected", extra=ids(session=session.id, subject=session.subject))

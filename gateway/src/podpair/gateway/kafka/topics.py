@@ -8,6 +8,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Config
 from podpair.gateway.kafka.clients import properties
 
@@ -34,9 +35,12 @@ class Topics(NamedTuple):
 def ensure_topics(config: Config) -> Topics:
     """Look the topics up, and create what is missing where `kafka.create_topics` allows it. Blocks.
 
-    Raises MissingTopic, which names the topic, or Unreachable.
+    Raises MissingTopic, which names the topic, Unreachable, or ConfigError where librdkafka refuses a property.
     """
-    admin = AdminClient(properties(config))
+    try:
+        admin = AdminClient(properties(config))
+    except KafkaException as error:
+        raise ConfigError([f"kafka.client: {error.args[0].str()}"]) from None
     wanted = {topic.topic: topic for topic in _wanted(config)}
     found = _partitions(admin, list(wanted), ask_each=config.kafka.embedded)
     missing = [name for name, count in found.items() if count == 0]

@@ -19,6 +19,10 @@ _log = logging.getLogger(__name__)
 _SWEEP = 1.0  # seconds between looks at idle and expired connections
 
 
+class NotYours(Exception):
+    """The session is another user's."""
+
+
 class Registry:
     """Sessions by key (their id in bytes), as Kafka's records name them."""
 
@@ -33,7 +37,6 @@ class Registry:
         # Who takes the terminal events that a client did not get, and who cares that it is gone.
         self.on_unsent: Callable[[Session, list[Event]], object] = lambda *_: None
         self.on_gone: Callable[[Session], object] = lambda _: None
-        self._jitter: dict[bytes, float] = {}
         self._sweeper = asyncio.create_task(self._sweep())
 
     def mint(self) -> str:
@@ -41,16 +44,18 @@ class Registry:
         return mint_session_id(self._owned(), self._partitions)
 
     def session(self, session_id: str, subject: str) -> Session:
-        """The session with this id, new if it isn't here."""
+        """The session with this id, new if it isn't here. Raises NotYours where it is another user's."""
         key = session_id.encode()
         session = self.sessions.get(key)
         if session is None:
             home = home_partition(session_id, self._partitions)
             session = self.sessions[key] = Session(session_id, subject, home, self._config.limits.in_flight)
+        if session.subject != subject:
+            raise NotYours("the session is another user's")
         return session
 
     def attach(self, session_id: str, subject: str, connection: Connection, expires_at: float | None) -> Session:
-        """A client is there; one that was there before is told that it was replaced."""
+        """A client is there; one that was there before is told that it was replaced. Raises NotYours."""
         session = self.session(session_id, subject)
         before = session.connection
         if before is not None:
@@ -71,7 +76,6 @@ class Registry:
             return  # already replaced
         session.connection = None
         session.live = False
-        self._jitter.pop(session.key, None)
         self._count(-1)
         self.on_unsent(session, unsent)
         self.on_gone(session)
@@ -108,24 +112,21 @@ class Registry:
                 connection = session.connection
                 if connection is None:
                     continue
-                if session.expires_at is not None and now >= session.expires_at:
-                    self._expire(session, connection, now)
+                if session.ends_at is not None and now >= session.ends_at:
+                    _log.info("token expired", extra=ids(session=session.id))
+                    connection.close(CloseCode.EXPIRED, "the token has expired")
                 elif idle and monotonic - session.active > idle:
                     _log.info("session idle", extra=ids(session=session.id))
                     connection.close(CloseCode.IDLE, f"idle for {idle:.0f} s")
 
-    def _expire(self, session: Session, connection: Connection, now: float) -> None:
-        # Tokens minted together end together; spread over the jitter their clients don't come back all at once.
-        spread = self._config.sessions.expiry_jitter_seconds
-        due = self._jitter.setdefault(session.key, (session.expires_at or now) + random.uniform(0, spread))  # noqa: S311
-        if now >= due:
-            _log.info("token expired", extra=ids(session=session.id))
-            connection.close(CloseCode.EXPIRED, "the token has expired")
-
     def refreshed(self, session: Session, expires_at: float | None) -> None:
-        """A newer token for the session's connection."""
-        session.expires_at = expires_at
-        self._jitter.pop(session.key, None)
+        """The session's connection has a token that expires then (Unix seconds), or never."""
+        session.expires_at = session.ends_at = expires_at
+        if expires_at is not None:
+            # What was let in within the leeway stays as long. Tokens minted together end together; spread over the
+            # jitter their clients don't come back all at once.
+            jitter = random.uniform(0, self._config.sessions.expiry_jitter_seconds)  # noqa: S311
+            session.ends_at = expires_at + self._config.auth.leeway_seconds + jitter
 
     async def close(self) -> None:
         """Stop looking after sessions."""

@@ -1,5 +1,6 @@
 """One session: a user's place in the results topic, with or without a client connected right now."""
 
+import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -20,7 +21,19 @@ class Delivery(NamedTuple):
 class Session:
     """State of one session on this gateway; whatever outlives the gateway is in Kafka or in the resume token."""
 
-    __slots__ = ("active", "connection", "expires_at", "home", "id", "key", "ledger", "live", "seen", "subject")
+    __slots__ = (
+        "active",
+        "connection",
+        "ends_at",
+        "expires_at",
+        "home",
+        "id",
+        "key",
+        "ledger",
+        "live",
+        "seen",
+        "subject",
+    )
 
     def __init__(self, session_id: str, subject: str, home: int, max_open: int) -> None:
         self.id = session_id
@@ -32,6 +45,7 @@ class Session:
         self.live = False  # caught up: records are delivered as they are read
         self.seen = -1  # offset of the last record delivered, or of the one before the first
         self.expires_at: float | None = None  # Unix seconds: when its token ends
+        self.ends_at: float | None = None  # Unix seconds: when its connection is closed for that
         self.active = 0.0  # monotonic seconds: when a frame last went either way
 
     def deliver(self, records: Iterable[Record]) -> Delivery:
@@ -76,5 +90,6 @@ class Session:
         """Send one event that did not come through Kafka; False if no client is there to take it."""
         if self.connection is None or not self.connection.open:
             return False
+        self.active = time.monotonic()
         self.connection.send_unlogged((event,))
         return True
