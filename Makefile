@@ -10,7 +10,7 @@ KAFKA ?=
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock bench bench-fanout images clean
+.PHONY: help setup demo test lint format lock crd bench bench-fanout images clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ lock: $(UV) ## pin every dependency anew, with hashes and without addresses
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	  $(if $(UPGRADE),--upgrade) --group build --group lint --group test --group bench --group train \
 	  $(PROJECTS:%=%/pyproject.toml) -o requirements.lock
+
+crd: setup ## the CRD's chart and docs/resource.md, made anew from the resource's models
+	@$(BIN)/podpair crd > charts/podpair-crds/templates/crd.yaml
+	@$(BIN)/podpair crd --format doc > docs/resource.md
 
 IMAGE_TAG ?= dev
 images: ## podpair-gateway and podpair-inference (BASE=image to build on, DOCKER_FLAGS, IMAGE_TAG)

@@ -7,6 +7,7 @@ import pytest
 
 from harness.kubernetes import ApiServer
 from harness.processes import ROOT
+from podpair.operator.core.crd import NAME
 
 CRD = ROOT / "charts" / "podpair-crds" / "templates" / "crd.yaml"
 _numbers = count(1)
@@ -31,7 +32,7 @@ def bare_cluster() -> Iterator[ApiServer]:
 def cluster(bare_cluster: ApiServer) -> ApiServer:
     """A running API server that knows InferenceGateways."""
     bare_cluster.kubectl("apply", "--server-side", "-f", str(CRD))
-    bare_cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(CRD))
+    bare_cluster.await_kind(NAME)
     return bare_cluster
 
 

@@ -10,6 +10,7 @@ import yaml
 from cluster.conftest import CRD
 from harness.kubernetes import ApiServer, Refused
 from harness.resources import EXAMPLE, REMOVED, WRONG, Wrong, resource
+from podpair.operator.core.crd import NAME
 from podpair.operator.core.reading import read
 
 
@@ -20,8 +21,8 @@ def apply(cluster: ApiServer, namespace: str, made: dict[str, Any], *options: st
 def test_client_side_apply_takes_the_crd_and_finds_nothing_to_change_the_second_time(bare_cluster: ApiServer) -> None:
     bare_cluster.kubectl("apply", "-f", str(CRD))
     assert "unchanged" in bare_cluster.kubectl("apply", "-f", str(CRD))
-    bare_cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(CRD))
-    stored = bare_cluster.read("crd", "inferencegateways.podpair.dev")
+    bare_cluster.await_kind(NAME)
+    stored = bare_cluster.read("crd", NAME)
     conditions = {one["type"]: one for one in stored["status"]["conditions"]}
     assert "NonStructuralSchema" not in conditions
     assert conditions["NamesAccepted"]["status"] == "True"
@@ -93,6 +94,9 @@ def test_what_validate_takes_the_api_server_takes(cluster: ApiServer, namespace:
         ({"inference__volumes": [{"name": "m", "mountPath": "/m", "source": {}}]}, "spec.inference.volumes[0].source"),
         ({"inference__resources": {"requests": {"cpu": 0.5}}}, "spec.inference.resources.requests.cpu"),
         ({"scaling__metrics": []}, "spec.scaling.metrics"),
+        ({"disruptionBudget": {"minAvailable": "half"}}, "spec.disruptionBudget.minAvailable"),
+        ({"inference__resources": {"limits": {"memory": "1Gb"}}}, "spec.inference.resources.limits.memory"),
+        ({"inference__podTemplate": {"nodeSelector": {}}}, "spec.inference.podTemplate.nodeSelector"),
         ({"scaling__minimum": 3}, "spec.scaling.minimum"),
         ({"kafka__consumerGroup": {"protocol": "consumer"}}, "spec.kafka.consumerGroup.protocol"),
     ],

@@ -39,8 +39,9 @@ def programs() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="podpair-kubernetes-") as module:
             _build(go, Path(module), missing)
-            for name in missing:
-                shutil.move(Path(module) / "out" / name, folder / name)
+            for name in missing:  # a copy that is cut off must not look like a program
+                shutil.move(Path(module) / "out" / name, folder / f"{name}.part")
+                (folder / f"{name}.part").rename(folder / name)
     return folder
 
 
@@ -161,6 +162,21 @@ class ApiServer:
         """kubectl get, as an object."""
         found: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json"))
         return found
+
+    def await_kind(self, name: str) -> None:
+        """Until the API server serves the kind of a CRD. kubectl wait fails where there are no conditions yet."""
+
+        def served() -> bool:
+            conditions = self.read("crd", name).get("status", {}).get("conditions") or []
+            if not any((one["type"], one["status"]) == ("Established", "True") for one in conditions):
+                return False
+            try:
+                self.kubectl("get", name, "--all-namespaces")
+            except Refused:  # discovery follows a moment later
+                return False
+            return True
+
+        until(served)
 
     def stop(self) -> None:
         """End it and forget what it stored."""

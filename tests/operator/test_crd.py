@@ -19,12 +19,12 @@ def printed(*arguments: str) -> str:
 
 
 def test_the_committed_crd_is_the_generated_one() -> None:
-    assert COMMITTED.read_text() == printed("crd"), "run: podpair crd > charts/podpair-crds/templates/crd.yaml"
+    assert COMMITTED.read_text() == printed("crd"), "run: make crd"
 
 
 def test_the_page_on_the_resource_is_the_generated_one() -> None:
     page = ROOT / "docs" / "resource.md"
-    assert page.read_text() == printed("crd", "--format", "doc"), "run: podpair crd --format doc > docs/resource.md"
+    assert page.read_text() == printed("crd", "--format", "doc"), "run: make crd"
 
 
 def test_it_is_small_and_helm_leaves_it_alone() -> None:

@@ -61,6 +61,8 @@ def read(text: str, namespace: str | None = None) -> Contents:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         return Contents([], [Fault(mark.line + 1 if mark else 1, "", f"not YAML: {getattr(error, 'problem', error)}")])
+    except RecursionError:
+        return Contents([], [Fault(1, "", "nested too deep")])
     except ValueError as error:  # what looks like a date and is none
         return Contents([], [Fault(1, "", f"not YAML: {error}")])
     contents = Contents([], [])
@@ -83,7 +85,7 @@ def _construct(node: yaml.Node) -> Any:
 
 
 def _read_one(node: yaml.Node, value: dict[str, Any], contents: Contents) -> None:
-    faults = list(_repeated(node, ()))
+    faults = list(_repeated(node, (), set()))
     try:
         resource = InferenceGateway.model_validate(value)
     except ValidationError as error:
@@ -154,8 +156,11 @@ def _path(place: tuple[Any, ...]) -> str:
     return text.removeprefix(".")
 
 
-def _repeated(node: yaml.Node, place: tuple[Any, ...]) -> Iterator[Fault]:
+def _repeated(node: yaml.Node, place: tuple[Any, ...], looked_at: set[int]) -> Iterator[Fault]:
     """Names that a mapping has twice: YAML takes the last one, and says nothing."""
+    if id(node) in looked_at:
+        return  # an alias: told where its anchor is
+    looked_at.add(id(node))
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
@@ -163,10 +168,10 @@ def _repeated(node: yaml.Node, place: tuple[Any, ...]) -> Iterator[Fault]:
             if key.value in seen:
                 yield Fault(key.start_mark.line + 1, _path(here), "is there twice")
             seen.add(key.value)
-            yield from _repeated(value, here)
+            yield from _repeated(value, here, looked_at)
     elif isinstance(node, yaml.SequenceNode):
         for at, value in enumerate(node.value):
-            yield from _repeated(value, (*place, at))
+            yield from _repeated(value, (*place, at), looked_at)
 
 
 def _fields(location: tuple[Any, ...]) -> list[str]:

@@ -5,13 +5,15 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from podpair.operator.core.resource.rules import Section
 
 DURATION = r"^([1-9][0-9]*(ms|s|m|h))+$"
 DURATION_OR_ZERO = r"^(0s|([1-9][0-9]*(ms|s|m|h))+)$"
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei)?$"
+PERCENT = r"^[0-9]+%$"
 _UNITS = {"": Decimal(1), "m": Decimal("0.001")}
 _UNITS |= {unit: Decimal(1000) ** power for power, unit in enumerate("kMGTPE", 1)}
 _UNITS |= {f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGTPE", 1)}
@@ -39,9 +41,24 @@ Quantity = Annotated[
         {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}], "pattern": QUANTITY}
     ),
 ]
+
+
+def _int_or_percent(value: object) -> int | str:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, str) and re.match(PERCENT, value):
+        return value
+    raise PydanticCustomError(
+        "int_or_percent", "{value} is not a number, or a share such as 50%", {"value": repr(value)}
+    )
+
+
 IntOrPercent = Annotated[
     int | str,
-    WithJsonSchema({"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]}),
+    PlainValidator(_int_or_percent),
+    WithJsonSchema(
+        {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}], "pattern": PERCENT}
+    ),
 ]
 # Passed on as it is: the API server knows its schema, which would be large here.
 Passed = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})]
