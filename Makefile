@@ -10,7 +10,7 @@ KAFKA ?=
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock crd bench bench-fanout images clean
+.PHONY: help setup demo test lint format lock crd proto bench bench-fanout images clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,8 +51,12 @@ format: setup ## let ruff mend what it can
 
 lock: $(UV) ## pin every dependency anew, with hashes and without addresses
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
-	  $(if $(UPGRADE),--upgrade) --group build --group lint --group test --group bench --group train \
+	  $(if $(UPGRADE),--upgrade) --group build --group lint --group test --group bench --group train --group proto \
 	  $(PROJECTS:%=%/pyproject.toml) -o requirements.lock
+
+PROTO := podpair/inference/grpc/proto
+proto: setup ## generate the Python of the .proto files anew
+	@cd inference/src && $(abspath $(BIN))/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. $(PROTO)/*.proto
 
 crd: setup ## the CRD's chart and docs/resource.md, made anew from the resource's models
 	@$(BIN)/podpair crd > charts/podpair-crds/templates/crd.yaml

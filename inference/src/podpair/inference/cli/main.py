@@ -65,7 +65,8 @@ def serve(
     except FaultsError as error:
         _refuse(error.faults, 1)
     except OSError as error:
-        _refuse([f"can't listen on {settings.server.host}:{settings.server.port}: {error.strerror or error}"], 1)
+        where = f"{settings.server.host}:{settings.server.port}: {error.strerror}" if error.strerror else str(error)
+        _refuse([f"can't listen on {where}"], 1)
 
 
 def _run(main_coroutine: Coroutine[Any, Any, None]) -> None:

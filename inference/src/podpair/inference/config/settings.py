@@ -33,6 +33,14 @@ class ServerSettings(_Section):
     shutdown_seconds: Annotated[float, Field(ge=0)] = 20.0
 
 
+class GrpcSettings(_Section):
+    """gRPC, at the same host."""
+
+    enabled: bool = True
+    # Default: the one after server.port, 8082; any free one where that is 0. The log's record "gRPC is ready" names it.
+    port: Annotated[int, Field(ge=0, le=65535)] | None = None
+
+
 class ModelsSettings(_Section):
     """What is served."""
 
@@ -60,8 +68,16 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PODPAIR_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
     server: ServerSettings = ServerSettings()
+    grpc: GrpcSettings = GrpcSettings()
     models: ModelsSettings = ModelsSettings()
     log: LogSettings = LogSettings()
+
+    @property
+    def grpc_port(self) -> int:
+        """Where gRPC listens; 0: any free port."""
+        if self.grpc.port is not None:
+            return self.grpc.port
+        return self.server.port + 1 if 0 < self.server.port < 65535 else 0
 
 
 def load_settings(file: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:

@@ -1,0 +1,57 @@
+"""When gRPC is imported and listens: after the models are ready, where it is on.
+
+The import takes a fifth of a second and some 20 MB; nobody who only uses REST waits for it.
+"""
+
+import asyncio
+import importlib
+import logging
+from typing import TYPE_CHECKING
+
+from podpair.inference.config.settings import Settings
+from podpair.inference.metrics import Metrics
+from podpair.inference.runtime.catalog import Catalog
+
+if TYPE_CHECKING:
+    from podpair.inference.grpc.server import Server
+
+log = logging.getLogger(__name__)
+
+
+class GrpcServer:
+    """The gRPC server, once it has been imported."""
+
+    def __init__(self, settings: Settings, catalog: Catalog, metrics: Metrics) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._metrics = metrics
+        self._server: Server | None = None
+
+    async def start(self) -> None:
+        """Listen. Raises OSError if a port that was asked for is taken; without the default one it is off."""
+        settings = self._settings.grpc
+        if not settings.enabled:
+            return
+        # In a thread, for the import; the server itself belongs to the loop.
+        module = await asyncio.to_thread(importlib.import_module, "podpair.inference.grpc.server")
+        server: Server = module.Server(self._catalog, self._metrics, self._settings.server.max_body_bytes)
+        host, port = self._settings.server.host, self._settings.grpc_port
+        try:
+            bound = await server.start(host, port)
+        except RuntimeError:
+            if settings.port is not None:
+                raise OSError(f"{host}:{port} is taken (grpc.port)") from None
+            log.warning("gRPC is off: its default port is taken; set grpc.port", extra={"address": f"{host}:{port}"})
+        else:
+            self._server = server
+            log.info("gRPC is ready", extra={"address": f"{host}:{bound}"})
+
+    async def refuse(self) -> None:
+        """Be unhealthy: the container stops."""
+        if self._server is not None:
+            await self._server.refuse()
+
+    async def stop(self) -> None:
+        """End what is left of the connections."""
+        if self._server is not None:
+            await self._server.stop(1.0)

@@ -1,0 +1,123 @@
+"""V2's inference messages, between their encoded bytes and arrays; raw tensors are views of the message."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from podpair.inference.core import wire
+from podpair.inference.core.errors import InvalidRequestError
+from podpair.inference.core.signature import Signature
+from podpair.inference.core.tensors import DATATYPES, Array, TensorSpec, from_raw, to_raw
+from podpair.inference.core.v2 import InferRequest
+from podpair.inference.grpc.proto import open_inference_pb2 as pb
+
+# Field numbers of the raw contents.
+_RAW_INPUTS = pb.ModelInferRequest.DESCRIPTOR.fields_by_name["raw_input_contents"].number
+_RAW_OUTPUTS = pb.ModelInferResponse.DESCRIPTOR.fields_by_name["raw_output_contents"].number
+
+_CONTENTS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+
+
+def parse(message: bytes) -> tuple[Any, list[memoryview]]:
+    """A ModelInferRequest without its raw tensors, and these. Raises InvalidRequestError."""
+    rest, raw = wire.take(message, _RAW_INPUTS)
+    try:
+        return pb.ModelInferRequest.FromString(rest), raw
+    except Exception as error:  # protobuf's DecodeError has no stable home
+        raise InvalidRequestError(f"the message is no ModelInferRequest: {error}") from None
+
+
+def decode(request: Any, raw: Sequence[memoryview], signature: Signature) -> InferRequest:
+    """The request, checked against the model. Raises InvalidRequestError."""
+    if raw and len(raw) != len(request.inputs):
+        raise InvalidRequestError(f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs")
+    arrays: list[Array | None] = [None] * len(signature.inputs)
+    for i, tensor in enumerate(request.inputs):
+        index = signature.by_name.get(tensor.name)
+        if index is None:
+            raise InvalidRequestError(f"no input {tensor.name!r}; the model takes {', '.join(signature.by_name)}")
+        if arrays[index] is not None:
+            raise InvalidRequestError(f"input {tensor.name!r} is there twice")
+        if "shared_memory_region" in tensor.parameters:
+            raise InvalidRequestError(f"input {tensor.name!r}: shared memory is not served")
+        shape = tuple(tensor.shape)
+        signature.check_header(index, tensor.datatype, shape)
+        if any(size < 0 for size in shape):
+            raise InvalidRequestError(f"input {tensor.name!r}: a size in {list(shape)} is negative")
+        array = from_raw(raw[i], tensor.datatype, shape, tensor.name) if raw else _typed(tensor, shape)
+        signature.check_values(index, array)
+        arrays[index] = array
+    given = tuple(array for array in arrays if array is not None)
+    if len(given) < len(arrays):
+        missing = next(name for name, index in signature.by_name.items() if arrays[index] is None)
+        raise InvalidRequestError(f"input {missing!r} is missing")
+    return InferRequest(request.id or None, given, _wanted(request, signature), parameters(request.parameters))
+
+
+def encode(
+    model: str,
+    version: str,
+    request: InferRequest,
+    specs: Sequence[TensorSpec],
+    arrays: Sequence[Array],
+    more: Mapping[str, bool] | None = None,
+) -> bytes:
+    """The encoded ModelInferResponse, all tensors raw. more: its parameters."""
+    response = pb.ModelInferResponse(model_name=model, model_version=version, id=request.id or "")
+    raw = []
+    for index, _ in request.wanted:
+        spec, array = specs[index], arrays[index]
+        response.outputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)
+        raw.append(to_raw(array))
+    for name, value in (more or {}).items():
+        response.parameters[name].bool_param = value
+    return wire.put(response.SerializeToString(), _RAW_OUTPUTS, raw)
+
+
+def parameters(given: Any) -> dict[str, Any]:
+    """A map of InferParameter as Python values."""
+    return {
+        name: getattr(value, value.WhichOneof("parameter_choice") or "string_param") for name, value in given.items()
+    }
+
+
+def _typed(tensor: Any, shape: tuple[int, ...]) -> Array:
+    """The tensor in `contents`. Raises InvalidRequestError."""
+    field = _CONTENTS.get(tensor.datatype)
+    if field is None:
+        raise InvalidRequestError(f"input {tensor.name!r}: {tensor.datatype} goes into raw_input_contents only")
+    values = getattr(tensor.contents, field)
+    if len(values) != math.prod(shape):
+        raise InvalidRequestError(
+            f"input {tensor.name!r}: {field} holds {len(values)} elements, shape {list(shape)} needs {math.prod(shape)}"
+        )
+    try:
+        array = np.array(list(values), DATATYPES[tensor.datatype])
+    except OverflowError as error:
+        raise InvalidRequestError(f"input {tensor.name!r}: {error}") from None
+    return array.reshape(shape)
+
+
+def _wanted(request: Any, signature: Signature) -> list[tuple[int, bool]]:
+    if not request.outputs:
+        return [(index, True) for index in range(len(signature.outputs))]
+    names = {spec.name: index for index, spec in enumerate(signature.outputs)}
+    for output in request.outputs:
+        if output.name not in names:
+            raise InvalidRequestError(f"no output {output.name!r}; the model gives {', '.join(names)}")
+    return [(names[output.name], True) for output in request.outputs]

@@ -1,0 +1,81 @@
+"""The gRPC server: its services, their methods as bytes or messages, health and reflection. Importing this imports grpc."""
+
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from podpair.inference.grpc import inference, predicting
+from podpair.inference.grpc.calls import Calls
+from podpair.inference.grpc.proto import open_inference_pb2, podpair_pb2
+from podpair.inference.metrics import Metrics
+from podpair.inference.runtime.catalog import Catalog
+
+_V2 = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+_PODPAIR = podpair_pb2.DESCRIPTOR.services_by_name["Inference"]
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+SERVICES = (_V2.full_name, _PODPAIR.full_name)
+
+
+class Server:
+    """A grpc.aio server, and the health that it tells."""
+
+    def __init__(self, catalog: Catalog, metrics: Metrics, max_body_bytes: int) -> None:
+        calls = Calls(metrics)
+        v2, podpair = inference.InferenceService(catalog), predicting.PredictService(catalog)
+        self._server = grpc.aio.server(
+            options=[
+                # Another process's port is taken, not shared.
+                ("grpc.so_reuseport", 0),
+                # Beside the tensors there is their description.
+                ("grpc.max_receive_message_length", max_body_bytes + 65_536),
+                ("grpc.max_send_message_length", -1),
+            ]
+        )
+        handlers = {method.name: _unary(calls, v2, method) for method in _V2.methods}
+        infer = grpc.unary_unary_rpc_method_handler(calls.unary(v2.ModelInfer))
+        streamed = grpc.stream_stream_rpc_method_handler(calls.stream(v2.ModelStreamInfer, inference.explain))
+        handlers |= {"ModelInfer": infer, "ModelStreamInfer": streamed}
+        predict = _PODPAIR.methods_by_name["Predict"]
+        own = {
+            "Predict": _unary(calls, podpair, predict),
+            "PredictStream": grpc.stream_stream_rpc_method_handler(
+                calls.stream(podpair.PredictStream, predicting.explain), podpair_pb2.PredictRequest.FromString
+            ),
+        }
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(_V2.full_name, handlers),
+                grpc.method_handlers_generic_handler(_PODPAIR.full_name, own),
+            )
+        )
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen, and be healthy; the port. Raises RuntimeError if it is taken."""
+        bound = int(self._server.add_insecure_port(f"{host}:{port}"))
+        await self._server.start()
+        for name in ("", *SERVICES):
+            await self._health.set(name, _SERVING)
+        return bound
+
+    async def refuse(self) -> None:
+        """Be unhealthy from now on."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, seconds: float) -> None:
+        """End the connections once their calls are answered, or the time is up."""
+        await self._server.stop(seconds)
+
+
+def _unary(calls: Calls, service: object, method: Any) -> Any:
+    """A method's handler; messages are those of its descriptor."""
+    return grpc.unary_unary_rpc_method_handler(
+        calls.unary(getattr(service, method.name)),
+        method.input_type._concrete_class.FromString,
+        method.output_type._concrete_class.SerializeToString,
+    )
