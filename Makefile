@@ -53,6 +53,8 @@ lock: $(UV) ## pin every dependency anew, with hashes and without addresses
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	  $(if $(UPGRADE),--upgrade) --group build --group lint --group test --group bench --group train --group proto \
 	  $(PROJECTS:%=%/pyproject.toml) -o requirements.lock
+	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+	  $(if $(UPGRADE),--upgrade) tests/inference/clients.in -o tests/inference/clients.lock
 
 PROTO := podpair/inference/grpc/proto
 proto: setup ## generate the Python of the .proto files anew
