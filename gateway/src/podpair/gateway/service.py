@@ -153,13 +153,15 @@ class Service:
         self.draining = True
         parts = self.parts
         if parts is not None:
-            timeout = self.config.shutdown_seconds
-            await parts.worker.close(timeout)
+            end = self.clock() + self.config.shutdown_seconds
+            await parts.worker.close(end - self.clock())
+            began_draining = self.clock()
             await send_away(parts.registry, self.config.sessions.drain_seconds)
             await parts.registry.emptied(_GOODBYE)
-            await parts.dispatcher.close(timeout)  # what clients did not get any more is being written to Kafka
+            end += self.clock() - began_draining  # clients have their own time
+            await parts.dispatcher.close(end - self.clock())  # what clients did not get any more is being written to Kafka
             await parts.registry.close()
-            await parts.producer.close(timeout)
+            await parts.producer.close(max(1.0, end - self.clock()))
             await parts.reader.close()
             await parts.history.close()
             await parts.readiness.close()
