@@ -32,6 +32,21 @@ def test_the_gateway_s_own_variables_are_none_of_its_business(monkeypatch: pytes
     load_settings()
 
 
+def test_a_list_in_the_environment_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PODPAIR_MODELS__CLASSES", '["a:A", "b=a:B"]')
+    monkeypatch.setenv("podpair_grpc__enabled", "false")
+    settings = load_settings()
+    assert (settings.models.classes, settings.models.folder) == (("a:A", "b=a:B"), None)
+    assert not settings.grpc.enabled
+    monkeypatch.setenv("PODPAIR_MODELS__CLASSES", "[a:A")
+    monkeypatch.setenv("PODPAIR_LOG", "off")
+    with pytest.raises(FaultsError) as error:
+        load_settings()
+    text = "\n".join(error.value.faults)
+    assert "environment PODPAIR_MODELS__CLASSES: models.classes: " in text
+    assert "environment PODPAIR_LOG: log: " in text
+
+
 def test_all_faults_come_at_once_and_each_names_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "inference.yaml"
     file.write_text("servr: {port: 1}\nserver: {max_body: 5}\nlog: {format: xml}\n")

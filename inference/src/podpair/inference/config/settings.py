@@ -1,8 +1,10 @@
 """The container's configuration: a YAML file (`--config`), `PODPAIR_` variables over it, the command line over both.
 
-The gateway reads the same environment: sections that aren't ours are left alone there, but not in the file.
+The gateway reads the same environment: sections that aren't ours are left alone there, but not in the file. The environment
+is read here, in a dozen lines: importing pydantic-settings takes as long as loading a model.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +12,11 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict
-from pydantic_settings import PydanticBaseSettingsSource as Source
 
 from podpair.inference.core.errors import FaultsError
 from podpair.inference.core.faults import sentences
+
+PREFIX = "podpair_"
 
 
 class _Section(BaseModel):
@@ -62,10 +64,8 @@ class LogSettings(_Section):
     format: Literal["json", "text"] = "json"
 
 
-class Settings(BaseSettings):
+class Settings(_Section):
     """The whole configuration."""
-
-    model_config = SettingsConfigDict(env_prefix="PODPAIR_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
     server: ServerSettings = ServerSettings()
     grpc: GrpcSettings = GrpcSettings()
@@ -84,21 +84,8 @@ def load_settings(file: Path | None = None, overrides: Mapping[str, Mapping[str,
     """The configuration. overrides: section → setting → value, from the command line. FaultsError with all faults."""
     content = _read(file) if file is not None else {}
     given: dict[str, Any] = dict(overrides or {})
-
-    class Sources(Settings):
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: Source,
-            env_settings: Source,
-            dotenv_settings: Source,
-            file_secret_settings: Source,
-        ) -> tuple[Source, ...]:
-            return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=content)
-
     try:
-        return Sources(**given)
+        return Settings.model_validate(_merged(_merged(content, _environment()), given))
     except ValidationError as error:
         raise FaultsError(sentences(error, Settings, lambda where: _source(where, given, file))) from None
 
@@ -111,6 +98,35 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict | None):
         raise FaultsError([f"{file}: it must be a mapping (`server: …`), it is a {type(content).__name__}"])
     return content or {}
+
+
+def _environment() -> dict[str, Any]:
+    """Our sections of `PODPAIR_SECTION__SETTING`; a list is JSON."""
+    found: dict[str, Any] = {}
+    for variable, value in os.environ.items():
+        section, _, key = variable.lower().removeprefix(PREFIX).partition("__")
+        if variable.lower().startswith(PREFIX) and section in Settings.model_fields:
+            if key:
+                found.setdefault(section, {})[key] = _list(value)
+            else:
+                found.setdefault(section, value)
+    return found
+
+
+def _list(value: str) -> Any:
+    try:
+        return json.loads(value) if value.startswith("[") else value
+    except ValueError:
+        return value
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, section by section."""
+    merged = dict(base)
+    for section, values in over.items():
+        below = merged.get(section)
+        merged[section] = {**below, **values} if isinstance(below, dict) and isinstance(values, Mapping) else values
+    return merged
 
 
 def _source(where: tuple[Any, ...], overrides: Mapping[str, Any], file: Path | None) -> str:
