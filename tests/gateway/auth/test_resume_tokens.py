@@ -22,7 +22,7 @@ def tokens(**settings: Any) -> ResumeTokens:
 
 
 def forge(secret: str | None = SECRET, algorithm: str = "HS256", **changed: Any) -> str:
-    claims = {"aud": "podpair.resume", "sid": "s", "sub": "ann", "exp": int(time.time()) + 60} | changed
+    claims = {"aud": "podpair.resume", "sid": "s", "sub": "ann", "exp": int(time.time()) + 86_400} | changed
     return jwt.encode({k: v for k, v in claims.items() if v is not None}, secret, algorithm=algorithm)
 
 

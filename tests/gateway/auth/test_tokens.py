@@ -1,6 +1,7 @@
 """A token is taken when its signature, its algorithm and its claims are all good, and the refusal says which is not."""
 
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,11 @@ def pem(key: Any) -> bytes:
 
 
 def claims(**changed: Any) -> dict[str, Any]:
+    """A timedelta is from now: tables are made when the tests are collected, long before some of them run."""
     now = int(time.time())
-    return {k: v for k, v in ({"sub": "ann", "exp": now + 60} | changed).items() if v is not None}
+    told = {"sub": "ann", "exp": now + 60} | changed
+    at = {k: now + v.total_seconds() if isinstance(v, timedelta) else v for k, v in told.items()}
+    return {k: v for k, v in at.items() if v is not None}
 
 
 def sign(key: Any = SECRET, algorithm: str = "HS256", headers: dict[str, Any] | None = None, **changed: Any) -> str:
@@ -93,9 +97,9 @@ async def test_alg_none() -> None:
     ("changed", "said"),
     [
         ({"exp": 1}, "has expired"),
-        ({"exp": time.time() - 12}, "has expired"),
-        ({"nbf": time.time() + 60}, "not valid yet"),
-        ({"iat": time.time() + 60}, "not valid yet"),
+        ({"exp": timedelta(seconds=-12)}, "has expired"),
+        ({"nbf": timedelta(seconds=60)}, "not valid yet"),
+        ({"iat": timedelta(seconds=60)}, "not valid yet"),
         ({"exp": None}, "lacks the claim exp"),
         ({"exp": "soon"}, "not a JWT"),
         ({"sub": None}, "lacks the claim sub"),
@@ -113,7 +117,9 @@ async def test_bad_claims(changed: dict[str, Any], said: str) -> None:
     assert said in await refusal(sign(**changed))
 
 
-@pytest.mark.parametrize("changed", [{"exp": time.time() - 5}, {"nbf": time.time() + 5}, {"iat": time.time() + 5}])
+@pytest.mark.parametrize(
+    "changed", [{"exp": timedelta(seconds=-5)}, {"nbf": timedelta(seconds=5)}, {"iat": timedelta(seconds=5)}]
+)
 async def test_clocks_may_differ_by_the_leeway(changed: dict[str, Any]) -> None:
     assert (await verifier().verify(sign(**changed))).subject == "ann"
     await refusal(sign(**changed), leeway_seconds=1)
