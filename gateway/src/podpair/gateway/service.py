@@ -159,7 +159,8 @@ class Service:
             await send_away(parts.registry, self.config.sessions.drain_seconds)
             await parts.registry.emptied(_GOODBYE)
             end += self.clock() - began_draining  # clients have their own time
-            await parts.dispatcher.close(end - self.clock())  # what clients did not get any more is being written to Kafka
+            # What clients did not get any more is being written to Kafka.
+            await parts.dispatcher.close(end - self.clock())
             await parts.registry.close()
             await parts.producer.close(max(1.0, end - self.clock()))
             await parts.reader.close()
