@@ -39,7 +39,13 @@ class Readiness:
 
     async def _watch(self) -> None:
         while True:
-            self._set(await self._client.ready())
+            try:
+                ready = await self._client.ready()
+            except Exception:
+                # Whatever answers there: not to know is not to be ready, and asking must go on.
+                _log.exception("asking %s whether it is ready", self._client.url)
+                ready = False
+            self._set(ready)
             self._probe.clear()
             # Soon again while it is down: a restarted model is used as soon as it can be.
             wait = self._interval if self.ready else min(self._interval, 0.2)
