@@ -3,7 +3,7 @@
 The gateway writes these itself, many to one write, because a call per message is what a fan-out spends its time on.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 _TEXT = 0x81  # FIN, opcode 1 (RFC 6455, 5.2); a server does not mask
 _BINARY = 0x82
@@ -68,6 +68,3 @@ def server_sent_event(kind: str, payload: bytes, position: str | None) -> bytes:
 def http_chunk(data: bytes) -> bytes:
     """`data` as one chunk of a chunked body (RFC 9112, 7.1)."""
     return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-Encoder = Callable[[Iterable[bytes]], bytes]

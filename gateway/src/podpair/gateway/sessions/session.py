@@ -77,7 +77,7 @@ class Session:
             events.append(event)
         taken = connection.send(events)
         complete = taken == len(events)
-        self.seen = seen if complete else max((event.offset for event in events[:taken]), default=self.seen)
+        self.seen = seen if complete else max([self.seen, *(event.offset for event in events[:taken])])
         return Delivery(taken, duplicates, complete)
 
     def end(self, code: int, reason: str) -> None:
