@@ -26,59 +26,123 @@ from harness.pair import until
 from harness.processes import ROOT, Child, free_port
 
 VERSION = "1.34.4"
+COREDNS = "v1.12.4"
 _MODULE = "k8s.io/kubernetes"
-_PROGRAMS = ("kube-apiserver", "kubectl")
+_API = ("kube-apiserver", "kubectl")
+NODE = (*_API, "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubeadm", "coredns")
 
 
-def programs() -> Path:
-    """The folder with kube-apiserver and kubectl, built on first use."""
+def programs(*wanted: str) -> Path:
+    """The folder with these programs of Kubernetes (default: kube-apiserver and kubectl), built on first use."""
     folder = Path(os.environ.get("PODPAIR_TEST_CACHE", ROOT / ".cache")) / "kubernetes" / VERSION
-    missing = [name for name in _PROGRAMS if not (folder / name).exists()]
+    missing = [name for name in wanted or _API if not (folder / name).exists()]
     if missing:
         (go,) = require("go")
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="podpair-kubernetes-") as module:
-            _build(go, Path(module), missing)
+            out = Path(module) / "out"
+            if ours := [name for name in missing if name != "coredns"]:
+                _build(go, Path(module), ours)
+            if "coredns" in missing:
+                settings = {"GOBIN": str(out), "CGO_ENABLED": "0"}
+                flags = ("-trimpath", "-ldflags=-s -w")
+                _go(go, Path(module), "install", *flags, f"github.com/coredns/coredns@{COREDNS}", **settings)
             for name in missing:  # a copy that is cut off must not look like a program
-                shutil.move(Path(module) / "out" / name, folder / f"{name}.part")
+                shutil.move(out / name, folder / f"{name}.part")
                 (folder / f"{name}.part").rename(folder / name)
     return folder
 
 
+def _go(go: str, folder: Path, *arguments: str, **settings: str) -> str:
+    """What a go command prints. Raises RuntimeError."""
+    done = subprocess.run(
+        ["nice", go, *arguments], cwd=folder, env=os.environ | settings, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"go {' '.join(arguments)}: {done.stderr[-2000:]}")
+    return done.stdout
+
+
 def _build(go: str, module: Path, names: list[str]) -> None:
     """Kubernetes replaces its own libraries by relative paths; outside its tree each is the release of the same number."""
-
-    def run(*arguments: str) -> str:
-        done = subprocess.run(["nice", go, *arguments], cwd=module, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"go {' '.join(arguments)}: {done.stderr[-2000:]}")
-        return done.stdout
-
-    source = Path(json.loads(run("mod", "download", "-json", f"{_MODULE}@v{VERSION}"))["Dir"])
+    source = Path(json.loads(_go(go, module, "mod", "download", "-json", f"{_MODULE}@v{VERSION}"))["Dir"])
     replaced = re.findall(r"^\t(k8s\.io/[a-z0-9-]+) => \./staging/", (source / "go.mod").read_text(), re.MULTILINE)
     lines = ["module build", "go 1.24.0", "godebug default=go1.24", f"require {_MODULE} v{VERSION}"]
     lines += [f"replace {name} => {name} v0.{VERSION.removeprefix('1.')}" for name in replaced]
     (module / "go.mod").write_text("\n".join(lines) + "\n")
-    (module / "build.go").write_text(f'package build\n\nimport _ "{_MODULE}/cmd/kube-apiserver/app"\n')
-    run("mod", "tidy", "-e")
+    imports = [f'import _ "{_MODULE}/cmd/{name}/app"' for name in names if name != "kubectl"]
+    imports = imports or [f'import _ "{_MODULE}/cmd/kube-apiserver/app"']
+    (module / "build.go").write_text("\n".join(["package build", *imports]) + "\n")
+    _go(go, module, "mod", "tidy", "-e")
     stamp = "k8s.io/component-base/version.git"
     _, minor, _ = VERSION.split(".")
     flags = f"-s -w -X {stamp}Version=v{VERSION} -X {stamp}Major=1 -X {stamp}Minor={minor}"
     packages = [f"{_MODULE}/cmd/{name}" for name in names]
-    run("build", "-mod=mod", "-trimpath", "-ldflags", flags, "-o", "out/", *packages)
+    _go(go, module, "build", "-mod=mod", "-trimpath", "-ldflags", flags, "-o", "out/", *packages)
 
 
 class Refused(Exception):
     """kubectl failed; the text is what it said."""
 
 
-class ApiServer:
+class Cluster:
+    """A cluster as kubectl sees it with this kubeconfig. `entrance` is what a command begins with to reach it."""
+
+    def __init__(self, kubeconfig: Path, entrance: tuple[str, ...] = ()) -> None:
+        self.kubeconfig = kubeconfig
+        self.entrance = entrance
+        self._kubectl = programs("kubectl") / "kubectl"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For kubectl, helm and whatever else reads a kubeconfig; what they cache stays with the kubeconfig."""
+        home = str(self.kubeconfig.parent)
+        return {"KUBECONFIG": str(self.kubeconfig), "HOME": home, "PATH": os.environ["PATH"]}
+
+    def command(self, *arguments: str) -> list[str]:
+        """A kubectl command, to be run in `environment`."""
+        return [*self.entrance, str(self._kubectl), *arguments]
+
+    def kubectl(self, *arguments: str, given: str | None = None) -> str:
+        """What kubectl prints; `given` is its standard input. Raises Refused."""
+        done = subprocess.run(
+            self.command(*arguments), input=given, env=self.environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise Refused(done.stderr)
+        return done.stdout
+
+    def apply(self, *objects: dict[str, Any], options: tuple[str, ...] = ("--server-side",)) -> str:
+        """kubectl apply. Raises Refused."""
+        return self.kubectl("apply", *options, "-f", "-", given=yaml.safe_dump_all(objects))
+
+    def read(self, *arguments: str) -> dict[str, Any]:
+        """kubectl get, as an object."""
+        found: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json"))
+        return found
+
+    def await_kind(self, name: str) -> None:
+        """Until the API server serves the kind of a CRD. kubectl wait fails where there are no conditions yet."""
+
+        def served() -> bool:
+            conditions = self.read("crd", name).get("status", {}).get("conditions") or []
+            if not any((one["type"], one["status"]) == ("Established", "True") for one in conditions):
+                return False
+            try:
+                self.kubectl("get", name, "--all-namespaces")
+            except Refused:  # discovery follows a moment later
+                return False
+            return True
+
+        until(served)
+
+
+class ApiServer(Cluster):
     """A running API server at `url`; what is stored in it goes with it. `kubeconfig` is an administrator's."""
 
     def __init__(self) -> None:
         (etcd,) = require("etcd")
         folder = programs()
-        self._kubectl = folder / "kubectl"
         self._data = Path(tempfile.mkdtemp(prefix="podpair-kubernetes-"))
         clients, peers, port = free_port(), free_port(), free_port()
         self.url = f"https://127.0.0.1:{port}"
@@ -106,7 +170,7 @@ class ApiServer:
             # Nothing here makes the service account `default` that the plug-in wants in each namespace.
             "--disable-admission-plugins=ServiceAccount",
         )
-        self.kubeconfig = self._data / "kubeconfig"
+        super().__init__(self._data / "kubeconfig")
         self.kubeconfig.write_text(yaml.safe_dump(self._credentials(token)))
         self._headers = {"Authorization": f"Bearer {token}"}
         until(self._ready, lambda: "\n".join(self._server.lines[-20:]), timeout=90)
@@ -143,40 +207,6 @@ class ApiServer:
         request = urllib.request.Request(self.url + path, headers=self._headers)
         with urllib.request.urlopen(request, timeout=10, context=context) as answer:
             return bytes(answer.read())
-
-    def kubectl(self, *arguments: str, given: str | None = None) -> str:
-        """What kubectl prints; `given` is its standard input. Raises Refused."""
-        environment = {"KUBECONFIG": str(self.kubeconfig), "HOME": str(self._data), "PATH": os.environ["PATH"]}
-        done = subprocess.run(
-            [self._kubectl, *arguments], input=given, env=environment, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise Refused(done.stderr)
-        return done.stdout
-
-    def apply(self, *objects: dict[str, Any], options: tuple[str, ...] = ("--server-side",)) -> str:
-        """kubectl apply. Raises Refused."""
-        return self.kubectl("apply", *options, "-f", "-", given=yaml.safe_dump_all(objects))
-
-    def read(self, *arguments: str) -> dict[str, Any]:
-        """kubectl get, as an object."""
-        found: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json"))
-        return found
-
-    def await_kind(self, name: str) -> None:
-        """Until the API server serves the kind of a CRD. kubectl wait fails where there are no conditions yet."""
-
-        def served() -> bool:
-            conditions = self.read("crd", name).get("status", {}).get("conditions") or []
-            if not any((one["type"], one["status"]) == ("Established", "True") for one in conditions):
-                return False
-            try:
-                self.kubectl("get", name, "--all-namespaces")
-            except Refused:  # discovery follows a moment later
-                return False
-            return True
-
-        until(served)
 
     def stop(self) -> None:
         """End it and forget what it stored."""
