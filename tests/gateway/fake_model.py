@@ -20,6 +20,8 @@ class FakeModel:
         self.open = threading.Event()
         self.open.set()
         self.asked: list[dict[str, Any]] = []  # bodies of infer requests, as they came
+        self.dies_of: float | None = None  # a number in the inputs at which it goes away, with all that it has in hand
+        self._in_hand: set[asyncio.Transport] = set()
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -28,7 +30,7 @@ class FakeModel:
 
     def reset(self) -> None:
         """Behave again."""
-        self.answer, self.ready = (200, _ANSWER), True
+        self.answer, self.ready, self.dies_of = (200, _ANSWER), True, None
         self.open.set()
         self.asked.clear()
 
@@ -58,9 +60,19 @@ class FakeModel:
         return web.json_response(_METADATA)
 
     async def _infer(self, request: web.Request) -> web.Response:
-        self.asked.append(await request.json())
-        while not self.open.is_set():
-            await asyncio.sleep(0.005)
+        body = await request.json()
+        self.asked.append(body)
+        transport = request.transport
+        assert transport is not None
+        self._in_hand.add(transport)
+        try:
+            while not self.open.is_set():
+                await asyncio.sleep(0.005)
+            if self.dies_of is not None and any(self.dies_of in tensor["data"] for tensor in body["inputs"]):
+                for doomed in list(self._in_hand):
+                    doomed.abort()
+        finally:
+            self._in_hand.discard(transport)
         status, body = self.answer
         return web.Response(
             status=status, text=body if isinstance(body, str) else json.dumps(body), content_type="application/json"

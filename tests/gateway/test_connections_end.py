@@ -49,17 +49,14 @@ async def test_an_idle_connection_is_closed_with_3001(
 ) -> None:
     gateway = fresh(sessions={"idle_seconds": 2})
     idle, asking, receiving = [await connect(gateway, sid=name) for name in ("idle", "asking", "receiving")]
-    end = time.monotonic() + 4.5
-
-    async def keep_busy() -> None:
-        while time.monotonic() < end:
-            await asking.infer(f"r{time.monotonic()}", model="fake", data=[1, 2])
-            push(kafka_of(gateway), "receiving", b"1")
-            await asyncio.sleep(0.3)
-
-    busy = asyncio.create_task(keep_busy())
-    assert await idle.closed() == 3001
-    await busy
+    closing = asyncio.create_task(idle.closed())
+    number = 0
+    while not closing.done():
+        number += 1
+        await asking.infer(f"r{number}", model="fake", data=[1, 2])
+        push(kafka_of(gateway), "receiving", b"1")
+        await asyncio.gather(asking.answer(f"r{number}"), receiving.event("push"))
+    assert closing.result() == 3001
     for client in (asking, receiving):
         assert not client.socket.closed
         await client.infer("last", model="fake", data=[1, 2])

@@ -96,3 +96,35 @@ async def test_a_record_that_is_no_request_does_not_stop_its_partition(
     answered = {(await client.event("result"))["id"] for _ in range(20)}
     assert answered == {f"r{number}" for number in range(20)}
     assert "9 dead letters" in await asyncio.to_thread(replay, "--list")
+
+
+async def test_a_request_that_the_model_dies_of_is_given_up_and_no_other(
+    gateway: Gateway, model: FakeModel, connect: Connect, replay: Callable[..., str]
+) -> None:
+    client = await connect(gateway, sid="s-kills")
+    model.dies_of = 66.0
+    model.open.clear()
+    for number in range(10):
+        await client.infer(f"r{number}", model="fake", data=[1, 2], route="queue")
+    await client.infer("killer", model="fake", data=[66, 2], route="queue")
+    await asyncio.to_thread(until, lambda: len(model.asked) == 11)  # it has them all in hand
+    model.open.set()
+    ended = [await client.next() for _ in range(22)]
+    answered = {event["id"] for event in ended if event["type"] == "result"}
+    assert answered == {f"r{number}" for number in range(10)}
+    (error,) = (event for event in ended if event["type"] == "error")
+    assert (error["id"], error["code"]) == ("killer", "upstream")
+    assert error["message"].startswith("the model died 3 times while it had this request: ")
+    assert "1 dead letter" in await asyncio.to_thread(replay, "--list")
+
+
+async def test_a_model_that_says_far_too_much_is_quoted_in_part(
+    gateway: Gateway, model: FakeModel, connect: Connect, replay: Callable[..., str]
+) -> None:
+    model.answer = (500, {"error": "no! " * 1_000_000})
+    client = await connect(gateway)
+    await client.infer("r", model="fake", data=[1, 2], route="queue")
+    error = await client.answer("r")
+    assert error["code"] == "upstream"
+    assert len(error["message"]) < 3000
+    assert "1 dead letter" in await asyncio.to_thread(replay, "--list")

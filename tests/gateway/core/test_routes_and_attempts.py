@@ -53,14 +53,14 @@ def test_only_auto_may_spill() -> None:
 
 
 def test_a_model_that_fails_is_tried_a_bounded_number_of_times() -> None:
-    attempts = Attempts(limit=3, backoff=0.2)
+    attempts = Attempts(limit=3, backoff=0.2, crashes=3)
     assert [attempts.after(Failed("x")) for _ in range(3)] == [("wait", 0.2), ("wait", 0.4), ("give_up", 0.0)]
     verdict = attempts.verdict(Failed("x"))
     assert (verdict.code, verdict.message) == (Code.UPSTREAM, "the model failed 3 times: x")
 
 
 def test_a_model_that_is_away_or_busy_costs_no_attempt() -> None:
-    attempts = Attempts(limit=1, backoff=0.2)
+    attempts = Attempts(limit=1, backoff=0.2, crashes=3)
     for _ in range(100):
         assert attempts.after(Unavailable("gone")) == ("wait_ready", 0.0)
         assert attempts.after(Busy(1.5)) == ("wait", 1.5)
@@ -69,8 +69,18 @@ def test_a_model_that_is_away_or_busy_costs_no_attempt() -> None:
     assert attempts.verdict(Failed("x")).message == "the model failed once: x"
 
 
+def test_a_model_that_dies_of_a_request_dies_of_it_a_bounded_number_of_times() -> None:
+    attempts = Attempts(limit=1, backoff=0.2, crashes=2)
+    died = Unavailable("connection reset", midway=True)
+    assert attempts.after(died) == ("wait_ready", 0.0)
+    assert attempts.suspect
+    assert attempts.after(Unavailable("connection refused")) == ("wait_ready", 0.0)
+    assert attempts.after(died) == ("give_up", 0.0)
+    assert attempts.verdict(died).message == "the model died 2 times while it had this request: connection reset"
+
+
 def test_back_off_has_an_end() -> None:
-    attempts = Attempts(limit=10_000, backoff=0.2)
+    attempts = Attempts(limit=10_000, backoff=0.2, crashes=3)
     assert max(attempts.after(Failed("x"))[1] for _ in range(9_999)) == 10.0
 
 

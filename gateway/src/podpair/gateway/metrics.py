@@ -48,6 +48,7 @@ class Metrics:
             f"{name}resumed", "Resumes, by where the events were found", ["source"], registry=registry
         )
         self.ready = Gauge(f"{name}inference_ready", "1 while the inference container answers", registry=registry)
+        self.kafka_ready = Gauge(f"{name}kafka_ready", "1 while the broker answers", registry=registry)
 
         self.read = Counter(f"{name}results_records_read", "Records read from the results topic", registry=registry)
         self.read_bytes = Counter(

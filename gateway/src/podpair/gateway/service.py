@@ -14,6 +14,7 @@ from podpair.gateway.config.model import Config
 from podpair.gateway.core.partitions import home_partition
 from podpair.gateway.kafka.embedded import EmbeddedKafka
 from podpair.gateway.kafka.history import History
+from podpair.gateway.kafka.presence import BrokerPresence
 from podpair.gateway.kafka.producer import RecordProducer
 from podpair.gateway.kafka.results import ResultsReader
 from podpair.gateway.kafka.topics import Topics, Unreachable, ensure_topics
@@ -52,6 +53,7 @@ class Parts:
     dispatcher: Dispatcher
     worker: Worker
     pacer: Pacer
+    presence: BrokerPresence
 
     def home(self, session_id: str) -> int:
         """The home partition of a session."""
@@ -108,9 +110,11 @@ class Service:
         metrics.slow.set_function(lambda: pacer.congested)
         joining = Joining(config, topics.epoch, self.name, reader, history, fanout, self.tokens, metrics)
         dispatcher = Dispatcher(config, self.name, asking, readiness, producer, answers, registry, metrics)
+        presence = BrokerPresence(config, metrics)
         self.parts = Parts(
-            topics, client, readiness, producer, registry, fanout, reader, history, joining, dispatcher, worker, pacer
-        )
+            topics, client, readiness, producer, registry, fanout, reader, history, joining, dispatcher, worker, pacer,
+            presence,
+        )  # fmt: skip
 
     async def _topics(self) -> Topics:
         loop = asyncio.get_running_loop()
@@ -140,10 +144,17 @@ class Service:
         """What readiness depends on; everything must be `ok`."""
         parts = self.parts
         return {
-            "kafka": "ok" if parts is not None else f"waiting for {self.waiting_for}",
+            "kafka": self._kafka_check,
             "inference": "ok" if parts is not None and parts.readiness.ready else "not ready",
             "gateway": "draining" if self.draining else "ok",
         }
+
+    @property
+    def _kafka_check(self) -> str:
+        if self.parts is None:
+            return f"waiting for {self.waiting_for}"
+        away = self.parts.presence.away
+        return "ok" if away is None else f"no answer from {self.config.kafka.bootstrap_servers}: {away}"
 
     async def stop(self) -> None:
         """Leave well: not ready, no new sessions, queued work committed, the group left, the clients sent away in turn.
@@ -165,6 +176,7 @@ class Service:
             await parts.producer.close(max(1.0, end - self.clock()))
             await parts.reader.close()
             await parts.history.close()
+            await parts.presence.close()
             await parts.readiness.close()
             await parts.client.close()
         await self.verifier.close()

@@ -160,6 +160,8 @@ class Kafka(Section):
     """Any librdkafka property, for every client; from the environment PODPAIR_KAFKA__CLIENT__SASL_USERNAME is sasl.username."""
     create_topics: bool = True
     """Create topics that are missing; otherwise a missing one is an error."""
+    probe_seconds: PositiveSeconds = 2
+    """How often the broker is asked whether it is there, which readiness depends on."""
 
     @field_validator("client", mode="before")
     @classmethod
@@ -200,6 +202,8 @@ class Requests(Section):
     """How often a request that the model fails is tried."""
     backoff_seconds: PositiveSeconds = 0.2
     """Wait before the second attempt; it doubles with each."""
+    crashes: Count = 3
+    """How often the model may die while it has a request, before that request is given up; such a death is no attempt."""
     dead_letters: bool = True
     """Keep requests that no attempt could answer on the topic `<requests.topic>.dlq` (`podpair-gateway replay`)."""
     dead_letter_retention_seconds: PositiveSeconds = 604_800

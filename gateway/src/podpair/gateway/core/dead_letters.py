@@ -5,6 +5,7 @@ Invariant: burying and reviving a record loses nothing of it but its deadline, w
 
 from typing import NamedTuple
 
+from podpair.gateway.core.protocol import shortened
 from podpair.gateway.core.records import Headers
 
 _PREFIX = "dead_"
@@ -27,7 +28,7 @@ def buried(
     headers: Headers | None, *, reason: str, attempts: int, origin: str, time: str, by: str
 ) -> list[tuple[str, bytes | None]]:
     """The headers of the dead letter that a record with `headers` becomes."""
-    told = {"reason": reason, "attempts": str(attempts), "origin": origin, "time": time, "by": by}
+    told = {"reason": shortened(reason), "attempts": str(attempts), "origin": origin, "time": time, "by": by}
     kept = [(name, value) for name, value in headers or () if not name.startswith(_PREFIX)]
     return kept + [(_PREFIX + name, value.encode()) for name, value in told.items()]
 

@@ -38,8 +38,3 @@ class ContiguousOffsets:
             return None
         self._taken = self._upto
         return self._upto
-
-    @property
-    def unfinished(self) -> int:
-        """How many records were started and are not part of the committable prefix."""
-        return len(self._started)

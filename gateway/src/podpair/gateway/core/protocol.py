@@ -15,6 +15,7 @@ _Message = TypeVar("_Message")
 RouteName = Literal["auto", "direct", "queue"]
 _ABSENT = Raw(b"")
 _LONGEST = 300  # characters of a message that may quote what the client sent
+_LONGEST_FAULT = 2000  # characters of a fault's message, which may quote a model: it has to fit into a record
 
 
 class Code(StrEnum):
@@ -43,13 +44,18 @@ class CloseCode:
     REPLACED = 4009
 
 
+def shortened(message: str) -> str:
+    """A message that may quote what someone sent, no longer than a record or a header bears."""
+    return message if len(message) <= _LONGEST_FAULT else message[:_LONGEST_FAULT] + " …"
+
+
 class Fault(Exception):
     """A request that can't be served: what an `error` event, or an HTTP error, tells its client."""
 
     def __init__(self, code: Code, message: str, *, retry_after_ms: int | None = None) -> None:
         super().__init__(message)
         self.code = code
-        self.message = message
+        self.message = shortened(message)
         self.retry_after_ms = retry_after_ms
 
 

@@ -1,6 +1,9 @@
 """Reads what a returning session has missed and no tail holds any more: Kafka's log is the history.
 
 Sessions that ask for the same partition at the same time, as after a gateway's death, share one pass over it.
+
+Invariant: a pass is bounded in what it reads and in what it keeps, so that neither a long log nor thousands of sessions hold
+up the other partitions or fill the memory; whoever has not got all of it by then asks again for the rest.
 """
 
 import asyncio
@@ -16,6 +19,8 @@ from podpair.gateway.kafka.clients import reader_properties
 from podpair.gateway.kafka.threads import call_on
 
 _CHUNK_BYTES = 1 << 19  # of one session's records in one answer
+_PASS_BYTES = 1 << 25  # that one pass keeps, for all who wait for it
+_PASS_READS = 1 << 27  # bytes that one pass reads
 _PATIENCE = 10.0  # seconds without a record before the pass is given up
 
 
@@ -94,7 +99,8 @@ class History:
         consumer.assign([TopicPartition(self._topic, partition, begin)])
         try:
             reached = begin
-            while reached < last and not all(query.full for query in queries):
+            read = kept = 0
+            while reached < last and read < _PASS_READS and kept < _PASS_BYTES and not all(q.full for q in queries):
                 message = consumer.poll(_PATIENCE)
                 if message is None:
                     raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"no history of {self._topic}[{partition}]"))
@@ -107,10 +113,12 @@ class History:
                     else:
                         record = cast("Record", item)
                         reached = max(reached, record.offset() + 1)
-                        _keep(by_key.get(record.key() or b"", ()), record)
+                        read += len(record)
+                        kept += _keep(by_key.get(record.key() or b"", ()), record)
         finally:
             consumer.unassign()
         for query in queries:
+            query.end = min(query.end, max(reached, query.start))
             self._settle(query, None)
 
     def _settle(self, query: _Query, error: KafkaException | None) -> None:
@@ -136,9 +144,13 @@ class History:
         await self._loop.run_in_executor(None, self._thread.join)
 
 
-def _keep(queries: "list[_Query] | tuple[()]", record: Record) -> None:
+def _keep(queries: "list[_Query] | tuple[()]", record: Record) -> int:
+    """Give the record to those who want it; returns the bytes that are kept so."""
     offset = record.offset()
+    kept = 0
     for query in queries:
         if query.start <= offset < query.end and not query.full:
             query.records.append(record)
             query.size += len(record)
+            kept += len(record)
+    return kept

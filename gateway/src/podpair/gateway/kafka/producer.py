@@ -18,6 +18,7 @@ from podpair.gateway.kafka.threads import call_on
 from podpair.gateway.metrics import Metrics
 
 _log = logging.getLogger(__name__)
+_BACKOFF = 0.5  # seconds before a record that was not acknowledged is written again
 
 
 class NotWritten(Exception):
@@ -79,6 +80,22 @@ class RecordProducer:
             self._metrics.produced.labels(topic, "refused").inc()
             raise _not_written(error.args[0]) from None
         return future
+
+    async def write_surely(
+        self, topic: str, value: bytes, *, key: bytes | None, headers: Headers, what: str
+    ) -> Written:
+        """Write until the broker acknowledges, however long that takes; `what` is the record's name in the log.
+
+        Raises NotWritten only where it never will: the topic takes no record of that size.
+        """
+        while True:
+            try:
+                return await self.write(topic, value, key=key, headers=headers)
+            except NotWritten as error:
+                if error.too_large:
+                    raise
+                _log.warning("writing %s again: %s", what, error)
+                await asyncio.sleep(_BACKOFF)
 
     def _poll(self) -> None:
         while not self._stop.is_set():

@@ -106,7 +106,9 @@ class V2Client:
         except TimeoutError:
             raise Failed(f"no answer in {timeout:.3g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable(f"{self.url}: {str(error) or type(error).__name__}") from None
+            # Whoever could not connect has not given it anything to die of.
+            midway = not isinstance(error, aiohttp.ClientConnectorError)
+            raise Unavailable(f"{self.url}: {str(error) or type(error).__name__}", midway=midway) from None
 
     async def close(self) -> None:
         """Close the connections."""

@@ -1,6 +1,5 @@
 """Writes terminal events to the results topic: of queued requests, and of direct ones whose client is gone."""
 
-import asyncio
 import logging
 import time
 
@@ -12,7 +11,6 @@ from podpair.gateway.kafka.producer import NotWritten, RecordProducer
 from podpair.gateway.logs import ids
 
 _log = logging.getLogger(__name__)
-_BACKOFF = 0.5  # seconds
 
 
 class AnswerWriter:
@@ -44,15 +42,13 @@ class AnswerWriter:
         headers = records.answer_headers(
             ce_type, request_id=request_id, session=session, source=self._source, now=time.time()
         )
-        while True:
-            try:
-                await self._producer.write(self._topic, body, key=session.encode(), headers=headers)
-            except NotWritten as error:
-                if error.too_large and ce_type != records.ERROR:
-                    message = f"the answer ({len(body)} bytes) is larger than topic {self._topic} takes"
-                    await self.error(session, request_id, Fault(Code.INTERNAL, message))
-                    return
-                _log.warning("writing an answer again: %s", error, extra=ids(session=session, request=request_id))
-                await asyncio.sleep(_BACKOFF)
-            else:
+        key = session.encode()
+        try:
+            await self._producer.write_surely(self._topic, body, key=key, headers=headers, what=f"answer {request_id}")
+        except NotWritten as error:
+            if ce_type == records.ERROR:
+                # What is so large is the id, or the session's: no client of ours sent it.
+                _log.error("no record can tell the end: %s", error, extra=ids(session=session, request=request_id))
                 return
+            message = f"the answer ({len(body)} bytes) is larger than topic {self._topic} takes"
+            await self.error(session, request_id, Fault(Code.INTERNAL, message))

@@ -1,6 +1,5 @@
 """Where requests go that no attempt could answer: to a topic of their own, with the reason beside them."""
 
-import asyncio
 import logging
 from datetime import UTC, datetime
 from typing import cast
@@ -13,7 +12,6 @@ from podpair.gateway.kafka.producer import NotWritten, RecordProducer
 from podpair.gateway.metrics import Metrics
 
 _log = logging.getLogger(__name__)
-_BACKOFF = 0.5  # seconds
 
 
 class DeadLetters:
@@ -40,14 +38,10 @@ class DeadLetters:
             time=datetime.now(UTC).isoformat(timespec="milliseconds"),
             by=self._by,
         )
-        while True:
-            try:
-                await self._producer.write(self._topic, record.value() or b"", key=record.key(), headers=headers)
-            except NotWritten as error:
-                if error.too_large:
-                    _log.error("%s takes no record as large as %s", self._topic, origin)
-                    return
-                _log.warning("writing a dead letter again: %s", error)
-                await asyncio.sleep(_BACKOFF)
-            else:
-                return
+        value = record.value() or b""
+        try:
+            await self._producer.write_surely(
+                self._topic, value, key=record.key(), headers=headers, what=f"the dead letter of {origin}"
+            )
+        except NotWritten:
+            _log.error("%s takes no record as large as %s", self._topic, origin)

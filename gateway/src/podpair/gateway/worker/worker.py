@@ -5,6 +5,7 @@ A model that is not there costs no attempt: its partitions are paused, and what 
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import cast
@@ -60,6 +61,7 @@ class Worker:
         self._dead_letters = dead_letters
         self._metrics = metrics
         self._partitions: dict[int, _Partition] = {}
+        self._suspects = asyncio.Lock()  # one at a time: the one that the model dies of next is the one that had it
         self._consumer = RequestsConsumer(config, self)
         self._committer = asyncio.create_task(self._commit_regularly())
         self._on_ready(readiness.ready)
@@ -140,7 +142,7 @@ class Worker:
 
     async def _finish(self, record: Message, request: Request) -> str:
         """Write the request's terminal event, whatever becomes of it; returns the outcome."""
-        attempts = Attempts(self._config.attempts, self._config.backoff_seconds)
+        attempts = Attempts(self._config.attempts, self._config.backoff_seconds, self._config.crashes)
         about = ids(session=request.session, request=request.id)
         try:
             body = await self._answer(request, attempts)
@@ -155,7 +157,7 @@ class Worker:
             await self._answers.result(request.session, request.id, body)
             return "result"
         if fault.code in (Code.UPSTREAM, Code.INTERNAL):
-            await self._dead_letters.bury(record, fault.message, attempts.made)
+            await self._dead_letters.bury(record, fault.message, attempts.made + attempts.crashed)
         await self._answers.error(request.session, request.id, fault)
         return fault.code
 
@@ -165,22 +167,27 @@ class Worker:
         while True:
             queue_ms = max(0.0, (time.time() - request.time) * 1000) if request.time else None
             try:
-                async with asyncio.timeout(_until(request.deadline)):
-                    await self._readiness.wait()
-            except TimeoutError:
-                raise Fault(Code.DEADLINE_EXCEEDED, "the deadline passed while the model was not ready") from None
-            try:
-                return await self._asking.ask(question, queue_ms=queue_ms)
+                async with self._suspects if attempts.suspect else contextlib.nullcontext():
+                    await self._until_ready(request.deadline)
+                    return await self._asking.ask(question, queue_ms=queue_ms)
             except (Unavailable, Busy, Failed) as error:
                 await self._wait_after(error, attempts, request)
+
+    async def _until_ready(self, deadline: float | None) -> None:
+        try:
+            async with asyncio.timeout(_until(deadline)):
+                await self._readiness.wait()
+        except TimeoutError:
+            raise Fault(Code.DEADLINE_EXCEEDED, "the deadline passed while the model was not ready") from None
 
     async def _wait_after(self, error: Unavailable | Busy | Failed, attempts: Attempts, request: Request) -> None:
         step, seconds = attempts.after(error)
         self._metrics.attempts.labels(type(error).__name__.lower()).inc()
-        if step == "give_up" and isinstance(error, Failed):
+        if isinstance(error, Unavailable):
+            self._readiness.failed()
+        if step == "give_up":
             raise attempts.verdict(error)
         if step == "wait_ready":
-            self._readiness.failed()
             return
         remaining = _until(request.deadline)
         if remaining is not None and remaining <= seconds:

@@ -1,0 +1,43 @@
+"""What a returning session has missed is read in bounded passes, and nothing is missing at their seams."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from podpair.gateway.config.model import Auth, Config, Kafka
+from podpair.gateway.kafka import history as module
+from podpair.gateway.kafka.embedded import EmbeddedKafka
+from podpair.gateway.kafka.history import Chunk, History
+
+
+@pytest.mark.parametrize("bound", ["_PASS_READS", "_PASS_BYTES"])
+async def test_a_long_log_is_read_in_bounded_passes(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, bound, 2000)
+    broker = EmbeddedKafka()
+    config = Config(auth=Auth(disabled=True), kafka=Kafka(bootstrap_servers=broker.bootstrap_servers, embedded=True))
+    producer = Producer({"bootstrap.servers": broker.bootstrap_servers, "log_level": 0, "batch.num.messages": 10})
+    for number in range(500):
+        producer.produce(config.results.topic, b"%04d" % number * 10, key=f"s-{number % 2}", partition=0)
+    assert producer.flush(10) == 0
+    history = History(config)
+
+    async def read(key: bytes) -> tuple[int, list[Any]]:
+        passes, start, found = 0, 0, []
+        while start < 500:
+            chunk: Chunk = await history.read(0, key, start, 500)
+            passes += 1
+            found += [record.value() for record in chunk.records]
+            start = chunk.end
+        return passes, found
+
+    try:
+        async with asyncio.timeout(60):
+            answers = await asyncio.gather(read(b"s-0"), read(b"s-1"))
+    finally:
+        await history.close()
+        broker.close()
+    for session, (passes, found) in enumerate(answers):
+        assert found == [b"%04d" % number * 10 for number in range(session, 500, 2)]
+        assert passes > 1
