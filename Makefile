@@ -60,15 +60,18 @@ PROTO := podpair/inference/grpc/proto
 proto: setup ## generate the Python of the .proto files anew
 	@cd inference/src && $(abspath $(BIN))/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. $(PROTO)/*.proto
 
-crd: setup ## the CRD's chart and docs/resource.md, made anew from the resource's models
+crd: setup ## the CRD's charts and docs/resource.md, made anew from the resource's models
 	@$(BIN)/podpair crd > charts/podpair-crds/templates/crd.yaml
+	@(echo '{{- if .Values.crds.install }}'; cat charts/podpair-crds/templates/crd.yaml; echo '{{- end }}') > charts/podpair-operator/templates/crd.yaml
 	@$(BIN)/podpair crd --format doc > docs/resource.md
 
+# Tagged twice: charts and `podpair plan` name the version; `dev` is for what is built again and again.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' operator/pyproject.toml)
 IMAGE_TAG ?= dev
-images: ## podpair-gateway and podpair-inference (BASE=image to build on, DOCKER_FLAGS, IMAGE_TAG)
-	@for name in gateway inference; do \
-	  docker build $(if $(BASE),--build-arg BASE=$(BASE)) $(DOCKER_FLAGS) -f $$name/Dockerfile -t podpair-$$name:$(IMAGE_TAG) . || exit 1; \
-	done
+build = docker build $(DOCKER_FLAGS) -f $(2)/Dockerfile -t podpair-$(1):$(IMAGE_TAG) -t podpair-$(1):$(VERSION)
+images: ## the three images and podpair-digits, an example (BASE=image to build on, DOCKER_FLAGS, IMAGE_TAG)
+	@for name in $(PROJECTS); do $(call build,$$name,$$name) $(if $(BASE),--build-arg BASE=$(BASE)) . || exit 1; done
+	@$(call build,digits,examples/digits) --build-arg BASE=podpair-inference:$(IMAGE_TAG) .
 
 bench: bench-fanout ## every measurement in docs/benchmarks.md
 

@@ -1,0 +1,252 @@
+"""podpair-operator: what it installs, at a real API server; what the operator may do there, and what it may not."""
+
+from typing import Any
+
+import pytest
+import yaml
+
+from charts.conftest import Install
+from harness.helm import CHARTS, Helm
+from harness.kubernetes import ApiServer, Refused
+from harness.processes import ROOT
+from harness.resources import EXAMPLE
+
+CHART = CHARTS / "podpair-operator"
+CRD = "inferencegateways.podpair.dev"
+EVERYTHING = {
+    "replicas": 2,
+    "watchNamespaces": ["models", "more-models"],
+    "imagePullSecrets": [{"name": "registry"}],
+    "serviceAccount": {"annotations": {"a": "b"}},
+    "extraEnv": [{"name": "PODPAIR_OPERATOR_WORKERS", "value": "9"}],
+    "podLabels": {"team": "ml"},
+    "podAnnotations": {"a": "b"},
+    "priorityClassName": "high",
+    "nodeSelector": {"kubernetes.io/os": "linux"},
+    "tolerations": [{"key": "infra", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {}},
+    "topologySpreadConstraints": [
+        {"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway"}
+    ],
+    "networkPolicy": {"metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
+    "image": {"digest": "sha256:" + "0" * 64},
+}
+
+
+def of_kind(objects: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [one for one in objects if one["kind"] == kind]
+
+
+def env(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    (deployment,) = of_kind(objects, "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    return {one["name"]: one.get("value") for one in container["env"]}
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "every value"])
+def test_the_api_server_takes_every_object(
+    cluster: ApiServer, helm: Helm, namespace: str, values: dict[str, Any]
+) -> None:
+    made = helm("template", "podpair", CHART, "--namespace", namespace, values=values)
+    for name in values.get("watchNamespaces", []):
+        cluster.kubectl("apply", "-f", "-", given=yaml.safe_dump(_namespace(name)))
+    cluster.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", given=made)
+
+
+def _namespace(name: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+
+
+def test_pods_pass_the_restricted_standard(cluster: ApiServer, helm: Helm, namespace: str) -> None:
+    objects = helm.template("podpair-operator")
+    (deployment,) = of_kind(objects, "Deployment")
+    (test,) = of_kind(objects, "Pod")
+    for number, spec in enumerate((deployment["spec"]["template"]["spec"], test["spec"])):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"pod-{number}", "namespace": namespace}}
+        cluster.apply({**pod, "spec": spec})
+        privileged = {**spec, "containers": [{**spec["containers"][0], "securityContext": {}}]}
+        with pytest.raises(Refused, match="violates PodSecurity"):
+            cluster.apply({**pod, "metadata": {**pod["metadata"], "name": "worse"}, "spec": privileged})
+
+
+def test_every_selector_finds_the_pods_and_no_others(helm: Helm) -> None:
+    objects = helm.template("podpair-operator", values={"podMonitor": {"enabled": True}})
+    (deployment,) = of_kind(objects, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    (test,) = of_kind(objects, "Pod")
+    selectors = [deployment["spec"]["selector"]["matchLabels"]]
+    selectors += [one["spec"]["selector"] for one in of_kind(objects, "Service")]
+    selectors += [
+        one["spec"]["selector"]["matchLabels"]
+        for one in of_kind(objects, "PodDisruptionBudget") + of_kind(objects, "PodMonitor")
+    ]
+    selectors += [one["spec"]["podSelector"]["matchLabels"] for one in of_kind(objects, "NetworkPolicy")]
+    assert len(selectors) == 5
+    for selector in selectors:
+        assert selector.items() <= labels.items()
+        assert not selector.items() <= test["metadata"]["labels"].items()
+
+
+def test_the_crd_is_the_one_of_podpair_crds(helm: Helm) -> None:
+    (crd,) = of_kind(helm.template("podpair-operator"), "CustomResourceDefinition")
+    assert helm.template("podpair-crds") == [crd]
+    assert crd == yaml.safe_load((ROOT / "charts" / "podpair-crds" / "templates" / "crd.yaml").read_text())
+    assert not of_kind(
+        helm.template("podpair-operator", values={"crds": {"install": False}}), "CustomResourceDefinition"
+    )
+
+
+def test_uninstalling_keeps_the_crd_and_the_resources_and_installing_again_takes_them_up(
+    cluster: ApiServer, release: Install, helm_at: Helm, namespace: str
+) -> None:
+    release("install", CHART)
+    cluster.await_kind(CRD)
+    cluster.kubectl("apply", "-n", namespace, "-f", str(EXAMPLE))
+    before = cluster.read("igw", "digits", "-n", namespace)
+    helm_at("uninstall", "podpair", "--namespace", namespace)
+    left = cluster.kubectl(
+        "get", "-A", "-l", "app.kubernetes.io/part-of=podpair", "-o", "name",
+        "all,sa,pdb,networkpolicy,role,rolebinding,clusterrole,clusterrolebinding,secret,configmap,lease",
+    )  # fmt: skip
+    assert left == ""
+    assert cluster.read("igw", "digits", "-n", namespace) == before
+    release("install", CHART)
+    assert cluster.read("igw", "digits", "-n", namespace) == before
+
+
+def test_an_upgrade_changes_the_deployment_and_leaves_crd_and_resources(
+    cluster: ApiServer, release: Install, helm: Helm, helm_at: Helm, namespace: str, tmp_path: Any
+) -> None:
+    for version in ("0.0.1", "9.9.9"):
+        helm("package", CHART, "--version", version, "--app-version", version, "--destination", tmp_path)
+    release("install", tmp_path / "podpair-operator-0.0.1.tgz", values={"replicas": 2})
+    cluster.await_kind(CRD)
+    cluster.kubectl("apply", "-n", namespace, "-f", str(EXAMPLE))
+    before = cluster.read("igw", "digits", "-n", namespace)
+    release(
+        "upgrade",
+        tmp_path / "podpair-operator-9.9.9.tgz",
+        "--reuse-values",
+        "--set",
+        f"watchNamespaces={{{namespace}}}",
+    )
+    deployment = cluster.read("deployment", "podpair-operator", "-n", namespace)["spec"]
+    (container,) = deployment["template"]["spec"]["containers"]
+    assert container["image"] == "podpair-operator:9.9.9"
+    assert deployment["replicas"] == 2
+    assert cluster.read("igw", "digits", "-n", namespace) == before
+    helm_at("rollback", "podpair", "1", "--namespace", namespace)
+    (container,) = cluster.read("deployment", "podpair-operator", "-n", namespace)["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert container["image"] == "podpair-operator:0.0.1"
+    assert cluster.read("igw", "digits", "-n", namespace) == before
+
+
+SOMEWHERE, OWN = "somewhere", "own"
+MAY = [
+    ("patch", "inferencegateways.podpair.dev", SOMEWHERE),
+    ("patch", "inferencegateways.podpair.dev/status", SOMEWHERE),
+    ("update", "inferencegateways.podpair.dev/finalizers", SOMEWHERE),
+    *[
+        (verb, kind, SOMEWHERE)
+        for verb in ("get", "list", "watch", "create", "patch", "delete")
+        for kind in (
+            "deployments.apps", "services", "configmaps", "secrets", "serviceaccounts", "networkpolicies.networking.k8s.io",
+            "ingresses.networking.k8s.io", "poddisruptionbudgets.policy", "horizontalpodautoscalers.autoscaling",
+            "httproutes.gateway.networking.k8s.io", "podmonitors.monitoring.coreos.com", "scaledobjects.keda.sh",
+            "triggerauthentications.keda.sh",
+        )
+    ],
+    ("list", "pods", SOMEWHERE),
+    ("list", "replicasets.apps", SOMEWHERE),
+    ("create", "events", SOMEWHERE),
+    ("list", "customresourcedefinitions.apiextensions.k8s.io", None),
+    ("create", "apiservices.apiregistration.k8s.io", None),
+    ("patch", "apiservices.apiregistration.k8s.io/v1beta1.external.metrics.k8s.io", None),
+    ("create", "leases.coordination.k8s.io", OWN),
+    ("update", "leases.coordination.k8s.io/podpair-operator", OWN),
+]  # fmt: skip
+MAY_NOT = [
+    ("delete", "inferencegateways.podpair.dev", SOMEWHERE),
+    ("create", "inferencegateways.podpair.dev", SOMEWHERE),
+    ("create", "pods", SOMEWHERE),
+    ("delete", "pods", SOMEWHERE),
+    ("create", "pods/exec", SOMEWHERE),
+    ("create", "serviceaccounts/token", SOMEWHERE),
+    ("create", "roles.rbac.authorization.k8s.io", SOMEWHERE),
+    ("create", "rolebindings.rbac.authorization.k8s.io", SOMEWHERE),
+    ("create", "jobs.batch", SOMEWHERE),
+    ("patch", "deployments.apps/scale", SOMEWHERE),
+    ("update", "leases.coordination.k8s.io/another", OWN),
+    ("update", "leases.coordination.k8s.io/podpair-operator", SOMEWHERE),
+    ("bind", "clusterroles.rbac.authorization.k8s.io", None),
+    ("escalate", "clusterroles.rbac.authorization.k8s.io", None),
+    ("create", "clusterrolebindings.rbac.authorization.k8s.io", None),
+    ("impersonate", "serviceaccounts", SOMEWHERE),
+    ("patch", "customresourcedefinitions.apiextensions.k8s.io", None),
+    ("patch", "apiservices.apiregistration.k8s.io/v1.apps", None),
+    ("delete", "apiservices.apiregistration.k8s.io/v1beta1.metrics.k8s.io", None),
+    ("get", "nodes", None),
+    ("delete", "namespaces", None),
+    ("create", "mutatingwebhookconfigurations.admissionregistration.k8s.io", None),
+]
+
+
+Question = tuple[str, str, str | None]
+
+
+def allowed(cluster: ApiServer, account: str, questions: list[Question]) -> list[bool]:
+    """What the API server says of each; not kubectl auth can-i, which knows only the kinds that the cluster serves.
+
+    A name follows a kind, or a subresource, after a slash.
+    """
+    reviews = []
+    for verb, what, namespace in questions:
+        kind, _, rest = what.partition("/")
+        resource, _, group = kind.partition(".")
+        inner = "subresource" if rest in ("status", "finalizers", "exec", "token", "scale") else "name"
+        asked = {"verb": verb, "group": group, "resource": resource, "namespace": namespace or "", inner: rest}
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview"}
+        groups = ["system:serviceaccounts", "system:authenticated"]
+        reviews.append(review | {"spec": {"user": account, "groups": groups, "resourceAttributes": asked}})
+    given = yaml.safe_dump({"apiVersion": "v1", "kind": "List", "items": reviews})
+    answers = cluster.kubectl("create", "-f", "-", "-o", "jsonpath={.status.allowed} ", given=given)
+    return [answer == "true" for answer in answers.split()]
+
+
+def test_the_operator_may_do_its_work_and_nothing_else(cluster: ApiServer, release: Install, namespace: str) -> None:
+    release("install", CHART)
+    account = f"system:serviceaccount:{namespace}:podpair-operator"
+    places = {SOMEWHERE: "kube-public", OWN: namespace, None: None}
+    questions = [(verb, what, places[place]) for verb, what, place in [*MAY, *MAY_NOT]]
+    answers = dict(zip(questions, allowed(cluster, account, questions), strict=True))
+    wanted = dict(zip(questions, [True] * len(MAY) + [False] * len(MAY_NOT), strict=True))
+    assert answers == wanted
+
+
+def test_namespaces_that_are_named_bound_its_rights(cluster: ApiServer, release: Install, namespace: str) -> None:
+    release("install", CHART, values={"watchNamespaces": [namespace]})
+    account = f"system:serviceaccount:{namespace}:podpair-operator"
+    kinds = ("secrets", "configmaps", "pods", "deployments.apps", "inferencegateways.podpair.dev")
+    assert all(allowed(cluster, account, [("get", kind, namespace) for kind in kinds]))
+    assert not any(allowed(cluster, account, [("get", kind, "kube-public") for kind in kinds]))
+    assert allowed(cluster, account, [("list", "customresourcedefinitions.apiextensions.k8s.io", None)]) == [True]
+
+
+def test_the_metrics_api_asks_for_no_right_where_it_is_off(helm: Helm) -> None:
+    def about_it(enabled: str) -> bool:
+        objects = helm.template("podpair-operator", values={"metricsApi": {"enabled": enabled}})
+        told = yaml.safe_dump_all(one for one in objects if "Role" in one["kind"])
+        return any(word in told for word in ("apiservices", "external.metrics.k8s.io", "auth-reader", "clusterroles,"))
+
+    assert about_it("auto")
+    assert about_it("always")
+    assert not about_it("never")
+
+
+def test_what_owns_the_api_service_goes_with_the_release(helm: Helm) -> None:
+    """The operator makes the APIService owned by this ClusterRole; the garbage collector then takes it along."""
+    objects = helm.template("podpair-operator")
+    owner = env(objects)["PODPAIR_OPERATOR_METRICS_API__OWNER"]
+    assert owner in [one["metadata"]["name"] for one in of_kind(objects, "ClusterRole")]
