@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import logging
 import signal
+from collections.abc import Coroutine
+from typing import Any
 
 from aiohttp import web
 
@@ -12,11 +14,13 @@ from podpair.inference.grpc.listening import GrpcServer
 from podpair.inference.http.app import Api
 from podpair.inference.metrics import Metrics
 from podpair.inference.runtime.catalog import Catalog, Source
+from podpair.inference.runtime.watching import Watching
+from podpair.inference.runtime.weights import WeightsSource
 
 log = logging.getLogger(__name__)
 
 
-async def serve(settings: Settings, models: Source) -> None:
+async def serve(settings: Settings, models: Source, weights: WeightsSource) -> None:
     """Serve until SIGTERM or SIGINT. Raises FaultsError if a model can't be loaded, OSError if a port is taken.
 
     It listens before the models are loaded, so that a probe can tell "alive, not ready" from "dead".
@@ -26,7 +30,8 @@ async def serve(settings: Settings, models: Source) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     metrics = Metrics()
-    catalog = Catalog(models, metrics)
+    catalog = Catalog(models, metrics, weights=weights.read())
+    watching = Watching(catalog, weights, settings.models.poll_seconds) if settings.models.weights_file else None
     server = settings.server
     # handler_cancellation: a client that disconnects takes its request out of the queue.
     runner = web.AppRunner(
@@ -44,7 +49,7 @@ async def serve(settings: Settings, models: Source) -> None:
         await site.start()
         url = f"http://{server.host}:{runner.addresses[0][1]}"
         log.info("listening", extra={"url": url})
-        await _until_stopped(catalog, grpc, stop, url)
+        await _until_stopped(_serving(catalog, grpc, url, watching), stop)
         log.info("stopping")
         await grpc.refuse()
         await catalog.stop(server.shutdown_seconds)
@@ -54,26 +59,26 @@ async def serve(settings: Settings, models: Source) -> None:
     log.info("stopped")
 
 
-async def _until_stopped(catalog: Catalog, grpc: GrpcServer, stop: asyncio.Event, url: str) -> None:
-    """Load the models, announce that they are ready, and wait for the signal; a signal ends the loading, too.
+async def _until_stopped(serving: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    """Serve until the signal comes; what fails before is raised."""
+    stopped, task = asyncio.create_task(stop.wait()), asyncio.create_task(serving)
+    try:
+        await asyncio.wait({stopped, task}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+    finally:
+        stopped.cancel()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _serving(catalog: Catalog, grpc: GrpcServer, url: str, watching: Watching | None) -> None:
+    """Load the models, announce that they are ready, and look for changes for as long as it is let.
 
     gRPC comes last: its import takes a fifth of a second, and REST answers by then.
     """
-    stopped, starting = asyncio.create_task(stop.wait()), asyncio.create_task(_start(catalog, grpc, url))
-    await asyncio.wait({stopped, starting}, return_when=asyncio.FIRST_COMPLETED)
-    try:
-        if starting.done():
-            starting.result()
-            await stopped
-    finally:
-        stopped.cancel()
-        starting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await starting
-
-
-async def _start(catalog: Catalog, grpc: GrpcServer, url: str) -> None:
     await catalog.start()
-    if catalog.ready:
-        log.info("ready", extra={"url": url, "models": [model.name for model in catalog.models]})
-        await grpc.start()
+    log.info("ready", extra={"url": url, "models": [model.name for model in catalog.models]})
+    await grpc.start()
+    await (asyncio.Event().wait() if watching is None else watching.run())

@@ -42,7 +42,9 @@ def serve(
     """
     from podpair.inference import logs
     from podpair.inference.config.settings import load_settings
+    from podpair.inference.core.choosing import faults_of_weights
     from podpair.inference.runtime.repository import Models
+    from podpair.inference.runtime.weights import WeightsSource
 
     options: dict[str, dict[str, Any]] = {
         "server": {"host": host, "port": port},
@@ -53,7 +55,11 @@ def serve(
     try:
         settings = load_settings(config, given)
         repository = Models(settings.models.folder, settings.models.classes)
-        repository.read()  # its faults come before anything is started
+        # Their faults come before anything is started.
+        found = {folder.name: folder.versions for folder in repository.read()}
+        weights = WeightsSource(settings.models.weights, settings.models.weights_file)
+        if faults := faults_of_weights(weights.read(), found, all_there=True):
+            raise FaultsError(faults)
     except FaultsError as error:
         _refuse(error.faults, 2)
     logs.set_up(settings.log.level, settings.log.format)
@@ -61,7 +67,7 @@ def serve(
     from podpair.inference.service import serve as serve_forever
 
     try:
-        _run(serve_forever(settings, repository))
+        _run(serve_forever(settings, repository, weights))
     except FaultsError as error:
         _refuse(error.faults, 1)
     except OSError as error:

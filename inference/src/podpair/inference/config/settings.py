@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from podpair.inference.core.errors import FaultsError
 from podpair.inference.core.faults import sentences
+from podpair.inference.core.model_config import VersionWeights
 
 PREFIX = "podpair_"
 
@@ -50,6 +51,12 @@ class ModelsSettings(_Section):
     repository: Path | None = None
     # Python classes outside of a repository, each `module:Class` or `name=module:Class`.
     classes: tuple[str, ...] = ()
+    # Model → version → weight, as {"digits": {"3": 90, "2": 10}}: goes before `versions` in that model's model.yaml.
+    weights: dict[str, VersionWeights] = {}
+    # The same in a file, YAML or JSON, which goes before `weights` and is read again whenever it changes.
+    weights_file: Path | None = None
+    # How often files are looked at for changes.
+    poll_seconds: Annotated[float, Field(gt=0, le=3600)] = 2.0
 
     @property
     def folder(self) -> Path | None:
@@ -101,21 +108,21 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _environment() -> dict[str, Any]:
-    """Our sections of `PODPAIR_SECTION__SETTING`; a list is JSON."""
+    """Our sections of `PODPAIR_SECTION__SETTING`; a list or mapping is JSON."""
     found: dict[str, Any] = {}
     for variable, value in os.environ.items():
         section, _, key = variable.lower().removeprefix(PREFIX).partition("__")
         if variable.lower().startswith(PREFIX) and section in Settings.model_fields:
             if key:
-                found.setdefault(section, {})[key] = _list(value)
+                found.setdefault(section, {})[key] = _json(value)
             else:
                 found.setdefault(section, value)
     return found
 
 
-def _list(value: str) -> Any:
+def _json(value: str) -> Any:
     try:
-        return json.loads(value) if value.startswith("[") else value
+        return json.loads(value) if value.startswith(("[", "{")) else value
     except ValueError:
         return value
 

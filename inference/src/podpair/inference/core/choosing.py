@@ -9,7 +9,12 @@ Sources: nginx's smooth weighted round robin; Schindelhauer and Schomaker, "Weig
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+
+from podpair.inference.core.model_config import ModelConfig
+
+# Model → version → weight, set from outside: it goes before what the models' own files say.
+Weights = Mapping[str, Mapping[int, float]]
 
 
 class VersionChoice:
@@ -48,3 +53,32 @@ def _unit(version: str, key: str) -> float:
     """A hash in (0, 1)."""
     digest = hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8, person=version.encode()[:16]).digest()
     return (int.from_bytes(digest, "big") + 1) / (2**64 + 2)
+
+
+def shares(config: ModelConfig, versions: Collection[int], weights: Mapping[int, float] | None) -> dict[str, float]:
+    """The weight of each version: from outside where there are such, else by model.yaml, else the highest alone.
+
+    Raises ValueError where `weights` name a version that isn't there.
+    """
+    own = {share.version: share.weight for share in config.versions} or {max(versions): 1.0}
+    unknown = sorted(set(weights or ()) - set(versions))
+    if unknown:
+        there = ", ".join(map(str, sorted(versions)))
+        raise ValueError(f"there is no version {unknown[0]}; there are {there}")
+    return {str(version): weight for version, weight in (weights or own).items()}
+
+
+def faults_of_weights(weights: Weights, models: Mapping[str, Collection[int]], *, all_there: bool) -> list[str]:
+    """What is wrong with weights for these models and their versions. all_there: no other model may come later."""
+    faults = []
+    for name, given in weights.items():
+        versions = models.get(name)
+        if versions is None:
+            if all_there:
+                faults.append(f"models.weights.{name}: there is no such model; there are {', '.join(sorted(models))}")
+            continue
+        try:
+            shares(ModelConfig(), versions, given)
+        except ValueError as error:
+            faults.append(f"models.weights.{name}: {error}")
+    return faults

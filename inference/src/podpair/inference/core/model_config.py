@@ -1,8 +1,9 @@
 """What a `model.yaml` may say. Everything has a default: without one, the model's own metadata is enough."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from podpair.inference.core.tensors import DATATYPES
 
@@ -99,12 +100,25 @@ class ArgmaxConfig(_Section):
 Step = Annotated[SoftmaxConfig | ArgmaxConfig, Field(discriminator="op")]
 
 
+# A version's share, in proportion to those of the others.
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class ShareConfig(_Section):
     """A version that answers requests which name none."""
 
     version: Positive
-    # Its share, in proportion to those of the others.
-    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    weight: Weight
+
+
+def _some_weight(weights: Mapping[int, float]) -> Mapping[int, float]:
+    if not any(weights.values()):
+        raise ValueError("one of the versions needs a weight above 0")
+    return weights
+
+
+# Version → weight.
+VersionWeights = Annotated[Mapping[Positive, Weight], AfterValidator(_some_weight)]
 
 
 class ModelConfig(_Section):

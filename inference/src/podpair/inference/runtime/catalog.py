@@ -8,13 +8,13 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from podpair.inference.core.choosing import VersionChoice
+from podpair.inference.core.choosing import VersionChoice, Weights, faults_of_weights, shares
 from podpair.inference.core.errors import FaultsError, LoadError, NotFoundError, UnavailableError
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.signature import Signature
@@ -82,6 +82,8 @@ class ServedModel:
 
     name: str
     config: ModelConfig
+    # Version → weight, of those that answer requests which name none.
+    weights: dict[str, float]
     choice: VersionChoice
     versions: dict[str, ServedVersion]
 
@@ -89,10 +91,14 @@ class ServedModel:
 class Catalog:
     """Everything that is served. `ready` from the end of the warm-up to the beginning of the stop."""
 
-    def __init__(self, source: Source, metrics: Metrics, load: Load = load_runtime) -> None:
+    def __init__(
+        self, source: Source, metrics: Metrics, load: Load = load_runtime, weights: Weights | None = None
+    ) -> None:
         self._source = source
         self._metrics = metrics
         self._load = load
+        # As set from outside; a model that isn't in it goes by its own model.yaml.
+        self._weights: Weights = weights or {}
         self._models: dict[str, ServedModel] = {}
         # Model → why it isn't served now.
         self._absent: dict[str, str] = dict.fromkeys(source.names(), "it is being loaded")
@@ -110,6 +116,7 @@ class Catalog:
     async def start(self) -> None:
         """Load and warm up every version of every model; FaultsError with all that is wrong."""
         folders = self._source.read()
+        self._check_weights({folder.name: folder.versions for folder in folders})
         loaded = await asyncio.to_thread(load_models, folders, self._load)
         for folder in folders:
             self._serve(folder, loaded[folder.name])
@@ -131,6 +138,7 @@ class Catalog:
         async with self._changing(name):
             try:
                 folder = await asyncio.to_thread(self._source.find, name)
+                self._check_weights({name: folder.versions})
                 loaded = await asyncio.to_thread(load_models, [folder], self._load)
             except FaultsError as error:
                 if name not in self._models:
@@ -150,6 +158,20 @@ class Catalog:
             self._absent[name] = "it was unloaded"
             log.info("model unloaded", extra={"model": name})
             self._retire(model)
+
+    def reweigh(self, weights: Weights) -> None:
+        """Versions have these weights from now on. Raises FaultsError with all that is wrong, and changes nothing then."""
+        before, self._weights = self._weights, weights
+        try:
+            self._check_weights({name: [*map(int, model.versions)] for name, model in self._models.items()})
+        except FaultsError:
+            self._weights = before
+            raise
+        for name, model in self._models.items():
+            given = self._shares(name, model.config, model.versions)
+            if given != model.weights:
+                model.weights, model.choice = given, VersionChoice(given)
+                log.info("weights changed", extra={"model": name, "weights": given})
 
     def index(self) -> list[dict[str, Any]]:
         """The repository as V2's index tells it: served versions, then models that aren't, and why."""
@@ -225,12 +247,19 @@ class Catalog:
                 streams = Streams(name, found.runtime, found.signature, folder.config.runtime.max_streams)
             versions[version] = ServedVersion(name, version, found.runtime, found.signature, scheduler, streams)
             versions[version].unused.set()
-        weights = {str(share.version): share.weight for share in folder.config.versions} or {
-            next(reversed(versions)): 1.0
-        }
+        weights = self._shares(name, folder.config, versions)
         metrics.queue_depth.set_function(partial(self._depth, name))
-        self._models[name] = ServedModel(name, folder.config, VersionChoice(weights), versions)
+        self._models[name] = ServedModel(name, folder.config, weights, VersionChoice(weights), versions)
         self._absent.pop(name, None)
+
+    def _shares(self, name: str, config: ModelConfig, versions: Mapping[str, object]) -> dict[str, float]:
+        return shares(config, [*map(int, versions)], self._weights.get(name))
+
+    def _check_weights(self, models: Mapping[str, Collection[int]]) -> None:
+        """Raise FaultsError where the weights from outside name versions that these models don't have."""
+        faults = faults_of_weights(self._weights, models, all_there=False)
+        if faults:
+            raise FaultsError(faults)
 
     def _depth(self, name: str) -> int:
         model = self._models.get(name)
