@@ -44,7 +44,8 @@ def own_modules(folder: Path, keep: str) -> Iterator[None]:
     """Imports from the folder work here, and leave nothing in `sys.modules` but `keep`; one model at a time."""
     with _importing:
         before, wrote = set(sys.modules), sys.dont_write_bytecode
-        sys.path.insert(0, str(folder))
+        # Another list each time: an import that goes on in another thread would skip an entry of one that shrinks.
+        sys.path = [str(folder), *sys.path]
         # Bytecode is told from older by seconds: a reload must not take what was there a moment ago.
         sys.dont_write_bytecode = True
         importlib.invalidate_caches()
@@ -52,8 +53,7 @@ def own_modules(folder: Path, keep: str) -> Iterator[None]:
             yield
         finally:
             sys.dont_write_bytecode = wrote
-            if str(folder) in sys.path:
-                sys.path.remove(str(folder))
+            sys.path = [entry for entry in sys.path if entry != str(folder)]
             for module in set(sys.modules) - before - {keep}:
                 if _lies_in(getattr(sys.modules[module], "__file__", None), folder):
                     del sys.modules[module]
@@ -102,7 +102,7 @@ def _look_here() -> None:
     """`module:Class` is looked up from the folder where the command was given."""
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.insert(0, here)
+        sys.path = [here, *sys.path]
 
 
 def _import(path: Path, name: str) -> ModuleType:
