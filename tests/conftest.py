@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from harness import machine
-from harness.kafka import Broker
+from harness.kafka import Broker, SecureBroker
 from harness.pair import Gateway, Inference
 
 
@@ -22,6 +22,14 @@ def require() -> Callable[[str], str]:
 def broker() -> Iterator[Broker]:
     """A real Kafka, shared: tests take topics and groups of their own (`names`)."""
     running = Broker()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def secure_broker() -> Iterator[SecureBroker]:
+    """A Kafka with SASL, TLS and an authorizer, shared: tests take users, topics and groups of their own."""
+    running = SecureBroker()
     yield running
     running.stop()
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from harness.processes import ROOT
+from podpair.operator.core.resource.igw import InferenceGateway
 
 EXAMPLE = ROOT / "examples" / "digits" / "inferencegateway.yaml"
 REMOVED = object()
@@ -27,6 +28,13 @@ def resource(**changed: Any) -> dict[str, Any]:
         else:
             below[last] = value
     return made
+
+
+def gateway_at(servers: str, name: str, **changed: Any) -> InferenceGateway:
+    """A resource whose topics, two partitions each, are at a broker; `changed` as for `resource`, kafka__… goes below."""
+    kafka = {"bootstrapServers": servers, "requests": {"partitions": 2}, "results": {"partitions": 2}}
+    scaling = {"min": 1, "max": 2, "metrics": [{"lag": 5}]}
+    return InferenceGateway.model_validate(resource(name=name, **{"kafka": kafka, "scaling": scaling} | changed))
 
 
 class Wrong(NamedTuple):

@@ -64,6 +64,11 @@ def results_topic(gateway: InferenceGateway) -> str:
     return gateway.spec.kafka.results.name or f"{gateway.metadata.namespace}.{gateway.metadata.name}.results"
 
 
+def dead_letters_topic(gateway: InferenceGateway) -> str:
+    """The topic of requests that no attempt could answer; the gateway names it so."""
+    return f"{requests_topic(gateway)}.dlq"
+
+
 def consumer_group(gateway: InferenceGateway) -> str:
     """The consumer group."""
     return gateway.spec.kafka.consumer_group.id or f"{gateway.metadata.namespace}.{gateway.metadata.name}"

@@ -1,0 +1,79 @@
+"""With which librdkafka properties the operator's own client asks a resource's broker.
+
+The operator serves many namespaces, so it never follows a property by which one of them could make it read a file, load a
+plug-in, run a command or ask a URL: certificates go into memory, and of `kafka.client` only what is harmless counts here.
+The gateways, in the resource's own pods, follow all of it.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from podpair.operator.core.credentials import Credentials
+from podpair.operator.core.resource.igw import InferenceGateway
+
+_PREFIXES = ("socket.", "broker.address.", "reconnect.backoff.", "metadata.", "topic.metadata.", "api.version.")
+_HARMLESS = {
+    "allow.auto.create.topics",
+    "broker.version.fallback",
+    "client.dns.lookup",
+    "client.id",
+    "client.rack",
+    "connections.max.idle.ms",
+    "enable.ssl.certificate.verification",
+    "retry.backoff.max.ms",
+    "retry.backoff.ms",
+    "sasl.mechanism",
+    "sasl.mechanisms",
+    "sasl.password",
+    "sasl.username",
+    "security.protocol",
+    "ssl.ca.pem",
+    "ssl.certificate.pem",
+    "ssl.cipher.suites",
+    "ssl.curves.list",
+    "ssl.endpoint.identification.algorithm",
+    "ssl.key.password",
+    "ssl.key.pem",
+    "ssl.sigalgs.list",
+}
+_FIRST = {
+    "client.id": "podpair-operator",
+    "reconnect.backoff.max.ms": "1000",
+    "socket.connection.setup.timeout.ms": "5000",
+}
+
+
+class BrokerAccess(NamedTuple):
+    """One way to one broker; resources that share it share a client."""
+
+    servers: str
+    properties: tuple[tuple[str, str], ...]
+    """librdkafka's, sorted. Holds secrets: never logged."""
+
+    def __repr__(self) -> str:
+        return f"BrokerAccess({self.servers!r})"
+
+
+def broker_access(gateway: InferenceGateway, credentials: Credentials) -> BrokerAccess:
+    """How the operator reaches the broker of a resource."""
+    kafka = gateway.spec.kafka
+    protocol = ("SASL_" if kafka.sasl is not None else "") + ("SSL" if kafka.tls is not None else "PLAINTEXT")
+    properties: dict[str, str | None] = {
+        **_FIRST,
+        "bootstrap.servers": kafka.bootstrap_servers,
+        "security.protocol": protocol,
+        "sasl.mechanism": kafka.sasl.mechanism if kafka.sasl is not None else None,
+        "sasl.username": credentials.username,
+        "sasl.password": credentials.password,
+        "ssl.ca.pem": credentials.ca_pem,
+        "ssl.certificate.pem": credentials.certificate_pem,
+        "ssl.key.pem": credentials.key_pem,
+        **followed(kafka.client),
+    }
+    given = sorted((name, value) for name, value in properties.items() if value is not None)
+    return BrokerAccess(kafka.bootstrap_servers, tuple(given))
+
+
+def followed(client: Mapping[str, str]) -> dict[str, str]:
+    """Those of a resource's `kafka.client` that the operator's client follows too."""
+    return {name: value for name, value in client.items() if name in _HARMLESS or name.startswith(_PREFIXES)}

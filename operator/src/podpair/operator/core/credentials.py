@@ -1,0 +1,70 @@
+"""What a broker is shown: user, password, certificates, from the Secrets that a resource names. Never logged, never in a repr."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from podpair.operator.core.resource.igw import InferenceGateway
+
+_CERTIFICATE, _KEY = "tls.crt", "tls.key"
+
+
+class MissingSecret(Exception):
+    """A Secret, or one of its keys, isn't there. The text says which, who wants it, and what to do."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """None: not needed."""
+
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    ca_pem: str | None = field(default=None, repr=False)
+    """Certificates of the authority that the broker's is signed by."""
+    certificate_pem: str | None = field(default=None, repr=False)
+    """Who the operator is, with `key_pem`."""
+    key_pem: str | None = field(default=None, repr=False)
+
+
+def secret_names(gateway: InferenceGateway) -> list[str]:
+    """The Secrets that `read_credentials` needs, sorted; they are in the resource's namespace."""
+    return sorted({secret for _, secret, _, _ in _wanted(gateway)})
+
+
+def read_credentials(gateway: InferenceGateway, secrets: Mapping[str, Mapping[str, bytes]]) -> Credentials:
+    """The credentials in Secrets, which are given by name as their decoded `data`; those that aren't there are left out.
+
+    Raises MissingSecret, which tells all that is missing.
+    """
+    found: dict[str, str] = {}
+    missing: list[str] = []
+    for member, secret, key, field_name in _wanted(gateway):
+        where = f"{gateway.metadata.namespace}/{secret}"
+        if secret not in secrets:
+            missing.append(f"Secret {where} not found ({field_name} names it): create it with key {key}")
+        elif key not in secrets[secret]:
+            has = ", ".join(sorted(secrets[secret])) or "none"
+            missing.append(f"Secret {where} has no key {key} ({field_name} names it; it has {has}): add the key")
+        else:
+            try:
+                found[member] = secrets[secret][key].decode()
+            except UnicodeDecodeError:
+                missing.append(f"Secret {where}: key {key} is not text ({field_name} names it): write it anew")
+    if missing:
+        raise MissingSecret("; ".join(missing))
+    return Credentials(**found)
+
+
+def _wanted(gateway: InferenceGateway) -> list[tuple[str, str, str, str]]:
+    """(member of Credentials, Secret, key, the field of the resource that names it)."""
+    sasl, tls = gateway.spec.kafka.sasl, gateway.spec.kafka.tls
+    wanted: list[tuple[str, str, str, str]] = []
+    if sasl is not None:
+        wanted.append(("username", sasl.secret_name, sasl.username_key, "spec.kafka.sasl"))
+        wanted.append(("password", sasl.secret_name, sasl.password_key, "spec.kafka.sasl"))
+    if tls is not None and tls.ca_ref is not None:
+        wanted.append(("ca_pem", tls.ca_ref.name, tls.ca_ref.key, "spec.kafka.tls.caRef"))
+    if tls is not None and tls.client_certificate_ref is not None:
+        name = tls.client_certificate_ref.name
+        wanted.append(("certificate_pem", name, _CERTIFICATE, "spec.kafka.tls.clientCertificateRef"))
+        wanted.append(("key_pem", name, _KEY, "spec.kafka.tls.clientCertificateRef"))
+    return wanted

@@ -1,0 +1,1 @@
+"""The broker's edge: topics, and the group's lag."""

@@ -1,0 +1,95 @@
+"""Asks the broker for what lag is made of: the group's offsets, and where the partitions begin and end."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import OffsetSpec
+
+from podpair.operator.core.broker_access import BrokerAccess
+from podpair.operator.core.lag import Log, total_lag
+from podpair.operator.kafka.clients import PATIENCE, Client, librdkafka_log
+from podpair.operator.kafka.failures import client_invalid, trouble
+
+_GROUP_PATIENCE = 5.0  # seconds until the group's coordinator has answered
+
+_EARLIEST, _LATEST = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
+
+
+class LagUnknown(Exception):
+    """The broker doesn't tell an offset. The text says why."""
+
+
+class Group:
+    """A consumer that never joins its group, and reads nothing: it only asks what is committed, on a thread of its own.
+
+    AdminClient's list_consumer_group_offsets would need neither; but where the coordinator has just moved, librdkafka hands
+    its answer to the consumer group that an AdminClient doesn't have, and the process ends (librdkafka issue 5040).
+    """
+
+    def __init__(self, access: BrokerAccess, group: str) -> None:
+        self._servers, self._group = access.servers, group
+        properties: dict[str, Any] = {**dict(access.properties), "group.id": group, "enable.auto.commit": "false"}
+        try:
+            self._consumer = Consumer({**properties, "logger": librdkafka_log})
+        except KafkaException as error:
+            raise client_invalid(error) from None
+        self._thread = ThreadPoolExecutor(1, "kafka-group")
+
+    async def committed(self, topic: str, partitions: int) -> dict[int, int | None]:
+        """The next offset by partition; None: nothing is committed. Raises LagUnknown."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._committed, topic, partitions)
+
+    def _committed(self, topic: str, partitions: int) -> dict[int, int | None]:
+        doing = f"reading the offsets of group {self._group}"
+        try:
+            places = [TopicPartition(topic, number) for number in range(partitions)]
+            found = self._consumer.committed(places, timeout=_GROUP_PATIENCE)
+        except KafkaException as error:
+            # Why no coordinator was found is told where a consumer's records come.
+            told = self._consumer.poll(0)
+            cause = told.error() if told is not None else None
+            raise LagUnknown(trouble(error.args[0], self._servers, doing, cause).seen.message) from None
+        for place in found:
+            if place.error is not None:
+                raise LagUnknown(trouble(place.error, self._servers, doing).seen.message)
+        return {place.partition: place.offset if place.offset >= 0 else None for place in found}
+
+    def close(self) -> None:
+        """Let go of the broker. Blocks."""
+        self._thread.submit(self._consumer.close).result()
+        self._thread.shutdown()
+
+
+async def group_lag(client: Client, group: Group, topic: str, partitions: int) -> int:
+    """Records that wait for `group` in the partitions 0 … `partitions` - 1 of `topic`.
+
+    Raises LagUnknown where an offset isn't told, BrokerTrouble where the broker isn't reached.
+    """
+    # What is committed is asked first: an end that was read before a later commit would hide records.
+    committed = await group.committed(topic, partitions)
+    starts, ends = await asyncio.gather(
+        _offsets(client, topic, partitions, _EARLIEST),
+        _offsets(client, topic, partitions, _LATEST),
+    )
+    logs = {number: Log(starts[number], max(starts[number], ends[number])) for number in range(partitions)}
+    lag = total_lag(logs, committed, range(partitions))
+    if lag is None:
+        raise LagUnknown(f"no committed offset is told of every partition of {topic}")
+    return lag
+
+
+async def _offsets(client: Client, topic: str, partitions: int, which: OffsetSpec) -> dict[int, int]:
+    asked: dict[Any, OffsetSpec] = {TopicPartition(topic, number): which for number in range(partitions)}
+    futures = client.admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=PATIENCE)
+    offsets: dict[int, int] = {}
+    for place, answer in (await client.ask(futures, f"reading the offsets of {topic}")).items():
+        if isinstance(answer, KafkaError):
+            raise LagUnknown(_why(client, answer, f"reading the offsets of {topic}"))
+        offsets[place.partition] = answer.offset
+    return offsets
+
+
+def _why(client: Client, error: KafkaError, doing: str) -> str:
+    return trouble(error, client.servers, doing).seen.message
