@@ -10,15 +10,15 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 import onnx
 import pytest
 import yaml
-from aiohttp.test_utils import TestClient, TestServer
 from onnx import TensorProto, helper
 
 from podpair.inference.core.model_config import ModelConfig
@@ -260,7 +260,7 @@ class Fixed:
 class Application:
     """The application in this process, serving one model `gate`."""
 
-    def __init__(self, gate: Gate, client: TestClient[Any, Any], catalog: Catalog, metrics: Metrics) -> None:
+    def __init__(self, gate: Gate, client: aiohttp.ClientSession, catalog: Catalog, metrics: Metrics) -> None:
         self.gate, self.client, self.catalog, self.metrics = gate, client, catalog, metrics
 
     def ask(self, *rows: float, headers: dict[str, str] | None = None) -> "asyncio.Task[tuple[int, Any, Any]]":
@@ -291,26 +291,25 @@ class Application:
 @pytest.fixture
 async def application() -> AsyncIterator[Callable[..., Any]]:
     """Start the application; `config` is the model's model.yaml. Its runs never stay in the loop."""
-    clients: list[TestClient[Any, Any]] = []
     gate = Gate()
+    async with AsyncExitStack() as ends:
 
-    async def begin(**config: Any) -> Application:
-        config.setdefault("runtime", {}).setdefault("inline_below_ms", 0)
-        folder = ModelFolder("gate", Path("gate"), ModelConfig.model_validate(config), {1: Path("gate/1")})
-        metrics = Metrics()
-        catalog = Catalog(Fixed(folder), metrics, lambda folder, version: gate)
-        client = TestClient(TestServer(Api(catalog, metrics, 1_000_000).application()))
-        await client.start_server()
-        clients.append(client)
-        await catalog.start()
-        gate.runs.clear()
-        gate.began = threading.Semaphore(0)
-        return Application(gate, client, catalog, metrics)
+        async def begin(**config: Any) -> Application:
+            config.setdefault("runtime", {}).setdefault("inline_below_ms", 0)
+            folder = ModelFolder("gate", Path("gate"), ModelConfig.model_validate(config), {1: Path("gate/1")})
+            metrics = Metrics()
+            catalog = Catalog(Fixed(folder), metrics, lambda folder, version: gate)
+            server = Api(catalog, metrics, 1_000_000).server()
+            ends.push_async_callback(server.close, 10)
+            host, port = await server.listen("127.0.0.1", 0)
+            client = await ends.enter_async_context(aiohttp.ClientSession(f"http://{host}:{port}"))
+            await catalog.start()
+            gate.runs.clear()
+            gate.began = threading.Semaphore(0)
+            return Application(gate, client, catalog, metrics)
 
-    yield begin
-    gate.open.set()
-    for client in clients:
-        await client.close()
+        yield begin
+        gate.open.set()
 
 
 @pytest.fixture

@@ -22,8 +22,6 @@ def set_up(level: str, format: Literal["json", "text"]) -> None:  # noqa: A002 -
     else:
         handler.setFormatter(_TextFormatter("%(asctime)s %(levelname)-7s %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # aiohttp logs each request of a malformed client with a traceback; its answer says it all.
-    logging.getLogger("aiohttp").setLevel(logging.WARNING)
 
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"asctime", "message", "taskName"}

@@ -7,8 +7,6 @@ import signal
 from collections.abc import Coroutine
 from typing import Any
 
-from aiohttp import web
-
 from podpair.inference.config.settings import Settings
 from podpair.inference.grpc.listening import GrpcServer
 from podpair.inference.http.app import Api
@@ -33,21 +31,11 @@ async def serve(settings: Settings, models: Source, weights: WeightsSource) -> N
     catalog = Catalog(models, metrics, weights=weights.read())
     watching = Watching(catalog, weights, settings.models.poll_seconds) if settings.models.weights_file else None
     server = settings.server
-    # handler_cancellation: a client that disconnects takes its request out of the queue.
-    runner = web.AppRunner(
-        Api(catalog, metrics, server.max_body_bytes).application(),
-        access_log=None,
-        handler_cancellation=True,
-        handle_signals=False,
-        keepalive_timeout=3600,
-        shutdown_timeout=server.shutdown_seconds,
-    )
     grpc = GrpcServer(settings, catalog, metrics)
-    await runner.setup()
+    rest = Api(catalog, metrics, server.max_body_bytes).server(server.max_pending_bytes)
     try:
-        site = web.TCPSite(runner, server.host, server.port, backlog=1024)
-        await site.start()
-        url = f"http://{server.host}:{runner.addresses[0][1]}"
+        _, port = await rest.listen(server.host, server.port)
+        url = f"http://{server.host}:{port}"
         log.info("listening", extra={"url": url})
         await _until_stopped(_serving(catalog, grpc, url, watching), stop)
         log.info("stopping")
@@ -55,7 +43,7 @@ async def serve(settings: Settings, models: Source, weights: WeightsSource) -> N
         await catalog.stop(server.shutdown_seconds)
     finally:
         # Ends the open connections once their answers are written.
-        await asyncio.gather(grpc.stop(), runner.cleanup())
+        await asyncio.gather(grpc.stop(), rest.close(server.shutdown_seconds))
     log.info("stopped")
 
 

@@ -32,6 +32,8 @@ class ServerSettings(_Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 8081
     # A larger request is refused with 413.
     max_body_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
+    # Bytes of all bodies together that are read or answered at the same time (small ones aren't counted); past it: 429.
+    max_pending_bytes: Annotated[int, Field(gt=0)] = 1024 * 1024 * 1024
     # How long a stop waits for what is queued and runs.
     shutdown_seconds: Annotated[float, Field(ge=0)] = 20.0
 

@@ -36,7 +36,7 @@ class GenerateRequest:
     names: Sequence[str]
 
 
-def decode_generate(body: bytes | bytearray, signature: Signature) -> GenerateRequest:
+def decode_generate(body: bytes | bytearray | memoryview, signature: Signature) -> GenerateRequest:
     """The request in `body`, checked against the model. Raises InvalidRequestError."""
     try:
         members = _decoder.decode(body)

@@ -77,7 +77,9 @@ _decoder = msgspec.json.Decoder(_Request)
 _encoder = msgspec.json.Encoder()
 
 
-def decode_request(body: bytes | bytearray, header_length: int | None, signature: Signature) -> InferRequest:
+def decode_request(
+    body: bytes | bytearray | memoryview, header_length: int | None, signature: Signature
+) -> InferRequest:
     """The request in `body`, checked against the model.
 
     header_length: length of the JSON where raw tensors follow it. The arrays are views of `body`. Raises

@@ -1,68 +1,55 @@
-"""Answers, and the one place where a failure becomes `{"error": …}` with its status."""
+"""The one place where a failure becomes `{"error": …}` with its status, and is counted."""
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
-
-import msgspec
-from aiohttp import web
 
 from podpair.inference.core.errors import InferenceError, OverloadedError, UnavailableError
+from podpair.inference.http.requests import Request, Response, json_response
 from podpair.inference.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-# The id that the client gave its request, once its body has been read.
-REQUEST_ID: web.RequestKey[str | None] = web.RequestKey("id", str)
 RETRY_AFTER_MS = "podpair-retry-after-ms"
 
 
-def json_response(document: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    """A document in JSON; bytes are JSON already."""
-    content = document if isinstance(document, bytes) else msgspec.json.encode(document)
-    return web.Response(body=content, status=status, headers={"Content-Type": "application/json", **(headers or {})})
-
-
 class Answering:
-    """Wraps handlers: an exception is an answer, too, and counted."""
+    """Failures as answers."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def __call__(self, handler: Handler) -> Handler:
-        """The handler, which doesn't fail any more."""
+    def explained(self, error: Exception, request: Request) -> Response:
+        """A handler's failure; what it didn't mean for the client is in the log only."""
+        if isinstance(error, InferenceError):
+            return self.failed(error, request)
+        if not isinstance(error, ConnectionResetError):
+            log.error("a handler failed", extra={"path": request.head.path}, exc_info=error)
+        return self.failed(InferenceError("an internal error; the container's log has it"), request)
 
-        async def answer(request: web.Request) -> web.StreamResponse:
-            try:
-                return await handler(request)
-            except InferenceError as error:
-                self.count(error, request)
-                return _failed(error)
-            except Exception:
-                log.exception("a handler failed", extra={"path": request.path})
-                self._metrics.errors.labels(InferenceError.kind).inc()
-                return _failed(InferenceError("an internal error; the container's log has it"))
+    def failed(self, error: InferenceError, request: Request | None) -> Response:
+        """A failure that is meant for the client."""
+        self.count(error, request)
+        return json_response({"error": str(error)}, error.status, _headers(error))
 
-        return answer
-
-    def count(self, error: InferenceError, request: web.Request) -> None:
-        """A failure that has been told to the client."""
+    def count(self, error: InferenceError, request: Request | None) -> None:
+        """A failure that is told to the client in another way."""
         self._metrics.errors.labels(error.kind).inc()
         level = logging.WARNING if error.status >= 500 else logging.DEBUG
         if log.isEnabledFor(level):
-            known = {"model": request.match_info.get("model"), "request": request.get(REQUEST_ID)}
+            known = {"model": request.values.get("model"), "request": request.id} if request else {}
             log.log(level, "request failed", extra={**known, "type": error.kind, "error": str(error)})
 
+    def refused(self, status: int, message: str) -> Response:
+        """What is no request."""
+        self._metrics.errors.labels("invalid").inc()
+        log.debug("request refused", extra={"status": status, "error": message})
+        return json_response({"error": message}, status)
 
-def _failed(error: InferenceError) -> web.Response:
-    headers = {}
+
+def _headers(error: InferenceError) -> dict[str, str]:
     if isinstance(error, OverloadedError):
-        headers = {
+        return {
             "Retry-After": str(math.ceil(error.retry_after)),
             RETRY_AFTER_MS: str(math.ceil(error.retry_after * 1000)),
         }
-    elif isinstance(error, UnavailableError):
-        headers = {"Retry-After": "1"}
-    return json_response({"error": str(error)}, error.status, headers)
+    return {"Retry-After": "1"} if isinstance(error, UnavailableError) else {}

@@ -4,16 +4,17 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import msgspec
-from aiohttp import web
 
 from podpair.inference.core.errors import InferenceError
 from podpair.inference.core.generate import GenerateRequest, decode_generate, encode_generate, join_parts
 from podpair.inference.core.tensors import Array
 from podpair.inference.http import reading
-from podpair.inference.http.answering import REQUEST_ID, Answering, Handler, json_response
+from podpair.inference.http.answering import Answering
+from podpair.inference.http.requests import Request, Response, json_response, lines
+from podpair.inference.http.routing import Route
 from podpair.inference.runtime.catalog import Catalog, ServedVersion
 
-_SSE = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+_SSE = lines({"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
 
 class GenerateApi:
@@ -24,18 +25,18 @@ class GenerateApi:
         self._answering = answering
         self._max_body_bytes = max_body_bytes
 
-    def routes(self) -> list[tuple[str, str, Handler]]:
-        """Method, path, handler."""
+    def routes(self) -> list[Route]:
+        """All of them."""
         return [
-            ("POST", f"/v2/models/{{model}}{version}/{path}", handler)
+            Route("POST", f"/v2/models/{{model}}{version}/{path}", handler)
             for version in ("", "/versions/{version}")
             for path, handler in (("generate", self.generate), ("generate_stream", self.generate_stream))
         ]
 
-    async def generate(self, request: web.Request) -> web.StreamResponse:
+    async def generate(self, request: Request) -> Response:
         """The whole answer; that of a model which only streams is its texts one behind the other."""
         with self._catalog.using(*reading.target(request)) as served:
-            asked = await self._read(request, served)
+            asked = self._read(request, served)
             deadline = reading.deadline(request)
             if served.runtime.predicts:
                 arrays = await served.scheduler.submit(asked.arrays, deadline, asked.parameters)
@@ -44,38 +45,36 @@ class GenerateApi:
                     arrays = join_parts([part async for part in parts], served.signature.outputs)
             return json_response(_encode(served, asked, arrays))
 
-    async def generate_stream(self, request: web.Request) -> web.StreamResponse:
+    async def generate_stream(self, request: Request) -> None:
         """An event for each part; a failure before the first is an HTTP status, a later one an event with `error`."""
         with self._catalog.using(*reading.target(request)) as served:
-            asked = await self._read(request, served)
+            asked = self._read(request, served)
             deadline = reading.deadline(request)
             async with aclosing(served.parts(asked.arrays, asked.parameters, deadline)) as parts:
-                return await self._send(request, served, asked, parts)
+                await self._send(request, served, asked, parts)
 
     async def _send(
         self,
-        request: web.Request,
+        request: Request,
         served: ServedVersion,
         asked: GenerateRequest,
         parts: AsyncGenerator[list[Array], None],
-    ) -> web.StreamResponse:
+    ) -> None:
         first = await anext(parts, None)
-        response = web.StreamResponse(headers=_SSE)
-        await response.prepare(request)
+        stream = request.begin(_SSE)
         try:
             if first is not None:
-                await response.write(_event(_encode(served, asked, first)))
+                await stream.write(_event(_encode(served, asked, first)))
                 async for part in parts:
-                    await response.write(_event(_encode(served, asked, part)))
+                    await stream.write(_event(_encode(served, asked, part)))
         except InferenceError as error:
             self._answering.count(error, request)
-            await response.write(_event(msgspec.json.encode({"error": str(error)})))
-        await response.write_eof()
-        return response
+            await stream.write(_event(msgspec.json.encode({"error": str(error)})))
+        stream.end()
 
-    async def _read(self, request: web.Request, served: ServedVersion) -> GenerateRequest:
-        asked = decode_generate(await reading.body(request, self._max_body_bytes), served.signature)
-        request[REQUEST_ID] = asked.id
+    def _read(self, request: Request, served: ServedVersion) -> GenerateRequest:
+        asked = decode_generate(reading.body(request, self._max_body_bytes), served.signature)
+        request.id = asked.id
         return asked
 
 

@@ -1,21 +1,24 @@
-"""What a request says besides its tensors: its headers, and a body that isn't too large."""
+"""What a request says besides its tensors: its headers, and a body that may be compressed."""
 
 import math
 import time
-
-from aiohttp import web
+import zlib
 
 from podpair.inference.core.errors import InvalidRequestError, TooLargeError
+from podpair.inference.http.requests import Part, Request
 
 DEADLINE = "podpair-deadline"
 # Requests with the same key are answered by the same version of a model.
 KEY = "podpair-key"
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
+# zlib's window sizes: gzip's header, zlib's.
+_CODINGS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
-def deadline(request: web.Request) -> float | None:
+
+def deadline(request: Request) -> float | None:
     """The deadline, in Unix milliseconds there, on the monotonic clock here. Raises InvalidRequestError."""
-    header = request.headers.get(DEADLINE)
+    header = request.header(DEADLINE)
     if header is None:
         return None
     try:
@@ -27,9 +30,9 @@ def deadline(request: web.Request) -> float | None:
     return time.monotonic() + left
 
 
-def header_length(request: web.Request) -> int | None:
+def header_length(request: Request) -> int | None:
     """How long the JSON is, where raw tensors follow it. Raises InvalidRequestError."""
-    header = request.headers.get(HEADER_LENGTH)
+    header = request.header("inference-header-content-length")
     if header is None:
         return None
     if not (header.isascii() and header.isdecimal()):
@@ -37,19 +40,27 @@ def header_length(request: web.Request) -> int | None:
     return int(header)
 
 
-def target(request: web.Request) -> tuple[str, str | None, str | None]:
+def target(request: Request) -> tuple[str, str | None, str | None]:
     """The model, its version where the path names one, and the key."""
-    match = request.match_info
-    return match["model"], match.get("version"), request.headers.get(KEY)
+    values = request.values
+    return values["model"], values.get("version"), request.header(KEY)
 
 
-async def body(request: web.Request, limit: int) -> bytes:
-    """The body, of at most `limit` bytes. Raises TooLargeError or InvalidRequestError."""
-    if (request.content_length or 0) > limit:
-        raise TooLargeError(f"{request.content_length} bytes, the limit is {limit} (server.max_body_bytes)")
+def body(request: Request, limit: int) -> Part:
+    """The body, unpacked, of at most `limit` bytes. Raises TooLargeError or InvalidRequestError."""
+    coding = request.header("content-encoding")
+    if coding is None or coding.lower() == "identity":
+        return request.body
+    window = _CODINGS.get(coding.lower())
+    if window is None:
+        raise InvalidRequestError(f"Content-Encoding: {coding} is not served; there are gzip and deflate")
+    unpacker = zlib.decompressobj(window)
     try:
-        return await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        raise TooLargeError(f"more than {limit} bytes (server.max_body_bytes)") from None
-    except web.RequestPayloadError as error:
-        raise InvalidRequestError(f"the body can't be read: {error}") from None
+        content = unpacker.decompress(request.body, limit + 1)
+    except zlib.error as error:
+        raise InvalidRequestError(f"the body can't be read as {coding}: {error}") from None
+    if len(content) > limit:
+        raise TooLargeError(f"more than {limit} bytes once unpacked (server.max_body_bytes)")
+    if not unpacker.eof or unpacker.unused_data:
+        raise InvalidRequestError(f"the body can't be read as {coding}: it ends too early or too late")
+    return content

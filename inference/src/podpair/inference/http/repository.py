@@ -1,11 +1,11 @@
 """V2's repository extension: what there is, and loading and unloading it while requests run."""
 
 import msgspec
-from aiohttp import web
 
 from podpair.inference.core.errors import InvalidRequestError
 from podpair.inference.http import reading
-from podpair.inference.http.answering import Handler, json_response
+from podpair.inference.http.requests import Request, Response, json_response
+from podpair.inference.http.routing import Route
 from podpair.inference.runtime.catalog import Catalog
 
 
@@ -20,29 +20,29 @@ class RepositoryApi:
         self._catalog = catalog
         self._max_body_bytes = max_body_bytes
 
-    def routes(self) -> list[tuple[str, str, Handler]]:
-        """Method, path, handler."""
+    def routes(self) -> list[Route]:
+        """All of them."""
         return [
-            ("POST", "/v2/repository/index", self.index),
-            ("POST", "/v2/repository/models/{model}/load", self.load),
-            ("POST", "/v2/repository/models/{model}/unload", self.unload),
+            Route("POST", "/v2/repository/index", self.index),
+            Route("POST", "/v2/repository/models/{model}/load", self.load),
+            Route("POST", "/v2/repository/models/{model}/unload", self.unload),
         ]
 
-    async def index(self, request: web.Request) -> web.Response:
+    async def index(self, request: Request) -> Response:
         """Every version that is served, and models that aren't; `{"ready": true}` leaves these out."""
-        content = await reading.body(request, self._max_body_bytes)
+        content = reading.body(request, self._max_body_bytes)
         try:
             asked = msgspec.json.decode(content or b"{}", type=_Index)
         except msgspec.DecodeError as error:
             raise InvalidRequestError(f"the request is no index request: {error}") from None
         return json_response([entry for entry in self._catalog.index() if not asked.ready or entry["state"] == "READY"])
 
-    async def load(self, request: web.Request) -> web.Response:
+    async def load(self, request: Request) -> Response:
         """Load a model as it lies there now, or exchange it; what fails leaves all as it was."""
-        await self._catalog.load(request.match_info["model"])
+        await self._catalog.load(request.values["model"])
         return json_response({})
 
-    async def unload(self, request: web.Request) -> web.Response:
+    async def unload(self, request: Request) -> Response:
         """Serve it no longer; what was taken is answered."""
-        await self._catalog.unload(request.match_info["model"])
+        await self._catalog.unload(request.values["model"])
         return json_response({})

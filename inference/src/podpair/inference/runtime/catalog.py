@@ -211,22 +211,32 @@ class Catalog:
         model = self.model(name)
         return model, self.version(name, version or model.choice.default)
 
-    @contextmanager
-    def using(self, name: str, version: str | None, key: str | None = None) -> Iterator[ServedVersion]:
-        """As `version`, held until the end; only while requests are taken, else UnavailableError."""
+    def take(self, name: str, version: str | None, key: str | None = None) -> ServedVersion:
+        """As `version`, held until `release`; only while requests are taken, else UnavailableError."""
         if self.stopping:
             raise UnavailableError("the container is stopping")
         served = self.version(name, version, key)
         if not self.ready:
             raise UnavailableError("the container is not ready yet")
+        if not served.users:
+            served.unused.clear()
         served.users += 1
-        served.unused.clear()
+        return served
+
+    def release(self, served: ServedVersion) -> None:
+        """Let go of what was taken."""
+        served.users -= 1
+        if not served.users:
+            served.unused.set()
+
+    @contextmanager
+    def using(self, name: str, version: str | None, key: str | None = None) -> Iterator[ServedVersion]:
+        """As `take`, for as long as the `with` lasts."""
+        served = self.take(name, version, key)
         try:
             yield served
         finally:
-            served.users -= 1
-            if not served.users:
-                served.unused.set()
+            self.release(served)
 
     @asynccontextmanager
     async def _changing(self, name: str) -> AsyncIterator[None]:

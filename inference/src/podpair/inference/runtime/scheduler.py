@@ -7,12 +7,13 @@ back once, however many requests it has. What is not queued any more can't be ca
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -38,13 +39,42 @@ log = logging.getLogger(__name__)
 _NONE: Mapping[str, Any] = {}
 
 
+class Sink(Protocol):
+    """Where a request's end goes, in the loop's thread: one of these, once."""
+
+    def done(self, arrays: list[Array]) -> None:
+        """The outputs."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """Why there are none."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
-class _Job:
+class Job:
     """A request's inputs and parameters, and where its outputs go."""
 
     arrays: Sequence[Array]
     parameters: Mapping[str, Any]
-    future: asyncio.Future[list[Array]]
+    sink: Sink
+
+
+class _Future:
+    """A sink that somebody awaits."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[list[Array]] = loop.create_future()
+
+    def done(self, arrays: list[Array]) -> None:
+        if not self.future.done():
+            self.future.set_result(arrays)
+
+    def failed(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
 
 
 class Scheduler:
@@ -65,7 +95,7 @@ class Scheduler:
         self._metrics = metrics
         self._times = times
         batching = config.batching
-        self._batcher: Batcher[_Job] = Batcher(
+        self._batcher: Batcher[Job] = Batcher(
             batching.max_items if signature.batchable else 1,
             batching.max_delay_ms / 1000,
             batching.queue_size,
@@ -82,6 +112,9 @@ class Scheduler:
         self._idle.set()
         self._pump_is_due = False
         self._wake: asyncio.TimerHandle | None = None
+        # When a deadline of what is queued may pass next.
+        self._look_at = math.inf
+        self._lateness: asyncio.TimerHandle | None = None
         self.statistics = Statistics()
         # Seconds that a row takes, averaged over the last batches: the base of `Retry-After`.
         self._row_seconds = 0.0
@@ -99,26 +132,39 @@ class Scheduler:
         deadline: on `time.monotonic()`. Raises OverloadedError, TooLargeError, DeadlineExceededError,
         InvalidRequestError or ModelError. When this coroutine is cancelled the request leaves the queue.
         """
+        sink = _Future(self._loop)
+        item = self.enqueue(arrays, deadline, parameters, sink)
+        try:
+            return await sink.future
+        finally:
+            if sink.future.cancelled():
+                self.withdraw(item)
+
+    def enqueue(
+        self, arrays: Sequence[Array], deadline: float | None, parameters: Mapping[str, Any], sink: Sink
+    ) -> Queued[Job]:
+        """Queue a request whose end `sink` is told; raises as `submit` does where that is known at once."""
         now = time.monotonic()
         if self._closed:
             raise UnavailableError("the container is stopping")
         if deadline is not None and deadline <= now:
             raise DeadlineExceededError("the deadline had passed when the request arrived")
         key = tuple([array.shape[1:] for array in arrays])
-        job = _Job(arrays, parameters, self._loop.create_future())
-        item = Queued(job, key, self._signature.rows(arrays), now, deadline)
+        item = Queued(Job(arrays, parameters, sink), key, self._signature.rows(arrays), now, deadline)
         self._offer(item)
         self._idle.clear()
         # Not at once: the requests that this turn of the loop has read, too, belong to the batch.
         self._pump_soon()
-        timer = None if deadline is None else self._loop.call_later(deadline - now, self._expire, item)
-        try:
-            return await job.future
-        finally:
-            if timer is not None:
-                timer.cancel()
-            if job.future.cancelled() and self._batcher.withdraw(item):
-                self._check_idle()
+        if deadline is not None and deadline < self._look_at:
+            self._look_for_late(deadline, now)
+        return item
+
+    def withdraw(self, item: Queued[Job]) -> bool:
+        """Take a request out of the queue, nobody wants it any more; False if it has left it. Its sink isn't told."""
+        if not self._batcher.withdraw(item):
+            return False
+        self._check_idle()
+        return True
 
     async def drain(self, seconds: float) -> None:
         """Wait until all that was submitted has ended; what hasn't after `seconds` ends with UnavailableError."""
@@ -129,7 +175,7 @@ class Scheduler:
             _fail(item, UnavailableError("the container stopped before the request could run"))
         self._threads.shutdown(wait=False)
 
-    def _offer(self, item: Queued[_Job]) -> None:
+    def _offer(self, item: Queued[Job]) -> None:
         size = self._batcher.queue_size
         if item.rows > size:
             raise TooLargeError(
@@ -171,7 +217,7 @@ class Scheduler:
             self._wake = self._loop.call_later(max(0.0, decision.wake_at - now), self._pump)
         self._check_idle()
 
-    def _run_here(self, batch: list[Queued[_Job]], rows: int) -> None:
+    def _run_here(self, batch: list[Queued[Job]], rows: int) -> None:
         """A run that isn't worth a thread; between two of them the loop turns once, for whatever else it has to do."""
         started = time.monotonic()
         results = self._run(batch)
@@ -185,49 +231,57 @@ class Scheduler:
             self._pump_is_due = True
             self._loop.call_soon(self._pump)
 
-    def _expire(self, item: Queued[_Job]) -> None:
-        if self._batcher.withdraw(item):
+    def _look_for_late(self, at: float, now: float) -> None:
+        """One timer for all deadlines: it looks at the earliest there was, and again at the earliest that is left."""
+        if self._lateness is not None:
+            self._lateness.cancel()
+        self._look_at = at
+        self._lateness = self._loop.call_later(at - now, self._expire)
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        self._lateness, self._look_at = None, math.inf
+        for item in self._batcher.expire(now):
             _fail(item, DeadlineExceededError("the deadline passed while the request was queued"))
-            self._check_idle()
+        self._check_idle()
+        earliest = min((item.deadline for item in self._batcher if item.deadline is not None), default=None)
+        if earliest is not None:
+            self._look_for_late(earliest, now)
 
     def _check_idle(self) -> None:
         if self._busy == 0 and self._batcher.rows == 0:
             self._idle.set()
 
     def _hand_back(
-        self, batch: list[Queued[_Job]], started: float, done: "Future[list[list[Array] | Exception]]"
+        self, batch: list[Queued[Job]], started: float, done: "Future[list[list[Array] | Exception]]"
     ) -> None:
         """In a thread: to the loop, which may be gone after a stop that didn't wait."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._finish, batch, started, done)
 
-    def _finish(self, batch: list[Queued[_Job]], started: float, done: "Future[list[list[Array] | Exception]]") -> None:
+    def _finish(self, batch: list[Queued[Job]], started: float, done: "Future[list[list[Array] | Exception]]") -> None:
         self._busy -= 1
         self._deliver(batch, done.result(), started)
         self._pump()
 
-    def _deliver(self, batch: list[Queued[_Job]], results: "list[list[Array] | Exception]", started: float) -> None:
+    def _deliver(self, batch: list[Queued[Job]], results: "list[list[Array] | Exception]", started: float) -> None:
         now = time.monotonic()
         statistics = self.statistics
         rows, waited = sum([item.rows for item in batch]), sum([started - item.enqueued_at for item in batch])
         statistics.ran(rows, len(batch), waited, now - started, time.time())
         for item, result in zip(batch, results, strict=True):
-            future, taken = item.payload.future, now - item.enqueued_at
+            taken = now - item.enqueued_at
             if isinstance(result, Exception):
                 statistics.fail += 1
                 statistics.fail_seconds += taken
+                _fail(item, result)
             else:
                 statistics.success += 1
                 statistics.success_seconds += taken
-            if future.done():
-                continue
-            if isinstance(result, Exception):
-                future.set_exception(result)
-            else:
                 self._metrics.latency.observe(taken)
-                future.set_result(result)
+                item.payload.sink.done(result)
 
-    def _run(self, batch: list[Queued[_Job]]) -> list[list[Array] | Exception]:
+    def _run(self, batch: list[Queued[Job]]) -> list[list[Array] | Exception]:
         """Mostly in a thread: the answer or the error of each request. A batch that fails is run again one by one."""
         started = time.monotonic()
         rows = [item.rows for item in batch]
@@ -242,7 +296,7 @@ class Scheduler:
         self._row_seconds = taken if not self._row_seconds else 0.9 * self._row_seconds + 0.1 * taken
         return results
 
-    def _compute(self, jobs: list[_Job], rows: list[int]) -> list[list[Array]]:
+    def _compute(self, jobs: list[Job], rows: list[int]) -> list[list[Array]]:
         """Concatenate, run, post-process, split; the parts are views."""
         alone = len(jobs) == 1
         columns = zip(*[job.arrays for job in jobs], strict=True)
@@ -262,6 +316,5 @@ class Scheduler:
         return results
 
 
-def _fail(item: Queued[_Job], error: Exception) -> None:
-    if not item.payload.future.done():
-        item.payload.future.set_exception(error)
+def _fail(item: Queued[Job], error: Exception) -> None:
+    item.payload.sink.failed(error)

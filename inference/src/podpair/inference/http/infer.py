@@ -1,0 +1,98 @@
+"""`infer`, the one request that comes thousands of times a second: decoded, queued, and answered in the turn in which it ran.
+
+No task is made for it: the scheduler calls back, and the answers of a batch are written one behind the other.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+
+from podpair.inference.core.batching import Queued
+from podpair.inference.core.tensors import Array
+from podpair.inference.core.v2 import InferRequest, decode_request, encode_response
+from podpair.inference.http import reading
+from podpair.inference.http.answering import Answering
+from podpair.inference.http.requests import Request, Response
+from podpair.inference.http.routing import Route
+from podpair.inference.runtime.catalog import Catalog, ServedVersion
+from podpair.inference.runtime.scheduler import Job
+
+log = logging.getLogger(__name__)
+
+_ALL_JSON = b"podpair-inference-ms: %.3f\r\nContent-Type: application/json\r\n"
+_MIXED = (
+    b"podpair-inference-ms: %.3f\r\nContent-Type: application/octet-stream\r\nInference-Header-Content-Length: %d\r\n"
+)
+
+
+class InferApi:
+    """The resource."""
+
+    def __init__(self, catalog: Catalog, answering: Answering, max_body_bytes: int) -> None:
+        self._catalog = catalog
+        self._answering = answering
+        self._max_body_bytes = max_body_bytes
+
+    def routes(self) -> list[Route]:
+        """With and without a version."""
+        paths = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
+        return [Route("POST", path, self.infer, direct=True) for path in paths]
+
+    def infer(self, request: Request) -> None:
+        """Decode and queue it. Raises InferenceError."""
+        served = self._catalog.take(*reading.target(request))
+        try:
+            deadline = reading.deadline(request)
+            content = reading.body(request, self._max_body_bytes)
+            asked = decode_request(content, reading.header_length(request), served.signature)
+            request.id = asked.id
+            call = _Call(self._catalog, self._answering, request, served, asked)
+            call.queued = served.scheduler.enqueue(asked.arrays, deadline, asked.parameters, call)
+            request.gone = call.withdraw
+        except BaseException:
+            self._catalog.release(served)
+            raise
+
+
+class _Call:
+    """A request between the queue and its answer."""
+
+    __slots__ = ("_answering", "_asked", "_catalog", "_entered", "_request", "_served", "queued")
+
+    def __init__(
+        self, catalog: Catalog, answering: Answering, request: Request, served: ServedVersion, asked: InferRequest
+    ) -> None:
+        self._catalog = catalog
+        self._answering = answering
+        self._request = request
+        self._served = served
+        self._asked = asked
+        self._entered = time.perf_counter()
+        self.queued: Queued[Job] | None = None
+
+    def done(self, arrays: Sequence[Array]) -> None:
+        """Encode the answer and write it."""
+        served, asked = self._served, self._asked
+        try:
+            parts, length = encode_response(served.model, served.version, asked, served.signature.outputs, arrays)
+            taken = (time.perf_counter() - self._entered) * 1000
+            headers = _ALL_JSON % taken if length is None else _MIXED % (taken, length)
+            self._request.answer(Response(200, parts, headers))
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("answered", extra={"model": served.model, "request": asked.id, "ms": round(taken, 3)})
+        except Exception as error:
+            self._request.answer(self._answering.explained(error, self._request))
+        finally:
+            self._catalog.release(served)
+
+    def failed(self, error: Exception) -> None:
+        """Say so."""
+        try:
+            self._request.answer(self._answering.explained(error, self._request))
+        finally:
+            self._catalog.release(self._served)
+
+    def withdraw(self) -> None:
+        """The client has gone; what runs already runs on."""
+        if self.queued is not None and self._served.scheduler.withdraw(self.queued):
+            self._catalog.release(self._served)

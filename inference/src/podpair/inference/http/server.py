@@ -1,0 +1,131 @@
+"""The REST front: listens, gives requests to their handlers, and ends connections that don't get on.
+
+It is an HTTP/1.1 server of its own because a general one costs ten times what a small model does: requests that need no
+task get none, and heads and routes are looked up, not parsed. What the protocol allows is decided by llhttp (`heads`).
+"""
+
+import asyncio
+import logging
+from contextlib import suppress
+from email.utils import formatdate
+from typing import Any
+
+from podpair.inference.core.errors import InferenceError
+from podpair.inference.http.answering import Answering
+from podpair.inference.http.connection import Connection
+from podpair.inference.http.heads import Heads
+from podpair.inference.http.requests import Request, Response
+from podpair.inference.http.routing import Route, Routes
+
+log = logging.getLogger(__name__)
+
+_SCRATCH_BYTES = 262_144
+_TICK_SECONDS = 1.0
+
+
+class Server:
+    """All connections of one process; its methods belong to the loop's thread.
+
+    max_body_bytes: of one request. max_held_bytes: of all requests together that are too large for one read.
+    """
+
+    def __init__(self, routes: Routes, answering: Answering, max_body_bytes: int, max_held_bytes: int) -> None:
+        self.max_body_bytes = max_body_bytes
+        self.max_held_bytes = max_held_bytes
+        self.heads = Heads()
+        # Where connections read to, one after the other.
+        self.scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        self.connections: set[Connection] = set()
+        # Bytes of the bodies that are being read or answered, without small ones.
+        self.held = 0
+        # The Date header.
+        self.date = b""
+        self.closing = False
+        # Set when the last connection ends.
+        self._empty = asyncio.Event()
+        self._routes = routes
+        self._answering = answering
+        self._loop = asyncio.get_running_loop()
+        self.now = self._loop.time
+        self._listeners: list[asyncio.Server] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tick()
+
+    async def listen(self, host: str, port: int) -> tuple[str, int]:
+        """Take connections at an address; the address. Raises OSError if it is taken."""
+        listener = await self._loop.create_server(lambda: Connection(self), host, port, backlog=1024)
+        self._listeners.append(listener)
+        address = listener.sockets[0].getsockname()
+        return str(address[0]), int(address[1])
+
+    async def close(self, seconds: float) -> None:
+        """Take no more connections, end those that are idle, and wait so long for the answers of the others."""
+        self.closing = True
+        for listener in self._listeners:
+            listener.close()
+        for connection in list(self.connections):
+            connection.close()
+        if self.connections:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), seconds)
+        for connection in list(self.connections):
+            connection.abort()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # What connections ask for.
+
+    def left(self, connection: Connection) -> None:
+        """A connection has ended."""
+        self.connections.discard(connection)
+        if self.closing and not self.connections:
+            self._empty.set()
+
+    def run(self, request: Request) -> None:
+        """Have a request answered."""
+        route = self._routes.find(request.head)
+        if not route.direct:
+            task = self._loop.create_task(self._answer(route, request))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            request.gone = task.cancel
+            return
+        try:
+            route.handler(request)
+        except Exception as error:
+            self._fail(request, error)
+
+    def failed(self, error: InferenceError, request: Request | None) -> Response:
+        """A failure as an answer, counted."""
+        return self._answering.failed(error, request)
+
+    def refused(self, status: int, message: str) -> Response:
+        """The answer to what isn't a request, counted."""
+        return self._answering.refused(status, message)
+
+    async def _answer(self, route: Route, request: Request) -> None:
+        try:
+            response: Any = await route.handler(request)
+        except Exception as error:
+            self._fail(request, error)
+        else:
+            if response is not None:
+                request.answer(response)
+
+    def _fail(self, request: Request, error: Exception) -> None:
+        response = self._answering.explained(error, request)
+        if request.started:
+            request.cut()
+        else:
+            request.answer(response)
+
+    def _tick(self) -> None:
+        now = self.now()
+        self.date = f"Date: {formatdate(usegmt=True)}\r\n".encode()
+        for connection in list(self.connections):
+            connection.tick(now)
+        self._timer = self._loop.call_later(_TICK_SECONDS, self._tick)
