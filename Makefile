@@ -60,10 +60,9 @@ PROTO := podpair/inference/grpc/proto
 proto: setup ## generate the Python of the .proto files anew
 	@cd inference/src && $(abspath $(BIN))/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. $(PROTO)/*.proto
 
-crd: setup ## the CRD's charts and docs/resource.md, made anew from the resource's models
-	@$(BIN)/podpair crd > charts/podpair-crds/templates/crd.yaml
-	@(echo '{{- if .Values.crds.install }}'; cat charts/podpair-crds/templates/crd.yaml; echo '{{- end }}') > charts/podpair-operator/templates/crd.yaml
+crd: setup ## docs/resource.md and what of the charts follows from the resource or from values.yaml, made anew
 	@$(BIN)/podpair crd --format doc > docs/resource.md
+	@$(BIN)/python charts/generate.py
 
 # Tagged twice: charts and `podpair plan` name the version; `dev` is for what is built again and again.
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' operator/pyproject.toml)

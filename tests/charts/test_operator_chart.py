@@ -162,12 +162,14 @@ MAY = [
     ("list", "replicasets.apps", SOMEWHERE),
     ("create", "events", SOMEWHERE),
     ("list", "customresourcedefinitions.apiextensions.k8s.io", None),
-    ("create", "apiservices.apiregistration.k8s.io", None),
+    ("create", "apiservices.apiregistration.k8s.io/v1beta1.external.metrics.k8s.io", None),
+    ("create", "secrets/podpair-operator-metrics-api", OWN),
     ("patch", "apiservices.apiregistration.k8s.io/v1beta1.external.metrics.k8s.io", None),
     ("create", "leases.coordination.k8s.io", OWN),
     ("update", "leases.coordination.k8s.io/podpair-operator", OWN),
 ]  # fmt: skip
 MAY_NOT = [
+    ("create", "apiservices.apiregistration.k8s.io", None),
     ("delete", "inferencegateways.podpair.dev", SOMEWHERE),
     ("create", "inferencegateways.podpair.dev", SOMEWHERE),
     ("create", "pods", SOMEWHERE),
@@ -250,3 +252,9 @@ def test_what_owns_the_api_service_goes_with_the_release(helm: Helm) -> None:
     objects = helm.template("podpair-operator")
     owner = env(objects)["PODPAIR_OPERATOR_METRICS_API__OWNER"]
     assert owner in [one["metadata"]["name"] for one in of_kind(objects, "ClusterRole")]
+
+
+def test_autoscalers_read_external_metrics_by_kubernetes_own_roles(cluster: ApiServer) -> None:
+    metric = ("list", "podpairs.external.metrics.k8s.io", "kube-public")
+    for account in ("system:serviceaccount:kube-system:horizontal-pod-autoscaler", "system:kube-controller-manager"):
+        assert allowed(cluster, account, [metric]) == [True]

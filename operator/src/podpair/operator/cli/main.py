@@ -1,5 +1,6 @@
 """`podpair`: what a resource means, before a cluster sees it."""
 
+import json
 from pathlib import Path
 
 import click
@@ -8,6 +9,7 @@ import yaml
 from podpair.operator.cli.files import file_argument, read_file
 from podpair.operator.cli.plan import plan
 from podpair.operator.core.crd import crd as make_crd
+from podpair.operator.core.json_schema import json_schema
 from podpair.operator.core.resource_doc import document
 
 
@@ -18,11 +20,16 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--format", "form", type=click.Choice(["yaml", "doc"]), default="yaml", help="The CRD, or a page on it.")
+@click.option(
+    "--format", "form", type=click.Choice(["yaml", "doc", "json-schema"]), default="yaml", help="What to print."
+)
 def crd(form: str) -> None:
-    """Print the CustomResourceDefinition (charts/podpair-crds holds it), or every field as a page (docs/resource.md)."""
+    """Print the CustomResourceDefinition (charts/podpair-crds holds it), every field as a page (docs/resource.md), or the
+    JSON Schema of a resource, by which an editor completes and checks one."""
     if form == "doc":
         click.echo(document(make_crd()), nl=False)
+    elif form == "json-schema":
+        click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
     else:
         click.echo(yaml.safe_dump(make_crd(), sort_keys=False, width=120, allow_unicode=True), nl=False)
 
