@@ -10,10 +10,10 @@ KAFKA ?=
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock crd proto bench bench-fanout images clean
+.PHONY: help setup demo test e2e lint format lock crd proto bench bench-fanout images clean
 
 help: ## what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## the environment in .venv, exactly as requirements.lock pins it
 
@@ -35,6 +35,9 @@ demo: setup ## the whole pair on this machine; KAFKA=host:port for a real broker
 
 test: setup ## all tests; what this machine lacks is skipped by name (PODPAIR_TEST_REQUIRE=all: fails instead)
 	@$(BIN)/python -m pytest $(ARGS)
+
+e2e: setup ## the end-to-end tests on the cluster of KUBECONFIG, else on a throw-away node (Linux, root)
+	@PODPAIR_E2E_KUBECONFIG="$$KUBECONFIG" $(BIN)/python -m pytest tests/e2e $(ARGS)
 
 bench-fanout: setup ## Kafka → 5,000 WebSocket sessions on a real broker: one JSON line (ARGS="--sessions 10000")
 	@$(BIN)/python tests/bench/fanout.py $(ARGS)

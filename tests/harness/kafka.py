@@ -94,16 +94,16 @@ def libraries() -> Path:
 
 
 class Broker:
-    """A running broker at `address`; its data goes with it."""
+    """A running broker at `address`; its data goes with it. A command that begins with `entrance` joins the network of `host`."""
 
     _protocols: tuple[str, ...] = _PROTOCOLS[:1]
 
-    def __init__(self, heap: str = "512m") -> None:
+    def __init__(self, heap: str = "512m", host: str = "127.0.0.1", entrance: tuple[str, ...] = ()) -> None:
         (java,) = require("java")
         self._data = Path(tempfile.mkdtemp(prefix="podpair-kafka-"))
-        self._java = [java, f"-Xms{heap}", f"-Xmx{heap}", "-XX:+UseSerialGC", "-Djava.awt.headless=true",
+        self._java = [*entrance, java, f"-Xms{heap}", f"-Xmx{heap}", "-XX:+UseSerialGC", "-Djava.awt.headless=true",
                       f"-Dlog4j2.configurationFile={_HERE / 'log4j2.properties'}", "-cp", f"{libraries()}/*"]  # fmt: skip
-        self.addresses = {protocol: f"127.0.0.1:{free_port()}" for protocol in self._protocols}
+        self.addresses = {protocol: f"{host}:{free_port()}" for protocol in self._protocols}
         """Where it listens, by security.protocol."""
         self.address = self.addresses["PLAINTEXT"]
         self._config = self._data / "server.properties"
@@ -147,9 +147,9 @@ class SecureBroker(Broker):
     PLAIN_USERS: ClassVar = {"admin": "admin-password", "app": "app-password"}
     _protocols = _PROTOCOLS
 
-    def __init__(self, heap: str = "512m") -> None:
+    def __init__(self, heap: str = "512m", host: str = "127.0.0.1", entrance: tuple[str, ...] = ()) -> None:
         self.authority = Authority("podpair test broker")
-        super().__init__(heap)
+        super().__init__(heap, host, entrance)
         self._admin = AdminClient({"bootstrap.servers": self.address})
 
     def _more_config(self) -> str:

@@ -5,6 +5,7 @@ With PODPAIR_TEST_REQUIRE=all nothing is skipped: what is missing fails.
 
 import os
 import shutil
+import sys
 
 import pytest
 
@@ -13,8 +14,20 @@ _INSTALL = {
     "mvn": "Maven, for the broker's jars (Debian: maven)",
     "chromium": "Chromium (Debian: chromium)",
     "kcat": "kcat (Debian: kcat)",
-    "go": "Go, to build the Kubernetes API server",
+    "go": "Go, to build Kubernetes",
     "etcd": "etcd (Debian: etcd-server)",
+    "docker": "Docker (Debian: docker.io)",
+    "dockerd": "Docker (Debian: docker.io)",
+    "containerd": "containerd (Debian: containerd)",
+    "ctr": "containerd (Debian: containerd)",
+    "runc": "runc (Debian: runc)",
+    "iptables": "iptables (Debian: iptables)",
+    "ip": "ip (Debian: iproute2)",
+    "conntrack": "conntrack (Debian: conntrack)",
+    "debootstrap": "debootstrap, for a base image where no registry is reached (Debian: debootstrap)",
+    "/usr/lib/cni/bridge": "CNI's plug-ins (Debian: containernetworking-plugins)",
+    "nsenter": "nsenter (Debian: util-linux)",
+    "unshare": "unshare (Debian: util-linux)",
 }
 
 
@@ -23,8 +36,20 @@ def require(*programs: str) -> list[str]:
     found = [shutil.which(program) for program in programs]
     missing = [_INSTALL.get(p, p) for p, path in zip(programs, found, strict=True) if path is None]
     if missing:
-        message = f"this machine lacks {', '.join(missing)}"
-        if os.environ.get("PODPAIR_TEST_REQUIRE") == "all":
-            pytest.fail(message)
-        pytest.skip(message)
+        _lacks(", ".join(dict.fromkeys(missing)))
     return [path for path in found if path is not None]
+
+
+def require_root() -> None:
+    """Skips the test, or fails it, where namespaces can't be made."""
+    if sys.platform != "linux":
+        _lacks("Linux")
+    if os.geteuid() != 0:
+        _lacks("root")
+
+
+def _lacks(what: str) -> None:
+    message = f"this machine lacks {what}"
+    if os.environ.get("PODPAIR_TEST_REQUIRE") == "all":
+        pytest.fail(message)
+    pytest.skip(message)
