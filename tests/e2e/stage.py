@@ -4,6 +4,7 @@ On a cluster of your own PODPAIR_E2E_KAFKA_HOST is an address of this machine th
 command that takes images of the local docker into it: `kind load docker-image`. Without it they must be there already.
 """
 
+import importlib.metadata
 import json
 import os
 import shlex
@@ -24,13 +25,14 @@ from harness.processes import ROOT, Child
 
 HERE = Path(__file__).parent
 _TAG = "e2e"
+_VERSION = importlib.metadata.version("podpair-operator")
 
 
 class Images(NamedTuple):
     """The images that the tests run."""
 
-    gateway: str = f"podpair-gateway:{_TAG}"
-    inference: str = f"podpair-inference:{_TAG}"
+    operator: str = f"podpair-operator:{_VERSION}"
+    gateway: str = f"podpair-gateway:{_VERSION}"
     digits: str = "registry.example/digits:3"
     """The digits model, with versions 2 and 3, as the example names it."""
     newer: str = "registry.example/digits:4"
@@ -87,14 +89,12 @@ def somebodys(kubeconfig: Path) -> Iterator[Stage]:
 
 
 def build(docker: Docker) -> None:
-    """The project's images, and the example's in two versions."""
+    """The project's images, and the example's under two names."""
     docker.images(_TAG)
     for image, versions in ((Images().digits, "2 3"), (Images().newer, "3 4")):
-        arguments = (f"INFERENCE={Images().inference}", f"VERSIONS={versions}")
+        arguments = (f"DIGITS=podpair-digits:{_TAG}", f"VERSIONS={versions}")
         flags = [part for argument in arguments for part in ("--build-arg", argument)]
-        docker.docker(
-            "build", "-q", *flags, "-t", image, "-f", str(HERE / "digits.Dockerfile"), str(ROOT / "examples/models")
-        )
+        docker.docker("build", "-q", *flags, "-t", image, str(HERE / "digits"))
 
 
 class Space:
