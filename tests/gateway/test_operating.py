@@ -24,6 +24,27 @@ NAMES = {
 }  # fmt: skip
 
 
+async def test_metrics_pass_on_the_latency_of_the_model_and_nothing_else_of_its_container(
+    pair: Gateway, inference: Inference, connect: Connect
+) -> None:
+    client = await connect(pair)
+    await client.send(json.dumps({"type": "infer", "id": "1", "model": "digits", "data": [0.0] * 64}))
+    await client.event("result")
+    families = {f.name: f for f in text_string_to_metric_families(pair.get("/metrics")[1])}
+    samples = families["inference_latency_seconds"].samples
+    assert any(s.name == "inference_latency_seconds_bucket" and s.labels["model"] == "digits" for s in samples)
+    assert max(s.value for s in samples if s.name == "inference_latency_seconds_count") >= 1
+    assert not [name for name in families if name.startswith("inference_") and name != "inference_latency_seconds"]
+
+
+async def test_metrics_are_told_without_a_model_that_has_any(start_gateway: Callable[..., Gateway]) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    gateway = start_gateway({"kafka": {"embedded": True}, "inference": {"url": url}})
+    families = {f.name for f in text_string_to_metric_families(gateway.get("/metrics")[1])}
+    assert "podpair_gateway_sessions" in families
+    assert "inference_latency_seconds" not in families
+
+
 async def test_metrics(pair: Gateway, connect: Connect) -> None:
     client = await connect(pair)
     answered = pair.metric("answers_total", outcome="result")

@@ -5,6 +5,7 @@ from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from podpair.gateway.core.exposition import only
 from podpair.gateway.http.admission import Admission
 from podpair.gateway.http.console import add_console
 from podpair.gateway.http.cors import allow_origins
@@ -12,6 +13,7 @@ from podpair.gateway.http.errors import refusal, v2_error
 from podpair.gateway.http.events import EventStreamEdge
 from podpair.gateway.http.infer import InferEdge
 from podpair.gateway.http.websocket import WebSocketEdge
+from podpair.gateway.metrics import INFERENCE_LATENCY
 from podpair.gateway.service import Service
 
 
@@ -32,9 +34,11 @@ def make_app(service: Service) -> web.Application:
         return web.json_response({"ready": good, "checks": checks}, status=200 if good else 503)
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(
-            body=generate_latest(service.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
-        )
+        """Ours, and the model's latency: its container listens on localhost only, so nobody else can ask for it."""
+        own = generate_latest(service.metrics.registry)
+        beside = await service.parts.client.metrics() if service.parts is not None else ""
+        body = own + only(beside, INFERENCE_LATENCY).encode()
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app.router.add_get("/healthz", health)
     app.router.add_get("/readyz", ready)

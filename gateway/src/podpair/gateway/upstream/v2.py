@@ -12,6 +12,9 @@ from podpair.gateway.core.attempts import Busy, Failed, Unavailable
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.shorthand import InputSpec
 
+_METRICS_SECONDS = 1.0
+_METRICS_BYTES = 1 << 20
+
 
 class Answer(NamedTuple):
     """A V2 response, its `outputs` (JSON) unread."""
@@ -63,6 +66,22 @@ class V2Client:
                 return response.status == 200
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
+
+    async def metrics(self) -> str:
+        """What GET /metrics says, within a second; empty where nothing there does: V2 asks no server for metrics."""
+        timeout = aiohttp.ClientTimeout(total=_METRICS_SECONDS)
+        body = bytearray()
+        try:
+            async with self.http.get("/metrics", timeout=timeout, headers={"Accept-Encoding": "identity"}) as response:
+                if response.status != 200:
+                    return ""
+                async for chunk in response.content.iter_any():
+                    body += chunk
+                    if len(body) > _METRICS_BYTES:
+                        return ""
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return ""
+        return body.decode(errors="replace")
 
     async def only_input(self, model: str) -> InputSpec:
         """The model's input, from its metadata. Raises Fault where there is no such model, or not exactly one input."""

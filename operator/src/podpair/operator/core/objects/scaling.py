@@ -6,6 +6,7 @@ metrics are a contract with whoever serves `external.metrics.k8s.io`.
 
 from typing import Any
 
+from podpair.operator.core.measures import INFLIGHT, LAG, LATENCY, SESSIONS
 from podpair.operator.core.objects.naming import (
     GATEWAY_LABEL,
     Manifest,
@@ -87,11 +88,11 @@ def _hpa_metric(gateway: InferenceGateway, metric: Metric) -> Manifest:
 def _external(metric: Metric) -> tuple[str, Manifest]:
     """The external metric's name and its target: latency is one number for all pods, the others are shared by them."""
     if metric.latency is not None:
-        return "podpair_latency_seconds", {"type": "Value", "value": _milli(metric.latency)}
+        return LATENCY, {"type": "Value", "value": _milli(metric.latency)}
     counts = {
-        "podpair_lag": metric.lag,
-        "podpair_sessions": metric.sessions,
-        "podpair_inflight": metric.inflight,
+        LAG: metric.lag,
+        SESSIONS: metric.sessions,
+        INFLIGHT: metric.inflight,
     }
     name, value = next((name, value) for name, value in counts.items() if value is not None)
     return name, {"type": "AverageValue", "averageValue": str(value)}
@@ -163,7 +164,7 @@ def _query(gateway: InferenceGateway, metric: Metric) -> tuple[str, str]:
     name, namespace = gateway.metadata.name, gateway.metadata.namespace
     pods = f'{{namespace="{namespace}",pod=~"{name}-[a-z0-9]+-[a-z0-9]+"}}'
     if metric.latency is not None:
-        buckets = f"sum by (le) (rate(podpair_gateway_request_seconds_bucket{pods}[1m]))"
+        buckets = f"sum by (le) (rate(inference_latency_seconds_bucket{pods}[1m]))"
         return f"histogram_quantile(0.95, {buckets})", str(seconds(metric.latency))
     if metric.sessions is not None:
         return f"sum(podpair_gateway_sessions{pods})", str(metric.sessions)

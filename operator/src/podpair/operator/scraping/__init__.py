@@ -1,0 +1,1 @@
+"""The gateways' edge: what each pod tells of its load."""

@@ -1,0 +1,30 @@
+"""Reads a gateway's /metrics: Prometheus' text format in, one pod's load out."""
+
+import math
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from podpair.operator.core.latency import summed
+from podpair.operator.core.load import PodLoad
+
+_SESSIONS = "podpair_gateway_sessions"
+_INFLIGHT = ("podpair_gateway_direct_in_flight", "podpair_gateway_queue_in_flight")
+_LATENCY = "inference_latency_seconds"
+
+
+def read_load(text: str) -> PodLoad:
+    """The load that a gateway tells. Raises ValueError where the text is no gateway's metrics."""
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    missing = [name for name in (_SESSIONS, *_INFLIGHT) if name not in families]
+    if missing:
+        raise ValueError(f"there is no {missing[0]} among the metrics")
+
+    def total(name: str) -> int:
+        return round(sum(sample.value for sample in families[name].samples))
+
+    latency = None
+    if _LATENCY in families:
+        buckets = [sample for sample in families[_LATENCY].samples if sample.name.endswith("_bucket")]
+        # Of a model that nobody asked yet there are no samples; the family is there none the less.
+        latency = summed({float(one.labels["le"]): one.value} for one in buckets) or {math.inf: 0.0}
+    return PodLoad(total(_SESSIONS), sum(total(name) for name in _INFLIGHT), latency)

@@ -1,0 +1,53 @@
+"""The load of real gateways, asked as the operator asks them."""
+
+import asyncio
+import json
+
+import aiohttp
+
+from harness.pair import Gateway, Inference, token
+from harness.processes import free_port
+from podpair.operator.core.measures import Measures
+from podpair.operator.scraping.scraper import Scraper
+
+KEY = ("default", "digits")
+
+
+async def test_a_gateway_tells_its_sessions_and_its_model_s_latency(pair: Gateway, inference: Inference) -> None:
+    scraper = Scraper()
+    try:
+        async with aiohttp.ClientSession() as http:
+            before = await scraper.measure(KEY, {"a": pair.url})
+            async with http.ws_connect(pair.ws, headers={"Authorization": f"Bearer {token()}"}) as ws:
+                await ws.receive_json()
+                request = {"type": "infer", "id": "1", "model": "digits", "data": [0.0] * 64, "route": "direct"}
+                await ws.send_str(json.dumps(request))
+                while (await ws.receive_json())["type"] != "result":
+                    pass
+                seen = await scraper.measure(KEY, {"a": pair.url})
+        assert before.sessions is not None
+        assert (seen.sessions, seen.inflight, seen.lag) == (before.sessions + 1, 0, None)
+        assert seen.latency is not None
+        assert 0 < seen.latency < 0.5
+    finally:
+        await scraper.close()
+
+
+async def test_pods_that_don_t_answer_are_unknown_and_keep_nobody_waiting(pair: Gateway) -> None:
+    release = asyncio.Event()
+
+    async def silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await release.wait()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    scraper = Scraper()
+    try:
+        for url in (f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{port}", f"{pair.url}/nowhere"):
+            assert await scraper.measure(KEY, {"good": pair.url, "bad": url}) == Measures()
+        assert (await scraper.measure(KEY, {"good": pair.url})).sessions is not None
+    finally:
+        release.set()
+        server.close()
+        await scraper.close()
