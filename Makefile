@@ -54,7 +54,7 @@ format: setup ## let ruff mend what it can
 
 lock: $(UV) ## pin every dependency anew, with hashes and without addresses
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
-	  $(if $(UPGRADE),--upgrade) --group build --group lint --group test --group bench --group train --group proto \
+	  $(if $(UPGRADE),--upgrade) --group build --group lint --group test --group bench --group train --group proto --extra images \
 	  $(PROJECTS:%=%/pyproject.toml) -o requirements.lock
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	  $(if $(UPGRADE),--upgrade) tests/inference/clients.in -o tests/inference/clients.lock

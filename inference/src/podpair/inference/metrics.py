@@ -26,6 +26,24 @@ class Metrics:
             "inference_batch_size", "Rows in a run", ["model"], buckets=BATCH_BUCKETS, registry=self.registry
         )
 
+        self.stage_seconds = Histogram(
+            "inference_stage_seconds",
+            "What a request spends in a stage before the queue, waiting included",
+            ["model", "stage"],
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self.stage_queue_depth = Gauge(
+            "inference_stage_queue_depth",
+            "Rows in a stage before the queue",
+            ["model", "stage"],
+            registry=self.registry,
+        )
+
+    def stage(self, model: str, stage: str) -> "StageMetrics":
+        """The metrics of one stage of one model."""
+        return StageMetrics(self.stage_seconds.labels(model, stage), self.stage_queue_depth.labels(model, stage))
+
     def of(self, model: str) -> "ModelMetrics":
         """The metrics of one model; looked up once, since a lookup costs more than an observation."""
         return ModelMetrics(self.latency.labels(model), self.queue_depth.labels(model), self.batch_size.labels(model))
@@ -42,3 +60,11 @@ class ModelMetrics:
         self.latency = latency
         self.queue_depth = queue_depth
         self.batch_size = batch_size
+
+
+class StageMetrics:
+    """One stage's metrics."""
+
+    def __init__(self, seconds: Histogram, queue_depth: Gauge) -> None:
+        self.seconds = seconds
+        self.queue_depth = queue_depth

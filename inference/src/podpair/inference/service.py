@@ -28,7 +28,7 @@ async def serve(settings: Settings, models: Source, weights: WeightsSource) -> N
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     metrics = Metrics()
-    catalog = Catalog(models, metrics, weights=weights.read())
+    catalog = Catalog(models, metrics, weights=weights.read(), prepare_threads=settings.models.prepare_threads)
     watching = Watching(catalog, weights, settings.models.poll_seconds) if settings.models.weights_file else None
     server = settings.server
     grpc = GrpcServer(settings, catalog, metrics)

@@ -1,13 +1,20 @@
 """What a `model.yaml` may say. Everything has a default: without one, the model's own metadata is enough."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from podpair.inference.core.geometry import ResizeRule
 from podpair.inference.core.tensors import DATATYPES
 
 Positive = Annotated[int, Field(gt=0)]
+Channels = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1, max_length=3)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Colour = tuple[Byte, Byte, Byte]
+
+# The default of batching.queue_size for a model of images.
+IMAGES_WAITING = 256
 
 
 class _Section(BaseModel):
@@ -70,6 +77,45 @@ class WarmupConfig(_Section):
 
     # The batch sizes to run; default: one row, and for ONNX a full batch.
     rows: tuple[Positive, ...] | None = None
+
+
+class ImageConfig(_Section):
+    """An encoded image (JPEG, PNG, WebP) that becomes an input tensor of the model."""
+
+    op: Literal["image"]
+    # What clients send it as: BYTES.
+    input: str = "image"
+    # The model's input.
+    output: str
+    # Height and width; default: those of the model's input.
+    size: tuple[Positive, Positive] | None = None
+    # Default: where the model's input has its channels.
+    layout: Literal["NCHW", "NHWC"] | None = None
+    # Default: GRAY where the model's input has one channel.
+    channels: Literal["RGB", "BGR", "GRAY"] | None = None
+    # A value is (pixel * scale - mean) / std, by channel or one for all.
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1 / 255
+    mean: Channels = (0.0,)
+    std: Channels = (1.0,)
+    # See core.geometry.
+    resize: ResizeRule = "stretch"
+    # The middle part of the largest crop that is taken; 0.875: what is often called "resize 256, crop 224".
+    crop: Annotated[float, Field(gt=0, le=1)] = 1.0
+    # area averages; the others sample, and skip what lies between.
+    interpolation: Literal["area", "linear", "cubic", "nearest"] = "area"
+    # The pixels beside an image that was padded, and behind one that is transparent; 0..255 for each of RGB.
+    fill: Colour = (0, 0, 0)
+    background: Colour = (255, 255, 255)
+    # A larger image is refused before it is decoded.
+    max_pixels: Positive = 32_000_000
+
+    @model_validator(mode="after")
+    def _useful(self) -> "ImageConfig":
+        if 0 in self.std:
+            raise ValueError("std: 0 can't be divided by")
+        if self.crop != 1 and self.resize != "crop":
+            raise ValueError("crop is for resize: crop")
+        return self
 
 
 class SoftmaxConfig(_Section):
@@ -136,6 +182,7 @@ class ModelConfig(_Section):
     batching: BatchingConfig = BatchingConfig()
     warmup: WarmupConfig = WarmupConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+    preprocess: tuple[ImageConfig, ...] = ()
     postprocess: tuple[Step, ...] = ()
 
     @model_validator(mode="after")
@@ -143,3 +190,14 @@ class ModelConfig(_Section):
         if self.versions and not any(share.weight for share in self.versions):
             raise ValueError("versions: one of them needs a weight above 0")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _images_are_large(cls, given: Any) -> Any:
+        """Rows that are images wait decoded: fewer of them, unless the file says how many."""
+        if not isinstance(given, dict) or not given.get("preprocess"):
+            return given
+        batching = given.get("batching") or {}
+        if not isinstance(batching, dict):
+            return given
+        return {**given, "batching": {"queue_size": IMAGES_WAITING, **batching}}

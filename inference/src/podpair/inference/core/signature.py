@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from podpair.inference.core.errors import FaultsError, InvalidRequestError
 from podpair.inference.core.model_config import ModelConfig, TensorConfig
 from podpair.inference.core.postprocess import PostProcess
+from podpair.inference.core.preprocess import PreProcess
 from podpair.inference.core.tensors import Array, TensorSpec, all_finite
 
 
@@ -18,7 +19,9 @@ class InputSpec:
 
 
 class Signature:
-    """Inputs and served outputs of a model version.
+    """Inputs and outputs of a model version as they are served: before pre-processing, after post-processing.
+
+    `model_inputs` are the model's own.
 
     `batchable`: every input and output has rows of any number as its first dimension. Where that isn't so each request
     runs alone and counts as one row.
@@ -40,26 +43,27 @@ class Signature:
             if name in declared
             for fault in _differences("inputs", declared[name], spec)
         ]
-        self.inputs = tuple(
-            InputSpec(
-                TensorSpec(name, spec.datatype, declared[name].shape if name in declared else spec.shape),
-                name in declared and declared[name].allow_nan,
-            )
+        self.model_inputs = tuple(
+            TensorSpec(name, spec.datatype, declared[name].shape if name in declared else spec.shape)
             for name, spec in found.items()
         )
         try:
+            self.preprocess = PreProcess(config.preprocess, self.model_inputs)
             self.postprocess = PostProcess(
                 config.postprocess, outputs, [tensor.name for tensor in config.outputs] or None
             )
         except ValueError as error:
             raise FaultsError([f"{source}: {fault}" for fault in [*faults, str(error)]]) from None
+        self.inputs = tuple(
+            InputSpec(spec, spec.name in declared and declared[spec.name].allow_nan) for spec in self.preprocess.inputs
+        )
         for tensor, spec in zip(config.outputs, self.postprocess.outputs, strict=False):
             faults += _differences("outputs", tensor, spec)
         if faults:
             raise FaultsError([f"{source}: {fault}" for fault in faults])
         self.outputs = self.postprocess.outputs
         self.by_name = {spec.tensor.name: i for i, spec in enumerate(self.inputs)}
-        self.batchable = is_batchable([spec.tensor for spec in self.inputs], outputs)
+        self.batchable = is_batchable(self.model_inputs, outputs)
 
     def rows(self, arrays: Sequence[Array]) -> int:
         """How many rows a request has; InvalidRequestError where its inputs don't agree, or have none."""

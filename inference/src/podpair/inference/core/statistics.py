@@ -17,6 +17,9 @@ class Statistics:
     # Of all requests that ran: waiting, and the time of the run that each was in.
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
+    # Requests that were pre-processed, and how long.
+    prepared_requests: int = 0
+    prepared_seconds: float = 0.0
     # Rows and runs.
     rows: int = 0
     runs: int = 0
@@ -36,6 +39,11 @@ class Statistics:
         size[1] += seconds
         self.last = now
 
+    def prepared(self, seconds: float) -> None:
+        """A request has been pre-processed."""
+        self.prepared_requests += 1
+        self.prepared_seconds += seconds
+
     def document(self, name: str, version: str) -> dict[str, Any]:
         """As the protocol has it; nanoseconds, Unix milliseconds."""
         requests = self.success + self.fail
@@ -49,7 +57,7 @@ class Statistics:
                 "success": _duration(self.success, self.success_seconds),
                 "fail": _duration(self.fail, self.fail_seconds),
                 "queue": _duration(requests, self.queue_seconds),
-                "compute_input": _duration(requests, 0),
+                "compute_input": _duration(self.prepared_requests or requests, self.prepared_seconds),
                 "compute_infer": _duration(requests, self.compute_seconds),
                 "compute_output": _duration(requests, 0),
             },

@@ -6,8 +6,8 @@ No task is made for it: the scheduler calls back, and the answers of a batch are
 import logging
 import time
 from collections.abc import Sequence
+from typing import Any
 
-from podpair.inference.core.batching import Queued
 from podpair.inference.core.tensors import Array
 from podpair.inference.core.v2 import InferRequest, decode_request, encode_response
 from podpair.inference.http import reading
@@ -15,7 +15,6 @@ from podpair.inference.http.answering import Answering
 from podpair.inference.http.requests import Request, Response
 from podpair.inference.http.routing import Route
 from podpair.inference.runtime.catalog import Catalog, ServedVersion
-from podpair.inference.runtime.scheduler import Job
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +67,8 @@ class _Call:
         self._served = served
         self._asked = asked
         self._entered = time.perf_counter()
-        self.queued: Queued[Job] | None = None
+        # What the scheduler, or the stage before it, knows it by.
+        self.queued: Any = None
 
     def done(self, arrays: Sequence[Array]) -> None:
         """Encode the answer and write it."""

@@ -9,6 +9,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,10 +21,12 @@ from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import Array
 from podpair.inference.metrics import Metrics
+from podpair.inference.runtime.cpu import available_cores, preparing_threads
 from podpair.inference.runtime.loading import Load, Loaded, load_models, load_runtime
+from podpair.inference.runtime.preparing import Preparing
 from podpair.inference.runtime.protocol import Runtime, Streaming
 from podpair.inference.runtime.repository import ModelFolder
-from podpair.inference.runtime.scheduler import Scheduler
+from podpair.inference.runtime.scheduler import Entry, Scheduler
 from podpair.inference.runtime.streams import Streams
 
 log = logging.getLogger(__name__)
@@ -56,9 +59,11 @@ class ServedVersion:
     version: str
     runtime: Runtime
     signature: Signature
-    scheduler: Scheduler
+    scheduler: Entry
     # Where the model can answer in parts.
     streams: Streams | None
+    # The stage before the scheduler, where the model takes images.
+    preparing: Preparing | None = None
     # Requests that hold it.
     users: int = 0
     # Set while there is none.
@@ -71,6 +76,8 @@ class ServedVersion:
         if self.streams is None:
             yield await self.scheduler.submit(arrays, deadline, parameters)
             return
+        if self.preparing is not None:
+            arrays = await self.preparing.prepared(arrays, deadline)
         async with aclosing(self.streams.parts(arrays, parameters, deadline)) as parts:
             async for part in parts:
                 yield part
@@ -92,13 +99,21 @@ class Catalog:
     """Everything that is served. `ready` from the end of the warm-up to the beginning of the stop."""
 
     def __init__(
-        self, source: Source, metrics: Metrics, load: Load = load_runtime, weights: Weights | None = None
+        self,
+        source: Source,
+        metrics: Metrics,
+        load: Load = load_runtime,
+        weights: Weights | None = None,
+        prepare_threads: int | None = None,
     ) -> None:
         self._source = source
         self._metrics = metrics
         self._load = load
         # As set from outside; a model that isn't in it goes by its own model.yaml.
         self._weights: Weights = weights or {}
+        # Threads that pre-process, of all models together; made when the first model needs them.
+        self._prepare_threads = prepare_threads
+        self._threads: ThreadPoolExecutor | None = None
         self._models: dict[str, ServedModel] = {}
         # Model → why it isn't served now.
         self._absent: dict[str, str] = dict.fromkeys(source.names(), "it is being loaded")
@@ -129,6 +144,8 @@ class Catalog:
         for task in self._retiring:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def load(self, name: str) -> None:
         """Load a model as it lies there now; where it is served already, exchange it. What fails leaves all as it was.
@@ -252,15 +269,27 @@ class Catalog:
         versions = {}
         for version, found in loaded.items():
             scheduler = Scheduler(name, found.runtime, found.signature, folder.config, metrics, found.times)
+            preparing = self._preparing(scheduler, folder, found) if found.decoders else None
             streams = None
             if isinstance(found.runtime, Streaming) and found.runtime.streams:
                 streams = Streams(name, found.runtime, found.signature, folder.config.runtime.max_streams)
-            versions[version] = ServedVersion(name, version, found.runtime, found.signature, scheduler, streams)
+            versions[version] = ServedVersion(
+                name, version, found.runtime, found.signature, preparing or scheduler, streams, preparing
+            )
             versions[version].unused.set()
         weights = self._shares(name, folder.config, versions)
         metrics.queue_depth.set_function(partial(self._depth, name))
         self._models[name] = ServedModel(name, folder.config, weights, VersionChoice(weights), versions)
         self._absent.pop(name, None)
+
+    def _preparing(self, scheduler: Scheduler, folder: ModelFolder, found: Loaded) -> Preparing:
+        if self._threads is None:
+            count = self._prepare_threads or preparing_threads(available_cores())
+            self._threads = ThreadPoolExecutor(count, thread_name_prefix="prepare")
+        metrics = self._metrics.stage(folder.name, "preprocess")
+        metrics.queue_depth.set_function(partial(self._waiting, folder.name))
+        size = folder.config.batching.queue_size
+        return Preparing(scheduler, found.signature, found.decoders, size, self._threads, metrics)
 
     def _shares(self, name: str, config: ModelConfig, versions: Mapping[str, object]) -> dict[str, float]:
         return shares(config, [*map(int, versions)], self._weights.get(name))
@@ -270,6 +299,10 @@ class Catalog:
         faults = faults_of_weights(self._weights, models, all_there=False)
         if faults:
             raise FaultsError(faults)
+
+    def _waiting(self, name: str) -> int:
+        model = self._models.get(name)
+        return sum(v.preparing.waiting for v in model.versions.values() if v.preparing) if model else 0
 
     def _depth(self, name: str) -> int:
         model = self._models.get(name)

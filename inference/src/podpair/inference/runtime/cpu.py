@@ -1,5 +1,6 @@
 """How many threads compute: about 80 % of the cores that this container may use, the rest is for its protocol."""
 
+import math
 import os
 from pathlib import Path
 
@@ -12,6 +13,11 @@ def available_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> float:
     except (OSError, ValueError):
         return cores
     return cores if quota == "max" else min(cores, int(quota) / int(period))
+
+
+def preparing_threads(cores: float) -> int:
+    """Threads that pre-process, of all models together: about 80 % of the cores, rounded up."""
+    return max(1, math.ceil(cores * 0.8))
 
 
 def compute_threads(cores: float, instances: int) -> int:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from podpair.inference.core.tensors import DATATYPES, Array
 from podpair.inference.core.timing import RunTimes
 from podpair.inference.runtime.protocol import Runtime
 from podpair.inference.runtime.repository import ModelFolder
+
+if TYPE_CHECKING:
+    from podpair.inference.runtime.images import ImageDecoder
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +30,8 @@ class Loaded:
     runtime: Runtime
     signature: Signature
     times: RunTimes
+    # For each of the model's inputs: what makes it of images, or None.
+    decoders: "Sequence[ImageDecoder | None]" = ()
 
 
 def load_runtime(folder: ModelFolder, version: int) -> Runtime:
@@ -60,14 +66,23 @@ def load_models(folders: Sequence[ModelFolder], load: Load) -> dict[str, dict[st
 
 
 def _load_version(folder: ModelFolder, version: int, load: Load) -> Loaded:
-    runtime = load(folder, version)
+    runtime, source = load(folder, version), str(folder.path / "model.yaml")
     try:
-        signature = Signature(folder.config, runtime.inputs, runtime.outputs, str(folder.path / "model.yaml"))
+        signature = Signature(folder.config, runtime.inputs, runtime.outputs, source)
+        decoders = _decoders(signature, source)
         times = _warm_up(runtime, signature, folder, version)
     except FaultsError:
         runtime.close()
         raise
-    return Loaded(runtime, signature, times)
+    return Loaded(runtime, signature, times, decoders)
+
+
+def _decoders(signature: Signature, source: str) -> "Sequence[ImageDecoder | None]":
+    if not signature.preprocess:
+        return ()
+    from podpair.inference.runtime.images import ImageDecoder
+
+    return [None if spec is None else ImageDecoder(spec, source) for spec in signature.preprocess.images]
 
 
 def _warm_up(runtime: Runtime, signature: Signature, folder: ModelFolder, version: int) -> RunTimes:
@@ -82,7 +97,7 @@ def _warm_up(runtime: Runtime, signature: Signature, folder: ModelFolder, versio
     started = time.monotonic()
 
     def run(count: int) -> float:
-        arrays = [_zeros(spec.tensor.datatype, spec.tensor.shape, count) for spec in signature.inputs]
+        arrays = [_zeros(spec.datatype, spec.shape, count) for spec in signature.model_inputs]
         begun = time.monotonic()
         signature.postprocess(runtime.run(arrays))
         return time.monotonic() - begun

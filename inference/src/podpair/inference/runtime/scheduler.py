@@ -60,7 +60,41 @@ class Job:
     sink: Sink
 
 
-class _Future:
+class Entry(Protocol):
+    """A model version's way in: its scheduler, or the stage before it. What `enqueue` returns is for `withdraw`."""
+
+    @property
+    def depth(self) -> int:
+        """Rows waiting."""
+        ...
+
+    @property
+    def statistics(self) -> Statistics:
+        """What came of the requests."""
+        ...
+
+    async def submit(
+        self, arrays: Sequence[Array], deadline: float | None = None, parameters: Mapping[str, Any] = ...
+    ) -> list[Array]:
+        """The outputs for one request."""
+        ...
+
+    def enqueue(
+        self, arrays: Sequence[Array], deadline: float | None, parameters: Mapping[str, Any], sink: Sink
+    ) -> Any:
+        """Queue a request whose end `sink` is told."""
+        ...
+
+    def withdraw(self, item: Any) -> bool:
+        """Nobody wants it any more."""
+        ...
+
+    async def drain(self, seconds: float) -> None:
+        """Wait until all has ended."""
+        ...
+
+
+class FutureSink:
     """A sink that somebody awaits."""
 
     __slots__ = ("future",)
@@ -115,7 +149,7 @@ class Scheduler:
         # When a deadline of what is queued may pass next.
         self._look_at = math.inf
         self._lateness: asyncio.TimerHandle | None = None
-        self.statistics = Statistics()
+        self.statistics: Statistics = Statistics()
         # Seconds that a row takes, averaged over the last batches: the base of `Retry-After`.
         self._row_seconds = 0.0
 
@@ -132,7 +166,7 @@ class Scheduler:
         deadline: on `time.monotonic()`. Raises OverloadedError, TooLargeError, DeadlineExceededError,
         InvalidRequestError or ModelError. When this coroutine is cancelled the request leaves the queue.
         """
-        sink = _Future(self._loop)
+        sink = FutureSink(self._loop)
         item = self.enqueue(arrays, deadline, parameters, sink)
         try:
             return await sink.future
