@@ -39,7 +39,7 @@ test: setup ## all tests; what this machine lacks is skipped by name (PODPAIR_TE
 e2e: setup ## the end-to-end tests on the cluster of KUBECONFIG, else on a throw-away node (Linux, root)
 	@PODPAIR_E2E_KUBECONFIG="$$KUBECONFIG" $(BIN)/python -m pytest tests/e2e $(ARGS)
 
-bench-fanout: setup ## Kafka → 5,000 WebSocket sessions on a real broker: one JSON line (ARGS="--sessions 10000")
+bench-fanout: setup ## Kafka → 5,000 WebSocket sessions on a real broker: a JSON line a run (ARGS="--gateways all --sessions 1000,5000")
 	@$(BIN)/python tests/bench/fanout.py $(ARGS)
 
 lint: setup ## ruff, mypy --strict, import-linter

@@ -1,155 +1,187 @@
-"""Fan-out: records on a real broker → the sessions of one gateway. Prints one JSON line.
+"""Fan-out: records on a real broker → the sessions of one gateway. Prints a JSON line a run.
 
-A burst written as fast as Kafka takes it, then a steady rate for the latency. Broker, gateway and load client share this
+Each run starts a gateway of its own and lets its sessions connect; then comes a burst written as fast as Kafka takes it, then
+steady rates for the latency. Gateways, sizes and repetitions are interleaved. Broker, gateway and load client share this
 machine; the client's CPU is in the line, so that one can see whether it was the bottleneck.
 """
 
 import argparse
 import json
-import os
+import random
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
+from bench.measuring import cpu_seconds, rss_bytes
+from bench.peers.building import CannotBuild
+from bench.peers.gateways import GATEWAYS, Target
 from harness.kafka import Broker
-from harness.pair import SECRET, Gateway
+from harness.pair import SECRET
 
-_TICK = os.sysconf("SC_CLK_TCK")
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process (proc(5), fields 14 and 15 of stat)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICK
-
-
-def rss_bytes(pid: int) -> int:
-    """Resident memory (proc(5), statm)."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+PATIENCE = 5.0  # seconds without a record after which the rest is counted as missing
+_REPORTED = ("received", "missing", "duplicates", "out_of_order", "p50_ms", "p99_ms", "client_cpu_s")
 
 
 class Load:
     """The client process."""
 
-    def __init__(self, url: str, sessions: int) -> None:
-        command = [sys.executable, Path(__file__).with_name("listeners.py"), "--url", url, "--sessions", str(sessions)]
-        self.process = subprocess.Popen(
-            [*command, "--secret", SECRET], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+    def __init__(self, target: Target, sessions: int) -> None:
+        command = [sys.executable, Path(__file__).with_name("listeners.py"), "--url", target.url, "--secret", SECRET]
+        command += ["--sessions", str(sessions), "--dialect", target.dialect]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def read(self) -> dict[str, Any]:
         assert self.process.stdout is not None
         found: dict[str, Any] = json.loads(self.process.stdout.readline())
         return found
 
-    def expect(self, records: int, patience: float) -> dict[str, Any]:
+    def expect(self, records: int) -> dict[str, Any]:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"expect": records, "patience": patience}) + "\n")
+        self.process.stdin.write(json.dumps({"expect": records, "patience": PATIENCE}) + "\n")
         self.process.stdin.flush()
         return self.read()
 
 
-def produce(producer: Producer, topic: str, records: int, sessions: int, rate: float) -> float:
-    """Write records round robin to the sessions, `rate` a second (0: as fast as it goes); returns when it began."""
-    began = time.time()
-    keys = [f"b-{i:06d}" for i in range(sessions)]
+def sequence(keys: str, records: int, sessions: int) -> Iterator[int]:
+    """Whose record is next: each in turn, at random, or one session in ten records (`hot`)."""
+    chosen = random.Random(7)
     for i in range(records):
-        if rate and i % 2 == 0:
-            ahead = began + i / rate - time.time()
-            if ahead > 0:
-                time.sleep(ahead)
-        value = b'{"s":%d,"n":%d,"t":%d}' % (i % sessions, i // sessions, time.time_ns())
-        while True:
-            try:
-                producer.produce(topic, value=value, key=keys[i % sessions])
-                break
-            except BufferError:
-                producer.poll(0.01)
-        if i % 1000 == 0:
-            producer.poll(0)
-    producer.flush(30)
-    return began
+        if keys == "hot" and i % 10 == 0:
+            yield 0
+        else:
+            yield i % sessions if keys == "round-robin" else chosen.randrange(sessions)
 
 
-def measure(options: argparse.Namespace, broker: Broker, folder: Path) -> dict[str, Any]:
-    """One run against one gateway."""
-    config: dict[str, Any] = {
-        "kafka": {"bootstrap_servers": broker.address},
-        "results": {"topic": f"fanout.{time.monotonic_ns()}", "partitions": options.partitions},
-        "requests": {"partitions": options.partitions},
-        "limits": {"sessions": options.sessions + 10},
-    }
-    gateway = Gateway(folder, config)
-    try:
-        before = rss_bytes(gateway.pid)
-        load = Load(gateway.ws, options.sessions)
-        connected = load.read()
-        with_sessions = rss_bytes(gateway.pid)
-        producer = Producer(
-            {"bootstrap.servers": broker.address, "partitioner": "murmur2_random", "acks": "all", "linger.ms": 5,
+class Writer:
+    """Writes records as the dialect wants them, with their session, number and time in them."""
+
+    def __init__(self, broker: Broker, topic: str, sessions: int, keys: str, dialect: str, linger: int) -> None:
+        self._topic, self._sessions, self._keys = topic, sessions, keys
+        self._envelope = b"%b"
+        if dialect == "socketio":
+            self._envelope = b'{"method":"emit","event":"push","data":%b,"namespace":"/","room":"%b","host_id":"bench"}'
+        self._socketio = dialect == "socketio"
+        self._producer = Producer(
+            {"bootstrap.servers": broker.address, "partitioner": "murmur2_random", "acks": "all", "linger.ms": linger,
              "queue.buffering.max.messages": 1_000_000}
         )  # fmt: skip
-        topic = str(config["results"]["topic"])
-        producer.list_topics(topic, timeout=10)
-        cpu = cpu_seconds(gateway.pid)
-        began = produce(producer, topic, options.records, options.sessions, 0)
-        burst = load.expect(options.records, 60)
-        cpu = cpu_seconds(gateway.pid) - cpu
-        line: dict[str, Any] = {"sessions": options.sessions, "records": options.records}
-        line |= {
-            name: burst[name] for name in ("received", "missing", "duplicates", "out_of_order", "p50_ms", "p99_ms")
-        }
-        line["records_per_s"] = round(burst["received"] / max(burst["last"] - began, 1e-9)) if burst["last"] else None
-        line["cpu_us_per_record"] = round(cpu * 1e6 / max(burst["received"], 1), 2)
-        line["client_cpu_s"] = burst["client_cpu_s"]
-        if options.rate:
-            producer = Producer({"bootstrap.servers": broker.address, "partitioner": "murmur2_random", "linger.ms": 1})
-            producer.list_topics(topic, timeout=10)
-            records = int(options.rate * options.seconds)
-            # The broker's own code is compiled while it runs: the first seconds of a pace are not its latency.
-            produce(producer, topic, records, options.sessions, options.rate)
-            load.expect(records, 30)
-            cpu = cpu_seconds(gateway.pid)
-            produce(producer, topic, records, options.sessions, options.rate)
-            steady = load.expect(records, 30)
-            cpu = cpu_seconds(gateway.pid) - cpu
-            line[f"at_{options.rate:.0f}_per_s"] = {
-                name: steady[name] for name in ("received", "missing", "duplicates", "out_of_order", "p50_ms", "p99_ms")
-            } | {"cpu_us_per_record": round(cpu * 1e6 / max(steady["received"], 1), 2)}
-        line["rss_mb"] = round(rss_bytes(gateway.pid) / 1e6, 1)
-        line["kb_per_session"] = round((with_sessions - before) / options.sessions / 1000, 1)
+        self._producer.list_topics(topic, timeout=10)
+
+    def write(self, records: int, rate: float) -> float:
+        """Write so many, `rate` a second (0: as fast as it goes); returns when it began."""
+        producer, sessions = self._producer, self._sessions
+        names = [f"b-{i:06d}" for i in range(sessions)]
+        numbers = [0] * sessions
+        began = time.time()
+        for i, session in enumerate(sequence(self._keys, records, sessions)):
+            if rate and i % 2 == 0:
+                ahead = began + i / rate - time.time()
+                if ahead > 0:
+                    time.sleep(ahead)
+            value = b'{"s":%d,"n":%d,"t":%d}' % (session, numbers[session], time.time_ns())
+            numbers[session] += 1
+            if self._socketio:
+                value = self._envelope % (value, names[session].encode())
+            while True:
+                try:
+                    producer.produce(self._topic, value=value, key=names[session])
+                    break
+                except BufferError:
+                    producer.poll(0.01)
+            if i % 1000 == 0:
+                producer.poll(0)
+        producer.flush(30)
+        return began
+
+
+def phase(target: Target, load: Load, writer: Writer, records: int, rate: float) -> dict[str, Any]:
+    """One phase of a run: what was received, how quickly, and at what price."""
+    cpu = cpu_seconds(target.child.pid)
+    began = writer.write(records, rate)
+    seen = load.expect(records)
+    cpu = cpu_seconds(target.child.pid) - cpu
+    line = {name: seen[name] for name in _REPORTED}
+    received = max(seen["received"], 1)
+    return line | {
+        "records_per_s": round(seen["received"] / max(seen["last"] - began, 1e-9)) if seen["last"] else 0,
+        "cpu_us_per_record": round(cpu * 1e6 / received, 2),
+    }
+
+
+def measure(name: str, sessions: int, options: argparse.Namespace, broker: Broker, folder: Path) -> dict[str, Any]:
+    """One run against one gateway. Raises CannotBuild."""
+    topic = f"fanout.{time.monotonic_ns()}"
+    admin = AdminClient({"bootstrap.servers": broker.address})
+    for made in admin.create_topics([NewTopic(topic, options.partitions, 1)]).values():
+        made.result(20)
+    target = GATEWAYS[name](broker.address, topic, folder)
+    load = None
+    try:
+        before = rss_bytes(target.child.pid)
+        load = Load(target, sessions)
+        connected = load.read()
+        line: dict[str, Any] = {"gateway": name, "sessions": sessions, "keys": options.keys}
+        line["kb_per_session"] = round((rss_bytes(target.child.pid) - before) / sessions / 1000, 1)
         line["connect_seconds"] = connected["seconds"]
+        burst = Writer(broker, topic, sessions, options.keys, target.dialect, 5)
+        line["burst"] = phase(target, load, burst, options.records, 0)
+        steady = Writer(broker, topic, sessions, options.keys, target.dialect, 1)
+        for rate in options.rates:
+            records = int(rate * options.seconds)
+            # The broker's own code is compiled while it runs: the first seconds of a pace are not its latency.
+            phase(target, load, steady, records, rate)
+            line[f"at_{rate:.0f}_per_s"] = phase(target, load, steady, records, rate)
+        line["rss_mb"] = round(rss_bytes(target.child.pid) / 1e6, 1)
         if options.hold:
             print(json.dumps(line), flush=True)
-            input(f"gateway pid {gateway.pid}; Enter to end")
-        load.process.kill()
-        load.process.wait()
+            input(f"gateway pid {target.child.pid}; Enter to end")
         return line
     finally:
-        gateway.stop()
+        if load is not None:
+            load.process.kill()
+            load.process.wait()
+        target.child.kill()
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",") if part]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sessions", type=int, default=5_000)
+    parser.add_argument("--gateways", default="podpair", help=f"with semicolons, or `all`: {'; '.join(GATEWAYS)}")
+    parser.add_argument("--sessions", type=_numbers, default=[5_000])
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--partitions", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=2_000, help="records/s of the second phase; 0 leaves it out")
+    parser.add_argument("--keys", choices=["round-robin", "random", "hot"], default="round-robin")
+    parser.add_argument("--rates", type=_numbers, default=[2_000], help="records/s of the steady phases")
     parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--hold", action="store_true", help="wait before ending, for a profiler")
     options = parser.parse_args()
+    names = list(GATEWAYS) if options.gateways == "all" else [name.strip() for name in options.gateways.split(";")]
+    if unknown := [name for name in names if name not in GATEWAYS]:
+        parser.error(f"no such gateway: {'; '.join(unknown)}; there are {'; '.join(GATEWAYS)}")
     broker = Broker()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(measure(options, broker, Path(folder))))
+            for _ in range(options.repeats):
+                for sessions in options.sessions:
+                    for name in names:
+                        try:
+                            line = measure(name, sessions, options, broker, Path(folder))
+                        except CannotBuild as error:
+                            line = {"gateway": name, "left_out": str(error)}
+                        print(json.dumps(line), flush=True)
     finally:
         broker.stop()
 

@@ -1,7 +1,7 @@
 """A load client: holds many sessions and checks what they receive. A process of its own, driven by lines of JSON.
 
-In: {"expect": N} after each phase's last record is known. Out: {"connected": …}, then a report a phase. It takes picows
-for the sockets, so that it is not what is measured.
+In: {"expect": N, "patience": seconds} once a phase's records are on their way. Out: {"connected": …}, then a report a phase,
+when all have come or none has for `patience` seconds. It takes picows for the sockets, so that it is not what is measured.
 """
 
 import argparse
@@ -22,9 +22,11 @@ class Phase:
 
     def __init__(self, sessions: int) -> None:
         self.next = array("q", [-1]) * sessions  # the last sequence number of each session
-        self.received = self.duplicates = self.out_of_order = self.bytes = 0
+        self.received = self.duplicates = self.out_of_order = 0
         self.latencies = array("q")  # ns
         self.last = 0.0
+        spent = resource.getrusage(resource.RUSAGE_SELF)
+        self.cpu = spent.ru_utime + spent.ru_stime
 
 
 class Listeners:
@@ -37,11 +39,8 @@ class Listeners:
         self.expected = 0
         self.reached = asyncio.Event()
 
-    def frame(self, index: int, payload: bytes) -> None:
+    def record(self, index: int, payload: bytes) -> None:
         now = time.time_ns()
-        if payload.startswith(b'{"type":"welcome"'):
-            self.welcomed += 1
-            return
         at = payload.find(b'"n":')
         number, _, rest = payload[at + 4 : at + 40].partition(b',"t":')
         sequence, sent = int(number), int(rest[: rest.find(b"}")])
@@ -55,25 +54,51 @@ class Listeners:
             phase.out_of_order += 1
             phase.next[index] = sequence
         phase.received += 1
-        phase.bytes += len(payload)
         phase.latencies.append(now - sent)
+        phase.last = now / 1e9
         if phase.received == self.expected:
-            phase.last = time.time()
             self.reached.set()
+
+    async def all_expected(self, expected: int, patience: float) -> None:
+        """Until all that is expected has come, or nothing has for `patience` seconds."""
+        self.expected, before = expected, -1
+        while self.phase.received < expected and self.phase.received != before:
+            before = self.phase.received
+            try:
+                async with asyncio.timeout(patience):
+                    await self.reached.wait()
+            except TimeoutError:
+                continue
 
 
 class Listener(WSListener):
-    def __init__(self, index: int, listeners: Listeners) -> None:
+    def __init__(self, index: int, listeners: Listeners, dialect: str) -> None:
         self.index = index
         self.listeners = listeners
+        self.dialect = dialect
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         if frame.msg_type == WSMsgType.TEXT:
-            self.listeners.frame(self.index, frame.get_payload_as_bytes())
+            payload = frame.get_payload_as_bytes()
+            if b'"n":' in payload:
+                self.listeners.record(self.index, payload)
+            elif self.dialect == "socketio":
+                self._socketio(transport, payload)
+            elif payload.startswith(b'{"type":"welcome"'):
+                self.listeners.welcomed += 1
         elif frame.msg_type == WSMsgType.PING:
             transport.send_pong(frame.get_payload_as_bytes())
         elif frame.msg_type == WSMsgType.CLOSE:
-            print(json.dumps({"closed": self.index, "code": frame.get_close_code()}), flush=True)
+            print(json.dumps({"closed": self.index, "code": frame.get_close_code()}), file=sys.stderr, flush=True)
+
+    def _socketio(self, transport: WSTransport, payload: bytes) -> None:
+        """Engine.IO 4: open → connect to the default namespace → connected; ping → pong."""
+        if payload.startswith(b"0"):
+            transport.send(WSMsgType.TEXT, b"40")
+        elif payload.startswith(b"40"):
+            self.listeners.welcomed += 1
+        elif payload == b"2":
+            transport.send(WSMsgType.TEXT, b"3")
 
 
 def report(phase: Phase, expected: int) -> dict[str, object]:
@@ -87,11 +112,11 @@ def report(phase: Phase, expected: int) -> dict[str, object]:
         "p50_ms": round(order[len(order) // 2] / 1e6, 3) if order else None,
         "p99_ms": round(order[len(order) * 99 // 100] / 1e6, 3) if order else None,
         "last": phase.last,
-        "client_cpu_s": round(spent.ru_utime + spent.ru_stime, 2),
+        "client_cpu_s": round(spent.ru_utime + spent.ru_stime - phase.cpu, 2),
     }
 
 
-async def run(url: str, sessions: int, secret: str) -> None:
+async def run(url: str, sessions: int, secret: str, dialect: str) -> None:
     listeners = Listeners(sessions)
     room = asyncio.Semaphore(100)
 
@@ -99,7 +124,7 @@ async def run(url: str, sessions: int, secret: str) -> None:
         claims = {"sub": f"u{index}", "sid": f"b-{index:06d}", "exp": int(time.time()) + 3600}
         headers = {"Authorization": f"Bearer {jwt.encode(claims, secret, algorithm='HS256')}"}
         async with room:
-            return await ws_connect(lambda: Listener(index, listeners), url, extra_headers=headers)
+            return await ws_connect(lambda: Listener(index, listeners, dialect), url, extra_headers=headers)
 
     started = time.time()
     connections = await asyncio.gather(*(connect(i) for i in range(sessions)))
@@ -110,16 +135,8 @@ async def run(url: str, sessions: int, secret: str) -> None:
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     while line := await lines.readline():
         command = json.loads(line)
-        listeners.expected = command["expect"]
-        if listeners.phase.received < listeners.expected:
-            try:
-                async with asyncio.timeout(command.get("patience", 30)):
-                    await listeners.reached.wait()
-            except TimeoutError:
-                pass
-        elif not listeners.phase.last:
-            listeners.phase.last = time.time()
-        print(json.dumps(report(listeners.phase, listeners.expected)), flush=True)
+        await listeners.all_expected(command["expect"], command["patience"])
+        print(json.dumps(report(listeners.phase, command["expect"])), flush=True)
         listeners.phase = Phase(sessions)
         listeners.expected = 0
         listeners.reached.clear()
@@ -130,5 +147,6 @@ if __name__ == "__main__":
     parser.add_argument("--url", required=True)
     parser.add_argument("--sessions", type=int, required=True)
     parser.add_argument("--secret", required=True)
+    parser.add_argument("--dialect", choices=["podpair", "native", "socketio"], required=True)
     options = parser.parse_args()
-    uvloop.run(run(options.url, options.sessions, options.secret))
+    uvloop.run(run(options.url, options.sessions, options.secret, options.dialect))

@@ -1,0 +1,25 @@
+"""What a process has used, as the kernel tells it, and what many runs say together."""
+
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+_TICK = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process (proc(5), fields 14 and 15 of stat)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICK
+
+
+def rss_bytes(pid: int) -> int:
+    """Resident memory (proc(5), statm)."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """The median of runs, and the smallest and largest."""
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}

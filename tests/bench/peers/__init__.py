@@ -1,0 +1,1 @@
+"""What podpair is measured beside: each peer in a folder of its own, pinned, built and started by `building` and `gateways`."""
