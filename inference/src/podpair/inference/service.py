@@ -29,7 +29,8 @@ async def serve(settings: Settings, models: Source, weights: WeightsSource) -> N
         loop.add_signal_handler(number, stop.set)
     metrics = Metrics()
     catalog = Catalog(models, metrics, weights=weights.read(), prepare_threads=settings.models.prepare_threads)
-    watching = Watching(catalog, weights, settings.models.poll_seconds) if settings.models.weights_file else None
+    watched = models if settings.models.watch else None
+    watching = Watching(catalog, weights, watched, settings.models.poll_seconds)
     server = settings.server
     grpc = GrpcServer(settings, catalog, metrics)
     rest = Api(catalog, metrics, server.max_body_bytes).server(server.max_pending_bytes)
@@ -61,12 +62,12 @@ async def _until_stopped(serving: Coroutine[Any, Any, None], stop: asyncio.Event
             await task
 
 
-async def _serving(catalog: Catalog, grpc: GrpcServer, url: str, watching: Watching | None) -> None:
+async def _serving(catalog: Catalog, grpc: GrpcServer, url: str, watching: Watching) -> None:
     """Load the models, announce that they are ready, and look for changes for as long as it is let.
 
     gRPC comes last: its import takes a fifth of a second, and REST answers by then.
     """
-    await catalog.start()
+    await watching.start()
     log.info("ready", extra={"url": url, "models": [model.name for model in catalog.models]})
     await grpc.start()
-    await (asyncio.Event().wait() if watching is None else watching.run())
+    await watching.run()

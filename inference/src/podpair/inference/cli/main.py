@@ -51,15 +51,17 @@ def serve(
         "models": {"repository": models, "classes": classes or None},
         "log": {"format": log_format, "level": log_level},
     }
-    given = {section: {k: v for k, v in values.items() if v is not None} for section, values in options.items()}
+    overrides = {section: {k: v for k, v in values.items() if v is not None} for section, values in options.items()}
     try:
-        settings = load_settings(config, given)
+        settings = load_settings(config, overrides)
         repository = Models(settings.models.folder, settings.models.classes)
-        # Their faults come before anything is started.
-        found = {folder.name: folder.versions for folder in repository.read()}
         weights = WeightsSource(settings.models.weights, settings.models.weights_file)
-        if faults := faults_of_weights(weights.read(), found, all_there=True):
-            raise FaultsError(faults)
+        given = weights.read()
+        if not settings.models.watch:
+            # Their faults come before anything is started; where models are watched they may yet be mended.
+            found = {folder.name: folder.versions for folder in repository.read()}
+            if faults := faults_of_weights(given, found, all_there=True):
+                raise FaultsError(faults)
     except FaultsError as error:
         _refuse(error.faults, 2)
     logs.set_up(settings.log.level, settings.log.format)

@@ -57,6 +57,8 @@ class ModelsSettings(_Section):
     weights: dict[str, VersionWeights] = {}
     # The same in a file, YAML or JSON, which goes before `weights` and is read again whenever it changes.
     weights_file: Path | None = None
+    # Load models that are new in the repository or have changed, and unload those that have gone.
+    watch: bool = False
     # Threads that decode images, for all models together; default: about 80 % of the cores.
     prepare_threads: Annotated[int, Field(gt=0)] | None = None
     # How often files are looked at for changes.

@@ -22,7 +22,7 @@ from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import Array
 from podpair.inference.metrics import Metrics
 from podpair.inference.runtime.cpu import available_cores, preparing_threads
-from podpair.inference.runtime.loading import Load, Loaded, load_models, load_runtime
+from podpair.inference.runtime.loading import Load, Loaded, close_all, load_models, load_runtime
 from podpair.inference.runtime.preparing import Preparing
 from podpair.inference.runtime.protocol import Runtime, Streaming
 from podpair.inference.runtime.repository import ModelFolder
@@ -48,6 +48,10 @@ class Source(Protocol):
 
     def names(self) -> list[str]:
         """Those that could be loaded."""
+        ...
+
+    def states(self) -> dict[str, str]:
+        """Those that may change, and how their files look."""
         ...
 
 
@@ -147,9 +151,10 @@ class Catalog:
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def load(self, name: str) -> None:
+    async def load(self, name: str, state: str | None = None) -> None:
         """Load a model as it lies there now; where it is served already, exchange it. What fails leaves all as it was.
 
+        state: how its files look; they must look so still when they have been loaded.
         Raises LoadError with all that is wrong, NotFoundError or UnavailableError.
         """
         async with self._changing(name):
@@ -157,6 +162,9 @@ class Catalog:
                 folder = await asyncio.to_thread(self._source.find, name)
                 self._check_weights({name: folder.versions})
                 loaded = await asyncio.to_thread(load_models, [folder], self._load)
+                if state is not None and state != (await asyncio.to_thread(self._source.states)).get(name):
+                    close_all(loaded)
+                    raise FaultsError([f"{folder.path}: its files changed while they were loaded"])
             except FaultsError as error:
                 if name not in self._models:
                     self._absent[name] = "; ".join(error.faults)

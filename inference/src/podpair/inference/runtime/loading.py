@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,11 +58,16 @@ def load_models(folders: Sequence[ModelFolder], load: Load) -> dict[str, dict[st
             except FaultsError as error:
                 faults += error.faults
     if faults:
-        for versions in loaded.values():
-            for version_loaded in versions.values():
-                version_loaded.runtime.close()
+        close_all(loaded)
         raise FaultsError(list(dict.fromkeys(faults)))
     return loaded
+
+
+def close_all(loaded: Mapping[str, Mapping[str, Loaded]]) -> None:
+    """Let go of what was loaded and isn't to be served."""
+    for versions in loaded.values():
+        for version in versions.values():
+            version.runtime.close()
 
 
 def _load_version(folder: ModelFolder, version: int, load: Load) -> Loaded:

@@ -4,6 +4,8 @@ A class that is given as `module:Class` is a model of one version, with the `mod
 every fault of every model before it gives up.
 """
 
+import hashlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +35,8 @@ class ModelFolder:
 
 # What a version's folder may hold.
 FILES = ("model.onnx", "model.py")
+# How deep a model's folders are looked at for changes.
+_DEEPEST = 16
 
 
 class Models:
@@ -71,6 +75,10 @@ class Models:
         if self._repository is None:
             raise NotFoundError(f"no model {name!r}: no repository is served")
         return _read_model(self._repository / name)
+
+    def states(self) -> dict[str, str]:
+        """The models of the repository, and how their files look: another text where one of them has changed."""
+        return {} if self._repository is None else {path.name: _state(path) for path in _folders(self._repository)}
 
     def names(self) -> list[str]:
         """Those that could be loaded."""
@@ -117,6 +125,29 @@ def _folders(repository: Path) -> list[Path]:
     if not repository.is_dir():
         return []
     return sorted(p for p in repository.iterdir() if p.is_dir() and not p.name.startswith((".", "_")))
+
+
+def _state(path: Path) -> str:
+    """Of each file: its name, and what changes with its content or when another takes its place.
+
+    Links are followed: a ConfigMap, and what git-sync keeps, are exchanged by pointing a link elsewhere.
+    """
+    found = []
+    for folder, folders, files in os.walk(path, followlinks=True):
+        # A link to a folder above it would never end.
+        deep = len(Path(folder).relative_to(path).parts) >= _DEEPEST
+        folders[:] = [] if deep else [name for name in folders if name[0] != "." and name != "__pycache__"]
+        for name in files:
+            if name[0] == ".":
+                continue
+            file = os.path.join(folder, name)
+            try:
+                told = os.stat(file)
+            except OSError as error:
+                found.append((file, error.errno, 0, 0))
+            else:
+                found.append((file, told.st_size, told.st_mtime_ns, told.st_ino))
+    return hashlib.blake2b(repr(sorted(found)).encode(), digest_size=16).hexdigest()
 
 
 def _read_model(path: Path) -> ModelFolder:
