@@ -21,6 +21,7 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from harness.certificates import Authority
 from harness.machine import require
 from harness.pair import until
 from harness.processes import ROOT, Child, free_port
@@ -144,6 +145,7 @@ class ApiServer(Cluster):
         (etcd,) = require("etcd")
         folder = programs()
         self._data = Path(tempfile.mkdtemp(prefix="podpair-kubernetes-"))
+        self.front_proxy = Authority("front proxy")
         clients, peers, port = free_port(), free_port(), free_port()
         self.url = f"https://127.0.0.1:{port}"
         token = secrets.token_hex(16)
@@ -169,11 +171,53 @@ class ApiServer(Cluster):
             f"--service-account-signing-key-file={private}",
             # Nothing here makes the service account `default` that the plug-in wants in each namespace.
             "--disable-admission-plugins=ServiceAccount",
+            *self._aggregation(),
         )
         super().__init__(self._data / "kubeconfig")
         self.kubeconfig.write_text(yaml.safe_dump(self._credentials(token)))
         self._headers = {"Authorization": f"Bearer {token}"}
         until(self._ready, lambda: "\n".join(self._server.lines[-20:]), timeout=90)
+
+    def _aggregation(self) -> list[str]:
+        """APIs of other servers: how it shows those that it is the API server, and that it looks their endpoints up itself."""
+        shown = self.front_proxy.issue("front-proxy-client")
+        files = {"ca": self.front_proxy.certificate, "cert": shown.certificate, "key": shown.key}
+        for name, text in files.items():
+            (self._data / f"front-proxy-{name}.pem").write_text(text)
+        return [
+            f"--requestheader-client-ca-file={self._data / 'front-proxy-ca.pem'}",
+            "--requestheader-allowed-names=front-proxy-client",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-username-headers=X-Remote-User",
+            f"--proxy-client-cert-file={self._data / 'front-proxy-cert.pem'}",
+            f"--proxy-client-key-file={self._data / 'front-proxy-key.pem'}",
+            "--enable-aggregator-routing=true",
+        ]
+
+    def lead_to(self, namespace: str, service: str, address: str, port: int) -> None:
+        """A Service (443) that leads to a process of this machine. Kubernetes takes no 127.0.0.1 there: see `own_address`."""
+        ports = {"name": "https", "protocol": "TCP"}
+        self.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": {"name": service, "namespace": namespace},
+                "spec": {"ports": [{**ports, "port": 443}]},
+            },
+            {
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice",
+                "metadata": {
+                    "name": service,
+                    "namespace": namespace,
+                    "labels": {"kubernetes.io/service-name": service},
+                },
+                "addressType": "IPv4",
+                "endpoints": [{"addresses": [address], "conditions": {"ready": True}}],
+                "ports": [{**ports, "port": port}],
+            },
+        )
 
     def _service_account_keys(self) -> tuple[Path, Path]:
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)

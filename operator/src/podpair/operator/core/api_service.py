@@ -1,0 +1,105 @@
+"""The APIService: what makes the API server pass questions for `external.metrics.k8s.io` on to the operator.
+
+There is one in a cluster. It is ours where it names our Service; somebody else's is never touched, unless the settings say so.
+"""
+
+import base64
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from podpair.operator.core.external_api_state import ExternalApiSeen, Reason
+from podpair.operator.core.external_metrics import GROUP, VERSION
+from podpair.operator.core.objects.naming import Manifest
+
+NAME = f"{VERSION}.{GROUP}"
+PATH = f"/apis/apiregistration.k8s.io/v1/apiservices/{NAME}"
+_PORT = 443
+
+
+class Place(NamedTuple):
+    """The Service in front of the operators."""
+
+    namespace: str
+    service: str
+
+    @property
+    def hosts(self) -> list[str]:
+        """The names that its certificate must have; the API server asks for the first."""
+        name = f"{self.service}.{self.namespace}.svc"
+        return [name, f"{name}.cluster.local"]
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.service}"
+
+
+def api_service(place: Place, ca_pem: str, owner: Mapping[str, Any] | None) -> Manifest:
+    """As it is to be. `owner` is the ClusterRole with which it goes, as the API server has it."""
+    metadata: dict[str, Any] = {"name": NAME, "labels": {"app.kubernetes.io/managed-by": "podpair-operator"}}
+    if owner is not None:
+        metadata["ownerReferences"] = [
+            {
+                "apiVersion": "rbac.authorization.k8s.io/v1",
+                "kind": "ClusterRole",
+                "name": owner["metadata"]["name"],
+                "uid": owner["metadata"]["uid"],
+            }
+        ]
+    return {
+        "apiVersion": "apiregistration.k8s.io/v1",
+        "kind": "APIService",
+        "metadata": metadata,
+        "spec": {
+            "group": GROUP,
+            "version": VERSION,
+            "groupPriorityMinimum": 100,
+            "versionPriority": 100,
+            "service": {"namespace": place.namespace, "name": place.service, "port": _PORT},
+            "caBundle": base64.b64encode(ca_pem.encode()).decode(),
+        },
+    }
+
+
+def owner_of(found: Mapping[str, Any]) -> Place | None:
+    """The Service that an APIService names; None: the API server's own process."""
+    service = found["spec"].get("service")
+    return Place(service["namespace"], service["name"]) if service else None
+
+
+def differs(found: Mapping[str, Any] | None, wanted: Manifest) -> bool:
+    """Whether it has to be applied."""
+    if found is None:
+        return True
+    metadata = found["metadata"]
+    references = wanted["metadata"].get("ownerReferences", [])
+    has = [{name: one.get(name) for name in ("apiVersion", "kind", "name", "uid")} for one in _owners(metadata)]
+    labels = metadata.get("labels") or {}
+    return (
+        any(found["spec"].get(name) != value for name, value in wanted["spec"].items())
+        or any(one not in has for one in references)
+        or any(labels.get(name) != value for name, value in wanted["metadata"]["labels"].items())
+    )
+
+
+def _owners(metadata: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    owners: list[Mapping[str, Any]] = metadata.get("ownerReferences") or []
+    return owners
+
+
+def seen(found: Mapping[str, Any] | None, place: Place) -> ExternalApiSeen:
+    """What there is to tell of the APIService that the cluster has."""
+    if found is None:
+        return ExternalApiSeen(False, Reason.NOT_YET, f"there is no APIService {NAME} yet")
+    owner = owner_of(found)
+    if owner != place:
+        message = (
+            f"{GROUP} is served by {f'Service {owner}' if owner else 'the API server itself'}, so podpair leaves it alone:"
+            " HorizontalPodAutoscalers don't see lag, latency, sessions and inflight."
+            " Scale by cpu, or with scaling.provider: keda, or set PODPAIR_OPERATOR_METRICS_API__ENABLED=always"
+        )
+        return ExternalApiSeen(False, Reason.OWNED_BY_OTHER, message)
+    conditions = (found.get("status") or {}).get("conditions") or []
+    available = next((one for one in conditions if one["type"] == "Available"), None)
+    if available is not None and available["status"] == "True":
+        return ExternalApiSeen(True, Reason.SERVED, f"{GROUP} is served by Service {place}")
+    said = f": {available['message']}" if available is not None and available.get("message") else ""
+    return ExternalApiSeen(False, Reason.NOT_YET, f"the API server doesn't reach Service {place} yet{said}")

@@ -1,0 +1,1 @@
+"""`external.metrics.k8s.io`, served to autoscalers: the server, its certificate, its APIService."""
