@@ -1,15 +1,19 @@
 """podpair-operator: what it installs, at a real API server; what the operator may do there, and what it may not."""
 
+import json
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from charts.conftest import Install
 from harness.helm import CHARTS, Helm
 from harness.kubernetes import ApiServer, Refused
 from harness.processes import ROOT
 from harness.resources import EXAMPLE
+from podpair.operator.cli.main import cli
 
 CHART = CHARTS / "podpair-operator"
 CRD = "inferencegateways.podpair.dev"
@@ -258,3 +262,23 @@ def test_autoscalers_read_external_metrics_by_kubernetes_own_roles(cluster: ApiS
     metric = ("list", "podpairs.external.metrics.k8s.io", "kube-public")
     for account in ("system:serviceaccount:kube-system:horizontal-pod-autoscaler", "system:kube-controller-manager"):
         assert allowed(cluster, account, [metric]) == [True]
+
+
+def test_the_broker_to_try_with_passes_the_restricted_standard(cluster: ApiServer) -> None:
+    file = ROOT / "examples" / "kafka.yaml"
+    cluster.kubectl("apply", "--validate=strict", "-f", str(file))
+    (stateful,) = of_kind(list(yaml.safe_load_all(file.read_text())), "StatefulSet")
+    spec = stateful["spec"]["template"]["spec"]
+    cluster.apply(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "kafka", "namespace": "kafka"}, "spec": spec}
+    )
+
+
+def test_the_json_schema_takes_the_examples_and_refuses_what_is_misspelt() -> None:
+    said = CliRunner().invoke(cli, ["crd", "--format", "json-schema"])
+    validator = jsonschema.Draft7Validator(json.loads(said.output))
+    example = yaml.safe_load(EXAMPLE.read_text())
+    assert validator.is_valid(example)
+    example["spec"]["scaling"]["maximum"] = 3
+    (error,) = validator.iter_errors(example)
+    assert "'maximum' was unexpected" in error.message

@@ -17,6 +17,8 @@ def example(stage: Stage, **changed: Any) -> dict[str, Any]:
     """The digits example, with a secret that the tests know, at the tests' Kafka; small, so that many fit on a node."""
     made: dict[str, Any] = yaml.safe_load((ROOT / "examples/digits/inferencegateway.yaml").read_text())
     spec = made["spec"]
+    versions = [{"version": "3", "weight": 90}, {"version": "2", "weight": 10}]
+    spec["inference"] = {"image": stage.images.digits, "models": [{"name": "digits", "versions": versions}]}
     spec["gateway"]["auth"] = {"secretRef": {"name": "jwt", "key": "secret"}}
     spec["kafka"]["bootstrapServers"] = stage.kafka.address
     return made

@@ -60,7 +60,7 @@ WRONG = {
         {"replicas": 17}, "spec", "replicas is greater than kafka.requests.partitions (16)"
     ),
     "two kinds of auth": Wrong(
-        {"gateway__auth__secretRef": {"name": "jwt", "key": "secret"}},
+        {"gateway__auth__jwksUrl": "https://login.example/jwks"},
         "spec.gateway.auth",
         "exactly one of jwksUrl, secretRef, publicKeyRef must be set",
     ),

@@ -26,9 +26,9 @@ def test_validate_tells_all_faults_and_fails() -> None:
     first, *faults = done.stderr.splitlines()
     assert first == "podpair: 3 faults in -"
     assert faults == [
-        "  line 5: spec.inference.image: is required",
-        "  line 6: spec.inference.imge: there is no such field; did you mean image?",
-        "  line 13: spec.scaling: min (20) is greater than max (10)",
+        "  line 8: spec.inference.image: is required",
+        "  line 9: spec.inference.imge: there is no such field; did you mean image?",
+        "  line 16: spec.scaling: min (20) is greater than max (10)",
     ]
 
 
