@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from podpair.operator.core.objects import network, pods, scaling, settings
+from podpair.operator.core.objects import network, pods, references, scaling, settings
 from podpair.operator.core.objects.naming import Manifest, metadata
 from podpair.operator.core.resource.igw import InferenceGateway
 
@@ -22,7 +22,9 @@ class Surroundings:
     resume_key: str
     """The key that signs resume tokens, 32 bytes at least: made once by the caller, kept from then on."""
     secrets: Mapping[str, str] = field(default_factory=dict)
-    """Checksums of the Secrets that `settings.referenced_secrets` names, by name; those that aren't known are left out."""
+    """Checksums of the Secrets that `references.named` names, by name; those that aren't known are left out."""
+    config_maps: Mapping[str, str] = field(default_factory=dict)
+    """Checksums of the ConfigMaps, likewise."""
     pod_monitors: bool = False
     """Whether the cluster knows Prometheus Operator's PodMonitor."""
 
@@ -30,13 +32,13 @@ class Surroundings:
 def desired(gateway: InferenceGateway, surroundings: Surroundings) -> list[Manifest]:
     """The objects of a resource, in an order in which they can be applied."""
     config_map = settings.config_map(gateway)
-    resume_key = _resume_key(gateway, surroundings.resume_key)
+    resume_key = resume_secret(gateway, surroundings.resume_key)
     own_secret = resume_key["metadata"]["name"]
-    known = {**surroundings.secrets, own_secret: checksum(resume_key["data"])}
-    referenced = settings.referenced_secrets(gateway)
+    secrets = {**_known(gateway, "Secret", surroundings.secrets), own_secret: checksum(resume_key["data"])}
+    config_maps = _known(gateway, "ConfigMap", surroundings.config_maps)
     checksums = {
-        _ANNOTATION.format("config"): checksum(config_map["data"]),
-        _ANNOTATION.format("secrets"): checksum({name: known[name] for name in referenced if name in known}),
+        _ANNOTATION.format("config"): checksum({**config_map["data"], **config_maps}),
+        _ANNOTATION.format("secrets"): checksum(secrets),
     }
     objects = [
         network.service_account(gateway),
@@ -54,12 +56,18 @@ def desired(gateway: InferenceGateway, surroundings: Surroundings) -> list[Manif
     return objects
 
 
+def _known(gateway: InferenceGateway, kind: str, checksums: Mapping[str, str]) -> dict[str, str]:
+    names = {one.name for one in references.named(gateway) if one.kind == kind and one.rolls}
+    return {name: checksums[name] for name in sorted(names) if name in checksums}
+
+
 def checksum(data: Mapping[str, str]) -> str:
     """A digest of what a ConfigMap or Secret holds."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _resume_key(gateway: InferenceGateway, key: str) -> Manifest:
+def resume_secret(gateway: InferenceGateway, key: str) -> Manifest:
+    """The Secret with the key that signs resume tokens."""
     name = settings.resume_files(gateway).secret.removeprefix(gateway.metadata.name)
     return {
         "apiVersion": "v1",

@@ -53,13 +53,6 @@ def secret_files(gateway: InferenceGateway) -> list[SecretFiles]:
     return files
 
 
-def referenced_secrets(gateway: InferenceGateway) -> list[str]:
-    """The Secrets whose change rolls the pods, sorted."""
-    sasl = gateway.spec.kafka.sasl
-    names = {files.secret for files in secret_files(gateway)} | ({sasl.secret_name} if sasl is not None else set())
-    return sorted(names)
-
-
 def config_map(gateway: InferenceGateway) -> Manifest:
     """The ConfigMap with the gateway's configuration."""
     text = yaml.safe_dump(gateway_settings(gateway), sort_keys=False, width=120)

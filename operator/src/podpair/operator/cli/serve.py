@@ -1,0 +1,47 @@
+"""`podpair-operator`: the process in the cluster."""
+
+import asyncio
+import sys
+
+import click
+
+from podpair.operator import logs
+from podpair.operator.config.settings import SettingsError, load
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="podpair-operator", prog_name="podpair-operator")
+def cli() -> None:
+    """Keeps InferenceGateway resources: what they say, the cluster does.
+
+    Every setting comes from the environment (PODPAIR_OPERATOR_WORKERS=8).
+    """
+
+
+@cli.command()
+def serve() -> None:
+    """Run until SIGTERM or SIGINT."""
+    settings = load()
+    logs.set_up(settings.log.level, settings.log.format)
+    # The server's imports are not for `--help`.
+    from podpair.operator.kafka.topics import Topics
+
+    from podpair.operator.kube.client import NoCluster
+    from podpair.operator.service import Service
+
+    try:
+        asyncio.run(Service(settings, Topics()).run())
+    except NoCluster as error:
+        raise click.ClickException(str(error)) from None
+
+
+def main() -> None:
+    """The entry point; faulty settings are told in full, and exit with 2."""
+    try:
+        cli()
+    except SettingsError as error:
+        count = "1 fault" if len(error.faults) == 1 else f"{len(error.faults)} faults"
+        click.echo(f"podpair-operator: {count} in the settings", err=True)
+        for fault in error.faults:
+            click.echo(f"  {fault}", err=True)
+        sys.exit(2)

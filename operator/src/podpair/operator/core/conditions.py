@@ -1,0 +1,230 @@
+"""Status: what has been observed, as conditions that people read and programs rely on.
+
+A pure function of the observations and of the last status. A condition's lastTransitionTime moves only where its status does,
+and a message holds nothing that changes while nothing happens, so an unchanged resource has an unchanged status.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from podpair.operator.core.kafka_state import KafkaSeen
+from podpair.operator.core.objects.naming import Manifest, selector
+from podpair.operator.core.objects.pods import fixed_replicas
+from podpair.operator.core.problems import Problem, problems
+from podpair.operator.core.resource.igw import InferenceGateway
+
+Status = dict[str, Any]
+READY, KAFKA, SCALING, DEGRADED, PAUSED, CAPPED = (
+    "Ready",
+    "KafkaReady",
+    "Scaling",
+    "Degraded",
+    "Paused",
+    "ReplicasCappedByPartitions",
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was observed of a resource's surroundings. None is: not known."""
+
+    deployment: Manifest | None = None
+    replica_sets: Sequence[Manifest] = ()
+    pods: Sequence[Manifest] = ()
+    autoscaler: Manifest | None = None
+    """The HorizontalPodAutoscaler, or the ScaledObject."""
+    faults: Sequence[Problem] = ()
+    """What hindered the operator itself: permissions, names that are taken, Secrets that are missing."""
+    kafka: KafkaSeen | None = None
+    sessions: int | None = None
+    paused: bool = False
+
+
+@dataclass(frozen=True)
+class _Told:
+    status: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pods, as their Deployment counts them."""
+
+    wanted: int
+    there: int
+    ready: int
+    updated: int
+    rolling: bool
+    """The newest template has not reached all pods."""
+
+
+def status(gateway: InferenceGateway, seen: Seen, before: Mapping[str, Any], now: str) -> Status:
+    """The resource's status. `before` is the last one; `now` an RFC 3339 time for conditions that have changed."""
+    counts = counted(seen.deployment)
+    wrong = [*seen.faults, *problems(seen.deployment, seen.replica_sets, seen.pods)]
+    scaling = _scaling(gateway, seen.autoscaler)
+    told = {
+        READY: _ready(gateway, seen, counts, wrong),
+        KAFKA: _kafka(seen.kafka),
+        SCALING: scaling,
+        DEGRADED: _degraded(seen, counts, wrong, scaling),
+        PAUSED: _paused(seen.paused),
+        CAPPED: _capped(gateway, seen.kafka),
+    }
+    generation = gateway.metadata.generation
+    made: Status = {
+        "observedGeneration": generation,
+        "conditions": _conditions(told, before.get("conditions") or [], generation, now),
+        "replicas": counts.there,
+        "readyReplicas": counts.ready,
+        "ready": f"{counts.ready}/{counts.wanted}",
+        "selector": ",".join(f"{name}={value}" for name, value in selector(gateway).items()),
+        "sessions": seen.sessions,
+        "lag": seen.kafka.lag if seen.kafka is not None else None,
+        "version": _version(gateway),
+    }
+    return {name: value for name, value in made.items() if value is not None}
+
+
+def not_understood(faults: str, generation: int | None, before: Mapping[str, Any], now: str) -> Status:
+    """The status of a resource that this operator can't read; what was seen of its pods stays."""
+    told = _Told("False", "NotUnderstood", f"this operator can't read it, nothing is changed: {faults}")
+    wrong = {READY: told, DEGRADED: _Told("True", told.reason, told.message)}
+    kept = {one["type"]: one for one in before.get("conditions") or [] if one["type"] not in wrong}
+    made = _conditions(wrong, before.get("conditions") or [], generation, now)
+    return {**before, "conditions": [*made, *kept.values()]}
+
+
+def counted(deployment: Manifest | None) -> Counts:
+    """Pods that are wanted, there and ready; all 0 where there is no Deployment."""
+    if deployment is None:
+        return Counts(0, 0, 0, 0, False)
+    seen = deployment.get("status") or {}
+    wanted = int(deployment["spec"].get("replicas", 1))
+    there, updated = int(seen.get("replicas", 0)), int(seen.get("updatedReplicas", 0))
+    observed = seen.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
+    return Counts(
+        wanted,
+        there,
+        int(seen.get("readyReplicas", 0)),
+        updated,
+        not observed or updated < wanted or there > updated,
+    )
+
+
+def _ready(gateway: InferenceGateway, seen: Seen, counts: Counts, wrong: Sequence[Problem]) -> _Told:
+    have = f"{counts.ready}/{counts.wanted} pods ready"
+    if seen.deployment is not None and counts.wanted == 0:
+        return _Told("False", "ScaledToZero", "no pods are wanted: set replicas above 0")
+    if counts.ready > 0:
+        if counts.rolling:
+            return _Told("True", "RollingOut", f"{have}, {counts.updated} of them with the newest template")
+        return _Told("True", "Serving", f"{have}{_at(gateway)}")
+    if wrong:
+        return _Told("False", wrong[0].reason, wrong[0].message)
+    if seen.kafka is not None and not seen.kafka.ready:
+        return _Told("False", "KafkaNotReady", f"the pods wait for Kafka: {seen.kafka.message}")
+    if seen.deployment is None:
+        return _Told("False", "NotMade", "the Deployment has not been made yet")
+    return _Told("False", "Starting", f"{have}: {_awaited(seen)}")
+
+
+def _at(gateway: InferenceGateway) -> str:
+    return f", clients reach them at Service {gateway.metadata.name}:{gateway.spec.network.service.port}"
+
+
+def _awaited(seen: Seen) -> str:
+    """What pods that have nothing wrong are still waiting for."""
+    for pod in seen.pods:
+        found = pod.get("status") or {}
+        for container in found.get("initContainerStatuses") or []:
+            if "running" in (container.get("state") or {}) and not container.get("started"):
+                return f"the model in pod {pod['metadata']['name']} has not said that it is ready"
+        for container in found.get("containerStatuses") or []:
+            if "running" in (container.get("state") or {}) and not container.get("ready"):
+                name = pod["metadata"]["name"]
+                return f"gateway {name} is not ready: it waits for Kafka or the model (kubectl logs {name} -c gateway)"
+    return "their containers are being made" if seen.pods else "no pod has been made yet"
+
+
+def _kafka(seen: KafkaSeen | None) -> _Told:
+    if seen is None:
+        return _Told("Unknown", "NotAsked", "the broker has not been asked yet")
+    return _Told("True" if seen.ready else "False", str(seen.reason), seen.message)
+
+
+def _scaling(gateway: InferenceGateway, autoscaler: Manifest | None) -> _Told:
+    fixed = fixed_replicas(gateway)
+    if fixed is not None:
+        return _Told("True", "Fixed", f"the number of pods is fixed at {fixed}")
+    wanted = gateway.spec.scaling
+    who = "KEDA" if wanted.provider == "keda" else "the HorizontalPodAutoscaler"
+    conditions = {one["type"]: one for one in ((autoscaler or {}).get("status") or {}).get("conditions") or []}
+    for kind in ("AbleToScale", "ScalingActive") if wanted.provider == "hpa" else ("Ready",):
+        one = conditions.get(kind)
+        if one is not None and one["status"] == "False":
+            message = f"{who} can't scale, and holds the number of pods: {one.get('message', '')}"
+            return _Told("False", one.get("reason") or kind, message)
+    if not conditions:
+        return _Told("Unknown", "NotScaledYet", f"{who} has not looked at it yet")
+    measures = ", ".join(sorted({name for metric in wanted.metrics for name in metric.model_fields_set}))
+    return _Told("True", "Autoscaled", f"{wanted.min} to {wanted.max} pods by {measures}")
+
+
+def _degraded(seen: Seen, counts: Counts, wrong: Sequence[Problem], scaling: _Told) -> _Told:
+    found = [*wrong]
+    if seen.kafka is not None and not seen.kafka.ready:
+        found.append(Problem(str(seen.kafka.reason), seen.kafka.message))
+    if scaling.status == "False":
+        found.append(Problem(scaling.reason, scaling.message))
+    if not found:
+        return _Told("False", "AsWanted", "nothing is wrong")
+    return _Told("True", found[0].reason, "; ".join(one.message for one in found))
+
+
+def _paused(paused: bool) -> _Told:
+    if paused:
+        return _Told("True", "Paused", "nothing is written until the annotation podpair.dev/paused is removed")
+    return _Told("False", "Reconciling", "the resource is kept as it says")
+
+
+def _capped(gateway: InferenceGateway, kafka: KafkaSeen | None) -> _Told:
+    fixed = fixed_replicas(gateway)
+    most, field = (gateway.spec.scaling.max, "scaling.max") if fixed is None else (fixed, "the number of pods")
+    if kafka is None or kafka.partitions is None:
+        return _Told("Unknown", "PartitionsNotKnown", "the requests topic has not been seen yet")
+    if kafka.partitions < most:
+        return _Told(
+            "True",
+            "TooFewPartitions",
+            f"the requests topic has {kafka.partitions} partitions and {field} is {most}: pods beyond the partitions"
+            " get no queued work; raise kafka.requests.partitions, or lower it",
+        )
+    return _Told("False", "EnoughPartitions", f"{kafka.partitions} partitions are enough for {most} pods")
+
+
+def _conditions(
+    told: Mapping[str, _Told], before: Sequence[Mapping[str, Any]], generation: int | None, now: str
+) -> list[dict[str, Any]]:
+    last = {one["type"]: one for one in before}
+    made = []
+    for kind, one in told.items():
+        same = kind in last and last[kind]["status"] == one.status
+        condition: dict[str, Any] = {
+            "type": kind,
+            "status": one.status,
+            "reason": one.reason,
+            "message": one.message,
+            "lastTransitionTime": last[kind]["lastTransitionTime"] if same else now,
+        }
+        made.append(condition if generation is None else condition | {"observedGeneration": generation})
+    return made
+
+
+def _version(gateway: InferenceGateway) -> str | None:
+    for model in gateway.spec.inference.models[:1]:
+        if model.versions:
+            return max(model.versions, key=lambda version: version.weight).version
+    return None

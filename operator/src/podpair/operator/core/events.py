@@ -1,0 +1,94 @@
+"""Events: what happened to a resource, for `kubectl describe`. Each is a step of its story, and is told when it happens."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from podpair.operator.core.conditions import CAPPED, DEGRADED, KAFKA, PAUSED, READY
+from podpair.operator.core.objects.naming import Manifest
+
+_LONGEST = 1024  # of a message, as the API server takes it
+
+
+class Event(NamedTuple):
+    """One thing that happened."""
+
+    type: str
+    """Normal or Warning."""
+    reason: str
+    message: str
+
+    def cut(self) -> "Event":
+        """As long as the API server takes it."""
+        long = len(self.message) > _LONGEST
+        return self._replace(message=self.message[: _LONGEST - 1] + "…") if long else self
+
+
+class Change(NamedTuple):
+    """Something that the operator did to an object."""
+
+    verb: str
+    """made, changed, restored or removed."""
+    object: str
+    """Kind and name."""
+    by: str | None = None
+    """Who had changed it, where it was restored."""
+
+
+_REASONS = {"made": "Made", "changed": "Changed", "removed": "Removed"}
+
+
+def of_changes(changes: Sequence[Change]) -> Iterator[Event]:
+    """What the operator did, told once a kind of doing."""
+    for verb, reason in _REASONS.items():
+        done = [change.object for change in changes if change.verb == verb]
+        if done:
+            yield Event("Normal", reason, f"{verb} {_list(done)}").cut()
+    for change in changes:
+        if change.verb == "restored":
+            who = f" (written by {change.by})" if change.by else ""
+            yield Event("Normal", "Restored", f"{change.object} was not as the resource says{who}: put back").cut()
+
+
+def of_status(before: Mapping[str, Any], after: Mapping[str, Any], deployment: Manifest | None) -> Iterator[Event]:
+    """What a new status tells that the last one didn't."""
+    was, now = _by_type(before), _by_type(after)
+    for kind, one in now.items():
+        last = was.get(kind, {"status": "Unknown", "reason": "", "message": ""})
+        if (last["status"], last["reason"]) != (one["status"], one["reason"]):
+            yield from (event.cut() for event in _of_condition(kind, last, one, deployment))
+
+
+def _of_condition(
+    kind: str, last: Mapping[str, Any], one: Mapping[str, Any], deployment: Manifest | None
+) -> Iterator[Event]:
+    is_so, was_so = one["status"] == "True", last["status"] == "True"
+    if kind == READY and one["reason"] == "Serving":
+        yield Event("Normal", "Rolled" if was_so else "Ready", f"{_rolled(deployment)}{one['message']}")
+    elif kind == READY and was_so and not is_so:
+        yield Event("Warning", "NotReady", one["message"])
+    elif kind == DEGRADED and is_so:
+        yield Event("Warning", one["reason"], one["message"])
+    elif kind == DEGRADED and was_so:
+        yield Event("Normal", "Mended", f"mended: {last['message']}")
+    elif kind == KAFKA and is_so:
+        yield Event("Normal", one["reason"], one["message"])
+    elif kind == CAPPED and is_so:
+        yield Event("Warning", CAPPED, one["message"])
+    elif kind == PAUSED and (is_so or was_so):
+        yield Event("Normal", "Paused" if is_so else "Resumed", one["message"])
+
+
+def _rolled(deployment: Manifest | None) -> str:
+    if deployment is None:
+        return ""
+    pod = deployment["spec"]["template"]["spec"]
+    images = [one.get("image", "") for one in pod.get("initContainers") or [] if one["name"] == "inference"]
+    return f"Deployment {deployment['metadata']['name']} runs {', '.join(images)}: " if images else ""
+
+
+def _by_type(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {one["type"]: one for one in status.get("conditions") or []}
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names)

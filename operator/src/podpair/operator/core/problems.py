@@ -1,0 +1,147 @@
+"""What is wrong with a resource's pods, in words that say what to do: read off a Deployment, its ReplicaSets and its pods.
+
+A message holds nothing that changes while nothing happens, no counts and no times: it is compared with the last one.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from podpair.operator.core.objects.naming import Manifest
+
+_PULL = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
+_CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+_REVISION = "deployment.kubernetes.io/revision"
+_OUT_OF_MEMORY = 137
+_MOST = 3  # of one kind that are told
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong: a reason that programs can rely on, and for people what, where, and what to do."""
+
+    reason: str
+    message: str
+
+
+def problems(deployment: Manifest | None, replica_sets: Iterable[Manifest], pods: Sequence[Manifest]) -> list[Problem]:
+    """What is wrong with the pods of the newest template, the most telling first; each said once."""
+    newest = _newest(replica_sets)
+    running = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and _of(pod, newest)]
+    found = [*_refused(deployment, newest)]
+    for pod in sorted(running, key=lambda pod: pod["metadata"]["name"]):
+        found += _pod(pod)
+    found += _stuck(deployment) if not found else []
+    told: dict[str, Problem] = {}
+    for one in found:
+        told.setdefault(re.sub(r"^pod \S+", "", one.message), one)
+    return list(told.values())[:_MOST]
+
+
+def _newest(replica_sets: Iterable[Manifest]) -> Manifest | None:
+    def revision(one: Manifest) -> int:
+        number = (one["metadata"].get("annotations") or {}).get(_REVISION, "0")
+        return int(number) if number.isdecimal() else 0
+
+    return max(replica_sets, key=revision, default=None)
+
+
+def _of(pod: Manifest, replica_set: Manifest | None) -> bool:
+    if replica_set is None:
+        return True
+    owners = pod["metadata"].get("ownerReferences") or []
+    return any(owner.get("uid") == replica_set["metadata"].get("uid") for owner in owners)
+
+
+def _refused(deployment: Manifest | None, newest: Manifest | None) -> Iterator[Problem]:
+    """Pods that the API server did not take: quota, permissions, Pod Security."""
+    for one in (newest, deployment):
+        for condition in ((one or {}).get("status") or {}).get("conditions") or []:
+            if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+                message = condition.get("message", "")
+                quota = "exceeded quota" in message
+                advice = "raise the quota, or lower scaling or resources" if quota else "mend what it names"
+                yield Problem("QuotaExceeded" if quota else "PodsRefused", f"pods can't be made: {message}: {advice}")
+                return
+
+
+def _stuck(deployment: Manifest | None) -> Iterator[Problem]:
+    for condition in ((deployment or {}).get("status") or {}).get("conditions") or []:
+        if condition["type"] == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded":
+            yield Problem("RolloutStuck", f"the rollout does not get on: {condition.get('message', '')}")
+
+
+def _pod(pod: Manifest) -> Iterator[Problem]:
+    name, status = pod["metadata"]["name"], pod.get("status") or {}
+    for condition in status.get("conditions") or []:
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            yield Problem(
+                "Unschedulable",
+                f"pod {name} has no node: {condition.get('message', 'no reason given')}:"
+                " add nodes, or ask for less (inference.resources, topologySpread)",
+            )
+            return
+    if status.get("phase") == "Failed":
+        yield Problem(
+            "PodFailed", f"pod {name} failed: {status.get('reason', '')} {status.get('message', '')}".rstrip()
+        )
+        return
+    containers = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+    for container in containers:
+        if problem := _container(name, container):
+            yield problem
+            return
+
+
+def _container(pod: str, container: dict[str, Any]) -> Problem | None:
+    name, state = container["name"], container.get("state") or {}
+    waiting = state.get("waiting") or {}
+    reason, said = waiting.get("reason", ""), waiting.get("message", "")
+    where = f"pod {pod}: container {name}"
+    last = (container.get("lastState") or {}).get("terminated") or state.get("terminated")
+    if reason in _PULL:
+        image = container.get("image", "")
+        return Problem(
+            "ImagePullFailed", f"{where}: image {image} can't be pulled{_colon(_short(said))}: {_pull_advice(name)}"
+        )
+    if reason in _CONFIG:
+        return Problem("ContainerConfigError", f"{where} can't be started: {said or reason}: mend what it names")
+    if last is not None and container.get("restartCount", 0) + ("terminated" in state) > 0 and not _well(container):
+        return _ended(where, pod, name, last, reason)
+    return None
+
+
+def _well(container: dict[str, Any]) -> bool:
+    """It runs again, and has passed its startup probe or readiness."""
+    state = container.get("state") or {}
+    return "running" in state and bool(container.get("started")) and bool(container.get("ready"))
+
+
+def _ended(where: str, pod: str, name: str, last: dict[str, Any], waiting: str) -> Problem:
+    code, why = last.get("exitCode"), last.get("reason", "")
+    logs = f"kubectl logs {pod} -c {name} --previous"
+    if why == "OOMKilled":
+        return Problem(
+            "OutOfMemory", f"{where} was killed for memory: raise its limit ({name}.resources.limits.memory)"
+        )
+    if name == "inference" and code in (_OUT_OF_MEMORY, 143) and waiting != "CrashLoopBackOff":
+        return Problem(
+            "ModelNotReady",
+            f"{where} was ended because it did not answer its probes in time: see {logs}, or give it longer"
+            " (inference.probes.startup)",
+        )
+    return Problem("CrashLooping", f"{where} keeps ending, last with exit code {code}: see {logs}")
+
+
+def _pull_advice(container: str) -> str:
+    field = "inference.image" if container == "inference" else "gateway.image"
+    return f"correct {field}, or name the registry's Secret in inference.imagePullSecrets"
+
+
+def _short(said: str) -> str:
+    """What the kubelet says, without the wait that it adds and that differs each time."""
+    said = re.sub(r"^Back-off pulling image \"[^\"]*\":? ?", "", said)
+    return said if len(said) <= 300 else said[:300] + "…"
+
+
+def _colon(text: str) -> str:
+    return f": {text}" if text else ""

@@ -1,0 +1,63 @@
+"""The kinds that the operator reads and writes: where the API serves them, and which of them may be missing."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from podpair.operator.core.resource.igw import API_VERSION, KIND, PLURAL
+
+
+class Resource(NamedTuple):
+    """A kind, and the path below which its objects are."""
+
+    api_version: str
+    kind: str
+    plural: str
+    optional: bool = False
+    """Its CRD belongs to somebody else, and may be missing."""
+    owned: bool = True
+    """The operator makes its objects; otherwise it only looks at them."""
+
+    def path(self, namespace: str | None = None, name: str | None = None, *, part: str | None = None) -> str:
+        """The path of one object, or of a list; `part` is a subresource."""
+        root = f"/api/{self.api_version}" if "/" not in self.api_version else f"/apis/{self.api_version}"
+        where = f"/namespaces/{namespace}" if namespace is not None else ""
+        return f"{root}{where}/{self.plural}" + "".join(f"/{one}" for one in (name, part) if one is not None)
+
+
+GATEWAY = Resource(API_VERSION, KIND, PLURAL, owned=False)
+SECRET = Resource("v1", "Secret", "secrets")
+CONFIG_MAP = Resource("v1", "ConfigMap", "configmaps")
+DEPLOYMENT = Resource("apps/v1", "Deployment", "deployments")
+REPLICA_SET = Resource("apps/v1", "ReplicaSet", "replicasets", owned=False)
+POD = Resource("v1", "Pod", "pods", owned=False)
+EVENT = Resource("v1", "Event", "events", owned=False)
+LEASE = Resource("coordination.k8s.io/v1", "Lease", "leases", owned=False)
+AUTOSCALER = Resource("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+SCALED_OBJECT = Resource("keda.sh/v1alpha1", "ScaledObject", "scaledobjects", optional=True)
+POD_MONITOR = Resource("monitoring.coreos.com/v1", "PodMonitor", "podmonitors", optional=True)
+
+WATCHED = (
+    Resource("v1", "ServiceAccount", "serviceaccounts"),
+    SECRET,
+    CONFIG_MAP,
+    Resource("v1", "Service", "services"),
+    Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
+    DEPLOYMENT,
+    REPLICA_SET,
+    POD,
+    Resource("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets"),
+    AUTOSCALER,
+    Resource("networking.k8s.io/v1", "Ingress", "ingresses"),
+    Resource("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes", optional=True),
+    SCALED_OBJECT,
+    Resource("keda.sh/v1alpha1", "TriggerAuthentication", "triggerauthentications", optional=True),
+    POD_MONITOR,
+)
+"""What belongs to a resource: each kind is watched by podpair's label."""
+
+_BY_KIND = {resource.kind: resource for resource in WATCHED}
+
+
+def resource_of(manifest: Mapping[str, Any]) -> Resource:
+    """The kind of an object of desired state."""
+    return _BY_KIND[manifest["kind"]]

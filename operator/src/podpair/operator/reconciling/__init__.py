@@ -1,0 +1,1 @@
+"""Brings the cluster to what the resources say, again and again."""

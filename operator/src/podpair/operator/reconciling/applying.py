@@ -1,0 +1,205 @@
+"""Brings a resource's objects to what is wanted: writes what differs, removes what is wanted no longer, touches nothing else.
+
+`replicas` is never written where an autoscaler decides, and when one takes over, the number of pods stays as it is.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from podpair.operator.core.drift import DIGEST, applied_by, changed_by, owns_replicas, part, settled, stamped
+from podpair.operator.core.events import Change
+from podpair.operator.core.objects.naming import Manifest
+from podpair.operator.core.problems import Problem
+from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.kube.caches import Caches
+from podpair.operator.kube.client import FIELD_MANAGER, ApiError, Client
+from podpair.operator.kube.kinds import AUTOSCALER, DEPLOYMENT, SCALED_OBJECT, WATCHED, Resource, resource_of
+from podpair.operator.logs import about
+from podpair.operator.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+_HANDOVER = f"{FIELD_MANAGER}-handover"
+_Place = tuple[str, str, str]  # kind, namespace, name
+_ADVICE = {
+    "HTTPRoute": "install the Gateway API, or use network.ingress",
+    "ScaledObject": "install KEDA, or set scaling.provider: hpa",
+    "TriggerAuthentication": "install KEDA, or set scaling.provider: hpa",
+}
+
+
+@dataclass
+class Outcome:
+    """What was done, and what could not be."""
+
+    changes: list[Change] = field(default_factory=list)
+    faults: list[Problem] = field(default_factory=list)
+
+
+class Applier:
+    """Writes the objects of all resources."""
+
+    def __init__(self, client: Client, caches: Caches, metrics: Metrics) -> None:
+        self._client = client
+        self._caches = caches
+        self._written_total = metrics.applied
+        self._kept: dict[_Place, tuple[str, Any]] = {}  # digest, and what the server made of it
+        self._written: dict[_Place, Manifest] = {}  # until the watch shows it
+
+    def saw(self, one: Manifest) -> None:
+        """A watch showed an object: what was written before it is history."""
+        place = _place(one)
+        written = self._written.get(place)
+        if written is not None and _version(one) >= _version(written):
+            del self._written[place]
+
+    def live(self, resource: Resource, gateway: InferenceGateway) -> list[Manifest]:
+        """The objects of a kind as they are, with what was just written."""
+        metadata = gateway.metadata
+        found = {_place(one): one for one in self._caches.of(resource, metadata.namespace, metadata.name)}
+        kind = resource.kind, metadata.namespace
+        found |= {place: one for place, one in self._written.items() if place[:2] == kind and _owned(one, gateway)}
+        return list(found.values())
+
+    async def bring(self, gateway: InferenceGateway, wanted: Sequence[Manifest]) -> Outcome:
+        """Make it so. Raises ApiError where the server is busy or fails, NotLeading."""
+        outcome = Outcome()
+        places = {_place(one) for one in wanted}
+        # An autoscaler that is wanted no longer goes first: it would fight with the number that follows.
+        await self._remove(gateway, places, (AUTOSCALER, SCALED_OBJECT), outcome)
+        for manifest in wanted:
+            await self._one(gateway, manifest, outcome)
+        if not outcome.faults:
+            rest = tuple(one for one in WATCHED if one.owned)
+            await self._remove(gateway, places, rest, outcome)
+        return outcome
+
+    async def remove(self, gateway: InferenceGateway, resources: Sequence[Resource]) -> Outcome:
+        """Delete the resource's own objects of these kinds."""
+        outcome = Outcome()
+        await self._remove(gateway, set(), resources, outcome)
+        return outcome
+
+    def forget(self, namespace: str, name: str) -> None:
+        """The resource is gone."""
+        for places in (self._kept, self._written):
+            for place in [one for one in places if one[1] == namespace and _belongs(one[2], name)]:
+                places.pop(place)
+
+    async def _one(self, gateway: InferenceGateway, manifest: Manifest, outcome: Outcome) -> None:
+        resource, place = resource_of(manifest), _place(manifest)
+        named = f"{place[0]} {place[2]}"
+        if resource.optional and not self._caches.known(resource):
+            advice = _ADVICE.get(resource.kind, "install its CRD")
+            outcome.faults.append(Problem("KindMissing", f"the cluster does not know {resource.kind}: {advice}"))
+            return
+        wanted = stamped(manifest)
+        try:
+            live = await self._find(resource, place, gateway)
+            if live is not None and not (_owned(live, gateway) or applied_by(live, FIELD_MANAGER)):
+                message = f"there is a {named} that is not this resource's: rename one of the two"
+                outcome.faults.append(Problem("NameTaken", message))
+                return
+            if live is not None and settled(live, wanted, self._what_was_kept(place, wanted)):
+                return
+            if live is not None and resource == DEPLOYMENT and "replicas" not in wanted["spec"]:
+                await self._hand_over(live)
+            made = await self._client.apply(resource, wanted)
+        except ApiError as error:
+            self._written_total.labels(place[0], "refused").inc()
+            outcome.faults.append(_fault(error, named))
+            return
+        self._kept[place] = _digest(wanted), part(made, wanted)
+        self._written[place] = made
+        change = _change(named, live, wanted)
+        if live is None or _version(made) != _version(live):
+            outcome.changes.append(change)
+            self._written_total.labels(place[0], change.verb).inc()
+
+    async def _find(self, resource: Resource, place: _Place, gateway: InferenceGateway) -> Manifest | None:
+        """The object as it is. One that no watch shows may be there all the same: without podpair's label, or not podpair's."""
+        live = next((one for one in self.live(resource, gateway) if _place(one) == place), None)
+        return live if live is not None else await self._client.get(resource.path(place[1], place[2]))
+
+    def _what_was_kept(self, place: _Place, wanted: Manifest) -> Any:
+        digest, kept = self._kept.get(place, ("", None))
+        return kept if digest == _digest(wanted) else None
+
+    async def _hand_over(self, live: Manifest) -> None:
+        """Let another manager state the number of pods that there is: else the server would set it to 1 when we stop to."""
+        if owns_replicas(live, FIELD_MANAGER):
+            metadata = {name: live["metadata"][name] for name in ("name", "namespace")}
+            stays = {
+                "apiVersion": live["apiVersion"],
+                "kind": live["kind"],
+                "metadata": metadata,
+                "spec": {"replicas": live["spec"]["replicas"]},
+            }
+            await self._client.apply(DEPLOYMENT, stays, manager=_HANDOVER)
+
+    async def _remove(
+        self, gateway: InferenceGateway, wanted: set[_Place], resources: Sequence[Resource], outcome: Outcome
+    ) -> None:
+        for resource in resources:
+            for one in self.live(resource, gateway):
+                place = _place(one)
+                if place in wanted or not _owned(one, gateway) or "deletionTimestamp" in one["metadata"]:
+                    continue
+                try:
+                    await self._client.delete(resource, one)
+                except ApiError as error:
+                    outcome.faults.append(_fault(error, f"{place[0]} {place[2]}"))
+                    continue
+                self._kept.pop(place, None)
+                self._written.pop(place, None)
+                outcome.changes.append(Change("removed", f"{place[0]} {place[2]}"))
+                self._written_total.labels(place[0], "removed").inc()
+                _log.info("removed %s", place[0], extra=about(place[1], gateway.metadata.name))
+
+
+def _change(named: str, live: Manifest | None, wanted: Manifest) -> Change:
+    if live is None:
+        return Change("made", named)
+    if (live["metadata"].get("annotations") or {}).get(DIGEST) == _digest(wanted):
+        return Change("restored", named, changed_by(live, FIELD_MANAGER))
+    return Change("changed", named)
+
+
+def _fault(error: ApiError, named: str) -> Problem:
+    """What the server's refusal means. Raises it again where it is no answer: busy, failing, another was faster."""
+    if error.status in (409, 429) or error.status >= 500:
+        raise error
+    if "exceeded quota" in str(error):
+        return Problem("QuotaExceeded", f"{named} can't be made: {error}: raise the quota")
+    if "is being terminated" in str(error):
+        return Problem("NamespaceTerminating", f"{named} can't be made: {error}")
+    if error.status in (401, 403):
+        return Problem(
+            "NotPermitted", f"the operator may not write {named}: {error}: grant it (chart podpair-operator)"
+        )
+    return Problem("Refused", f"the API server refuses {named}: {error}")
+
+
+def _owned(one: Manifest, gateway: InferenceGateway) -> bool:
+    owners = one["metadata"].get("ownerReferences") or []
+    return any(owner.get("controller") and owner.get("uid") == gateway.metadata.uid for owner in owners)
+
+
+def _belongs(object_name: str, gateway_name: str) -> bool:
+    return object_name == gateway_name or object_name in {
+        f"{gateway_name}-{suffix}" for suffix in ("gateway", "resume", "kafka")
+    }
+
+
+def _digest(wanted: Mapping[str, Any]) -> str:
+    return str(wanted["metadata"]["annotations"][DIGEST])
+
+
+def _place(one: Mapping[str, Any]) -> _Place:
+    return one["kind"], one["metadata"].get("namespace", ""), one["metadata"]["name"]
+
+
+def _version(one: Manifest) -> int:
+    """etcd's revision: the API server promises that it grows, and that it may be compared, within one kind."""
+    return int(one["metadata"].get("resourceVersion") or 0)

@@ -1,0 +1,106 @@
+"""kopf watches the resources, and tells of every change. It writes nothing: no annotation, no finalizer, no event.
+
+Its handlers only put a resource in the queue, for kopf would run handlers for one object's changes one by one, while a step
+here depends on a dozen kinds. Those are watched by `podpair.operator.kube.caches`: kopf does not tell of what was deleted while
+a watch was broken off, and ends where it may not read.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import aiohttp
+import kopf
+
+from podpair.operator.config.settings import Settings
+from podpair.operator.core.resource.igw import GROUP, PLURAL, VERSION
+from podpair.operator.kube.caches import Key
+from podpair.operator.kube.client import Client
+from podpair.operator.reconciling.gateways import Gateways
+
+_DEAD = 3  # in lengths of a watch
+_MARGIN = 10.0  # seconds that an answer may be late
+
+
+class _Backoffs:
+    """Pauses between tries, for ever: the operator waits for the API server, however long it is gone."""
+
+    def __iter__(self) -> Iterator[float]:
+        pause = 0.5
+        while True:
+            yield pause
+            pause = min(pause * 2, 10.0)
+
+
+class GatewayWatch:
+    """kopf's operator for InferenceGateways."""
+
+    def __init__(
+        self, settings: Settings, client: Client, gateways: Gateways, on_change: Callable[[Key], None]
+    ) -> None:
+        self._settings = settings
+        self._client = client
+        self._gateways = gateways
+        self._on_change = on_change
+        self._heard = time.monotonic()
+        self.begun = False
+        """Whether the watch has been under way once."""
+
+    @property
+    def dead(self) -> bool:
+        """Whether the watch has been silent for too long to be trusted."""
+        return time.monotonic() - self._heard > _DEAD * self._settings.watch_seconds
+
+    def __str__(self) -> str:
+        return PLURAL
+
+    async def run(self, at_the_end: Callable[[], None]) -> None:
+        """Until SIGTERM or SIGINT, which kopf waits for; `at_the_end` is called before kopf ends what it finds running."""
+        registry = kopf.OperatorRegistry()
+        kopf.on.login(registry=registry)(self._login)
+        kopf.on.cleanup(registry=registry)(_calling(at_the_end))
+        kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)(self._seen)
+        namespaces = self._settings.namespaces
+        await kopf.operator(
+            registry=registry,
+            settings=self._kopf_settings(),
+            standalone=True,  # which of several operators writes is the Lease's business
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+        )
+
+    def _kopf_settings(self) -> kopf.OperatorSettings:
+        settings = kopf.OperatorSettings()
+        settings.posting.enabled = False
+        settings.scanning.disabled = True  # the CRD is there before this begins, and namespaces have names
+        settings.networking.error_backoffs = _Backoffs()
+        seconds = self._settings.watch_seconds
+        settings.watching.server_timeout = seconds
+        settings.watching.client_timeout = seconds + _MARGIN
+        settings.watching.inactivity_timeout = seconds + _MARGIN
+        settings.watching.reconnect_backoff = 0.1
+        return settings
+
+    def _login(self, **_: Any) -> kopf.AiohttpSession:
+        return kopf.AiohttpSession(server=self._client.server, aiohttp_session=self._client.session(self._listen))
+
+    async def _listen(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """A watch that the server has taken up is a sign of life: there is one in every length of a watch."""
+        response = await handler(request)
+        if request.url.query.get("watch") == "true" and request.url.name == PLURAL and response.status == 200:
+            self._heard = time.monotonic()
+            self.begun = True
+        return response
+
+    async def _seen(self, event: kopf.RawEvent, **_: Any) -> None:
+        key = self._gateways.take(dict(event["object"]), gone=event["type"] == "DELETED")
+        self._on_change(key)
+
+
+def _calling(do: Callable[[], None]) -> Any:
+    async def cleanup(**_: Any) -> None:
+        do()
+
+    return cleanup

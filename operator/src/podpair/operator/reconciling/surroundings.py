@@ -1,0 +1,134 @@
+"""What a resource's objects depend on besides the resource: the Secrets and ConfigMaps it names, and its resume key.
+
+The key is made once and kept: with another one every client would lose its session. An operator that knows it puts it back
+where its Secret was deleted or edited; one that starts reads it from there.
+"""
+
+import base64
+import binascii
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from podpair.operator.core.credentials import Credentials, MissingSecret, read_credentials
+from podpair.operator.core.desired import Surroundings, checksum, resume_secret
+from podpair.operator.core.objects.references import missing, named
+from podpair.operator.core.objects.settings import RESUME_KEY, resume_files
+from podpair.operator.core.problems import Problem
+from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.kube.caches import Caches, Key
+from podpair.operator.kube.client import ApiError, Client
+from podpair.operator.kube.kinds import POD_MONITOR, SECRET
+from podpair.operator.kube.references import Reference, References, contents
+from podpair.operator.reconciling.applying import Applier
+
+_SHORTEST_KEY = 32
+
+
+@dataclass(frozen=True)
+class Around:
+    """What was found round a resource."""
+
+    surroundings: Surroundings
+    faults: list[Problem]
+    """What it names and isn't there."""
+    credentials: Credentials | MissingSecret
+    """For its broker."""
+
+
+class SurroundingsReader:
+    """Finds what resources depend on."""
+
+    def __init__(self, client: Client, caches: Caches, references: References, applier: Applier, image: str) -> None:
+        self._client = client
+        self._caches = caches
+        self._references = references
+        self._applier = applier
+        self._image = image
+        self._keys: dict[str, str] = {}  # by the resource's uid
+
+    async def read(self, gateway: InferenceGateway) -> Around:
+        """What there is now. Raises ApiError, NotLeading."""
+        key = gateway.metadata.namespace, gateway.metadata.name
+        wanted = named(gateway)
+        found = await self._references.want(key, {Reference(one.kind, key[0], one.name) for one in wanted})
+        held = {(reference.kind, reference.name): contents(one) for reference, one in found.items() if one is not None}
+        faults = [Problem("NotPermitted", told) for told in self._references.refused(key)]
+        if not faults:
+            lacking = [(one.kind, missing(one, key[0], held.get((one.kind, one.name)))) for one in wanted]
+            faults = [Problem(f"{kind}Missing", told) for kind, told in lacking if told is not None]
+        return Around(
+            Surroundings(
+                gateway_image=self._image,
+                resume_key=await self._resume_key(gateway),
+                secrets=_checksums(held, "Secret"),
+                config_maps=_checksums(held, "ConfigMap"),
+                pod_monitors=self._caches.known(POD_MONITOR),
+            ),
+            list(dict.fromkeys(faults)),
+            _credentials(gateway, held),
+        )
+
+    async def credentials(self, gateway: InferenceGateway) -> Credentials | MissingSecret:
+        """For its broker, while the resource is on its way out. Raises ApiError."""
+        key = gateway.metadata.namespace, gateway.metadata.name
+        wanted = {Reference(one.kind, key[0], one.name) for one in named(gateway) if "kafka" in one.field}
+        found = await self._references.want(key, wanted)
+        held = {(one.kind, one.name): contents(there) for one, there in found.items() if there is not None}
+        return _credentials(gateway, held)
+
+    async def forget(self, key: Key, uid: str | None) -> None:
+        """The resource is gone."""
+        await self._references.want(key, ())
+        self._keys.pop(uid or "", None)
+
+    async def _resume_key(self, gateway: InferenceGateway) -> str:
+        uid = gateway.metadata.uid or ""
+        if uid not in self._keys:
+            name = resume_files(gateway).secret
+            stored = [one for one in self._applier.live(SECRET, gateway) if one["metadata"]["name"] == name]
+            key = _read(stored[0]) if stored else None
+            self._keys[uid] = key or await self._make(gateway)
+        return self._keys[uid]
+
+    async def _make(self, gateway: InferenceGateway) -> str:
+        made = secrets.token_urlsafe(_SHORTEST_KEY)
+        manifest = resume_secret(gateway, made)
+        try:
+            await self._client.create(SECRET, manifest)
+        except ApiError as error:
+            if error.reason == "AlreadyExists":
+                path = SECRET.path(manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+                stored = await self._client.get(path)
+                return (_read(stored) if stored is not None else None) or made
+            if error.status == 429 or error.status >= 500:
+                raise  # anything else is told where the Secret is applied
+        return made
+
+
+def _read(secret: Mapping[str, object]) -> str | None:
+    """The key in a Secret; None where it is none that can be used."""
+    data = secret.get("data")
+    text = data.get(RESUME_KEY, "") if isinstance(data, Mapping) else ""
+    try:
+        key = base64.b64decode(text, validate=True).decode("ascii")
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return key if len(key) >= _SHORTEST_KEY else None
+
+
+def _checksums(held: Mapping[tuple[str, str], Mapping[str, bytes]], kind: str) -> dict[str, str]:
+    return {
+        name: checksum({key: base64.b64encode(value).decode() for key, value in data.items()})
+        for (found, name), data in held.items()
+        if found == kind
+    }
+
+
+def _credentials(
+    gateway: InferenceGateway, held: Mapping[tuple[str, str], Mapping[str, bytes]]
+) -> Credentials | MissingSecret:
+    try:
+        return read_credentials(gateway, {name: data for (kind, name), data in held.items() if kind == "Secret"})
+    except MissingSecret as error:
+        return error
