@@ -25,7 +25,6 @@ def serve() -> None:
     logs.set_up(settings.log.level, settings.log.format)
     # The server's imports are not for `--help`.
     from podpair.operator.kafka.topics import Topics
-
     from podpair.operator.kube.client import NoCluster
     from podpair.operator.service import Service
 

@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     """Which of several operators writes."""
     resync_seconds: Annotated[float, Field(ge=1)] = 600
     """Every resource is looked at so often, whether anything was seen to change or not."""
-    watch_seconds: Annotated[float, Field(ge=1, le=3600)] = 60
+    watch_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
     """How long one watch request lasts; a watch that is silent for three times that long is dead (/healthz)."""
     kafka_seconds: Annotated[float, Field(ge=1)] = 15
     """How often a broker is asked for topics and lag."""

@@ -65,13 +65,15 @@ def status(gateway: InferenceGateway, seen: Seen, before: Mapping[str, Any], now
     counts = counted(seen.deployment)
     wrong = [*seen.faults, *problems(seen.deployment, seen.replica_sets, seen.pods)]
     scaling = _scaling(gateway, seen.autoscaler)
+    last = {one["type"]: _Told(one["status"], one["reason"], one["message"]) for one in before.get("conditions") or []}
+    kafka = _kafka(seen.kafka, last.get(KAFKA))
     told = {
-        READY: _ready(gateway, seen, counts, wrong),
-        KAFKA: _kafka(seen.kafka),
+        READY: _ready(gateway, seen, counts, wrong, kafka),
+        KAFKA: kafka,
         SCALING: scaling,
-        DEGRADED: _degraded(seen, counts, wrong, scaling),
+        DEGRADED: _degraded(wrong, kafka, scaling),
         PAUSED: _paused(seen.paused),
-        CAPPED: _capped(gateway, seen.kafka),
+        CAPPED: _capped(gateway, seen.kafka, last.get(CAPPED)),
     }
     generation = gateway.metadata.generation
     made: Status = {
@@ -114,7 +116,7 @@ def counted(deployment: Manifest | None) -> Counts:
     )
 
 
-def _ready(gateway: InferenceGateway, seen: Seen, counts: Counts, wrong: Sequence[Problem]) -> _Told:
+def _ready(gateway: InferenceGateway, seen: Seen, counts: Counts, wrong: Sequence[Problem], kafka: _Told) -> _Told:
     have = f"{counts.ready}/{counts.wanted} pods ready"
     if seen.deployment is not None and counts.wanted == 0:
         return _Told("False", "ScaledToZero", "no pods are wanted: set replicas above 0")
@@ -124,8 +126,8 @@ def _ready(gateway: InferenceGateway, seen: Seen, counts: Counts, wrong: Sequenc
         return _Told("True", "Serving", f"{have}{_at(gateway)}")
     if wrong:
         return _Told("False", wrong[0].reason, wrong[0].message)
-    if seen.kafka is not None and not seen.kafka.ready:
-        return _Told("False", "KafkaNotReady", f"the pods wait for Kafka: {seen.kafka.message}")
+    if kafka.status == "False":
+        return _Told("False", "KafkaNotReady", f"the pods wait for Kafka: {kafka.message}")
     if seen.deployment is None:
         return _Told("False", "NotMade", "the Deployment has not been made yet")
     return _Told("False", "Starting", f"{have}: {_awaited(seen)}")
@@ -149,9 +151,10 @@ def _awaited(seen: Seen) -> str:
     return "their containers are being made" if seen.pods else "no pod has been made yet"
 
 
-def _kafka(seen: KafkaSeen | None) -> _Told:
+def _kafka(seen: KafkaSeen | None, last: _Told | None) -> _Told:
+    """An operator that has just started has not asked yet: until then what the last one saw stands."""
     if seen is None:
-        return _Told("Unknown", "NotAsked", "the broker has not been asked yet")
+        return last or _Told("Unknown", "NotAsked", "the broker has not been asked yet")
     return _Told("True" if seen.ready else "False", str(seen.reason), seen.message)
 
 
@@ -173,12 +176,8 @@ def _scaling(gateway: InferenceGateway, autoscaler: Manifest | None) -> _Told:
     return _Told("True", "Autoscaled", f"{wanted.min} to {wanted.max} pods by {measures}")
 
 
-def _degraded(seen: Seen, counts: Counts, wrong: Sequence[Problem], scaling: _Told) -> _Told:
-    found = [*wrong]
-    if seen.kafka is not None and not seen.kafka.ready:
-        found.append(Problem(str(seen.kafka.reason), seen.kafka.message))
-    if scaling.status == "False":
-        found.append(Problem(scaling.reason, scaling.message))
+def _degraded(wrong: Sequence[Problem], kafka: _Told, scaling: _Told) -> _Told:
+    found = [*wrong, *(Problem(one.reason, one.message) for one in (kafka, scaling) if one.status == "False")]
     if not found:
         return _Told("False", "AsWanted", "nothing is wrong")
     return _Told("True", found[0].reason, "; ".join(one.message for one in found))
@@ -190,9 +189,11 @@ def _paused(paused: bool) -> _Told:
     return _Told("False", "Reconciling", "the resource is kept as it says")
 
 
-def _capped(gateway: InferenceGateway, kafka: KafkaSeen | None) -> _Told:
+def _capped(gateway: InferenceGateway, kafka: KafkaSeen | None, last: _Told | None) -> _Told:
     fixed = fixed_replicas(gateway)
     most, field = (gateway.spec.scaling.max, "scaling.max") if fixed is None else (fixed, "the number of pods")
+    if kafka is None and last is not None:
+        return last
     if kafka is None or kafka.partitions is None:
         return _Told("Unknown", "PartitionsNotKnown", "the requests topic has not been seen yet")
     if kafka.partitions < most:

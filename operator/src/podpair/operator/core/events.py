@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from podpair.operator.core.conditions import CAPPED, DEGRADED, KAFKA, PAUSED, READY
 from podpair.operator.core.objects.naming import Manifest
 
+_SHORT = 120  # of one that repeats another
 _LONGEST = 1024  # of a message, as the API server takes it
 
 
@@ -27,7 +28,7 @@ class Change(NamedTuple):
     """Something that the operator did to an object."""
 
     verb: str
-    """made, changed, restored or removed."""
+    """made, changed, removed; of what others did: remade after it was deleted, restored after it was edited."""
     object: str
     """Kind and name."""
     by: str | None = None
@@ -44,6 +45,8 @@ def of_changes(changes: Sequence[Change]) -> Iterator[Event]:
         if done:
             yield Event("Normal", reason, f"{verb} {_list(done)}").cut()
     for change in changes:
+        if change.verb == "remade":
+            yield Event("Normal", "Restored", f"{change.object} was deleted: made again").cut()
         if change.verb == "restored":
             who = f" (written by {change.by})" if change.by else ""
             yield Event("Normal", "Restored", f"{change.object} was not as the resource says{who}: put back").cut()
@@ -69,7 +72,7 @@ def _of_condition(
     elif kind == DEGRADED and is_so:
         yield Event("Warning", one["reason"], one["message"])
     elif kind == DEGRADED and was_so:
-        yield Event("Normal", "Mended", f"mended: {last['message']}")
+        yield Event("Normal", "Mended", f"no longer {last['reason']}: {_short(last['message'])}")
     elif kind == KAFKA and is_so:
         yield Event("Normal", one["reason"], one["message"])
     elif kind == CAPPED and is_so:
@@ -84,6 +87,10 @@ def _rolled(deployment: Manifest | None) -> str:
     pod = deployment["spec"]["template"]["spec"]
     images = [one.get("image", "") for one in pod.get("initContainers") or [] if one["name"] == "inference"]
     return f"Deployment {deployment['metadata']['name']} runs {', '.join(images)}: " if images else ""
+
+
+def _short(message: str) -> str:
+    return message if len(message) <= _SHORT else message[: message.rfind(" ", 0, _SHORT)] + " …"
 
 
 def _by_type(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

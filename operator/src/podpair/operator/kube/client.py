@@ -171,6 +171,11 @@ class Client:
             if error.status not in (404, 409):  # gone already, or another one
                 raise
 
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("the client has not been started")
+        return self._session
+
     async def _write(
         self, method: str, path: str, parameters: dict[str, str], body: Any, content_type: str
     ) -> Manifest:

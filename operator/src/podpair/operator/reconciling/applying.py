@@ -105,17 +105,28 @@ class Applier:
                 return
             if live is not None and resource == DEPLOYMENT and "replicas" not in wanted["spec"]:
                 await self._hand_over(live)
-            made = await self._client.apply(resource, wanted)
+            made = await self._apply(resource, wanted, live)
         except ApiError as error:
             self._written_total.labels(place[0], "refused").inc()
             outcome.faults.append(_fault(error, named))
             return
+        change = _change(named, live, wanted, was_there=place in self._kept)
         self._kept[place] = _digest(wanted), part(made, wanted)
         self._written[place] = made
-        change = _change(named, live, wanted)
         if live is None or _version(made) != _version(live):
             outcome.changes.append(change)
             self._written_total.labels(place[0], change.verb).inc()
+
+    async def _apply(self, resource: Resource, wanted: Manifest, live: Manifest | None) -> Manifest:
+        """What others have added to a list stays, even where it makes the whole invalid: then our lists replace theirs."""
+        try:
+            return await self._client.apply(resource, wanted)
+        except ApiError as error:
+            if live is None or error.reason != "Invalid" or "spec" not in wanted:
+                raise
+        metadata = live["metadata"]
+        await self._client.merge(resource.path(metadata["namespace"], metadata["name"]), {"spec": wanted["spec"]})
+        return await self._client.apply(resource, wanted)
 
     async def _find(self, resource: Resource, place: _Place, gateway: InferenceGateway) -> Manifest | None:
         """The object as it is. One that no watch shows may be there all the same: without podpair's label, or not podpair's."""
@@ -158,8 +169,10 @@ class Applier:
                 _log.info("removed %s", place[0], extra=about(place[1], gateway.metadata.name))
 
 
-def _change(named: str, live: Manifest | None, wanted: Manifest) -> Change:
-    if live is None:
+def _change(named: str, live: Manifest | None, wanted: Manifest, *, was_there: bool) -> Change:
+    if live is None and was_there:
+        return Change("remade", named)
+    if live is None or not applied_by(live, FIELD_MANAGER):
         return Change("made", named)
     if (live["metadata"].get("annotations") or {}).get(DIGEST) == _digest(wanted):
         return Change("restored", named, changed_by(live, FIELD_MANAGER))

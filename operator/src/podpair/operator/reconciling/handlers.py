@@ -81,7 +81,7 @@ class GatewayWatch:
         settings.watching.reconnect_backoff = 0.1
         return settings
 
-    def _login(self, **_: Any) -> kopf.AiohttpSession:
+    async def _login(self, **_: Any) -> kopf.AiohttpSession:
         return kopf.AiohttpSession(server=self._client.server, aiohttp_session=self._client.session(self._listen))
 
     async def _listen(

@@ -1,0 +1,321 @@
+"""The operator at a real API server: what a resource says comes about, stays so, and is written no more than needed."""
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from harness.kubernetes import ApiServer
+from harness.operator import NOBODY, Operator, writes
+from harness.pair import until
+from harness.resources import resource
+from podpair.operator.core.objects.references import named
+from podpair.operator.core.resource.igw import InferenceGateway
+
+OBJECTS = {
+    "serviceaccount": "digits",
+    "secret": "digits-resume",
+    "configmap": "digits-gateway",
+    "service": "digits",
+    "networkpolicy": "digits",
+    "deployment": "digits",
+    "poddisruptionbudget": "digits",
+    "horizontalpodautoscaler": "digits",
+    "ingress": "digits",
+}
+INGRESS = {"ingress": {"host": "digits.example"}}
+
+
+def apply(cluster: ApiServer, namespace: str, **changed: Any) -> None:
+    """The digits example, changed so, is wanted in this namespace. No broker is there unless it says so."""
+    made = resource(**({"kafka__bootstrapServers": NOBODY} | changed))
+    made["metadata"]["namespace"] = namespace
+    cluster.apply(made)
+
+
+def there(cluster: ApiServer, namespace: str, kind: str, name: str) -> bool:
+    return bool(cluster.kubectl("get", kind, name, "-n", namespace, "--ignore-not-found", "-o", "name"))
+
+
+def condition(cluster: ApiServer, namespace: str, kind: str, name: str = "digits") -> dict[str, Any]:
+    status = cluster.read("igw", name, "-n", namespace).get("status", {})
+    found = [one for one in status.get("conditions", []) if one["type"] == kind]
+    return found[0] if found else {"status": "", "reason": "", "message": ""}
+
+
+def becomes(cluster: ApiServer, namespace: str, kind: str, status: str, reason: str | None = None) -> dict[str, Any]:
+    """Until a condition is so."""
+
+    def so() -> bool:
+        now = condition(cluster, namespace, kind)
+        return now["status"] == status and reason in (None, now["reason"])
+
+    until(so, lambda: condition(cluster, namespace, kind))
+    return condition(cluster, namespace, kind)
+
+
+@pytest.fixture
+def operator(cluster: ApiServer, namespace: str) -> Iterator[Operator]:
+    running = Operator(cluster, namespace)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def operate(cluster: ApiServer, namespace: str) -> Iterator[Callable[..., Operator]]:
+    """Starts operators, and ends them."""
+    running: list[Operator] = []
+
+    def start(**settings: Any) -> Operator:
+        running.append(Operator(cluster, namespace, **settings))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.stop()
+
+
+def test_every_object_is_made_and_whatever_is_deleted_or_edited_comes_back(
+    cluster: ApiServer, namespace: str, operator: Operator
+) -> None:
+    apply(cluster, namespace, network=INGRESS)
+    for kind, name in OBJECTS.items():
+        until(lambda kind=kind, name=name: there(cluster, namespace, kind, name), f"{kind} {name}")
+    key = cluster.read("secret", "digits-resume", "-n", namespace)["data"]["resume-key"]
+    assert len(base64.b64decode(key)) >= 32
+
+    for kind, name in OBJECTS.items():
+        uid = cluster.read(kind, name, "-n", namespace)["metadata"]["uid"]
+        cluster.kubectl("delete", kind, name, "-n", namespace, "--wait=false")
+        until(
+            lambda kind=kind, name=name, uid=uid: (
+                there(cluster, namespace, kind, name)
+                and cluster.read(kind, name, "-n", namespace)["metadata"]["uid"] != uid
+            ),
+            f"{kind} {name} is made again",
+            timeout=10,
+        )
+    # The key that clients resume by is the one that it was.
+    assert cluster.read("secret", "digits-resume", "-n", namespace)["data"]["resume-key"] == key
+
+
+EDITS: dict[str, tuple[str, dict[str, Any]]] = {
+    "serviceaccount": ("automountServiceAccountToken", {"automountServiceAccountToken": True}),
+    "secret": ("data.resume-key", {"data": {"resume-key": "c2hvcnQ="}}),
+    "configmap": ("data.gateway\\.yaml", {"data": {"gateway.yaml": "http: {}"}}),
+    "service": ("spec.ports", {"spec": {"ports": [{"port": 81, "targetPort": 9}]}}),
+    "networkpolicy": ("spec.ingress", {"spec": {"ingress": []}}),
+    "deployment": ("spec.progressDeadlineSeconds", {"spec": {"progressDeadlineSeconds": 9}}),
+    "poddisruptionbudget": ("spec.maxUnavailable", {"spec": {"maxUnavailable": 3}}),
+    "horizontalpodautoscaler": ("spec.maxReplicas", {"spec": {"maxReplicas": 99}}),
+    "ingress": ("spec.rules", {"spec": {"rules": [{"host": "else.example"}]}}),
+}
+
+
+def test_whatever_is_edited_by_hand_is_put_back_and_said_so(
+    cluster: ApiServer, namespace: str, operator: Operator
+) -> None:
+    apply(cluster, namespace, network=INGRESS)
+    until(lambda: there(cluster, namespace, "ingress", "digits"))
+
+    def read(kind: str, path: str) -> str:
+        return cluster.kubectl("get", kind, OBJECTS[kind], "-n", namespace, "-o", f"jsonpath={{.{path}}}")
+
+    for kind, (path, edit) in EDITS.items():
+        before = read(kind, path)
+        cluster.kubectl("patch", kind, OBJECTS[kind], "-n", namespace, "--type=merge", "-p", json.dumps(edit))
+        until(
+            lambda kind=kind, path=path, before=before: read(kind, path) == before,
+            lambda kind=kind, path=path, before=before: (kind, before, read(kind, path)),
+            timeout=10,
+        )
+    label = ("label", "service", "digits", "-n", namespace, "podpair.dev/gateway-", "app.kubernetes.io/managed-by=me")
+    cluster.kubectl(*label, "--overwrite")
+    until(lambda: "podpair.dev/gateway" in read("service", "metadata.labels"), timeout=10)
+    told = cluster.kubectl("describe", "igw", "digits", "-n", namespace)
+    assert "Deployment digits was not as the resource says (written by kubectl-patch): put back" in told
+
+
+def test_what_others_add_is_theirs(cluster: ApiServer, namespace: str, operator: Operator) -> None:
+    apply(cluster, namespace)
+    until(lambda: there(cluster, namespace, "deployment", "digits"))
+    cluster.kubectl("rollout", "restart", "deployment", "digits", "-n", namespace)
+    cluster.kubectl("annotate", "service", "digits", "-n", namespace, "someone.example/note=theirs")
+    apply(cluster, namespace, gateway__logLevel="debug")
+
+    def rolled() -> bool:
+        config = cluster.read("configmap", "digits-gateway", "-n", namespace)["data"]["gateway.yaml"]
+        return "level: debug" in config
+
+    until(rolled)
+    template = cluster.read("deployment", "digits", "-n", namespace)["spec"]["template"]
+    assert "kubectl.kubernetes.io/restartedAt" in template["metadata"]["annotations"]
+    assert "someone.example/note" in cluster.read("service", "digits", "-n", namespace)["metadata"]["annotations"]
+
+
+def test_a_resource_that_does_not_change_causes_no_write(
+    cluster: ApiServer, namespace: str, operate: Callable[..., Operator]
+) -> None:
+    apply(cluster, namespace, network=INGRESS)
+    operator = operate(resync_seconds=1)
+    becomes(cluster, namespace, "KafkaReady", "False", "BrokerUnreachable")
+    becomes(cluster, namespace, "Degraded", "True")
+
+    def steps() -> float:
+        return operator.metric("controller_runtime_reconcile_total")
+
+    settled = steps()
+    until(lambda: steps() >= settled + 2, "it is looked at")
+    before, seen = writes(cluster), steps()
+    until(lambda: steps() >= seen + 5, "it is looked at again and again")
+    assert writes(cluster) == before
+    assert operator.metric("controller_runtime_reconcile_errors_total") == 0
+
+    # Nor does an operator that starts anew write what is there already.
+    operator.stop()
+    before = writes(cluster)
+    again = operate(resync_seconds=1)
+    until(lambda: again.metric("controller_runtime_reconcile_total") >= 3)
+    changed = {
+        name: count - before.get(name, 0) for name, count in writes(cluster).items() if count != before.get(name)
+    }
+    assert changed.keys() <= {"APPLY inferencegateways/status"}, changed
+
+
+def test_the_number_of_pods_stays_when_an_autoscaler_takes_over_and_is_not_written_from_then_on(
+    cluster: ApiServer, namespace: str, operator: Operator
+) -> None:
+    def replicas() -> int:
+        return int(cluster.read("deployment", "digits", "-n", namespace)["spec"]["replicas"])
+
+    apply(cluster, namespace, replicas=7)
+    until(lambda: there(cluster, namespace, "deployment", "digits") and replicas() == 7)
+    cluster.kubectl("patch", "igw", "digits", "-n", namespace, "--type=json",
+                    "-p", '[{"op": "remove", "path": "/spec/replicas"}]')  # fmt: skip
+    until(lambda: there(cluster, namespace, "horizontalpodautoscaler", "digits"))
+    assert replicas() == 7
+
+    # As the autoscaler's controller does, through the scale subresource.
+    cluster.kubectl("scale", "deployment", "digits", "-n", namespace, "--replicas=4")
+    apply(cluster, namespace, gateway__drain="20s")
+    deployment = ("deployment", "digits", "-n", namespace)
+    until(lambda: cluster.read(*deployment)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 55)
+    assert replicas() == 4
+
+    cluster.kubectl("scale", "igw", "digits", "-n", namespace, "--replicas=3")
+    until(lambda: replicas() == 3)
+    until(lambda: not there(cluster, namespace, "horizontalpodautoscaler", "digits"))
+
+
+def test_objects_that_are_wanted_no_longer_go_and_those_of_others_stay(
+    cluster: ApiServer, namespace: str, operator: Operator
+) -> None:
+    apply(cluster, namespace, network=INGRESS)
+    until(lambda: there(cluster, namespace, "ingress", "digits"))
+    mine = cluster.read("ingress", "digits", "-n", namespace)
+    other = {
+        "apiVersion": mine["apiVersion"],
+        "kind": mine["kind"],
+        "metadata": {"name": "mine", "namespace": namespace, "labels": mine["metadata"]["labels"]},
+        "spec": mine["spec"],
+    }
+    cluster.apply(other)
+    apply(cluster, namespace, network={"networkPolicy": {"enabled": False}}, disruptionBudget={"enabled": False})
+    for kind in ("ingress", "networkpolicy", "poddisruptionbudget"):
+        until(lambda kind=kind: not there(cluster, namespace, kind, "digits"), kind)
+    assert there(cluster, namespace, "ingress", "mine")
+
+
+def test_a_name_that_is_taken_is_told_and_left_alone_until_it_is_free(
+    cluster: ApiServer, namespace: str, operator: Operator
+) -> None:
+    taken = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "digits-gateway", "namespace": namespace}}
+    cluster.apply({**taken, "data": {"mine": "yes"}})
+    apply(cluster, namespace)
+    told = becomes(cluster, namespace, "Degraded", "True", "NameTaken")
+    assert "there is a ConfigMap digits-gateway that is not this resource's" in told["message"]
+    assert cluster.read("configmap", "digits-gateway", "-n", namespace)["data"] == {"mine": "yes"}
+    cluster.kubectl("delete", "configmap", "digits-gateway", "-n", namespace)
+    until(lambda: condition(cluster, namespace, "Degraded")["reason"] == "BrokerUnreachable")
+    assert "gateway.yaml" in cluster.read("configmap", "digits-gateway", "-n", namespace)["data"]
+
+
+SECRETS = {
+    "gateway__auth": {"secretRef": {"name": "jwt", "key": "secret"}},
+    "inference__env": [{"name": "MODE", "valueFrom": {"configMapKeyRef": {"name": "modes", "key": "mode"}}}],
+}
+
+
+def test_a_change_in_a_secret_or_config_map_that_it_names_rolls_the_pods(
+    cluster: ApiServer, namespace: str, operator: Operator
+) -> None:
+    def put(kind: str, name: str, **data: str) -> None:
+        made = {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": namespace}}
+        cluster.apply({**made, ("stringData" if kind == "Secret" else "data"): data})
+
+    def generation() -> int:
+        return int(cluster.read("deployment", "digits", "-n", namespace)["metadata"]["generation"])
+
+    wanted = named(InferenceGateway.model_validate(resource(**SECRETS)))
+    assert {(one.kind, one.name) for one in wanted} == {("Secret", "jwt"), ("ConfigMap", "modes")}
+    apply(cluster, namespace, **SECRETS)
+    told = becomes(cluster, namespace, "Degraded", "True", "SecretMissing")
+    assert (
+        f"Secret {namespace}/jwt not found (spec.gateway.auth names it): create it with key secret" in told["message"]
+    )
+    put("Secret", "jwt", other="x")
+    until(lambda: "has no secret" in condition(cluster, namespace, "Degraded")["message"])
+    put("Secret", "jwt", secret="s" * 32)
+    put("ConfigMap", "modes", mode="fast")
+    until(lambda: condition(cluster, namespace, "Degraded")["reason"] == "BrokerUnreachable")
+
+    for kind, name, change in (
+        ("Secret", "jwt", {"secret": "t" * 32}),
+        ("ConfigMap", "modes", {"mode": "slow"}),
+    ):
+        before = generation()
+        put(kind, name, **change)
+        until(lambda before=before: generation() > before, f"{kind} {name} rolls the pods", timeout=10)
+
+
+def test_paused_nothing_is_written_but_what_is_seen(cluster: ApiServer, namespace: str, operator: Operator) -> None:
+    apply(cluster, namespace)
+    until(lambda: there(cluster, namespace, "service", "digits"))
+    cluster.kubectl("annotate", "igw", "digits", "-n", namespace, "podpair.dev/paused=true")
+    becomes(cluster, namespace, "Paused", "True", "Paused")
+    cluster.kubectl("delete", "service", "digits", "-n", namespace)
+    apply(cluster, namespace, network=INGRESS)
+    generation = cluster.read("igw", "digits", "-n", namespace)["metadata"]["generation"]
+    until(lambda: cluster.read("igw", "digits", "-n", namespace)["status"]["observedGeneration"] == generation)
+    assert not there(cluster, namespace, "service", "digits")
+    assert not there(cluster, namespace, "ingress", "digits")
+    cluster.kubectl("annotate", "igw", "digits", "-n", namespace, "podpair.dev/paused-")
+    until(lambda: there(cluster, namespace, "service", "digits") and there(cluster, namespace, "ingress", "digits"))
+    becomes(cluster, namespace, "Paused", "False")
+
+
+def test_an_operator_that_is_killed_at_work_and_one_that_goes_on_come_to_the_same(
+    cluster: ApiServer, namespace: str, operate: Callable[..., Operator]
+) -> None:
+    """Killed after each of its first writes: whatever is half done is done by the next."""
+    names = [f"digits{number}" for number in range(4)]
+    for name in names:
+        made = resource(name=name, kafka__bootstrapServers=NOBODY, network=INGRESS)
+        made["metadata"]["namespace"] = namespace
+        cluster.apply(made)
+
+    def objects() -> list[str]:
+        kinds = ",".join(OBJECTS)
+        return sorted(cluster.kubectl("get", kinds, "-n", namespace, "-l", "podpair.dev/gateway", "-o", "name").split())
+
+    for enough in (3, 9, 17):
+        first = operate(workers=1, wait=False)
+        until(lambda enough=enough: len(objects()) >= enough, objects)
+        first.kill()
+    assert len(objects()) < len(names) * len(OBJECTS)
+    operate()
+    until(lambda: len(objects()) == len(names) * len(OBJECTS), objects)
+    keys = {cluster.read("secret", f"{name}-resume", "-n", namespace)["data"]["resume-key"] for name in names}
+    assert len(keys) == len(names)
