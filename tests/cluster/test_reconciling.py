@@ -1,80 +1,26 @@
-"""The operator at a real API server: what a resource says comes about, stays so, and is written no more than needed."""
+"""The operator at a real API server: what a resource says comes about, and stays so. One operator keeps all namespaces."""
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from harness.kubernetes import ApiServer
-from harness.operator import NOBODY, Operator, writes
+from harness.operator import Operator
 from harness.pair import until
+from harness.reconciled import INGRESS, OBJECTS, apply, becomes, condition, there
 from harness.resources import resource
 from podpair.operator.core.objects.references import named
 from podpair.operator.core.resource.igw import InferenceGateway
 
-OBJECTS = {
-    "serviceaccount": "digits",
-    "secret": "digits-resume",
-    "configmap": "digits-gateway",
-    "service": "digits",
-    "networkpolicy": "digits",
-    "deployment": "digits",
-    "poddisruptionbudget": "digits",
-    "horizontalpodautoscaler": "digits",
-    "ingress": "digits",
-}
-INGRESS = {"ingress": {"host": "digits.example"}}
 
-
-def apply(cluster: ApiServer, namespace: str, **changed: Any) -> None:
-    """The digits example, changed so, is wanted in this namespace. No broker is there unless it says so."""
-    made = resource(**({"kafka__bootstrapServers": NOBODY} | changed))
-    made["metadata"]["namespace"] = namespace
-    cluster.apply(made)
-
-
-def there(cluster: ApiServer, namespace: str, kind: str, name: str) -> bool:
-    return bool(cluster.kubectl("get", kind, name, "-n", namespace, "--ignore-not-found", "-o", "name"))
-
-
-def condition(cluster: ApiServer, namespace: str, kind: str, name: str = "digits") -> dict[str, Any]:
-    status = cluster.read("igw", name, "-n", namespace).get("status", {})
-    found = [one for one in status.get("conditions", []) if one["type"] == kind]
-    return found[0] if found else {"status": "", "reason": "", "message": ""}
-
-
-def becomes(cluster: ApiServer, namespace: str, kind: str, status: str, reason: str | None = None) -> dict[str, Any]:
-    """Until a condition is so."""
-
-    def so() -> bool:
-        now = condition(cluster, namespace, kind)
-        return now["status"] == status and reason in (None, now["reason"])
-
-    until(so, lambda: condition(cluster, namespace, kind))
-    return condition(cluster, namespace, kind)
-
-
-@pytest.fixture
-def operator(cluster: ApiServer, namespace: str) -> Iterator[Operator]:
-    running = Operator(cluster, namespace)
+@pytest.fixture(scope="module")
+def operator(cluster: ApiServer) -> Iterator[Operator]:
+    running = Operator(cluster, "", namespace="default")
     yield running
     running.stop()
-
-
-@pytest.fixture
-def operate(cluster: ApiServer, namespace: str) -> Iterator[Callable[..., Operator]]:
-    """Starts operators, and ends them."""
-    running: list[Operator] = []
-
-    def start(**settings: Any) -> Operator:
-        running.append(Operator(cluster, namespace, **settings))
-        return running[-1]
-
-    yield start
-    for one in running:
-        one.stop()
 
 
 def test_every_object_is_made_and_whatever_is_deleted_or_edited_comes_back(
@@ -153,35 +99,6 @@ def test_what_others_add_is_theirs(cluster: ApiServer, namespace: str, operator:
     template = cluster.read("deployment", "digits", "-n", namespace)["spec"]["template"]
     assert "kubectl.kubernetes.io/restartedAt" in template["metadata"]["annotations"]
     assert "someone.example/note" in cluster.read("service", "digits", "-n", namespace)["metadata"]["annotations"]
-
-
-def test_a_resource_that_does_not_change_causes_no_write(
-    cluster: ApiServer, namespace: str, operate: Callable[..., Operator]
-) -> None:
-    apply(cluster, namespace, network=INGRESS)
-    operator = operate(resync_seconds=1)
-    becomes(cluster, namespace, "KafkaReady", "False", "BrokerUnreachable")
-    becomes(cluster, namespace, "Degraded", "True")
-
-    def steps() -> float:
-        return operator.metric("controller_runtime_reconcile_total")
-
-    settled = steps()
-    until(lambda: steps() >= settled + 2, "it is looked at")
-    before, seen = writes(cluster), steps()
-    until(lambda: steps() >= seen + 5, "it is looked at again and again")
-    assert writes(cluster) == before
-    assert operator.metric("controller_runtime_reconcile_errors_total") == 0
-
-    # Nor does an operator that starts anew write what is there already.
-    operator.stop()
-    before = writes(cluster)
-    again = operate(resync_seconds=1)
-    until(lambda: again.metric("controller_runtime_reconcile_total") >= 3)
-    changed = {
-        name: count - before.get(name, 0) for name, count in writes(cluster).items() if count != before.get(name)
-    }
-    assert changed.keys() <= {"APPLY inferencegateways/status"}, changed
 
 
 def test_the_number_of_pods_stays_when_an_autoscaler_takes_over_and_is_not_written_from_then_on(
@@ -294,28 +211,3 @@ def test_paused_nothing_is_written_but_what_is_seen(cluster: ApiServer, namespac
     cluster.kubectl("annotate", "igw", "digits", "-n", namespace, "podpair.dev/paused-")
     until(lambda: there(cluster, namespace, "service", "digits") and there(cluster, namespace, "ingress", "digits"))
     becomes(cluster, namespace, "Paused", "False")
-
-
-def test_an_operator_that_is_killed_at_work_and_one_that_goes_on_come_to_the_same(
-    cluster: ApiServer, namespace: str, operate: Callable[..., Operator]
-) -> None:
-    """Killed after each of its first writes: whatever is half done is done by the next."""
-    names = [f"digits{number}" for number in range(4)]
-    for name in names:
-        made = resource(name=name, kafka__bootstrapServers=NOBODY, network=INGRESS)
-        made["metadata"]["namespace"] = namespace
-        cluster.apply(made)
-
-    def objects() -> list[str]:
-        kinds = ",".join(OBJECTS)
-        return sorted(cluster.kubectl("get", kinds, "-n", namespace, "-l", "podpair.dev/gateway", "-o", "name").split())
-
-    for enough in (3, 9, 17):
-        first = operate(workers=1, wait=False)
-        until(lambda enough=enough: len(objects()) >= enough, objects)
-        first.kill()
-    assert len(objects()) < len(names) * len(OBJECTS)
-    operate()
-    until(lambda: len(objects()) == len(names) * len(OBJECTS), objects)
-    keys = {cluster.read("secret", f"{name}-resume", "-n", namespace)["data"]["resume-key"] for name in names}
-    assert len(keys) == len(names)

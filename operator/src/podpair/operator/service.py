@@ -5,6 +5,7 @@ The caches are full before the first resource is looked at, and writing ends bef
 
 import asyncio
 import logging
+import signal
 from collections.abc import Coroutine, Iterator
 
 import aiohttp
@@ -81,10 +82,9 @@ class Service:
             self._start(self._resync(), "resync")
             self._start(self._begin(), "workers")
             self._start(self._count_watches(), "watches")
-            watch = asyncio.create_task(self._watch.run(self._quiesce), name="kopf")
-            done, _ = await asyncio.wait([watch, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+            self._start(self._watch.run(), "kopf")
+            asked = asyncio.create_task(self._asked_to_stop(), name="signals")
+            done, _ = await asyncio.wait([asked, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
@@ -92,6 +92,12 @@ class Service:
 
     def _start(self, work: Coroutine[None, None, None], name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=name))
+
+    async def _asked_to_stop(self) -> None:
+        asked = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, asked.set)
+        await asked.wait()
 
     async def _await_crd(self) -> None:
         """The CRD is a chart of its own, and may come later."""
@@ -170,16 +176,14 @@ class Service:
         if not self._gateways.listed.is_set() or not self._watch.begun:
             yield f"{GATEWAY.plural} are not known yet"
 
-    def _quiesce(self) -> None:
-        """Begin nothing new."""
+    async def _stop(self) -> None:
+        """Writing ends before the Lease is let go, which is the last thing that the workers' task does."""
         self._loop.lead(False)
         self._brokers.stop_all()
-        self._references.stop()
-
-    async def _stop(self) -> None:
         for task in reversed(self._tasks):
             task.cancel()
-        await asyncio.wait(self._tasks, timeout=_FINISHING) if self._tasks else None
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_FINISHING)
         self._references.stop()
         await self._health.stop()
         await self._client.stop()

@@ -5,6 +5,8 @@ here depends on a dozen kinds. Those are watched by `podpair.operator.kube.cache
 a watch was broken off, and ends where it may not read.
 """
 
+import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +15,7 @@ import aiohttp
 import kopf
 
 from podpair.operator.config.settings import Settings
+from podpair.operator.core.objects.naming import Manifest
 from podpair.operator.core.resource.igw import GROUP, PLURAL, VERSION
 from podpair.operator.kube.caches import Key
 from podpair.operator.kube.client import Client
@@ -54,11 +57,33 @@ class GatewayWatch:
     def __str__(self) -> str:
         return PLURAL
 
-    async def run(self, at_the_end: Callable[[], None]) -> None:
-        """Until SIGTERM or SIGINT, which kopf waits for; `at_the_end` is called before kopf ends what it finds running."""
+    async def run(self) -> None:
+        """Watch until cancelled. Raises what kopf ends with.
+
+        kopf has a thread and a loop of its own: at its end it stops every task that it finds on its loop.
+        """
+        self._loop = asyncio.get_running_loop()
+        stop = threading.Event()
+        ended = self._loop.create_future()
+
+        def in_thread() -> None:
+            error: BaseException | None = None
+            try:
+                asyncio.run(self._operate(stop))
+            except BaseException as raised:  # whatever it is: it is raised where it is awaited
+                error = raised
+            self._loop.call_soon_threadsafe(_end, ended, error)
+
+        thread = threading.Thread(target=in_thread, name="kopf", daemon=True)
+        thread.start()
+        try:
+            await asyncio.shield(ended)
+        finally:
+            stop.set()
+
+    async def _operate(self, stop: threading.Event) -> None:
         registry = kopf.OperatorRegistry()
         kopf.on.login(registry=registry)(self._login)
-        kopf.on.cleanup(registry=registry)(_calling(at_the_end))
         kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)(self._seen)
         namespaces = self._settings.namespaces
         await kopf.operator(
@@ -67,6 +92,7 @@ class GatewayWatch:
             standalone=True,  # which of several operators writes is the Lease's business
             clusterwide=not namespaces,
             namespaces=namespaces,
+            stop_flag=stop,
         )
 
     def _kopf_settings(self) -> kopf.OperatorSettings:
@@ -95,12 +121,16 @@ class GatewayWatch:
         return response
 
     async def _seen(self, event: kopf.RawEvent, **_: Any) -> None:
-        key = self._gateways.take(dict(event["object"]), gone=event["type"] == "DELETED")
-        self._on_change(key)
+        self._loop.call_soon_threadsafe(self._take, dict(event["object"]), event["type"] == "DELETED")
+
+    def _take(self, one: Manifest, gone: bool) -> None:
+        self._on_change(self._gateways.take(one, gone=gone))
 
 
-def _calling(do: Callable[[], None]) -> Any:
-    async def cleanup(**_: Any) -> None:
-        do()
-
-    return cleanup
+def _end(ended: asyncio.Future[None], error: BaseException | None) -> None:
+    if ended.done():
+        return
+    if error is None or isinstance(error, asyncio.CancelledError):
+        ended.set_result(None)
+    else:
+        ended.set_exception(error)
