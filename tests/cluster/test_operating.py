@@ -1,4 +1,4 @@
-"""Operators that are killed, that start again, that are several; what they cost the API server, and what they do when it is busy."""
+"""Operators that are killed, that start again, that are several; what they cost the API server, and how they bear a busy one."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

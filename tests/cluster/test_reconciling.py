@@ -18,7 +18,7 @@ from podpair.operator.core.resource.igw import InferenceGateway
 
 @pytest.fixture(scope="module")
 def operator(cluster: ApiServer) -> Iterator[Operator]:
-    running = Operator(cluster, "", namespace="default")
+    running = Operator(cluster, "")
     yield running
     running.stop()
 

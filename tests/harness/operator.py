@@ -16,10 +16,10 @@ NOBODY = "127.0.0.1:1"  # where no broker listens
 class Operator(Child):
     """An operator for one namespace of a cluster; settings by their names without the prefix."""
 
-    def __init__(self, cluster: Cluster, namespace: str, *, wait: bool = True, **settings: Any) -> None:
+    def __init__(self, cluster: Cluster, namespaces: str, *, wait: bool = True, **settings: Any) -> None:
         chosen = {
-            "namespaces": namespace,
-            "namespace": namespace,
+            "namespaces": namespaces,
+            "namespace": namespaces or "default",
             "identity": "first",
             "gateway_image": "podpair-gateway:test",
             "http__host": "127.0.0.1",
