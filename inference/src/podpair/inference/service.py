@@ -10,6 +10,7 @@ from typing import Any
 from podpair.inference.config.settings import Settings
 from podpair.inference.grpc.listening import GrpcServer
 from podpair.inference.http.app import Api
+from podpair.inference.http.server import Server
 from podpair.inference.metrics import Metrics
 from podpair.inference.runtime.catalog import Catalog, Source
 from podpair.inference.runtime.watching import Watching
@@ -35,8 +36,7 @@ async def serve(settings: Settings, models: Source, weights: WeightsSource) -> N
     grpc = GrpcServer(settings, catalog, metrics)
     rest = Api(catalog, metrics, server.max_body_bytes).server(server.max_pending_bytes)
     try:
-        _, port = await rest.listen(server.host, server.port)
-        url = f"http://{server.host}:{port}"
+        url = await _listen(rest, settings)
         log.info("listening", extra={"url": url})
         await _until_stopped(_serving(catalog, grpc, url, watching), stop)
         log.info("stopping")
@@ -46,6 +46,15 @@ async def serve(settings: Settings, models: Source, weights: WeightsSource) -> N
         # Ends the open connections once their answers are written.
         await asyncio.gather(grpc.stop(), rest.close(server.shutdown_seconds))
     log.info("stopped")
+
+
+async def _listen(rest: Server, settings: Settings) -> str:
+    server = settings.server
+    if server.socket is not None:
+        await rest.listen_unix(server.socket)
+        return f"unix:{server.socket}"
+    _, port = await rest.listen(server.host, server.port)
+    return f"http://{server.host}:{port}"
 
 
 async def _until_stopped(serving: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:

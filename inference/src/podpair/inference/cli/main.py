@@ -73,8 +73,18 @@ def serve(
     except FaultsError as error:
         _refuse(error.faults, 1)
     except OSError as error:
-        where = f"{settings.server.host}:{settings.server.port}: {error.strerror}" if error.strerror else str(error)
+        where = f"{settings.server.socket or f'{settings.server.host}:{settings.server.port}'}: {error.strerror}"
+        where = where if error.strerror else str(error)
         _refuse([f"can't listen on {where}"], 1)
+
+
+@main.command(context_settings={"ignore_unknown_options": True}, options_metavar="")
+@click.argument("arguments", nargs=-1, metavar="[live|ready] [--url http://HOST:PORT|unix:PATH]")
+def health(arguments: tuple[str, ...]) -> None:
+    """Ask the server of this environment whether it is live or ready: exit status 0 if so. For probes; quick."""
+    from podpair.inference.cli.health import main as ask
+
+    sys.exit(ask(arguments))
 
 
 def _run(main_coroutine: Coroutine[Any, Any, None]) -> None:

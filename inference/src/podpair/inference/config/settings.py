@@ -30,6 +30,8 @@ class ServerSettings(_Section):
     host: str = "127.0.0.1"
     # 0 takes any free port; the log's record "listening" names it.
     port: Annotated[int, Field(ge=0, le=65535)] = 8081
+    # A Unix socket to listen at instead.
+    socket: Path | None = None
     # A larger request is refused with 413.
     max_body_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
     # Bytes of all bodies together that are read or answered at the same time (small ones aren't counted); past it: 429.
@@ -44,6 +46,10 @@ class GrpcSettings(_Section):
     enabled: bool = True
     # Default: the one after server.port, 8082; any free one where that is 0. The log's record "gRPC is ready" names it.
     port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    # A Unix socket to listen at instead.
+    socket: Path | None = None
+    # How answers are packed for clients that can unpack them.
+    compression: Literal["none", "gzip", "deflate"] = "none"
 
 
 class ModelsSettings(_Section):

@@ -8,6 +8,7 @@ import importlib
 import logging
 from typing import TYPE_CHECKING
 
+from podpair.inference.config.addresses import refuse_taken
 from podpair.inference.config.settings import Settings
 from podpair.inference.metrics import Metrics
 from podpair.inference.runtime.catalog import Catalog
@@ -34,17 +35,25 @@ class GrpcServer:
             return
         # In a thread, for the import; the server itself belongs to the loop.
         module = await asyncio.to_thread(importlib.import_module, "podpair.inference.grpc.server")
-        server: Server = module.Server(self._catalog, self._metrics, self._settings.server.max_body_bytes)
+        server: Server = module.Server(
+            self._catalog, self._metrics, self._settings.server.max_body_bytes, settings.compression
+        )
         host, port = self._settings.server.host, self._settings.grpc_port
+        address = f"{host}:{port}"
+        if settings.socket is not None:
+            refuse_taken(settings.socket)
+            address = f"unix:{settings.socket}"
         try:
-            bound = await server.start(host, port)
-        except RuntimeError:
+            bound = await server.start(address)
+        except RuntimeError as error:
+            if settings.socket is not None:
+                raise OSError(f"{address} (grpc.socket): {error}") from None
             if settings.port is not None:
-                raise OSError(f"{host}:{port} is taken (grpc.port)") from None
-            log.warning("gRPC is off: its default port is taken; set grpc.port", extra={"address": f"{host}:{port}"})
+                raise OSError(f"{address} is taken (grpc.port)") from None
+            log.warning("gRPC is off: its default port is taken; set grpc.port", extra={"address": address})
         else:
             self._server = server
-            log.info("gRPC is ready", extra={"address": f"{host}:{bound}"})
+            log.info("gRPC is ready", extra={"address": f"{host}:{bound}" if settings.socket is None else address})
 
     async def refuse(self) -> None:
         """Be unhealthy: the container stops."""

@@ -21,17 +21,18 @@ SERVICES = (_V2.full_name, _PODPAIR.full_name)
 class Server:
     """A grpc.aio server, and the health that it tells."""
 
-    def __init__(self, catalog: Catalog, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(self, catalog: Catalog, metrics: Metrics, max_body_bytes: int, compression: str) -> None:
         calls = Calls(metrics)
         v2, podpair = inference.InferenceService(catalog), predicting.PredictService(catalog)
         self._server = grpc.aio.server(
+            compression={"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}.get(compression),
             options=[
                 # Another process's port is taken, not shared.
                 ("grpc.so_reuseport", 0),
                 # Beside the tensors there is their description.
                 ("grpc.max_receive_message_length", max_body_bytes + 65_536),
                 ("grpc.max_send_message_length", -1),
-            ]
+            ],
         )
         handlers = {method.name: _unary(calls, v2, method) for method in _V2.methods}
         infer = grpc.unary_unary_rpc_method_handler(calls.unary(v2.ModelInfer))
@@ -55,9 +56,9 @@ class Server:
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen, and be healthy; the port. Raises RuntimeError if it is taken."""
-        bound = int(self._server.add_insecure_port(f"{host}:{port}"))
+    async def start(self, address: str) -> int:
+        """Listen at `host:port` or `unix:path`, and be healthy; the port. Raises RuntimeError if it is taken."""
+        bound = int(self._server.add_insecure_port(address))
         await self._server.start()
         for name in ("", *SERVICES):
             await self._health.set(name, _SERVING)

@@ -7,12 +7,14 @@ no task, no timer, and no copy of a large body, which is read into the memory in
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from podpair.inference.core.errors import InferenceError, OverloadedError, TooLargeError
+from podpair.inference.http.compressing import SMALLEST_BYTES, pack
 from podpair.inference.http.heads import CHUNKED, MAX_HEAD_BYTES, ChunkedBody, Head, HeadError
 from podpair.inference.http.requests import Part, Request, Response
 
@@ -209,7 +211,14 @@ class Connection(asyncio.BufferedProtocol):
     # Answers.
 
     def answer(self, request: Request, response: Response) -> None:
-        """Write an answer; nothing where the client has gone."""
+        """Write an answer, packed where the client wants it; nothing where it has gone."""
+        coding = request.head.coding
+        if coding is not None and sum([len(part) for part in response.body]) >= SMALLEST_BYTES:
+            pack(response, coding, partial(self._write, request))
+        else:
+            self._write(request, response)
+
+    def _write(self, request: Request, response: Response) -> None:
         if request is not self._request:
             return
         keep = self._keeps(request.head)

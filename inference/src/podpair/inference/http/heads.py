@@ -10,6 +10,8 @@ from urllib.parse import unquote
 
 import httptools
 
+from podpair.inference.http.compressing import wanted
+
 MAX_HEAD_BYTES = 16_384
 # Heads that are remembered, none longer than this.
 _REMEMBERED, _SHORT = 512, 2048
@@ -28,7 +30,7 @@ class HeadError(Exception):
 class Head:
     """What a request says before its body."""
 
-    __slots__ = ("expects", "headers", "keep_alive", "length", "method", "old", "path", "route", "values")
+    __slots__ = ("coding", "expects", "headers", "keep_alive", "length", "method", "old", "path", "route", "values")
 
     def __init__(self, method: str, path: str, headers: Mapping[str, str], keep_alive: bool, old: bool) -> None:
         self.method = method
@@ -45,6 +47,8 @@ class Head:
         self.length = CHUNKED if chunked else int(headers.get("content-length", 0))
         # Whether the client waits for "100 Continue".
         self.expects = headers.get("expect", "").lower() == "100-continue" and not old
+        # How it wants its answer packed.
+        self.coding = wanted(headers.get("accept-encoding"))
         # What routing has found: kept here, because it is the same for the same head.
         self.route: Any = None
         self.values: Mapping[str, str] = {}

@@ -8,8 +8,10 @@ import asyncio
 import logging
 from contextlib import suppress
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
+from podpair.inference.config.addresses import refuse_taken
 from podpair.inference.core.errors import InferenceError
 from podpair.inference.http.answering import Answering
 from podpair.inference.http.connection import Connection
@@ -47,6 +49,7 @@ class Server:
         self._answering = answering
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
+        self._socket: Path | None = None
         self._listeners: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -59,11 +62,20 @@ class Server:
         address = listener.sockets[0].getsockname()
         return str(address[0]), int(address[1])
 
+    async def listen_unix(self, path: Path) -> None:
+        """Take connections at a Unix socket, which takes the place of one that nobody listens at. Raises OSError."""
+        refuse_taken(path)
+        listener = await self._loop.create_unix_server(lambda: Connection(self), str(path), backlog=1024)
+        self._listeners.append(listener)
+        self._socket = path
+
     async def close(self, seconds: float) -> None:
         """Take no more connections, end those that are idle, and wait so long for the answers of the others."""
         self.closing = True
         for listener in self._listeners:
             listener.close()
+        if self._socket is not None:
+            self._socket.unlink(missing_ok=True)
         for connection in list(self.connections):
             connection.close()
         if self.connections:
