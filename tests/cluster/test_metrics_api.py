@@ -250,6 +250,8 @@ async def test_the_apiservice_goes_with_the_chart_s_cluster_role_and_is_mended(
         await running.serve()
         (owner,) = (await asyncio.to_thread(cluster.read, "apiservice", NAME))["metadata"]["ownerReferences"]
         assert (owner["kind"], owner["name"]) == ("ClusterRole", namespace)
+        secrets = await asyncio.to_thread(cluster.read, "secrets", "-n", namespace)
+        assert [one["metadata"]["ownerReferences"] for one in secrets["items"]] == [[owner]]
         patch = json.dumps({"spec": {"caBundle": "Zm9v", "versionPriority": 7}})
         await asyncio.to_thread(cluster.kubectl, "patch", "apiservice", NAME, "--type=merge", "-p", patch)
         await running.api.turn()

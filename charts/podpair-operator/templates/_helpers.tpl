@@ -106,5 +106,5 @@ create the first time), watches for drift, and deletes when the resource no long
   verbs: [get, list, watch]
 - apiGroups: [""]
   resources: [events]
-  verbs: [get, list, watch, create, patch]
+  verbs: [create, patch]
 {{- end }}

@@ -34,20 +34,11 @@ class Place(NamedTuple):
 
 def api_service(place: Place, ca_pem: str, owner: Mapping[str, Any] | None) -> Manifest:
     """As it is to be. `owner` is the ClusterRole with which it goes, as the API server has it."""
-    metadata: dict[str, Any] = {"name": NAME, "labels": {"app.kubernetes.io/managed-by": "podpair-operator"}}
-    if owner is not None:
-        metadata["ownerReferences"] = [
-            {
-                "apiVersion": "rbac.authorization.k8s.io/v1",
-                "kind": "ClusterRole",
-                "name": owner["metadata"]["name"],
-                "uid": owner["metadata"]["uid"],
-            }
-        ]
+    labels = {"app.kubernetes.io/managed-by": "podpair-operator"}
     return {
         "apiVersion": "apiregistration.k8s.io/v1",
         "kind": "APIService",
-        "metadata": metadata,
+        "metadata": {"name": NAME, "labels": labels} | owned_by(owner),
         "spec": {
             "group": GROUP,
             "version": VERSION,
@@ -57,6 +48,19 @@ def api_service(place: Place, ca_pem: str, owner: Mapping[str, Any] | None) -> M
             "caBundle": base64.b64encode(ca_pem.encode()).decode(),
         },
     }
+
+
+def owned_by(owner: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The part of an object's metadata by which the garbage collector takes it away with a ClusterRole."""
+    if owner is None:
+        return {}
+    reference = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"],
+    }
+    return {"ownerReferences": [reference]}
 
 
 def owner_of(found: Mapping[str, Any]) -> Place | None:

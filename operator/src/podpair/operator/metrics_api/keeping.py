@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
 
-from podpair.operator.core.api_service import PATH, Place, api_service, differs, owner_of, seen
+from podpair.operator.core.api_service import PATH, Place, api_service, differs, owned_by, owner_of, seen
 from podpair.operator.core.external_api_state import ExternalApiSeen, Reason
 from podpair.operator.core.front_proxy import PATH as FRONT_PROXY_PATH
 from podpair.operator.core.front_proxy import FrontProxy, NoFrontProxy, read_front_proxy
@@ -114,7 +114,8 @@ class ExternalMetricsApi:
                     "name": self._secret,
                     "namespace": self._place.namespace,
                     "labels": {"app.kubernetes.io/managed-by": "podpair-operator"},
-                },
+                }
+                | owned_by(await self._owner_found()),
                 "type": "Opaque",
                 "data": better.data(),
             }
