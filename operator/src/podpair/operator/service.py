@@ -11,6 +11,8 @@ from collections.abc import Coroutine, Iterator
 import aiohttp
 
 from podpair.operator.config.settings import Settings
+from podpair.operator.core.api_service import Place
+from podpair.operator.core.external_api_state import ExternalApiSeen
 from podpair.operator.core.objects.naming import GATEWAY_LABEL, Manifest
 from podpair.operator.core.resource.igw import GROUP, PLURAL, VERSION
 from podpair.operator.health import HealthServer
@@ -21,15 +23,19 @@ from podpair.operator.kube.kinds import GATEWAY, Resource
 from podpair.operator.kube.leading import Leadership
 from podpair.operator.kube.references import References
 from podpair.operator.metrics import Metrics
+from podpair.operator.metrics_api.keeping import ExternalMetricsApi
+from podpair.operator.metrics_api.server import MetricsServer
 from podpair.operator.reconciling.applying import Applier
 from podpair.operator.reconciling.brokers import Brokers, TopicKeeper
 from podpair.operator.reconciling.finishing import Finisher
 from podpair.operator.reconciling.gateways import Gateways
 from podpair.operator.reconciling.handlers import GatewayWatch
+from podpair.operator.reconciling.load import Load
 from podpair.operator.reconciling.loop import Loop
 from podpair.operator.reconciling.queue import WorkQueue
 from podpair.operator.reconciling.step import Step
 from podpair.operator.reconciling.surroundings import SurroundingsReader
+from podpair.operator.scraping.scraper import Scraper
 
 _log = logging.getLogger(__name__)
 _CRD_SECONDS = 5.0
@@ -53,7 +59,9 @@ class Service:
         reader = SurroundingsReader(client, self._caches, self._references, applier, settings.gateway_image)
         events = EventPoster(client, settings.identity)
         finisher = Finisher(client, applier, brokers, reader, events)
-        step = Step(client, gateways, applier, reader, brokers, finisher, events)
+        self._load = load = Load(Scraper(), gateways, self._caches, brokers.seen, settings.scrape_seconds, queue.add)
+        self._metrics_api = self._external_metrics(load)
+        step = Step(client, gateways, applier, reader, brokers, load.sessions, self._external_state, finisher, events)
         self._loop = Loop(queue, step, metrics, settings.workers)
         self._leadership = Leadership(
             client,
@@ -69,6 +77,23 @@ class Service:
         self._health = HealthServer(metrics, self._unhealthy, self._unready)
         self._tasks: list[asyncio.Task[None]] = []
 
+    def _external_metrics(self, load: Load) -> ExternalMetricsApi:
+        wanted = self._settings.metrics_api
+        return ExternalMetricsApi(
+            self._client,
+            MetricsServer(wanted.host, wanted.port, load.source),
+            Place(self._settings.namespace, wanted.service),
+            wanted.secret,
+            enabled=wanted.enabled,
+            owner=wanted.owner,
+            client_ca=wanted.client_ca,
+            leading=lambda: self._leadership.leading,
+            on_change=self._look_at_all,
+        )
+
+    def _external_state(self) -> ExternalApiSeen:
+        return self._metrics_api.state
+
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. Raises what can't be mended by waiting."""
         settings = self._settings
@@ -82,6 +107,9 @@ class Service:
             self._start(self._resync(), "resync")
             self._start(self._begin(), "workers")
             self._start(self._count_watches(), "watches")
+            self._start(self._load.run(), "load")
+            if settings.metrics_api.enabled != "never":
+                self._start(self._metrics_api.run(), "metrics API")
             self._start(self._watch.run(), "kopf")
             asked = asyncio.create_task(self._asked_to_stop(), name="signals")
             done, _ = await asyncio.wait([asked, *self._tasks], return_when=asyncio.FIRST_COMPLETED)

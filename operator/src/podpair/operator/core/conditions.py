@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from podpair.operator.core.external_api_state import ExternalApiSeen
 from podpair.operator.core.kafka_state import KafkaSeen
 from podpair.operator.core.objects.naming import Manifest, selector
 from podpair.operator.core.objects.pods import fixed_replicas
@@ -37,6 +38,8 @@ class Seen:
     faults: Sequence[Problem] = ()
     """What hindered the operator itself: permissions, names that are taken, Secrets that are missing."""
     kafka: KafkaSeen | None = None
+    external: ExternalApiSeen | None = None
+    """Who serves the external metrics that a HorizontalPodAutoscaler reads."""
     sessions: int | None = None
     paused: bool = False
 
@@ -64,7 +67,7 @@ def status(gateway: InferenceGateway, seen: Seen, before: Mapping[str, Any], now
     """The resource's status. `before` is the last one; `now` an RFC 3339 time for conditions that have changed."""
     counts = counted(seen.deployment)
     wrong = [*seen.faults, *problems(seen.deployment, seen.replica_sets, seen.pods)]
-    scaling = _scaling(gateway, seen.autoscaler)
+    scaling = _scaling(gateway, seen.autoscaler, seen.external)
     last = {one["type"]: _Told(one["status"], one["reason"], one["message"]) for one in before.get("conditions") or []}
     kafka = _kafka(seen.kafka, last.get(KAFKA))
     told = {
@@ -158,20 +161,22 @@ def _kafka(seen: KafkaSeen | None, last: _Told | None) -> _Told:
     return _Told("True" if seen.ready else "False", str(seen.reason), seen.message)
 
 
-def _scaling(gateway: InferenceGateway, autoscaler: Manifest | None) -> _Told:
+def _scaling(gateway: InferenceGateway, autoscaler: Manifest | None, external: ExternalApiSeen | None) -> _Told:
     fixed = fixed_replicas(gateway)
     if fixed is not None:
         return _Told("True", "Fixed", f"the number of pods is fixed at {fixed}")
     wanted = gateway.spec.scaling
     who = "KEDA" if wanted.provider == "keda" else "the HorizontalPodAutoscaler"
+    by_others = wanted.provider == "keda" or all(metric.cpu is not None for metric in wanted.metrics)
+    why = "" if external is None or external.served or by_others else f"; {external.message}"
     conditions = {one["type"]: one for one in ((autoscaler or {}).get("status") or {}).get("conditions") or []}
     for kind in ("AbleToScale", "ScalingActive") if wanted.provider == "hpa" else ("Ready",):
         one = conditions.get(kind)
         if one is not None and one["status"] == "False":
             message = f"{who} can't scale, and holds the number of pods: {one.get('message', '')}"
-            return _Told("False", one.get("reason") or kind, message)
+            return _Told("False", one.get("reason") or kind, message + why)
     if not conditions:
-        return _Told("Unknown", "NotScaledYet", f"{who} has not looked at it yet")
+        return _Told("Unknown", "NotScaledYet", f"{who} has not looked at it yet{why}")
     measures = ", ".join(sorted({name for metric in wanted.metrics for name in metric.model_fields_set}))
     return _Told("True", "Autoscaled", f"{wanted.min} to {wanted.max} pods by {measures}")
 

@@ -134,12 +134,8 @@ class Client:
                 for line in lines:
                     yield json.loads(line)
 
-    async def apply(
-        self, resource: Resource, manifest: Manifest, *, part: str | None = None, manager: str = FIELD_MANAGER
-    ) -> Manifest:
+    async def apply(self, path: str, manifest: Manifest, *, manager: str = FIELD_MANAGER) -> Manifest:
         """Server-side apply: what `manifest` says is so from now on, whoever said otherwise. Raises ApiError, NotLeading."""
-        metadata = manifest["metadata"]
-        path = resource.path(metadata["namespace"], metadata["name"], part=part)
         parameters = {"fieldManager": manager, "force": "true"}
         return await self._write("PATCH", path, parameters, manifest, _APPLY)
 

@@ -119,14 +119,14 @@ class Applier:
 
     async def _apply(self, resource: Resource, wanted: Manifest, live: Manifest | None) -> Manifest:
         """What others have added to a list stays, even where it makes the whole invalid: then our lists replace theirs."""
+        path = resource.path(wanted["metadata"]["namespace"], wanted["metadata"]["name"])
         try:
-            return await self._client.apply(resource, wanted)
+            return await self._client.apply(path, wanted)
         except ApiError as error:
             if live is None or error.reason != "Invalid" or "spec" not in wanted:
                 raise
-        metadata = live["metadata"]
-        await self._client.merge(resource.path(metadata["namespace"], metadata["name"]), {"spec": wanted["spec"]})
-        return await self._client.apply(resource, wanted)
+        await self._client.merge(path, {"spec": wanted["spec"]})
+        return await self._client.apply(path, wanted)
 
     async def _find(self, resource: Resource, place: _Place, gateway: InferenceGateway) -> Manifest | None:
         """The object as it is. One that no watch shows may be there all the same: without podpair's label, or not podpair's."""
@@ -147,7 +147,8 @@ class Applier:
                 "metadata": metadata,
                 "spec": {"replicas": live["spec"]["replicas"]},
             }
-            await self._client.apply(DEPLOYMENT, stays, manager=_HANDOVER)
+            path = DEPLOYMENT.path(metadata["namespace"], metadata["name"])
+            await self._client.apply(path, stays, manager=_HANDOVER)
 
     async def _remove(
         self, gateway: InferenceGateway, wanted: set[_Place], resources: Sequence[Resource], outcome: Outcome

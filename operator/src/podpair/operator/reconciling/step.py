@@ -5,6 +5,7 @@ It is always the same step, whatever the cause, and it can be cut off anywhere: 
 
 import datetime as dt
 import logging
+from collections.abc import Callable
 
 from pydantic import ValidationError
 
@@ -12,6 +13,7 @@ from podpair.operator.core import conditions
 from podpair.operator.core.conditions import Seen
 from podpair.operator.core.desired import desired
 from podpair.operator.core.events import Event, of_changes, of_status
+from podpair.operator.core.external_api_state import ExternalApiSeen
 from podpair.operator.core.objects.naming import Manifest
 from podpair.operator.core.problems import Problem
 from podpair.operator.core.resource.igw import InferenceGateway
@@ -41,6 +43,8 @@ class Step:
         applier: Applier,
         reader: SurroundingsReader,
         brokers: Brokers,
+        sessions: Callable[[Key], int | None],
+        external: Callable[[], ExternalApiSeen],
         finisher: Finisher,
         events: EventPoster,
     ) -> None:
@@ -49,6 +53,8 @@ class Step:
         self._applier = applier
         self._reader = reader
         self._brokers = brokers
+        self._sessions = sessions
+        self._external = external
         self._finisher = finisher
         self._events = events
         self._uids: dict[Key, str] = {}
@@ -105,6 +111,8 @@ class Step:
             autoscaler=next((one for one in scalers if one["metadata"]["name"] == name), None),
             faults=faults,
             kafka=self._brokers.seen(key),
+            external=self._external(),
+            sessions=self._sessions(key),
             paused=paused,
         )
 
@@ -135,7 +143,7 @@ class Step:
             "status": status,
         }
         try:
-            self._gateways.take(await self._client.apply(GATEWAY, said, part="status"))
+            self._gateways.take(await self._client.apply(GATEWAY.path(namespace, name, part="status"), said))
         except ApiError as error:
             if error.status != 404:  # it has gone meanwhile
                 raise
