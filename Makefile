@@ -10,7 +10,7 @@ KAFKA ?=
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test e2e lint format lock crd proto bench bench-fanout images clean
+.PHONY: help setup demo test e2e lint format lock crd proto bench bench-fanout bench-direct images clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test: setup ## all tests; what this machine lacks is skipped by name (PODPAIR_TE
 
 e2e: setup ## the end-to-end tests on the cluster of KUBECONFIG, else on a throw-away node (Linux, root)
 	@PODPAIR_E2E_KUBECONFIG="$$KUBECONFIG" $(BIN)/python -m pytest tests/e2e $(ARGS)
+
+bench-direct: setup ## WebSocket → model → WebSocket, one pair: a JSON line a load (ARGS="--loads 64x16 --seconds 10")
+	@$(BIN)/python tests/bench/direct.py $(ARGS)
 
 bench-fanout: setup ## Kafka → 5,000 WebSocket sessions on a real broker: a JSON line a run (ARGS="--gateways all --sessions 1000,5000")
 	@$(BIN)/python tests/bench/fanout.py $(ARGS)
@@ -75,7 +78,7 @@ images: ## the three images and podpair-digits, an example (BASE=image to build 
 	@for name in $(PROJECTS); do $(call build,$$name,$$name) $(if $(BASE),--build-arg BASE=$(BASE)) . || exit 1; done
 	@$(call build,digits,examples/digits) --build-arg BASE=podpair-inference:$(IMAGE_TAG) .
 
-bench: bench-fanout ## every measurement in docs/benchmarks.md
+bench: bench-fanout bench-direct ## every measurement in docs/benchmarks.md
 
 clean: ## forget the environment and everything that was generated
 	rm -rf $(VENV) .cache var .mypy_cache .ruff_cache .pytest_cache
