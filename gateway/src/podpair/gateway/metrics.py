@@ -1,18 +1,50 @@
 """What the gateway tells Prometheus: a metric for each decision, all of them here."""
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    GCCollector,
-    Histogram,
-    PlatformCollector,
-    ProcessCollector,
-)
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 INFERENCE_LATENCY = "inference_latency_seconds"
 """The histogram of the inference container that /metrics passes on: autoscalers go by it."""
 _LATENCY = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
+
+
+class Durations(Collector):
+    """A histogram that takes many observations at once: the client library's own costs more than a request's whole answer."""
+
+    def __init__(self, name: str, text: str, label: str, bounds: Sequence[float]) -> None:
+        self._name = name
+        self._text = text
+        self._label = label
+        self._bounds = tuple(bounds)
+        self._counts: dict[str, list[int]] = {}
+        self._sums: dict[str, float] = {}
+
+    def observe(self, label: str, seconds: Iterable[float]) -> None:
+        """Count durations under one value of the label."""
+        counts = self._counts.get(label)
+        if counts is None:
+            counts = self._counts[label] = [0] * (len(self._bounds) + 1)
+            self._sums[label] = 0.0
+        bounds, total = self._bounds, 0.0
+        for value in seconds:
+            counts[bisect_left(bounds, value)] += 1
+            total += value
+        self._sums[label] += total
+
+    def collect(self) -> Iterable[HistogramMetricFamily]:
+        """What the registry asks for."""
+        family = HistogramMetricFamily(self._name, self._text, labels=[self._label])
+        for label, counts in self._counts.items():
+            buckets, below = [], 0
+            for bound, count in zip((*map(str, map(float, self._bounds)), "+Inf"), counts, strict=True):
+                below += count
+                buckets.append((bound, below))
+            family.add_metric([label], buckets, self._sums[label])
+        return [family]
 
 
 class Metrics:
@@ -36,12 +68,19 @@ class Metrics:
         )
         self.answers = Counter(f"{name}answers", "Terminal events, by outcome", ["outcome"], registry=registry)
         self.direct = Gauge(f"{name}direct_in_flight", "Direct requests that the model has", registry=registry)
-        self.latency = Histogram(
-            f"{name}request_seconds",
-            "From infer to the answer of a direct request",
-            ["model"],
-            buckets=_LATENCY,
+        self.latency = Durations(
+            f"{name}request_seconds", "From infer to the answer of a direct request", "model", _LATENCY
+        )
+        registry.register(self.latency)
+        self.upstream_calls = Counter(
+            f"{name}upstream_calls",
+            "Calls to the model, shared by requests or for one alone",
+            ["kind"],
             registry=registry,
+        )
+        self.upstream_rows = Counter(f"{name}upstream_rows", "Rows of shared calls", registry=registry)
+        self.upstream_asked_again = Counter(
+            f"{name}upstream_asked_again", "Shared calls that failed and were asked again in halves", registry=registry
         )
         self.frames = Counter(f"{name}frames_invalid", "Frames that are no message of the protocol", registry=registry)
         self.behind = Counter(f"{name}behind", "Bursts that a client could not take at once", registry=registry)

@@ -26,8 +26,9 @@ from podpair.gateway.sessions.fanout import FanOut
 from podpair.gateway.sessions.joining import Joining
 from podpair.gateway.sessions.registry import Registry
 from podpair.gateway.upstream.asking import Asking
+from podpair.gateway.upstream.calls import Upstream
 from podpair.gateway.upstream.readiness import Readiness
-from podpair.gateway.upstream.v2 import V2Client
+from podpair.gateway.upstream.rest import RestUpstream
 from podpair.gateway.worker.answers import AnswerWriter
 from podpair.gateway.worker.dead_letters import DeadLetters
 from podpair.gateway.worker.worker import Worker
@@ -42,7 +43,8 @@ class Parts:
     """What runs once the broker is there."""
 
     topics: Topics
-    client: V2Client
+    upstream: Upstream
+    asking: Asking
     readiness: Readiness
     producer: RecordProducer
     registry: Registry
@@ -91,10 +93,10 @@ class Service:
         """Reach the broker, however long that takes, and start the parts. Raises MissingTopic."""
         topics = await self._topics()
         config, metrics = self.config, self.metrics
-        client = V2Client(config.inference)
-        readiness = Readiness(client, config.inference.probe_seconds)
+        upstream = RestUpstream(config.inference)
+        readiness = Readiness(upstream, config.inference.probe_seconds)
         readiness.on_change(metrics.ready.set)
-        asking = Asking(client, readiness)
+        asking = Asking(config, upstream, readiness, metrics)
         producer = RecordProducer(config, metrics)
         answers = AnswerWriter(producer, config.results.topic, self.name)
         dead_letters = DeadLetters(producer, config.requests.dead_letter_topic, self.name, metrics)
@@ -112,8 +114,8 @@ class Service:
         dispatcher = Dispatcher(config, self.name, asking, readiness, producer, answers, registry, metrics)
         presence = BrokerPresence(config, metrics)
         self.parts = Parts(
-            topics, client, readiness, producer, registry, fanout, reader, history, joining, dispatcher, worker, pacer,
-            presence,
+            topics, upstream, asking, readiness, producer, registry, fanout, reader, history, joining, dispatcher, worker,
+            pacer, presence,
         )  # fmt: skip
 
     async def _topics(self) -> Topics:
@@ -178,7 +180,8 @@ class Service:
             await parts.history.close()
             await parts.presence.close()
             await parts.readiness.close()
-            await parts.client.close()
+            await parts.asking.close()
+            await parts.upstream.close()
         await self.verifier.close()
         if self._embedded is not None:
             self._embedded.close()

@@ -250,6 +250,21 @@ class Inference(Section):
         return value.rstrip("/")
 
 
+class Coalescing(Section):
+    """Requests for the same model and shape that arrive while a call is in flight go to it together, as one call."""
+
+    enabled: bool = True
+    """Let requests share calls, where the model's metadata says that it takes rows of any number."""
+    alone: Texts = ()
+    """Models whose requests always go alone."""
+    calls: Count = 1
+    """Calls that a model has at a time from requests that may share them; more where it says that it has more instances."""
+    rows: Count = 1024
+    """Rows of one call; fewer where the model says so."""
+    bytes: Count = 4 << 20
+    """Bytes of one call's tensors; a request that is larger goes alone."""
+
+
 class Console(Section):
     """The page at `/`."""
 
@@ -284,6 +299,7 @@ class Config(Section):
     requests: Requests = Field(default_factory=Requests)
     results: Results = Field(default_factory=Results)
     inference: Inference = Field(default_factory=Inference)
+    coalescing: Coalescing = Field(default_factory=Coalescing)
     console: Console = Field(default_factory=Console)
     log: Log = Field(default_factory=Log)
     shutdown_seconds: PositiveSeconds = 20

@@ -31,6 +31,10 @@ class Failed(Exception):
     """The inference container answered that it failed, or did not answer in time."""
 
 
+class Late(Failed):
+    """It did not answer in time."""
+
+
 Step = Literal["wait_ready", "wait", "give_up"]
 
 

@@ -22,6 +22,8 @@ class OpenRequest:
     cancels_on_disconnect: bool
     accepted: bool = False  # its client was told so
     abort: Callable[[], object] | None = None  # stops the work, where it runs here
+    spills: bool = False  # it may go on through Kafka
+    began: float = 0.0  # seconds on the performance counter: when it was accepted, on the direct route
 
 
 class Ledger:

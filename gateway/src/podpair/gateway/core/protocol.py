@@ -3,6 +3,7 @@
 What passes through unread (tensors, data, parameters) stays `msgspec.Raw`: the gateway looks only at what it needs.
 """
 
+from collections.abc import Container
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -82,6 +83,21 @@ class Infer(msgspec.Struct, tag="infer", tag_field="type", forbid_unknown_fields
     retry: bool = False
 
 
+class InferRow(
+    msgspec.Struct, tag="infer", tag_field="type", forbid_unknown_fields=True, omit_defaults=True, frozen=True
+):
+    """An `infer` whose `data` is one list of numbers: what there is most of, read at once."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=128)]
+    model: str
+    data: list[int | float]
+    parameters: Raw = _ABSENT
+    route: RouteName = "auto"
+    deadline_ms: Annotated[int, Meta(gt=0, le=86_400_000)] | None = None
+    on_disconnect: Literal["detach", "cancel"] = "detach"
+    retry: bool = False
+
+
 class Cancel(msgspec.Struct, tag="cancel", tag_field="type", forbid_unknown_fields=True, frozen=True):
     """The client no longer wants the answer to `id`."""
 
@@ -95,6 +111,7 @@ class Refresh(msgspec.Struct, tag="refresh", tag_field="type", forbid_unknown_fi
 
 
 _decoder: msgspec.json.Decoder[Infer | Cancel | Refresh] = msgspec.json.Decoder(Infer | Cancel | Refresh)
+_row_decoder = msgspec.json.Decoder(InferRow)
 _infer_decoder = msgspec.json.Decoder(Infer)
 _encoder = msgspec.json.Encoder()
 
@@ -109,6 +126,17 @@ def decode(frame: str | bytes) -> Infer | Cancel | Refresh:
     message = _read(_decoder, frame, needs_type=True)
     if isinstance(message, Infer):
         _check(message)
+    return message
+
+
+def decode_row(frame: str | bytes, models: Container[str]) -> InferRow | None:
+    """A client frame that is an `infer` of one list of numbers, for one of these models; None: `decode` knows what it is."""
+    try:
+        message = _row_decoder.decode(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if message.model not in models or message.parameters or (isinstance(frame, bytes) and not is_utf8(frame)):
+        return None
     return message
 
 

@@ -36,7 +36,7 @@ def make_app(service: Service) -> web.Application:
     async def metrics(_: web.Request) -> web.Response:
         """Ours, and the model's latency: its container listens on localhost only, so nobody else can ask for it."""
         own = generate_latest(service.metrics.registry)
-        beside = await service.parts.client.metrics() if service.parts is not None else ""
+        beside = await service.parts.upstream.metrics() if service.parts is not None else ""
         body = own + only(beside, INFERENCE_LATENCY).encode()
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 

@@ -84,7 +84,7 @@ class InferEdge:
         parts = self._admission.parts()
         timeout = aiohttp.ClientTimeout(total=self._service.config.inference.timeout_seconds)
         try:
-            async with parts.client.http.request(
+            async with parts.upstream.http.request(
                 request.method, request.rel_url, data=body, headers=headers, timeout=timeout
             ) as answer:
                 passed = {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}

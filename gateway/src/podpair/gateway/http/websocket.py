@@ -2,9 +2,15 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 
 from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import WebSocketWriter
+from aiohttp.web_request import BaseRequest
 from confluent_kafka import KafkaException
 
 from podpair.gateway.auth.identity import KeysUnavailable, Unauthorized
@@ -15,9 +21,11 @@ from podpair.gateway.core.protocol import (
     Code,
     Fault,
     Infer,
+    InferRow,
     InvalidFrame,
     Refresh,
     decode,
+    decode_row,
     error_event,
 )
 from podpair.gateway.core.records import Event, Kind, control_event
@@ -34,10 +42,14 @@ _log = logging.getLogger(__name__)
 JSON, RAW = "podpair.v1", "podpair.v1.raw"
 _CLOSING = 5.0  # seconds that a client may take to answer a close frame
 _LOOK = 0.02  # seconds between looks at a client that was turned away
+_CHUNK = 1 << 16  # bytes of unread frames, twice this is when a client has to wait
 _REASONS = {
     1003: "unsupported", 1009: "too_large", 1012: "restart", 1013: "try_again_later",
     3001: "idle", 3008: "slow", 4001: "expired", 4009: "replaced",
 }  # fmt: skip
+
+
+Take = Callable[[str | bytes], bool]
 
 
 class WebSocketEdge:
@@ -105,6 +117,8 @@ class WebSocketEdge:
         catching_up: asyncio.Task[None] | None = None
         try:
             start = await parts.joining.begin(session, connection, resumed=visitor.resumed, position=visitor.position)
+            if protocol == JSON:
+                socket.take_frames(self._taker(parts, session, connection))
             catching_up = asyncio.create_task(self._catch_up(parts, session, connection, start))
             await self._read(socket, parts, session, connection, protocol)
         except KafkaException as error:
@@ -126,8 +140,38 @@ class WebSocketEdge:
         except KafkaException as error:
             _cannot_read(session, connection, error)
 
+    def _taker(self, parts: Parts, session: Session, connection: Connection) -> Take:
+        """Takes frames as they are parsed, which is most of them: no task is woken for a request."""
+        dispatcher, clock = parts.dispatcher, self._service.clock
+        models = dispatcher.models
+        rows = True  # the last request was a row of numbers: so will be the next
+
+        def take(frame: str | bytes) -> bool:
+            nonlocal rows
+            if session.connection is not connection or connection.closing:
+                return False
+            session.active = clock()
+            try:
+                message = decode_row(frame, models) if rows else None
+                if message is not None:
+                    self._infer(parts, session, message)
+                    return True
+                other = decode(frame)
+                if isinstance(other, Refresh):
+                    return False  # that takes a while: the frames behind it wait their turn
+                rows = isinstance(other, Infer) and bytes(other.data).startswith(b"[")
+                self._message(parts, session, other)
+            except InvalidFrame as error:
+                self._invalid(session, error)
+            except Exception:
+                _log.exception("a frame failed", extra=ids(session=session.id))
+                connection.close(CloseCode.INTERNAL, "internal error: resume")
+            return True
+
+        return take
+
     async def _read(
-        self, socket: web.WebSocketResponse, parts: Parts, session: Session, connection: Connection, protocol: str
+        self, socket: "_Socket", parts: Parts, session: Session, connection: Connection, protocol: str
     ) -> None:
         async for message in socket:
             session.active = self._service.clock()
@@ -137,26 +181,33 @@ class WebSocketEdge:
                 connection.close(CloseCode.UNSUPPORTED, f"{RAW} is receive only")
                 return
             try:
-                await self._frame(parts, session, message.data)
+                found = decode(message.data)
+                if isinstance(found, Refresh):
+                    with socket.working():
+                        await self._refresh(parts, session, found.token)
+                else:
+                    self._message(parts, session, found)
             except InvalidFrame as error:
-                self._service.metrics.frames.inc()
-                _refuse(session, Fault(Code.INVALID, error.message), error.id)
+                self._invalid(session, error)
 
-    async def _frame(self, parts: Parts, session: Session, frame: str | bytes) -> None:
-        message = decode(frame)
-        match message:
-            case Infer():
-                try:
-                    parts.dispatcher.infer(session, message)
-                except Duplicate as fault:
-                    _refuse(session, fault, None)
-                except Fault as fault:
-                    self._service.metrics.refused.labels(fault.code).inc()
-                    _refuse(session, fault, message.id)
-            case Cancel():
-                parts.dispatcher.cancel(session, message.id)
-            case Refresh():
-                await self._refresh(parts, session, message.token)
+    def _message(self, parts: Parts, session: Session, message: Infer | Cancel) -> None:
+        if isinstance(message, Cancel):
+            parts.dispatcher.cancel(session, message.id)
+        else:
+            self._infer(parts, session, message)
+
+    def _infer(self, parts: Parts, session: Session, message: Infer | InferRow) -> None:
+        try:
+            parts.dispatcher.infer(session, message)
+        except Duplicate as fault:
+            _refuse(session, fault, None)
+        except Fault as fault:
+            self._service.metrics.refused.labels(fault.code).inc()
+            _refuse(session, fault, message.id)
+
+    def _invalid(self, session: Session, error: InvalidFrame) -> None:
+        self._service.metrics.frames.inc()
+        _refuse(session, Fault(Code.INVALID, error.message), error.id)
 
     async def _refresh(self, parts: Parts, session: Session, token: str) -> None:
         try:
@@ -174,12 +225,59 @@ class WebSocketEdge:
         session.send(control_event("welcome", welcome))
 
 
+class _Frames(WebSocketDataQueue):
+    """aiohttp's queue between its parser and its reader, past which frames can be taken in the order of their arrival.
+
+    What is not taken goes the usual way: pings, closes, whatever stands behind a frame that is still worked on.
+    """
+
+    take: Take | None = None
+    working = False  # a frame that went the usual way is worked on
+
+    def feed_data(self, data: Any, size: int) -> None:
+        take = self.take
+        if take is None or data[0] is not WSMsgType.TEXT or self._buffer or self.working or not take(data[1]):
+            super().feed_data(data, size)
+
+
 class _Socket(web.WebSocketResponse):
     """aiohttp ends a connection in the middle of a frame that is too large, and the client, which still writes, reads a
     reset instead of the close code. This one is first turned away in peace.
+
+    And it gives frames to `take_frames` without its reader: to wake a task for each costs more than a request does.
     """
 
     on_too_large: Callable[[], None] | None = None
+    frames: _Frames | None = None
+
+    def take_frames(self, take: Take) -> None:
+        """From now on text frames go to `take` as they arrive, but for those that it does not take."""
+        if self.frames is not None:
+            self.frames.take = take
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """While a frame is worked on those behind it wait."""
+        if self.frames is None:
+            yield
+            return
+        self.frames.working = True
+        try:
+            yield
+        finally:
+            self.frames.working = False
+
+    def _post_start(self, request: BaseRequest, protocol: str | None, writer: WebSocketWriter) -> None:
+        """aiohttp 3.14's own, with another queue."""
+        self._ws_protocol = protocol
+        self._writer = writer
+        self._reset_heartbeat()
+        assert self._loop is not None  # noqa: S101 - it is prepared
+        self._reader = self.frames = _Frames(cast("BaseProtocol", request.protocol), _CHUNK, loop=self._loop)
+        self._parser = WebSocketReader(self._reader, self._max_msg_size, compress=False, decode_text=True)
+        heard = None if self._heartbeat is None else self._on_data_received
+        request.protocol.set_parser(self._parser, data_received_cb=heard)
+        request.protocol.keep_alive(False)  # it is no HTTP connection any more
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
         if code == WSCloseCode.MESSAGE_TOO_BIG and self.on_too_large is not None:

@@ -8,27 +8,30 @@ written to the results topic, so it is found wherever the session resumes.
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Container, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.core import records
 from podpair.gateway.core.attempts import Busy, Failed, Unavailable
 from podpair.gateway.core.ledger import OpenRequest
-from podpair.gateway.core.protocol import Code, Fault, Infer, error_event
-from podpair.gateway.core.records import Event, accepted_event, terminal_event
+from podpair.gateway.core.protocol import CloseCode, Code, Fault, Infer, InferRow, error_event
+from podpair.gateway.core.questions import Question, question_body
+from podpair.gateway.core.records import Event, accepted_event, direct_events, result_event
 from podpair.gateway.core.routing import Load, Route, choose_route, may_spill
 from podpair.gateway.kafka.producer import NotWritten, RecordProducer, Written
 from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.registry import Registry
 from podpair.gateway.sessions.session import Session
-from podpair.gateway.upstream.asking import Asking, Question, question_body
+from podpair.gateway.upstream.asking import Asking
+from podpair.gateway.upstream.coalescing import Ask, Outcome
 from podpair.gateway.upstream.readiness import Readiness
 from podpair.gateway.worker.answers import AnswerWriter
 
 _log = logging.getLogger(__name__)
+_ANNOUNCE = 0.02  # seconds that the `accepted` of a direct request may wait for its answer
 
 
 class Started(NamedTuple):
@@ -36,6 +39,9 @@ class Started(NamedTuple):
 
     route: Route
     written: asyncio.Future[Written] | None
+
+
+_DIRECT = Started("direct", None)
 
 
 class Dispatcher:
@@ -61,7 +67,11 @@ class Dispatcher:
         self._registry = registry
         self._metrics = metrics
         self._in_flight = 0  # direct requests
+        self._idle = asyncio.Event()  # set while there are none
+        self._idle.set()
+        self._unannounced: list[tuple[Session, str, OpenRequest]] = []  # direct requests whose `accepted` is due
         self._tasks: set[asyncio.Task[None]] = set()
+        metrics.direct.set_function(lambda: self._in_flight)
         registry.on_unsent = self._on_unsent
         registry.on_gone = self._on_gone
 
@@ -77,13 +87,16 @@ class Dispatcher:
 
     def _count_direct(self, change: int) -> None:
         self._in_flight += change
-        self._metrics.direct.set(self._in_flight)
+        if self._in_flight:
+            self._idle.clear()
+        else:
+            self._idle.set()
 
     def load(self) -> Load:
         """The pair as the next request finds it."""
         return Load(self._readiness.ready, self._in_flight, self._config.limits.direct, queue_open=True)
 
-    def infer(self, session: Session, message: Infer) -> Started | None:
+    def infer(self, session: Session, message: Infer | InferRow) -> Started | None:
         """Begin a request; its events go to the session. None: it is a retry of one that still runs.
 
         Raises Fault where it can't be accepted; a duplicate id in flight is such a fault, and the first goes on.
@@ -95,23 +108,30 @@ class Dispatcher:
             if running.accepted:
                 session.send(accepted_event(message.id, running.route))
             return None
-        route = choose_route(message.route, self.load())
+        if message.route != "queue" and self._in_flight < self._config.limits.direct and self._readiness.ready:
+            route: Route = "direct"  # what most are, decided at once
+        else:
+            route = choose_route(message.route, self.load())
         request = OpenRequest(route, message.on_disconnect == "cancel")
         session.ledger.open(message.id, request)
-        deadline = time.time() + message.deadline_ms / 1000 if message.deadline_ms is not None else None
-        question = Question(
-            message.id, message.model, bytes(message.inputs), bytes(message.data), bytes(message.parameters), deadline
-        )
+        question = _question(session, message)
         if route == "queue":
             try:
                 return Started("queue", self._enqueue(session, question))
             except Fault:
                 session.ledger.forget(message.id)
                 raise
-        self._accept(session, message.id, request)
-        task = self._spawn(self._direct(session, message, question))
-        request.abort = task.cancel
-        return Started("direct", None)
+        request.spills = message.route == "auto"
+        request.began = time.perf_counter()
+        request.abort = self._asking.submit(question, self._answered, session).cancel
+        self._count_direct(1)
+        self._announce_soon(session, message.id, request)
+        return _DIRECT
+
+    @property
+    def models(self) -> Container[str]:
+        """The models that are known here."""
+        return self._asking.models
 
     def cancel(self, session: Session, request_id: str) -> None:
         """The client does not want the answer any more. An id that isn't open has just ended: nothing to do."""
@@ -120,37 +140,97 @@ class Dispatcher:
             return
         if request.abort is not None:
             request.abort()
+            request.abort = None
+            self._count_direct(-1)
         self._finish_with(session, request_id, Fault(Code.CANCELLED, "cancelled by its client"))
+
+    def _announce_soon(self, session: Session, request_id: str, request: OpenRequest) -> None:
+        """A direct request's `accepted` goes out with its answer where that comes at once: one write instead of two."""
+        if not self._unannounced:
+            asyncio.get_running_loop().call_later(_ANNOUNCE, self._announce)
+        self._unannounced.append((session, request_id, request))
+
+    def _announce(self) -> None:
+        due, self._unannounced = self._unannounced, []
+        events: dict[Session, list[Event]] = {}
+        for session, request_id, request in due:
+            if not request.accepted and session.ledger.get(request_id) is request and request.route == "direct":
+                request.accepted = True
+                events.setdefault(session, []).append(accepted_event(request_id, "direct"))
+        self._metrics.requests.labels("direct").inc(sum(map(len, events.values())))
+        for session, mine in events.items():
+            self._send(session, mine)
 
     def _accept(self, session: Session, request_id: str, request: OpenRequest) -> None:
         request.accepted = True
         self._metrics.requests.labels(request.route).inc()
         session.send(accepted_event(request_id, request.route))
 
-    async def _direct(self, session: Session, message: Infer, question: Question) -> None:
-        self._count_direct(1)
-        started = time.perf_counter()
+    def _answered(self, told: list[tuple[Ask, Outcome]]) -> None:
+        """Direct requests have their outcomes: those of one call come together, and go out in one write a session."""
+        self._count_direct(-len(told))
+        now = time.perf_counter()
+        events: dict[Session, list[Event]] = {}
+        seconds: dict[str, list[float]] = {}
+        accepted = 0
+        for ask, outcome in told:
+            session, question = cast("Session", ask.context), ask.question
+            if isinstance(outcome, Exception):
+                self._failed(session, question, outcome)
+                continue
+            request = session.ledger.end(question.id)
+            if request is None:
+                continue  # answered by another gateway
+            mine = events.get(session)
+            if mine is None:
+                mine = events[session] = []
+            if request.accepted:
+                mine.append(result_event(question.id, outcome))
+            else:
+                accepted += 1
+                mine += direct_events(question.id, outcome)
+            seconds.setdefault(question.model, []).append(now - request.began)
+        for session, mine in events.items():
+            self._send(session, mine)
+        for model, values in seconds.items():
+            self._metrics.latency.observe(model, values)
+            self._metrics.answers.labels("result").inc(len(values))
+        if accepted:
+            self._metrics.requests.labels("direct").inc(accepted)
+
+    def _send(self, session: Session, events: list[Event]) -> None:
         try:
-            body = await self._asking.ask(question)
-        except Fault as fault:
-            self._finish_with(session, question.id, fault)
-        except (Unavailable, Busy, Failed) as error:
-            self._after_failure(session, message, question, error)
+            sent = session.send_all(events)
         except Exception:
-            _log.exception("direct request failed", extra=ids(session=session.id, request=question.id))
-            self._finish_with(session, question.id, Fault(Code.INTERNAL, "internal error"))
+            # Whatever it is, it is this session's: the others of the call get their answers.
+            _log.exception("sending failed", extra=ids(session=session.id))
+            session.end(CloseCode.INTERNAL, "internal error: resume")
+            sent = False
+        if not sent:
+            for event in events:
+                if event.kind is records.Kind.TERMINAL:
+                    self._keep(session, event)
+            self._registry.forget_if_done(session)
+
+    def _failed(self, session: Session, question: Question, error: Exception) -> None:
+        request = session.ledger.get(question.id)
+        if request is not None:
+            request.abort = None
+        if isinstance(error, Fault):
+            self._finish_with(session, question.id, error)
+        elif isinstance(error, Unavailable | Busy | Failed):
+            self._after_failure(session, request, question, error)
         else:
-            self._metrics.latency.labels(question.model).observe(time.perf_counter() - started)
-            self._finish(session, question.id, terminal_event("result", question.id, body), "result")
-        finally:
-            self._count_direct(-1)
+            _log.error("direct request failed", exc_info=error, extra=ids(session=session.id, request=question.id))
+            self._finish_with(session, question.id, Fault(Code.INTERNAL, "internal error"))
 
     def _after_failure(
-        self, session: Session, message: Infer, question: Question, error: Unavailable | Busy | Failed
+        self, session: Session, request: OpenRequest | None, question: Question, error: Unavailable | Busy | Failed
     ) -> None:
         if isinstance(error, Unavailable):
             self._readiness.failed()
-        if not isinstance(error, Failed) and may_spill(message.route, self.load()):
+        spills = request is not None and request.spills and may_spill("auto", self.load())
+        if spills and not isinstance(error, Failed):
             self._spill(session, question, error)
             return
         if isinstance(error, Busy):
@@ -164,7 +244,6 @@ class Dispatcher:
         if request is None:
             return  # cancelled meanwhile
         self._metrics.spilled.labels(type(error).__name__.lower()).inc()
-        request.abort = None
         request.route = "queue"
         try:
             self._enqueue(session, question)
@@ -203,15 +282,16 @@ class Dispatcher:
         payload = error_event(fault, request_id)
         if fault.code in (Code.UPSTREAM, Code.INTERNAL):
             _log.warning("request failed: %s", fault.message, extra=ids(session=session.id, request=request_id))
-        self._finish(session, request_id, Event(records.Kind.TERMINAL, "error", request_id, payload, -1), fault.code)
-
-    def _finish(self, session: Session, request_id: str, terminal: Event, outcome: str) -> None:
-        if session.ledger.end(request_id) is None:
+        terminal = Event(records.Kind.TERMINAL, "error", request_id, payload, -1)
+        request = session.ledger.end(request_id)
+        if request is None:
             return  # it has ended: cancelled, or answered by another gateway
-        self._metrics.answers.labels(outcome).inc()
-        if not session.send(terminal):
-            self._keep(session, terminal)
-            self._registry.forget_if_done(session)
+        self._metrics.answers.labels(fault.code).inc()
+        events = [terminal]
+        if not request.accepted and request.route == "direct":
+            self._metrics.requests.labels("direct").inc()
+            events.insert(0, accepted_event(request_id, "direct"))
+        self._send(session, events)
 
     def _keep(self, session: Session, terminal: Event) -> None:
         """The client is gone: its answer waits in Kafka."""
@@ -235,10 +315,25 @@ class Dispatcher:
     async def close(self, timeout: float) -> None:
         """Wait for what is in hand, direct requests and answers being written, up to `timeout` seconds; give up the rest."""
         end = time.monotonic() + timeout
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            _log.warning("%d direct requests are given up", self._in_flight)
         while self._tasks and (left := end - time.monotonic()) > 0:
             await asyncio.wait(self._tasks, timeout=left)
         for task in list(self._tasks):
             task.cancel()
+
+
+def _question(session: Session, message: Infer | InferRow) -> Question:
+    deadline = time.time() + message.deadline_ms / 1000 if message.deadline_ms is not None else None
+    if isinstance(message, InferRow):
+        return Question(message.id, message.model, deadline=deadline, row=message.data, key=session.id)
+    return Question(
+        message.id, message.model, bytes(message.inputs), bytes(message.data), bytes(message.parameters), deadline,
+        key=session.id,
+    )  # fmt: skip
 
 
 class Duplicate(Fault):

@@ -1,7 +1,7 @@
 """One session: a user's place in the results topic, with or without a client connected right now."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from podpair.gateway.core.ledger import Ledger
@@ -88,8 +88,12 @@ class Session:
 
     def send(self, event: Event) -> bool:
         """Send one event that did not come through Kafka; False if no client is there to take it."""
+        return self.send_all((event,))
+
+    def send_all(self, events: Sequence[Event]) -> bool:
+        """Send events that did not come through Kafka, in one write; False if no client is there to take them."""
         if self.connection is None or not self.connection.open:
             return False
         self.active = time.monotonic()
-        self.connection.send_unlogged((event,))
+        self.connection.send_unlogged(events)
         return True

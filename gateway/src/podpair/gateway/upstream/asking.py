@@ -1,90 +1,177 @@
-"""One question to the model, however it came: shorthand expanded, answer in the form that was asked in."""
+"""Questions to the model, however they came: in shared calls where that is safe, else alone; answered as they were asked."""
 
-import time
-from typing import NamedTuple
+import asyncio
+import logging
+from collections.abc import Container
+from typing import Any
 
 import msgspec
 
-from podpair.gateway.core.protocol import Code, Fault
-from podpair.gateway.core.shorthand import InputSpec, collapse, expand
+from podpair.gateway.config.model import Config
+from podpair.gateway.core.attempts import Busy, Failed, Unavailable
+from podpair.gateway.core.models import Model
+from podpair.gateway.core.packing import Packer
+from podpair.gateway.core.protocol import Fault
+from podpair.gateway.core.questions import Question, data_of
+from podpair.gateway.core.shorthand import collapse, expand
+from podpair.gateway.metrics import Metrics
+from podpair.gateway.upstream.calls import Upstream
+from podpair.gateway.upstream.catalog import Catalog
+from podpair.gateway.upstream.coalescing import Ask, Coalescer, Outcome, Run, Sink, seconds_left
 from podpair.gateway.upstream.readiness import Readiness
-from podpair.gateway.upstream.v2 import V2Client
 
-
-class Question(NamedTuple):
-    """What `infer` asks, or a record on the requests topic. Each part is JSON, empty where it is absent."""
-
-    id: str
-    model: str
-    inputs: bytes
-    data: bytes
-    parameters: bytes
-    deadline: float | None  # Unix seconds
-
-
-class _Body(msgspec.Struct):
-    inputs: msgspec.Raw = msgspec.Raw(b"")
-    data: msgspec.Raw = msgspec.Raw(b"")
-    parameters: msgspec.Raw = msgspec.Raw(b"")
-
-
-_body = msgspec.json.Decoder(_Body)
-
-
-def question_body(question: Question) -> bytes:
-    """The value of a request record."""
-    members = (("inputs", question.inputs), ("data", question.data), ("parameters", question.parameters))
-    return b"{" + b",".join(b'"%b":%b' % (name.encode(), value) for name, value in members if value) + b"}"
-
-
-def question_of_body(body: bytes, request_id: str, model: str, deadline: float | None) -> Question:
-    """The reverse of `question_body`. Raises Fault(invalid)."""
-    try:
-        found = _body.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Fault(Code.INVALID, f"the request's value is not JSON: {error}") from None
-    inputs, data = bytes(found.inputs), bytes(found.data)
-    if bool(inputs) == bool(data):
-        raise Fault(Code.INVALID, "exactly one of `inputs` and `data` is needed")
-    return Question(request_id, model, inputs, data, bytes(found.parameters), deadline)
+_log = logging.getLogger(__name__)
+_encode = msgspec.json.Encoder().encode
+_TIMING = b'"timing":{'  # the last member of an outcome
 
 
 class Asking:
-    """Asks the model next door; knows the inputs of those models that were asked in shorthand."""
+    """Asks the model next door."""
 
-    def __init__(self, client: V2Client, readiness: Readiness) -> None:
-        self._client = client
-        self._specs: dict[str, InputSpec] = {}
-        readiness.on_change(lambda _: self._specs.clear())  # another model may stand there now
+    def __init__(self, config: Config, upstream: Upstream, readiness: Readiness, metrics: Metrics) -> None:
+        self._timeout = config.inference.timeout_seconds
+        self._upstream = upstream
+        self._alone = frozenset(config.coalescing.alone)
+        self._odd: set[str] = set()  # models that did not answer row by row
+        self._packers: dict[str, Packer] = {}
+        self._coalesces = config.coalescing.enabled
+        self._catalog = Catalog(upstream, readiness)
+        self._coalescer = Coalescer(config.coalescing, upstream, self._on_odd, metrics)
+        self._calls = metrics.upstream_calls.labels("alone")
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        readiness.on_change(self._on_ready)
 
-    async def ask(self, question: Question, *, queue_ms: float | None = None) -> bytes:
-        """The body of the `result` event, as a JSON object.
+    def _on_ready(self, _: bool) -> None:
+        """Another model may stand there now."""
+        self._odd.clear()
+        self._packers.clear()
 
-        Raises Fault where the question is at fault or its deadline has passed, Unavailable, Busy or Failed where the
-        container is.
+    @property
+    def models(self) -> Container[str]:
+        """The names of the models that are known here."""
+        return self._catalog.names
+
+    def submit(self, question: Question, sink: Sink, context: Any = None, *, alone: bool = False) -> Ask:
+        """Ask; `sink` is told the outcome later, with those of other questions that were answered at the same time.
+
+        `alone`: in a call of its own.
+
+        An outcome is the members of the `result`, or Fault where the question is at fault or its deadline has passed,
+        Unavailable, Busy or Failed where the container is.
         """
-        timeout = None
+        ask = Ask(question, sink, context)
         if question.deadline is not None:
-            timeout = question.deadline - time.time()
-            if timeout <= 0:
-                raise Fault(Code.DEADLINE_EXCEEDED, "the deadline had passed before the model was asked")
-        inputs, single = question.inputs, False
-        if question.data:
-            inputs, single = expand(question.data, await self._spec(question.model))
-        parameters = b',"parameters":' + question.parameters if question.parameters else b""
-        body = b'{"id":%b,"inputs":%b%b}' % (msgspec.json.encode(question.id), inputs, parameters)
-        answer = await self._client.infer(question.model, body, deadline=question.deadline, timeout=timeout)
-        timing = {"queue_ms": queue_ms, "inference_ms": answer.inference_ms}
-        what, value = (
-            (b"data", collapse(answer.outputs, single=single)) if question.data else (b"outputs", answer.outputs)
-        )
-        return b'{"%b":%b,"model":%b,"model_version":%b,"timing":%b}' % (
-            what, value, msgspec.json.encode(question.model), msgspec.json.encode(answer.model_version),
-            msgspec.json.encode({name: round(ms, 3) for name, ms in timing.items() if ms is not None}),
+            try:
+                left = seconds_left(question.deadline) or 0.0
+            except Fault as fault:
+                self._loop.call_soon(_tell, ask, fault)
+                return ask
+            ask.timer = self._loop.call_later(left, ask.expire)
+        model = self._catalog.get(question.model)
+        if alone or (model is not None and not self._shares(ask, model)):
+            self._spawn(ask, self._ask_alone(ask, model))
+        elif model is None:
+            self._spawn(ask, self._find(ask))
+        return ask
+
+    async def ask(self, question: Question, *, queue_ms: float | None = None, alone: bool = False) -> bytes:
+        """The body of the `result` event, as a JSON object. Raises what `submit` tells."""
+        answered: asyncio.Future[bytes] = self._loop.create_future()
+
+        def sink(told: list[tuple[Ask, Outcome]]) -> None:
+            for _, outcome in told:
+                if answered.done():
+                    continue
+                if isinstance(outcome, Exception):
+                    answered.set_exception(outcome)
+                else:
+                    answered.set_result(outcome)
+
+        ask = self.submit(question, sink, alone=alone)
+        try:
+            members = await answered
+        finally:
+            ask.cancel()
+        if queue_ms is not None:
+            head, name, timing = members.rpartition(_TIMING)
+            members = b'%b%b"queue_ms":%.3f%b%b' % (head, name, queue_ms, b"," if timing != b"}" else b"", timing)
+        return b"{%b}" % members
+
+    def _shares(self, ask: Ask, model: Model) -> bool:
+        """Whether the request went into a call with others."""
+        packer = self._packers.get(model.name)
+        if packer is None or packer.model is not model:
+            if not self._coalesces or not model.batchable or model.name in self._alone or model.name in self._odd:
+                return False
+            packer = self._packers[model.name] = Packer(model)
+        packed = packer.pack(ask.question)
+        if packed is None or packed.form.rows > self._coalescer.room(model):
+            return False
+        self._coalescer.add(ask, packed, model)
+        return True
+
+    def _on_odd(self, ask: Ask) -> None:
+        model = self._catalog.get(ask.question.model)
+        if ask.question.model not in self._odd:
+            self._odd.add(ask.question.model)
+            self._packers.pop(ask.question.model, None)
+            _log.warning("model %s does not answer row by row: its requests go alone", ask.question.model)
+        self._spawn(ask, self._ask_alone(ask, model))
+
+    async def _find(self, ask: Ask) -> None:
+        """The first questions to a model wait until it is described."""
+        try:
+            model: Model | None = await self._catalog.load(ask.question.model)
+        except (Fault, Unavailable, Busy, Failed) as error:
+            if not ask.question.inputs:  # shorthand means nothing without it
+                _tell(ask, error)
+                return
+            model = None
+        if ask.settled:
+            return
+        if model is not None and self._shares(ask, model):
+            return
+        await self._ask_alone(ask, model)
+
+    async def _ask_alone(self, ask: Ask, model: Model | None) -> None:
+        try:
+            outcome: Outcome = await self._alone_answer(ask.question, model)
+        except (Fault, Unavailable, Busy, Failed) as error:
+            outcome = error
+        except Exception as error:
+            _log.exception("a call failed")
+            outcome = error
+        _tell(ask, outcome)
+
+    async def _alone_answer(self, question: Question, model: Model | None) -> bytes:
+        inputs, single, shorthand = question.inputs, False, not question.inputs
+        if shorthand:
+            model = model or await self._catalog.load(question.model)
+            inputs, single = expand(data_of(question), model.only_input())
+        self._calls.inc()
+        answer = await self._upstream.ask(question, inputs, self._timeout)
+        value = collapse(answer.outputs, single=single) if shorthand else answer.outputs
+        spent = b"" if answer.inference_ms is None else b'"inference_ms":%.3f' % answer.inference_ms
+        return b'"%b":%b,"model":%b,"model_version":%b,"timing":{%b}' % (
+            b"data" if shorthand else b"outputs", value, _encode(question.model), _encode(answer.model_version), spent,
         )  # fmt: skip
 
-    async def _spec(self, model: str) -> InputSpec:
-        spec = self._specs.get(model)
-        if spec is None:
-            spec = self._specs[model] = await self._client.only_input(model)
-        return spec
+    def _spawn(self, ask: Ask, work: Any) -> None:
+        run = Run((ask,))
+        task = asyncio.create_task(work)
+        run.begin(task)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Give up what is in flight."""
+        await self._coalescer.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _tell(ask: Ask, outcome: Outcome) -> None:
+    if ask.settle():
+        ask.sink([(ask, outcome)])

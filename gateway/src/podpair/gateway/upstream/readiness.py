@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from podpair.gateway.upstream.v2 import V2Client
+from podpair.gateway.upstream.calls import Upstream
 
 _log = logging.getLogger(__name__)
 
@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 class Readiness:
     """`ready` is the state now; `changed` is called with each new one."""
 
-    def __init__(self, client: V2Client, interval: float) -> None:
+    def __init__(self, client: Upstream, interval: float) -> None:
         self._client = client
         self._interval = interval
         self._listeners: list[Callable[[bool], object]] = []

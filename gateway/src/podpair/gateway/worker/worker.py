@@ -17,11 +17,12 @@ from podpair.gateway.core.attempts import Attempts, Busy, Failed, Unavailable
 from podpair.gateway.core.dead_letters import dead_letter_of
 from podpair.gateway.core.offsets import ContiguousOffsets
 from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.questions import question_of_body
 from podpair.gateway.core.records import Headers, InvalidRecord, Request, request_of_record
 from podpair.gateway.kafka.requests import RequestsConsumer
 from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
-from podpair.gateway.upstream.asking import Asking, question_of_body
+from podpair.gateway.upstream.asking import Asking
 from podpair.gateway.upstream.readiness import Readiness
 from podpair.gateway.worker.answers import AnswerWriter
 from podpair.gateway.worker.dead_letters import DeadLetters
@@ -163,13 +164,13 @@ class Worker:
 
     async def _answer(self, request: Request, attempts: Attempts) -> bytes:
         """The answer's body. Raises Fault, the terminal error."""
-        question = question_of_body(request.body, request.id, request.model, request.deadline)
+        question = question_of_body(request.body, request.id, request.model, request.deadline, request.session)
         while True:
             queue_ms = max(0.0, (time.time() - request.time) * 1000) if request.time else None
             try:
                 async with self._suspects if attempts.suspect else contextlib.nullcontext():
                     await self._until_ready(request.deadline)
-                    return await self._asking.ask(question, queue_ms=queue_ms)
+                    return await self._asking.ask(question, queue_ms=queue_ms, alone=attempts.suspect)
             except (Unavailable, Busy, Failed) as error:
                 await self._wait_after(error, attempts, request)
 

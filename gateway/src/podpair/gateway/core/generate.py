@@ -1,0 +1,81 @@
+"""One row as V2's generate extension has it: inputs as plain members by name, and outputs the same way.
+
+Source: Triton's "generate extension" of the Open Inference Protocol V2.
+"""
+
+import math
+from typing import Any
+
+import msgspec
+
+from podpair.gateway.core.models import Model
+from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.questions import Question, data_of
+from podpair.gateway.core.tensors import Output, nest
+
+_OUTER = frozenset({"id", "model_name", "model_version", "error"})
+_encode = msgspec.json.Encoder().encode
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class _Tensor(msgspec.Struct):
+    name: str
+    shape: list[int]
+    data: list[Any]
+
+
+class StreamFailed(Exception):
+    """An event of the stream says that the model failed."""
+
+
+def generate_body(question: Question, model: Model) -> bytes:
+    """The request's body. Raises Fault(invalid) where the question is more than one row."""
+    members: dict[str, Any] = {"id": question.id}
+    if question.inputs:
+        try:
+            given = msgspec.json.decode(question.inputs, type=list[_Tensor])
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise Fault(Code.INVALID, f"inputs are not V2 tensors: {error}") from None
+        for tensor in given:
+            members[tensor.name] = _row(tensor, model)
+    else:
+        members[model.only_input().name] = msgspec.Raw(data_of(question))
+    if question.parameters:
+        members["parameters"] = msgspec.Raw(question.parameters)
+    return _encode(members)
+
+
+def _row(tensor: _Tensor, model: Model) -> Any:
+    shape = tensor.shape
+    if model.batchable:
+        if shape[:1] != [1]:
+            raise Fault(Code.INVALID, f"a streamed request is one row; input {tensor.name!r} has shape {shape}")
+        shape = shape[1:]
+    if tensor.data and isinstance(tensor.data[0], list):
+        return tensor.data[0] if model.batchable else tensor.data
+    if len(tensor.data) != math.prod(shape):
+        raise Fault(Code.INVALID, f"input {tensor.name!r} holds {len(tensor.data)} elements for shape {tensor.shape}")
+    return tensor.data[0] if math.prod(shape) == 1 else nest(tensor.data, shape)
+
+
+def part_of_event(event: bytes) -> tuple[bytes, str | None]:
+    """A part's data and the model's version. Raises StreamFailed, or ValueError where it is not the extension's."""
+    found = _members.decode(event)
+    if "error" in found:
+        raise StreamFailed(str(msgspec.json.decode(found["error"])))
+    version = msgspec.json.decode(found["model_version"], type=str) if "model_version" in found else None
+    return _only({name: value for name, value in found.items() if name not in _OUTER}), version
+
+
+def part_of_outputs(outputs: list[Output], model: Model) -> bytes:
+    """The data of a part that came as tensors of one row."""
+    values: dict[str, Any] = {}
+    for output in outputs:
+        shape = output.shape[1:] if model.batchable else output.shape
+        values[output.name] = output.values[0] if len(output.values) == 1 else nest(output.values, shape)
+    return _only(values)
+
+
+def _only(values: dict[str, Any]) -> bytes:
+    """The value of the only output, or the object of them."""
+    return _encode(next(iter(values.values())) if len(values) == 1 else values)

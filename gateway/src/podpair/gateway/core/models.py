@@ -1,0 +1,80 @@
+"""What the gateway knows of a model from its V2 metadata: its tensors, and whether requests may share a call."""
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.shorthand import InputSpec
+from podpair.gateway.core.tensors import DATATYPES, TensorSpec
+
+
+class Model(NamedTuple):
+    """A model as its server describes it."""
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batchable: bool  # every tensor has rows, of any number, as its first dimension: requests may share a call
+    max_rows: int | None  # in one call; None: the server does not say
+    runs: int  # how many calls it works on at a time, as far as it says
+    versions: tuple[str, ...]
+    decoupled: bool  # it answers in parts
+
+    def only_input(self) -> InputSpec:
+        """The input that shorthand is for. Raises Fault(invalid) where there is not exactly one."""
+        if len(self.inputs) != 1:
+            message = f"model {self.name} has {len(self.inputs)} inputs: send `inputs`, not `data`"
+            raise Fault(Code.INVALID, message)
+        return InputSpec(*self.inputs[0])
+
+
+class _Tensor(msgspec.Struct):
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class _Metadata(msgspec.Struct):
+    inputs: list[_Tensor] = []
+    outputs: list[_Tensor] = []
+    versions: list[str] | None = None
+
+
+class _Group(msgspec.Struct):
+    count: int = 1
+
+
+class _Policy(msgspec.Struct):
+    decoupled: bool = False
+
+
+class _Config(msgspec.Struct):
+    max_batch_size: int | None = None
+    instance_group: list[_Group] = []
+    model_transaction_policy: _Policy | None = None
+    sequence_batching: Any = None
+
+
+def model_of(name: str, metadata: bytes, config: bytes | None) -> Model:
+    """From the documents of `/v2/models/{name}` and, where the server has it, `…/config` (Triton's extension).
+
+    Raises ValueError where the metadata is not V2's. A config that can't be read is as good as none.
+    """
+    found = msgspec.json.decode(metadata, type=_Metadata)
+    try:
+        says = msgspec.json.decode(config, type=_Config) if config else _Config()
+    except msgspec.DecodeError:
+        says = _Config()
+    inputs, outputs = (
+        tuple(TensorSpec(t.name, t.datatype, t.shape) for t in ts) for ts in (found.inputs, found.outputs)
+    )
+    tensors = (*inputs, *outputs)
+    rows = bool(inputs) and bool(outputs) and all(t.shape[:1] == (-1,) and t.datatype in DATATYPES for t in tensors)
+    # A server that says 0 has no rows there: its first dimension is something else. Sequences are one client's each.
+    batchable = rows and says.max_batch_size != 0 and says.sequence_batching is None
+    policy = says.model_transaction_policy
+    return Model(
+        name, inputs, outputs, batchable, says.max_batch_size or None, sum(g.count for g in says.instance_group) or 1,
+        tuple(found.versions or ()), policy is not None and policy.decoupled,
+    )  # fmt: skip

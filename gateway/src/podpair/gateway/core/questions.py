@@ -1,0 +1,56 @@
+"""What is asked of a model, however it came: over a connection, or as a record of the requests topic."""
+
+from typing import Any
+
+import msgspec
+
+from podpair.gateway.core.protocol import Code, Fault
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Question(msgspec.Struct):
+    """One request. `inputs`, `data` and `parameters` are JSON, empty where they are absent; one of `inputs`, `data`, `row` is
+    there.
+    """
+
+    id: str
+    model: str
+    inputs: bytes = b""
+    data: bytes = b""
+    parameters: bytes = b""
+    deadline: float | None = None  # Unix seconds
+    row: list[Any] | None = None  # `data`, where it is a list of numbers that has been read already
+    key: str = ""  # whose it is: the same version of a model answers what has the same key
+
+
+class _Body(msgspec.Struct):
+    inputs: msgspec.Raw = msgspec.Raw(b"")
+    data: msgspec.Raw = msgspec.Raw(b"")
+    parameters: msgspec.Raw = msgspec.Raw(b"")
+
+
+_body = msgspec.json.Decoder(_Body)
+
+
+def data_of(question: Question) -> bytes:
+    """The shorthand in JSON, empty where there is none."""
+    return question.data if question.row is None else _encode(question.row)
+
+
+def question_body(question: Question) -> bytes:
+    """The value of a request record."""
+    members = (("inputs", question.inputs), ("data", data_of(question)), ("parameters", question.parameters))
+    return b"{" + b",".join(b'"%b":%b' % (name.encode(), value) for name, value in members if value) + b"}"
+
+
+def question_of_body(body: bytes, request_id: str, model: str, deadline: float | None, key: str = "") -> Question:
+    """The reverse of `question_body`. Raises Fault(invalid)."""
+    try:
+        found = _body.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Fault(Code.INVALID, f"the request's value is not JSON: {error}") from None
+    inputs, data = bytes(found.inputs), bytes(found.data)
+    if bool(inputs) == bool(data):
+        raise Fault(Code.INVALID, "exactly one of `inputs` and `data` is needed")
+    return Question(request_id, model, inputs, data, bytes(found.parameters), deadline, key=key)

@@ -1,0 +1,192 @@
+"""Tensors between JSON and V2's binary extension, for whole calls.
+
+A coalesced call holds the rows of many requests: what is done here is done once a request or once a call, never once an
+element in Python (but for BYTES, whose elements have no fixed size). The elements are little-endian, row-major, without
+padding; each of a BYTES tensor stands behind its length in 4 bytes.
+
+Source: Open Inference Protocol V2; Triton's "binary tensor data extension".
+"""
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import msgspec
+
+_CODES = {
+    "BOOL": "?", "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "INT8": "b", "INT16": "h", "INT32": "i",
+    "INT64": "q", "FP16": "e", "FP32": "f", "FP64": "d",
+}  # fmt: skip
+_ELEMENTS: dict[str, Any] = {"BOOL": bool, "BYTES": str, "FP16": float, "FP32": float, "FP64": float}
+DATATYPES = frozenset({*_CODES, "BYTES"})
+
+_encode = msgspec.json.Encoder().encode
+
+
+class TensorSpec(NamedTuple):
+    """A tensor of a model; -1 in `shape` is any size."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class Output(NamedTuple):
+    """A tensor of an answer, its elements flat."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    values: Sequence[Any]
+
+
+class NotPackable(ValueError):
+    """Values that are not what the tensor takes; what exactly is wrong is the model's to say."""
+
+
+@lru_cache(maxsize=1024)
+def _struct(datatype: str, count: int) -> struct.Struct:
+    return struct.Struct(f"<{count}{_CODES[datatype]}")
+
+
+@lru_cache(maxsize=256)
+def _decoder(datatype: str, depth: int) -> msgspec.json.Decoder[Any]:
+    shape: Any = _ELEMENTS.get(datatype, int)
+    for _ in range(depth):
+        shape = list[shape]
+    return msgspec.json.Decoder(shape)
+
+
+def packer(datatype: str, count: int) -> Callable[..., bytes]:
+    """What makes raw bytes of so many elements, given as arguments. It raises NotPackable."""
+    if datatype == "BYTES":
+        return _pack_texts
+    to_bytes = _struct(datatype, count).pack
+
+    def pack_numbers(*values: Any) -> bytes:
+        try:
+            return to_bytes(*values)
+        except (struct.error, OverflowError) as error:
+            raise NotPackable(str(error)) from None
+
+    return pack_numbers
+
+
+def pack(values: Sequence[Any], datatype: str) -> bytes:
+    """Flat elements as raw bytes. Raises NotPackable."""
+    return packer(datatype, len(values))(*values)
+
+
+def _pack_texts(*values: Any) -> bytes:
+    if not all(isinstance(value, str) for value in values):
+        raise NotPackable("not texts")
+    encoded = [value.encode() for value in values]
+    return b"".join([part for item in encoded for part in (len(item).to_bytes(4, "little"), item)])
+
+
+def unpack(raw: bytes, datatype: str, count: int) -> Sequence[Any]:
+    """The reverse of `pack`. Raises ValueError where the bytes are not so many elements, or not UTF-8."""
+    if datatype != "BYTES":
+        try:
+            return _struct(datatype, count).unpack(raw)
+        except struct.error as error:
+            raise ValueError(str(error)) from None
+    values, offset = [], 0
+    for _ in range(count):
+        start = offset + 4
+        offset = start + int.from_bytes(raw[offset:start], "little")
+        values.append(raw[start:offset].decode())
+    if offset != len(raw):
+        raise ValueError(f"{len(raw)} bytes are not {count} elements")
+    return values
+
+
+def read_elements(text: bytes, datatype: str, depth: int) -> list[Any]:
+    """A JSON list of elements, nested `depth` deep. Raises NotPackable."""
+    try:
+        found: list[Any] = _decoder(datatype, depth).decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NotPackable(str(error)) from None
+    return found
+
+
+def flatten(values: list[Any], depth: int) -> tuple[list[Any], tuple[int, ...]]:
+    """Nested lists as flat elements, and their shape. Raises NotPackable where they are ragged or empty."""
+    shape = [len(values)]
+    for _ in range(depth - 1):
+        widths = {len(part) for part in values}
+        if len(widths) != 1:
+            raise NotPackable("the lists differ in length")
+        shape.append(widths.pop())
+        values = [item for part in values for item in part]
+    return values, tuple(shape)
+
+
+def nest(flat: Sequence[Any], shape: Sequence[int]) -> Any:
+    """Flat elements as lists nested as `shape`; of no dimensions: the element."""
+    if not shape:
+        return flat[0]
+    for width in reversed(shape[1:]):
+        flat = [flat[i : i + width] for i in range(0, len(flat), width)] if width else [[] for _ in range(shape[0])]
+    return flat
+
+
+def fits(shape: Sequence[int], spec: TensorSpec) -> bool:
+    """Whether a tensor of this shape is what the model takes."""
+    want = spec.shape
+    if len(shape) != len(want):
+        return False
+    return all(n < 0 or n == got for n, got in zip(want, shape, strict=True))
+
+
+class Columns:
+    """The outputs of a call as JSON, row by row: a row's text is made once for all, and only put together for each request."""
+
+    __slots__ = ("_all", "_columns", "_outputs", "_row")
+
+    def __init__(self, outputs: Sequence[Output]) -> None:
+        self._outputs = outputs
+        self._columns = [_column(output) for output in outputs]
+        # The row of an only output, which is the most of it, is one formatting.
+        names = [_encode(output.name).replace(b"%", b"%%") for output in outputs]
+        patterns = [b"%b:%b" % (name, value) for name, (value, _) in zip(names, self._columns, strict=True)]
+        self._row = b"{%b}" % b",".join(patterns)
+        self._all = self._columns[0][1] if len(outputs) == 1 else None
+
+    def row(self, index: int, _: int = 1) -> bytes:
+        """An object of output name → value of this row, without the batch dimension."""
+        if self._all is not None:
+            return self._row % self._all[index]
+        return self._row % tuple([texts[index] for _, texts in self._columns])
+
+    def rows(self, start: int, count: int) -> bytes:
+        """An object of output name → list of the values of these rows."""
+        members = []
+        for output, (value, texts) in zip(self._outputs, self._columns, strict=True):
+            values = b",".join([value % text for text in texts[start : start + count]])
+            members.append(b"%b:[%b]" % (_encode(output.name), values))
+        return b"{%b}" % b",".join(members)
+
+    def tensors(self, start: int, count: int) -> bytes:
+        """V2's `outputs` in JSON, with these rows."""
+        found = []
+        for name, datatype, shape, values in self._outputs:
+            width = math.prod(shape[1:])
+            data = values[start * width : (start + count) * width]
+            found.append({"name": name, "datatype": datatype, "shape": [count, *shape[1:]], "data": data})
+        return _encode(found)
+
+
+def _column(output: Output) -> tuple[bytes, list[bytes]]:
+    """How a row's value is made of its text, and each row's text."""
+    _, datatype, shape, values = output
+    if datatype != "BYTES" and len(shape) == 1:
+        return b"%b", _encode(values)[1:-1].split(b",")
+    width = math.prod(shape[1:])
+    if datatype != "BYTES" and len(shape) == 2 and width:
+        # Numbers hold no brackets, so one encoding comes apart into its rows.
+        nested = [values[i : i + width] for i in range(0, len(values), width)]
+        return b"[%b]", _encode(nested)[2:-2].split(b"],[")
+    return b"%b", [_encode(nest(values[i * width : (i + 1) * width], shape[1:])) for i in range(shape[0])]

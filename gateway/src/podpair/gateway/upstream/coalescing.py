@@ -1,0 +1,298 @@
+"""Requests that arrive while a call is in flight go to the model together, and come apart by row.
+
+Invariants: nothing waits while the model is idle; no request is in two calls at a time; a request that fails a call does
+not fail the others in it: they are asked again in halves, at most 2n - 1 calls for n requests. Nothing is done per request
+that can be done per call: no task, no timer (but for a deadline), no write of its own.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from podpair.gateway.config.model import Coalescing
+from podpair.gateway.core.attempts import Failed, Late
+from podpair.gateway.core.models import Model
+from podpair.gateway.core.packing import Packed
+from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.questions import Question
+from podpair.gateway.core.tensors import Columns
+from podpair.gateway.metrics import Metrics
+from podpair.gateway.upstream.calls import Call, CallAnswer, Upstream
+
+_log = logging.getLogger(__name__)
+_encode = msgspec.json.Encoder().encode
+
+Outcome = bytes | Exception  # the members of a `result`, without its braces; or why there is none
+Sink = Callable[[list[tuple["Ask", Outcome]]], object]
+
+
+class Ask:
+    """A question on its way to the model, until `sink` has got its outcome, or it was cancelled."""
+
+    __slots__ = ("context", "packed", "question", "run", "settled", "sink", "timer")
+
+    def __init__(self, question: Question, sink: Sink, context: Any) -> None:
+        self.question = question
+        self.sink = sink
+        self.context = context  # the sink's own
+        self.packed: Packed | None = None
+        self.run: Run | None = None  # the call that it is in
+        self.timer: asyncio.TimerHandle | None = None
+        self.settled = False  # nobody waits for it any more
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more: the sink hears nothing, and a call that was only for it is given up."""
+        if not self.settled:
+            self._leave()
+
+    def _leave(self) -> None:
+        self.settled = True
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.run is not None:
+            self.run.left()
+
+    def expire(self) -> None:
+        """Its deadline has passed."""
+        if not self.settled:
+            self._leave()
+            self.sink([(self, Fault(Code.DEADLINE_EXCEEDED, "the deadline passed while the model was at work"))])
+
+    def settle(self) -> bool:
+        """Its outcome is there; False: nobody waits for it."""
+        if self.settled:
+            return False
+        self.settled = True
+        if self.timer is not None:
+            self.timer.cancel()
+        return True
+
+
+class Run:
+    """A call in flight, and how many wait for it."""
+
+    __slots__ = ("_task", "_waiting")
+
+    def __init__(self, asks: Sequence[Ask]) -> None:
+        self._waiting = len(asks)
+        self._task: asyncio.Task[None] | None = None
+        for ask in asks:
+            ask.run = self
+
+    def begin(self, task: "asyncio.Task[None]") -> None:
+        """The task that makes the call."""
+        self._task = task
+
+    def left(self) -> None:
+        """One waits no longer; without any the call is given up, which the model is told."""
+        self._waiting -= 1
+        if self._waiting == 0 and self._task is not None:
+            self._task.cancel()
+
+
+class _Lane:
+    """Requests that may share a call."""
+
+    __slots__ = ("calls", "due", "key", "model", "waiting")
+
+    def __init__(self, key: Hashable, model: Model) -> None:
+        self.key = key
+        self.model = model
+        self.waiting: deque[Ask] = deque()
+        self.calls = 0  # in flight
+        self.due = False  # a look at what waits is scheduled
+
+
+class Coalescer:
+    """Lanes of requests, and the calls that they make."""
+
+    def __init__(
+        self, config: Coalescing, upstream: Upstream, on_odd: Callable[[Ask], object], metrics: Metrics
+    ) -> None:
+        self._config = config
+        self._upstream = upstream
+        self._on_odd = on_odd  # takes a request whose model does not answer row by row
+        self._calls = metrics.upstream_calls.labels("coalesced")
+        self._rows = metrics.upstream_rows
+        self._again = metrics.upstream_asked_again
+        self._lanes: dict[Hashable, _Lane] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+
+    def room(self, model: Model) -> int:
+        """How many rows a call to the model may have."""
+        rows = self._config.rows
+        return rows if model.max_rows is None else min(rows, model.max_rows)
+
+    def add(self, ask: Ask, packed: Packed, model: Model) -> None:
+        """Take a request into its lane."""
+        ask.packed = packed
+        key = packed.form.key
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane(key, model)
+        lane.model = model
+        lane.waiting.append(ask)
+        if not lane.due and lane.calls < max(self._config.calls, model.runs):
+            # Not at once: what this turn of the loop still reads belongs to the same call.
+            lane.due = True
+            self._loop.call_soon(self._look, lane)
+
+    def _look(self, lane: _Lane) -> None:
+        lane.due = False
+        limit = max(self._config.calls, lane.model.runs)
+        while lane.waiting and lane.calls < limit:
+            asks = self._take(lane)
+            if not asks:
+                break
+            lane.calls += 1
+            run = Run(asks)
+            task = asyncio.create_task(self._make(lane, asks))
+            run.begin(task)
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        if not lane.calls and not lane.waiting and self._lanes.get(lane.key) is lane:
+            del self._lanes[lane.key]  # or a client that varies its shapes would fill the memory with them
+
+    def _take(self, lane: _Lane) -> list[Ask]:
+        """What goes into the next call."""
+        rows, size = self.room(lane.model), self._config.bytes
+        taken: list[Ask] = []
+        waiting = lane.waiting
+        while waiting:
+            ask = waiting[0]
+            if not ask.settled:
+                packed = ask.packed
+                assert packed is not None  # noqa: S101 - it is in a lane
+                rows -= packed.form.rows
+                size -= packed.size
+                if taken and (rows < 0 or size < 0):
+                    break
+                taken.append(ask)
+            waiting.popleft()
+        return taken
+
+    async def _make(self, lane: _Lane, asks: list[Ask]) -> None:
+        try:
+            await self._answer(lane.model, asks)
+        except Exception as error:
+            _log.exception("a call failed")
+            _tell((ask, error) for ask in asks)
+        finally:
+            lane.calls -= 1
+            self._look(lane)
+
+    async def _answer(self, model: Model, asks: list[Ask]) -> None:
+        """Make the call, and tell each its outcome."""
+        asks = [ask for ask in asks if not ask.settled]
+        if not asks:
+            return
+        outcome = await self._ask(model, asks)
+        if isinstance(outcome, CallAnswer):
+            try:
+                _hand_out(asks, outcome)
+            except Exception as error:
+                _log.exception("an answer could not be taken apart")
+                _tell((ask, Failed(f"its answer can't be taken apart: {error}")) for ask in asks)
+        elif isinstance(outcome, _Odd) and len(asks) > 1:
+            for ask in asks:
+                if not ask.settled:
+                    self._on_odd(ask)
+        elif len(asks) > 1 and _may_be_one(outcome):
+            self._again.inc()
+            middle = len(asks) // 2
+            await self._answer(model, asks[:middle])
+            await self._answer(model, asks[middle:])
+        else:
+            _tell((ask, outcome) for ask in asks)
+
+    async def _ask(self, model: Model, asks: list[Ask]) -> CallAnswer | Exception:
+        call, rows = _call(model, asks)
+        self._calls.inc()
+        self._rows.inc(rows)
+        try:
+            answer = await self._upstream.call(call)
+        except Exception as error:
+            return error
+        if any(output.shape[:1] != (rows,) for output in answer.outputs):
+            return _Odd(f"it answered {rows} rows with another number of them")
+        return answer
+
+    async def close(self) -> None:
+        """Give up what is in flight."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+class _Odd(Failed):
+    """The model does not answer row by row."""
+
+
+def _may_be_one(error: Exception) -> bool:
+    """Whether what failed the call may be one request of it."""
+    if isinstance(error, Fault):
+        return error.code is Code.INVALID
+    return isinstance(error, Failed) and not isinstance(error, Late)
+
+
+def _call(model: Model, asks: list[Ask]) -> tuple[Call, int]:
+    packs = [ask.packed for ask in asks if ask.packed is not None]
+    rows = sum([packed.form.rows for packed in packs])
+    shapes = tuple((rows, *tail) for tail in packs[0].form.tails)
+    raw = tuple(b"".join(parts) for parts in zip(*[packed.raw for packed in packs], strict=True))
+    deadlines = [ask.question.deadline for ask in asks]
+    # The container may drop the call when nobody of it has time left.
+    deadline = max((d for d in deadlines if d is not None), default=None) if None not in deadlines else None
+    question = asks[0].question
+    call_id = question.id if len(asks) == 1 else ""
+    key = question.key if len(model.versions) > 1 else ""
+    return Call(model, shapes, raw, question.parameters, deadline, key, call_id), rows
+
+
+def _hand_out(asks: list[Ask], answer: CallAnswer) -> None:
+    """Give each its rows."""
+    columns, spent = Columns(answer.outputs), answer.inference_ms
+    behind = b',"model":%b,"model_version":%b,"timing":{%b}' % (
+        _encode(asks[0].question.model), _encode(answer.model_version),
+        b"" if spent is None else b'"inference_ms":%.3f' % spent,
+    )  # fmt: skip
+    told: list[tuple[Ask, Outcome]] = []
+    start = 0
+    for ask in asks:
+        packed = ask.packed
+        assert packed is not None  # noqa: S101 - it is in a call
+        _, _, rows, member, share = packed.form
+        if not ask.settled:
+            told.append((ask, b'"%b":%b%b' % (member, share(columns, start, rows), behind)))
+        start += rows
+    _tell(told)
+
+
+def _tell(outcomes: Iterable[tuple[Ask, Outcome]]) -> None:
+    """Tell each sink what became of its requests, all at once."""
+    by_sink: dict[Sink, list[tuple[Ask, Outcome]]] = {}
+    for told in outcomes:
+        ask = told[0]
+        if ask.settle():
+            mine = by_sink.get(ask.sink)
+            if mine is None:
+                mine = by_sink[ask.sink] = []
+            mine.append(told)
+    for sink, mine in by_sink.items():
+        sink(mine)
+
+
+def seconds_left(deadline: float | None) -> float | None:
+    """Until a deadline in Unix seconds. Raises Fault where it has passed."""
+    if deadline is None:
+        return None
+    left = deadline - time.time()
+    if left <= 0:
+        raise Fault(Code.DEADLINE_EXCEEDED, "the deadline had passed before the model was asked")
+    return left

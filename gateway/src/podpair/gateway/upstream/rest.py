@@ -1,0 +1,296 @@
+"""V2 over REST (Open Inference Protocol, REST, version 2), with the binary tensor and generate extensions where it has them."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+
+from podpair.gateway.config.model import Inference
+from podpair.gateway.core.attempts import Busy, Failed, Late, Unavailable
+from podpair.gateway.core.generate import StreamFailed, generate_body, part_of_event
+from podpair.gateway.core.models import Model, model_of
+from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.questions import Question
+from podpair.gateway.core.sse import Events
+from podpair.gateway.core.tensors import Output, unpack
+from podpair.gateway.upstream.calls import Answer, Call, CallAnswer, Part
+from podpair.gateway.upstream.http import HttpPool, Response
+
+_METRICS_SECONDS = 1.0
+_METRICS_BYTES = 1 << 20
+_BINARY = "binary_tensor_data"
+_JSON = ("Content-Type", "application/json")
+_RAW = ("Content-Type", "application/octet-stream")
+
+
+class _Response(msgspec.Struct):
+    outputs: msgspec.Raw
+    model_version: str | None = None
+
+
+class _Sized(msgspec.Struct):
+    binary_data_size: int | None = None
+
+
+class _Tensor(msgspec.Struct):
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    parameters: _Sized | None = None
+    data: list[Any] | None = None
+
+
+class _Tensors(msgspec.Struct):
+    outputs: list[_Tensor]
+    model_version: str | None = None
+
+
+class _Server(msgspec.Struct):
+    extensions: list[str] = []
+
+
+class _Error(msgspec.Struct):
+    error: str = ""
+
+
+_response = msgspec.json.Decoder(_Response)
+_tensors = msgspec.json.Decoder(_Tensors)
+_encode = msgspec.json.Encoder().encode
+
+
+class RestUpstream:
+    """One inference container that answers V2 over HTTP/1.1."""
+
+    def __init__(self, config: Inference) -> None:
+        self.url = config.url
+        self._timeout = config.timeout_seconds
+        self._pool = HttpPool(config.url)
+        self._binary: bool | None = None  # whether it has the binary extension; None: not asked yet
+        # For all that is not a call: metadata, readiness, streams.
+        self.http = aiohttp.ClientSession(
+            base_url=config.url,
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
+            timeout=aiohttp.ClientTimeout(total=None),
+            auto_decompress=False,
+        )
+
+    async def ready(self) -> bool:
+        try:
+            async with self.http.get("/v2/health/ready", timeout=aiohttp.ClientTimeout(total=2)) as response:
+                return response.status == 200
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            self._binary = None  # another server may stand there now
+            return False
+
+    async def metrics(self) -> str:
+        timeout = aiohttp.ClientTimeout(total=_METRICS_SECONDS)
+        body = bytearray()
+        try:
+            async with self.http.get("/metrics", timeout=timeout, headers={"Accept-Encoding": "identity"}) as response:
+                if response.status != 200:
+                    return ""
+                async for chunk in response.content.iter_any():
+                    body += chunk
+                    if len(body) > _METRICS_BYTES:
+                        return ""
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return ""
+        return body.decode(errors="replace")
+
+    async def model(self, name: str) -> Model:
+        path = f"/v2/models/{quote(name, safe='')}"
+        metadata = await self._get(path)
+        try:
+            config = await self._get(path + "/config")
+        except (Fault, Failed):
+            config = None  # an extension that not every server has
+        if self._binary is None:
+            self._binary = await self._has_binary()
+        try:
+            return model_of(name, metadata, config)
+        except ValueError as error:
+            raise Failed(f"its metadata of {name} is not V2's: {error}") from None
+
+    async def _has_binary(self) -> bool:
+        try:
+            return _BINARY in msgspec.json.decode(await self._get("/v2"), type=_Server).extensions
+        except (Fault, Failed, ValueError):
+            return False
+
+    async def _get(self, path: str) -> bytes:
+        try:
+            async with self.http.get(path, timeout=aiohttp.ClientTimeout(total=self._timeout)) as response:
+                answer = await response.read()
+                if response.status != 200:
+                    raise _fault(response.status, answer, _lower(response.headers))
+                return answer
+        except TimeoutError:
+            raise Late(f"no answer in {self._timeout:.3g} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unavailable(f"{self.url}: {str(error) or type(error).__name__}") from None
+
+    async def call(self, call: Call) -> CallAnswer:
+        head, raw = self._encoded(call)
+        headers = [_RAW, ("Inference-Header-Content-Length", str(len(head)))] if raw else [_JSON]
+        found = await self._post(
+            call.model.name, b"".join((head, *raw)), headers, call.deadline, call.key, self._timeout
+        )
+        try:
+            answer, outputs = _read_outputs(found)
+        except (ValueError, RecursionError) as error:
+            raise Failed(f"its answer is not V2: {error}") from None
+        return CallAnswer(outputs, answer.model_version, _spent(found.headers))
+
+    def _encoded(self, call: Call) -> tuple[bytes, tuple[bytes, ...]]:
+        """The JSON of a call, and what follows it."""
+        inputs = []
+        for (name, datatype, _), shape, raw in zip(call.model.inputs, call.shapes, call.raw, strict=True):
+            tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
+            if self._binary:
+                tensor["parameters"] = {"binary_data_size": len(raw)}
+            else:
+                tensor["data"] = unpack(raw, datatype, _count(shape))
+            inputs.append(tensor)
+        body: dict[str, Any] = {"id": call.id, "inputs": inputs} if call.id else {"inputs": inputs}
+        parameters: dict[str, Any] = msgspec.json.decode(call.parameters) if call.parameters else {}
+        if self._binary:
+            parameters["binary_data_output"] = True
+        if parameters:
+            body["parameters"] = parameters
+        return _encode(body), call.raw if self._binary else ()
+
+    async def ask(self, question: Question, inputs: bytes, timeout: float) -> Answer:
+        parameters = b',"parameters":' + question.parameters if question.parameters else b""
+        body = b'{"id":%b,"inputs":%b%b}' % (_encode(question.id), inputs, parameters)
+        found = await self._post(question.model, body, [_JSON], question.deadline, question.key, timeout)
+        try:
+            response = _response.decode(found.body)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise Failed(f"its answer is not V2: {error}") from None
+        return Answer(bytes(response.outputs), response.model_version, _spent(found.headers))
+
+    async def _post(
+        self, model: str, body: bytes, headers: list[tuple[str, str]], deadline: float | None, key: str, timeout: float
+    ) -> Response:
+        headers = [*headers, *_about(deadline, key)]
+        try:
+            found = await self._pool.post(f"/v2/models/{quote(model, safe='')}/infer", headers, body, timeout)
+        except TimeoutError:
+            raise Late(f"no answer in {timeout:.3g} s") from None
+        if found.status != 200:
+            raise _fault(found.status, found.body, found.headers)
+        return found
+
+    async def stream(self, question: Question, model: Model) -> AsyncGenerator[Part, None]:
+        body = generate_body(question, model)
+        headers = dict([_JSON, ("Accept", "text/event-stream"), *_about(question.deadline, question.key)])
+        path = f"/v2/models/{quote(model.name, safe='')}/generate_stream"
+        # The time limit is for each part: a long answer is not a slow one.
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=self._timeout)
+        try:
+            async with self.http.post(path, data=body, headers=headers, timeout=timeout) as response:
+                if response.status != 200:
+                    raise _fault(response.status, await response.read(), _lower(response.headers))
+                events = Events()
+                async for chunk in response.content.iter_any():
+                    for event in events.feed(chunk):
+                        yield Part(*part_of_event(event))
+        except TimeoutError:
+            raise Late(f"no further part in {self._timeout:.3g} s") from None
+        except StreamFailed as error:
+            raise Failed(str(error)) from None
+        except msgspec.DecodeError as error:
+            raise Failed(f"its stream is not V2's: {error}") from None
+        except (aiohttp.ClientError, OSError) as error:
+            # Whoever could not connect has not given it anything to die of.
+            midway = not isinstance(error, aiohttp.ClientConnectorError)
+            raise Unavailable(f"{self.url}: {str(error) or type(error).__name__}", midway=midway) from None
+
+    async def close(self) -> None:
+        self._pool.close()
+        await self.http.close()
+        await asyncio.sleep(0)
+
+
+def _about(deadline: float | None, key: str) -> list[tuple[str, str]]:
+    """What podpair's own container reads besides V2; others don't mind."""
+    headers = []
+    if deadline is not None:
+        headers.append(("podpair-deadline", str(int(deadline * 1000))))
+    if key:
+        headers.append(("podpair-key", quote(key, safe="")))
+    return headers
+
+
+def _read_outputs(found: Response) -> tuple[_Tensors, list[Output]]:
+    """The outputs of a call's answer. Raises ValueError."""
+    length = found.headers.get(b"inference-header-content-length")
+    end = int(length) if length is not None else len(found.body)
+    answer = _tensors.decode(found.body[:end])
+    outputs = []
+    for tensor in answer.outputs:
+        size = tensor.parameters.binary_data_size if tensor.parameters is not None else None
+        count = _count(tensor.shape)
+        if size is not None:
+            values = unpack(found.body[end : end + size], tensor.datatype, count)
+            end += size
+        else:
+            values = tensor.data or []
+            while values and isinstance(values[0], list):
+                values = [item for part in values for item in part]
+        if len(values) != count:
+            raise ValueError(f"output {tensor.name!r} has {len(values)} elements for shape {list(tensor.shape)}")
+        outputs.append(Output(tensor.name, tensor.datatype, tensor.shape, values))
+    return answer, outputs
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _spent(headers: Mapping[bytes, bytes]) -> float | None:
+    try:
+        return float(headers[b"podpair-inference-ms"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _lower(headers: Mapping[str, str]) -> dict[bytes, bytes]:
+    return {name.lower().encode(): value.encode() for name, value in headers.items()}
+
+
+def _fault(status: int, body: bytes, headers: Mapping[bytes, bytes]) -> Exception:
+    try:
+        message = msgspec.json.decode(body, type=_Error).error
+    except msgspec.DecodeError:
+        message = body[:200].decode(errors="replace")
+    message = message or f"status {status}"
+    match status:
+        case 404:
+            return Fault(Code.NOT_FOUND, message)
+        case 429:
+            return Busy(_retry_after(headers))
+        case 503:
+            return Unavailable(message)
+        case 504:
+            return Fault(Code.DEADLINE_EXCEEDED, message)
+        case _ if 400 <= status < 500:
+            return Fault(Code.INVALID, message)
+        case _:
+            return Failed(message)
+
+
+def _retry_after(headers: Mapping[bytes, bytes]) -> float:
+    """Seconds: in podpair's finer header, or in HTTP's."""
+    for name, unit in ((b"podpair-retry-after-ms", 1000), (b"retry-after", 1)):
+        try:
+            return max(float(headers[name]) / unit, 0.05)
+        except (KeyError, ValueError):
+            continue
+    return 1.0 if b"retry-after" in headers else 0.05
