@@ -9,7 +9,7 @@ import yaml
 from click.testing import CliRunner
 
 from charts.conftest import Install
-from harness.helm import CHARTS, Helm
+from harness.helm import CHARTS, Failed, Helm
 from harness.kubernetes import ApiServer, Refused
 from harness.processes import ROOT
 from harness.resources import EXAMPLE
@@ -115,6 +115,12 @@ def test_uninstalling_keeps_the_crd_and_the_resources_and_installing_again_takes
     assert left == ""
     assert cluster.read("igw", "digits", "-n", namespace) == before
     release("install", CHART)
+    assert cluster.read("igw", "digits", "-n", namespace) == before
+    helm_at("uninstall", "podpair", "--namespace", namespace)
+    with pytest.raises(Failed, match="invalid ownership metadata"):
+        helm_at("install", "other", CHART, "--namespace", namespace)
+    helm_at("install", "other", CHART, "--namespace", namespace, "--take-ownership")
+    helm_at("uninstall", "other", "--namespace", namespace)
     assert cluster.read("igw", "digits", "-n", namespace) == before
 
 
