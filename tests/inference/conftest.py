@@ -218,6 +218,7 @@ class Gate:
     platform = "test"
     predicts = inline = True
     takes_parameters = False
+    instances = 1
     inputs = (TensorSpec("x", "FP32", (-1, -1)),)
     outputs = (TensorSpec("y", "FP32", (-1, -1)),)
 
@@ -296,6 +297,7 @@ async def application() -> AsyncIterator[Callable[..., Any]]:
 
         async def begin(**config: Any) -> Application:
             config.setdefault("runtime", {}).setdefault("inline_below_ms", 0)
+            gate.instances = config["runtime"].get("instances", 1)
             folder = ModelFolder("gate", Path("gate"), ModelConfig.model_validate(config), {1: Path("gate/1")})
             metrics = Metrics()
             catalog = Catalog(Fixed(folder), metrics, lambda folder, version: gate)

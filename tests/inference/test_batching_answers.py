@@ -29,6 +29,7 @@ class Doubling:
     platform = "test"
     predicts = inline = True
     takes_parameters = False
+    instances = 1
     inputs = (TensorSpec("x", "FP32", (-1, -1)),)
     outputs = (TensorSpec("y", "FP32", (-1, -1)), TensorSpec("sum", "FP32", (-1,)))
 
@@ -75,6 +76,7 @@ ASKS = st.lists(
 
 def scheduler(runtime: Doubling, inline: bool, /, **config: object) -> Scheduler:
     model = ModelConfig.model_validate(config)
+    runtime.instances = model.runtime.instances or 1
     times = RunTimes(1.0 if inline else 0.0)
     for size in range(9):
         times.seed(2**size, 0.0)

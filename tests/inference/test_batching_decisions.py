@@ -136,3 +136,34 @@ def test_draining_empties_the_queue() -> None:
     b.offer(item("b", key="b"))
     assert sorted(names(b.drain())) == ["a", "b"]
     assert (b.rows, len(b), b.decide(0, 0.0).run) == (0, 0, [])
+
+
+def test_preferred_sizes_are_taken_where_there_are_rows_enough() -> None:
+    b: Batcher[str] = Batcher(64, 1.0, 100, 2, preferred=(8, 4))
+    for i in range(14):
+        b.offer(item(str(i)))
+    assert [len(b.decide(0, 0.0).run) for _ in range(3)] == [8, 4, 2]
+
+
+def test_with_some_runners_busy_a_batch_of_the_largest_preferred_size_waits_no_longer() -> None:
+    b: Batcher[str] = Batcher(64, 1.0, 100, 2, preferred=(4,))
+    for i in range(3):
+        b.offer(item(str(i)))
+    assert b.decide(1, 0.0).run == []
+    b.offer(item("3"))
+    assert len(b.decide(1, 0.0).run) == 4
+
+
+def test_without_a_delay_a_free_runner_never_waits() -> None:
+    b = batcher(max_delay=0.0)
+    b.offer(item("1"))
+    assert names(b.decide(1, 0.0).run) == ["1"]
+
+
+def test_the_size_of_a_batch_may_change_at_any_time() -> None:
+    b = batcher(max_items=4)
+    for i in range(6):
+        b.offer(item(str(i)))
+    assert len(b.decide(0, 0.0).run) == 4
+    b.max_items = 1
+    assert len(b.decide(0, 0.0).run) == 1

@@ -75,7 +75,7 @@ async def test_the_request_of_a_client_that_has_gone_leaves_the_queue(applicatio
 
 
 async def test_one_bad_request_does_not_fail_its_batch(application: Begin) -> None:
-    app = await application()
+    app = await application(batching={"max_items": 8})
     app.gate.open.clear()
     running = app.ask(1.0)
     await app.running()
@@ -85,7 +85,8 @@ async def test_one_bad_request_does_not_fail_its_batch(application: Begin) -> No
     answers = await asyncio.gather(running, *tasks)
     assert [answer[0] for answer in answers] == [200, 200, 500, 200]
     assert "a negative number" in answers[2][1]["error"]
-    assert app.gate.runs == [1, 3, 1, 1, 1]
+    # The batch of three, its first, the other two, and each of them.
+    assert app.gate.runs == [1, 3, 1, 2, 1, 1]
     assert app.metric("inference_errors_total", type="model") == 1
 
 

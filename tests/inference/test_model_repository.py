@@ -12,7 +12,7 @@ from podpair.inference.core.errors import FaultsError
 from podpair.inference.core.model_config import ModelConfig, RuntimeConfig
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import TensorSpec
-from podpair.inference.runtime.cpu import available_cores, compute_threads
+from podpair.inference.runtime.cpu import available_cores, layout
 from podpair.inference.runtime.onnx import OnnxRuntime
 from podpair.inference.runtime.repository import read_repository
 
@@ -40,7 +40,7 @@ def faults(repository: Path) -> list[str]:
 def test_everything_has_a_default(tmp_path: Path, yaml: str | None) -> None:
     (model,) = read_repository(folder(tmp_path, yaml))
     assert (model.name, list(model.versions)) == ("m", [1])
-    assert model.config.batching.max_items == 64
+    assert model.config.batching.queue_size == 4096
 
 
 def test_versions_are_numbers_in_numeric_order(tmp_path: Path) -> None:
@@ -180,8 +180,11 @@ def test_a_model_that_onnx_runtime_cannot_load_or_v2_cannot_name(
 
 
 def test_about_four_fifths_of_the_cores_compute_and_a_pod_s_limit_counts(tmp_path: Path) -> None:
-    assert [compute_threads(cores, 1) for cores in (0.5, 1, 2, 4, 10, 64)] == [1, 1, 1, 3, 8, 51]
-    assert compute_threads(10, 4) == 2
+    assert [layout(cores, 1, None) for cores in (0.5, 1, 2, 4, 10, 64)] == [(1, n) for n in (1, 1, 2, 3, 8, 51)]
+    assert layout(10, 4, None) == (4, 2)
+    # Where nothing is said: as many runs as there are threads to compute.
+    assert layout(10, None, None) == (8, 1)
+    assert layout(10, None, 4) == (2, 4)
     quota = tmp_path / "cpu.max"
     quota.write_text("50000 100000\n")
     assert available_cores(quota) == 0.5

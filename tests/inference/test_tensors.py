@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from podpair.inference.core.errors import InvalidRequestError
-from podpair.inference.core.tensors import DATATYPES, datatype_of, from_json, from_raw, to_json, to_raw
+from podpair.inference.core.tensors import DATATYPES, datatype_of, from_json, from_numbers, from_raw, to_json, to_raw
 
 NUMBERS = sorted(set(DATATYPES) - {"BYTES"})
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=5)
@@ -117,3 +117,34 @@ def test_bytes_that_are_not_text_can_only_be_had_as_binary_data() -> None:
     with pytest.raises(InvalidRequestError, match="binary_data"):
         to_json(array)
     assert bytes(to_raw(array)) == b"\2\0\0\0\xff\xfe"
+
+
+@pytest.mark.parametrize(
+    ("datatype", "values"),
+    [
+        ("FP32", [0.0, -1.5, 3.4e38]),
+        ("FP16", [1.0, 65504.0]),
+        ("FP64", [1e300]),
+        ("INT8", [-128, 127]),
+        ("UINT64", [2**64 - 1]),
+        ("INT64", [-(2**63)]),
+        ("FP32", [float(i) for i in range(5000)]),
+        ("INT32", list(range(5000))),
+    ],
+)
+def test_flat_numbers_become_what_numpy_makes_of_them(datatype: str, values: list[float]) -> None:
+    array = from_numbers(values, datatype, (1, len(values)), "x")
+    np.testing.assert_array_equal(array, np.array([values], DATATYPES[datatype]))
+    assert array.dtype == DATATYPES[datatype]
+
+
+@pytest.mark.parametrize("count", [1, 3000])
+@pytest.mark.parametrize(
+    ("datatype", "value"),
+    [("FP32", 1e39), ("FP32", -1e39), ("FP16", 1e5), ("INT8", 128), ("UINT8", -1), ("INT64", 2**63)],
+)
+def test_numbers_too_large_for_their_datatype_are_never_made_into_others(
+    datatype: str, value: float, count: int
+) -> None:
+    with pytest.raises((struct.error, OverflowError)):
+        from_numbers([value] * count, datatype, (count,), "x")

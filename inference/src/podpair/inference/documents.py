@@ -39,7 +39,7 @@ def configuration(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
     return {
         "name": model.name,
         "platform": served.runtime.platform,
-        "max_batch_size": batching.max_items if rows else 0,
+        "max_batch_size": served.scheduler.max_items if rows else 0,
         "input": [_configured(spec.tensor, rows) for spec in served.signature.inputs],
         "output": [_configured(spec, rows) for spec in served.signature.outputs],
         "dynamic_batching": {"max_queue_delay_microseconds": int(batching.max_delay_ms * 1000)},

@@ -1,9 +1,64 @@
-"""Every metric of this container. Names and the latency buckets are a contract: dashboards and autoscalers use them."""
+"""Every metric of this container. Names and the latency buckets are a contract: dashboards and autoscalers use them.
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+What is observed for each request is counted here and turned into Prometheus' form when it is asked for: the client library's
+histogram would cost as much as a small model's whole run.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 LATENCY_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5)
+STAGE_BUCKETS = (0.00001, 0.0001, 0.001, 0.01, 0.1, 1.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+# The way of a request: read and checked, waiting for its batch, in the runtime, post-processed, written. Models of images
+# have `preprocess` behind the first.
+STAGES = ("ingress", "queue", "runtime", "postprocess", "egress")
+
+
+class Distribution:
+    """A histogram that one thread adds to. bounds: the upper ends of its buckets, but for the last, which has none."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """One more."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def cumulative(self) -> Iterator[tuple[str, float]]:
+        """The buckets as Prometheus has them: what is at most so much."""
+        count = 0
+        for bound, here in zip((*self.bounds, float("inf")), list(self.counts), strict=True):
+            count += here
+            yield ("+Inf" if bound == float("inf") else str(float(bound)), count)
+
+
+class _Family(Collector):
+    """The distributions of one name, by their labels."""
+
+    def __init__(self, name: str, documentation: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
+        self._name, self._documentation, self._labels, self._bounds = name, documentation, labels, bounds
+        self._found: dict[tuple[str, ...], Distribution] = {}
+
+    def labels(self, *values: str) -> Distribution:
+        """That of these values."""
+        return self._found.setdefault(values, Distribution(self._bounds))
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """What the registry asks for."""
+        family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
+        for values, distribution in list(self._found.items()):
+            family.add_metric(values, list(distribution.cumulative()), distribution.total)
+        yield family
 
 
 class Metrics:
@@ -11,28 +66,27 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.latency = Histogram(
+        self.latency = _Family(
             "inference_latency_seconds",
             "From a request's entry into the queue to its result",
             ["model"],
-            buckets=LATENCY_BUCKETS,
-            registry=self.registry,
+            LATENCY_BUCKETS,
         )
+        self.stages = _Family(
+            "inference_stage_seconds",
+            "Time in a stage, waiting included: of a request, in runtime and postprocess of a batch",
+            ["model", "stage"],
+            STAGE_BUCKETS,
+        )
+        self.batch_size = _Family("inference_batch_size", "Rows in a run", ["model"], BATCH_BUCKETS)
+        for family in (self.latency, self.stages, self.batch_size):
+            self.registry.register(family)
         self.errors = Counter(
             "inference_errors", "Requests that ended without a result", ["type"], registry=self.registry
         )
         self.queue_depth = Gauge("inference_queue_depth", "Rows waiting", ["model"], registry=self.registry)
-        self.batch_size = Histogram(
-            "inference_batch_size", "Rows in a run", ["model"], buckets=BATCH_BUCKETS, registry=self.registry
-        )
+        self.running = Gauge("inference_running_batches", "Batches in the runtime", ["model"], registry=self.registry)
 
-        self.stage_seconds = Histogram(
-            "inference_stage_seconds",
-            "What a request spends in a stage before the queue, waiting included",
-            ["model", "stage"],
-            buckets=LATENCY_BUCKETS,
-            registry=self.registry,
-        )
         self.stage_queue_depth = Gauge(
             "inference_stage_queue_depth",
             "Rows in a stage before the queue",
@@ -42,11 +96,11 @@ class Metrics:
 
     def stage(self, model: str, stage: str) -> "StageMetrics":
         """The metrics of one stage of one model."""
-        return StageMetrics(self.stage_seconds.labels(model, stage), self.stage_queue_depth.labels(model, stage))
+        return StageMetrics(self.stages.labels(model, stage), self.stage_queue_depth.labels(model, stage))
 
     def of(self, model: str) -> "ModelMetrics":
         """The metrics of one model; looked up once, since a lookup costs more than an observation."""
-        return ModelMetrics(self.latency.labels(model), self.queue_depth.labels(model), self.batch_size.labels(model))
+        return ModelMetrics(self, model)
 
     def render(self) -> bytes:
         """The text exposition format."""
@@ -56,15 +110,19 @@ class Metrics:
 class ModelMetrics:
     """One model's metrics."""
 
-    def __init__(self, latency: Histogram, queue_depth: Gauge, batch_size: Histogram) -> None:
-        self.latency = latency
-        self.queue_depth = queue_depth
-        self.batch_size = batch_size
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self.latency = metrics.latency.labels(model)
+        self.queue_depth = metrics.queue_depth.labels(model)
+        self.running = metrics.running.labels(model)
+        self.batch_size = metrics.batch_size.labels(model)
+        self.ingress, self.queue, self.runtime, self.postprocess, self.egress = (
+            metrics.stages.labels(model, stage) for stage in STAGES
+        )
 
 
 class StageMetrics:
     """One stage's metrics."""
 
-    def __init__(self, seconds: Histogram, queue_depth: Gauge) -> None:
+    def __init__(self, seconds: Distribution, queue_depth: Gauge) -> None:
         self.seconds = seconds
         self.queue_depth = queue_depth

@@ -2,7 +2,8 @@
 
 The rule, per model:
 - nothing runs: the oldest request and all that fit beside it run at once. Waiting would only add latency.
-- some runners are busy, not all: a batch runs when it is full, or when its oldest request has waited `max_delay`.
+- some runners are busy, not all: a batch runs when it is full, or when its oldest request has waited `max_delay`: at once
+  where that is 0.
 - all runners are busy: everything waits; what queues meanwhile is the next batch.
 
 Only requests with the same `key` (the shapes of their inputs without the first dimension) share a batch; they leave in
@@ -10,7 +11,7 @@ the order in which they came. A request is never split, so one that is larger th
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -48,12 +49,16 @@ class Decision(Generic[Payload]):
 class Batcher(Generic[Payload]):
     """The queue of one model.
 
-    max_items: rows that a batch may have. max_delay: seconds that a request may wait for company. queue_size: rows that
+    max_items: rows that a batch may have, which may be changed at any time. preferred: sizes that it has where there are
+    rows enough. max_delay: seconds that a request may wait for company. queue_size: rows that
     may wait. instances: batches that may run at the same time.
     """
 
-    def __init__(self, max_items: int, max_delay: float, queue_size: int, instances: int) -> None:
+    def __init__(
+        self, max_items: int, max_delay: float, queue_size: int, instances: int, preferred: Sequence[int] = ()
+    ) -> None:
         self.max_items = max_items
+        self.preferred = sorted(preferred)
         self.max_delay = max_delay
         self.queue_size = queue_size
         self.instances = instances
@@ -119,17 +124,20 @@ class Batcher(Generic[Payload]):
         due = [
             group
             for group in self._groups.values()
-            if busy == 0 or group.rows >= self.max_items or now >= group.oldest.enqueued_at + self.max_delay
+            if busy == 0 or self._is_full(group) or now >= group.oldest.enqueued_at + self.max_delay
         ]
         return min(due, key=lambda group: group.oldest.enqueued_at, default=None)
 
     def _take(self, group: "_Group[Payload]", now: float, decision: Decision[Payload]) -> None:
         """Move what fits into one batch from the group to the decision; past deadlines go aside."""
         rows = 0
+        limit = self.max_items
+        if self.preferred and group.rows >= self.preferred[0]:
+            limit = max(size for size in self.preferred if size <= group.rows)
         while group.waiting:
             item = group.oldest
             late = item.deadline is not None and item.deadline <= now
-            if not late and decision.run and rows + item.rows > self.max_items:
+            if not late and decision.run and rows + item.rows > limit:
                 return
             del group.waiting[id(item)]
             self._left(group, item)
@@ -138,6 +146,10 @@ class Batcher(Generic[Payload]):
             else:
                 decision.run.append(item)
                 rows += item.rows
+
+    def _is_full(self, group: "_Group[Payload]") -> bool:
+        """Whether waiting longer wouldn't make the batch larger."""
+        return group.rows >= (self.preferred[-1] if self.preferred else self.max_items)
 
     def _left(self, group: "_Group[Payload]", item: Queued[Payload]) -> None:
         group.rows -= item.rows

@@ -49,25 +49,43 @@ class InputConfig(TensorConfig):
 class BatchingConfig(_Section):
     """How requests are gathered into batches."""
 
-    # Rows in one run of the model; 1 turns batching off.
-    max_items: Positive = 64
+    # Rows in one run of the model; 1 turns batching off. Default: as many as make a row cheaper, which is found out while
+    # it is loaded and while it runs, and at most 64.
+    max_items: Positive | None = None
+    # Batches of these sizes where there are rows enough; what is left over runs with the next.
+    preferred: tuple[Positive, ...] = ()
     # How long a request may wait for company while another batch runs; never while the runtime is idle.
-    max_delay_ms: Annotated[float, Field(ge=0, le=10_000)] = 2.0
+    max_delay_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
     # Rows that may wait; past it requests are refused with 429.
     queue_size: Positive = 4096
+
+
+class ProviderConfig(_Section):
+    """An execution provider with options, as ONNX Runtime names them."""
+
+    name: str
+    options: dict[str, str | int | float | bool] = {}
 
 
 class RuntimeConfig(_Section):
     """How the model is run."""
 
-    # Threads inside one run; default: about 80 % of the cores, divided by `instances`.
+    # Threads inside one run; default: about 80 % of the cores, divided by `instances`; 1 where neither is given.
     intra_op_threads: Positive | None = None
-    # Batches that run at the same time on the one shared session.
-    instances: Positive = 1
+    # Batches that run at the same time on the one shared session; default: as many as there are threads to compute, one
+    # for a Python class.
+    instances: Positive | None = None
+    # Threads for branches of the graph that can run side by side.
+    inter_op_threads: Positive = 1
+    # The cores on which the model computes; default: any.
+    cpus: tuple[Annotated[int, Field(ge=0)], ...] = ()
     # A run that is shorter than this is made in the loop, without the way to a thread and back; 0: never.
     inline_below_ms: Annotated[float, Field(ge=0, le=10)] = 0.2
-    # ONNX Runtime execution providers in the order in which they are tried.
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
+    # ONNX Runtime's execution providers in the order in which they are tried: CUDA, TensorRT, OpenVINO, CPU, …, or one
+    # with its options.
+    providers: tuple[str | ProviderConfig, ...] = ("CPU",)
+    # Bind inputs and outputs before a run: fewer copies where the provider has memory of its own.
+    io_binding: bool = False
     # Streams of a Python class that may be open at the same time; past it they are refused with 429.
     max_streams: Positive = 64
 
@@ -75,7 +93,7 @@ class RuntimeConfig(_Section):
 class WarmupConfig(_Section):
     """Runs of zeros before the model is ready."""
 
-    # The batch sizes to run; default: one row, and for ONNX a full batch.
+    # The batch sizes to run; default: one row, and for ONNX 2, 4, … as long as larger ones pay.
     rows: tuple[Positive, ...] | None = None
 
 

@@ -38,6 +38,10 @@ DATATYPES: dict[str, np.dtype[Any]] = {
 }
 _NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 _ELEMENTS: dict[str, Any] = {"b": bool, "i": int, "u": int, "f": float, "O": str}
+# struct's letters, and packers for lists of up to so many numbers.
+_FORMATS = dict(zip(DATATYPES.values(), "?BHIQbhiqefd", strict=False))
+_FEW = 1024
+_packers: dict[tuple[int, str, int], struct.Struct] = {}
 _decoders: dict[tuple[str, int], msgspec.json.Decoder[Any]] = {}
 
 
@@ -81,6 +85,31 @@ def from_json(raw: msgspec.Raw, datatype: str, shape: tuple[int, ...], name: str
             else f"input {name!r}: data is nested as {list(array.shape)}, its shape says {list(shape)}"
         )
     return array.reshape(shape)
+
+
+def from_numbers(values: list[Any], datatype: str, shape: tuple[int, ...], name: str) -> Array:
+    """The tensor in a flat list of numbers: floats for FP, integers for the others. InvalidRequestError for a wrong size.
+
+    Raises struct.error or OverflowError for one that is too large, which costs less than numpy does for few numbers.
+    """
+    count = len(values)
+    if count != math.prod(shape):
+        raise InvalidRequestError(
+            f"input {name!r}: data holds {count} elements, shape {list(shape)} needs {math.prod(shape)}"
+        )
+    dtype = DATATYPES[datatype]
+    if count > _FEW:
+        array = np.array(values, np.float64 if dtype.kind == "f" else dtype)
+        if dtype.kind == "f" and dtype.itemsize < 8 and count and np.abs(array).max() > np.finfo(dtype).max:
+            raise OverflowError
+        return array.astype(dtype, copy=False).reshape(shape)
+    key = dtype.itemsize, dtype.kind, count
+    packer = _packers.get(key)
+    if packer is None:
+        if len(_packers) >= _FEW:
+            _packers.clear()
+        packer = _packers[key] = struct.Struct(f"<{count}{_FORMATS[dtype]}")
+    return np.frombuffer(packer.pack(*values), dtype).reshape(shape)
 
 
 def from_raw(raw: memoryview, datatype: str, shape: tuple[int, ...], name: str) -> Array:

@@ -1,38 +1,84 @@
-"""Whether a run is so short that a thread would cost more than it gives.
+"""What a run takes by its size, learnt from the warm-up and from every run since; two decisions rest on it.
 
-Handing a batch to a thread and back takes 50–200 µs, and more under load, since the thread must win the GIL back from the
-loop. A run that is shorter than that is better made in the loop itself. What a run takes is known from the warm-up, and
-from each run in the loop afterwards; a size that was never timed goes to a thread.
+Whether a run needs a thread: handing a batch to one and back takes 50–200 µs, and more under load, since the thread must win
+the GIL back from the loop. A run that is shorter than that is better made in the loop itself. A size that was never timed
+goes to a thread.
+
+How large a batch is worth to be: a larger one pays only where a row in it costs less. On a CPU that is so for a small model,
+and not for a convolutional one, whose rows in a batch of 32 may cost half as much again as alone.
+
+Sizes are told apart by powers of two. That a size doesn't pay is forgotten after a while: the reason may have been a passing one.
 """
+
+import math
+
+# A size must be so much cheaper by the row than the best smaller one to be worth the wait.
+_GAIN = 0.95
+# Runs before a size is judged: the first may pay for what is made lazily.
+_TRIALS = 3
+# So often, at every 16th run, a size may be found not to pay before it is tried again.
+_PATIENCE = 50
 
 
 class RunTimes:
-    """Run times by batch size, in powers of two; seconds.
+    """Run times by batch size; seconds.
 
-    limit: the longest run to make in the loop; 0: none.
+    limit: the longest run to make in the loop; 0: none. largest: the rows that a batch may have at most.
     """
 
-    def __init__(self, limit: float) -> None:
+    def __init__(self, limit: float, largest: int = 64) -> None:
         self.limit = limit
-        # bit length of the rows → moving average.
-        self._average: dict[int, float] = {}
+        self.largest = largest
+        # How many rows a batch should have at most: as many as pay.
+        self.worthwhile = 1
+        # bit length of the rows → seconds a row, moving average; and how many runs that is of.
+        self._row: dict[int, float] = {}
+        self._runs: dict[int, int] = {}
+        self._patience = _PATIENCE
 
     def seed(self, rows: int, seconds: float) -> None:
         """A quiet measurement: that of the warm-up."""
-        self._average[rows.bit_length()] = seconds
+        size = rows.bit_length()
+        self._row[size], self._runs[size] = seconds / rows, _TRIALS
+        self._judge()
 
     def observe(self, rows: int, seconds: float) -> None:
-        """A run in the loop has taken `seconds`. A single outlier (the process was descheduled) changes nothing."""
-        size = rows.bit_length()
-        self._average[size] = 0.9 * self._average.get(size, seconds) + 0.1 * min(seconds, 2 * self.limit)
+        """A run has taken `seconds`. A single outlier (the process was descheduled) changes little."""
+        size, taken = rows.bit_length(), seconds / rows
+        before = self._row.get(size)
+        runs = self._runs[size] = self._runs.get(size, 0) + 1
+        if before is None or runs < _TRIALS:
+            self._row[size] = taken if before is None else min(before, taken)
+        else:
+            self._row[size] = 0.9 * before + 0.1 * min(taken, 4 * before)
+        if runs <= _TRIALS or not runs % 16:
+            self._judge()
 
     def is_short(self, rows: int) -> bool:
-        """Whether to run this many rows in the loop. A size that got too slow is tried again after some hundred runs."""
-        size = rows.bit_length()
-        average = self._average.get(size)
-        if average is None:
-            return False
-        if average < self.limit:
-            return True
-        self._average[size] = 0.998 * average
-        return False
+        """Whether to run this many rows in the loop."""
+        row = self._row.get(rows.bit_length())
+        return row is not None and row * rows < self.limit
+
+    def settled(self) -> bool:
+        """Whether a larger batch than the largest that was timed has nothing to promise."""
+        return self.worthwhile.bit_length() in self._row
+
+    def _judge(self) -> None:
+        """Go up the sizes while they get cheaper, to the first that doesn't, or that isn't known yet: it is found out."""
+        size, top, best = 1, self.largest.bit_length(), math.inf
+        while True:
+            row = self._row.get(size)
+            if row is None or self._runs[size] < _TRIALS:
+                break
+            if row > _GAIN * best:
+                self._patience -= 1
+                if not self._patience:
+                    self._patience = _PATIENCE
+                    del self._row[size], self._runs[size]
+                size -= 1
+                break
+            if size == top:
+                break
+            best = row
+            size += 1
+        self.worthwhile = self.largest if size == top else 2 ** (size - 1)

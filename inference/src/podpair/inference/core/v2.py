@@ -6,9 +6,10 @@ JSON's length is then in the header `Inference-Header-Content-Length`. A respons
 Source: Open Inference Protocol V2 ("Inference"), and Triton's "binary tensor data extension".
 """
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -20,18 +21,20 @@ from podpair.inference.core.tensors import (
     TensorSpec,
     datatype_of,
     from_json,
+    from_numbers,
     from_raw,
     to_json,
     to_raw,
 )
 
+Data = TypeVar("Data")
 
-class _Input(msgspec.Struct):
+
+class _Input(msgspec.Struct, Generic[Data]):
     name: str
     datatype: str
     shape: list[Annotated[int, msgspec.Meta(ge=0)]]
-    # Decoded by datatype in a second pass.
-    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data: Data | msgspec.UnsetType = msgspec.UNSET
     parameters: dict[str, Any] = {}
 
 
@@ -40,8 +43,8 @@ class _Output(msgspec.Struct):
     parameters: dict[str, Any] = {}
 
 
-class _Request(msgspec.Struct):
-    inputs: list[_Input]
+class _Request(msgspec.Struct, Generic[Data]):
+    inputs: list[_Input[Data]]
     id: str | None = None
     outputs: list[_Output] = []
     parameters: dict[str, Any] = {}
@@ -73,47 +76,139 @@ class InferRequest:
     parameters: dict[str, Any]
 
 
-_decoder = msgspec.json.Decoder(_Request)
+# Data is decoded by its datatype in a second pass, or, where it is a flat list of numbers as is mostly so, at once.
+_any = msgspec.json.Decoder(_Request[msgspec.Raw])
+_flat: dict[str, msgspec.json.Decoder[Any]] = {
+    "f": msgspec.json.Decoder(_Request[list[float]]),
+    "i": msgspec.json.Decoder(_Request[list[int]]),
+}
 _encoder = msgspec.json.Encoder()
 
+# JSON before raw tensors that is remembered: so many, none longer than this.
+_REMEMBERED, _SHORT = 256, 1024
 
-def decode_request(
-    body: bytes | bytearray | memoryview, header_length: int | None, signature: Signature
-) -> InferRequest:
-    """The request in `body`, checked against the model.
 
-    header_length: length of the JSON where raw tensors follow it. The arrays are views of `body`. Raises
-    InvalidRequestError.
-    """
-    view = memoryview(body)
-    if header_length is not None and not 0 <= header_length <= len(view):
-        raise InvalidRequestError(f"Inference-Header-Content-Length is {header_length}, the body has {len(view)} bytes")
-    end = len(view) if header_length is None else header_length
-    try:
-        request = _decoder.decode(view[:end])
-    except msgspec.ValidationError as error:
-        raise InvalidRequestError(f"not a V2 inference request: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequestError(f"the request is not JSON: {error}") from None
-    arrays: list[Array | None] = [None] * len(signature.inputs)
-    offset = end
-    for tensor in request.inputs:
+class _Plan(NamedTuple):
+    """What the JSON before raw tensors says: checked, but for the tensors' bytes."""
+
+    request: InferRequest
+    # Index of the input, datatype, shape, name, where its bytes begin and end.
+    tensors: tuple[tuple[int, str, tuple[int, ...], str, int, int], ...]
+
+
+class RequestDecoder:
+    """Reads the requests to one model version."""
+
+    def __init__(self, signature: Signature) -> None:
+        self._signature = signature
+        kinds = {DATATYPES[spec.tensor.datatype].kind.replace("u", "i") for spec in signature.inputs}
+        self._flat = _flat.get(next(iter(kinds))) if len(kinds) == 1 else None
+        self._plans: dict[bytes, _Plan] = {}
+        # What is wanted where a request doesn't say: all outputs, in JSON or raw.
+        self._all = [[(index, binary) for index in range(len(signature.outputs))] for binary in (False, True)]
+
+    def __call__(self, body: bytes | bytearray | memoryview, header_length: int | None) -> InferRequest:
+        """The request in `body`, checked against the model.
+
+        header_length: length of the JSON where raw tensors follow it. The arrays are views of `body`. Raises
+        InvalidRequestError.
+        """
+        if header_length is not None:
+            return self._read_mixed(memoryview(body), header_length)
+        if self._flat is not None:
+            try:
+                return self._read_flat(self._flat.decode(body))
+            except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, struct.error, RecursionError):
+                pass  # it is nested or wrong: the other way finds out
+        return self._read(memoryview(body), len(body))
+
+    def _read_flat(self, request: _Request[Any]) -> InferRequest:
+        """Numbers that JSON can hold and their datatype, too, are finite: struct refuses what is too large for it."""
+        signature = self._signature
+        arrays: list[Array | None] = [None] * len(signature.inputs)
+        for tensor in request.inputs:
+            index, shape = self._check(tensor, arrays)
+            values = tensor.data
+            if isinstance(values, msgspec.UnsetType) or "binary_data_size" in tensor.parameters:
+                raise msgspec.DecodeError
+            arrays[index] = from_numbers(values, tensor.datatype, shape, tensor.name)
+        return self._complete(request, arrays)
+
+    def _read_mixed(self, view: memoryview, header_length: int) -> InferRequest:
+        """JSON and raw tensors. What the same JSON said before is known: of what it is only the tensors' bytes are new."""
+        if not 0 <= header_length <= len(view):
+            raise InvalidRequestError(
+                f"Inference-Header-Content-Length is {header_length}, the body has {len(view)} bytes"
+            )
+        if header_length > _SHORT:
+            return self._read(view, header_length)
+        header = bytes(view[:header_length])
+        plan = self._plans.get(header)
+        if plan is None or (plan.tensors and plan.tensors[-1][5] != len(view)):
+            return self._read(view, header_length, header)
+        signature = self._signature
+        arrays: list[Any] = [None] * len(plan.tensors)
+        for index, datatype, shape, name, start, end in plan.tensors:
+            array = arrays[index] = from_raw(view[start:end], datatype, shape, name)
+            signature.check_values(index, array)
+        known = plan.request
+        return InferRequest(known.id, tuple(arrays), known.wanted, dict(known.parameters))
+
+    def _read(self, view: memoryview, end: int, header: bytes | None = None) -> InferRequest:
+        """Any request. header: its JSON, where it may be remembered."""
+        try:
+            request = _any.decode(view[:end])
+        except msgspec.ValidationError as error:
+            raise InvalidRequestError(f"not a V2 inference request: {error}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidRequestError(f"the request is not JSON: {error}") from None
+        signature = self._signature
+        arrays: list[Array | None] = [None] * len(signature.inputs)
+        offset, raw = end, []
+        for tensor in request.inputs:
+            index, shape = self._check(tensor, arrays)
+            start = offset
+            array, offset = _array(tensor, shape, view, offset)
+            signature.check_values(index, array)
+            arrays[index] = array
+            if offset > start:
+                raw.append((index, tensor.datatype, shape, tensor.name, start, offset))
+        if offset != len(view):
+            raise InvalidRequestError(f"{len(view) - offset} bytes of binary data belong to no input")
+        found = self._complete(request, arrays)
+        if header is not None and len(raw) == len(arrays):
+            if len(self._plans) >= _REMEMBERED:
+                self._plans.clear()
+            self._plans[header] = _Plan(InferRequest(found.id, (), found.wanted, dict(found.parameters)), tuple(raw))
+        return found
+
+    def _check(self, tensor: _Input[Any], arrays: Sequence[Array | None]) -> tuple[int, tuple[int, ...]]:
+        """Which input it is, and its shape."""
+        signature = self._signature
         index = signature.by_name.get(tensor.name)
         if index is None:
             known = ", ".join(signature.by_name)
             raise InvalidRequestError(f"no input {tensor.name!r}; the model takes {known}")
         if arrays[index] is not None:
             raise InvalidRequestError(f"input {tensor.name!r} is there twice")
-        array, offset = _array(tensor, index, signature, view, offset)
-        signature.check_values(index, array)
-        arrays[index] = array
-    if offset != len(view):
-        raise InvalidRequestError(f"{len(view) - offset} bytes of binary data belong to no input")
-    given = tuple(array for array in arrays if array is not None)
-    if len(given) < len(arrays):
-        missing = next(name for name, index in signature.by_name.items() if arrays[index] is None)
-        raise InvalidRequestError(f"input {missing!r} is missing")
-    return InferRequest(request.id, given, _wanted(request, signature), request.parameters)
+        if tensor.datatype not in DATATYPES:
+            raise InvalidRequestError(
+                f"input {tensor.name!r}: no datatype {tensor.datatype!r}; there are {', '.join(DATATYPES)}"
+            )
+        shape = tuple(tensor.shape)
+        signature.check_header(index, tensor.datatype, shape)
+        return index, shape
+
+    def _complete(self, request: _Request[Any], arrays: Sequence[Array | None]) -> InferRequest:
+        given = tuple([array for array in arrays if array is not None])
+        if len(given) < len(arrays):
+            missing = next(name for name, index in self._signature.by_name.items() if arrays[index] is None)
+            raise InvalidRequestError(f"input {missing!r} is missing")
+        if request.outputs:
+            wanted = _wanted(request, self._signature)
+        else:
+            wanted = self._all[request.parameters.get("binary_data_output") is True]
+        return InferRequest(request.id, given, wanted, request.parameters)
 
 
 def encode_response(
@@ -145,14 +240,8 @@ def check_results(specs: Sequence[TensorSpec], arrays: Sequence[Array], rows: in
             )
 
 
-def _array(tensor: _Input, index: int, signature: Signature, view: memoryview, offset: int) -> tuple[Array, int]:
+def _array(tensor: _Input[msgspec.Raw], shape: tuple[int, ...], view: memoryview, offset: int) -> tuple[Array, int]:
     """The array of one input, and where the next raw tensor begins."""
-    if tensor.datatype not in DATATYPES:
-        raise InvalidRequestError(
-            f"input {tensor.name!r}: no datatype {tensor.datatype!r}; there are {', '.join(DATATYPES)}"
-        )
-    shape = tuple(tensor.shape)
-    signature.check_header(index, tensor.datatype, shape)
     size = tensor.parameters.get("binary_data_size")
     if size is None:
         if isinstance(tensor.data, msgspec.UnsetType):
@@ -168,10 +257,8 @@ def _array(tensor: _Input, index: int, signature: Signature, view: memoryview, o
     return from_raw(view[offset : offset + size], tensor.datatype, shape, tensor.name), offset + size
 
 
-def _wanted(request: _Request, signature: Signature) -> list[tuple[int, bool]]:
+def _wanted(request: _Request[Any], signature: Signature) -> list[tuple[int, bool]]:
     binary = request.parameters.get("binary_data_output") is True
-    if not request.outputs:
-        return [(index, binary) for index in range(len(signature.outputs))]
     names = {spec.name: index for index, spec in enumerate(signature.outputs)}
     wanted = []
     for output in request.outputs:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from podpair.inference.core.tensors import Array
-from podpair.inference.core.v2 import InferRequest, decode_request, encode_response
+from podpair.inference.core.v2 import InferRequest, encode_response
 from podpair.inference.http import reading
 from podpair.inference.http.answering import Answering
 from podpair.inference.http.requests import Request, Response
@@ -43,7 +43,7 @@ class InferApi:
         try:
             deadline = reading.deadline(request)
             content = reading.body(request, self._max_body_bytes)
-            asked = decode_request(content, reading.header_length(request), served.signature)
+            asked = served.decode(content, reading.header_length(request))
             request.id = asked.id
             call = _Call(self._catalog, self._answering, request, served, asked)
             call.queued = served.scheduler.enqueue(asked.arrays, deadline, asked.parameters, call)

@@ -20,6 +20,7 @@ from podpair.inference.core.errors import FaultsError, LoadError, NotFoundError,
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import Array
+from podpair.inference.core.v2 import RequestDecoder
 from podpair.inference.metrics import Metrics
 from podpair.inference.runtime.cpu import available_cores, preparing_threads
 from podpair.inference.runtime.loading import Load, Loaded, close_all, load_models, load_runtime
@@ -63,6 +64,8 @@ class ServedVersion:
     version: str
     runtime: Runtime
     signature: Signature
+    # Reads requests to it.
+    decode: RequestDecoder
     scheduler: Entry
     # Where the model can answer in parts.
     streams: Streams | None
@@ -282,11 +285,19 @@ class Catalog:
             if isinstance(found.runtime, Streaming) and found.runtime.streams:
                 streams = Streams(name, found.runtime, found.signature, folder.config.runtime.max_streams)
             versions[version] = ServedVersion(
-                name, version, found.runtime, found.signature, preparing or scheduler, streams, preparing
+                name,
+                version,
+                found.runtime,
+                found.signature,
+                RequestDecoder(found.signature),
+                preparing or scheduler,
+                streams,
+                preparing,
             )
             versions[version].unused.set()
         weights = self._shares(name, folder.config, versions)
-        metrics.queue_depth.set_function(partial(self._depth, name))
+        metrics.queue_depth.set_function(partial(self._sum, name, "depth"))
+        metrics.running.set_function(partial(self._sum, name, "running"))
         self._models[name] = ServedModel(name, folder.config, weights, VersionChoice(weights), versions)
         self._absent.pop(name, None)
 
@@ -312,9 +323,9 @@ class Catalog:
         model = self._models.get(name)
         return sum(v.preparing.waiting for v in model.versions.values() if v.preparing) if model else 0
 
-    def _depth(self, name: str) -> int:
+    def _sum(self, name: str, what: str) -> int:
         model = self._models.get(name)
-        return sum(served.scheduler.depth for served in model.versions.values()) if model else 0
+        return sum(getattr(served.scheduler, what) for served in model.versions.values()) if model else 0
 
     def _retire(self, model: ServedModel) -> None:
         task = asyncio.create_task(_finish(model, RETIRE_SECONDS))

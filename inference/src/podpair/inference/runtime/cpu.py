@@ -2,6 +2,8 @@
 
 import math
 import os
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -20,6 +22,20 @@ def preparing_threads(cores: float) -> int:
     return max(1, math.ceil(cores * 0.8))
 
 
-def compute_threads(cores: float, instances: int) -> int:
-    """Threads for one run where `instances` runs go on at the same time."""
-    return max(1, int(cores * 0.8) // instances)
+def layout(cores: float, instances: int | None, intra_op: int | None) -> tuple[int, int]:
+    """Runs at the same time, and threads of each; what isn't given is chosen.
+
+    Several runs of one thread each answer more than one run of several threads, which wait for each other.
+    """
+    threads = max(1, round(cores * 0.8))
+    if instances is None:
+        instances = max(1, threads // (intra_op or 1))
+        return instances, intra_op or 1
+    return instances, intra_op or max(1, threads // instances)
+
+
+def bind_thread(cpus: Sequence[int]) -> None:
+    """Let the calling thread run on these cores only; none: on any. Where the system can't, nothing happens."""
+    if cpus and hasattr(os, "sched_setaffinity"):
+        with suppress(OSError):
+            os.sched_setaffinity(0, cpus)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from podpair.inference.core.errors import FaultsError
+from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import DATATYPES, Array
 from podpair.inference.core.timing import RunTimes
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from podpair.inference.runtime.images import ImageDecoder
 
 log = logging.getLogger(__name__)
+
+# Rows of a batch where model.yaml doesn't say.
+LARGEST = 64
+# How long the search for the best size of a batch may take, in seconds.
+_SEARCH_SECONDS = 0.2
 
 Load = Callable[[ModelFolder, int], Runtime]
 
@@ -93,31 +99,32 @@ def _decoders(signature: Signature, source: str) -> "Sequence[ImageDecoder | Non
 def _warm_up(runtime: Runtime, signature: Signature, folder: ModelFolder, version: int) -> RunTimes:
     """Run zeros (dimensions of any size: 1), so that the first request doesn't pay for what is made lazily.
 
-    Then find out which batch sizes are so quick that they need no thread; the first that isn't ends the search. A class
-    that fails on zeros is served all the same unless its warm-up was asked for.
+    Then find out what a run takes with one row, two, four, …, as long as a row gets cheaper. A class that fails on zeros is
+    served all the same unless its warm-up was asked for.
     """
     declared = folder.config.warmup.rows if runtime.predicts else ()
-    largest = folder.config.batching.max_items if signature.batchable else 1
-    times = RunTimes(folder.config.runtime.inline_below_ms / 1000 if runtime.inline else 0)
+    times = RunTimes(
+        folder.config.runtime.inline_below_ms / 1000 if runtime.inline else 0, largest_batch(folder.config, signature)
+    )
+    clock = run_clock(runtime)
     started = time.monotonic()
 
     def run(count: int) -> float:
         arrays = [_zeros(spec.datatype, spec.shape, count) for spec in signature.model_inputs]
-        begun = time.monotonic()
+        begun = clock()
         signature.postprocess(runtime.run(arrays))
-        return time.monotonic() - begun
+        return clock() - begun
 
-    sizes = (1, largest) if runtime.inline else (1,)
     try:
-        for count in sizes if declared is None else declared:
+        for count in (1,) if declared is None else declared:
             run(count if signature.batchable else 1)
-        # 1, 3, 7, 15, …: the largest of the sizes that RunTimes takes for one.
         size = 1
-        while declared != () and times.limit:
-            times.seed(size, min(run(size), run(size)))
-            if size == largest or not times.is_short(size):
+        while declared is None and runtime.inline:
+            run(size)
+            times.seed(size, min(run(size) for _ in range(3)))
+            if times.settled() or time.monotonic() - started > _SEARCH_SECONDS:
                 break
-            size = min(2 * size + 1, largest)
+            size = times.worthwhile
     except Exception as error:
         fault = (
             f"{folder.path / str(version)}: the warm-up with zeros failed: {error}; "
@@ -131,6 +138,16 @@ def _warm_up(runtime: Runtime, signature: Signature, folder: ModelFolder, versio
         extra={"model": folder.name, "version": version, "ms": round((time.monotonic() - started) * 1000, 1)},
     )
     return times
+
+
+def largest_batch(config: ModelConfig, signature: Signature) -> int:
+    """Rows that a batch may have at most."""
+    return (config.batching.max_items or LARGEST) if signature.batchable else 1
+
+
+def run_clock(runtime: Runtime) -> Callable[[], float]:
+    """What to time runs with: what the thread has computed, where it does it all, is the same on a busy machine."""
+    return time.thread_time if runtime.inline else time.monotonic
 
 
 def _zeros(datatype: str, shape: tuple[int, ...], rows: int) -> Array:

@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from podpair.inference.core.errors import FaultsError, InvalidRequestError
-from podpair.inference.core.model_config import RuntimeConfig
+from podpair.inference.core.model_config import ProviderConfig, RuntimeConfig
 from podpair.inference.core.tensors import Array, TensorSpec, as_text
-from podpair.inference.runtime.cpu import available_cores, compute_threads
+from podpair.inference.runtime.cpu import available_cores, layout
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +29,8 @@ _DATATYPES = {
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
+# What providers are called where their name isn't ONNX Runtime's.
+_ALIASES = {"trt": "tensorrt"}
 
 
 class OnnxRuntime:
@@ -34,31 +38,35 @@ class OnnxRuntime:
 
     platform = "onnxruntime_onnx"
     predicts = True
-    inline = True
     takes_parameters = False
 
     def __init__(self, path: Path, config: RuntimeConfig) -> None:
         import onnxruntime as ort  # a third of the start-up time: not before it is needed
 
+        self.instances, threads = layout(available_cores(), config.instances, config.intra_op_threads)
         options = ort.SessionOptions()
-        options.intra_op_num_threads = config.intra_op_threads or compute_threads(available_cores(), config.instances)
-        options.inter_op_num_threads = 1
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = config.inter_op_threads
+        if config.inter_op_threads > 1:
+            options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
         options.log_severity_level = 3
         # Idle threads sleep instead of spinning: the other half of the pod needs the cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        available = ort.get_available_providers()
-        providers = [name for name in config.providers if name in available]
-        if not providers:
-            raise FaultsError(
-                [
-                    f"{path}: none of runtime.providers ({', '.join(config.providers)}) is there; "
-                    f"use {', '.join(available)}"
-                ]
-            )
+        if config.cpus and threads > 1:
+            # Of ONNX Runtime's own threads; the one that calls it is bound by whoever made it. Its cores begin at 1.
+            own = [str(config.cpus[i % len(config.cpus)] + 1) for i in range(1, threads)]
+            options.add_session_config_entry("session.intra_op_thread_affinities", ";".join(own))
         try:
-            self._session = ort.InferenceSession(path, options, providers=providers)
+            self._session = ort.InferenceSession(
+                path, options, providers=_providers(config.providers, ort.get_available_providers(), path)
+            )
+        except FaultsError:
+            raise
         except Exception as error:  # ONNX Runtime's exceptions have no base of their own
             raise FaultsError([f"{path}: ONNX Runtime can't load it: {error}"]) from error
+        # Where all is computed by the thread that calls.
+        self.inline = self._session.get_providers() == ["CPUExecutionProvider"]
+        self._binds = config.io_binding
         self._invalid = ort.capi.onnxruntime_pybind11_state.InvalidArgument
         self.inputs = tuple(_spec(node, path) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node, path) for node in self._session.get_outputs())
@@ -80,13 +88,45 @@ class OnnxRuntime:
         for i in self._texts:
             values[i] = as_text(values[i], self._names[i])
         try:
+            if self._binds and not self._texts:
+                return self._run_bound(values)
             outputs: list[Array] = self._session.run(self._outputs, dict(zip(self._names, values, strict=True)))
         except self._invalid as error:
             raise InvalidRequestError(f"the model refuses the input: {error}") from None
         return outputs
 
+    def _run_bound(self, values: list[Array]) -> list[Array]:
+        """With the inputs where they are, and outputs that the provider may keep until all are copied at once."""
+        binding = self._session.io_binding()
+        for name, value in zip(self._names, values, strict=True):
+            binding.bind_cpu_input(name, np.ascontiguousarray(value))
+        for name in self._outputs:
+            binding.bind_output(name)
+        self._session.run_with_iobinding(binding)
+        outputs: list[Array] = binding.copy_outputs_to_cpu()
+        return outputs
+
     def close(self) -> None:
         """Nothing: the session ends with its last reference."""
+
+
+def _providers(
+    asked: Sequence[str | ProviderConfig], available: Sequence[str], path: Path
+) -> list[tuple[str, dict[str, Any]]]:
+    """Those that are there, in the order in which they are tried. Raises FaultsError if none is."""
+    known = {name.removesuffix("ExecutionProvider").lower(): name for name in available}
+    found = []
+    for provider in asked:
+        one = ProviderConfig(name=provider) if isinstance(provider, str) else provider
+        name = known.get(_ALIASES.get(one.name.lower(), one.name.lower().removesuffix("executionprovider")))
+        if name is None:
+            log.info("an execution provider isn't there", extra={"provider": one.name, "path": str(path)})
+        else:
+            found.append((name, {key: str(value) for key, value in one.options.items()}))
+    if not found:
+        names = ", ".join(provider if isinstance(provider, str) else provider.name for provider in asked)
+        raise FaultsError([f"{path}: none of runtime.providers ({names}) is there; use {', '.join(available)}"])
+    return found
 
 
 def _spec(node: Any, path: Path) -> TensorSpec:

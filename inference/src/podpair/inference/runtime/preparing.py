@@ -92,6 +92,16 @@ class Preparing:
         return self._scheduler.depth
 
     @property
+    def max_items(self) -> int:
+        """Rows that a batch of the model may have."""
+        return self._scheduler.max_items
+
+    @property
+    def running(self) -> int:
+        """Batches in the model's runtime."""
+        return self._scheduler.running
+
+    @property
     def waiting(self) -> int:
         """Rows being prepared, or waiting for it."""
         return self._rows

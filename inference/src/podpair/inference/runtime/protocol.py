@@ -15,8 +15,11 @@ class Runtime(Protocol):
     outputs: tuple[TensorSpec, ...]
     # Whether `run` answers at all: a class may only stream.
     predicts: bool
-    # Whether a run that is short may be made in the event loop, which then does nothing else.
+    # Whether all is computed by the thread that calls `run`: a run that is short may then be made in the event loop, which
+    # does nothing else meanwhile.
     inline: bool
+    # How many runs may go on at the same time.
+    instances: int
     # Whether `run` has a use for the requests' parameters.
     takes_parameters: bool
 

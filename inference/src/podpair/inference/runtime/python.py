@@ -39,6 +39,7 @@ class PythonRuntime:
 
     def __init__(self, path: Path, config: ModelConfig, name: str, reference: str | None = None) -> None:
         self._folder = path.parent
+        self.instances = config.runtime.instances or 1
         self._rows = Rows(config)
         self.inputs, self.outputs = self._rows.inputs, self._rows.outputs
         if config.postprocess:

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-import numpy as np
-
 from podpair.inference.core.batching import Batcher, Queued, QueueFullError
 from podpair.inference.core.errors import (
     DeadlineExceededError,
@@ -29,10 +27,11 @@ from podpair.inference.core.signature import Signature
 from podpair.inference.core.statistics import Statistics
 from podpair.inference.core.tensors import Array
 from podpair.inference.core.timing import RunTimes
-from podpair.inference.core.v2 import check_results
 from podpair.inference.metrics import ModelMetrics
-from podpair.inference.runtime.failing import explain
+from podpair.inference.runtime.cpu import bind_thread
+from podpair.inference.runtime.loading import largest_batch, run_clock
 from podpair.inference.runtime.protocol import Runtime
+from podpair.inference.runtime.running import Outcome, Part, Runner
 
 log = logging.getLogger(__name__)
 
@@ -52,16 +51,24 @@ class Sink(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Job:
-    """A request's inputs and parameters, and where its outputs go."""
+class Job(Part):
+    """A request, and where its end goes."""
 
-    arrays: Sequence[Array]
-    parameters: Mapping[str, Any]
     sink: Sink
 
 
 class Entry(Protocol):
     """A model version's way in: its scheduler, or the stage before it. What `enqueue` returns is for `withdraw`."""
+
+    @property
+    def max_items(self) -> int:
+        """Rows that a batch may have."""
+        ...
+
+    @property
+    def running(self) -> int:
+        """Batches in the runtime."""
+        ...
 
     @property
     def depth(self) -> int:
@@ -128,14 +135,23 @@ class Scheduler:
         self._signature = signature
         self._metrics = metrics
         self._times = times
+        self.max_items = largest_batch(config, signature)
+        # Where model.yaml says how large a batch may be, it is that large.
+        self._learns = config.batching.max_items is None
         batching = config.batching
         self._batcher: Batcher[Job] = Batcher(
-            batching.max_items if signature.batchable else 1,
+            times.worthwhile if self._learns else self.max_items,
             batching.max_delay_ms / 1000,
             batching.queue_size,
-            config.runtime.instances,
+            runtime.instances,
+            [size for size in batching.preferred if size <= self.max_items],
         )
-        self._threads = ThreadPoolExecutor(config.runtime.instances, thread_name_prefix=f"run-{name}")
+        self._runner = Runner(name, runtime, signature, run_clock(runtime))
+        self._threads = ThreadPoolExecutor(
+            runtime.instances,
+            thread_name_prefix=f"run-{name}",
+            initializer=partial(bind_thread, config.runtime.cpus),
+        )
         self._loop = asyncio.get_running_loop()
         # Batches in the threads.
         self._busy = 0
@@ -157,6 +173,11 @@ class Scheduler:
     def depth(self) -> int:
         """Rows waiting."""
         return self._batcher.rows
+
+    @property
+    def running(self) -> int:
+        """Batches in the threads."""
+        return self._busy
 
     async def submit(
         self, arrays: Sequence[Array], deadline: float | None = None, parameters: Mapping[str, Any] = _NONE
@@ -183,8 +204,9 @@ class Scheduler:
             raise UnavailableError("the container is stopping")
         if deadline is not None and deadline <= now:
             raise DeadlineExceededError("the deadline had passed when the request arrived")
+        rows = self._signature.rows(arrays)
         key = tuple([array.shape[1:] for array in arrays])
-        item = Queued(Job(arrays, parameters, sink), key, self._signature.rows(arrays), now, deadline)
+        item = Queued(Job(arrays, parameters, rows, sink), key, rows, now, deadline)
         self._offer(item)
         self._idle.clear()
         # Not at once: the requests that this turn of the loop has read, too, belong to the batch.
@@ -224,7 +246,9 @@ class Scheduler:
                 self._batcher.offer(item)
             except QueueFullError:
                 message = f"the queue of model {self.name} is full ({self.depth} of {size} rows)"
-                raise OverloadedError(message, max(0.01, self._row_seconds * self.depth)) from None
+                raise OverloadedError(
+                    message, max(0.01, self._row_seconds * self.depth / self._runtime.instances)
+                ) from None
 
     def _pump(self) -> None:
         """Start all that may run now, and come back when the next may."""
@@ -246,7 +270,8 @@ class Scheduler:
                 break
             self._busy += 1
             hand_back = partial(self._hand_back, decision.run, now)
-            self._threads.submit(self._run, decision.run).add_done_callback(hand_back)
+            parts = [item.payload for item in decision.run]
+            self._threads.submit(self._runner.run, parts).add_done_callback(hand_back)
         if decision.wake_at is not None:
             self._wake = self._loop.call_later(max(0.0, decision.wake_at - now), self._pump)
         self._check_idle()
@@ -254,9 +279,7 @@ class Scheduler:
     def _run_here(self, batch: list[Queued[Job]], rows: int) -> None:
         """A run that isn't worth a thread; between two of them the loop turns once, for whatever else it has to do."""
         started = time.monotonic()
-        results = self._run(batch)
-        self._times.observe(rows, time.monotonic() - started)
-        self._deliver(batch, results, started)
+        self._deliver(batch, rows, self._runner.run([item.payload for item in batch]), started)
         if self._batcher.rows:
             self._pump_soon()
 
@@ -286,24 +309,29 @@ class Scheduler:
         if self._busy == 0 and self._batcher.rows == 0:
             self._idle.set()
 
-    def _hand_back(
-        self, batch: list[Queued[Job]], started: float, done: "Future[list[list[Array] | Exception]]"
-    ) -> None:
+    def _hand_back(self, batch: list[Queued[Job]], started: float, done: "Future[Outcome]") -> None:
         """In a thread: to the loop, which may be gone after a stop that didn't wait."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._finish, batch, started, done)
 
-    def _finish(self, batch: list[Queued[Job]], started: float, done: "Future[list[list[Array] | Exception]]") -> None:
+    def _finish(self, batch: list[Queued[Job]], started: float, done: "Future[Outcome]") -> None:
         self._busy -= 1
-        self._deliver(batch, done.result(), started)
+        self._deliver(batch, sum([item.rows for item in batch]), done.result(), started)
         self._pump()
 
-    def _deliver(self, batch: list[Queued[Job]], results: "list[list[Array] | Exception]", started: float) -> None:
+    def _deliver(self, batch: list[Queued[Job]], rows: int, outcome: Outcome, started: float) -> None:
         now = time.monotonic()
-        statistics = self.statistics
-        rows, waited = sum([item.rows for item in batch]), sum([started - item.enqueued_at for item in batch])
+        statistics, metrics = self.statistics, self._metrics
+        if outcome.cost is not None:
+            self._learn(rows, outcome.cost, now - started)
+        waited = 0.0
+        for item in batch:
+            waited += started - item.enqueued_at
+            metrics.queue.observe(started - item.enqueued_at)
+        metrics.runtime.observe(outcome.runtime)
+        metrics.postprocess.observe(outcome.postprocess)
         statistics.ran(rows, len(batch), waited, now - started, time.time())
-        for item, result in zip(batch, results, strict=True):
+        for item, result in zip(batch, outcome.results, strict=True):
             taken = now - item.enqueued_at
             if isinstance(result, Exception):
                 statistics.fail += 1
@@ -312,42 +340,16 @@ class Scheduler:
             else:
                 statistics.success += 1
                 statistics.success_seconds += taken
-                self._metrics.latency.observe(taken)
+                metrics.latency.observe(taken)
                 item.payload.sink.done(result)
 
-    def _run(self, batch: list[Queued[Job]]) -> list[list[Array] | Exception]:
-        """Mostly in a thread: the answer or the error of each request. A batch that fails is run again one by one."""
-        started = time.monotonic()
-        rows = [item.rows for item in batch]
-        try:
-            results: list[list[Array] | Exception] = list(self._compute([item.payload for item in batch], rows))
-        except Exception as error:
-            if len(batch) == 1:
-                return [explain(self.name, error)]
-            log.warning("a batch failed, its requests run singly", extra={"model": self.name, "requests": len(batch)})
-            return [result for item in batch for result in self._run([item])]
-        taken = (time.monotonic() - started) / sum(rows)
+    def _learn(self, rows: int, cost: float, passed: float) -> None:
+        """What a run took: by the runtime's clock, and on the wall."""
+        self._times.observe(rows, cost)
+        if self._learns:
+            self._batcher.max_items = self._times.worthwhile
+        taken = passed / rows
         self._row_seconds = taken if not self._row_seconds else 0.9 * self._row_seconds + 0.1 * taken
-        return results
-
-    def _compute(self, jobs: list[Job], rows: list[int]) -> list[list[Array]]:
-        """Concatenate, run, post-process, split; the parts are views."""
-        alone = len(jobs) == 1
-        columns = zip(*[job.arrays for job in jobs], strict=True)
-        inputs = jobs[0].arrays if alone else [np.concatenate(parts) for parts in columns]
-        total = sum(rows) if self._signature.batchable else None
-        parameters: list[Mapping[str, Any]] = []
-        if self._runtime.takes_parameters:
-            parameters = [job.parameters for job, count in zip(jobs, rows, strict=True) for _ in range(count)]
-        outputs = self._signature.postprocess(self._runtime.run(inputs, parameters))
-        check_results(self._signature.outputs, outputs, total)
-        if alone:
-            return [outputs]
-        results, start = [], 0
-        for count in rows:
-            results.append([array[start : start + count] for array in outputs])
-            start += count
-        return results
 
 
 def _fail(item: Queued[Job], error: Exception) -> None:
