@@ -1,4 +1,4 @@
-"""`podpair`: what a resource means, before a cluster sees it."""
+"""`podpair`: what a resource means, before a cluster sees it and after."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ import yaml
 
 from podpair.operator.cli.files import file_argument, read_file
 from podpair.operator.cli.plan import plan
+from podpair.operator.cli.status import status
 from podpair.operator.core.crd import crd as make_crd
 from podpair.operator.core.json_schema import json_schema
 from podpair.operator.core.resource_doc import document
@@ -44,6 +45,7 @@ def validate(file: Path) -> None:
 
 
 cli.add_command(plan)
+cli.add_command(status)
 
 
 def main() -> None:
