@@ -1,5 +1,6 @@
-"""Encoded images into a model's tensor, by OpenCV: it was the fastest of those measured (docs/benchmarks.md), and lets the
-interpreter go on while it works. It is imported only where a model declares images.
+"""Encoded images into a model's tensor, by OpenCV. It reads and resizes all three formats, and lets the interpreter go on
+meanwhile; of a JPEG alone simplejpeg is 7 % quicker, and does no more than that (docs/benchmarks.md). It is imported only where
+a model declares images.
 """
 
 from collections.abc import Callable
