@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from harness.kubernetes import ApiServer
-from harness.operator import NOBODY, Operator, writes
+from harness.operator import Operator, writes
 from harness.pair import until
-from harness.reconciled import INGRESS, OBJECTS, apply, becomes
+from harness.reconciled import ALONE, INGRESS, OBJECTS, apply, becomes
 from harness.resources import resource
 
 
@@ -61,7 +61,7 @@ def test_an_operator_that_is_killed_at_work_and_one_that_goes_on_come_to_the_sam
     """Killed after each of its first writes: whatever is half done is done by the next."""
     names = [f"digits{number}" for number in range(4)]
     for name in names:
-        made = resource(name=name, kafka__bootstrapServers=NOBODY, network=INGRESS)
+        made = resource(name=name, **ALONE, network=INGRESS)
         made["metadata"]["namespace"] = namespace
         cluster.apply(made)
 

@@ -7,6 +7,8 @@ from harness.operator import NOBODY
 from harness.pair import until
 from harness.resources import resource
 
+ALONE: dict[str, Any] = {"kafka__bootstrapServers": NOBODY, "gateway__auth": {"disabled": True}}
+"""Depends on nothing that a test would have to make."""
 OBJECTS = {
     "serviceaccount": "digits",
     "secret": "digits-resume",
@@ -22,8 +24,8 @@ INGRESS = {"ingress": {"host": "digits.example"}}
 
 
 def apply(cluster: ApiServer, namespace: str, **changed: Any) -> None:
-    """The digits example, changed so, is wanted in this namespace. No broker is there unless it says so."""
-    made = resource(**({"kafka__bootstrapServers": NOBODY} | changed))
+    """The digits example, changed so, is wanted in this namespace. It depends on nothing unless it says so."""
+    made = resource(**(ALONE | changed))
     made["metadata"]["namespace"] = namespace
     cluster.apply(made)
 

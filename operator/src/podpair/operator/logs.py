@@ -39,6 +39,8 @@ def set_up(level: str, style: str) -> None:
     root.setLevel(level.upper())
     for chatty in ("aiohttp.access", "kopf"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # Signals are the service's business: kopf warns that it does not hear them in its thread.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
 
 
 def about(namespace: str, name: str, **more: Any) -> dict[str, Any]:

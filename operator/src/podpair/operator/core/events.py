@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from podpair.operator.core.conditions import CAPPED, DEGRADED, KAFKA, PAUSED, READY
+from podpair.operator.core.conditions import CAPPED, DEGRADED, KAFKA, PAUSED, READY, SCALING
 from podpair.operator.core.objects.naming import Manifest
 
 _SHORT = 120  # of one that repeats another
@@ -55,8 +55,12 @@ def of_changes(changes: Sequence[Change]) -> Iterator[Event]:
 def of_status(before: Mapping[str, Any], after: Mapping[str, Any], deployment: Manifest | None) -> Iterator[Event]:
     """What a new status tells that the last one didn't."""
     was, now = _by_type(before), _by_type(after)
+    # What a condition of its own tells is not told again as the reason for Degraded.
+    told = {now[kind]["reason"] for kind in (KAFKA, SCALING) if kind in now and now[kind]["status"] == "False"}
     for kind, one in now.items():
         last = was.get(kind, {"status": "Unknown", "reason": "", "message": ""})
+        if kind == DEGRADED and one["reason"] in told:
+            continue
         if (last["status"], last["reason"]) != (one["status"], one["reason"]):
             yield from (event.cut() for event in _of_condition(kind, last, one, deployment))
 
@@ -75,6 +79,8 @@ def _of_condition(
         yield Event("Normal", "Mended", f"no longer {last['reason']}: {_short(last['message'])}")
     elif kind == KAFKA and is_so:
         yield Event("Normal", one["reason"], one["message"])
+    elif kind in (KAFKA, SCALING) and one["status"] == "False":
+        yield Event("Warning", one["reason"], one["message"])
     elif kind == CAPPED and is_so:
         yield Event("Warning", CAPPED, one["message"])
     elif kind == PAUSED and (is_so or was_so):
