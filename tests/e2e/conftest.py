@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from e2e.stage import Space, Stage, somebodys, throw_away
+from e2e.installed import Installed
+from e2e.space import Space
+from e2e.stage import Stage, somebodys, throw_away
 
 _numbers = count(1)
 _HERE = Path(__file__).parent
+_FAILED = pytest.StashKey[bool]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,6 +24,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(1800))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A test that failed is told with what the cluster has to say."""
+    report = yield
+    item.stash[_FAILED] = item.stash.get(_FAILED, False) or report.failed  # type: ignore[attr-defined]
+    return report  # type: ignore[return-value]
+
+
 @pytest.fixture(scope="session")
 def stage() -> Iterator[Stage]:
     """The cluster."""
@@ -29,9 +40,22 @@ def stage() -> Iterator[Stage]:
         yield ready
 
 
+@pytest.fixture(scope="session")
+def release(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The operator's release; `operator` sees to it that it is installed."""
+    return Installed(stage, tmp_path_factory.mktemp("helm"))
+
+
 @pytest.fixture
-def make_space(stage: Stage) -> Iterator[Callable[[], Space]]:
-    """`make_space()` is a namespace of the test's own."""
+def operator(release: Installed) -> Installed:
+    """The installed operator."""
+    release.install()
+    return release
+
+
+@pytest.fixture
+def make_space(stage: Stage, request: pytest.FixtureRequest) -> Iterator[Callable[[], Space]]:
+    """`make_space()` is a namespace of the test's own; where the test fails, what was seen there is printed."""
     made: list[Space] = []
 
     def make() -> Space:
@@ -39,6 +63,11 @@ def make_space(stage: Stage) -> Iterator[Callable[[], Space]]:
         return made[-1]
 
     yield make
+    if request.node.stash.get(_FAILED, False):
+        for space in made:
+            print(space.story())  # noqa: T201
+        if "operator" in request.fixturenames:
+            print(request.getfixturevalue("release").story())  # noqa: T201
     for space in made:
         space.delete()
 

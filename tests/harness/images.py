@@ -55,22 +55,14 @@ def archive(root: Path, tag: str, entrypoint: str | None = None) -> bytes:
 
 
 class Docker:
-    """A running dockerd that shares nothing with the machine's own. Builds use the machine's network."""
+    """The machine's docker."""
+
+    _flags = ""
 
     def __init__(self) -> None:
-        dockerd, self._docker, _ = require("dockerd", "docker", "containerd")
-        self._run = Path(tempfile.mkdtemp(prefix="podpair-docker-"))
-        host = f"unix://{self._run / 'docker.sock'}"
-        #: For docker and make. The classic builder: BuildKit is not everywhere where docker is.
-        self.environment = os.environ | {"DOCKER_HOST": host, "DOCKER_BUILDKIT": "0"}
-        self._namespaces = Namespaces(network=False)
-        data = cache() / "docker"
-        data.mkdir(parents=True, exist_ok=True)
-        self._daemon = self._namespaces.start(
-            *(dockerd, "--host", host, "--data-root", data.resolve(), "--exec-root", self._run / "exec"),
-            *("--pidfile", self._run / "pid", "--bridge=none", "--iptables=false"),
-        )
-        self._daemon.wait_for(lambda line: "API listen on" in line)
+        (self._docker,) = require("docker")
+        #: For docker and make.
+        self.environment = dict(os.environ)
 
     def docker(self, *arguments: str, given: bytes | None = None) -> bytes:
         """What a docker command prints. Raises RuntimeError with what it said."""
@@ -82,23 +74,10 @@ class Docker:
             raise RuntimeError(f"docker {' '.join(arguments)}: {said}")
         return done.stdout
 
-    def has(self, image: str) -> bool:
-        return bool(self.docker("images", "--quiet", image).strip())
-
-    def base(self) -> None:
-        """The base image: the one that is here, else from a registry, else made of Debian's packages."""
-        if self.has(BASE):
-            return
-        try:
-            self.docker("pull", "--quiet", BASE)
-        except RuntimeError:
-            (debootstrap,) = require("debootstrap")
-            self.docker("load", given=_bootstrapped(debootstrap))
-
     def images(self, tag: str) -> None:
         """`make images`. Raises RuntimeError with the end of the build's log."""
         done = subprocess.run(
-            ["make", "images", f"IMAGE_TAG={tag}", "DOCKER_FLAGS=--network=host"],
+            ["make", "images", f"IMAGE_TAG={tag}", f"DOCKER_FLAGS={self._flags}"],
             cwd=ROOT,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -108,6 +87,38 @@ class Docker:
         )
         if done.returncode:
             raise RuntimeError(f"make images: {done.stdout[-3000:]}")
+
+
+class PrivateDocker(Docker):
+    """A running dockerd that shares nothing with the machine's own. Builds use the machine's network."""
+
+    _flags = "--network=host"
+
+    def __init__(self) -> None:
+        super().__init__()
+        dockerd, _ = require("dockerd", "containerd")
+        self._run = Path(tempfile.mkdtemp(prefix="podpair-docker-"))
+        host = f"unix://{self._run / 'docker.sock'}"
+        # The classic builder: BuildKit is not everywhere where docker is.
+        self.environment |= {"DOCKER_HOST": host, "DOCKER_BUILDKIT": "0"}
+        self._namespaces = Namespaces(network=False)
+        data = cache() / "docker"
+        data.mkdir(parents=True, exist_ok=True)
+        self._daemon = self._namespaces.start(
+            *(dockerd, "--host", host, "--data-root", data.resolve(), "--exec-root", self._run / "exec"),
+            *("--pidfile", self._run / "pid", "--bridge=none", "--iptables=false"),
+        )
+        self._daemon.wait_for(lambda line: "API listen on" in line)
+
+    def base(self) -> None:
+        """The base image: the one that is here, else from a registry, else made of Debian's packages."""
+        if self.docker("images", "--quiet", BASE).strip():
+            return
+        try:
+            self.docker("pull", "--quiet", BASE)
+        except RuntimeError:
+            (debootstrap,) = require("debootstrap")
+            self.docker("load", given=_bootstrapped(debootstrap))
 
     def close(self) -> None:
         """End it, in its own time: what it has built must be whole the next time."""

@@ -63,6 +63,8 @@ class Node(Cluster):
 
     def _network(self) -> str:
         steps = [
+            # Names that lead nowhere are refused at once, rather than asked of a server that can't be reached.
+            f"test -L /etc/resolv.conf || mount --bind {self._state}/resolv.conf /etc/resolv.conf",
             "mount -t tmpfs none /run",  # the sockets of containerd's shims
             "ip link set lo up",
             "ip link add node type bridge",

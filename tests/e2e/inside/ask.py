@@ -24,4 +24,4 @@ async def main(url: str, token: str, inputs: list[Any], routes: list[str]) -> No
     print(json.dumps(answers))  # noqa: T201
 
 
-asyncio.run(main(**json.load(sys.stdin)))
+asyncio.run(main(**json.loads(sys.argv[1])))

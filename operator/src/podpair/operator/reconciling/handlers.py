@@ -9,7 +9,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import kopf
@@ -89,6 +89,8 @@ class GatewayWatch:
         await kopf.operator(
             registry=registry,
             settings=self._kopf_settings(),
+            # kopf's own names the user, and a container's user has no name.
+            identity=cast("Any", self._settings.identity),
             standalone=True,  # which of several operators writes is the Lease's business
             clusterwide=not namespaces,
             namespaces=namespaces,
