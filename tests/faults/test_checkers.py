@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.checking import OrderChecker, TerminalChecker
+from harness.checking import OrderChecker, TerminalChecker, TopicChecker
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,20 @@ def test_terminal_events(asked: list[str], accepted: list[str], ended: list[str]
         checker.accepted("a", request)
     for request in ended:
         checker.ended("a", request, "result")
+    assert checker.faults() == ([fault] if fault else [])
+
+
+@pytest.mark.parametrize(
+    ("answers", "fault"),
+    [
+        (["a", "b"], None),
+        (["a"], "no answer: 1: ['b']"),
+        (["a", "b", "b"], "more than one answer: 1: ['b']"),
+        (["a", "b", "c"], "not asked: 1: ['c']"),
+    ],
+)
+def test_answers_on_the_topic(answers: list[str], fault: str | None) -> None:
+    checker = TopicChecker(["a", "b"])
+    for request in answers:
+        checker.saw(request)
     assert checker.faults() == ([fault] if fault else [])

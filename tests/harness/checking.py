@@ -1,6 +1,7 @@
 """Checkers for the gateway's invariants: they say what is wrong, and with whom. tests/faults/test_checkers.py sees them fail."""
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 
 
 class OrderChecker:
@@ -28,6 +29,36 @@ class OrderChecker:
             if not found and seen != sorted(seen):
                 at = next(i for i in range(1, len(seen)) if seen[i] < seen[i - 1])
                 found.append(f"{client}: out of order: {seen[at]} after {seen[at - 1]}")
+        return found
+
+
+class TopicChecker:
+    """Each request has exactly one answer on the results topic itself."""
+
+    def __init__(self, asked: Iterable[str]) -> None:
+        self._asked = set(asked)
+        self._answers: Counter[str] = Counter()
+
+    def saw(self, request: str) -> None:
+        """An answer to `request` is on the topic."""
+        self._answers[request] += 1
+
+    @property
+    def answered(self) -> int:
+        """How many requests have an answer."""
+        return len(self._answers)
+
+    def faults(self) -> list[str]:
+        """What is wrong, a line each."""
+        found = []
+        for what, requests in (
+            ("no answer", self._asked - self._answers.keys()),
+            ("more than one answer", {r for r, count in self._answers.items() if count > 1}),
+            ("not asked", self._answers.keys() - self._asked),
+        ):
+            if requests:
+                some = sorted(requests)
+                found.append(f"{what}: {len(some)}: {some[:5]}{' …' if len(some) > 5 else ''}")
         return found
 
 

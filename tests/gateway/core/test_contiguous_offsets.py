@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podpair.gateway.core.offsets import ContiguousOffsets
+from podpair.gateway.core.offsets import REACH, Commit, ContiguousOffsets, decoded
 
 
 @st.composite
@@ -17,34 +17,70 @@ def histories(draw: st.DrawFn) -> tuple[list[int], list[int]]:
 
 
 @given(histories(), st.data())
-def test_only_a_contiguous_prefix_is_committed(history: tuple[list[int], list[int]], data: st.DataObject) -> None:
+def test_a_commit_names_what_is_finished_and_nothing_else(
+    history: tuple[list[int], list[int]], data: st.DataObject
+) -> None:
     offsets, order = history
     tracked = ContiguousOffsets()
     started: list[int] = []
     finished: set[int] = set()
-    committed = -1
+    committed = Commit(-1, "")
     waiting = list(offsets)
     for offset in order:
         while offset not in started or (waiting and data.draw(st.booleans())):
             started.append(waiting.pop(0))
-            tracked.start(started[-1])
+            assert tracked.start(started[-1])
         tracked.finish(offset)
         finished.add(offset)
+        if data.draw(st.booleans()):
+            continue
         taken = tracked.take()
-        if taken is not None:
-            assert taken > committed
-            assert {o for o in started if o < taken} <= finished
-            committed = taken
-        left = [o for o in started if o not in finished]
-        prefix = [o for o in started if not left or o < left[0]]
-        assert committed == (prefix[-1] + 1 if prefix else -1)
-    assert committed == offsets[-1] + 1
-    assert tracked.take() is None
+        assert taken is not None
+        assert tracked.take() is None
+        assert taken.offset >= committed.offset
+        assert {o for o in started if o < taken.offset} | decoded(taken.metadata, taken.offset) == finished
+        committed = taken
 
 
-@pytest.mark.parametrize("again", [5, 4])
-def test_offsets_come_in_order(again: int) -> None:
+@given(histories(), st.data())
+def test_another_owner_goes_on_where_this_one_was(history: tuple[list[int], list[int]], data: st.DataObject) -> None:
+    """However often the partition changes hands, each record is worked on once, if each commit comes through."""
+    offsets, order = history
+    worked: list[int] = []
+    commit: Commit | None = None
+    while len(worked) < len(offsets):
+        start = commit.offset if commit is not None else offsets[0]
+        tracked = ContiguousOffsets(decoded(commit.metadata, start) if commit is not None else ())
+        mine = [o for o in offsets if o >= start and tracked.start(o)]
+        for offset in [o for o in order if o in mine][: data.draw(st.integers(1, 4))]:
+            worked.append(offset)
+            tracked.finish(offset)
+        commit = tracked.take() or commit
+    assert sorted(worked) == offsets
+    assert commit == Commit(offsets[-1] + 1, "")
+
+
+def test_what_is_out_of_reach_is_not_named() -> None:
+    tracked = ContiguousOffsets()
+    for offset in range(REACH + 10):
+        tracked.start(offset)
+        if offset:
+            tracked.finish(offset)
+    taken = tracked.take()
+    assert taken is not None
+    assert len(taken.metadata) < 4096
+    assert decoded(taken.metadata, 0) == frozenset(range(1, REACH))
+    assert tracked.reaches(REACH - 1)
+    assert not tracked.reaches(REACH)
+
+
+@pytest.mark.parametrize("metadata", [None, "", "someone else's", "podpair:!", "podpair:abc"])
+def test_metadata_of_others_names_nothing(metadata: str | None) -> None:
+    assert decoded(metadata, 5) == frozenset()
+
+
+def test_offsets_that_go_back_are_a_mistake() -> None:
     tracked = ContiguousOffsets()
     tracked.start(5)
-    with pytest.raises(ValueError, match=f"offset {again} after 5"):
-        tracked.start(again)
+    with pytest.raises(ValueError, match="offset 5 after 5"):
+        tracked.start(5)

@@ -110,6 +110,9 @@ class Metrics:
             f"{name}queue_retries", "Further attempts at queued requests", ["reason"], registry=registry
         )
         self.dead = Counter(f"{name}dead_letters", "Queued requests given up", registry=registry)
+        self.transactions = Counter(
+            f"{name}transactions", "Transactions of answers and request offsets", ["outcome"], registry=registry
+        )
         self.working = Gauge(f"{name}queue_in_flight", "Queued requests that are worked on", registry=registry)
         self.produced = Counter(
             f"{name}records_written", "Records written to Kafka, by outcome", ["topic", "outcome"], registry=registry

@@ -18,6 +18,7 @@ from podpair.gateway.kafka.presence import BrokerPresence
 from podpair.gateway.kafka.producer import RecordProducer
 from podpair.gateway.kafka.results import ResultsReader
 from podpair.gateway.kafka.topics import Topics, Unreachable, ensure_topics
+from podpair.gateway.kafka.transactions import Transactions
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.connection import Pacer
 from podpair.gateway.sessions.dispatch import Dispatcher
@@ -31,6 +32,7 @@ from podpair.gateway.upstream.readiness import Readiness
 from podpair.gateway.upstream.rest import RestUpstream
 from podpair.gateway.worker.answers import AnswerWriter
 from podpair.gateway.worker.dead_letters import DeadLetters
+from podpair.gateway.worker.ending import AtLeastOnce, ExactlyOnce
 from podpair.gateway.worker.worker import Worker
 
 _log = logging.getLogger(__name__)
@@ -99,8 +101,9 @@ class Service:
         asking = Asking(config, upstream, readiness, metrics)
         producer = RecordProducer(config, metrics)
         answers = AnswerWriter(producer, config.results.topic, self.name)
-        dead_letters = DeadLetters(producer, config.requests.dead_letter_topic, self.name, metrics)
-        worker = Worker(config, asking, readiness, answers, dead_letters, metrics)
+        dead_letters = DeadLetters(config.requests.dead_letter_topic, self.name, metrics)
+        endings = self._endings(producer)
+        worker = Worker(config, asking, readiness, answers, dead_letters, endings, metrics)
         registry = Registry(config, topics.result_partitions, lambda: worker.owned, metrics)
         fanout = FanOut(registry.sessions, config.results.tail_bytes, metrics, self.clock)
         reader = ResultsReader(
@@ -117,6 +120,14 @@ class Service:
             topics, upstream, asking, readiness, producer, registry, fanout, reader, history, joining, dispatcher, worker,
             pacer, presence,
         )  # fmt: skip
+
+    def _endings(self, producer: RecordProducer) -> AtLeastOnce | ExactlyOnce:
+        requests = self.config.requests
+        if not requests.exactly_once:
+            return AtLeastOnce(producer)
+        # A pod that keeps its name fences the transaction that it left open, and nobody waits for that to time out.
+        name = f"{requests.group}.{requests.instance or self.name}"
+        return ExactlyOnce(Transactions(self.config, name, self.metrics))
 
     async def _topics(self) -> Topics:
         loop = asyncio.get_running_loop()

@@ -30,6 +30,8 @@ _OWNED = {
     "enable.idempotence",
     "acks",
     "partitioner",
+    "transactional.id",
+    "isolation.level",
 }
 
 
@@ -204,6 +206,14 @@ class Requests(Section):
     """Wait before the second attempt; it doubles with each."""
     crashes: Count = 3
     """How often the model may die while it has a request, before that request is given up; such a death is no attempt."""
+    exactly_once: bool = False
+    """Write answers and commit their requests in one Kafka transaction: no crash leaves a second answer on the topic. Costs
+    a few milliseconds a request, and needs a broker with transactions (not the embedded one)."""
+    transaction_timeout_seconds: Annotated[float, Field(ge=1)] = 10
+    """After so long the broker ends the transaction that a gateway has left open by dying; until then readers wait at it."""
+    ordering: Literal["none", "session"] = "none"
+    """`session`: the queued requests of a session are worked on one after the other, in order; `none`: they spread over the
+    fleet. The same on every gateway."""
     dead_letters: bool = True
     """Keep requests that no attempt could answer on the topic `<requests.topic>.dlq` (`podpair-gateway replay`)."""
     dead_letter_retention_seconds: PositiveSeconds = 604_800
@@ -313,4 +323,6 @@ class Config(Section):
             raise ValueError("console.mint_tokens needs auth.secret and a loopback http.host: it lets anyone in")
         if self.requests.topic == self.results.topic:
             raise ValueError("requests.topic and results.topic are the same")
+        if self.requests.exactly_once and self.kafka.embedded:
+            raise ValueError("requests.exactly_once needs a real broker: the embedded one keeps no transactions")
         return self

@@ -1,40 +1,108 @@
-"""Which offset of a partition may be committed while its records are worked on concurrently.
+"""Which requests of a partition are finished, as a commit tells it: a contiguous prefix, and those beyond it by name.
 
-Invariant: an offset is committed only when every record before it is finished, so that a crash repeats work and never
-skips it.
+Invariant: what a commit says is finished is finished. So a crash repeats work and never skips it; and where a commit and the
+answers are one transaction, it does not even repeat any, however far requests have overtaken each other.
+
+The offset of a commit is that of the first record that is not finished; its metadata holds the finished ones behind it, as a
+bitmap. Kafka keeps 4096 bytes of it (offset.metadata.max.bytes), which bounds how far ahead a finished one can be told.
 """
 
+import base64
+import binascii
 from collections import deque
+from collections.abc import Collection
+from typing import NamedTuple
+
+REACH = 16_000  # offsets beyond the prefix that the metadata can name
+_MARK = "podpair:"
+
+
+class Commit(NamedTuple):
+    """What is committed for one partition."""
+
+    offset: int  # of the first record that is not finished
+    metadata: str  # names the finished ones behind it
 
 
 class ContiguousOffsets:
-    """The offsets of one partition that were started and not yet committed."""
+    """The offsets of one partition that were started; `before` are those behind the committed one that ended earlier."""
 
-    __slots__ = ("_finished", "_started", "_taken", "_upto")
+    __slots__ = ("_before", "_changed", "_finished", "_started", "_upto")
 
-    def __init__(self) -> None:
-        self._started: deque[int] = deque()  # ascending, as they were read
+    def __init__(self, before: Collection[int] = ()) -> None:
+        self._started: deque[int] = deque()  # ascending, as they were read; the first is not finished
         self._finished: set[int] = set()  # those of _started that are done but wait for one before them
+        self._before = set(before)  # finished by an earlier owner of the partition, and not read again yet
         self._upto: int | None = None  # the next offset to read after a restart
-        self._taken: int | None = None  # what `take` returned last
+        self._changed = False  # since the last `take`
 
-    def start(self, offset: int) -> None:
-        """A record was read. Offsets come in ascending order; raises ValueError otherwise."""
+    def start(self, offset: int) -> bool:
+        """A record was read; False where it is finished already, by an earlier owner.
+
+        Offsets come in ascending order; raises ValueError otherwise.
+        """
         if self._started and offset <= self._started[-1]:
             raise ValueError(f"offset {offset} after {self._started[-1]}")
         self._started.append(offset)
+        if offset not in self._before:
+            return True
+        self._before.discard(offset)
+        self.finish(offset)
+        return False
 
     def finish(self, offset: int) -> None:
-        """Its terminal record is acknowledged."""
+        """Its terminal record is acknowledged, or is to be in the transaction that commits what `take` returns."""
         self._finished.add(offset)
+        self._changed = True
         while self._started and self._started[0] in self._finished:
             done = self._started.popleft()
             self._finished.remove(done)
             self._upto = done + 1
 
-    def take(self) -> int | None:
-        """The offset to commit now (that of the next record to read), or None if nothing new is finished."""
-        if self._upto == self._taken:
+    def with_finished(self, offsets: Collection[int]) -> Commit:
+        """The commit that tells that these have been finished too. At least one of them was started, and is not finished."""
+        finished = self._finished | set(offsets)
+        upto = 0
+        for offset in self._started:
+            if offset not in finished:
+                return Commit(offset, encoded(finished | self._before, offset))
+            upto = offset + 1
+        return Commit(upto, encoded(self._before, upto))
+
+    def reaches(self, offset: int) -> bool:
+        """Whether a commit can tell that a record that was started is finished."""
+        return offset - self._started[0] < REACH
+
+    def take(self) -> Commit | None:
+        """What to commit now, or None if nothing is new."""
+        if not self._changed:
             return None
-        self._taken = self._upto
-        return self._upto
+        self._changed = False
+        offset = self._started[0] if self._started else self._upto
+        return None if offset is None else Commit(offset, encoded(self._finished | self._before, offset))
+
+
+def encoded(finished: Collection[int], offset: int) -> str:
+    """The metadata of a commit at `offset`; what is out of its reach is left out."""
+    bitmap = bytearray()
+    for one in finished:
+        index = one - offset
+        if 0 < index < REACH:
+            byte, bit = divmod(index, 8)
+            if byte >= len(bitmap):
+                bitmap.extend(bytes(byte + 1 - len(bitmap)))
+            bitmap[byte] |= 1 << bit
+    return _MARK + base64.b64encode(bitmap).decode() if bitmap else ""
+
+
+def decoded(metadata: str | None, offset: int) -> frozenset[int]:
+    """The offsets beyond `offset` that a commit names as finished. Metadata of anybody else names none."""
+    if not metadata or not metadata.startswith(_MARK):
+        return frozenset()
+    try:
+        bitmap = base64.b64decode(metadata.removeprefix(_MARK), validate=True)
+    except binascii.Error:
+        return frozenset()
+    return frozenset(
+        offset + 8 * index + bit for index, byte in enumerate(bitmap) if byte for bit in range(8) if byte >> bit & 1
+    )

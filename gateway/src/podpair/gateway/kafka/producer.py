@@ -32,6 +32,17 @@ class NotWritten(Exception):
         self.too_large = too_large
 
 
+class Outgoing(NamedTuple):
+    """A record to be written until it is in Kafka."""
+
+    topic: str
+    value: bytes
+    key: bytes | None
+    headers: Headers
+    what: str  # its name in the log
+    instead: "Outgoing | None" = None  # what is written if the topic takes no record so large; None: nothing
+
+
 class Written(NamedTuple):
     """Where the broker has put a record."""
 
@@ -81,21 +92,21 @@ class RecordProducer:
             raise _not_written(error.args[0]) from None
         return future
 
-    async def write_surely(
-        self, topic: str, value: bytes, *, key: bytes | None, headers: Headers, what: str
-    ) -> Written:
-        """Write until the broker acknowledges, however long that takes; `what` is the record's name in the log.
-
-        Raises NotWritten only where it never will: the topic takes no record of that size.
-        """
-        while True:
+    async def write_surely(self, record: Outgoing) -> None:
+        """Write until the broker acknowledges, however long that takes, the record or what stands in for it."""
+        left: Outgoing | None = record
+        while left is not None:
             try:
-                return await self.write(topic, value, key=key, headers=headers)
+                await self.write(left.topic, left.value, key=left.key, headers=left.headers)
             except NotWritten as error:
                 if error.too_large:
-                    raise
-                _log.warning("writing %s again: %s", what, error)
+                    _log.error("%s is larger than topic %s takes", left.what, left.topic)
+                    left = left.instead
+                    continue
+                _log.warning("writing %s again: %s", left.what, error)
                 await asyncio.sleep(_BACKOFF)
+            else:
+                return
 
     def _poll(self) -> None:
         while not self._stop.is_set():

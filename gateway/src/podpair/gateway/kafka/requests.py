@@ -7,12 +7,14 @@ wants nothing, partitions are paused, polling goes on and the group is not left.
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from podpair.gateway.config.model import Config
+from podpair.gateway.core.offsets import Commit, decoded
 from podpair.gateway.kafka.clients import fetching, properties
 from podpair.gateway.kafka.threads import call_on
 
@@ -20,14 +22,15 @@ _log = logging.getLogger(__name__)
 _POLL = 0.05  # seconds; how late a change of mind is noticed
 _BLOCKED = 5.0  # seconds without room after which partitions are paused, well before max.poll.interval.ms
 _REVOKE = 10.0  # seconds that a worker may take to let partitions go
+_FETCH = 120.0  # seconds until a group whose offsets can't be learnt is given up
 
 
 class Worker(Protocol):
     """Who works on the records; everything is called on the loop's thread."""
 
-    def assigned(self, partitions: list[int]) -> None: ...
+    def assigned(self, partitions: dict[int, frozenset[int]]) -> None: ...
     def received(self, records: list[Message]) -> None: ...
-    async def revoked(self, partitions: list[int], *, lost: bool) -> dict[int, int]: ...
+    async def revoked(self, partitions: list[int], *, lost: bool) -> dict[int, Commit]: ...
 
 
 class RequestsConsumer:
@@ -48,15 +51,20 @@ class RequestsConsumer:
                 auto_offset_reset="earliest",
                 partition_assignment_strategy="cooperative-sticky",
                 session_timeout_ms=int(config.requests.session_timeout_seconds * 1000),
+                # The default, 3 s, would be too late for a short session: the group would take the member for dead.
+                heartbeat_interval_ms=int(min(3.0, config.requests.session_timeout_seconds / 3) * 1000),
                 isolation_level="read_committed",
                 **fetching(config),
                 **own,
             )
         )
+        # Partitions whose last transaction may still be under way must not be handed on.
+        self._patience = None if config.requests.exactly_once else _REVOKE
         self._gate = threading.Condition()
         self._room = config.requests.in_flight
         self._wants_pause = False
-        self._to_commit: dict[int, int] = {}
+        self._to_commit: dict[int, Commit] = {}
+        self.membership: Any = None  # names this member in its present generation; as new as the thread's last turn
         self._paused: set[int] = set()  # partitions; the thread's own
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="kafka-requests", daemon=True)
@@ -80,13 +88,15 @@ class RequestsConsumer:
             self._wants_pause = paused
             self._gate.notify()
 
-    def commit(self, offsets: dict[int, int]) -> None:
-        """Commit next offsets by partition, soon."""
+    def commit(self, commits: dict[int, Commit]) -> None:
+        """Commit, by partition, soon."""
         with self._gate:
-            self._to_commit.update(offsets)
+            self._to_commit.update(commits)
 
-    def _places(self, offsets: dict[int, int]) -> list[TopicPartition]:
-        return [TopicPartition(self._topic, partition, offset) for partition, offset in offsets.items()]
+    def _places(self, commits: dict[int, Commit]) -> list[TopicPartition]:
+        return [
+            TopicPartition(self._topic, p, commit.offset, metadata=commit.metadata) for p, commit in commits.items()
+        ]
 
     def _run(self) -> None:
         blocked = 0.0
@@ -99,8 +109,9 @@ class RequestsConsumer:
                     blocked += _POLL
                     self._gate.wait(_POLL)
                 room = self._room
-                offsets, self._to_commit = self._to_commit, {}
-            self._commit(offsets)
+                commits, self._to_commit = self._to_commit, {}
+            self._commit(commits)
+            self.membership = self._consumer.consumer_group_metadata()
             if room > 0:
                 blocked = 0.0
             elif not pause:
@@ -113,11 +124,11 @@ class RequestsConsumer:
             self._hand_over([r for r in records if self._is_record(r)])
         self._consumer.close()  # calls _on_revoke, and leaves the group
 
-    def _commit(self, offsets: dict[int, int]) -> None:
-        if not offsets:
+    def _commit(self, commits: dict[int, Commit]) -> None:
+        if not commits:
             return
         try:
-            self._consumer.commit(offsets=self._places(offsets), asynchronous=True)
+            self._consumer.commit(offsets=self._places(commits), asynchronous=True)
         except KafkaException as error:
             _log.warning("committing %s: %s", self._topic, error)
 
@@ -144,19 +155,41 @@ class RequestsConsumer:
             self._room -= len(records)
         call_on(self._loop, self._worker.received, records)
 
-    def _on_assign(self, _: Consumer, places: Sequence[TopicPartition]) -> None:
+    def _on_assign(self, consumer: Consumer, places: Sequence[TopicPartition]) -> None:
         self._paused.difference_update(place.partition for place in places)
-        call_on(self._loop, self._worker.assigned, [place.partition for place in places])
+        self.membership = consumer.consumer_group_metadata()
+        began = self._committed(consumer, list(places))
+        finished = {place.partition: decoded(place.metadata, place.offset) for place in began}
+        call_on(self._loop, self._worker.assigned, finished)
+        consumer.incremental_assign(began)
+
+    def _committed(self, consumer: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
+        """Where to begin. A transaction that a dead member has left open is waited for: the broker ends it."""
+        end = time.monotonic() + _FETCH
+        while places:
+            try:
+                found = consumer.committed(places, timeout=10)
+                if all(place.error is None for place in found):
+                    return [TopicPartition(p.topic, p.partition, p.offset, metadata=p.metadata or "") for p in found]
+                reason = str(next(place.error for place in found if place.error is not None))
+            except KafkaException as error:
+                reason = error.args[0].str()
+            if time.monotonic() > end:
+                raise RuntimeError(f"where {self._topic} was worked on last can't be learnt: {reason}")
+            _log.warning("asking again where %s was worked on last: %s", self._topic, reason)
+            time.sleep(0.2)
+        return places
 
     def _on_revoke(self, consumer: Consumer, places: Sequence[TopicPartition]) -> None:
         gone = {place.partition for place in places}
-        offsets = self._let_go(self._worker.revoked(sorted(gone), lost=False))
+        self.membership = consumer.consumer_group_metadata()
+        commits = self._let_go(self._worker.revoked(sorted(gone), lost=False))
         with self._gate:
             for partition in gone & self._to_commit.keys():
-                offsets.setdefault(partition, self._to_commit.pop(partition))
-        if offsets:
+                commits.setdefault(partition, self._to_commit.pop(partition))
+        if commits:
             try:
-                consumer.commit(offsets=self._places(offsets), asynchronous=False)
+                consumer.commit(offsets=self._places(commits), asynchronous=False)
             except KafkaException as error:
                 _log.warning("committing %s at its revocation: %s", self._topic, error)
 
@@ -167,12 +200,12 @@ class RequestsConsumer:
             for partition in gone:
                 self._to_commit.pop(partition, None)
 
-    def _let_go(self, revoked: Awaitable[dict[int, int]]) -> dict[int, int]:
-        async def wait() -> dict[int, int]:
+    def _let_go(self, revoked: Awaitable[dict[int, Commit]]) -> dict[int, Commit]:
+        async def wait() -> dict[int, Commit]:
             return await revoked
 
         try:
-            return asyncio.run_coroutine_threadsafe(wait(), self._loop).result(_REVOKE)
+            return asyncio.run_coroutine_threadsafe(wait(), self._loop).result(self._patience)
         except (TimeoutError, RuntimeError) as error:
             _log.error("the worker did not let its partitions go: %s", error)
             return {}

@@ -260,10 +260,11 @@ class Dispatcher:
             now=time.time(),
             deadline=question.deadline,
         )
+        # Without a key a spill spreads over the fleet; with one the requests of a session keep their order.
+        key = session.key if self._config.requests.ordering == "session" else None
         try:
-            # No key: a spill spreads over the fleet.
             written = self._producer.write(
-                self._config.requests.topic, question_body(question), key=None, headers=headers
+                self._config.requests.topic, question_body(question), key=key, headers=headers
             )
         except NotWritten as error:
             raise _not_queued(error) from None

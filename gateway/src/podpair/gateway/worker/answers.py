@@ -1,54 +1,47 @@
-"""Writes terminal events to the results topic: of queued requests, and of direct ones whose client is gone."""
+"""Terminal events as records of the results topic: of queued requests, and of direct ones whose client is gone."""
 
-import logging
 import time
 
 import msgspec
 
 from podpair.gateway.core import records
 from podpair.gateway.core.protocol import Code, Fault
-from podpair.gateway.kafka.producer import NotWritten, RecordProducer
-from podpair.gateway.logs import ids
-
-_log = logging.getLogger(__name__)
+from podpair.gateway.kafka.producer import Outgoing, RecordProducer
 
 
 class AnswerWriter:
-    """Each method returns when the broker has acknowledged the record, however long that takes."""
+    """Makes the records, and writes those of requests that never were in Kafka."""
 
     def __init__(self, producer: RecordProducer, topic: str, source: str) -> None:
         self._producer = producer
         self._topic = topic
         self._source = source
 
-    async def result(self, session: str, request_id: str, body: bytes) -> None:
-        """Write a result; `body` is its JSON object."""
-        await self._write(records.RESULT, session, request_id, body)
+    def result(self, session: str, request_id: str, body: bytes) -> Outgoing:
+        """The record of a result; `body` is its JSON object. One that is too large gives way to an error."""
+        message = f"the answer ({len(body)} bytes) is larger than topic {self._topic} takes"
+        instead = self.error(session, request_id, Fault(Code.INTERNAL, message))
+        return self._record(records.RESULT, session, request_id, body, instead)
 
-    async def error(self, session: str, request_id: str, fault: Fault) -> None:
-        """Write a terminal error."""
+    def error(self, session: str, request_id: str, fault: Fault) -> Outgoing:
+        """The record of a terminal error."""
         body = {"code": fault.code, "message": fault.message, "retry_after_ms": fault.retry_after_ms}
-        await self._write(
-            records.ERROR, session, request_id, msgspec.json.encode({k: v for k, v in body.items() if v is not None})
-        )
+        value = msgspec.json.encode({k: v for k, v in body.items() if v is not None})
+        # Should even this be too large, then by its ids: no client of ours sent them, and nobody can be told.
+        return self._record(records.ERROR, session, request_id, value, None)
 
     async def event(self, session: str, event: records.Event) -> None:
-        """Write a terminal event that its client did not get."""
-        body = {k: v for k, v in msgspec.json.decode(event.payload).items() if k not in ("type", "id")}
-        ce_type = records.RESULT if event.name == "result" else records.ERROR
-        await self._write(ce_type, session, event.id or "", msgspec.json.encode(body))
+        """Write a terminal event that its client did not get; returns when the broker has acknowledged it."""
+        body, request_id = records.record_value(event), event.id or ""
+        if event.name == "result":
+            record = self.result(session, request_id, body)
+        else:
+            record = self._record(records.ERROR, session, request_id, body, None)
+        await self._producer.write_surely(record)
 
-    async def _write(self, ce_type: bytes, session: str, request_id: str, body: bytes) -> None:
+    def _record(self, ce_type: bytes, session: str, request_id: str, body: bytes, instead: Outgoing | None) -> Outgoing:
         headers = records.answer_headers(
             ce_type, request_id=request_id, session=session, source=self._source, now=time.time()
         )
-        key = session.encode()
-        try:
-            await self._producer.write_surely(self._topic, body, key=key, headers=headers, what=f"answer {request_id}")
-        except NotWritten as error:
-            if ce_type == records.ERROR:
-                # What is so large is the id, or the session's: no client of ours sent it.
-                _log.error("no record can tell the end: %s", error, extra=ids(session=session, request=request_id))
-                return
-            message = f"the answer ({len(body)} bytes) is larger than topic {self._topic} takes"
-            await self.error(session, request_id, Fault(Code.INTERNAL, message))
+        what = f"the answer to {request_id} of session {session}"
+        return Outgoing(self._topic, body, session.encode(), headers, what, instead)

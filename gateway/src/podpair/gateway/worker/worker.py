@@ -1,6 +1,7 @@
 """Takes requests from Kafka, asks the model next door, and writes the answers to the results topic.
 
-Invariant: a request's offset is committed only after its terminal record is acknowledged, as part of a contiguous prefix.
+Invariant: a request's offset is committed only after its terminal record is acknowledged, or together with it (`ending`).
+With `requests.ordering: session` the requests of a session are worked on one after the other, in the order of their partition.
 A model that is not there costs no attempt: its partitions are paused, and what was in hand waits.
 """
 
@@ -8,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from functools import partial
 from typing import cast
 
 from confluent_kafka import Message
@@ -15,10 +17,11 @@ from confluent_kafka import Message
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.attempts import Attempts, Busy, Failed, Unavailable
 from podpair.gateway.core.dead_letters import dead_letter_of
-from podpair.gateway.core.offsets import ContiguousOffsets
+from podpair.gateway.core.offsets import Commit, ContiguousOffsets
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.questions import question_of_body
 from podpair.gateway.core.records import Headers, InvalidRecord, Request, request_of_record
+from podpair.gateway.kafka.producer import Outgoing
 from podpair.gateway.kafka.requests import RequestsConsumer
 from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
@@ -26,6 +29,7 @@ from podpair.gateway.upstream.asking import Asking
 from podpair.gateway.upstream.readiness import Readiness
 from podpair.gateway.worker.answers import AnswerWriter
 from podpair.gateway.worker.dead_letters import DeadLetters
+from podpair.gateway.worker.ending import AtLeastOnce, ExactlyOnce
 
 _log = logging.getLogger(__name__)
 _COMMIT = 0.2  # seconds between commits
@@ -35,12 +39,14 @@ _GRACE = 3.0  # seconds that requests in hand may take to end when their partiti
 class _Partition:
     """The requests of one partition that are worked on, for as long as it is this member's."""
 
-    __slots__ = ("last", "offsets", "tasks")
+    __slots__ = ("gone", "last", "newest", "offsets", "tasks")
 
-    def __init__(self) -> None:
-        self.offsets = ContiguousOffsets()
+    def __init__(self, finished: frozenset[int]) -> None:
+        self.offsets = ContiguousOffsets(finished)
         self.tasks: set[asyncio.Task[None]] = set()
+        self.newest: dict[bytes, asyncio.Task[None]] = {}  # by session, where their order is kept
         self.last = -1  # the offset that was received last
+        self.gone = False  # it is another member's: nothing of it may be committed here
 
 
 class Worker:
@@ -53,6 +59,7 @@ class Worker:
         readiness: Readiness,
         answers: AnswerWriter,
         dead_letters: DeadLetters,
+        endings: AtLeastOnce | ExactlyOnce,
         metrics: Metrics,
     ) -> None:
         self._config = config.requests
@@ -60,10 +67,14 @@ class Worker:
         self._readiness = readiness
         self._answers = answers
         self._dead_letters = dead_letters
+        self._endings = endings
+        self._ordered = config.requests.ordering == "session"
         self._metrics = metrics
         self._partitions: dict[int, _Partition] = {}
         self._suspects = asyncio.Lock()  # one at a time: the one that the model dies of next is the one that had it
         self._consumer = RequestsConsumer(config, self)
+        if isinstance(endings, ExactlyOnce):
+            endings.member = self._consumer
         self._committer = asyncio.create_task(self._commit_regularly())
         self._on_ready(readiness.ready)
         readiness.on_change(self._on_ready)
@@ -78,24 +89,27 @@ class Worker:
         self._consumer.set_paused(not ready)
         self._metrics.paused.set(not ready)
 
-    def assigned(self, partitions: list[int]) -> None:
-        """The group gave us partitions."""
-        for partition in partitions:
-            self._partitions[partition] = _Partition()
-        self._rebalanced("assigned", partitions)
+    def assigned(self, partitions: dict[int, frozenset[int]]) -> None:
+        """The group gave us partitions, each with the offsets that are finished behind the committed one."""
+        for partition, finished in partitions.items():
+            self._partitions[partition] = _Partition(finished)
+        self._rebalanced("assigned", list(partitions))
 
-    async def revoked(self, partitions: list[int], *, lost: bool) -> dict[int, int]:
-        """The group takes partitions away; returns the offsets to commit. Work in hand gets a moment to end."""
+    async def revoked(self, partitions: list[int], *, lost: bool) -> dict[int, Commit]:
+        """The group takes partitions away; returns what to commit. Work in hand gets a moment to end."""
         gone = {partition: work for partition in partitions if (work := self._partitions.pop(partition, None))}
         tasks = {task for work in gone.values() for task in work.tasks}
         if tasks and not lost and self._readiness.ready:
             _, tasks = await asyncio.wait(tasks, timeout=_GRACE)
+        for work in gone.values():
+            work.gone = True
         for task in tasks:
             task.cancel()  # another member does it now
+        await self._endings.settled()
         self._rebalanced("lost" if lost else "revoked", partitions)
         if lost:
             return {}
-        return {partition: offset for partition, work in gone.items() if (offset := work.offsets.take()) is not None}
+        return {p: commit for p, work in gone.items() if (commit := self._endings.take(work)) is not None}
 
     def _rebalanced(self, kind: str, partitions: list[int]) -> None:
         self._metrics.owned.set(len(self._partitions))
@@ -111,8 +125,15 @@ class Worker:
                 self._consumer.give_room(1)
                 continue
             work.last = offset
-            work.offsets.start(offset)
-            task = asyncio.create_task(self._serve(work, record, offset))
+            if not work.offsets.start(offset):
+                self._consumer.give_room(1)
+                continue
+            key = record.key() if self._ordered else None
+            before = work.newest.get(key) if key is not None else None
+            task = asyncio.create_task(self._serve(work, record, offset, before))
+            if key is not None:
+                work.newest[key] = task
+                task.add_done_callback(partial(_forget, work.newest, key))
             work.tasks.add(task)
             task.add_done_callback(work.tasks.discard)
             task.add_done_callback(self._served)
@@ -124,25 +145,27 @@ class Worker:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a queued request was left behind, it is done again after a restart", exc_info=error)
 
-    async def _serve(self, work: _Partition, record: Message, offset: int) -> None:
+    async def _serve(self, work: _Partition, record: Message, offset: int, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait((before,))
         try:
             request = request_of_record(record.value(), cast("Headers | None", record.headers()))
         except InvalidRecord as error:
-            await self._bury_invalid(record, error)
-            self._metrics.worked.labels("invalid_record").inc()
+            outcome, records = "invalid_record", self._bury_invalid(record, error)
         else:
-            outcome = await self._finish(record, request)
-            self._metrics.worked.labels(outcome).inc()
-        work.offsets.finish(offset)
+            outcome, records = await self._finish(record, request)
+        await self._endings.end(work, record.partition() or 0, offset, records)
+        self._metrics.worked.labels(outcome).inc()
 
-    async def _bury_invalid(self, record: Message, error: InvalidRecord) -> None:
-        await self._dead_letters.bury(record, str(error), 0)
+    def _bury_invalid(self, record: Message, error: InvalidRecord) -> list[Outgoing]:
+        records = self._dead_letters.bury(record, str(error), 0)
         letter = dead_letter_of(cast("Headers | None", record.headers()))
         if letter.id and letter.session:  # as far as it can be told, someone waits for it
-            await self._answers.error(letter.session, letter.id, Fault(Code.INVALID, str(error)))
+            records.append(self._answers.error(letter.session, letter.id, Fault(Code.INVALID, str(error))))
+        return records
 
-    async def _finish(self, record: Message, request: Request) -> str:
-        """Write the request's terminal event, whatever becomes of it; returns the outcome."""
+    async def _finish(self, record: Message, request: Request) -> tuple[str, list[Outgoing]]:
+        """The outcome of a request, and the records that tell of it, whatever becomes of it."""
         attempts = Attempts(self._config.attempts, self._config.backoff_seconds, self._config.crashes)
         about = ids(session=request.session, request=request.id)
         try:
@@ -155,12 +178,11 @@ class Worker:
             _log.exception("queued request failed", extra=about)
             fault = Fault(Code.INTERNAL, f"internal error: {type(error).__name__}")
         else:
-            await self._answers.result(request.session, request.id, body)
-            return "result"
+            return "result", [self._answers.result(request.session, request.id, body)]
+        records = []
         if fault.code in (Code.UPSTREAM, Code.INTERNAL):
-            await self._dead_letters.bury(record, fault.message, attempts.made + attempts.crashed)
-        await self._answers.error(request.session, request.id, fault)
-        return fault.code
+            records = self._dead_letters.bury(record, fault.message, attempts.made + attempts.crashed)
+        return fault.code, [*records, self._answers.error(request.session, request.id, fault)]
 
     async def _answer(self, request: Request, attempts: Attempts) -> bytes:
         """The answer's body. Raises Fault, the terminal error."""
@@ -198,9 +220,9 @@ class Worker:
     async def _commit_regularly(self) -> None:
         while True:
             await asyncio.sleep(_COMMIT)
-            offsets = {p: offset for p, work in self._partitions.items() if (offset := work.offsets.take()) is not None}
-            if offsets:
-                self._consumer.commit(offsets)
+            commits = {p: c for p, work in self._partitions.items() if (c := self._endings.take(work)) is not None}
+            if commits:
+                self._consumer.commit(commits)
 
     async def close(self, timeout: float) -> None:
         """Take no more, end what is in hand (up to `timeout` seconds), commit, leave the group."""
@@ -210,6 +232,12 @@ class Worker:
             await asyncio.wait(tasks, timeout=timeout)
         self._committer.cancel()
         await self._consumer.close()
+        await self._endings.close()
+
+
+def _forget(newest: dict[bytes, asyncio.Task[None]], key: bytes, task: asyncio.Task[None]) -> None:
+    if newest.get(key) is task:
+        del newest[key]
 
 
 def _until(deadline: float | None) -> float | None:
