@@ -10,7 +10,7 @@ KAFKA ?=
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test e2e lint format lock crd proto bench bench-fanout bench-direct images clean
+.PHONY: help setup demo test e2e lint format lock crd proto bench bench-fanout bench-direct bench-inference images clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench-direct: setup ## WebSocket → model → WebSocket, one pair: a JSON line 
 bench-fanout: setup ## Kafka → 5,000 WebSocket sessions on a real broker: a JSON line a run (ARGS="--gateways all --sessions 1000,5000")
 	@$(BIN)/python tests/bench/fanout.py $(ARGS)
 
+bench-inference: setup ## the model's container beside mosec and beside session.run itself; needs wrk (ARGS="--only small --runs 5")
+	@$(BIN)/python tests/bench/inference.py $(ARGS)
+
 lint: setup ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -78,7 +81,7 @@ images: ## the three images and podpair-digits, an example (BASE=image to build 
 	@for name in $(PROJECTS); do $(call build,$$name,$$name) $(if $(BASE),--build-arg BASE=$(BASE)) . || exit 1; done
 	@$(call build,digits,examples/digits) --build-arg BASE=podpair-inference:$(IMAGE_TAG) .
 
-bench: bench-fanout bench-direct ## every measurement in docs/benchmarks.md
+bench: bench-fanout bench-direct bench-inference ## every measurement in docs/benchmarks.md
 
 clean: ## forget the environment and everything that was generated
 	rm -rf $(VENV) .cache var .mypy_cache .ruff_cache .pytest_cache

@@ -37,6 +37,13 @@ class Chat:
                 await asyncio.sleep(3600)
             yield word
 """
+STUCK = """
+import threading
+
+class Stuck:
+    def predict(self, batch):
+        threading.Event().wait()
+"""
 
 
 class Client:
@@ -62,6 +69,9 @@ def address(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Any])
     (repository / "chat/1").mkdir(parents=True)
     (repository / "chat/1/model.py").write_text(CHAT)
     (repository / "chat/model.yaml").write_text("runtime: {max_streams: 1}")
+    (repository / "stuck/1").mkdir(parents=True)
+    (repository / "stuck/1/model.py").write_text(STUCK)
+    (repository / "stuck/model.yaml").write_text("warmup: {rows: []}")
     with serve(repository) as server:
         yield server.record("gRPC is ready")["address"]
 
@@ -187,8 +197,13 @@ async def test_bytes_that_are_no_message_are_refused(address: str) -> None:
             assert (await status(method(message)))[0] == "INVALID_ARGUMENT"
 
 
-async def test_a_deadline_that_has_passed_is_said(client: Client) -> None:
-    assert (await status(client.ModelInfer(pixels(1), timeout=1e-6)))[0] == "DEADLINE_EXCEEDED"
+async def test_a_deadline_ends_what_runs_and_what_is_queued_behind_it(client: Client) -> None:
+    def stuck() -> Any:
+        request = chat("x")
+        request.model_name = "stuck"
+        return client.ModelInfer(request, timeout=0.3)
+
+    assert [(await status(call))[0] for call in (stuck(), stuck())] == ["DEADLINE_EXCEEDED"] * 2
 
 
 class Aborted(Exception):
@@ -274,7 +289,7 @@ async def test_repository_and_statistics(client: Client) -> None:
     await client.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="digits"))
     await client.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="digits"))
     index = (await client.RepositoryIndex(pb.RepositoryIndexRequest())).models
-    assert [(m.name, m.state) for m in index] == [("chat", "READY"), ("digits", "UNAVAILABLE")]
+    assert {m.name: m.state for m in index} == {"chat": "READY", "stuck": "READY", "digits": "UNAVAILABLE"}
     assert (await status(client.ModelInfer(pixels())))[0] == "NOT_FOUND"
     await client.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="digits"))
     assert (await client.ModelInfer(pixels())).outputs

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 from collections.abc import Coroutine
@@ -79,4 +80,8 @@ async def _serving(catalog: Catalog, grpc: GrpcServer, url: str, watching: Watch
     await watching.start()
     log.info("ready", extra={"url": url, "models": [model.name for model in catalog.models]})
     await grpc.start()
+    # What is there by now stays: the cyclic collector needn't look at it, nor so often at what requests leave behind.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     await watching.run()

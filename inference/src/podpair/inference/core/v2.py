@@ -88,12 +88,22 @@ _encoder = msgspec.json.Encoder()
 _REMEMBERED, _SHORT = 256, 1024
 
 
+class _Raw(NamedTuple):
+    """An input in raw bytes, all checked but its values."""
+
+    input: int
+    datatype: str
+    shape: tuple[int, ...]
+    name: str
+    start: int
+    end: int
+
+
 class _Plan(NamedTuple):
-    """What the JSON before raw tensors says: checked, but for the tensors' bytes."""
+    """What the JSON before raw tensors says."""
 
     request: InferRequest
-    # Index of the input, datatype, shape, name, where its bytes begin and end.
-    tensors: tuple[tuple[int, str, tuple[int, ...], str, int, int], ...]
+    tensors: tuple[_Raw, ...]
 
 
 class RequestDecoder:
@@ -144,7 +154,7 @@ class RequestDecoder:
             return self._read(view, header_length)
         header = bytes(view[:header_length])
         plan = self._plans.get(header)
-        if plan is None or (plan.tensors and plan.tensors[-1][5] != len(view)):
+        if plan is None or (plan.tensors and plan.tensors[-1].end != len(view)):
             return self._read(view, header_length, header)
         signature = self._signature
         arrays: list[Any] = [None] * len(plan.tensors)
@@ -172,7 +182,7 @@ class RequestDecoder:
             signature.check_values(index, array)
             arrays[index] = array
             if offset > start:
-                raw.append((index, tensor.datatype, shape, tensor.name, start, offset))
+                raw.append(_Raw(index, tensor.datatype, shape, tensor.name, start, offset))
         if offset != len(view):
             raise InvalidRequestError(f"{len(view) - offset} bytes of binary data belong to no input")
         found = self._complete(request, arrays)

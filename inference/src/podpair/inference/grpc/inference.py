@@ -1,5 +1,6 @@
 """V2's GRPCInferenceService: what REST answers, in messages."""
 
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -81,9 +82,14 @@ class InferenceService:
         """Decode, queue, encode."""
         request, raw = messages.parse(message)
         with self._catalog.using(request.model_name, request.model_version or None, key(context)) as served:
+            began = time.perf_counter()
             asked = messages.decode(request, raw, served.signature)
+            served.metrics.ingress.observe(time.perf_counter() - began)
             arrays = await served.scheduler.submit(asked.arrays, deadline(context), asked.parameters)
-            return messages.encode(served.model, served.version, asked, served.signature.outputs, arrays)
+            ready = time.perf_counter()
+            answer = messages.encode(served.model, served.version, asked, served.signature.outputs, arrays)
+            served.metrics.egress.observe(time.perf_counter() - ready)
+            return answer
 
     async def ModelStreamInfer(self, message: bytes, context: Any) -> AsyncGenerator[bytes, None]:  # noqa: N802
         """One request of a stream: its answer, or its answer's parts; the last one says so where that is known."""

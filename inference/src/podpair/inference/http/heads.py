@@ -30,7 +30,19 @@ class HeadError(Exception):
 class Head:
     """What a request says before its body."""
 
-    __slots__ = ("coding", "expects", "headers", "keep_alive", "length", "method", "old", "path", "route", "values")
+    __slots__ = (
+        "asking",
+        "coding",
+        "expects",
+        "headers",
+        "keep_alive",
+        "length",
+        "method",
+        "old",
+        "path",
+        "route",
+        "values",
+    )
 
     def __init__(self, method: str, path: str, headers: Mapping[str, str], keep_alive: bool, old: bool) -> None:
         self.method = method
@@ -49,9 +61,10 @@ class Head:
         self.expects = headers.get("expect", "").lower() == "100-continue" and not old
         # How it wants its answer packed.
         self.coding = wanted(headers.get("accept-encoding"))
-        # What routing has found: kept here, because it is the same for the same head.
+        # What routing has found, and what an inference is asked for with: kept here, because it is the same for the same head.
         self.route: Any = None
         self.values: Mapping[str, str] = {}
+        self.asking: Any = None
 
 
 class Heads:

@@ -39,15 +39,19 @@ class InferApi:
 
     def infer(self, request: Request) -> None:
         """Decode and queue it. Raises InferenceError."""
-        served = self._catalog.take(*reading.target(request))
+        began = time.perf_counter()
+        asking = reading.asking(request)
+        served = self._catalog.take(asking.model, asking.version, asking.key)
         try:
-            deadline = reading.deadline(request)
-            content = reading.body(request, self._max_body_bytes)
-            asked = served.decode(content, reading.header_length(request))
+            deadline = reading.deadline(request) if asking.hurried else None
+            content = request.body if asking.plain else reading.body(request, self._max_body_bytes)
+            asked = served.decode(content, asking.header_length)
             request.id = asked.id
-            call = _Call(self._catalog, self._answering, request, served, asked)
+            entered = time.perf_counter()
+            call = _Call(self._catalog, self._answering, request, served, asked, entered)
             call.queued = served.scheduler.enqueue(asked.arrays, deadline, asked.parameters, call)
             request.gone = call.withdraw
+            served.metrics.ingress.observe(entered - began)
         except BaseException:
             self._catalog.release(served)
             raise
@@ -59,25 +63,33 @@ class _Call:
     __slots__ = ("_answering", "_asked", "_catalog", "_entered", "_request", "_served", "queued")
 
     def __init__(
-        self, catalog: Catalog, answering: Answering, request: Request, served: ServedVersion, asked: InferRequest
+        self,
+        catalog: Catalog,
+        answering: Answering,
+        request: Request,
+        served: ServedVersion,
+        asked: InferRequest,
+        entered: float,
     ) -> None:
         self._catalog = catalog
         self._answering = answering
         self._request = request
         self._served = served
         self._asked = asked
-        self._entered = time.perf_counter()
+        self._entered = entered
         # What the scheduler, or the stage before it, knows it by.
         self.queued: Any = None
 
     def done(self, arrays: Sequence[Array]) -> None:
         """Encode the answer and write it."""
         served, asked = self._served, self._asked
+        ready = time.perf_counter()
         try:
             parts, length = encode_response(served.model, served.version, asked, served.signature.outputs, arrays)
-            taken = (time.perf_counter() - self._entered) * 1000
+            taken = (ready - self._entered) * 1000
             headers = _ALL_JSON % taken if length is None else _MIXED % (taken, length)
             self._request.answer(Response(200, parts, headers))
+            served.metrics.egress.observe(time.perf_counter() - ready)
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("answered", extra={"model": served.model, "request": asked.id, "ms": round(taken, 3)})
         except Exception as error:

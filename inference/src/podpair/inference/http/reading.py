@@ -3,6 +3,7 @@
 import math
 import time
 import zlib
+from typing import NamedTuple
 
 from podpair.inference.core.errors import InvalidRequestError, TooLargeError
 from podpair.inference.http.requests import Part, Request
@@ -14,6 +15,29 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 
 # zlib's window sizes: gzip's header, zlib's.
 _CODINGS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+
+
+class Asking(NamedTuple):
+    """What a head says about an inference."""
+
+    model: str
+    version: str | None
+    key: str | None
+    # How long the JSON is, where raw tensors follow it.
+    header_length: int | None
+    # Whether there is a deadline, and whether the body isn't packed.
+    hurried: bool
+    plain: bool
+
+
+def asking(request: Request) -> Asking:
+    """All of it, read once for each head. Raises InvalidRequestError."""
+    known: Asking | None = request.head.asking
+    if known is None:
+        plain = request.header("content-encoding") is None
+        hurried = request.header(DEADLINE) is not None
+        known = request.head.asking = Asking(*target(request), header_length(request), hurried, plain)
+    return known
 
 
 def deadline(request: Request) -> float | None:

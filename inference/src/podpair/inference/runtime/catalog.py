@@ -21,7 +21,7 @@ from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import Array
 from podpair.inference.core.v2 import RequestDecoder
-from podpair.inference.metrics import Metrics
+from podpair.inference.metrics import Metrics, ModelMetrics
 from podpair.inference.runtime.cpu import available_cores, preparing_threads
 from podpair.inference.runtime.loading import Load, Loaded, close_all, load_models, load_runtime
 from podpair.inference.runtime.preparing import Preparing
@@ -67,6 +67,7 @@ class ServedVersion:
     # Reads requests to it.
     decode: RequestDecoder
     scheduler: Entry
+    metrics: ModelMetrics
     # Where the model can answer in parts.
     streams: Streams | None
     # The stage before the scheduler, where the model takes images.
@@ -291,6 +292,7 @@ class Catalog:
                 found.signature,
                 RequestDecoder(found.signature),
                 preparing or scheduler,
+                metrics,
                 streams,
                 preparing,
             )
