@@ -1,10 +1,10 @@
-"""`podpair-inference`: serve a model repository."""
+"""`podpair-inference`: serve a model repository, check it, and find out how its models run best here."""
 
 import asyncio
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -87,6 +87,65 @@ def health(arguments: tuple[str, ...]) -> None:
     sys.exit(ask(arguments))
 
 
+@main.command()
+@click.argument("models", metavar="MODELS")
+def check(models: str) -> None:
+    """Load and warm up all of MODELS as the server would, and tell every fault at once: exit status 1 if there is one.
+
+    MODELS is a repository, one model's folder, or a class as [name=]module:Class.
+    """
+    from podpair.inference.runtime.checking import check as look
+
+    report = look(models)
+    for line in report.lines:
+        click.echo(line)
+    if report.faults:
+        _refuse(report.faults, 1)
+
+
+@main.command()
+@click.argument("model", metavar="MODEL")
+@click.option("--version", type=int, help="[default: the highest]")
+@click.option("--request", type=click.Path(path_type=Path), help="A V2 request in JSON to run.  [default: zeros]")
+@click.option("--threads", type=click.IntRange(1), help="Threads that may compute.  [default: about 80 % of the cores]")
+@click.option("--max-items", type=click.IntRange(1), default=64, show_default=True, help="The largest batch to try.")
+@click.option(
+    "--rounds", type=click.IntRange(1), default=3, show_default=True, help="How often all is measured in turn."
+)
+@click.option(
+    "--seconds", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True, help="Of each measurement."
+)
+def bench(
+    model: str,
+    version: int | None,
+    request: Path | None,
+    threads: int | None,
+    max_items: int,
+    rounds: int,
+    seconds: float,
+) -> None:
+    """Find the batch size and the threads with which MODEL answers most on this machine, for its model.yaml.
+
+    MODEL is a model's folder, or a class as module:Class. The model alone is measured: no server is started.
+    """
+    from podpair.inference.core import tuning
+    from podpair.inference.runtime.tuning import Tuning
+
+    try:
+        measured = Tuning(model, version, request, threads, max_items)
+        cells = list(measured.measure(rounds, seconds))
+        measured.close()
+    except FaultsError as error:
+        _refuse(error.faults, 1)
+    chosen = tuning.best(cells)
+    click.echo(f"{measured.name}/{measured.version}, up to {measured.threads} threads")
+    for line in tuning.table(cells, chosen):
+        click.echo(line)
+    click.echo("\nmodel.yaml:")
+    for line in tuning.model_yaml(chosen, intra_op=measured.intra_op):
+        click.echo(f"  {line}")
+
+
 def _run(main_coroutine: Coroutine[Any, Any, None]) -> None:
     if sys.platform == "win32":
         asyncio.run(main_coroutine)
@@ -96,7 +155,7 @@ def _run(main_coroutine: Coroutine[Any, Any, None]) -> None:
         uvloop.run(main_coroutine)
 
 
-def _refuse(faults: list[str], status: int) -> None:
+def _refuse(faults: list[str], status: int) -> NoReturn:
     count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
     click.echo(f"podpair-inference: {count}:", err=True)
     for fault in faults:

@@ -60,7 +60,7 @@ def load_models(folders: Sequence[ModelFolder], load: Load) -> dict[str, dict[st
         loaded[folder.name] = {}
         for version in folder.versions:
             try:
-                loaded[folder.name][str(version)] = _load_version(folder, version, load)
+                loaded[folder.name][str(version)] = load_version(folder, version, load)
             except FaultsError as error:
                 faults += error.faults
     if faults:
@@ -76,11 +76,12 @@ def close_all(loaded: Mapping[str, Mapping[str, Loaded]]) -> None:
             version.runtime.close()
 
 
-def _load_version(folder: ModelFolder, version: int, load: Load) -> Loaded:
+def load_version(folder: ModelFolder, version: int, load: Load) -> Loaded:
+    """One version, warmed up. Raises FaultsError."""
     runtime, source = load(folder, version), str(folder.path / "model.yaml")
     try:
         signature = Signature(folder.config, runtime.inputs, runtime.outputs, source)
-        decoders = _decoders(signature, source)
+        decoders = decoders_of(signature, source)
         times = _warm_up(runtime, signature, folder, version)
     except FaultsError:
         runtime.close()
@@ -88,7 +89,8 @@ def _load_version(folder: ModelFolder, version: int, load: Load) -> Loaded:
     return Loaded(runtime, signature, times, decoders)
 
 
-def _decoders(signature: Signature, source: str) -> "Sequence[ImageDecoder | None]":
+def decoders_of(signature: Signature, source: str) -> "Sequence[ImageDecoder | None]":
+    """For each of the model's inputs what makes it of images, or None; none at all where there are no images."""
     if not signature.preprocess:
         return ()
     from podpair.inference.runtime.images import ImageDecoder
@@ -110,7 +112,7 @@ def _warm_up(runtime: Runtime, signature: Signature, folder: ModelFolder, versio
     started = time.monotonic()
 
     def run(count: int) -> float:
-        arrays = [_zeros(spec.datatype, spec.shape, count) for spec in signature.model_inputs]
+        arrays = [zeros(spec.datatype, spec.shape, count) for spec in signature.model_inputs]
         begun = clock()
         signature.postprocess(runtime.run(arrays))
         return clock() - begun
@@ -150,7 +152,8 @@ def run_clock(runtime: Runtime) -> Callable[[], float]:
     return time.thread_time if runtime.inline else time.monotonic
 
 
-def _zeros(datatype: str, shape: tuple[int, ...], rows: int) -> Array:
+def zeros(datatype: str, shape: tuple[int, ...], rows: int) -> Array:
+    """A tensor of so many rows where it has rows; dimensions of any size are 1. BYTES are empty."""
     sizes = [max(1, size) for size in shape]
     if shape[:1] == (-1,):
         sizes[0] = rows

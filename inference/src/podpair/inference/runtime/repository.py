@@ -74,15 +74,15 @@ class Models:
             raise NotFoundError(f"no model {name!r} in the repository; there are {', '.join(self.names())}")
         if self._repository is None:
             raise NotFoundError(f"no model {name!r}: no repository is served")
-        return _read_model(self._repository / name)
+        return read_model(self._repository / name)
 
     def states(self) -> dict[str, str]:
         """The models of the repository, and how their files look: another text where one of them has changed."""
-        return {} if self._repository is None else {path.name: _state(path) for path in _folders(self._repository)}
+        return {} if self._repository is None else {path.name: _state(path) for path in model_folders(self._repository)}
 
     def names(self) -> list[str]:
         """Those that could be loaded."""
-        found = [] if self._repository is None else [path.name for path in _folders(self._repository)]
+        found = [] if self._repository is None else [path.name for path in model_folders(self._repository)]
         return sorted({*found, *map(_class_name, self._classes)})
 
 
@@ -102,9 +102,9 @@ def read_repository(repository: Path) -> list[ModelFolder]:
             [f"{repository}: no such folder; give the model repository with --models or models.repository"]
         )
     folders, faults = [], []
-    for path in _folders(repository):
+    for path in model_folders(repository):
         try:
-            folders.append(_read_model(path))
+            folders.append(read_model(path))
         except FaultsError as error:
             faults += error.faults
     if not folders and not faults:
@@ -121,7 +121,7 @@ def _class_name(reference: str) -> str:
     return name if equals else re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", location.partition(":")[2]).lower()
 
 
-def _folders(repository: Path) -> list[Path]:
+def model_folders(repository: Path) -> list[Path]:
     if not repository.is_dir():
         return []
     return sorted(p for p in repository.iterdir() if p.is_dir() and not p.name.startswith((".", "_")))
@@ -150,15 +150,15 @@ def _state(path: Path) -> str:
     return hashlib.blake2b(repr(sorted(found)).encode(), digest_size=16).hexdigest()
 
 
-def _read_model(path: Path) -> ModelFolder:
-    faults = []
-    config = ModelConfig()
+def look_at(path: Path) -> tuple[ModelConfig | None, dict[int, Path], list[str]]:
+    """All that a model's folder says: its model.yaml unless that can't be used, its versions' files, and every fault."""
+    config: ModelConfig | None = None
+    faults, versions = [], {}
     try:
         config = _read_config(path)
     except FaultsError as error:
         faults += error.faults
-    folders = {int(p.name): p for p in path.iterdir() if p.is_dir() and p.name.isdecimal() and int(p.name) > 0}
-    versions = {}
+    folders = {int(p.name): p for p in path.iterdir() if _is_version(p)}
     for version, folder in sorted(folders.items()):
         found = [folder / name for name in FILES if (folder / name).is_file()]
         if len(found) == 1:
@@ -167,12 +167,27 @@ def _read_model(path: Path) -> ModelFolder:
             faults.append(f"{folder}: it holds {'both model.onnx and' if found else 'neither model.onnx nor'} model.py")
     faults += [
         f"{path / 'model.yaml'}: versions.{i}.version: there is no version {share.version}"
-        for i, share in enumerate(config.versions)
+        for i, share in enumerate(config.versions if config else ())
         if share.version not in folders
     ]
     if not folders:
         faults.append(f"{path}: no version in it; put the model at {path / '1' / 'model.onnx'}")
-    if faults:
+    return config, versions, faults
+
+
+def is_model(path: Path) -> bool:
+    """Whether a folder is a model's own, rather than a repository of several."""
+    return (path / "model.yaml").exists() or any(map(_is_version, path.iterdir()))
+
+
+def _is_version(path: Path) -> bool:
+    return path.is_dir() and path.name.isdecimal() and int(path.name) > 0
+
+
+def read_model(path: Path) -> ModelFolder:
+    """One model's folder. Raises FaultsError with all that is wrong in it."""
+    config, versions, faults = look_at(path)
+    if faults or config is None:
         raise FaultsError(faults)
     return ModelFolder(path.name, path, config, versions)
 
