@@ -80,13 +80,6 @@ async def test_many_at_once_each_end_once(pair: Gateway, connect: Connect) -> No
     assert not [e for e in client.skipped if e["type"] != "accepted"]
 
 
-async def test_an_id_may_be_used_again_when_it_has_ended(pair: Gateway, connect: Connect) -> None:
-    client = await connect(pair)
-    for route in ("direct", "queue", "direct", "queue"):
-        await client.infer("again", route=route)
-        assert (await client.answer("again"))["type"] == "result"
-
-
 async def test_what_was_missed_is_sent_again_even_if_this_gateway_had_sent_it(pair: Gateway, connect: Connect) -> None:
     """The answer is on the wire when the wire is cut: the gateway has sent it, and the client has not seen it."""
     first = await connect(pair)

@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-from podpair.gateway.core.ledger import OpenRequest
+from podpair.gateway.core.ledger import Ledger, OpenRequest
 from podpair.gateway.core.wires import JsonWire
 from podpair.gateway.sessions.connection import Connection
 from podpair.gateway.sessions.session import Session
@@ -31,7 +31,7 @@ class TakesOne:
 
 
 def test_where_only_the_word_that_it_was_accepted_is_taken() -> None:
-    session = Session("s", "user", 0, 10)
+    session = Session("s", "user", 0, Ledger(10))
     session.seen = 7
     session.connection = cast("Connection", TakesOne())
     session.ledger.open("r", OpenRequest("queue", cancels_on_disconnect=False))

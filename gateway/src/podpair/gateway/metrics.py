@@ -66,6 +66,10 @@ class Metrics:
         self.spilled = Counter(
             f"{name}spilled", "Direct requests that went on through Kafka", ["reason"], registry=registry
         )
+        self.repeated = Counter(
+            f"{name}requests_repeated", "Requests whose id had ended lately, given the same answer", ["route"],
+            registry=registry,
+        )  # fmt: skip
         self.answers = Counter(f"{name}answers", "Terminal events, by outcome", ["outcome"], registry=registry)
         self.direct = Gauge(f"{name}direct_in_flight", "Direct requests that the model has", registry=registry)
         self.latency = Durations(

@@ -114,7 +114,9 @@ class Service:
         pacer = Pacer()
         metrics.slow.set_function(lambda: pacer.congested)
         joining = Joining(config, topics.epoch, self.name, reader, history, fanout, self.tokens, metrics)
-        dispatcher = Dispatcher(config, self.name, asking, readiness, producer, answers, registry, metrics)
+        dispatcher = Dispatcher(
+            config, self.name, asking, readiness, producer, answers, registry, joining.logged, metrics
+        )
         presence = BrokerPresence(config, metrics)
         self.parts = Parts(
             topics, upstream, asking, readiness, producer, registry, fanout, reader, history, joining, dispatcher, worker,

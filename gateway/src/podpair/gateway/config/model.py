@@ -127,6 +127,10 @@ class Sessions(Section):
     """At SIGTERM clients are sent to other gateways spread over at most so long; few clients leave sooner."""
     buffer_bytes: Count = 1 << 20
     """What may wait in memory for one client; what is more waits in Kafka's log until the client has taken it."""
+    remembered_bytes: Annotated[int, Field(ge=0)] = 1 << 14
+    """Answers of direct requests that are kept for each session: who asks again with the same id is given the same."""
+    remembered_seconds: Seconds = 120
+    """How long that outlasts the connection."""
     slow_seconds: PositiveSeconds = 10
     """A client that leaves a full buffer untouched for so long is closed with 3008; it may resume."""
 
@@ -214,6 +218,8 @@ class Requests(Section):
     ordering: Literal["none", "session"] = "none"
     """`session`: the queued requests of a session are worked on one after the other, in order; `none`: they spread over the
     fleet. The same on every gateway."""
+    remembered_bytes: Annotated[int, Field(ge=0)] = 1 << 24
+    """Answers of queued requests that are kept: a request that is read a second time is given the same."""
     dead_letters: bool = True
     """Keep requests that no attempt could answer on the topic `<requests.topic>.dlq` (`podpair-gateway replay`)."""
     dead_letter_retention_seconds: PositiveSeconds = 604_800

@@ -3,12 +3,16 @@
 Invariant: a request ends once. What comes for an id that has ended is the second copy (a worker died after its answer was
 written, or two gateways ran the same request) and is not passed on. The first copy is: a client that comes back to a place
 before it is read to again from there.
+
+Who asks again with an id that has ended lately is given the answer that it had: it is kept here, or stands in Kafka.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.records import Event
+from podpair.gateway.core.remembered import Remembered
 from podpair.gateway.core.routing import Route
 
 _REMEMBERED = 256  # ended ids of a session; a second copy comes within a rebalance, not within hundreds of requests
@@ -27,12 +31,14 @@ class OpenRequest:
 
 
 class Ledger:
-    """Open and lately ended requests, by id."""
+    """Open and lately ended requests, by id. At most `limit` are open; answers of `kept_bytes` are kept to be given again."""
 
-    __slots__ = ("_ended", "_limit", "_open")
+    __slots__ = ("_answers", "_ended", "_kept_bytes", "_limit", "_open")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, kept_bytes: int = 0) -> None:
         self._limit = limit
+        self._kept_bytes = kept_bytes
+        self._answers: Remembered[str, Event] | None = None  # those that are not in Kafka; made when first needed
         self._open: dict[str, OpenRequest] = {}
         # Where each ended (offset in the home partition, -1: not in Kafka), in order of ending. Made when it is first
         # needed: most sessions only listen.
@@ -45,6 +51,8 @@ class Ledger:
         self._open[request_id] = request
         if self._ended:
             self._ended.pop(request_id, None)
+        if self._answers:
+            self._answers.forget(request_id)
 
     def get(self, request_id: str) -> OpenRequest | None:
         """The open request with this id."""
@@ -53,10 +61,10 @@ class Ledger:
     def end(self, request_id: str, offset: int = -1) -> OpenRequest | None:
         """The request ends with the record at `offset`, or with an event of this gateway's own.
 
-        None if it wasn't open (it was accepted elsewhere, and is not remembered here).
+        None if it wasn't open: it was accepted elsewhere, or has ended before.
         """
         request = self._open.pop(request_id, None)
-        if request is None:
+        if request is None and offset < 0:
             return None
         ended = self._ended
         if ended is None:
@@ -65,6 +73,37 @@ class Ledger:
         if len(ended) > _REMEMBERED:
             del ended[next(iter(ended))]
         return request
+
+    def keep(self, answer: Event) -> None:
+        """Keep the answer of a request that has ended here, for who asks it again."""
+        if self._kept_bytes and answer.id is not None:
+            if self._answers is None:
+                self._answers = Remembered(self._kept_bytes)
+            self._answers.keep(answer.id, answer, len(answer.payload))
+
+    def to_be_logged(self, request_id: str) -> None:
+        """Its client did not get the answer: it is being written to Kafka, and what comes from there is the first copy."""
+        if self._ended is not None:
+            self._ended.pop(request_id, None)
+
+    def answer(self, request_id: str) -> Event | int | None:
+        """The answer that an id has had lately, or its offset in the home partition. None: it has had none, or that is gone.
+
+        An answer that is given again from here is the one: what Kafka may still bring is its second copy.
+        """
+        kept = self._answers.get(request_id) if self._answers else None
+        if kept is not None:
+            if self._ended is None:
+                self._ended = {}
+            self._ended.setdefault(request_id, -1)
+            return kept
+        offset = self._ended.get(request_id, -1) if self._ended else -1
+        return offset if offset >= 0 else None
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it holds anything about ids that have ended."""
+        return bool(self._ended) or bool(self._answers)
 
     def is_second_copy(self, request_id: str, offset: int) -> bool:
         """Whether the request ended lately, and with something else than the terminal record at `offset`."""

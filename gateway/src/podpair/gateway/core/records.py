@@ -97,6 +97,18 @@ def _typed(
     return Event(kind, name, request_id, payload, offset)
 
 
+def answer_again(request_id: str, value: bytes | None, headers: Headers | None) -> Event:
+    """The terminal event that a record of the results topic was to its client, to be sent once more: without a position,
+    which it has had.
+    """
+    named = "error" if dict(headers or ()).get("ce_type") == ERROR else "result"
+    members = (value or b"").strip()[1:-1]
+    if not is_json(b"{%b}" % members):
+        return _typed(RESULT, request_id, None, None, -1, b"")
+    payload = b'{%b%b"type":"%b","id":%b}' % (members, b"," if members else b"", named.encode(), _encode(request_id))
+    return Event(Kind.TERMINAL, named, request_id, payload, -1)
+
+
 def result_event(request_id: str, members: bytes) -> Event:
     """A `result` that did not come through Kafka; `members` are those of its JSON object, without the braces."""
     payload = b'{%b,"type":"result","id":%b}' % (members, _encode(request_id))

@@ -2,15 +2,18 @@
 
 Invariant: on the queue route `accepted` is sent once the broker has acknowledged the record. A direct request that the
 model refuses, or dies under, goes on through Kafka where its client said `auto`. An answer whose client is gone is
-written to the results topic, so it is found wherever the session resumes.
+written to the results topic, so it is found wherever the session resumes. An id that has ended lately is given the answer
+that it had, and does not run again.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Container, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Container, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
+
+from confluent_kafka import KafkaException
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.core import records
@@ -20,6 +23,7 @@ from podpair.gateway.core.protocol import CloseCode, Code, Fault, Infer, InferRo
 from podpair.gateway.core.questions import Question, question_body
 from podpair.gateway.core.records import Event, accepted_event, direct_events, result_event
 from podpair.gateway.core.routing import Load, Route, choose_route, may_spill
+from podpair.gateway.core.tails import Record
 from podpair.gateway.kafka.producer import NotWritten, RecordProducer, Written
 from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
@@ -32,6 +36,9 @@ from podpair.gateway.worker.answers import AnswerWriter
 
 _log = logging.getLogger(__name__)
 _ANNOUNCE = 0.02  # seconds that the `accepted` of a direct request may wait for its answer
+
+Logged = Callable[[Session, int], Awaitable[Record | None]]
+"""The record at an offset of a session's home partition, if it is still there. Raises KafkaException."""
 
 
 class Started(NamedTuple):
@@ -56,6 +63,7 @@ class Dispatcher:
         producer: RecordProducer,
         answers: AnswerWriter,
         registry: Registry,
+        logged: Logged,
         metrics: Metrics,
     ) -> None:
         self._config = config
@@ -65,6 +73,7 @@ class Dispatcher:
         self._producer = producer
         self._answers = answers
         self._registry = registry
+        self._logged = logged
         self._metrics = metrics
         self._in_flight = 0  # direct requests
         self._idle = asyncio.Event()  # set while there are none
@@ -97,7 +106,7 @@ class Dispatcher:
         return Load(self._readiness.ready, self._in_flight, self._config.limits.direct, queue_open=True)
 
     def infer(self, session: Session, message: Infer | InferRow) -> Started | None:
-        """Begin a request; its events go to the session. None: it is a retry of one that still runs.
+        """Begin a request; its events go to the session. None: it repeats one that still runs, or has ended.
 
         Raises Fault where it can't be accepted; a duplicate id in flight is such a fault, and the first goes on.
         """
@@ -108,6 +117,14 @@ class Dispatcher:
             if running.accepted:
                 session.send(accepted_event(message.id, running.route))
             return None
+        answer = session.ledger.answer(message.id)
+        if answer is not None:
+            self._metrics.repeated.labels(message.route).inc()
+            self._answer_again(session, message, answer)
+            return None
+        return self._begin(session, message)
+
+    def _begin(self, session: Session, message: Infer | InferRow) -> Started:
         if message.route != "queue" and self._in_flight < self._config.limits.direct and self._readiness.ready:
             route: Route = "direct"  # what most are, decided at once
         else:
@@ -127,6 +144,35 @@ class Dispatcher:
         self._count_direct(1)
         self._announce_soon(session, message.id, request)
         return _DIRECT
+
+    def _answer_again(self, session: Session, message: Infer | InferRow, answer: Event | int) -> None:
+        """The request has ended lately: it is not run, its answer is given again."""
+        if isinstance(answer, Event):
+            self._send(session, [accepted_event(message.id, "direct"), answer])
+            return
+        request = OpenRequest("queue", cancels_on_disconnect=False)
+        session.ledger.open(message.id, request)
+        self._accept(session, message.id, request)
+        self._spawn(self._answer_from_log(session, message, answer))
+
+    async def _answer_from_log(self, session: Session, message: Infer | InferRow, offset: int) -> None:
+        """Its answer stands at `offset` of the session's home. Where retention has taken it, the request runs again."""
+        try:
+            record = await self._logged(session, offset)
+        except KafkaException as error:
+            _log.warning("an answer can't be read again: %s", error, extra=ids(session=session.id, request=message.id))
+            record = None
+        if session.ledger.get(message.id) is None:
+            return  # it was cancelled meanwhile
+        if record is not None:
+            session.ledger.end(message.id, offset)
+            self._send(session, [records.answer_again(message.id, record.value(), record.headers())])
+            return
+        session.ledger.forget(message.id)
+        try:
+            self._begin(session, message)
+        except Fault as fault:
+            self._send(session, [Event(records.Kind.TERMINAL, "error", message.id, error_event(fault, message.id), -1)])
 
     @property
     def models(self) -> Container[str]:
@@ -191,6 +237,9 @@ class Dispatcher:
                 mine += direct_events(question.id, outcome)
             seconds.setdefault(question.model, []).append(now - request.began)
         for session, mine in events.items():
+            for event in mine:
+                if event.kind is records.Kind.TERMINAL:
+                    session.ledger.keep(event)
             self._send(session, mine)
         for model, values in seconds.items():
             self._metrics.latency.observe(model, values)
@@ -288,6 +337,8 @@ class Dispatcher:
         if request is None:
             return  # it has ended: cancelled, or answered by another gateway
         self._metrics.answers.labels(fault.code).inc()
+        if fault.code is not Code.OVERLOADED:  # which invites to ask again
+            session.ledger.keep(terminal)
         events = [terminal]
         if not request.accepted and request.route == "direct":
             self._metrics.requests.labels("direct").inc()
@@ -296,6 +347,8 @@ class Dispatcher:
 
     def _keep(self, session: Session, terminal: Event) -> None:
         """The client is gone: its answer waits in Kafka."""
+        if terminal.id is not None:
+            session.ledger.to_be_logged(terminal.id)
         self._spawn(self._answers.event(session.id, terminal))
 
     def _on_unsent(self, session: Session, unsent: list[Event]) -> None:

@@ -142,6 +142,18 @@ class Joining:
             start = session.seen + 1
             await self._drained(connection)
 
+    async def logged(self, session: Session, offset: int) -> Record | None:
+        """The session's record at `offset`, if the log still has it. Raises KafkaException."""
+        tail = self._fanout.tails.get(session.home)
+        if tail is not None and tail.start <= offset < tail.end:
+            found = tail.since(session.key, offset)
+        else:
+            low, _ = await self._reader.watermarks(session.home)
+            if offset < low:
+                return None
+            found = (await self._history.read(session.home, session.key, offset, offset + 1)).records
+        return found[0] if found and found[0].offset() == offset else None
+
     async def _drained(self, connection: Connection) -> None:
         try:
             async with asyncio.timeout(self._config.sessions.slow_seconds):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from podpair.gateway.config.model import Config
+from podpair.gateway.core.ledger import Ledger
 from podpair.gateway.core.partitions import home_partition, mint_session_id
 from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.records import Event
@@ -32,6 +33,8 @@ class Registry:
         self._owned = owned
         self._metrics = metrics
         self.sessions: dict[bytes, Session] = {}
+        # What is remembered of sessions that have left, for a while: (subject, ledger, when it left), oldest first.
+        self._left: dict[bytes, tuple[str, Ledger, float]] = {}
         self.connected = 0
         self._empty = asyncio.Event()
         # Who takes the terminal events that a client did not get, and who cares that it is gone.
@@ -49,10 +52,18 @@ class Registry:
         session = self.sessions.get(key)
         if session is None:
             home = home_partition(session_id, self._partitions)
-            session = self.sessions[key] = Session(session_id, subject, home, self._config.limits.in_flight)
+            ledger = self._remembered(key, subject)
+            session = self.sessions[key] = Session(session_id, subject, home, ledger)
         if session.subject != subject:
             raise NotYours("the session is another user's")
         return session
+
+    def _remembered(self, key: bytes, subject: str) -> Ledger:
+        """The ledger that the session had when it left, or a new one."""
+        left = self._left.pop(key, None)
+        if left is not None and left[0] == subject:
+            return left[1]
+        return Ledger(self._config.limits.in_flight, self._config.sessions.remembered_bytes)
 
     def attach(self, session_id: str, subject: str, connection: Connection, expires_at: float | None) -> Session:
         """A client is there; one that was there before is told that it was replaced. Raises NotYours."""
@@ -102,12 +113,24 @@ class Registry:
         busy = any(request.route == "direct" for request in session.ledger.opened.values())
         if session.connection is None and not busy and self.sessions.get(session.key) is session:
             del self.sessions[session.key]
+            if session.ledger.remembers:
+                self._left[session.key] = (session.subject, session.ledger, time.monotonic())
+                if len(self._left) > self._config.limits.sessions:
+                    del self._left[next(iter(self._left))]
+
+    def _forget_left(self, before: float) -> None:
+        while self._left:
+            key, (_, _, left_at) = next(iter(self._left.items()))
+            if left_at >= before:
+                return
+            del self._left[key]
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP)
             now, monotonic = time.time(), time.monotonic()
             idle = self._config.sessions.idle_seconds
+            self._forget_left(monotonic - self._config.sessions.remembered_seconds)
             for session in list(self.sessions.values()):
                 connection = session.connection
                 if connection is None:

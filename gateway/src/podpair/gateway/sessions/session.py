@@ -35,12 +35,12 @@ class Session:
         "subject",
     )
 
-    def __init__(self, session_id: str, subject: str, home: int, max_open: int) -> None:
+    def __init__(self, session_id: str, subject: str, home: int, ledger: Ledger) -> None:
         self.id = session_id
         self.key = session_id.encode()
         self.subject = subject
         self.home = home  # partition of the results topic
-        self.ledger = Ledger(max_open)
+        self.ledger = ledger
         self.connection: Connection | None = None
         self.live = False  # caught up: records are delivered as they are read
         self.seen = -1  # offset of the last record delivered, or of the one before the first

@@ -1,6 +1,7 @@
 """Takes requests from Kafka, asks the model next door, and writes the answers to the results topic.
 
 Invariant: a request's offset is committed only after its terminal record is acknowledged, or together with it (`ending`).
+A request that was answered lately, and is read once more, is given the same answer: it does not run twice.
 With `requests.ordering: session` the requests of a session are worked on one after the other, in the order of their partition.
 A model that is not there costs no attempt: its partitions are paused, and what was in hand waits.
 """
@@ -21,6 +22,7 @@ from podpair.gateway.core.offsets import Commit, ContiguousOffsets
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.questions import question_of_body
 from podpair.gateway.core.records import Headers, InvalidRecord, Request, request_of_record
+from podpair.gateway.core.remembered import Remembered
 from podpair.gateway.kafka.producer import Outgoing
 from podpair.gateway.kafka.requests import RequestsConsumer
 from podpair.gateway.logs import ids
@@ -71,6 +73,8 @@ class Worker:
         self._ordered = config.requests.ordering == "session"
         self._metrics = metrics
         self._partitions: dict[int, _Partition] = {}
+        self._answered: Remembered[tuple[str, str], bytes] = Remembered(config.requests.remembered_bytes)
+        self._running: dict[tuple[str, str], asyncio.Event] = {}  # by session and id; set when it has ended
         self._suspects = asyncio.Lock()  # one at a time: the one that the model dies of next is the one that had it
         self._consumer = RequestsConsumer(config, self)
         if isinstance(endings, ExactlyOnce):
@@ -166,6 +170,20 @@ class Worker:
 
     async def _finish(self, record: Message, request: Request) -> tuple[str, list[Outgoing]]:
         """The outcome of a request, and the records that tell of it, whatever becomes of it."""
+        who = (request.session, request.id)
+        while (running := self._running.get(who)) is not None:
+            await running.wait()
+        body = self._answered.get(who)
+        if body is not None:
+            return "repeated", [self._answers.result(*who, body)]
+        ended = self._running[who] = asyncio.Event()
+        try:
+            return await self._run(record, request)
+        finally:
+            del self._running[who]
+            ended.set()
+
+    async def _run(self, record: Message, request: Request) -> tuple[str, list[Outgoing]]:
         attempts = Attempts(self._config.attempts, self._config.backoff_seconds, self._config.crashes)
         about = ids(session=request.session, request=request.id)
         try:
@@ -178,6 +196,7 @@ class Worker:
             _log.exception("queued request failed", extra=about)
             fault = Fault(Code.INTERNAL, f"internal error: {type(error).__name__}")
         else:
+            self._answered.keep((request.session, request.id), body, len(body))
             return "result", [self._answers.result(request.session, request.id, body)]
         records = []
         if fault.code in (Code.UPSTREAM, Code.INTERNAL):

@@ -1,0 +1,86 @@
+"""What is kept of answers is bounded, and the oldest goes first."""
+
+from podpair.gateway.core.ledger import Ledger, OpenRequest
+from podpair.gateway.core.records import Event, Kind, answer_again
+from podpair.gateway.core.remembered import Remembered
+
+
+def test_the_oldest_gives_way() -> None:
+    kept: Remembered[str, str] = Remembered(10)
+    for name in "abc":
+        kept.keep(name, name.upper(), 4)
+    assert [kept.get(name) for name in "abc"] == [None, "B", "C"]
+    assert (len(kept), kept.size) == (2, 8)
+
+
+def test_what_is_kept_anew_counts_once() -> None:
+    kept: Remembered[str, str] = Remembered(10)
+    for size in (3, 5, 2):
+        kept.keep("a", str(size), size)
+    assert (kept.get("a"), kept.size) == ("2", 2)
+    kept.forget("a")
+    kept.forget("a")
+    assert (kept.get("a"), kept.size) == (None, 0)
+
+
+def test_what_is_larger_than_all_is_not_kept_and_drives_out_nothing() -> None:
+    kept: Remembered[str, str] = Remembered(10)
+    kept.keep("a", "A", 10)
+    kept.keep("b", "B", 11)
+    assert (kept.get("a"), kept.get("b")) == ("A", None)
+
+
+def answer(request_id: str, offset: int = -1) -> Event:
+    return Event(Kind.TERMINAL, "result", request_id, b"{}", offset)
+
+
+def ended(request_id: str, offset: int = -1) -> Ledger:
+    ledger = Ledger(9, kept_bytes=100)
+    ledger.open(request_id, OpenRequest("direct", cancels_on_disconnect=False))
+    ledger.end(request_id, offset)
+    if offset < 0:
+        ledger.keep(answer(request_id))
+    return ledger
+
+
+def test_an_answer_is_found_in_memory_or_by_its_offset() -> None:
+    assert ended("r").answer("r") == answer("r")
+    assert ended("r", 7).answer("r") == 7
+    assert ended("r").answer("other") is None
+
+
+def test_an_answer_that_came_for_a_request_accepted_elsewhere_is_known_too() -> None:
+    ledger = Ledger(9)
+    assert ledger.end("r", 7) is None
+    assert ledger.answer("r") == 7
+    assert ledger.is_second_copy("r", 8)
+
+
+def test_an_answer_on_its_way_to_kafka_is_no_second_copy_when_it_comes_from_there() -> None:
+    ledger = ended("r")
+    assert ledger.is_second_copy("r", 7)
+    ledger.to_be_logged("r")
+    assert not ledger.is_second_copy("r", 7)
+
+
+def test_unless_it_was_asked_again_meanwhile_and_given_from_memory() -> None:
+    ledger = ended("r")
+    ledger.to_be_logged("r")
+    assert ledger.answer("r") == answer("r")
+    assert ledger.is_second_copy("r", 7)
+
+
+def test_an_id_that_runs_again_has_no_answer() -> None:
+    for ledger in (ended("r"), ended("r", 7)):
+        ledger.open("r", OpenRequest("queue", cancels_on_disconnect=False))
+        assert ledger.answer("r") is None
+        assert not ledger.remembers
+
+
+def test_the_event_of_a_record_that_is_given_again_has_no_position() -> None:
+    again = answer_again("r", b' {"data": {"position": 1}} ', [("ce_type", b"dev.podpair.result")])
+    assert again == Event(Kind.TERMINAL, "result", "r", b'{"data": {"position": 1},"type":"result","id":"r"}', -1)
+    again = answer_again("r", b'{"code":"upstream"}', [("ce_type", b"dev.podpair.error")])
+    assert (again.name, again.payload) == ("error", b'{"code":"upstream","type":"error","id":"r"}')
+    assert answer_again("r", b"{}", None).payload == b'{"type":"result","id":"r"}'
+    assert answer_again("r", b"[1]x", None).name == "error"
