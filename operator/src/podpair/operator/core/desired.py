@@ -44,6 +44,7 @@ def desired(gateway: InferenceGateway, surroundings: Surroundings) -> list[Manif
         network.service_account(gateway),
         resume_key,
         config_map,
+        *settings.models_config_map(gateway),
         network.service(gateway),
         *network.network_policy(gateway),
         pods.deployment(gateway, surroundings.gateway_image, checksums),
