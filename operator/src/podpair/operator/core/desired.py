@@ -67,6 +67,11 @@ def checksum(data: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def checksum_of(contents: Mapping[str, bytes]) -> str:
+    """The same digest, of contents that are decoded."""
+    return checksum({key: base64.b64encode(value).decode() for key, value in contents.items()})
+
+
 def resume_secret(gateway: InferenceGateway, key: str) -> Manifest:
     """The Secret with the key that signs resume tokens."""
     name = settings.resume_files(gateway).secret.removeprefix(gateway.metadata.name)
