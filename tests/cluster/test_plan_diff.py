@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from harness.kubernetes import ApiServer
-from harness.operator import NOBODY, Operator
+from harness.operator import Operator
 from harness.pair import until
 from harness.processes import BIN
-from harness.reconciled import OBJECTS, apply, there
+from harness.reconciled import ALONE, OBJECTS, apply, there
 from harness.resources import resource
 
 
@@ -24,7 +24,7 @@ class Plans:
         self._file = folder / "resource.yaml"
 
     def __call__(self, *options: str, **changed: Any) -> subprocess.CompletedProcess[str]:
-        self._file.write_text(yaml.safe_dump(resource(**({"kafka__bootstrapServers": NOBODY} | changed))))
+        self._file.write_text(yaml.safe_dump(resource(**(ALONE | changed))))
         environment = {"KUBECONFIG": str(self._cluster.kubeconfig), "HOME": str(self._file.parent), "NO_PROXY": "*"}
         command = [BIN / "podpair", "plan", self._file, "--diff", "-n", self._namespace, *options]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
@@ -74,13 +74,13 @@ def test_what_the_operator_keeps_does_not_differ(
 
 def test_only_what_would_change_is_told(cluster: ApiServer, namespace: str, operator: Operator, plan: Plans) -> None:
     kept(cluster, namespace)
-    told = plan(inference__image="registry.example/digits:4", network={"service": {"port": 8000}})
+    told = plan(inference__image="podpair-digits:4", network={"service": {"port": 8000}})
     assert told.returncode == 1
     assert changed_lines(told) == [
         "- port: 80",
         "+ port: 8000",
-        "- image: registry.example/digits:3",
-        "+ image: registry.example/digits:4",
+        "- image: podpair-digits:0.1.0",
+        "+ image: podpair-digits:4",
     ]
     assert cluster.read("service", "digits", "-n", namespace)["spec"]["ports"][0]["port"] == 80
 

@@ -55,12 +55,13 @@ def _written(one: Manifest) -> str:
 
 def _tried(cluster: Cluster, gateway: InferenceGateway) -> Manifest | None:
     """The resource as it is stored; None: it would be new. The API server is asked whether it takes it as the file has it."""
-    path = GATEWAY.path(gateway.metadata.namespace, gateway.metadata.name)
-    stored = cluster.find(path)
-    asked = gateway.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"status"})
-    asked["metadata"] = {"name": gateway.metadata.name, "namespace": gateway.metadata.namespace}
+    collection = GATEWAY.path(gateway.metadata.namespace)
+    stored = cluster.find(f"{collection}/{gateway.metadata.name}")
+    asked = gateway.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"status", "metadata"})
+    metadata = {"name": gateway.metadata.name, "namespace": gateway.metadata.namespace}
+    asked["metadata"] = metadata if stored is None else stored["metadata"]
     try:
-        cluster.dry_run(path, asked)
+        cluster.try_to_store(collection, asked)
     except NotThere as error:
         click.echo(
             f"podpair: the cluster doesn't take {gateway.metadata.namespace}/{gateway.metadata.name} ({error}):"
