@@ -51,7 +51,7 @@ def changed_lines(told: subprocess.CompletedProcess[str]) -> list[str]:
 def kept(cluster: ApiServer, namespace: str, **changed: Any) -> None:
     """Applied, and made by the operator."""
     apply(cluster, namespace, **changed)
-    until(lambda: all(there(cluster, namespace, kind, name) for kind, name in OBJECTS.items() if kind != "ingress"))
+    until(lambda: all(there(cluster, namespace, kind, name) for kind, name in OBJECTS if kind != "ingress"))
 
 
 def test_a_resource_that_is_not_there_yet_is_all_new_and_stays_so(
