@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import uuid
 from base64 import urlsafe_b64encode
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -151,7 +152,11 @@ class SecureBroker(Broker):
     def __init__(self, heap: str = "512m", host: str = "127.0.0.1", entrance: tuple[str, ...] = ()) -> None:
         self.authority = Authority("podpair test broker")
         super().__init__(heap, host, entrance)
-        self._admin = AdminClient({"bootstrap.servers": self.address})
+
+    @cached_property
+    def _admin(self) -> AdminClient:
+        # Made where it is used: it would try again and again where the broker is in a network of its own.
+        return AdminClient({"bootstrap.servers": self.address})
 
     def _more_config(self) -> str:
         keystore, truststore = self._data / "broker.pem", self._data / "ca.pem"
