@@ -12,6 +12,8 @@ from harness.kubernetes import Refused
 RELEASE = NAMESPACE = "podpair"
 #: Everything is looked at this often besides the watch, so that a test sees it happen.
 VALUES: dict[str, Any] = {"resyncSeconds": 10}
+#: Who the operator is to the API server.
+ACCOUNT = f"system:serviceaccount:{NAMESPACE}:{RELEASE}-podpair-operator"
 
 
 class Installed:

@@ -23,6 +23,7 @@ class Space:
     def __init__(self, stage: Stage, name: str) -> None:
         self.stage = stage
         self.name = name
+        self._following: list[Child] = []
         labels = {"pod-security.kubernetes.io/enforce": "restricted", "podpair.dev/test": "e2e"}
         stage.cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
 
@@ -80,12 +81,14 @@ class Space:
         return next((one for one in conditions if one["type"] == kind), unknown)
 
     def ready(self, timeout: float, name: str = "digits") -> float:
-        """Until a resource's newest pods serve; returns the seconds that it took."""
+        """Until all of a resource's pods are its newest and serve; returns the seconds that it took."""
 
         def serves() -> bool:
             generation = self.stage.cluster.read("igw", name, "-n", self.name)["metadata"]["generation"]
+            status = (self.read("igw", name) or {}).get("status") or {}
+            have, _, wanted = status.get("ready", "").partition("/")
             one = self.condition("Ready", name)
-            return one["reason"] == "Serving" and one.get("observedGeneration") == generation
+            return one["reason"] == "Serving" and one.get("observedGeneration") == generation and have == wanted
 
         return self.until(serves, f"{name} serves", timeout)
 
@@ -131,7 +134,8 @@ class Space:
     def follow(self, *arguments: str) -> Child:
         """A kubectl command, running: its lines can be waited for."""
         command = self.stage.cluster.command("-n", self.name, *arguments)
-        return Child("sh", "-c", 'exec "$@" >&2', "sh", *command, env=self.stage.cluster.environment)
+        self._following.append(Child("sh", "-c", 'exec "$@" >&2', "sh", *command, env=self.stage.cluster.environment))
+        return self._following[-1]
 
     # --- waiting ---
 
@@ -162,4 +166,6 @@ class Space:
 
     def delete(self) -> None:
         """Let it go; nobody waits for that."""
+        for child in self._following:
+            child.kill()
         self.stage.cluster.kubectl("delete", "namespace", self.name, "--wait=false")

@@ -1,0 +1,72 @@
+"""Work piles up: the real autoscaler reads the operator's external metrics and scales; the operator never writes the number."""
+
+import json
+from itertools import pairwise
+from typing import Any
+
+from e2e.installed import ACCOUNT, Installed
+from e2e.space import Space
+from e2e.stage import Stage
+from harness.pair import token
+from harness.processes import Child
+
+_TEXT = [{"name": "input", "datatype": "BYTES", "shape": [1], "data": ["x"]}]
+_QUICKLY = {"stabilizationWindowSeconds": 10, "policies": [{"type": "Percent", "value": 100, "periodSeconds": 5}]}
+
+
+def _versions(watch: Child) -> list[dict[str, Any]]:
+    """Every version of the object that a watch has shown."""
+    text, decoder, found = "\n".join(watch.lines), json.JSONDecoder(), []
+    while text := text.lstrip():
+        try:
+            one, end = decoder.raw_decode(text)
+        except json.JSONDecodeError:  # the last one is still being written
+            break
+        found.append(one)
+        text = text[end:]
+    return found
+
+
+def _owners_of_replicas(deployment: dict[str, Any]) -> set[str]:
+    """Who has written spec.replicas, as the API server keeps it."""
+    fields = deployment["metadata"]["managedFields"]
+    return {one["manager"] for one in fields if "f:replicas" in one["fieldsV1"].get("f:spec", {})}
+
+
+def test_lag_scales_from_one_to_three_and_back(stage: Stage, space: Space, operator: Installed) -> None:
+    space.client()
+    space.jwt()
+    space.apply(
+        space.gateway(
+            inference__args=["serve", "--model", "slow=slow:Slow"],
+            inference__env=[{"name": "PYTHONPATH", "value": "/code"}],
+            inference__volumes=[{"name": "code", "mountPath": "/code", "source": {"configMap": {"name": "client"}}}],
+            inference__models=[{"name": "slow"}],
+            scaling={"min": 1, "max": 3, "metrics": [{"lag": 20}], "behavior": {"scaleDown": _QUICKLY}},
+        )
+    )
+    space.ready(120)
+    space.until(lambda: space.condition("Scaling")["status"] == "True", "the autoscaler reads the lag", 120)
+    written = len(stage.node.writes()) if stage.node else 0
+    watch = space.follow("get", "deployment", "digits", "--watch", "-o", "json", "--show-managed-fields")
+    tokens = [token(f"user-{number}") for number in range(20)]
+    flood = space.start("flood", url="ws://digits/v1/ws", tokens=tokens, model="slow", inputs=_TEXT, each=40)
+
+    def replicas() -> list[int]:
+        return [one["spec"]["replicas"] for one in _versions(watch)]
+
+    space.until(lambda: 3 in replicas(), "three pods are wanted", 120)
+    outcomes = json.loads(flood.wait_for(lambda line: line.startswith("{"), 240))
+    space.until(lambda: replicas()[-1] == 1, "one pod is wanted again", 180)
+    watch.kill()
+    assert outcomes == {"result": 800}
+    steps = [(before, after) for before, after in pairwise(replicas()) if before != after]
+    risen = [after > before for before, after in steps]
+    assert risen == sorted(risen, reverse=True), f"up, then down, and nothing else: {steps}"
+    owners = set().union(*(_owners_of_replicas(one) for one in _versions(watch)))
+    assert "podpair-operator" not in owners
+    if stage.node is not None:
+        of_operator = [one["requestURI"] for one in stage.node.writes()[written:] if one["user"]["username"] == ACCOUNT]
+        assert not [uri for uri in of_operator if f"/{space.name}/deployments/" in uri]
+    told = space.kubectl("get", "events", "-o", "jsonpath={.items[*].reason}")
+    assert "SuccessfulRescale" in told
