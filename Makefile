@@ -62,8 +62,9 @@ lock: $(UV) ## pin every dependency anew, with hashes and without addresses
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	  $(if $(UPGRADE),--upgrade) --group build --group lint --group test --group bench --group train --group proto --extra images \
 	  $(PROJECTS:%=%/pyproject.toml) -o requirements.lock
-	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
-	  $(if $(UPGRADE),--upgrade) tests/inference/clients.in -o tests/inference/clients.lock
+	@for name in clients kserve; do \
+	  $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+	    $(if $(UPGRADE),--upgrade) tests/inference/$$name.in -o tests/inference/$$name.lock || exit 1; done
 
 PROTO := podpair/inference/grpc/proto
 proto: setup ## generate the Python of the .proto files anew

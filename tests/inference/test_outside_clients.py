@@ -1,20 +1,16 @@
-"""Clients that others wrote, in an environment of their own: their protobuf isn't the server's."""
+"""Clients that others wrote, each in an environment of its own: their protobuf isn't the server's."""
 
-import hashlib
-import os
-import shutil
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.processes import BIN, ROOT
+from harness import environments
+from harness.processes import ROOT
 
 HERE = Path(__file__).parent
-LOCK = HERE / "clients.lock"
 CHAT = """
 class Chat:
     def predict(self, batch):
@@ -26,39 +22,24 @@ class Chat:
 """
 
 
-def lacking(what: str) -> None:
-    """Skip, or fail where nothing may be missing."""
-    (pytest.fail if os.environ.get("PODPAIR_TEST_REQUIRE") == "all" else pytest.skip)(what)
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Any]) -> Iterator[Any]:
+    """The digits, and a class that streams."""
+    repository = tmp_path_factory.mktemp("outside")
+    (repository / "digits").symlink_to(ROOT / "examples/models/digits")
+    (repository / "chat/1").mkdir(parents=True)
+    (repository / "chat/1/model.py").write_text(CHAT)
+    with serve(repository) as running:
+        yield running
 
 
-@pytest.fixture(scope="session")
-def clients() -> Path:
-    """The Python that has them, exactly as clients.lock pins them; made once for each state of the lock."""
-    folder = ROOT / ".cache/clients" / hashlib.sha256(LOCK.read_bytes()).hexdigest()[:16]
-    python = folder / "bin/python"
-    if (folder / "complete").exists():
-        return python
-    uv = str(BIN / "uv") if (BIN / "uv").exists() else shutil.which("uv")
-    commands = [
-        [uv, "venv", "--quiet", "--clear", "--no-project", "--python", sys.executable, folder],
-        [uv, "pip", "sync", "--quiet", "--python", python, "--require-hashes", LOCK],
-    ]
-    for command in commands:
-        made = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=150)
-        if made.returncode:
-            lacking(f"the environment of tests/inference/clients.lock can't be made: {made.stderr[-300:]}")
-    (folder / "complete").touch()
-    return python
-
-
-def test_tritonclient_finds_a_v2_server(clients: Path, tmp_path: Path, serve: Callable[..., Any]) -> None:
-    """Over HTTP and gRPC, sync and asyncio, binary and JSON, compressed, and streaming."""
-    (tmp_path / "digits").symlink_to(ROOT / "examples/models/digits")
-    (tmp_path / "chat/1").mkdir(parents=True)
-    (tmp_path / "chat/1/model.py").write_text(CHAT)
-    with serve(tmp_path) as server:
-        addresses = [server.url.removeprefix("http://"), server.record("gRPC is ready")["address"]]
-        done = subprocess.run(
-            [str(clients), str(HERE / "outside/triton.py"), *addresses], capture_output=True, text=True, timeout=90
-        )
+# Making the environments takes its time where there are none yet.
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("lock", "program"), [("clients.lock", "triton.py"), ("kserve.lock", "kserve_clients.py")])
+def test_clients_of_others_find_a_v2_server(server: Any, lock: str, program: str) -> None:
+    """tritonclient and KServe's clients: HTTP and gRPC, binary and JSON; tritonclient sync and asyncio, packed, streaming."""
+    python = environments.python(HERE / lock)
+    addresses = [server.url.removeprefix("http://"), server.record("gRPC is ready")["address"]]
+    command = [str(python), str(HERE / "outside" / program), *addresses]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stdout.strip()) == (0, "ok"), done.stderr
