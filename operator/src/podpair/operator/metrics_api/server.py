@@ -1,8 +1,9 @@
 """The TLS server that the API server passes questions on to.
 
 Invariant: no question is answered unless it came with the API server's client certificate; only /healthz is for everyone. A new
-certificate, its own or the API server's authority, is taken without refusing a connection: two listeners share one socket
-for a moment.
+certificate, its own or the API server's authority, counts for connections from then on, and refuses none: the socket stays.
+Connections are accepted here rather than by asyncio's own server, which before Python 3.13 can't end those that it accepted: one
+in the middle of its handshake would outlive `stop`.
 """
 
 import asyncio
@@ -31,6 +32,8 @@ from podpair.operator.metrics_api.certificates import ServingCertificate
 Source = Callable[[str, str, str], Awaitable[Measures | None]]
 """(namespace, name, metric) → what is known of that InferenceGateway, at least of that metric; None: there is none."""
 _HEALTH = "/healthz"
+_PAUSE = 1.0  # seconds
+_HANDSHAKE = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -41,7 +44,9 @@ class MetricsServer:
         self._host, self._port = host, port
         self._source = source
         self._socket: socket.socket | None = None
-        self._server: asyncio.Server | None = None
+        self._context: ssl.SSLContext | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        self._handshakes: set[asyncio.Task[None]] = set()
         self._runner: web.AppRunner | None = None
         self._serving: tuple[ServingCertificate, FrontProxy] | None = None
 
@@ -61,26 +66,50 @@ class MetricsServer:
             await self._runner.setup()
         if self._runner.server is None:
             raise RuntimeError("the metrics API was stopped")
-        context = await asyncio.to_thread(_context, certificate, front_proxy)
-        server = await asyncio.get_running_loop().create_server(
-            self._runner.server, sock=self._socket.dup(), ssl=context
-        )
-        before, self._server = self._server, server
-        if before is not None:
-            before.close()
-            _log.info("the metrics API has a new certificate")
-        else:
-            _log.info("the metrics API is served", extra={"port": self.port})
+        before, self._context = self._context, await asyncio.to_thread(_context, certificate, front_proxy)
         self._serving = certificate, front_proxy
+        if before is not None:
+            _log.info("the metrics API has a new certificate")
+            return
+        self._accepting = asyncio.create_task(self._accept(self._socket, self._runner.server), name="metrics API")
+        _log.info("the metrics API is served", extra={"port": self.port})
 
     async def stop(self) -> None:
-        """End all connections."""
-        if self._server is not None:
-            self._server.close()
-        if self._runner is not None:
+        """End all connections; those whose peer is slow to say goodbye, too."""
+        tasks = [*([self._accepting] if self._accepting is not None else []), *self._handshakes]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._runner is not None and self._runner.server is not None:
+            open_now = [one.transport for one in self._runner.server.connections]
             await self._runner.cleanup()
+            for transport in open_now:
+                if transport is not None:
+                    transport.abort()
+            await asyncio.sleep(0)  # the sockets are closed in the loop's next turn
         if self._socket is not None:
             self._socket.close()
+
+    async def _accept(self, listening: socket.socket, server: web.Server) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listening)
+            except OSError as error:  # such as too many open files: some are closed soon
+                _log.warning("a connection to the metrics API could not be accepted: %s", error)
+                await asyncio.sleep(_PAUSE)
+                continue
+            task = asyncio.create_task(self._begin(connection, server))
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
+
+    async def _begin(self, connection: socket.socket, server: web.Server) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                server, connection, ssl=self._context, ssl_handshake_timeout=_HANDSHAKE
+            )
+        except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError: whoever it was is not the API server
+            _log.debug("a connection to the metrics API came to nothing: %s", error or type(error).__name__)
 
     def _app(self) -> web.Application:
         app = web.Application(middlewares=[self._guard])
