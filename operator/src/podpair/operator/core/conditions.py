@@ -182,6 +182,9 @@ def _scaling(gateway: InferenceGateway, autoscaler: Manifest | None, external: E
 
 
 def _degraded(wrong: Sequence[Problem], kafka: _Told, scaling: _Told) -> _Told:
+    """The reason is that of the fault nearest to the cause: what the resource names and isn't there, what couldn't be written,
+    the pods, the broker, the autoscaler. The message has all of them.
+    """
     found = [*wrong, *(Problem(one.reason, one.message) for one in (kafka, scaling) if one.status == "False")]
     if not found:
         return _Told("False", "AsWanted", "nothing is wrong")

@@ -27,14 +27,11 @@ def problems(deployment: Manifest | None, replica_sets: Iterable[Manifest], pods
     """What is wrong with the pods of the newest template, the most telling first; each said once."""
     newest = _newest(replica_sets)
     running = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and _of(pod, newest)]
-    found = [*_refused(deployment, newest)]
+    told = {one.message: one for one in _refused(deployment, newest)}
     for pod in sorted(running, key=lambda pod: pod["metadata"]["name"]):
-        found += _pod(pod)
-    found += _stuck(deployment) if not found else []
-    told: dict[str, Problem] = {}
-    for one in found:
-        told.setdefault(re.sub(r"^pod \S+", "", one.message), one)
-    return list(told.values())[:_MOST]
+        for one in _pod(pod):  # what is wrong with many pods is told of the first
+            told.setdefault(one.message.replace(pod["metadata"]["name"], ""), one)
+    return list(told.values() or _stuck(deployment))[:_MOST]
 
 
 def _newest(replica_sets: Iterable[Manifest]) -> Manifest | None:
