@@ -1,0 +1,159 @@
+"""Every field of the resource does something: changed alone, it changes an object, a topic, or the way to the broker."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from harness.resources import resource
+from podpair.operator.core.broker_access import broker_access
+from podpair.operator.core.crd import crd
+from podpair.operator.core.credentials import Credentials
+from podpair.operator.core.desired import Surroundings, desired
+from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.core.topics import FoundTopic, plan_topics, wanted_topics
+
+AROUND = Surroundings("podpair-gateway:test", "k" * 43, pod_monitors=True)
+FULL: dict[str, Any] = {
+    "inference": {
+        "image": "digits:3",
+        "imagePullSecrets": [{"name": "registry"}],
+        "models": [{"name": "digits", "versions": [{"version": "3", "weight": 100}]}],
+        "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+        "volumes": [{"name": "models", "mountPath": "/models", "source": {"emptyDir": {}}}],
+    },
+    "gateway": {
+        "auth": {"secretRef": {"name": "jwt", "key": "secret"}},
+        "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+        "terminationGracePeriod": "5m",
+    },
+    "kafka": {
+        "bootstrapServers": "kafka:9092",
+        "tls": {"caRef": {"name": "ca", "key": "ca.crt"}, "clientCertificateRef": {"name": "client"}},
+        "sasl": {"secretName": "kafka"},
+        "requests": {"partitions": 64},
+        "results": {"partitions": 64},
+    },
+    "scaling": {
+        "min": 2,
+        "max": 32,
+        "behavior": {
+            direction: {"policies": [{"type": "Pods", "value": 1, "periodSeconds": 30}]}
+            for direction in ("scaleUp", "scaleDown")
+        },
+    },
+    "network": {"ingress": {"host": "digits.example", "tlsSecretName": "tls"}},
+    "disruptionBudget": {"maxUnavailable": 1},
+}
+ROUTE = {"parentRefs": [{"name": "public"}]}
+KEDA = {"provider": "keda", "prometheusUrl": "http://one", "metrics": [{"sessions": 5}]}
+# What else a field needs to be there, or not to be, by how its path begins.
+BESIDES: dict[str, dict[str, Any]] = {
+    "gateway.auth.jwksUrl": {"gateway.auth": {"jwksUrl": "https://one"}},
+    "gateway.auth.publicKeyRef": {"gateway.auth": {"publicKeyRef": {"name": "jwt", "key": "pem"}}},
+    "network.route": {"network": {"route": ROUTE}},
+    "disruptionBudget.minAvailable": {"disruptionBudget": {"minAvailable": 1}},
+    "scaling.prometheusUrl": {"scaling": KEDA},
+}
+# What can't be told from the schema: both values, of the field or of what it is part of.
+VALUES: dict[str, tuple[str, Any, Any]] = {
+    "gateway.auth.disabled": ("gateway.auth", {"jwksUrl": "https://one"}, {"disabled": True}),
+    "inference.models[].versions[].weight": (
+        "inference.models",
+        [{"name": "d", "versions": [{"version": "1", "weight": 10}, {"version": "2", "weight": 90}]}],
+        [{"name": "d", "versions": [{"version": "1", "weight": 90}, {"version": "2", "weight": 10}]}],
+    ),
+    "inference.podTemplate.metadata": ("inference.podTemplate.metadata", {}, {"labels": {"team": "ml"}}),
+    "inference.podTemplate.spec": ("inference.podTemplate.spec", {}, {"nodeSelector": {"gpu": "yes"}}),
+    "inference.env[].valueFrom": ("inference.env[1].valueFrom", {"fieldRef": {"fieldPath": "a"}}, {"b": {}}),
+    "gateway.env[].valueFrom": ("gateway.env[1].valueFrom", {"fieldRef": {"fieldPath": "a"}}, {"b": {}}),
+    "inference.volumes[].source": ("inference.volumes[0].source", {"emptyDir": {}}, {"hostPath": {}}),
+    "kafka.client": ("kafka.client", {}, {"socket.keepalive.enable": "true"}),
+    "gateway.origins": ("gateway.origins", ["https://one"], ["https://two"]),
+    "gateway.terminationGracePeriod": ("gateway.terminationGracePeriod", "100s", "101s"),
+    "inference.resources.requests": ("inference.resources.requests", {"cpu": 1}, {"cpu": 2}),
+    **{path: (path, 64, 65) for path in ("kafka.requests.partitions", "kafka.results.partitions")},
+    "kafka.bootstrapServers": ("kafka.bootstrapServers", "one:1", "two:2"),
+    "network.networkPolicy.from": ("network.networkPolicy.from", [], [{"podSelector": {}}]),
+    "scaling.behavior.scaleUp.policies[].type": ("scaling.behavior.scaleUp.policies[0].type", "Pods", "Percent"),
+    "scaling.metrics[].cpu": ("scaling.metrics", [{"cpu": 50}], [{"cpu": 60}]),
+    "scaling.metrics[].latency": ("scaling.metrics", [{"latency": "50ms"}], [{"latency": "60ms"}]),
+    **{
+        f"scaling.metrics[].{name}": ("scaling.metrics", [{name: 5}], [{name: 6}])
+        for name in ("lag", "sessions", "inflight")
+    },
+}
+AT_THE_END = {"kafka.deletionPolicy"}  # shows only when the resource is deleted: tests/cluster/test_leaving.py
+
+
+def fields(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every field that holds a value rather than other fields, and its schema."""
+    if properties := schema.get("properties"):
+        for name, below in properties.items():
+            yield from fields(below, f"{path}.{name}" if path else name)
+    elif schema.get("type") == "array" and schema["items"].get("properties"):
+        yield from fields(schema["items"], f"{path}[]")
+    else:
+        yield path, schema
+
+
+ALL = dict(fields(crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]))
+CHOICES = [path for path, schema in ALL.items() if len(schema.get("enum", "two")) > 1 and path not in AT_THE_END]
+
+
+def put(spec: dict[str, Any], path: str, value: Any) -> None:
+    """Sets what is at `a.b[0].c`; [] is [0]."""
+    *way, last = path.replace("[]", ".0").replace("[", ".").replace("]", "").split(".")
+    below: Any = spec
+    for step in way:
+        below = below[int(step)] if isinstance(below, list) else below.setdefault(step, {})
+    below[last] = value
+
+
+def values(path: str, schema: dict[str, Any]) -> tuple[str, Any, Any]:
+    """Where to put something, and two values that the schema takes there."""
+    if path in VALUES:
+        return VALUES[path]
+    if "enum" in schema:
+        return path, schema["enum"][0], schema["enum"][-1]
+    if schema.get("x-kubernetes-int-or-string"):
+        return path, 2000, 3000
+    if schema["type"] == "boolean":
+        return path, False, True
+    if schema["type"] == "integer":
+        return path, 17, 18
+    if schema["type"] == "array":
+        return path, ["one"], ["two", "three"]
+    if schema["type"] == "object":
+        return path, {}, {"nvidia.com/gpu": "1"}
+    pattern = schema.get("pattern", "")
+    if "ms|s|m|h" in pattern:
+        return path, "6s", "7s"
+    start = {"^/": "/", "^https?": "https://"}
+    begin = next((text for sign, text in start.items() if pattern.startswith(sign)), "")
+    return path, f"{begin}one", f"{begin}two"
+
+
+def footprint(spec: dict[str, Any]) -> list[Any]:
+    """All that follows from a resource."""
+    gateway = InferenceGateway.model_validate(resource() | {"spec": spec})
+    found = {topic.name: FoundTopic(1, 1, {}) for topic in wanted_topics(gateway)}
+    credentials = Credentials("me", "secret", "ca", "certificate", "key")
+    plans = [plan_topics(gateway, found), plan_topics(gateway, {})]
+    return [desired(gateway, AROUND), wanted_topics(gateway), plans, broker_access(gateway, credentials)]
+
+
+@pytest.mark.parametrize("path", CHOICES)
+def test_a_field_that_changes_changes_something(path: str) -> None:
+    at, *both = values(path, ALL[path])
+    made = []
+    for value in both:
+        spec = copy.deepcopy(FULL)
+        for begins, besides in BESIDES.items():
+            if path.startswith(begins):
+                for place, section in besides.items():
+                    put(spec, place, copy.deepcopy(section))
+        put(spec, at, value)
+        made.append(footprint(spec))
+    assert made[0] != made[1], f"{at}: {both[0]} or {both[1]}, it is all the same"
