@@ -1,12 +1,17 @@
 """What a resource becomes, read as the one who has to run it would."""
 
 import base64
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from harness.processes import free_port
 from harness.resources import REMOVED, resource
 from podpair.gateway.config.load import load
 from podpair.gateway.config.model import Config
@@ -151,12 +156,35 @@ def test_the_model_starts_before_the_gateway_and_ends_after_it() -> None:
     (inference,) = spec["initContainers"]
     (gateway,) = spec["containers"]
     assert (inference["name"], inference["restartPolicy"]) == ("inference", "Always")
-    assert "8081/v2/health/ready" in inference["startupProbe"]["exec"]["command"][2]
     assert gateway["image"] == "podpair-gateway:test"
     # 5 s to be forgotten, 30 s of drain, 20 s for the work in hand, 10 s for the model.
     assert spec["terminationGracePeriodSeconds"] == 65
     assert pod(gateway__drain="90s")["terminationGracePeriodSeconds"] == 125
     assert pod(gateway__terminationGracePeriod="5m")["terminationGracePeriodSeconds"] == 300
+
+
+@pytest.mark.parametrize(("status", "well"), [(200, True), (503, False), (None, False)])
+def test_probes_ask_the_model_inside_its_container(status: int | None, well: bool) -> None:
+    asked: list[str] = []
+
+    class Model(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status or 500)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Model) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+        port = server.server_port if status is not None else free_port()
+        (inference,) = pod(inference__port=port)["initContainers"]
+        for probe in ("startupProbe", "livenessProbe"):
+            command = [sys.executable, *inference[probe]["exec"]["command"][1:]]
+            assert (subprocess.run(command, capture_output=True, check=False).returncode == 0) == well
+        server.shutdown()
+    assert asked == ([] if status is None else ["/v2/health/ready", "/v2/health/live"])
 
 
 def test_replicas_are_written_only_where_no_autoscaler_owns_them() -> None:
