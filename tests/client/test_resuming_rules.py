@@ -60,6 +60,30 @@ def test_a_direct_request_that_spilled_waits_like_a_queued_one() -> None:
     assert state.next_frame(0.0) is None
 
 
+def part(seq: int, data: str, **members: Any) -> dict[str, Any]:
+    return {"type": "partial", "id": "r", "seq": seq, "data": data, **members}
+
+
+def test_a_stream_that_is_sent_again_says_which_parts_it_has() -> None:
+    state = accepted_state("direct")
+    assert state.receive(part(0, "a"))
+    assert state.receive(part(1, "b"))
+    state.disconnected()
+    state.receive(welcome())
+    assert state.next_frame(0.0) == {"type": "infer", "id": "r", "model": "m", "retry": True, "seen": 1}
+    assert not state.receive(part(1, "b"))
+    assert state.receive(part(3, "cd", **{"from": 2}))
+    assert state.receive(part(4, "e"))
+
+
+def test_merged_parts_of_which_some_were_given_are_left_to_the_result() -> None:
+    state = accepted_state("queue")
+    assert state.receive(part(1, "ab", **{"from": 0}))
+    assert not state.receive(part(3, "bcd", **{"from": 1}))
+    assert not state.receive(part(4, "e"))
+    assert state.receive({"type": "result", "id": "r", "data": {"text": "abcde"}})
+
+
 def test_requests_are_sent_again_in_the_order_they_were_made() -> None:
     state = SessionState()
     state.receive(welcome(limits={"in_flight": 2}))

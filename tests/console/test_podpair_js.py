@@ -104,6 +104,30 @@ async def test_a_request_can_be_iterated_over(client: Client) -> None:
     assert await collecting == ["accepted", "a", "b", "ab"]
 
 
+async def test_a_stream_goes_on_behind_the_parts_that_were_given(client: Client) -> None:
+    connection = await client.open()
+    collecting = asyncio.ensure_future(
+        client.page.evaluate("""async () => {
+            const parts = [];
+            for await (const event of session.infer("chat", "hello", { stream: true }))
+              if (event.type === "partial") parts.push(event.data);
+            return parts;
+        }""")
+    )
+    frame = await connection.infer()
+    assert frame["stream"] is True
+    part = {"type": "partial", "id": frame["id"]}
+    await connection.send({"type": "accepted", "id": frame["id"], "route": "direct"}, part | {"seq": 0, "data": "a"})
+    await connection.send({"type": "push", "data": "behind it", "position": "e.3.1"})
+    await client.seen("push")
+    connection.cut()
+    connection = await client.gateway.welcomed()
+    assert (await connection.infer())["seen"] == 0
+    await connection.send(part | {"from": 1, "seq": 2, "data": "bc"}, part | {"from": 2, "seq": 3, "data": "cd"})
+    await connection.send({"type": "result", "id": frame["id"], "data": "abcd"})
+    assert await collecting == ["a", "bc"]
+
+
 async def test_errors_are_typed(client: Client) -> None:
     connection = await client.open()
     await client.infer("mine")

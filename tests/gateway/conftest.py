@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -232,3 +233,20 @@ async def soon(condition: Callable[[], Any]) -> Any:
         while not (found := condition()):
             await asyncio.sleep(0.02)
     return found
+
+
+async def small(gateway: Gateway, sid: str) -> tuple[aiohttp.ClientSession, Client]:
+    """A client whose system takes little on its behalf."""
+    host, port = gateway.url.removeprefix("http://").split(":")
+
+    def little(_: Any) -> socket.socket:
+        made = socket.socket()
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+        made.setblocking(False)
+        return made
+
+    http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=little))
+    headers = {"Authorization": f"Bearer {token(sid=sid)}"}
+    client = Client(await http.ws_connect(f"ws://{host}:{port}/v1/ws", headers=headers, max_msg_size=0))
+    client.welcome = await client.next()
+    return http, client

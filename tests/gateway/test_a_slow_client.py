@@ -2,35 +2,16 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import Callable
 from typing import Any
 
-import aiohttp
 from confluent_kafka import Producer
 
-from gateway.conftest import PATIENCE, Client, Connect, resuming
+from gateway.conftest import PATIENCE, Connect, resuming, small
 from harness.kafka import Broker
-from harness.pair import Gateway, token
+from harness.pair import Gateway
 
 RECORDS, ROUND, SIZE = 1200, 20, 20_000
-
-
-async def small(gateway: Gateway, sid: str) -> tuple[aiohttp.ClientSession, Client]:
-    """A client whose system takes little on its behalf."""
-    host, port = gateway.url.removeprefix("http://").split(":")
-
-    def little(_: Any) -> socket.socket:
-        made = socket.socket()
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
-        made.setblocking(False)
-        return made
-
-    http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=little))
-    headers = {"Authorization": f"Bearer {token(sid=sid)}"}
-    client = Client(await http.ws_connect(f"ws://{host}:{port}/v1/ws", headers=headers, max_msg_size=0))
-    client.welcome = await client.next()
-    return http, client
 
 
 async def test_a_client_that_reads_nothing(

@@ -52,8 +52,9 @@ class Call:
 class Stream:
     """The parts of a streamed answer: `async for part in stream`; leaving the loop early cancels the request.
 
-    After the loop `result` is the terminal result. A request that had to be sent again runs again: parts up to the last
-    `seq` already given are left out. Where two runs differ (sampling) ask for it with `resend=False`.
+    After the loop `result` is the terminal result, which has the whole answer. A request that had to be sent again runs
+    again: parts up to the last `seq` already given are left out. Where two runs differ (sampling) ask for it with
+    `resend=False`. Of a text whose last parts got lost with a connection the rest is given from the result.
     """
 
     def __init__(self, begin: Callable[[], AbstractAsyncContextManager[Call]]) -> None:
@@ -62,10 +63,24 @@ class Stream:
         self.result: Result | None = None
 
     async def __aiter__(self) -> AsyncGenerator[Any, None]:
+        given: list[Any] = []
         async with self._begin() as call:
             async for event in call.partials():
-                yield event.get("data")
+                given.append(event.get("data"))
+                yield given[-1]
             self.result = await call.result
+        rest = _rest(given, self.result.data)
+        if rest:
+            yield rest
+
+
+def _rest(given: list[Any], data: Any) -> str:
+    """What of the whole text was not given; empty where that can't be told."""
+    whole = next(iter(data.values())) if isinstance(data, dict) and len(data) == 1 else None
+    if not isinstance(whole, str) or not all(isinstance(part, str) for part in given):
+        return ""
+    text = "".join(given)
+    return whole[len(text) :] if whole.startswith(text) else ""
 
 
 class Inbox:

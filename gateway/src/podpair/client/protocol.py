@@ -37,6 +37,8 @@ class Request:
     route: str | None = None
     #: Highest `seq` of its partials: a second run begins at 0 again, and nobody wants to read the same twice.
     seq: int = -1
+    #: Parts came that hold some of what was given already: no further ones, the result has the whole.
+    overlapped: bool = False
     #: Nobody waits for it any more; it is open only until its terminal event has come.
     cancelled: bool = False
 
@@ -142,6 +144,8 @@ class SessionState:
             frame["deadline_ms"] = max(1, round((request.deadline - now) * 1000))
         if request.retry:
             frame["retry"] = True
+            if request.seq >= 0:
+                frame["seen"] = request.seq
         request.sent = request.retry = True
         self._in_flight += 1
         return frame
@@ -183,9 +187,13 @@ class SessionState:
         if kind == "accepted":
             request.route = event.get("route")
         elif kind == "partial":
-            seq = event.get("seq", request.seq + 1)
-            fresh, request.seq = seq > request.seq, max(seq, request.seq)
-            return fresh and not request.cancelled
+            seq: int = event.get("seq", request.seq + 1)
+            if seq <= request.seq or request.overlapped:
+                return False
+            request.overlapped = int(event.get("from", seq)) <= request.seq
+            if not request.overlapped:
+                request.seq = seq
+            return not request.overlapped and not request.cancelled
         elif kind in TERMINAL:
             self._forget(request)
         return not request.cancelled

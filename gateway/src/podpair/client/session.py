@@ -98,7 +98,7 @@ class Session:
 
     def stream(self, model: str, data: Any = None, **options: Any) -> Stream:
         """The parts of the model's answer as they come; the options are those of `infer`."""
-        return Stream(lambda: self._call(model, data, **options))
+        return Stream(lambda: self._call(model, data, stream=True, **options))
 
     async def result(self, request_id: str) -> Result:
         """The answer to a request that was posted into this session over HTTP (`POST /v1/infer`)."""
@@ -150,9 +150,11 @@ class Session:
         on_disconnect: str | None = None,
         resend: bool = True,
         id: str | None = None,  # noqa: A002
+        stream: bool | None = None,
     ) -> AsyncIterator[Call]:
         body = {"model": model, "data": data, "inputs": inputs, "parameters": parameters, "route": route}
-        body = {name: value for name, value in {**body, "on_disconnect": on_disconnect}.items() if value is not None}
+        body |= {"on_disconnect": on_disconnect, "stream": stream}
+        body = {name: value for name, value in body.items() if value is not None}
         until = None if deadline is None else self._loop.time() + deadline
         try:
             async with asyncio.timeout(deadline):

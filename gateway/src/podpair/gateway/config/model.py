@@ -166,8 +166,6 @@ class Kafka(Section):
     """Any librdkafka property, for every client; from the environment PODPAIR_KAFKA__CLIENT__SASL_USERNAME is sasl.username."""
     create_topics: bool = True
     """Create topics that are missing; otherwise a missing one is an error."""
-    await_topics: bool = False
-    """With create_topics false: wait for topics that are missing, for another, such as the operator, creates them."""
     probe_seconds: PositiveSeconds = 2
     """How often the broker is asked whether it is there, which readiness depends on."""
 

@@ -106,6 +106,7 @@ export class SessionState {
     const frame = { type: "infer", id: waiting.id, ...waiting.body };
     if (waiting.deadline != null) frame.deadline_ms = Math.max(1, Math.round(waiting.deadline - now));
     if (waiting.retry) frame.retry = true;
+    if (waiting.retry && waiting.seq >= 0) frame.seen = waiting.seq;
     waiting.sent = waiting.retry = true;
     this.#inFlight++;
     return frame;
@@ -137,7 +138,10 @@ export class SessionState {
     if (type === "accepted") request.route = event.route;
     else if (type === "partial") {
       const seq = event.seq ?? request.seq + 1;
-      if (seq <= request.seq) return []; // a second run begins at 0 again
+      if (seq <= request.seq || request.overlapped) return []; // a second run begins at 0 again
+      // Merged parts of which some were given already: the result has the whole.
+      request.overlapped = (event.from ?? seq) <= request.seq;
+      if (request.overlapped) return [];
       request.seq = seq;
     } else this.forget(id);
     return request.cancelled ? [] : [event];

@@ -26,6 +26,7 @@ class OpenRequest:
     cancels_on_disconnect: bool
     accepted: bool = False  # its client was told so
     abort: Callable[[], object] | None = None  # stops the work, where it runs here
+    resume: Callable[[int], object] | None = None  # a stream: goes on behind the part that its client has seen last
     spills: bool = False  # it may go on through Kafka
     began: float = 0.0  # seconds on the performance counter: when it was accepted, on the direct route
 

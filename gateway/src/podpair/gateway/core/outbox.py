@@ -8,9 +8,7 @@ that others would have.
 
 from collections import deque
 
-import msgspec
-from msgspec import Raw
-
+from podpair.gateway.core.partials import merge_adjacent
 from podpair.gateway.core.records import Event, Kind
 
 _OVERHEAD = 64  # bytes that an event costs besides its payload, which may be empty
@@ -87,40 +85,14 @@ class Outbox:
         self.size = sum(map(_size, events))
 
     def _merge_partials(self) -> None:
-        kept: list[Event] = []
-        run: list[Event] = []
-        for event in self._events:
-            if run and (event.kind is not Kind.PARTIAL or event.id != run[0].id):
-                kept += _merged(run)
-                self.merged += len(run) - 1
-                run = []
-            if event.kind is Kind.PARTIAL:
-                run.append(event)
-            else:
-                kept.append(event)
-        if run:
-            kept += _merged(run)
-            self.merged += len(run) - 1
+        kept = merge_adjacent(self._events)
+        self.merged += len(self._events) - len(kept)
         self._replace(kept)
 
     def _drop_progress(self) -> None:
         kept = [e for e in self._events if e.kind is not Kind.PARTIAL]
         self.dropped += len(self._events) - len(kept)
         self._replace(kept)
-
-
-def _merged(run: list[Event]) -> list[Event]:
-    """Adjacent partials of one request as one: texts and lists are joined, of anything else the newest stands."""
-    if len(run) == 1:
-        return run
-    bodies: list[dict[str, Raw]] = [msgspec.json.decode(e.payload, type=dict[str, Raw]) for e in run]
-    data = [bytes(body.get("data", b"null")) for body in bodies]
-    if all(d.startswith(b'"') for d in data):
-        bodies[-1]["data"] = Raw(b'"%b"' % b"".join(d[1:-1] for d in data))
-    elif all(d.startswith(b"[") for d in data):
-        inner = (d[1:-1].strip() for d in data)
-        bodies[-1]["data"] = Raw(b"[%b]" % b",".join(part for part in inner if part))
-    return [run[-1]._replace(payload=msgspec.json.encode(bodies[-1]))]
 
 
 def _size(event: Event) -> int:

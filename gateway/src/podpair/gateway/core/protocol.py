@@ -81,6 +81,8 @@ class Infer(msgspec.Struct, tag="infer", tag_field="type", forbid_unknown_fields
     deadline_ms: Annotated[int, Meta(gt=0, le=86_400_000)] | None = None
     on_disconnect: Literal["detach", "cancel"] = "detach"
     retry: bool = False
+    stream: bool = False
+    seen: Annotated[int, Meta(ge=-1)] = -1
 
 
 class InferRow(

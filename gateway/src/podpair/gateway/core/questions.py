@@ -21,6 +21,7 @@ class Question(msgspec.Struct):
     parameters: bytes = b""
     deadline: float | None = None  # Unix seconds
     row: list[Any] | None = None  # `data`, where it is a list of numbers that has been read already
+    stream: bool = False  # the answer is wanted in parts
     key: str = ""  # whose it is: the same version of a model answers what has the same key
 
 
@@ -28,6 +29,7 @@ class _Body(msgspec.Struct):
     inputs: msgspec.Raw = msgspec.Raw(b"")
     data: msgspec.Raw = msgspec.Raw(b"")
     parameters: msgspec.Raw = msgspec.Raw(b"")
+    stream: bool = False
 
 
 _body = msgspec.json.Decoder(_Body)
@@ -41,7 +43,10 @@ def data_of(question: Question) -> bytes:
 def question_body(question: Question) -> bytes:
     """The value of a request record."""
     members = (("inputs", question.inputs), ("data", data_of(question)), ("parameters", question.parameters))
-    return b"{" + b",".join(b'"%b":%b' % (name.encode(), value) for name, value in members if value) + b"}"
+    stated = [b'"%b":%b' % (name.encode(), value) for name, value in members if value]
+    if question.stream:
+        stated.append(b'"stream":true')
+    return b"{%b}" % b",".join(stated)
 
 
 def question_of_body(body: bytes, request_id: str, model: str, deadline: float | None, key: str = "") -> Question:
@@ -53,4 +58,4 @@ def question_of_body(body: bytes, request_id: str, model: str, deadline: float |
     inputs, data = bytes(found.inputs), bytes(found.data)
     if bool(inputs) == bool(data):
         raise Fault(Code.INVALID, "exactly one of `inputs` and `data` is needed")
-    return Question(request_id, model, inputs, data, bytes(found.parameters), deadline, key=key)
+    return Question(request_id, model, inputs, data, bytes(found.parameters), deadline, stream=found.stream, key=key)

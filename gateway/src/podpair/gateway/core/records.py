@@ -128,8 +128,10 @@ def direct_events(request_id: str, members: bytes) -> tuple[Event, Event]:
 
 
 def record_value(event: Event) -> bytes:
-    """The value that a record of a terminal event would have: what `terminal_event` was made from."""
+    """The value that the record of an event would have had."""
     members: dict[str, msgspec.Raw] = msgspec.json.decode(event.payload, type=dict[str, msgspec.Raw])
+    if event.kind is Kind.PARTIAL:
+        return bytes(members["data"])
     return msgspec.json.encode({name: value for name, value in members.items() if name not in ("type", "id")})
 
 
@@ -171,10 +173,13 @@ def request_headers(
 
 
 def answer_headers(
-    ce_type: bytes, *, request_id: str, session: str, source: str, now: float
+    ce_type: bytes, *, request_id: str, session: str, source: str, now: float, seq: int | None = None
 ) -> list[tuple[str, bytes]]:
-    """The headers of a result, error or push record."""
-    return _headers(ce_type, request_id, session, source, now)
+    """The headers of a result, error, push or partial record; `seq` is the part's number."""
+    headers = _headers(ce_type, request_id, session, source, now)
+    if seq is not None:
+        headers.append(("seq", b"%d" % seq))
+    return headers
 
 
 def _headers(ce_type: bytes, request_id: str, session: str, source: str, now: float) -> list[tuple[str, bytes]]:

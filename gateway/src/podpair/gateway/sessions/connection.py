@@ -76,7 +76,7 @@ class Connection:
         """
         if not events or not self.open:
             return len(events)
-        if not self._congested and (len(events) <= _FEW or sum(len(e.payload) for e in events) <= self._limit):
+        if not self.congested and (len(events) <= _FEW or sum(len(e.payload) for e in events) <= self._limit):
             self._write(events)
             return len(events)
         outbox = self._waiting()
@@ -96,7 +96,7 @@ class Connection:
             return
         if self._early is not None:
             self._early += events  # a session's open requests bound it
-        elif not self._congested:
+        elif not self.congested:
             self._write(events)
         else:
             outbox = self._waiting()
@@ -107,7 +107,8 @@ class Connection:
                 self.close(CloseCode.SLOW, "too slow: resume to go on")
 
     @property
-    def _congested(self) -> bool:
+    def congested(self) -> bool:
+        """Whether the client has not taken what was written for it."""
         return bool(self._outbox) or self._transport.get_write_buffer_size() > HIGH_WATER
 
     def _waiting(self) -> Outbox:
@@ -134,14 +135,14 @@ class Connection:
         outbox = self._outbox
         while outbox and self._transport.get_write_buffer_size() <= HIGH_WATER:
             self._write(outbox.take(HIGH_WATER))
-        if self._congested:
+        if self.congested:
             return False
         self._wake()
         return True
 
     async def drained(self) -> None:
         """Return when the client has taken (nearly) everything, or is gone."""
-        if not self.open or not self._congested:
+        if not self.open or not self.congested:
             return
         if self._drained is None:
             self._drained = asyncio.get_running_loop().create_future()

@@ -29,6 +29,7 @@ from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.registry import Registry
 from podpair.gateway.sessions.session import Session
+from podpair.gateway.sessions.streams import LiveStream
 from podpair.gateway.upstream.asking import Asking
 from podpair.gateway.upstream.coalescing import Ask, Outcome
 from podpair.gateway.upstream.readiness import Readiness
@@ -116,6 +117,8 @@ class Dispatcher:
                 raise Duplicate(message.id)
             if running.accepted:
                 session.send(accepted_event(message.id, running.route))
+            if running.resume is not None and isinstance(message, Infer):
+                running.resume(message.seen)
             return None
         answer = session.ledger.answer(message.id)
         if answer is not None:
@@ -140,8 +143,11 @@ class Dispatcher:
                 raise
         request.spills = message.route == "auto"
         request.began = time.perf_counter()
-        request.abort = self._asking.submit(question, self._answered, session).cancel
         self._count_direct(1)
+        if question.stream:
+            self._stream(session, question, request)
+        else:
+            request.abort = self._asking.submit(question, self._answered, session).cancel
         self._announce_soon(session, message.id, request)
         return _DIRECT
 
@@ -212,15 +218,41 @@ class Dispatcher:
         self._metrics.requests.labels(request.route).inc()
         session.send(accepted_event(request_id, request.route))
 
+    def _stream(self, session: Session, question: Question, request: OpenRequest) -> None:
+        sessions = self._config.sessions
+        stream = LiveStream(session, question.id, sessions.buffer_bytes, sessions.slow_seconds)
+        task = self._spawn(self._run_stream(session, question, request, stream))
+        request.resume = stream.resume
+        request.abort = task.cancel
+
+    async def _run_stream(self, session: Session, question: Question, request: OpenRequest, stream: LiveStream) -> None:
+        async def on_part(seq: int, data: bytes) -> None:
+            if not request.accepted:  # which comes first
+                self._accept(session, question.id, request)
+            await stream.part(seq, data)
+
+        outcome: Outcome
+        try:
+            outcome = await self._asking.stream(question, on_part)
+            await stream.finished()
+        except Exception as error:
+            outcome = error
+        finally:
+            stream.close()
+        request.resume = None
+        self._settle([(session, question, outcome)])
+
     def _answered(self, told: list[tuple[Ask, Outcome]]) -> None:
         """Direct requests have their outcomes: those of one call come together, and go out in one write a session."""
+        self._settle([(cast("Session", ask.context), ask.question, outcome) for ask, outcome in told])
+
+    def _settle(self, told: list[tuple[Session, Question, Outcome]]) -> None:
         self._count_direct(-len(told))
         now = time.perf_counter()
         events: dict[Session, list[Event]] = {}
         seconds: dict[str, list[float]] = {}
         accepted = 0
-        for ask, outcome in told:
-            session, question = cast("Session", ask.context), ask.question
+        for session, question, outcome in told:
             if isinstance(outcome, Exception):
                 self._failed(session, question, outcome)
                 continue
@@ -294,6 +326,7 @@ class Dispatcher:
             return  # cancelled meanwhile
         self._metrics.spilled.labels(type(error).__name__.lower()).inc()
         request.route = "queue"
+        request.resume = None
         try:
             self._enqueue(session, question)
         except Fault as fault:
@@ -386,7 +419,7 @@ def _question(session: Session, message: Infer | InferRow) -> Question:
         return Question(message.id, message.model, deadline=deadline, row=message.data, key=session.id)
     return Question(
         message.id, message.model, bytes(message.inputs), bytes(message.data), bytes(message.parameters), deadline,
-        key=session.id,
+        stream=message.stream, key=session.id,
     )  # fmt: skip
 
 

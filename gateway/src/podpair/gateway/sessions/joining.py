@@ -134,7 +134,7 @@ class Joining:
                 continue
             missed = tail.since(session.key, start)
             now, later = _slice(missed)
-            if session.deliver(now).complete and not later:
+            if session.deliver(now, merge=True).complete and not later:
                 session.seen = max(session.seen, start - 1)
                 session.live = True
                 self._metrics.resumed.labels(source).inc(bool(missed) or source == "history")
@@ -176,7 +176,7 @@ class Joining:
             return low
         if session.connection is not connection:
             return chunk.end
-        if session.deliver(chunk.records).complete:
+        if session.deliver(chunk.records, merge=True).complete:
             session.seen = max(session.seen, chunk.end - 1)
         start = session.seen + 1
         await self._drained(connection)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from podpair.gateway.core.ledger import Ledger
+from podpair.gateway.core.partials import merge_adjacent
 from podpair.gateway.core.records import Event, Kind, accepted_event
 from podpair.gateway.core.tails import Record
 from podpair.gateway.sessions.connection import Connection
@@ -48,8 +49,8 @@ class Session:
         self.ends_at: float | None = None  # Unix seconds: when its connection is closed for that
         self.active = 0.0  # monotonic seconds: when a frame last went either way
 
-    def deliver(self, records: Iterable[Record]) -> Delivery:
-        """Send records of the home partition, ascending; what was seen before is left out.
+    def deliver(self, records: Iterable[Record], *, merge: bool = False) -> Delivery:
+        """Send records of the home partition, ascending; what was seen before is left out. `merge`: adjacent partials as one.
 
         Where the client does not take all of them, `seen` is where it has to be brought up to date from.
         """
@@ -75,6 +76,8 @@ class Session:
                     # The answer has overtaken the broker's acknowledgement, which it proves.
                     events.append(accepted_event(event.id, "queue"))
             events.append(event)
+        if merge:
+            events = merge_adjacent(events)
         taken = connection.send(events)
         complete = taken == len(events)
         self.seen = seen if complete else max([self.seen, *(event.offset for event in events[:taken])])

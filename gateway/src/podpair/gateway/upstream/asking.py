@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Container
+from collections.abc import Awaitable, Callable, Container
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -11,7 +12,8 @@ from podpair.gateway.config.model import Config
 from podpair.gateway.core.attempts import Busy, Failed, Unavailable
 from podpair.gateway.core.models import Model
 from podpair.gateway.core.packing import Packer
-from podpair.gateway.core.protocol import Fault
+from podpair.gateway.core.partials import Whole
+from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.questions import Question, data_of
 from podpair.gateway.core.shorthand import collapse, expand
 from podpair.gateway.metrics import Metrics
@@ -23,6 +25,9 @@ from podpair.gateway.upstream.readiness import Readiness
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 _TIMING = b'"timing":{'  # the last member of an outcome
+
+
+OnPart = Callable[[int, bytes], Awaitable[None]]  # gets each part's number, from 0, and its data
 
 
 class Asking:
@@ -38,6 +43,8 @@ class Asking:
         self._catalog = Catalog(upstream, readiness)
         self._coalescer = Coalescer(config.coalescing, upstream, self._on_odd, metrics)
         self._calls = metrics.upstream_calls.labels("alone")
+        self._streams = metrics.upstream_calls.labels("stream")
+        self._whole = config.sessions.buffer_bytes
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         readiness.on_change(self._on_ready)
@@ -75,8 +82,23 @@ class Asking:
             self._spawn(ask, self._find(ask))
         return ask
 
-    async def ask(self, question: Question, *, queue_ms: float | None = None, alone: bool = False) -> bytes:
-        """The body of the `result` event, as a JSON object. Raises what `submit` tells."""
+    async def ask(
+        self, question: Question, *, queue_ms: float | None = None, alone: bool = False, on_part: OnPart | None = None
+    ) -> bytes:
+        """The body of the `result` event, as a JSON object; `on_part` gets the parts before it, where they are asked for.
+
+        Raises what `submit` tells.
+        """
+        if question.stream and on_part is not None:
+            members = await self.stream(question, on_part)
+        else:
+            members = await self._ask(question, alone)
+        if queue_ms is not None:
+            head, name, timing = members.rpartition(_TIMING)
+            members = b'%b%b"queue_ms":%.3f%b%b' % (head, name, queue_ms, b"," if timing != b"}" else b"", timing)
+        return b"{%b}" % members
+
+    async def _ask(self, question: Question, alone: bool) -> bytes:
         answered: asyncio.Future[bytes] = self._loop.create_future()
 
         def sink(told: list[tuple[Ask, Outcome]]) -> None:
@@ -90,13 +112,41 @@ class Asking:
 
         ask = self.submit(question, sink, alone=alone)
         try:
-            members = await answered
+            return await answered
         finally:
             ask.cancel()
-        if queue_ms is not None:
-            head, name, timing = members.rpartition(_TIMING)
-            members = b'%b%b"queue_ms":%.3f%b%b' % (head, name, queue_ms, b"," if timing != b"}" else b"", timing)
-        return b"{%b}" % members
+
+    async def stream(self, question: Question, on_part: OnPart) -> bytes:
+        """Ask for the answer in parts; returns the members of the `result`, with the whole of it where that is not too large.
+
+        Raises Fault, Unavailable, Busy or Failed, also after parts.
+        """
+        try:
+            async with asyncio.timeout(seconds_left(question.deadline)):
+                return await self._stream(question, on_part)
+        except TimeoutError:
+            message = "the deadline passed while the model was at work"
+            raise Fault(Code.DEADLINE_EXCEEDED, message) from None
+
+    async def _stream(self, question: Question, on_part: OnPart) -> bytes:
+        model = self._catalog.get(question.model) or await self._catalog.load(question.model)
+        whole = Whole(self._whole)
+        version: str | None = None
+        self._streams.inc()
+        try:
+            async with aclosing(self._upstream.stream(question, model)) as parts:
+                async for part in parts:
+                    await on_part(whole.parts, part.data)
+                    whole.add(part.data)
+                    version = part.model_version or version
+        except Fault as fault:
+            if fault.code is not Code.NOT_FOUND or whole.parts:
+                raise
+            return await self._alone_answer(question, model)  # a server without streams has an answer all the same
+        data = whole.data([spec.name for spec in model.outputs])
+        return b'%b"model":%b,"model_version":%b,"parts":%d,"timing":{}' % (
+            b"" if data is None else b'"data":%b,' % data, _encode(model.name), _encode(version), whole.parts,
+        )  # fmt: skip
 
     def _shares(self, ask: Ask, model: Model) -> bool:
         """Whether the request went into a call with others."""

@@ -7,6 +7,7 @@ import msgspec
 from podpair.gateway.core import records
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.kafka.producer import Outgoing, RecordProducer
+from podpair.gateway.worker.parts import PartWriter
 
 
 class AnswerWriter:
@@ -16,6 +17,10 @@ class AnswerWriter:
         self._producer = producer
         self._topic = topic
         self._source = source
+
+    def parts(self, request: records.Request) -> PartWriter:
+        """What writes the parts of a queued request's answer."""
+        return PartWriter(self._producer, self._topic, self._source, request)
 
     def result(self, session: str, request_id: str, body: bytes) -> Outgoing:
         """The record of a result; `body` is its JSON object. One that is too large gives way to an error."""

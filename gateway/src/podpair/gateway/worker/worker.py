@@ -206,14 +206,20 @@ class Worker:
     async def _answer(self, request: Request, attempts: Attempts) -> bytes:
         """The answer's body. Raises Fault, the terminal error."""
         question = question_of_body(request.body, request.id, request.model, request.deadline, request.session)
+        parts = self._answers.parts(request)
         while True:
             queue_ms = max(0.0, (time.time() - request.time) * 1000) if request.time else None
             try:
                 async with self._suspects if attempts.suspect else contextlib.nullcontext():
                     await self._until_ready(request.deadline)
-                    return await self._asking.ask(question, queue_ms=queue_ms, alone=attempts.suspect)
+                    body = await self._asking.ask(
+                        question, queue_ms=queue_ms, alone=attempts.suspect, on_part=parts.part
+                    )
             except (Unavailable, Busy, Failed) as error:
                 await self._wait_after(error, attempts, request)
+            else:
+                await parts.settled()
+                return body
 
     async def _until_ready(self, deadline: float | None) -> None:
         try:
