@@ -21,6 +21,7 @@ PARTIAL = b"dev.podpair.partial"
 RESULT = b"dev.podpair.result"
 ERROR = b"dev.podpair.error"
 PUSH = b"dev.podpair.push"
+CANCEL = b"dev.podpair.cancel"
 
 
 class Kind(IntEnum):
@@ -157,6 +158,13 @@ class Request(NamedTuple):
     body: bytes
 
 
+class Cancellation(NamedTuple):
+    """Nobody wants the answer to a queued request any more. It is in the request's partition, behind it."""
+
+    id: str
+    session: str
+
+
 class InvalidRecord(ValueError):
     """A record on the requests topic that no worker can serve."""
 
@@ -170,6 +178,11 @@ def request_headers(
     if deadline is not None:
         headers.append(("deadline", b"%d" % int(deadline * 1000)))
     return headers
+
+
+def cancel_headers(*, request_id: str, session: str, source: str, now: float) -> list[tuple[str, bytes]]:
+    """The headers of a record that takes a queued request back; it has no value."""
+    return _headers(CANCEL, request_id, session, source, now)
 
 
 def answer_headers(
@@ -194,15 +207,18 @@ def _headers(ce_type: bytes, request_id: str, session: str, source: str, now: fl
     ]
 
 
-def request_of_record(value: bytes | None, headers: Headers | None) -> Request:
-    """Read a request record. Raises InvalidRecord, saying which header is missing or wrong."""
+def request_of_record(value: bytes | None, headers: Headers | None) -> Request | Cancellation:
+    """Read a record of the requests topic. Raises InvalidRecord, saying which header is missing or wrong."""
     found = {name: value for name, value in headers or () if value is not None}
+    cancels = found.get("ce_type") == CANCEL
     try:
-        text = {name: found[name].decode() for name in ("ce_id", "ce_subject", "model")}
+        text = {name: found[name].decode() for name in ("ce_id", "ce_subject", *(() if cancels else ("model",)))}
     except KeyError as missing:
         raise InvalidRecord(f"header {missing} is missing") from None
     except UnicodeDecodeError as error:
         raise InvalidRecord(f"a header is not UTF-8: {error}") from None
+    if cancels:
+        return Cancellation(text["ce_id"], text["ce_subject"])
     try:
         deadline = int(found["deadline"]) / 1000 if "deadline" in found else None
         time = datetime.fromisoformat(found["ce_time"].decode()).timestamp() if "ce_time" in found else None

@@ -1,17 +1,20 @@
 """POST /v1/infer into a session, and the Open Inference Protocol on /v2."""
 
+from urllib.parse import quote
+
 import aiohttp
 from aiohttp import web
 
 from podpair.gateway.core.attempts import Unavailable
 from podpair.gateway.core.protocol import Code, Fault, InvalidFrame, decode_infer
 from podpair.gateway.http.admission import Admission, Refused
+from podpair.gateway.http.callers import while_there
 from podpair.gateway.http.errors import refusal_of, v2_error
 from podpair.gateway.kafka.producer import NotWritten
 from podpair.gateway.service import Service
 
 # Without Content-Encoding: aiohttp has decoded the body when it is read here.
-_PASSED_ON = ("Content-Type", "Accept-Encoding", "Inference-Header-Content-Length")
+_PASSED_ON = ("Content-Type", "Accept-Encoding", "Inference-Header-Content-Length", "podpair-deadline", "podpair-key")
 _PASSED_BACK = (
     "Content-Type", "Content-Encoding", "Inference-Header-Content-Length", "Retry-After", "podpair-inference-ms",
 )  # fmt: skip
@@ -61,16 +64,18 @@ class InferEdge:
         """V2 as it is, to the model next door and back: infer takes a place among the direct requests."""
         try:
             parts = self._admission.parts()
-            await self._admission.identity(request)
+            identity = await self._admission.identity(request)
         except Refused as refused:
             return v2_error(refused.status, refused.message, retry_after=refused.retry_after)
         body = await request.read() if request.method == "POST" else None
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+        # The same version of a model answers the same caller.
+        headers.setdefault("podpair-key", quote(identity.session or identity.subject, safe=""))
         try:
             if body is None:
                 return await self._pass(request, None, headers)
             with parts.dispatcher.direct_slot():
-                return await self._pass(request, body, headers)
+                return await while_there(request, self._pass(request, body, headers))
         except Fault as fault:
             retry_after = (fault.retry_after_ms or 0) / 1000
             return v2_error(429 if parts.readiness.ready else 503, fault.message, retry_after=retry_after)

@@ -75,15 +75,22 @@ class RecordProducer:
         self._thread = threading.Thread(target=self._poll, name="kafka-producer", daemon=True)
         self._thread.start()
 
-    def write(self, topic: str, value: bytes, *, key: bytes | None, headers: Headers) -> asyncio.Future[Written]:
-        """Queue one record; the future ends with its place, or with NotWritten. Raises NotWritten where the queue is full."""
+    def write(
+        self, topic: str, value: bytes, *, key: bytes | None, headers: Headers, partition: int = -1
+    ) -> asyncio.Future[Written]:
+        """Queue one record, for a partition or (-1) the one that its key chooses; the future ends with its place, or NotWritten.
+
+        Raises NotWritten where the queue is full.
+        """
         future: asyncio.Future[Written] = self._loop.create_future()
 
         def acknowledged(error: KafkaError | None, message: Message) -> None:
             self._settled.append((future, error, message))
 
         try:
-            self._producer.produce(topic, value=value, key=key, headers=list(headers), on_delivery=acknowledged)
+            self._producer.produce(
+                topic, value=value, key=key, headers=list(headers), partition=partition, on_delivery=acknowledged
+            )
         except BufferError:
             self._metrics.produced.labels(topic, "queue_full").inc()
             raise NotWritten("the producer's queue is full") from None

@@ -194,7 +194,24 @@ class Dispatcher:
             request.abort()
             request.abort = None
             self._count_direct(-1)
+        request.cancelled = True
+        if request.partition is not None:
+            self._take_back(session, request_id, request.partition)
         self._finish_with(session, request_id, Fault(Code.CANCELLED, "cancelled by its client"))
+
+    def _take_back(self, session: Session, request_id: str, partition: int) -> None:
+        """Tell the worker that has a queued request, behind it in its partition. One that has answered it has."""
+        headers = records.cancel_headers(
+            request_id=request_id, session=session.id, source=self._source, now=time.time()
+        )
+        try:
+            written = self._producer.write(
+                self._config.requests.topic, b"", key=None, headers=headers, partition=partition
+            )
+        except NotWritten as error:
+            _log.warning("a queued request runs on: %s", error, extra=ids(session=session.id, request=request_id))
+        else:
+            written.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _announce_soon(self, session: Session, request_id: str, request: OpenRequest) -> None:
         """A direct request's `accepted` goes out with its answer where that comes at once: one write instead of two."""
@@ -342,6 +359,7 @@ class Dispatcher:
             now=time.time(),
             deadline=question.deadline,
         )
+        request = session.ledger.get(question.id)
         # Without a key a spill spreads over the fleet; with one the requests of a session keep their order.
         key = session.key if self._config.requests.ordering == "session" else None
         try:
@@ -355,7 +373,14 @@ class Dispatcher:
             error = done.exception()
             if isinstance(error, NotWritten):
                 self._finish_with(session, question.id, _not_queued(error))
-            elif (request := session.ledger.get(question.id)) is not None:
+                return
+            if request is None:
+                return
+            place = done.result().partition
+            if request.cancelled:
+                self._take_back(session, question.id, place)
+            elif session.ledger.get(question.id) is request:
+                request.partition = place
                 self._accept(session, question.id, request)
 
         written.add_done_callback(settle)

@@ -21,7 +21,7 @@ from podpair.gateway.core.dead_letters import dead_letter_of
 from podpair.gateway.core.offsets import Commit, ContiguousOffsets
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.questions import question_of_body
-from podpair.gateway.core.records import Headers, InvalidRecord, Request, request_of_record
+from podpair.gateway.core.records import Cancellation, Headers, InvalidRecord, Request, request_of_record
 from podpair.gateway.core.remembered import Remembered
 from podpair.gateway.kafka.producer import Outgoing
 from podpair.gateway.kafka.requests import RequestsConsumer
@@ -32,6 +32,7 @@ from podpair.gateway.upstream.readiness import Readiness
 from podpair.gateway.worker.answers import AnswerWriter
 from podpair.gateway.worker.dead_letters import DeadLetters
 from podpair.gateway.worker.ending import AtLeastOnce, ExactlyOnce
+from podpair.gateway.worker.taking_back import InHand, TakenBack
 
 _log = logging.getLogger(__name__)
 _COMMIT = 0.2  # seconds between commits
@@ -75,6 +76,7 @@ class Worker:
         self._partitions: dict[int, _Partition] = {}
         self._answered: Remembered[tuple[str, str], bytes] = Remembered(config.requests.remembered_bytes)
         self._running: dict[tuple[str, str], asyncio.Event] = {}  # by session and id; set when it has ended
+        self._in_hand = InHand()
         self._suspects = asyncio.Lock()  # one at a time: the one that the model dies of next is the one that had it
         self._consumer = RequestsConsumer(config, self)
         if isinstance(endings, ExactlyOnce):
@@ -150,16 +152,32 @@ class Worker:
             _log.error("a queued request was left behind, it is done again after a restart", exc_info=error)
 
     async def _serve(self, work: _Partition, record: Message, offset: int, before: asyncio.Task[None] | None) -> None:
-        if before is not None:
-            await asyncio.wait((before,))
         try:
             request = request_of_record(record.value(), cast("Headers | None", record.headers()))
         except InvalidRecord as error:
+            if before is not None:
+                await asyncio.wait((before,))
             outcome, records = "invalid_record", self._bury_invalid(record, error)
         else:
-            outcome, records = await self._finish(record, request)
+            if isinstance(request, Cancellation):
+                self._in_hand.take_back((request.session, request.id))
+                outcome, records = "cancellation", []
+            else:
+                outcome, records = await self._unless_taken_back(record, request, before)
         await self._endings.end(work, record.partition() or 0, offset, records)
         self._metrics.worked.labels(outcome).inc()
+
+    async def _unless_taken_back(
+        self, record: Message, request: Request, before: asyncio.Task[None] | None
+    ) -> tuple[str, list[Outgoing]]:
+        who = (request.session, request.id)
+        try:
+            async with self._in_hand.holding(who):
+                if before is not None:
+                    await asyncio.wait((before,))
+                return await self._finish(record, request)
+        except TakenBack:
+            return Code.CANCELLED, [self._answers.error(*who, Fault(Code.CANCELLED, "cancelled by its client"))]
 
     def _bury_invalid(self, record: Message, error: InvalidRecord) -> list[Outgoing]:
         records = self._dead_letters.bury(record, str(error), 0)

@@ -1,0 +1,117 @@
+"""What nobody wants any more is not computed: cancellations, clients that leave and deadlines reach the model's own queue."""
+
+import asyncio
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from gateway.conftest import Client, Connect, soon
+from harness.pair import Gateway, Inference, token
+
+MODELS = Path(__file__).parent / "models"
+BEARER = {"Authorization": f"Bearer {token()}"}
+
+
+@pytest.fixture(scope="module")
+def gate() -> Iterator[Inference]:
+    running = Inference(models=MODELS)
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def gateway(gate: Inference, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    config = {"kafka": {"embedded": True}, "inference": {"url": gate.url}, "coalescing": {"alone": ["gate"]}}
+    running = Gateway(tmp_path_factory.mktemp("gate"), config)
+    running.wait_ready()
+    yield running
+    running.stop()
+
+
+def depth(gate: Inference) -> float:
+    """How many requests wait in the model's queue."""
+    with urllib.request.urlopen(gate.url + "/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith('inference_queue_depth{model="gate"}'))
+
+
+@asynccontextmanager
+async def busy(gateway: Gateway, connect: Connect, folder: Path) -> AsyncIterator[None]:
+    """The model is at work on another's request."""
+    other = await connect(gateway)
+    await other.infer("first", model="gate", data=str(folder / "first"), route="direct")
+    await soon((folder / "first.began").exists)
+    yield
+    (folder / "first.open").touch()
+    assert (await other.answer("first"))["type"] == "result"
+
+
+async def ask(client: Client, folder: Path, **members: Any) -> None:
+    await client.infer("unwanted", model="gate", data=str(folder / "unwanted"), **members)
+
+
+@pytest.mark.parametrize("route", ["direct", "queue"])
+@pytest.mark.parametrize("how", ["cancel", "leave"])
+async def test_what_is_cancelled_leaves_the_models_queue(
+    gateway: Gateway, gate: Inference, connect: Connect, tmp_path: Path, route: str, how: str
+) -> None:
+    async with busy(gateway, connect, tmp_path):
+        client = await connect(gateway)
+        await ask(client, tmp_path, route=route, on_disconnect="cancel")
+        await soon(lambda: depth(gate) == 1)
+        if how == "cancel":
+            await client.send({"type": "cancel", "id": "unwanted"})
+            assert (await client.answer("unwanted"))["code"] == "cancelled"
+        else:
+            await client.socket.close()
+        await soon(lambda: depth(gate) == 0)
+    (tmp_path / "last.open").touch()
+    last = await connect(gateway)
+    await last.infer("last", model="gate", data=str(tmp_path / "last"), route=route)
+    assert (await last.answer("last"))["type"] == "result"
+    assert not (tmp_path / "unwanted.began").exists()
+
+
+async def test_who_leaves_and_is_to_be_detached_is_answered_all_the_same(
+    gateway: Gateway, gate: Inference, connect: Connect, tmp_path: Path
+) -> None:
+    async with busy(gateway, connect, tmp_path):
+        client = await connect(gateway)
+        await ask(client, tmp_path, route="direct")
+        await soon(lambda: depth(gate) == 1)
+        await client.socket.close()
+        (tmp_path / "unwanted.open").touch()
+    await soon((tmp_path / "unwanted.began").exists)
+
+
+@pytest.mark.parametrize("route", ["direct", "queue"])
+async def test_a_deadline_passes_in_the_models_queue(
+    gateway: Gateway, gate: Inference, connect: Connect, tmp_path: Path, route: str
+) -> None:
+    async with busy(gateway, connect, tmp_path):
+        client = await connect(gateway)
+        await ask(client, tmp_path, route=route, deadline_ms=1500)
+        assert (await client.answer("unwanted"))["code"] == "deadline_exceeded"
+        await soon(lambda: depth(gate) == 0)
+    assert not (tmp_path / "unwanted.began").exists()
+
+
+async def test_a_caller_of_v2_that_hangs_up_leaves_the_models_queue(
+    gateway: Gateway, gate: Inference, connect: Connect, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    tensor = {"name": "input", "datatype": "BYTES", "shape": [1], "data": [str(tmp_path / "unwanted")]}
+    url = f"{gateway.url}/v2/models/gate/infer"
+    async with busy(gateway, connect, tmp_path):
+        calling = asyncio.create_task(http.post(url, json={"inputs": [tensor]}, headers=BEARER))
+        await soon(lambda: depth(gate) == 1)
+        calling.cancel()
+        await soon(lambda: depth(gate) == 0)
+        late = {"podpair-deadline": "1"}
+        async with http.post(url, json={"inputs": [tensor]}, headers=BEARER | late) as answer:
+            assert answer.status == 504
+    assert not (tmp_path / "unwanted.began").exists()
