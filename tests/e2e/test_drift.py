@@ -1,0 +1,152 @@
+"""What the operator owns stays as the resource says: against hands, against its own death; and it writes nothing in vain."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from e2e.installed import ACCOUNT, Installed
+from e2e.space import Space
+from e2e.stage import Stage
+
+#: Twice what is promised: whoever runs this test may be slow, and times are whole seconds.
+_RESTORED = timedelta(seconds=2 * 10)
+_KINDS = "serviceaccounts,secrets,configmaps,services,networkpolicies,deployments,poddisruptionbudgets,hpa,ingresses"
+
+
+def _owned(space: Space) -> dict[str, dict[str, Any]]:
+    """The objects that belong to the resource, by kind/name."""
+    found = {}
+    for one in space.items(_KINDS, "--show-managed-fields"):
+        owners = [owner["kind"] for owner in one["metadata"].get("ownerReferences", [])]
+        if owners == ["InferenceGateway"]:
+            found[f"{one['kind'].lower()}/{one['metadata']['name']}"] = one
+    return found
+
+
+def _meant(one: dict[str, Any]) -> dict[str, Any]:
+    """What of an object is neither its history nor another's."""
+    metadata = {name: one["metadata"].get(name) for name in ("name", "labels", "ownerReferences")}
+    spec = {name: value for name, value in (one.get("spec") or {}).items() if not name.startswith("clusterIP")}
+    return {"metadata": metadata, "spec": spec, "data": one.get("data")}
+
+
+def _kept(one: dict[str, Any]) -> datetime:
+    """When the operator last had to write an object."""
+    times = [each["time"] for each in one["metadata"]["managedFields"] if each["manager"] == "podpair-operator"]
+    return datetime.fromisoformat(max(times))
+
+
+@pytest.fixture(scope="module")
+def serving(stage: Stage, release: Installed) -> Iterator[Space]:
+    """A resource with one object of every kind."""
+    release.install()
+    space = Space(stage, "e2e-drift")
+    space.jwt()
+    scaling = {"min": 1, "max": 2, "metrics": [{"lag": 100}]}
+    space.apply(space.gateway(scaling=scaling, network={"ingress": {"host": "digits.example"}}))
+    yield space
+    space.delete()
+
+
+@pytest.fixture
+def pair(serving: Space) -> Space:
+    """The same, serving."""
+    serving.ready(120)
+    return serving
+
+
+def test_what_is_deleted_by_hand_is_back(pair: Space) -> None:
+    before = _owned(pair)
+    assert len(before) >= 8
+    deleted = datetime.now(UTC).replace(microsecond=0)
+    pair.kubectl("delete", *before, "--wait=false")
+
+    def back() -> bool:
+        now = _owned(pair)
+        same = {name for name in now if now[name]["metadata"]["uid"] == before[name]["metadata"]["uid"]}
+        return now.keys() == before.keys() and not same
+
+    pair.until(back, "every object is back", 60)
+    after = _owned(pair)
+    assert max(map(_kept, after.values())) - deleted <= _RESTORED
+    assert {name: _meant(one) for name, one in after.items()} == {name: _meant(one) for name, one in before.items()}
+
+
+def test_what_is_edited_by_hand_is_put_back(pair: Space) -> None:
+    before, edited = _owned(pair), {}
+
+    def edit(name: str, *command: str) -> None:
+        edited[name] = datetime.now(UTC).replace(microsecond=0)
+        pair.kubectl(*command)
+
+    for name in before:
+        edit(name, "label", name, "app.kubernetes.io/name=other", "--overwrite")
+    patches = {
+        "configmap/digits-gateway": {"data": {"gateway.yaml": "http: {}"}},
+        "service/digits": {"spec": {"ports": [{"port": 81}]}},
+        "horizontalpodautoscaler/digits": {"spec": {"maxReplicas": 9}},
+    }
+    for name, patch in patches.items():
+        edit(name, "patch", name, "--type=merge", "-p", json.dumps(patch))
+    edit("deployment/digits", "set", "image", "deployment/digits", "gateway=registry.example/other:1")
+
+    def restored() -> bool:
+        now = _owned(pair)
+        return {name: _meant(one) for name, one in now.items()} == {name: _meant(one) for name, one in before.items()}
+
+    pair.until(restored, "every object is as it was", 60)
+    for name, one in _owned(pair).items():
+        assert timedelta(0) <= _kept(one) - edited[name] <= _RESTORED, name
+
+
+def test_an_operator_killed_during_a_rollout_ends_it_when_it_is_back(
+    stage: Stage, pair: Space, operator: Installed
+) -> None:
+    wanted = pair.gateway(scaling={"min": 2, "max": 3, "metrics": [{"lag": 50}]})
+    wanted["spec"]["inference"]["image"] = stage.images.newer
+    wanted["spec"]["inference"]["models"] = [{"name": "digits", "versions": [{"version": "2"}]}]
+    pair.apply(wanted)
+
+    def rolling() -> bool:
+        pods = pair.items("pods", "-l", "podpair.dev/gateway=digits")
+        return any(pod["spec"]["initContainers"][0]["image"] == stage.images.newer for pod in pods)
+
+    pair.until(rolling, "the rollout has begun", 60)
+    killed = operator.pods()
+    operator.kill()
+    pair.until(lambda: {*operator.pods()} - {*killed}, "another operator is there", 60)
+    pair.ready(180)
+    deployment, hpa = pair.read("deployment", "digits"), pair.read("hpa", "digits")
+    assert deployment is not None
+    assert hpa is not None
+    (inference,) = deployment["spec"]["template"]["spec"]["initContainers"]
+    assert inference["image"] == stage.images.newer
+    assert (hpa["spec"]["minReplicas"], hpa["spec"]["maxReplicas"]) == (2, 3)
+    assert pair.items("ingresses") == []
+    assert pair.condition("Degraded")["status"] == "False"
+
+
+def test_an_unchanged_resource_causes_no_write(stage: Stage, pair: Space, operator: Installed) -> None:
+    def looks() -> float:
+        return operator.metric("controller_runtime_reconcile_total")
+
+    def versions() -> dict[str, str]:
+        objects = _owned(pair) | {"igw": pair.read("igw", "digits") or {}}
+        return {name: one["metadata"]["resourceVersion"] for name, one in objects.items() if "deployment" not in name}
+
+    def settled() -> bool:
+        status = (pair.read("igw", "digits") or {})["status"]
+        return pair.condition("Scaling")["status"] == "True" and {"lag", "sessions"} <= status.keys()
+
+    pair.until(settled, "the autoscaler has looked, and the gateway was asked", 120)
+    before, seen = versions(), looks()
+    written = len(stage.node.writes()) if stage.node else 0
+    # Two full rounds, besides what the watch sets off.
+    pair.until(lambda: looks() >= seen + 3, "it has been looked at again", 90)
+    assert versions() == before
+    if stage.node is not None:
+        writes = [one for one in stage.node.writes()[written:] if one["user"]["username"] == ACCOUNT]
+        assert [one["requestURI"] for one in writes if f"/{pair.name}/" in one["requestURI"]] == []
