@@ -23,13 +23,17 @@ class Installed:
         self._cluster = stage.cluster
         self.helm = Helm(home, stage.cluster)
 
-    def install(self) -> None:
-        """`helm upgrade --install`, until its pods are ready. Raises harness.helm.Failed."""
+    def install(self, chart: Path = CHARTS / "podpair-operator", **changed: Any) -> None:
+        """`helm upgrade --install`, until all of its pods are the newest and ready. Raises harness.helm.Failed."""
         self.helm(
-            *("upgrade", "--install", RELEASE, CHARTS / "podpair-operator", "--namespace", NAMESPACE),
-            *("--create-namespace", "--wait", "--timeout", "120s"),
-            values=VALUES,
+            *("upgrade", "--install", RELEASE, chart, "--namespace", NAMESPACE, "--create-namespace"),
+            *("--wait", "--timeout", "240s"),
+            values=VALUES | changed,
         )
+
+    def uninstall(self) -> None:
+        """`helm uninstall`, until its pods are gone. Raises harness.helm.Failed."""
+        self.helm("uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout", "240s")
 
     def kubectl(self, *arguments: str) -> str:
         """What kubectl prints, in the operator's namespace. Raises Refused."""

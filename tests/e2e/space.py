@@ -16,6 +16,16 @@ HERE = Path(__file__).parent
 DIGIT: list[Any] = json.loads((ROOT / "examples/digits/request.json").read_text())["inputs"]
 """A drawn 1."""
 
+#: What others write beside every Pod, Service and Deployment, and take away in their own time.
+_OTHERS = {"events", "events.events.k8s.io"}
+
+
+def everything(stage: Stage, namespace: str) -> set[str]:
+    """All objects of a namespace, as kind/name."""
+    kinds = stage.cluster.kubectl("api-resources", "--namespaced", "--verbs=list", "-o", "name").split()
+    wanted = ",".join(kind for kind in kinds if kind not in _OTHERS)
+    return set(stage.cluster.kubectl("-n", namespace, "get", wanted, "-o", "name").split())
+
 
 class Space:
     """A namespace of a test's own, where pods must pass the restricted Pod Security Standard, with a client's pod in it."""
@@ -50,6 +60,10 @@ class Space:
         """The objects of a kind."""
         found: list[dict[str, Any]] = self.stage.cluster.read(*what, "-n", self.name)["items"]
         return found
+
+    def everything(self) -> set[str]:
+        """All objects of the namespace, as kind/name."""
+        return everything(self.stage, self.name)
 
     def secret(self, name: str, **data: str) -> None:
         """Make a Secret, or change it."""

@@ -8,16 +8,6 @@ from e2e.stage import Stage
 from harness.pair import token
 from harness.resources import EXAMPLE
 
-#: What others write beside every Pod, Service and Deployment, and take away in their own time.
-_OTHERS = {"events", "events.events.k8s.io"}
-
-
-def _everything(space: Space) -> set[str]:
-    """All objects of a namespace, as kind/name."""
-    kinds = space.kubectl("api-resources", "--namespaced", "--verbs=list", "-o", "name").split()
-    wanted = ",".join(kind for kind in kinds if kind not in _OTHERS)
-    return set(space.kubectl("get", wanted, "-o", "name").split())
-
 
 def _kafka(stage: Stage) -> list[dict[str, Any]]:
     """The Service `kafka` in namespace `kafka`, where the example looks for it, before the tests' broker."""
@@ -46,7 +36,7 @@ def test_from_install_to_an_answer_and_away_again(stage: Stage, space: Space, op
     space.client()
     space.jwt()
     stage.cluster.apply(*_kafka(stage))
-    before = _everything(space)
+    before = space.everything()
     space.kubectl("apply", "-f", str(EXAMPLE))
     space.ready(60)
     answers = space.run("ask", url="ws://digits/v1/ws", token=token(), inputs=DIGIT, routes=["direct", "queue"])
@@ -54,7 +44,7 @@ def test_from_install_to_an_answer_and_away_again(stage: Stage, space: Space, op
     assert len(_topics(space)) >= 2
 
     space.kubectl("delete", "igw", "digits", "--timeout=60s")
-    space.until(lambda: _everything(space) <= before, "everything of the resource is gone", 60)
+    space.until(lambda: space.everything() <= before, "everything of the resource is gone", 60)
     assert len(_topics(space)) >= 2, "Retain keeps the topics"
 
 
