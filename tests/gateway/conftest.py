@@ -106,7 +106,7 @@ async def connect(http: aiohttp.ClientSession) -> AsyncIterator[Connect]:
             bearer = {"Authorization": f"Bearer {jwt or token(**claims)}"}
             socket = await stack.enter_async_context(
                 http.ws_connect(
-                    gateway.ws, headers=bearer | (headers or {}), params=params, max_msg_size=0,
+                    gateway.ws, headers=bearer | (headers or {}), params=params, max_msg_size=0, ssl=gateway.context or True,
                     protocols=("podpair.v1.raw",) if raw else protocols,
                 )
             )  # fmt: skip

@@ -1,6 +1,7 @@
 """The two halves as real processes, started by their own commands."""
 
 import json
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -35,11 +36,15 @@ class Inference(Child):
 class Gateway(Child):
     """`podpair-gateway serve` with this configuration (nested), on a free port."""
 
-    def __init__(self, folder: Path, config: dict[str, Any], *, wait: bool = True) -> None:
+    context: ssl.SSLContext | None = None  # whom `get` trusts, where it is asked over TLS
+
+    def __init__(
+        self, folder: Path, config: dict[str, Any], *, wait: bool = True, env: dict[str, str] | None = None
+    ) -> None:
         own = {"http": {"port": 0}, "auth": {"secret": SECRET}, "sessions": {"resume_secret": RESUME_SECRET}}
         path = folder / f"gateway-{time.monotonic_ns()}.yaml"
         path.write_text(yaml.safe_dump(merge(own, config)))
-        super().__init__(BIN / "podpair-gateway", "serve", "--config", path)
+        super().__init__(BIN / "podpair-gateway", "serve", "--config", path, env=env)
         if wait:
             self.url: str = self.wait_for_message("ready")["address"]
 
@@ -50,7 +55,7 @@ class Gateway(Child):
     def get(self, path: str) -> tuple[int, str]:
         """GET without a token: status and body."""
         try:
-            with urllib.request.urlopen(self.url + path, timeout=10) as response:
+            with urllib.request.urlopen(self.url + path, timeout=10, context=self.context) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()

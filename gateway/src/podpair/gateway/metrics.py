@@ -57,6 +57,10 @@ class Metrics:
         name = "podpair_gateway_"
         self.sessions = Gauge(f"{name}sessions", "Sessions with a client connected", registry=registry)
         self.slow = Gauge(f"{name}slow_clients", "Clients that have events waiting for them", registry=registry)
+        self.certificates = Counter(
+            f"{name}certificates", "Changes of the public port's certificate, by whether they were taken", ["outcome"],
+            registry=registry,
+        )  # fmt: skip
         self.opened = Counter(f"{name}sessions_opened", "Connections made", ["kind", "resumed"], registry=registry)
         self.closed = Counter(f"{name}sessions_closed", "Connections ended", ["reason"], registry=registry)
         self.refused = Counter(

@@ -12,6 +12,8 @@ from podpair.gateway.auth.resume import ResumeTokens
 from podpair.gateway.auth.tokens import TokenVerifier
 from podpair.gateway.config.load import ConfigError, load
 from podpair.gateway.config.model import Config
+from podpair.gateway.http.tls import certificate_of
+from podpair.gateway.kafka.clients import client_secrets
 
 _PAGE = """\
 # Configuring the gateway
@@ -20,6 +22,7 @@ You want to change something about a gateway. Every setting has one name, in the
 which comes over the file: `http.port` is `PODPAIR_HTTP__PORT`. `podpair-gateway config check` tells every fault at once,
 `config show` what is in force (secrets hidden), `config schema` is the JSON schema for an editor. This page is `config doc`.
 """
+_SECRET = ("password", "secret", "key", "pem", "jaas", "token", "oauthbearer.config")
 _path = click.option("--config", "path", type=click.Path(path_type=Path), help="YAML file with the configuration.")
 
 
@@ -34,7 +37,12 @@ def check(path: Path | None) -> None:
     """Read the configuration, and the keys and secrets that it names; exits with 2 and tells every fault."""
     config = load(path)
     faults = []
-    for read in (lambda: TokenVerifier(config.auth), lambda: ResumeTokens(config.sessions)):
+    for read in (
+        lambda: TokenVerifier(config.auth),
+        lambda: ResumeTokens(config.sessions),
+        lambda: client_secrets(config.kafka),
+        lambda: certificate_of(config.http),
+    ):
         try:
             read()
         except ConfigError as error:
@@ -91,5 +99,5 @@ def _hide(values: dict[str, object]) -> None:
     kafka = values["kafka"]
     client = kafka["client"] if isinstance(kafka, dict) else {}
     for name in client:
-        if any(part in name for part in ("password", "secret", "key", "pem", "jaas", "token", "oauthbearer.config")):
+        if any(part in name for part in _SECRET) and not name.endswith(".location"):
             client[name] = str(SecretStr("hidden"))

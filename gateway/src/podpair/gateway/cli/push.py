@@ -2,18 +2,33 @@
 
 import json
 import sys
+from pathlib import Path
 
 import click
 
 
 @click.command()
-@click.option("--kafka", required=True, envvar="PODPAIR_KAFKA__BOOTSTRAP_SERVERS", help="The broker, host:port.")
-@click.option("--topic", default="podpair.results", envvar="PODPAIR_RESULTS__TOPIC", show_default=True)
+@click.option(
+    "--config", "path", type=click.Path(path_type=Path), help="A gateway's YAML file, which says all of this."
+)
+@click.option("--kafka", envvar="PODPAIR_KAFKA__BOOTSTRAP_SERVERS", help="The broker, host:port.")
+@click.option("--topic", envvar="PODPAIR_RESULTS__TOPIC", help="podpair.results, unless --config says otherwise.")
 @click.option("--session", required=True, help="The session's id.")
 @click.argument("data")
-def push(kafka: str, topic: str, session: str, data: str) -> None:
+def push(path: Path | None, kafka: str | None, topic: str | None, session: str, data: str) -> None:
     """Send DATA (JSON; `-` reads standard input) to a session's client, wherever it is connected."""
     from confluent_kafka import KafkaException, Producer
+
+    from podpair.gateway.config.load import load
+    from podpair.gateway.kafka.clients import properties
+
+    if path is not None:
+        config = load(path, {"kafka": {"bootstrap_servers": kafka}} if kafka else None)
+        broker, topic = properties(config), topic or config.results.topic
+    elif kafka is not None:
+        broker, topic = {"bootstrap.servers": kafka}, topic or "podpair.results"
+    else:
+        raise click.UsageError("which broker? Give --kafka host:port, or a gateway's --config")
 
     value = sys.stdin.read() if data == "-" else data
     try:
@@ -27,12 +42,10 @@ def push(kafka: str, topic: str, session: str, data: str) -> None:
             failures.append(str(error))
 
     # murmur2_random: what finds a session's home partition from any librdkafka client.
-    producer = Producer(
-        {"bootstrap.servers": kafka, "partitioner": "murmur2_random", "delivery.timeout.ms": 10_000, "log_level": 0}
-    )
+    producer = Producer(broker | {"partitioner": "murmur2_random", "delivery.timeout.ms": 10_000, "log_level": 0})
     try:
         producer.produce(topic, key=session, value=value, on_delivery=delivered)
     except KafkaException as error:
         raise click.ClickException(error.args[0].str()) from None
     if producer.flush(12) or failures:
-        raise click.ClickException(failures[0] if failures else f"no broker answers at {kafka}")
+        raise click.ClickException(failures[0] if failures else f"no broker answers at {broker['bootstrap.servers']}")

@@ -13,6 +13,7 @@ from podpair.gateway import logs
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Config
 from podpair.gateway.http.app import make_app
+from podpair.gateway.http.tls import certificate_of
 from podpair.gateway.kafka.threads import call_on
 from podpair.gateway.kafka.topics import MissingTopic
 from podpair.gateway.service import Service
@@ -42,10 +43,12 @@ async def _serve(config: Config) -> int:
     threading.excepthook = thread_died
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end, 0)
+    certificate = certificate_of(config.http)
     service = Service(config)
     web_runner = web.AppRunner(make_app(service), access_log=None, shutdown_timeout=1.0)
     await web_runner.setup()
-    site = web.TCPSite(web_runner, config.http.host, config.http.port, backlog=4096)
+    context = certificate.context if certificate is not None else None
+    site = web.TCPSite(web_runner, config.http.host, config.http.port, backlog=4096, ssl_context=context)
     try:
         await site.start()
     except OSError as error:
@@ -58,13 +61,18 @@ async def _serve(config: Config) -> int:
             _log.error("%s", failure, exc_info=None if isinstance(failure, MissingTopic | ConfigError) else failure)
             end(1)
 
-    starting = asyncio.create_task(_start(service, _address(web_runner)))
+    if certificate is not None:
+        certificate.watch(service.metrics)
+    scheme = "https" if certificate is not None else "http"
+    starting = asyncio.create_task(_start(service, _address(web_runner, scheme)))
     starting.add_done_callback(started)
     status = await ended
     starting.cancel()
     _log.info("stopping")
     await service.stop()
     await web_runner.cleanup()
+    if certificate is not None:
+        await certificate.close()
     _log.info("stopped")
     return status
 
@@ -78,6 +86,6 @@ async def _start(service: Service, address: str) -> None:
     _log.info("ready", extra={"address": address, "gateway": service.name})
 
 
-def _address(runner: web.AppRunner) -> str:
+def _address(runner: web.AppRunner, scheme: str) -> str:
     host, port = runner.addresses[0][:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -35,6 +35,16 @@ _OWNED = {
 }
 
 
+def _property(key: object) -> str:
+    """librdkafka's name for a property that may come from the environment."""
+    name = str(key).lower()
+    if name not in _UNDERSCORED:
+        name = name.replace("_", ".")
+    if name in _OWNED:
+        raise ValueError(f"{name} is podpair's own to set")
+    return name
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -54,6 +64,17 @@ class Http(Section):
     origins: Texts = ()
     """Origins whose pages may connect, such as https://app.example; `*` is any. Empty: only pages that the gateway itself
     serves. Clients that send no Origin (not browsers) are always let in."""
+
+    certificate_file: Path | None = None
+    """PEM file with the certificate and its chain: the port then speaks TLS. A change of the files is taken within seconds."""
+    key_file: Path | None = None
+    """PEM file with the certificate's key, without a passphrase."""
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("certificate_file and key_file go together: set both, or neither")
+        return self
 
     @field_validator("origins")
     @classmethod
@@ -164,10 +185,24 @@ class Kafka(Section):
     """Run a broker inside this process (librdkafka's mock cluster): for a laptop, its data ends with the process."""
     client: dict[str, str | int | float | bool] = Field(default_factory=dict, repr=False)  # holds passwords
     """Any librdkafka property, for every client; from the environment PODPAIR_KAFKA__CLIENT__SASL_USERNAME is sasl.username."""
+    client_files: dict[str, Path] = Field(default_factory=dict)
+    """librdkafka properties whose values stand in files, such as sasl.password, so that no file or environment holds the secret
+    itself; from the environment PODPAIR_KAFKA__CLIENT_FILES__SASL_PASSWORD=/run/secrets/password."""
     create_topics: bool = True
     """Create topics that are missing; otherwise a missing one is an error."""
     probe_seconds: PositiveSeconds = 2
     """How often the broker is asked whether it is there, which readiness depends on."""
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        if both := sorted(self.client.keys() & self.client_files.keys()):
+            raise ValueError(f"{' and '.join(both)}: in client and in client_files: choose one")
+        return self
+
+    @field_validator("client_files", mode="before")
+    @classmethod
+    def _file_names(cls, value: object) -> object:
+        return {_property(key): path for key, path in value.items()} if isinstance(value, dict) else value
 
     @field_validator("client", mode="before")
     @classmethod
@@ -176,11 +211,7 @@ class Kafka(Section):
             return value
         named = {}
         for key, setting in value.items():
-            name = str(key).lower()
-            if name not in _UNDERSCORED:
-                name = name.replace("_", ".")
-            if name in _OWNED:
-                raise ValueError(f"{name} is podpair's own to set")
+            name = _property(key)
             if not isinstance(setting, str | int | float):
                 raise ValueError(f"{name} must be a text, a number or a boolean")
             named[name] = setting

@@ -296,7 +296,10 @@ class _Socket(web.WebSocketResponse):
 def _turn_away(transport: asyncio.Transport, code: int, reason: str) -> None:
     """The last that is written: a close frame, and the end."""
     transport.write(close_frame(code, reason))
-    transport.write_eof()
+    if transport.can_write_eof():
+        transport.write_eof()
+    else:
+        transport.close()  # TLS has no half of an end: what is written goes out before it
 
 
 def _refuse(session: Session, fault: Fault, request_id: str | None) -> None:

@@ -3,7 +3,8 @@
 import logging
 from typing import Any
 
-from podpair.gateway.config.model import Config
+from podpair.gateway.config.load import ConfigError
+from podpair.gateway.config.model import Config, Kafka
 
 _log = logging.getLogger("podpair.gateway.kafka")
 
@@ -20,8 +21,27 @@ def properties(config: Config, **own: Any) -> dict[str, Any]:
         "logger": logging.getLogger("podpair.gateway.kafka.librdkafka"),
         "error_cb": _on_error,
         **config.kafka.client,
+        **client_secrets(config.kafka),
         **{name.replace("_", "."): value for name, value in own.items()},
     }
+
+
+def client_secrets(config: Kafka) -> dict[str, str]:
+    """librdkafka's properties that stand in files, without the newline at their end. Raises ConfigError."""
+    found, faults = {}, []
+    for name, path in config.client_files.items():
+        try:
+            found[name] = path.read_text(encoding="utf-8").rstrip("\r\n")
+        except OSError as error:
+            faults.append(f"kafka.client_files.{name}: {path}: {error.strerror}")
+        except UnicodeDecodeError:
+            faults.append(f"kafka.client_files.{name}: {path}: not UTF-8")
+        else:
+            if not found[name]:
+                faults.append(f"kafka.client_files.{name}: {path} is empty")
+    if faults:
+        raise ConfigError(faults)
+    return found
 
 
 def reader_properties(config: Config, **own: Any) -> dict[str, Any]:

@@ -37,10 +37,31 @@ def ensure_topics(config: Config) -> Topics:
 
     Raises MissingTopic, which names the topic, Unreachable, or ConfigError where librdkafka refuses a property.
     """
+    refusals: list[KafkaError] = []
     try:
-        admin = AdminClient(properties(config))
+        admin = AdminClient(properties(config) | {"error_cb": refusals.append})
     except KafkaException as error:
         raise ConfigError([f"kafka.client: {error.args[0].str()}"]) from None
+    try:
+        return _ensured(config, admin)
+    except Unreachable as error:
+        admin.poll(0)  # what librdkafka has to tell waits for that
+        raise Unreachable(_why(refusals) or str(error)) from None
+
+
+def _why(told: list[KafkaError]) -> str | None:
+    """What librdkafka told besides the time that has run out: that it was refused, and how that is mended."""
+    for error in reversed(told):
+        if error.code() in (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED):
+            return (
+                f"{error.str()}: check sasl.mechanism, sasl.username and sasl.password in kafka.client or client_files"
+            )
+        if error.code() == KafkaError._SSL:
+            return f"{error.str()}: check security.protocol and the ssl.* properties in kafka.client"
+    return None
+
+
+def _ensured(config: Config, admin: AdminClient) -> Topics:
     wanted = {topic.topic: topic for topic in _wanted(config)}
     found = _partitions(admin, list(wanted), ask_each=config.kafka.embedded)
     missing = [name for name, count in found.items() if count == 0]

@@ -16,6 +16,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
+from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.offsets import Commit
 from podpair.gateway.kafka.clients import properties
@@ -85,7 +86,7 @@ class Transactions:
             if self._producer is None:
                 self._producer = self._made()
             self._producer.begin_transaction()
-        except KafkaException as error:
+        except (KafkaException, ConfigError) as error:
             self._producer = None
             raise Aborted(_text(error)) from None
         return self._producer
@@ -174,5 +175,5 @@ class Transactions:
         self._producer = None
 
 
-def _text(error: KafkaException | Aborted) -> str:
+def _text(error: Exception) -> str:
     return str(error.args[0].str()) if isinstance(error, KafkaException) else str(error)
