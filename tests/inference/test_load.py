@@ -33,6 +33,8 @@ async def test_a_full_queue_refuses_with_429_and_when_to_come_again(application:
     queued = app.ask(1.0, 2.0)
     await app.queued(2)
     assert app.metric("inference_queue_depth", model="gate") == 2
+    assert app.metric("inference_stage_queue_depth", model="gate", stage="queue") == 2
+    assert app.metric("inference_stage_queue_depth", model="gate", stage="runtime") == 1
     status, document, headers = await app.ask(1.0, 2.0)
     assert status == 429
     assert "the queue of model gate is full (2 of 3 rows)" in document["error"]
@@ -43,6 +45,26 @@ async def test_a_full_queue_refuses_with_429_and_when_to_come_again(application:
     await app.queued(3)
     app.gate.open.set()
     assert [(await task)[0] for task in (running, queued, fits)] == [200, 200, 200]
+
+
+async def test_each_stage_tells_how_long_it_took(application: Begin) -> None:
+    app = await application()
+    for _ in range(3):
+        assert (await app.ask(1.0))[0] == 200
+    for stage in ("ingress", "queue", "runtime", "postprocess", "egress"):
+        assert app.metric("inference_stage_seconds_count", model="gate", stage=stage) == 3
+        assert app.metric("inference_stage_queue_depth", model="gate", stage=stage) in (0, None)
+
+
+async def test_bytes_of_large_bodies_are_counted_while_they_are_held(application: Begin) -> None:
+    app = await application(batching={"queue_size": 20_000})
+    app.gate.open.clear()
+    task = app.ask(*range(20_000))
+    await app.running()
+    assert app.metric("inference_ingress_bytes") > 60_000
+    app.gate.open.set()
+    assert (await task)[0] == 200
+    assert app.metric("inference_ingress_bytes") == 0
 
 
 async def test_a_deadline_that_passes_in_the_queue_is_504_at_once_and_never_runs(application: Begin) -> None:

@@ -87,9 +87,15 @@ class Metrics:
         self.queue_depth = Gauge("inference_queue_depth", "Rows waiting", ["model"], registry=self.registry)
         self.running = Gauge("inference_running_batches", "Batches in the runtime", ["model"], registry=self.registry)
 
+        self.open_streams = Gauge("inference_open_streams", "Answers in parts", ["model"], registry=self.registry)
+        self.ingress_bytes = Gauge(
+            "inference_ingress_bytes",
+            "Bytes of large REST bodies that are read or answered; server.max_pending_bytes bounds them",
+            registry=self.registry,
+        )
         self.stage_queue_depth = Gauge(
             "inference_stage_queue_depth",
-            "Rows in a stage before the queue",
+            "What is in a stage or waits for it: rows in preprocess and queue, batches in runtime",
             ["model", "stage"],
             registry=self.registry,
         )
@@ -114,6 +120,9 @@ class ModelMetrics:
         self.latency = metrics.latency.labels(model)
         self.queue_depth = metrics.queue_depth.labels(model)
         self.running = metrics.running.labels(model)
+        self.open_streams = metrics.open_streams.labels(model)
+        # By stage, what else is told under the names above.
+        self.depths = {stage: metrics.stage_queue_depth.labels(model, stage) for stage in ("queue", "runtime")}
         self.batch_size = metrics.batch_size.labels(model)
         self.ingress, self.queue, self.runtime, self.postprocess, self.egress = (
             metrics.stages.labels(model, stage) for stage in STAGES

@@ -42,7 +42,9 @@ class Api:
             Route("GET", "/metrics", self.metrics),
             *RepositoryApi(self._catalog, self._max_body_bytes).routes(),
         ]
-        return Server(Routes(routes, self.nothing), answering, self._max_body_bytes, max_held_bytes)
+        server = Server(Routes(routes, self.nothing), answering, self._max_body_bytes, max_held_bytes)
+        self._metrics.ingress_bytes.set_function(lambda: server.held)
+        return server
 
     async def model(self, request: Request) -> Response:
         """A model's metadata."""

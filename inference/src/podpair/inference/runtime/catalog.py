@@ -298,8 +298,14 @@ class Catalog:
             )
             versions[version].unused.set()
         weights = self._shares(name, folder.config, versions)
-        metrics.queue_depth.set_function(partial(self._sum, name, "depth"))
-        metrics.running.set_function(partial(self._sum, name, "running"))
+        for gauge, what in (
+            (metrics.queue_depth, "depth"),
+            (metrics.depths["queue"], "depth"),
+            (metrics.running, "running"),
+            (metrics.depths["runtime"], "running"),
+        ):
+            gauge.set_function(partial(self._sum, name, what))
+        metrics.open_streams.set_function(partial(self._streaming, name))
         self._models[name] = ServedModel(name, folder.config, weights, VersionChoice(weights), versions)
         self._absent.pop(name, None)
 
@@ -324,6 +330,10 @@ class Catalog:
     def _waiting(self, name: str) -> int:
         model = self._models.get(name)
         return sum(v.preparing.waiting for v in model.versions.values() if v.preparing) if model else 0
+
+    def _streaming(self, name: str) -> int:
+        model = self._models.get(name)
+        return sum(v.streams.open for v in model.versions.values() if v.streams) if model else 0
 
     def _sum(self, name: str, what: str) -> int:
         model = self._models.get(name)
