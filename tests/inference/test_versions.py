@@ -1,6 +1,8 @@
 """Versions side by side, and models that are loaded, exchanged and unloaded while requests run."""
 
 import json
+import re
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -9,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from onnx import TensorProto, helper
 
 from podpair.inference.core.choosing import VersionChoice
 from podpair.inference.core.errors import FaultsError
 from podpair.inference.runtime.repository import Models
 
+RELOADS = 200
 CLASS = "class Model:\n    def predict(self, batch):\n        return ['{answer}' for _ in batch]\n"
 
 
@@ -112,8 +116,9 @@ def test_a_model_is_loaded_exchanged_and_unloaded(tmp_path: Path, serve: Callabl
         assert server.post("/v2/repository/index", b"[").status == 400
 
 
+@pytest.mark.timeout(600)
 def test_reloads_under_load_fail_no_request(tmp_path: Path, serve: Callable[..., Any]) -> None:
-    """Four clients ask without a pause while the model is exchanged thirty times, each time for another."""
+    """Two clients ask without a pause while the model is exchanged two hundred times, each time for another."""
     write(tmp_path, 1, "0")
     done = threading.Event()
 
@@ -124,10 +129,10 @@ def test_reloads_under_load_fail_no_request(tmp_path: Path, serve: Callable[...,
             found.append((answer.status, answer.json.get("output")))
         return found
 
-    with serve(tmp_path) as server, ThreadPoolExecutor(4) as threads:
-        clients = [threads.submit(client, server) for _ in range(4)]
+    with serve(tmp_path) as server, ThreadPoolExecutor(2) as threads:
+        clients = [threads.submit(client, server) for _ in range(2)]
         try:
-            for i in range(1, 31):
+            for i in range(1, RELOADS + 1):
                 write(tmp_path, 1, str(i))
                 assert server.post("/v2/repository/models/m/load", b"").status == 200
                 assert ask(server).json["output"] == str(i)
@@ -135,4 +140,56 @@ def test_reloads_under_load_fail_no_request(tmp_path: Path, serve: Callable[...,
             done.set()
         answers = [answer for future in clients for answer in future.result(30)]
     assert {status for status, _ in answers} == {200}
-    assert {output for _, output in answers} <= {str(i) for i in range(31)}
+    assert {output for _, output in answers} <= {str(i) for i in range(RELOADS + 1)}
+
+
+_START = b"HTTP/1.1 "
+
+
+def answered_by(server: Any, requests: bytes, count: int) -> list[str]:
+    """The version that answered each of `count` requests, sent on one connection one behind the other."""
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        sender = threading.Thread(target=connection.sendall, args=(requests,))
+        sender.start()
+        parts, seen, tail = [], 0, b""
+        while seen < count or not tail.endswith(b"}"):
+            part = connection.recv(1 << 20)
+            assert part, parts[-1:]
+            seen += (tail + part).count(_START)
+            tail = (tail + part)[1 - len(_START) :]
+            parts.append(part)
+        sender.join()
+    answers = b"".join(parts)
+    assert answers.count(b"HTTP/1.1 200 ") == count
+    return [found.decode() for found in re.findall(rb'"model_version":"(\d+)"', answers)]
+
+
+@pytest.mark.timeout(600)
+def test_of_100_000_requests_over_http_each_version_gets_its_share_and_keys_stay(
+    tmp_path: Path, serve: Callable[..., Any], save_model: Callable[..., None]
+) -> None:
+    """90/10: of requests without a key exactly, of sessions within half a percent, each always at the same version."""
+    shares = {"versions": [{"version": 2, "weight": 90}, {"version": 1, "weight": 10}]}
+    spec = (TensorProto.FLOAT, ["n", 1])
+    for version in (1, 2):
+        node = [helper.make_node("Abs", ["x"], ["y"])]
+        save_model(tmp_path / f"m/{version}", node, {"x": spec}, {"y": spec}, None, shares if version == 2 else None)
+    body = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,1],"data":[1]}]}'
+
+    def request(key: str) -> bytes:
+        named = f"podpair-key: {key}\r\n" if key else ""
+        return (
+            f"POST /v2/models/m/infer HTTP/1.1\r\nHost: m\r\n{named}Content-Length: {len(body)}\r\n\r\n".encode() + body
+        )
+
+    sessions = [f"session-{i}" for i in range(25_000)]
+    with serve(tmp_path) as server, ThreadPoolExecutor(4) as threads:
+        parts = [threads.submit(answered_by, server, request("") * 12_500, 12_500) for _ in range(4)]
+        found = Counter(version for part in parts for version in part.result())
+        assert found == {"1": 5_000, "2": 45_000}
+        by_key = b"".join(map(request, sessions))
+        parts = [threads.submit(answered_by, server, by_key, len(sessions)) for _ in range(2)]
+        first, second = (part.result() for part in parts)
+    assert first == second
+    assert abs(Counter(first)["1"] / len(sessions) - 0.1) < 0.005

@@ -42,8 +42,9 @@ class Connection(asyncio.BufferedProtocol):
         self._server = server
         self._scratch = server.scratch
         self._transport: Any = None
-        # What has come of a head, or of the requests behind the present one.
-        self._pending = b""
+        # What has come of a head, or of the requests behind the present one, from `_at` on: many small requests in one piece
+        # are not to be copied again and again.
+        self._pending, self._at = b"", 0
         # The request whose body is being read, and what there is of it.
         self._head: Head | None = None
         self._body: memoryview | None = None
@@ -98,7 +99,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         data = bytes(self._scratch[:nbytes])
         if self._request is not None:
-            self._pending += data
+            self._pending, self._at = self._pending[self._at :] + data, 0
             if len(self._pending) > _AHEAD:
                 self._read_paused = True
                 self._transport.pause_reading()
@@ -117,44 +118,47 @@ class Connection(asyncio.BufferedProtocol):
 
     # Requests.
 
-    def _take_from(self, data: bytes) -> None:
+    def _take_from(self, data: bytes, at: int = 0) -> None:
         """Run the requests in `data` that are complete, until one isn't answered at once; keep the rest."""
-        self._pending = b""
+        self._pending, self._at = b"", 0
         self._taking = True
         try:
-            rest = self._take(data)
-            while rest and self._request is None and not self._over:
-                rest = self._take(rest)
-            self._pending = rest + self._pending
+            at = self._take(data, at)
+            while at < len(data) and self._request is None and not self._over:
+                at = self._take(data, at)
+            if at < len(data):
+                self._pending, self._at = data, at
         except HeadError as error:
             self._refuse(self._server.refused(error.status, str(error)))
         except InferenceError as error:
             self._refuse(self._server.failed(error, None))
         finally:
             self._taking = False
+        self._read_on()
 
-    def _take(self, data: bytes) -> bytes:
-        """Run the first request in `data` if it is complete; what lies behind it. Raises HeadError or InferenceError."""
+    def _take(self, data: bytes, at: int) -> int:
+        """Run the first request at `at` if it is complete; where the next one begins. Raises HeadError or InferenceError."""
         if self._head is not None:
-            return self._continue(self._head, data)
-        end = data.find(b"\r\n\r\n") + 4
-        if end < 4 or end > MAX_HEAD_BYTES:
-            if len(data) > MAX_HEAD_BYTES:
+            self._continue(self._head, data[at:])
+            return len(data)
+        end = data.find(b"\r\n\r\n", at) + 4
+        if end < at + 4 or end - at > MAX_HEAD_BYTES:
+            if len(data) - at > MAX_HEAD_BYTES:
                 raise HeadError(431, f"the request's head has more than {MAX_HEAD_BYTES} bytes")
             # Empty lines between requests are nothing (RFC 9112, 2.2).
-            self._pending = data.lstrip(b"\r\n")
+            self._pending = data[at:].lstrip(b"\r\n")
             self._began = self._began or self._server.now()
-            return b""
-        if data[:2] == b"\r\n":
-            return data.lstrip(b"\r\n")
+            return len(data)
+        if data[at : at + 2] == b"\r\n":
+            return len(data) - len(data[at:].lstrip(b"\r\n"))
         self._began = 0.0
-        head = self._server.heads.read(data[:end])
+        head = self._server.heads.read(data[at:end])
         length = head.length
         if 0 <= length <= len(data) - end:
             self._run(head, data[end : end + length])
-            return data[end + length :]
-        self._expect_body(head, data[:end], data[end:])
-        return b""
+            return end + length
+        self._expect_body(head, data[at:end], data[end:])
+        return len(data)
 
     def _expect_body(self, head: Head, raw: bytes, data: bytes) -> None:
         """Read a body of which only `data` has come."""
@@ -176,8 +180,8 @@ class Connection(asyncio.BufferedProtocol):
         self._filled = len(data)
         self._body[: len(data)] = data
 
-    def _continue(self, head: Head, data: bytes) -> bytes:
-        """More of the body, and what lies behind it."""
+    def _continue(self, head: Head, data: bytes) -> None:
+        """More of the body."""
         body: Part = b""
         if self._chunks is not None:
             chunks = self._chunks
@@ -186,7 +190,7 @@ class Connection(asyncio.BufferedProtocol):
             if len(chunks.content) > self._server.max_body_bytes:
                 raise TooLargeError(f"more than {self._server.max_body_bytes} bytes (server.max_body_bytes)")
             if not chunks.complete:
-                return b""
+                return
             # What came behind the last chunk is in the parser, not here: such a client has to connect again.
             self._last = self._last or chunks.followed
             body = chunks.content
@@ -194,7 +198,6 @@ class Connection(asyncio.BufferedProtocol):
             body = self._body
         self._head = self._body = self._chunks = None
         self._run(head, body)
-        return b""
 
     def _run(self, head: Head, body: Part) -> None:
         request = self._request = Request(self, head, body)
@@ -284,11 +287,18 @@ class Connection(asyncio.BufferedProtocol):
             self._over, self._since = True, self._server.now()
             self._transport.close()
             return
-        if self._read_paused:
+        if self._taking:
+            return
+        if self._pending:
+            self._take_from(self._pending, self._at)
+        else:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Read from the client again, where what it has sent ahead is little."""
+        if self._read_paused and len(self._pending) - self._at <= _AHEAD:
             self._read_paused = False
             self._transport.resume_reading()
-        if self._pending and not self._taking:
-            self._take_from(self._pending)
 
     def _refuse(self, response: Response) -> None:
         """Answer what can't be understood, and end: without a reset, by which the client would lose the answer."""
