@@ -69,6 +69,7 @@ lock: $(UV) ## pin every dependency anew, with hashes and without addresses
 PROTO := podpair/inference/grpc/proto
 proto: setup ## generate the Python of the .proto files anew
 	@cd inference/src && $(abspath $(BIN))/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. $(PROTO)/*.proto
+	@cd gateway/src && $(abspath $(BIN))/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. podpair/gateway/upstream/proto/*.proto
 
 crd: setup ## docs/resource.md and what of the charts follows from the resource or from values.yaml, made anew
 	@$(BIN)/podpair crd --format doc > docs/resource.md

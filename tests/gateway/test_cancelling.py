@@ -24,9 +24,12 @@ def gate() -> Iterator[Inference]:
     running.stop()
 
 
-@pytest.fixture(scope="module")
-def gateway(gate: Inference, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    config = {"kafka": {"embedded": True}, "inference": {"url": gate.url}, "coalescing": {"alone": ["gate"]}}
+@pytest.fixture(scope="module", params=["rest", "grpc"])
+def gateway(
+    request: pytest.FixtureRequest, gate: Inference, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    url = gate.url if request.param == "rest" else gate.grpc
+    config = {"kafka": {"embedded": True}, "inference": {"url": url}, "coalescing": {"alone": ["gate"]}}
     running = Gateway(tmp_path_factory.mktemp("gate"), config)
     running.wait_ready()
     yield running

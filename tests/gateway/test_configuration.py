@@ -129,7 +129,11 @@ def auth(**settings: Any) -> dict[str, Any]:
         (BASE | {"kafka": {"client": {"group_id": "x"}}}, "group.id is podpair's own to set"),
         (BASE | {"kafka": {"client": {"a": {"b": 1}}}}, "kafka.client"),
         (BASE | {"requests": {"topic": "t"}, "results": {"topic": "t"}}, "are the same"),
-        (BASE | {"inference": {"url": "localhost:8081"}}, "is not an http(s) URL"),
+        (
+            BASE | {"inference": {"url": "localhost:8081"}},
+            "is neither http(s)://host:port, grpc(s)://host:port nor unix:/path",
+        ),
+        (BASE | {"inference": {"url": "grpc://localhost"}}, "gRPC needs a port"),
         (BASE | {"console": {"mint_tokens": True}, "http": {"host": "0.0.0.0"}}, "needs auth.secret and a loopback"),
         (auth(disabled=True) | {"console": {"mint_tokens": True}}, "needs auth.secret and a loopback"),
         (BASE | {"limits": {"sessions": 0}}, "greater than 0"),

@@ -21,9 +21,12 @@ def chat() -> Iterator[Inference]:
     running.stop()
 
 
-@pytest.fixture(scope="module")
-def gateway(chat: Inference, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    running = Gateway(tmp_path_factory.mktemp("chat"), {"kafka": {"embedded": True}, "inference": {"url": chat.url}})
+@pytest.fixture(scope="module", params=["rest", "grpc"])
+def gateway(
+    request: pytest.FixtureRequest, chat: Inference, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    url = chat.url if request.param == "rest" else chat.grpc
+    running = Gateway(tmp_path_factory.mktemp("chat"), {"kafka": {"embedded": True}, "inference": {"url": url}})
     running.wait_ready()
     yield running
     running.stop()

@@ -27,10 +27,16 @@ def token(sub: str = "user", *, secret: str = SECRET, **claims: Any) -> str:
 class Inference(Child):
     """`podpair-inference serve` on a free port, or on one that it had before."""
 
-    def __init__(self, port: int = 0, models: Path = MODELS) -> None:
-        super().__init__(BIN / "podpair-inference", "serve", "--models", models, "--port", str(port))
+    def __init__(self, port: int = 0, models: Path = MODELS, *options: str | Path) -> None:
+        super().__init__(BIN / "podpair-inference", "serve", "--models", models, "--port", str(port), *options)
         self.url: str = self.wait_for_message("ready")["url"]
         self.port = int(self.url.rsplit(":", 1)[1])
+
+    @property
+    def grpc(self) -> str:
+        """Where it answers over gRPC, as the gateway wants it."""
+        address: str = self.wait_for_message("gRPC is ready")["address"]
+        return address if address.startswith("unix:") else f"grpc://{address}"
 
 
 class Gateway(Child):

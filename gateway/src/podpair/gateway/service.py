@@ -28,8 +28,8 @@ from podpair.gateway.sessions.joining import Joining
 from podpair.gateway.sessions.registry import Registry
 from podpair.gateway.upstream.asking import Asking
 from podpair.gateway.upstream.calls import Upstream
+from podpair.gateway.upstream.making import make_upstream
 from podpair.gateway.upstream.readiness import Readiness
-from podpair.gateway.upstream.rest import RestUpstream
 from podpair.gateway.worker.answers import AnswerWriter
 from podpair.gateway.worker.dead_letters import DeadLetters
 from podpair.gateway.worker.ending import AtLeastOnce, ExactlyOnce
@@ -95,7 +95,7 @@ class Service:
         """Reach the broker, however long that takes, and start the parts. Raises MissingTopic."""
         topics = await self._topics()
         config, metrics = self.config, self.metrics
-        upstream = RestUpstream(config.inference)
+        upstream = make_upstream(config.inference)
         readiness = Readiness(upstream, config.inference.probe_seconds)
         readiness.on_change(metrics.ready.set)
         asking = Asking(config, upstream, readiness, metrics)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 
@@ -283,7 +284,7 @@ class Inference(Section):
     """The other half of the pair."""
 
     url: str = "http://127.0.0.1:8081"
-    """Where it answers V2 REST."""
+    """Where it answers V2: http://host:port or https:// (REST), grpc://host:port, grpcs:// or unix:/path (gRPC)."""
     timeout_seconds: PositiveSeconds = 30
     """How long one call may take."""
     probe_seconds: PositiveSeconds = 0.5
@@ -292,8 +293,13 @@ class Inference(Section):
     @field_validator("url")
     @classmethod
     def _url(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")):
-            raise ValueError(f"{value!r} is not an http(s) URL")
+        if value.startswith("unix:"):
+            return value
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https", "grpc", "grpcs") or not parts.hostname:
+            raise ValueError(f"{value!r} is neither http(s)://host:port, grpc(s)://host:port nor unix:/path")
+        if parts.scheme.startswith("grpc") and (parts.port is None or parts.path.strip("/")):
+            raise ValueError(f"{value!r}: gRPC needs a port, and takes no path")
         return value.rstrip("/")
 
 

@@ -16,6 +16,11 @@ _STATUS = {
 }
 
 
+def status_of(code: Code) -> int:
+    """The HTTP status of a fault."""
+    return _STATUS[code]
+
+
 def refusal(status: int, code: str, message: str, *, retry_after: float | None = None) -> web.Response:
     """`{"error": {"code", "message"}}` with what the status asks for beside it."""
     headers = {}

@@ -5,11 +5,13 @@ from urllib.parse import quote
 import aiohttp
 from aiohttp import web
 
-from podpair.gateway.core.attempts import Unavailable
+from podpair.gateway.auth.identity import Identity
+from podpair.gateway.core.attempts import Busy, Failed, Unavailable
 from podpair.gateway.core.protocol import Code, Fault, InvalidFrame, decode_infer
 from podpair.gateway.http.admission import Admission, Refused
 from podpair.gateway.http.callers import while_there
-from podpair.gateway.http.errors import refusal_of, v2_error
+from podpair.gateway.http.errors import refusal_of, status_of, v2_error
+from podpair.gateway.http.translating import v2_document, v2_infer
 from podpair.gateway.kafka.producer import NotWritten
 from podpair.gateway.service import Service
 
@@ -72,23 +74,44 @@ class InferEdge:
         # The same version of a model answers the same caller.
         headers.setdefault("podpair-key", quote(identity.session or identity.subject, safe=""))
         try:
+            if parts.upstream.http is None:
+                return await while_there(request, self._translate(request, body, identity))
             if body is None:
                 return await self._pass(request, None, headers)
             with parts.dispatcher.direct_slot():
                 return await while_there(request, self._pass(request, body, headers))
         except Fault as fault:
             retry_after = (fault.retry_after_ms or 0) / 1000
-            return v2_error(429 if parts.readiness.ready else 503, fault.message, retry_after=retry_after)
+            status = status_of(fault.code)
+            if status == 429 and not parts.readiness.ready:
+                status = 503
+            return v2_error(status, fault.message, retry_after=retry_after)
+        except Busy as error:
+            return v2_error(429, str(error), retry_after=error.retry_after)
+        except Failed as error:
+            return v2_error(500, str(error))
         except Unavailable as error:
             parts.readiness.failed()
             return v2_error(503, str(error), retry_after=1)
         except TimeoutError:
             return v2_error(504, f"no answer in {self._service.config.inference.timeout_seconds:.3g} s")
 
+    async def _translate(self, request: web.Request, body: bytes | None, identity: Identity) -> web.Response:
+        """For a model that is asked over gRPC."""
+        parts = self._admission.parts()
+        name = request.match_info.get("model")
+        if body is None:
+            return await v2_document(request.path, parts.asking, parts.readiness)
+        if "version" in request.match_info or name is None:
+            raise Fault(Code.NOT_FOUND, "a version can't be chosen: the model is asked over gRPC")
+        with parts.dispatcher.direct_slot():
+            return await v2_infer(request, body, name, parts.asking, identity.session or identity.subject)
+
     async def _pass(self, request: web.Request, body: bytes | None, headers: dict[str, str]) -> web.Response:
         parts = self._admission.parts()
         timeout = aiohttp.ClientTimeout(total=self._service.config.inference.timeout_seconds)
         try:
+            assert parts.upstream.http is not None  # noqa: S101 - else it would be translated
             async with parts.upstream.http.request(
                 request.method, request.rel_url, data=body, headers=headers, timeout=timeout
             ) as answer:

@@ -59,6 +59,10 @@ class Asking:
         """The names of the models that are known here."""
         return self._catalog.names
 
+    async def describe(self, name: str) -> Model:
+        """The model. Raises Fault where there is none, Unavailable, Busy or Failed where the container does not say."""
+        return self._catalog.get(name) or await self._catalog.load(name)
+
     def submit(self, question: Question, sink: Sink, context: Any = None, *, alone: bool = False) -> Ask:
         """Ask; `sink` is told the outcome later, with those of other questions that were answered at the same time.
 

@@ -51,7 +51,7 @@ class Upstream(Protocol):
     """
 
     url: str
-    http: aiohttp.ClientSession  # for what is passed through as it is
+    http: aiohttp.ClientSession | None  # for what is passed through as it is; None: it does not speak HTTP
 
     async def ready(self) -> bool:
         """Whether it says that it is ready, within two seconds."""

@@ -1,0 +1,192 @@
+"""V2 over gRPC (Open Inference Protocol, GRPCInferenceService), with Triton's ModelConfig and ModelStreamInfer where it has them.
+
+One channel for all: HTTP/2 carries the calls side by side. Messages cross as bytes (`upstream.messages` reads them), so that
+gRPC does nothing with them. A call that is cancelled here is cancelled there.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterable
+from urllib.parse import quote, urlsplit
+
+import grpc
+
+from podpair.gateway.config.model import Inference
+from podpair.gateway.core.attempts import Busy, Failed, Late, Unavailable
+from podpair.gateway.core.generate import part_of_outputs
+from podpair.gateway.core.models import Model
+from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.questions import Question, data_of
+from podpair.gateway.core.shorthand import expand
+from podpair.gateway.upstream import messages
+from podpair.gateway.upstream.calls import Answer, Call, CallAnswer, Part
+
+_SERVICE = "/inference.GRPCInferenceService/"
+_HEALTH = "/grpc.health.v1.Health/Check"
+_RETRY_AFTER_MS = "podpair-retry-after-ms"
+_PROBE_SECONDS = 2.0
+_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # A model that was started anew is used as soon as it answers.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.enable_http_proxy", 0),
+)
+_BROKEN = ("Socket closed", "Connection reset", "Broken pipe", "Stream removed", "GOAWAY", "EOF", "RST_STREAM")
+_Metadata = tuple[tuple[str, str], ...]
+
+
+def target_of(url: str) -> tuple[str, bool]:
+    """The channel's target, and whether it is TLS: of `grpc://host:port`, `grpcs://host:port` or `unix:path`."""
+    if url.startswith("unix:"):
+        return url, False
+    parts = urlsplit(url)
+    return parts.netloc, parts.scheme == "grpcs"
+
+
+class GrpcUpstream:
+    """One inference container that answers V2 over gRPC."""
+
+    http = None
+
+    def __init__(self, config: Inference) -> None:
+        self.url = config.url
+        self._timeout = config.timeout_seconds
+        target, secure = target_of(config.url)
+        if secure:
+            self._channel = grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options=_OPTIONS)
+        else:
+            self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+        self._infer = self._channel.unary_unary(_SERVICE + "ModelInfer")
+        self._stream = self._channel.stream_stream(_SERVICE + "ModelStreamInfer")
+
+    async def ready(self) -> bool:
+        try:
+            try:
+                return messages.ready_of(await self._unary(_SERVICE + "ServerReady"))
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                    return False
+                return await self._unary(_HEALTH) == messages.SERVING
+        except (grpc.aio.AioRpcError, Failed):
+            return False
+
+    async def metrics(self) -> str:
+        return ""  # V2 has none over gRPC
+
+    async def model(self, name: str) -> Model:
+        about = messages.about_model(name)
+        try:
+            metadata = await self._unary(_SERVICE + "ModelMetadata", about, self._timeout)
+        except grpc.aio.AioRpcError as error:
+            raise self._fault(error, None) from None
+        try:
+            config: bytes | None = await self._unary(_SERVICE + "ModelConfig", about, self._timeout)
+        except grpc.aio.AioRpcError:
+            config = None  # an extension that not every server has
+        return messages.model_of_messages(name, metadata, config)
+
+    async def _unary(self, method: str, message: bytes = b"", timeout: float = _PROBE_SECONDS) -> bytes:
+        return bytes(await self._channel.unary_unary(method)(message, timeout=timeout))
+
+    async def call(self, call: Call) -> CallAnswer:
+        tensors = [
+            (spec.name, spec.datatype, shape) for spec, shape in zip(call.model.inputs, call.shapes, strict=True)
+        ]
+        message = messages.request(call.model.name, tensors, call.raw, call.parameters, call.id)
+        answer = await self._ask(message, call.deadline, call.key, self._timeout)
+        return CallAnswer(*messages.outputs_of(answer), None)
+
+    async def ask(self, question: Question, inputs: bytes, timeout: float) -> Answer:
+        message = messages.request_of_inputs(question.model, inputs, question.parameters, question.id)
+        outputs, version = messages.outputs_of(await self._ask(message, question.deadline, question.key, timeout))
+        return Answer(messages.outputs_json(outputs), version, None)
+
+    async def _ask(self, message: bytes, deadline: float | None, key: str, timeout: float) -> bytes:
+        try:
+            return bytes(await self._infer(message, timeout=_shorter(timeout, deadline), metadata=_about(key)))
+        except grpc.aio.AioRpcError as error:
+            raise self._fault(error, deadline) from None
+
+    async def stream(self, question: Question, model: Model) -> AsyncGenerator[Part, None]:
+        inputs = question.inputs or expand(data_of(question), model.only_input())[0]
+        message = messages.request_of_inputs(
+            model.name, inputs, question.parameters, question.id, one_row=model.batchable
+        )
+        left = None if question.deadline is None else max(question.deadline - time.time(), 0.001)
+        call = self._stream(timeout=left, metadata=_about(question.key))
+        try:
+            await call.write(message)
+            await call.done_writing()
+            while True:
+                # The time limit is for each part: a long answer is not a slow one.
+                async with asyncio.timeout(self._timeout):
+                    answer = await call.read()
+                if answer is grpc.aio.EOF:
+                    break
+                outputs, version, last = messages.part_of_stream(answer)
+                if outputs:
+                    yield Part(part_of_outputs(outputs, model), version)
+                if last:
+                    return
+        except TimeoutError:
+            raise Late(f"no further part in {self._timeout:.3g} s") from None
+        except asyncio.InvalidStateError:
+            # It ended before all was said: the reason is its status.
+            raise Unavailable(f"{self.url}: {await call.details()}") from None
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                raise Fault(Code.NOT_FOUND, "the model does not answer in parts") from None
+            raise self._fault(error, question.deadline) from None
+        finally:
+            call.cancel()
+
+    def _fault(self, error: grpc.aio.AioRpcError, deadline: float | None) -> Exception:
+        """What an error status means."""
+        status, message = error.code(), str(error.details() or error.code().name)
+        codes = grpc.StatusCode
+        if status is codes.UNAVAILABLE:
+            return Unavailable(f"{self.url}: {message}", midway=any(sign in message for sign in _BROKEN))
+        if status is codes.RESOURCE_EXHAUSTED:
+            if "larger than max" in message:
+                return Fault(Code.INVALID, message)
+            return Busy(_retry_after(error.trailing_metadata() or ()))
+        if status is codes.DEADLINE_EXCEEDED:
+            if deadline is not None and deadline - time.time() <= 0.01:
+                return Fault(Code.DEADLINE_EXCEEDED, "the deadline passed while the model was at work")
+            return Late(f"no answer in {self._timeout:.3g} s")
+        if status is codes.NOT_FOUND:
+            return Fault(Code.NOT_FOUND, message)
+        if status in (codes.INVALID_ARGUMENT, codes.FAILED_PRECONDITION, codes.OUT_OF_RANGE):
+            return Fault(Code.INVALID, message)
+        return Failed(message)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+def _shorter(timeout: float, deadline: float | None) -> float:
+    if deadline is None:
+        return timeout
+    left = deadline - time.time()
+    if left <= 0:
+        raise Fault(Code.DEADLINE_EXCEEDED, "the deadline had passed before the model was asked")
+    return min(timeout, left)
+
+
+def _about(key: str) -> _Metadata:
+    """What podpair's own container reads besides V2; others don't mind."""
+    return (("podpair-key", quote(key, safe="")),) if key else ()
+
+
+def _retry_after(metadata: Iterable[tuple[str, str | bytes]]) -> float:
+    """Seconds."""
+    for name, value in metadata:
+        if name == _RETRY_AFTER_MS:
+            try:
+                return max(float(value) / 1000, 0.05)
+            except ValueError:
+                break
+    return 0.05

@@ -1,0 +1,1 @@
+"""The wire formats, and what protoc made of them (`make proto`)."""
