@@ -47,6 +47,7 @@ class FakeModel:
         app.router.add_get("/v2/health/ready", self._health)
         app.router.add_get("/v2/models/{model}", self._metadata)
         app.router.add_post("/v2/models/{model}/infer", self._infer)
+        app.router.add_post("/v1/chat/completions", self._chat)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -58,6 +59,39 @@ class FakeModel:
 
     async def _metadata(self, _: web.Request) -> web.Response:
         return web.json_response(_METADATA)
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        """Says the last message, word by word where a stream is wanted; the word `fail` fails it, `break` cuts it."""
+        body = await request.json()
+        self.asked.append(body)
+        said = body["messages"][-1]["content"]
+        head = {"id": "c-1", "created": 1, "model": body["model"]}
+        if not body.get("stream"):
+            if said == "fail":
+                return web.json_response({"error": {"message": "told to fail", "type": "server_error"}}, status=500)
+            message = {"role": "assistant", "content": said}
+            choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+            return web.json_response({**head, "object": "chat.completion", "choices": choices})
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+
+        async def event(**members: Any) -> None:
+            chunk = {**head, "object": "chat.completion.chunk", **members}
+            await response.write(b"data: %b\n\n" % json.dumps(chunk).encode())
+
+        await event(choices=[{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
+        for word in said.split():
+            if word == "fail":
+                await event(error={"message": "told to fail"})
+                return response
+            if word == "break":
+                return response
+            while not self.open.is_set():
+                await asyncio.sleep(0.005)
+            await event(choices=[{"index": 0, "delta": {"content": f"{word} "}, "finish_reason": None}])
+        await event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}], usage={"total_tokens": 3})
+        await response.write(b"data: [DONE]\n\n")
+        return response
 
     async def _infer(self, request: web.Request) -> web.Response:
         body = await request.json()

@@ -285,8 +285,12 @@ class Inference(Section):
 
     url: str = "http://127.0.0.1:8081"
     """Where it answers V2: http://host:port or https:// (REST), grpc://host:port, grpcs:// or unix:/path (gRPC)."""
+    ready_path: Annotated[str, Field(pattern="^/")] = "/v2/health/ready"
+    """What answers 200 where it is ready, over REST: a server of OpenAI's protocol only may have another path."""
+    chat_path: Annotated[str, Field(pattern="^/")] = "/v1/chat/completions"
+    """Where it answers OpenAI's chat completions, over REST."""
     timeout_seconds: PositiveSeconds = 30
-    """How long one call may take."""
+    """How long one call may take; of a stream, how long the next part may take."""
     probe_seconds: PositiveSeconds = 0.5
     """How often its readiness is asked for."""
 

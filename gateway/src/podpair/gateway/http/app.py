@@ -48,6 +48,7 @@ def make_app(service: Service) -> web.Application:
     app.router.add_post("/v1/infer", infer.post)
     app.router.add_post("/v2/models/{model}/infer", infer.v2)
     app.router.add_post("/v2/models/{model}/versions/{version}/infer", infer.v2)
+    app.router.add_post("/v1/chat/completions", infer.chat)
     for path in ("/v2", "/v2/{rest:(?:health/(?:live|ready)|models/[^/]+(?:/versions/[^/]+)?(?:/ready)?)}"):
         app.router.add_get(path, infer.v2)
     add_console(app, service)

@@ -10,7 +10,7 @@ from podpair.gateway.core.attempts import Busy, Failed, Unavailable
 from podpair.gateway.core.protocol import Code, Fault, InvalidFrame, decode_infer
 from podpair.gateway.http.admission import Admission, Refused
 from podpair.gateway.http.callers import while_there
-from podpair.gateway.http.errors import refusal_of, status_of, v2_error
+from podpair.gateway.http.errors import refusal, refusal_of, status_of, v2_error
 from podpair.gateway.http.translating import v2_document, v2_infer
 from podpair.gateway.kafka.producer import NotWritten
 from podpair.gateway.service import Service
@@ -95,6 +95,54 @@ class InferEdge:
             return v2_error(503, str(error), retry_after=1)
         except TimeoutError:
             return v2_error(504, f"no answer in {self._service.config.inference.timeout_seconds:.3g} s")
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        """OpenAI's chat completions as they are, to the model next door and back, whole or as events."""
+        try:
+            parts = self._admission.parts()
+            identity = await self._admission.identity(request)
+        except Refused as refused:
+            return refused.response
+        headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+        headers.setdefault("podpair-key", quote(identity.session or identity.subject, safe=""))
+        body = await request.read()
+        try:
+            with parts.dispatcher.direct_slot():
+                return await while_there(request, self._pass_chat(request, body, headers))
+        except Fault as fault:
+            return refusal_of(fault)
+        except Unavailable as error:
+            parts.readiness.failed()
+            return refusal(503, "overloaded", str(error), retry_after=1)
+        except TimeoutError:
+            return refusal(504, "upstream", f"no answer in {self._service.config.inference.timeout_seconds:.3g} s")
+
+    async def _pass_chat(self, request: web.Request, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
+        settings, http = self._service.config.inference, self._admission.parts().upstream.http
+        if http is None:
+            raise Fault(Code.NOT_FOUND, "chat completions are there where the model is asked over HTTP (inference.url)")
+        # The time limit is for each part: a long answer is not a slow one.
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=settings.timeout_seconds)
+        response: web.StreamResponse | None = None
+        try:
+            async with http.post(settings.chat_path, data=body, headers=headers, timeout=timeout) as answer:
+                response = web.StreamResponse(status=answer.status)
+                response.headers.update({name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers})
+                if answer.content_length is not None:
+                    response.content_length = answer.content_length
+                await response.prepare(request)
+                async for chunk in answer.content.iter_any():
+                    await response.write(chunk)
+                await response.write_eof()
+                return response
+        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+            if response is not None and response.prepared:
+                if request.transport is not None:
+                    request.transport.abort()  # in the middle: only a broken connection says that it is not the end
+                return response
+            if isinstance(error, TimeoutError):
+                raise
+            raise Unavailable(f"the model can't be reached: {str(error) or type(error).__name__}") from None
 
     async def _translate(self, request: web.Request, body: bytes | None, identity: Identity) -> web.Response:
         """For a model that is asked over gRPC."""

@@ -10,11 +10,14 @@ import msgspec
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.attempts import Busy, Failed, Unavailable
+from podpair.gateway.core.chat import Completion, is_chat
+from podpair.gateway.core.generate import StreamFailed
 from podpair.gateway.core.models import Model
 from podpair.gateway.core.packing import Packer
 from podpair.gateway.core.partials import Whole
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.questions import Question, data_of
+from podpair.gateway.core.records import is_json
 from podpair.gateway.core.shorthand import collapse, expand
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.upstream.calls import Upstream
@@ -79,6 +82,9 @@ class Asking:
                 self._loop.call_soon(_tell, ask, fault)
                 return ask
             ask.timer = self._loop.call_later(left, ask.expire)
+        if is_chat(question):
+            self._spawn(ask, self._ask_alone(ask, None))
+            return ask
         model = self._catalog.get(question.model)
         if alone or (model is not None and not self._shares(ask, model)):
             self._spawn(ask, self._ask_alone(ask, model))
@@ -133,6 +139,8 @@ class Asking:
             raise Fault(Code.DEADLINE_EXCEEDED, message) from None
 
     async def _stream(self, question: Question, on_part: OnPart) -> bytes:
+        if is_chat(question):
+            return await self._chat_stream(question, on_part)
         model = self._catalog.get(question.model) or await self._catalog.load(question.model)
         whole = Whole(self._whole)
         version: str | None = None
@@ -198,7 +206,32 @@ class Asking:
             outcome = error
         _tell(ask, outcome)
 
+    async def _chat_stream(self, question: Question, on_part: OnPart) -> bytes:
+        completion = Completion(self._whole)
+        self._streams.inc()
+        async with aclosing(self._upstream.chat_stream(question)) as events:
+            async for event in events:
+                number = completion.parts
+                try:
+                    parts = completion.feed(event)
+                except StreamFailed as error:
+                    raise Failed(str(error)) from None
+                except ValueError as error:
+                    raise Failed(f"its stream is not OpenAI's: {error}") from None
+                for part in parts:
+                    await on_part(number, part)
+                    number += 1
+        if not completion.complete:
+            raise Failed("its stream ended before it was complete")
+        return _members(question, completion.whole(), completion.parts)
+
     async def _alone_answer(self, question: Question, model: Model | None) -> bytes:
+        if is_chat(question):
+            self._calls.inc()
+            answered = await self._upstream.chat(question, self._timeout)
+            if not is_json(answered):
+                raise Failed("its answer is not JSON")
+            return _members(question, answered, None)
         inputs, single, shorthand = question.inputs, False, not question.inputs
         if shorthand:
             model = model or await self._catalog.load(question.model)
@@ -224,6 +257,14 @@ class Asking:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _members(question: Question, data: bytes | None, parts: int | None) -> bytes:
+    """The members of a chat's `result`."""
+    return b'%b"model":%b,"model_version":null,%b"timing":{}' % (
+        b"" if data is None else b'"data":%b,' % data, _encode(question.model),
+        b"" if parts is None else b'"parts":%d,' % parts,
+    )  # fmt: skip
 
 
 def _tell(ask: Ask, outcome: Outcome) -> None:

@@ -77,6 +77,14 @@ class Upstream(Protocol):
         """Ask one question, and get its answer in parts."""
         ...
 
+    async def chat(self, question: Question, timeout: float) -> bytes:
+        """Ask for a chat completion, and get it whole; `timeout` in seconds."""
+        ...
+
+    def chat_stream(self, question: Question) -> AsyncGenerator[bytes, None]:
+        """Ask for a chat completion, and get the data of its events."""
+        ...
+
     async def close(self) -> None:
         """Close the connections."""
         ...

@@ -143,6 +143,13 @@ class GrpcUpstream:
         finally:
             call.cancel()
 
+    async def chat(self, question: Question, timeout: float) -> bytes:
+        raise _no_chat()
+
+    async def chat_stream(self, question: Question) -> AsyncGenerator[bytes, None]:
+        raise _no_chat()
+        yield b""  # a generator, as the others are
+
     def _fault(self, error: grpc.aio.AioRpcError, deadline: float | None) -> Exception:
         """What an error status means."""
         status, message = error.code(), str(error.details() or error.code().name)
@@ -165,6 +172,10 @@ class GrpcUpstream:
 
     async def close(self) -> None:
         await self._channel.close()
+
+
+def _no_chat() -> Fault:
+    return Fault(Code.NOT_FOUND, "chat completions are there where the model is asked over HTTP (inference.url)")
 
 
 def _shorter(timeout: float, deadline: float | None) -> float:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any
 from urllib.parse import quote
 
@@ -10,6 +11,7 @@ import msgspec
 
 from podpair.gateway.config.model import Inference
 from podpair.gateway.core.attempts import Busy, Failed, Late, Unavailable
+from podpair.gateway.core.chat import chat_body, reason_of
 from podpair.gateway.core.generate import StreamFailed, generate_body, part_of_event
 from podpair.gateway.core.models import Model, model_of
 from podpair.gateway.core.protocol import Code, Fault
@@ -52,10 +54,6 @@ class _Server(msgspec.Struct):
     extensions: list[str] = []
 
 
-class _Error(msgspec.Struct):
-    error: str = ""
-
-
 _response = msgspec.json.Decoder(_Response)
 _tensors = msgspec.json.Decoder(_Tensors)
 _encode = msgspec.json.Encoder().encode
@@ -67,6 +65,7 @@ class RestUpstream:
     def __init__(self, config: Inference) -> None:
         self.url = config.url
         self._timeout = config.timeout_seconds
+        self._ready_path, self._chat_path = config.ready_path, config.chat_path
         self._pool = HttpPool(config.url)
         self._binary: bool | None = None  # whether it has the binary extension; None: not asked yet
         # For all that is not a call: metadata, readiness, streams.
@@ -79,7 +78,7 @@ class RestUpstream:
 
     async def ready(self) -> bool:
         try:
-            async with self.http.get("/v2/health/ready", timeout=aiohttp.ClientTimeout(total=2)) as response:
+            async with self.http.get(self._ready_path, timeout=aiohttp.ClientTimeout(total=2)) as response:
                 return response.status == 200
         except (aiohttp.ClientError, TimeoutError, OSError):
             self._binary = None  # another server may stand there now
@@ -175,9 +174,14 @@ class RestUpstream:
     async def _post(
         self, model: str, body: bytes, headers: list[tuple[str, str]], deadline: float | None, key: str, timeout: float
     ) -> Response:
+        return await self._posted(f"/v2/models/{quote(model, safe='')}/infer", body, headers, deadline, key, timeout)
+
+    async def _posted(
+        self, path: str, body: bytes, headers: list[tuple[str, str]], deadline: float | None, key: str, timeout: float
+    ) -> Response:
         headers = [*headers, *_about(deadline, key)]
         try:
-            found = await self._pool.post(f"/v2/models/{quote(model, safe='')}/infer", headers, body, timeout)
+            found = await self._pool.post(path, headers, body, timeout)
         except TimeoutError:
             raise Late(f"no answer in {timeout:.3g} s") from None
         if found.status != 200:
@@ -185,9 +189,28 @@ class RestUpstream:
         return found
 
     async def stream(self, question: Question, model: Model) -> AsyncGenerator[Part, None]:
-        body = generate_body(question, model)
-        headers = dict([_JSON, ("Accept", "text/event-stream"), *_about(question.deadline, question.key)])
         path = f"/v2/models/{quote(model.name, safe='')}/generate_stream"
+        async with aclosing(self._events(path, generate_body(question, model), question)) as events:
+            async for event in events:
+                try:
+                    part = Part(*part_of_event(event))
+                except StreamFailed as error:
+                    raise Failed(str(error)) from None
+                except msgspec.DecodeError as error:
+                    raise Failed(f"its stream is not V2's: {error}") from None
+                yield part
+
+    async def chat(self, question: Question, timeout: float) -> bytes:
+        body = chat_body(question)
+        found = await self._posted(self._chat_path, body, [_JSON], question.deadline, question.key, timeout)
+        return found.body
+
+    def chat_stream(self, question: Question) -> AsyncGenerator[bytes, None]:
+        return self._events(self._chat_path, chat_body(question), question)
+
+    async def _events(self, path: str, body: bytes, question: Question) -> AsyncGenerator[bytes, None]:
+        """The data of each event that answers a POST. Raises what a call raises, also after events."""
+        headers = dict([_JSON, ("Accept", "text/event-stream"), *_about(question.deadline, question.key)])
         # The time limit is for each part: a long answer is not a slow one.
         timeout = aiohttp.ClientTimeout(total=None, sock_read=self._timeout)
         try:
@@ -197,13 +220,9 @@ class RestUpstream:
                 events = Events()
                 async for chunk in response.content.iter_any():
                     for event in events.feed(chunk):
-                        yield Part(*part_of_event(event))
+                        yield event
         except TimeoutError:
             raise Late(f"no further part in {self._timeout:.3g} s") from None
-        except StreamFailed as error:
-            raise Failed(str(error)) from None
-        except msgspec.DecodeError as error:
-            raise Failed(f"its stream is not V2's: {error}") from None
         except (aiohttp.ClientError, OSError) as error:
             # Whoever could not connect has not given it anything to die of.
             midway = not isinstance(error, aiohttp.ClientConnectorError)
@@ -266,11 +285,7 @@ def _lower(headers: Mapping[str, str]) -> dict[bytes, bytes]:
 
 
 def _fault(status: int, body: bytes, headers: Mapping[bytes, bytes]) -> Exception:
-    try:
-        message = msgspec.json.decode(body, type=_Error).error
-    except msgspec.DecodeError:
-        message = body[:200].decode(errors="replace")
-    message = message or f"status {status}"
+    message = reason_of(body) or body[:200].decode(errors="replace") or f"status {status}"
     match status:
         case 404:
             return Fault(Code.NOT_FOUND, message)

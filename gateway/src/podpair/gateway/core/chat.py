@@ -1,0 +1,156 @@
+"""OpenAI's chat completions, asked through a session: `data` is the body, and what comes in parts becomes one completion.
+
+Source: OpenAI's API reference, "Chat completions" and "Streaming".
+"""
+
+from typing import Any
+
+import msgspec
+
+from podpair.gateway.core.generate import StreamFailed
+from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.questions import Question
+
+_DONE = b"[DONE]"
+_ONCE = frozenset({"role", "id", "type", "name"})  # texts that are said once, not in pieces
+_encode = msgspec.json.Encoder().encode
+
+
+class _Body(msgspec.Struct):
+    messages: list[Any] | None = None
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+
+
+class _Refused(msgspec.Struct):
+    error: _Error | str = ""
+
+
+_body = msgspec.json.Decoder(_Body)
+_object = msgspec.json.Decoder(dict[str, Any])
+
+
+def is_chat(question: Question) -> bool:
+    """Whether `data` is an object with `messages`: no tensor of any model is one."""
+    if question.row is not None or not question.data.lstrip().startswith(b"{"):
+        return False
+    try:
+        return _body.decode(question.data).messages is not None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def chat_body(question: Question) -> bytes:
+    """The body of the completion's request. Raises Fault(invalid)."""
+    try:
+        body = _object.decode(question.data)
+        more = _object.decode(question.parameters) if question.parameters else {}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Fault(Code.INVALID, f"data is not a chat completion's request: {error}") from None
+    return _encode({**body, **more, "model": question.model, "stream": question.stream})
+
+
+def reason_of(body: bytes) -> str:
+    """What a refusal says; empty where it says nothing that is known."""
+    try:
+        found = msgspec.json.decode(body, type=_Refused).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    return found if isinstance(found, str) else found.message
+
+
+class Completion:
+    """Takes the events of a stream; keeps the whole as long as it is not larger than `limit` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        self._head: dict[str, Any] = {}
+        self._choices: dict[int, dict[str, Any]] = {}
+        self.parts = 0
+        self.complete = False
+
+    def feed(self, event: bytes) -> list[bytes]:
+        """The data (JSON) of the parts that an event brings: a choice's text, or all that is new in it where that is more.
+
+        Raises StreamFailed, or ValueError where it is no chunk of a completion.
+        """
+        if event.strip() == _DONE:
+            self.complete = True
+            return []
+        chunk = _object.decode(event)
+        if "error" in chunk:
+            raise StreamFailed(reason_of(event) or "the model failed")
+        choices = chunk.pop("choices", None) or []
+        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+            raise ValueError("`choices` is no list of objects")
+        self._size += len(event) if self._size <= self._limit else 0
+        if self._size <= self._limit:
+            self._head |= {name: value for name, value in chunk.items() if value is not None}
+        parts = [part for choice in choices if (part := self._take(choice)) is not None]
+        self.parts += len(parts)
+        return parts
+
+    def _take(self, choice: dict[str, Any]) -> bytes | None:
+        index, delta = choice.get("index", 0), choice.get("delta") or {}
+        if not isinstance(index, int) or not isinstance(delta, dict):
+            raise ValueError("a choice has no `delta`")
+        if self._size <= self._limit:
+            kept = self._choices.setdefault(index, {"index": index, "message": {}, "finish_reason": None})
+            _merge(kept["message"], delta)
+            kept["finish_reason"] = choice.get("finish_reason") or kept["finish_reason"]
+        new = {name: value for name, value in delta.items() if name != "role" and value not in (None, "")}
+        if not new:
+            return None
+        if index == 0 and new.keys() == {"content"}:
+            return _encode(new["content"])
+        return _encode({"index": index, **new} if index else new)
+
+    def whole(self) -> bytes | None:
+        """The completion as it would have come at once; None where it is too large to be kept."""
+        if self._size > self._limit:
+            return None
+        choices = [self._choices[index] for index in sorted(self._choices)]
+        return _encode({**self._head, "object": "chat.completion", "choices": _joined(choices)})
+
+
+class _Text(list[str]):
+    """A text that comes in pieces."""
+
+
+class _Items(dict[Any, dict[str, Any]]):
+    """A list whose items come in pieces, by their `index`."""
+
+
+def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
+    for name, value in new.items():
+        old = into.get(name)
+        if isinstance(value, str) and name not in _ONCE:
+            if isinstance(old, _Text):
+                old.append(value)
+            else:
+                into[name] = _Text([value])
+        elif isinstance(value, dict):
+            inner = into[name] = old if isinstance(old, dict) else {}
+            _merge(inner, value)
+        elif isinstance(value, list) and all(isinstance(item, dict) for item in value):
+            items = into[name] = old if isinstance(old, _Items) else _Items()
+            for position, item in enumerate(value):
+                _merge(items.setdefault(item.get("index", position), {}), item)
+        elif old is None:
+            into[name] = value
+
+
+def _joined(value: Any) -> Any:
+    """With texts for their pieces, and lists for what was kept by index."""
+    if isinstance(value, _Text):
+        return "".join(value)
+    if isinstance(value, list):
+        return [_joined(item) for item in value]
+    if isinstance(value, _Items):
+        return [_joined(item) for item in value.values()]
+    if isinstance(value, dict):
+        return {name: _joined(item) for name, item in value.items()}
+    return value
