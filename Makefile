@@ -23,11 +23,14 @@ setup: $(STAMP) ## the environment in .venv, exactly as requirements.lock pins i
 	@awk '/^[^ ]/ {p = /^uv==/} p' requirements.lock > .cache/uv/requirements.txt
 	@.cache/uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .cache/uv/requirements.txt
 
-# --no-build-isolation: the build backend is pinned in the lock like everything else.
+# --no-build-isolation: the build backend is pinned in the lock like everything else. Everything is compiled once: where Python
+# may not write bytecode (PYTHONDONTWRITEBYTECODE) each of the many processes that tests start would compile it anew, which
+# takes longer than all else that they do before they serve.
 $(STAMP): requirements.lock $(PROJECTS:%=%/pyproject.toml) | $(UV)
 	@test -x $(BIN)/python || $(UV) venv --quiet --no-project --python $(PYTHON) $(VENV)
-	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation $(PROJECTS:%=-e ./%)
+	@$(BIN)/python -m compileall -q $(PROJECTS:%=%/src)
 	@touch $@
 
 demo: setup ## the whole pair on this machine; KAFKA=host:port for a real broker

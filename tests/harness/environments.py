@@ -35,7 +35,17 @@ def _make(folder: Path, lock: Path) -> None:
     uv = BIN / "uv" if (BIN / "uv").exists() else shutil.which("uv")
     for command in (
         [uv, "venv", "--quiet", "--clear", "--no-project", "--python", sys.executable, folder],
-        [uv, "pip", "sync", "--quiet", "--python", folder / "bin/python", "--require-hashes", lock],
+        [
+            uv,
+            "pip",
+            "sync",
+            "--quiet",
+            "--compile-bytecode",
+            "--python",
+            folder / "bin/python",
+            "--require-hashes",
+            lock,
+        ],
     ):
         made = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=5 * MINUTES)
         if made.returncode:

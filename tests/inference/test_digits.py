@@ -1,11 +1,15 @@
 """The example model, as committed: what it promises about accuracy, size and its answers."""
 
+import base64
 import importlib.util
 import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -74,3 +78,24 @@ def test_the_example_request_is_answered(served: Any) -> None:
     document = served.post("/v2/models/digits/infer", request).json
     assert document["id"] == request["id"]
     assert document["outputs"][1]["data"] == ["1"]
+
+
+def test_digits_in_image_files_are_recognised(
+    training: ModuleType, serve: Callable[..., AbstractContextManager[Any]]
+) -> None:
+    """The example of images: one as its description says to ask, then the held-out digits as PNGs of several sizes."""
+    _, pixels, _, truth = training.split()
+
+    def png(row: np.ndarray, times: int) -> str:
+        ink = np.kron(row.reshape(8, 8), np.ones((times, times)))
+        return base64.b64encode(cv2.imencode(".png", np.round(255 * (1 - ink)).astype(np.uint8))[1]).decode()
+
+    images = [png(row, 4 + i % 20) for i, row in enumerate(pixels[:240])]
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [len(images)], "data": images}
+    with serve(EXAMPLES / "images") as server:
+        seven = base64.b64encode((EXAMPLES / "images/seven.png").read_bytes()).decode()
+        answer = server.post("/v2/models/digits_png/generate", {"image": seven}).json
+        answers = server.post("/v2/models/digits_png/infer", {"inputs": [tensor]}).json
+    assert answer["label"] == "7"
+    labels = next(output["data"] for output in answers["outputs"] if output["name"] == "label")
+    assert (np.array(labels, int) == truth[: len(images)]).mean() >= 0.97

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
 from podpair.inference.core.errors import FaultsError
-from podpair.inference.core.model_config import RuntimeConfig
+from podpair.inference.core.model_config import ProviderConfig, RuntimeConfig
 from podpair.inference.runtime.onnx import OnnxRuntime
 
 Save = Callable[..., None]
@@ -30,6 +31,49 @@ def model(tmp_path: Path, save_model: Save) -> Path:
 def test_providers_have_short_names_and_the_first_that_is_there_is_taken(model: Path, providers: list[Any]) -> None:
     runtime = OnnxRuntime(model, RuntimeConfig(providers=providers))
     assert runtime._session.get_providers()[-1] == "CPUExecutionProvider"
+
+
+def test_providers_fall_back_in_the_order_that_is_given(
+    model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a machine with a GPU: those that are there, in the order and with the options that are asked for."""
+    asked: list[Any] = []
+    session = onnxruntime.InferenceSession
+
+    def open_session(path: Path, options: Any, providers: list[Any]) -> Any:
+        asked.extend(providers)
+        return session(path, options, providers=["CPUExecutionProvider"])
+
+    there = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "InferenceSession", open_session)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
+    order = ("OpenVINO", "CUDA", ProviderConfig(name="trt", options={"device_id": 1}), "CPU")
+    with caplog.at_level("INFO"):
+        OnnxRuntime(model, RuntimeConfig(providers=order))
+    wanted = [
+        ("CUDAExecutionProvider", {}),
+        ("TensorrtExecutionProvider", {"device_id": "1"}),
+        ("CPUExecutionProvider", {}),
+    ]
+    assert asked == wanted
+    assert [record.provider for record in caplog.records if "isn't there" in record.message] == ["OpenVINO"]
+
+
+def test_threads_and_their_cores_reach_the_session(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    session = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda path, options, providers: given.append(options) or session(path, options),
+    )
+    cpus = tuple(sorted(os.sched_getaffinity(0)))[:1] if hasattr(os, "sched_getaffinity") else (0,)
+    OnnxRuntime(model, RuntimeConfig(intra_op_threads=3, inter_op_threads=2, cpus=cpus))
+    (options,) = given
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 2)
+    # ONNX Runtime counts cores from 1, and binds the threads that it makes: all but the one that calls.
+    affinities = options.get_session_config_entry("session.intra_op_thread_affinities")
+    assert affinities == ";".join([str(cpus[0] + 1)] * 2)
 
 
 def test_no_provider_that_is_there_is_a_fault_that_names_those_that_are(model: Path) -> None:

@@ -3,13 +3,24 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from podpair.inference.core.geometry import ResizeRule
 from podpair.inference.core.tensors import DATATYPES
 
 Positive = Annotated[int, Field(gt=0)]
-Channels = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1, max_length=3)]
+
+
+def _listed(given: Any) -> Any:
+    """One number for all channels may stand without brackets."""
+    return (given,) if isinstance(given, int | float) else given
+
+
+Channels = Annotated[
+    tuple[Annotated[float, Field(allow_inf_nan=False)], ...],
+    Field(min_length=1, max_length=3),
+    BeforeValidator(_listed),
+]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Colour = tuple[Byte, Byte, Byte]
 
