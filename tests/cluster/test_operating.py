@@ -1,14 +1,19 @@
 """Operators that are killed, that start again, that are several; what they cost the API server, and how they bear a busy one."""
 
+import re
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness.api_proxy import Refusal, control
 from harness.kubernetes import ApiServer
-from harness.operator import Operator, writes
+from harness.operator import Operator, kubeconfig_at, writes
 from harness.pair import until
-from harness.reconciled import ALONE, INGRESS, OBJECTS, apply, becomes
+from harness.processes import ROOT, Child
+from harness.reconciled import ALONE, INGRESS, OBJECTS, apply, becomes, there
 from harness.resources import resource
 
 
@@ -78,3 +83,50 @@ def test_an_operator_that_is_killed_at_work_and_one_that_goes_on_come_to_the_sam
     until(lambda: len(objects()) == len(names) * len(OBJECTS), objects)
     keys = {cluster.read("secret", f"{name}-resume", "-n", namespace)["data"]["resume-key"] for name in names}
     assert len(keys) == len(names)
+
+
+@pytest.fixture
+def proxy(cluster: ApiServer) -> Iterator[str]:
+    """The address of a proxy before the API server."""
+    running = Child(sys.executable, "-P", ROOT / "tests" / "harness" / "api_proxy.py", cluster.url)
+    yield running.wait_for_message("listening")["address"]
+    running.kill()
+
+
+def test_a_busy_api_server_is_given_the_time_it_asks_for_and_conflicts_are_looked_at_anew(
+    cluster: ApiServer, namespace: str, operate: Callable[..., Operator], proxy: str, tmp_path: Path
+) -> None:
+    left = {
+        "configmaps": [Refusal(429, "TooManyRequests", 1)],
+        "deployments": [Refusal(409, "Conflict")],
+        "services": [Refusal(500, "InternalError"), Refusal(429, "TooManyRequests", 3)],
+    }
+
+    operator = operate(kubeconfig=kubeconfig_at(cluster, proxy, tmp_path))
+    control(proxy, refuse=left)
+    apply(cluster, namespace, network=INGRESS)
+    for kind, name in OBJECTS:
+        until(lambda kind=kind, name=name: there(cluster, namespace, kind, name), f"{kind} {name}", timeout=60)
+    becomes(cluster, namespace, "Degraded", "True", "BrokerUnreachable")  # and nothing else
+    assert control(proxy) == {"TooManyRequests": 2, "Conflict": 1, "InternalError": 1}
+    # Each refusal ended one look, and was counted by the names of controller-runtime and client-go.
+    assert operator.metric("controller_runtime_reconcile_errors_total", controller="inferencegateway") >= 4
+    assert operator.metric("workqueue_retries_total", name="inferencegateway") >= 4
+    assert operator.metric("rest_client_requests_total", code="429", method="PATCH") == 2
+    waits = [float(found[1]) for line in operator.lines if (found := re.search(r"again in ([0-9.]+) s", line))]
+    assert len(waits) >= 4
+    assert any(wait >= 3 for wait in waits), waits  # the server asked for more than so few failures' back-off
+
+
+def test_a_watch_that_has_died_is_noticed_and_what_was_missed_is_made_up_for(
+    cluster: ApiServer, namespace: str, operate: Callable[..., Operator], proxy: str, tmp_path: Path
+) -> None:
+    operator = operate(kubeconfig=kubeconfig_at(cluster, proxy, tmp_path), watch_seconds=2)
+    assert operator.get("/healthz") == (200, "ok\n")
+    control(proxy, silent=True)
+    until(lambda: "has been silent for too long" in operator.get("/healthz")[1], timeout=90)
+    until(lambda: operator.metric("podpair_operator_watches", state="dead") > 0, timeout=90)
+    apply(cluster, namespace)
+    control(proxy, silent=False)
+    until(lambda: operator.get("/healthz")[0] == 200, lambda: operator.get("/healthz")[1], timeout=90)
+    until(lambda: there(cluster, namespace, "deployment", "digits"))

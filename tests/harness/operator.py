@@ -45,7 +45,7 @@ class Operator(Child):
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
 
-    def metric(self, name: str, **labels: str) -> float:
+    def metric(self, name: str, /, **labels: str) -> float:
         """The sum of a metric's samples that have these labels; 0 where there is none."""
         from prometheus_client.parser import text_string_to_metric_families
 

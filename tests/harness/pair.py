@@ -93,5 +93,6 @@ def until(condition: Any, explain: Any = lambda: "", timeout: float = 30.0) -> N
     end = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > end:
-            raise AssertionError(f"it did not come to pass in {timeout:.0f} s: {explain()}")
+            told = explain if isinstance(explain, str) else explain()
+            raise AssertionError(f"it did not come to pass in {timeout:.0f} s: {told}")
         time.sleep(0.02)
