@@ -1,6 +1,7 @@
 """The process: what it says when it can't start, and how it stops."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
+
+from harness.pair import MODELS
 
 COMMAND = [sys.executable, "-m", "podpair.inference.cli.main", "serve"]
 BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}]}
@@ -29,6 +32,17 @@ def test_faults_are_a_list_and_exit_status_2(tmp_path: Path) -> None:
     status, text = run("--models", str(tmp_path), "--port", "70000")
     assert status == 2
     assert "command line: server.port" in text
+
+
+def test_onnx_runtime_tells_nobody_of_the_models(tmp_path: Path) -> None:
+    """Its telemetry keeps an id of the machine, and what it has not sent yet, below the user's home; off, there is neither."""
+    quiet = {"CI", "TF_BUILD", "GITHUB_ACTIONS", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS"}
+    environment = {name: value for name, value in os.environ.items() if name not in quiet}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "podpair.inference.cli.main", "check", str(MODELS)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert "digits/1" in done.stdout
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_process_with_its_reason(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """ONNX Runtime: one session per model version, shared by all runner threads (`run` releases the GIL)."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ class OnnxRuntime:
     takes_parameters = False
 
     def __init__(self, path: Path, config: RuntimeConfig) -> None:
+        # From 1.29 on its builds for Linux tell Microsoft of models, sessions and runs unless this is set before the import.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime as ort  # a third of the start-up time: not before it is needed
 
         self.instances, threads = layout(available_cores(), config.instances, config.intra_op_threads)
