@@ -71,7 +71,7 @@ def test_an_operator_that_is_killed_at_work_and_one_that_goes_on_come_to_the_sam
         cluster.apply(made)
 
     def objects() -> list[str]:
-        kinds = ",".join(OBJECTS)
+        kinds = ",".join({kind for kind, _ in OBJECTS})
         return sorted(cluster.kubectl("get", kinds, "-n", namespace, "-l", "podpair.dev/gateway", "-o", "name").split())
 
     for enough in (3, 9, 17):

@@ -27,12 +27,12 @@ def test_every_object_is_made_and_whatever_is_deleted_or_edited_comes_back(
     cluster: ApiServer, namespace: str, operator: Operator
 ) -> None:
     apply(cluster, namespace, network=INGRESS)
-    for kind, name in OBJECTS.items():
+    for kind, name in OBJECTS:
         until(lambda kind=kind, name=name: there(cluster, namespace, kind, name), f"{kind} {name}")
     key = cluster.read("secret", "digits-resume", "-n", namespace)["data"]["resume-key"]
     assert len(base64.b64decode(key)) >= 32
 
-    for kind, name in OBJECTS.items():
+    for kind, name in OBJECTS:
         uid = cluster.read(kind, name, "-n", namespace)["metadata"]["uid"]
         cluster.kubectl("delete", kind, name, "-n", namespace, "--wait=false")
         until(
@@ -47,16 +47,17 @@ def test_every_object_is_made_and_whatever_is_deleted_or_edited_comes_back(
     assert cluster.read("secret", "digits-resume", "-n", namespace)["data"]["resume-key"] == key
 
 
-EDITS: dict[str, tuple[str, dict[str, Any]]] = {
-    "serviceaccount": ("automountServiceAccountToken", {"automountServiceAccountToken": True}),
-    "secret": ("data.resume-key", {"data": {"resume-key": "c2hvcnQ="}}),
-    "configmap": ("data.gateway\\.yaml", {"data": {"gateway.yaml": "http: {}"}}),
-    "service": ("spec.ports", {"spec": {"ports": [{"port": 81, "targetPort": 9}]}}),
-    "networkpolicy": ("spec.ingress", {"spec": {"ingress": []}}),
-    "deployment": ("spec.progressDeadlineSeconds", {"spec": {"progressDeadlineSeconds": 9}}),
-    "poddisruptionbudget": ("spec.maxUnavailable", {"spec": {"maxUnavailable": 3}}),
-    "horizontalpodautoscaler": ("spec.maxReplicas", {"spec": {"maxReplicas": 99}}),
-    "ingress": ("spec.rules", {"spec": {"rules": [{"host": "else.example"}]}}),
+EDITS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
+    ("serviceaccount", "digits"): ("automountServiceAccountToken", {"automountServiceAccountToken": True}),
+    ("secret", "digits-resume"): ("data.resume-key", {"data": {"resume-key": "c2hvcnQ="}}),
+    ("configmap", "digits-models"): ("data.weights\\.yaml", {"data": {"weights.yaml": "digits: {}"}}),
+    ("configmap", "digits-gateway"): ("data.gateway\\.yaml", {"data": {"gateway.yaml": "http: {}"}}),
+    ("service", "digits"): ("spec.ports", {"spec": {"ports": [{"port": 81, "targetPort": 9}]}}),
+    ("networkpolicy", "digits"): ("spec.ingress", {"spec": {"ingress": []}}),
+    ("deployment", "digits"): ("spec.progressDeadlineSeconds", {"spec": {"progressDeadlineSeconds": 9}}),
+    ("poddisruptionbudget", "digits"): ("spec.maxUnavailable", {"spec": {"maxUnavailable": 3}}),
+    ("horizontalpodautoscaler", "digits"): ("spec.maxReplicas", {"spec": {"maxReplicas": 99}}),
+    ("ingress", "digits"): ("spec.rules", {"spec": {"rules": [{"host": "else.example"}]}}),
 }
 
 
@@ -66,20 +67,21 @@ def test_whatever_is_edited_by_hand_is_put_back_and_said_so(
     apply(cluster, namespace, network=INGRESS)
     until(lambda: there(cluster, namespace, "ingress", "digits"))
 
-    def read(kind: str, path: str) -> str:
-        return cluster.kubectl("get", kind, OBJECTS[kind], "-n", namespace, "-o", f"jsonpath={{.{path}}}")
+    def read(kind: str, name: str, path: str) -> str:
+        return cluster.kubectl("get", kind, name, "-n", namespace, "-o", f"jsonpath={{.{path}}}")
 
-    for kind, (path, edit) in EDITS.items():
-        before = read(kind, path)
-        cluster.kubectl("patch", kind, OBJECTS[kind], "-n", namespace, "--type=merge", "-p", json.dumps(edit))
+    assert EDITS.keys() == set(OBJECTS)
+    for (kind, name), (path, edit) in EDITS.items():
+        before = read(kind, name, path)
+        cluster.kubectl("patch", kind, name, "-n", namespace, "--type=merge", "-p", json.dumps(edit))
         until(
-            lambda kind=kind, path=path, before=before: read(kind, path) == before,
-            lambda kind=kind, path=path, before=before: (kind, before, read(kind, path)),
+            lambda kind=kind, name=name, path=path, before=before: read(kind, name, path) == before,
+            lambda kind=kind, name=name, path=path, before=before: (kind, name, before, read(kind, name, path)),
             timeout=10,
         )
     label = ("label", "service", "digits", "-n", namespace, "podpair.dev/gateway-", "app.kubernetes.io/managed-by=me")
     cluster.kubectl(*label, "--overwrite")
-    until(lambda: "podpair.dev/gateway" in read("service", "metadata.labels"), timeout=10)
+    until(lambda: "podpair.dev/gateway" in read("service", "digits", "metadata.labels"), timeout=10)
     told = cluster.kubectl("describe", "igw", "digits", "-n", namespace)
     assert "Deployment digits was not as the resource says (written by kubectl-patch): put back" in told
 

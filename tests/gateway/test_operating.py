@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.conftest import Connect, soon
@@ -163,3 +164,29 @@ def test_a_property_that_librdkafka_does_not_know_is_told(start_gateway: Callabl
     assert gateway.process.wait(30) in (1, 2)
     gateway.kill()
     assert any("foo.bar" in line for line in gateway.lines)
+
+
+def test_a_gateway_that_is_told_to_waits_for_its_topics(
+    broker: Broker, inference: Inference, names: dict[str, Any], start_gateway: Callable[..., Gateway]
+) -> None:
+    gateway = start_gateway(
+        {
+            "kafka": {"bootstrap_servers": broker.address, "create_topics": False, "await_topics": True},
+            "requests": names["requests"],
+            "results": names["results"],
+            "inference": {"url": inference.url},
+            "http": {"port": (port := free_port())},
+        },
+        wait=False,
+    )
+    gateway.url = f"http://127.0.0.1:{port}"
+    requests, results = names["requests"]["topic"], names["results"]["topic"]
+    gateway.wait_for(lambda line: "waiting for topic" in line and requests in line)
+    status, body = gateway.get("/readyz")
+    assert status == 503
+    assert results in json.loads(body)["checks"]["kafka"]
+    admin = AdminClient({"bootstrap.servers": broker.address})
+    wanted = [requests, results, f"{requests}.dlq"]
+    for future in admin.create_topics([NewTopic(name, 2, 1) for name in wanted]).values():
+        future.result()
+    gateway.wait_ready()

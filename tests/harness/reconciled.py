@@ -9,17 +9,18 @@ from harness.resources import resource
 
 ALONE: dict[str, Any] = {"kafka__bootstrapServers": NOBODY, "gateway__auth": {"disabled": True}}
 """Depends on nothing that a test would have to make."""
-OBJECTS = {
-    "serviceaccount": "digits",
-    "secret": "digits-resume",
-    "configmap": "digits-gateway",
-    "service": "digits",
-    "networkpolicy": "digits",
-    "deployment": "digits",
-    "poddisruptionbudget": "digits",
-    "horizontalpodautoscaler": "digits",
-    "ingress": "digits",
-}
+OBJECTS = (
+    ("serviceaccount", "digits"),
+    ("secret", "digits-resume"),
+    ("configmap", "digits-gateway"),
+    ("configmap", "digits-models"),
+    ("service", "digits"),
+    ("networkpolicy", "digits"),
+    ("deployment", "digits"),
+    ("poddisruptionbudget", "digits"),
+    ("horizontalpodautoscaler", "digits"),
+    ("ingress", "digits"),
+)
 INGRESS = {"ingress": {"host": "digits.example"}}
 
 

@@ -46,11 +46,12 @@ def test_plan_prints_the_objects_for_a_namespace() -> None:
     assert "&id" not in done.stdout  # no anchors: people read this
     objects = list(yaml.safe_load_all(done.stdout))
     assert [one["kind"] for one in objects] == [
-        "ServiceAccount", "Secret", "ConfigMap", "Service", "NetworkPolicy", "Deployment", "PodDisruptionBudget",
-        "HorizontalPodAutoscaler", "PodMonitor",
+        "ServiceAccount", "Secret", "ConfigMap", "ConfigMap", "Service", "NetworkPolicy", "Deployment",
+        "PodDisruptionBudget", "HorizontalPodAutoscaler", "PodMonitor",
     ]  # fmt: skip
     assert {one["metadata"]["namespace"] for one in objects} == {"ml"}
-    (gateway,) = objects[5]["spec"]["template"]["spec"]["containers"]
+    (deployment,) = (one for one in objects if one["kind"] == "Deployment")
+    (gateway,) = deployment["spec"]["template"]["spec"]["containers"]
     assert gateway["image"] == "mine:1"
 
 

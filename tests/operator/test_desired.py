@@ -26,9 +26,9 @@ SASL_AND_TLS = {
 
 
 def objects(around: Surroundings = AROUND, **changed: Any) -> dict[str, Any]:
-    """The objects by kind; no kind is there twice but Secret, of which there is one."""
+    """The objects by kind; the second ConfigMap, of the models, is `Models`."""
     made = desired(InferenceGateway.model_validate(resource(**changed)), around)
-    by_kind = {one["kind"]: one for one in made}
+    by_kind = {"Models" if one["metadata"]["name"].endswith("-models") else one["kind"]: one for one in made}
     assert len(by_kind) == len(made)
     return by_kind
 
@@ -103,7 +103,7 @@ def test_every_wish_reaches_the_gateway(tmp_path: Path) -> None:
         "ssl.key.location": "/run/secrets/podpair/podpair-kafka-client/tls.key",
         "socket.keepalive.enable": "true",
     }
-    assert not config.kafka.create_topics
+    assert (config.kafka.create_topics, config.kafka.await_topics) == (False, True)
     assert (config.inference.url, config.inference.timeout_seconds) == ("http://127.0.0.1:9000", 2)
     assert (config.http.origins, config.console.enabled, config.log.level) == (("https://app.example",), False, "debug")
 
@@ -318,7 +318,10 @@ def test_an_overlay_is_laid_over_the_pods_by_name() -> None:
 
 def test_only_what_is_wanted_is_made() -> None:
     bare = objects(
-        network={"networkPolicy": {"enabled": False}}, disruptionBudget={"enabled": False}, topologySpread={"keys": []}
+        network={"networkPolicy": {"enabled": False}},
+        disruptionBudget={"enabled": False},
+        topologySpread={"keys": []},
+        inference__models=[{"name": "digits"}],
     )
     assert set(bare) == {"ServiceAccount", "Secret", "ConfigMap", "Service", "Deployment", "HorizontalPodAutoscaler"}
     assert "topologySpreadConstraints" not in bare["Deployment"]["spec"]["template"]["spec"]
@@ -336,3 +339,21 @@ def test_a_route_of_the_gateway_api() -> None:
     assert spec["parentRefs"] == [{"name": "public", "sectionName": "https"}]
     assert spec["rules"][0]["backendRefs"] == [{"name": "digits", "port": 80}]
     assert spec["hostnames"] == ["d.example"]
+
+
+def test_weights_of_versions_reach_the_model_in_a_file_and_roll_no_pod() -> None:
+    def made(three: int) -> dict[str, Any]:
+        versions = [{"version": "3", "weight": three}, {"version": "2", "weight": 100 - three}]
+        return objects(inference__models=[{"name": "digits", "versions": versions}, {"name": "other"}])
+
+    first, second = made(90), made(10)
+    assert yaml.safe_load(first["Models"]["data"]["weights.yaml"]) == {"digits": {"3": 90, "2": 10}}
+    assert first["Models"] != second["Models"]
+    assert first["Deployment"] == second["Deployment"]
+    pods = first["Deployment"]["spec"]["template"]["spec"]
+    (inference,) = pods["initContainers"]
+    (file,) = (one["value"] for one in inference["env"] if one["name"] == "PODPAIR_MODELS__WEIGHTS_FILE")
+    (mount,) = inference["volumeMounts"]
+    (volume,) = (one for one in pods["volumes"] if one["name"] == mount["name"])
+    assert file == f"{mount['mountPath']}/weights.yaml"
+    assert volume["configMap"]["name"] == first["Models"]["metadata"]["name"]

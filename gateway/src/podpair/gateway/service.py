@@ -17,7 +17,7 @@ from podpair.gateway.kafka.history import History
 from podpair.gateway.kafka.presence import BrokerPresence
 from podpair.gateway.kafka.producer import RecordProducer
 from podpair.gateway.kafka.results import ResultsReader
-from podpair.gateway.kafka.topics import Topics, Unreachable, ensure_topics
+from podpair.gateway.kafka.topics import MissingTopic, Topics, Unreachable, ensure_topics
 from podpair.gateway.kafka.transactions import Transactions
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.connection import Pacer
@@ -138,8 +138,12 @@ class Service:
                 return await loop.run_in_executor(None, ensure_topics, self.config)
             except Unreachable as error:
                 self.waiting_for = f"the broker at {self.config.kafka.bootstrap_servers}: {error}"
-                _log.warning("waiting for %s", self.waiting_for)
-                await asyncio.sleep(_RETRY)
+            except MissingTopic as error:
+                if not self.config.kafka.await_topics:
+                    raise
+                self.waiting_for = str(error)
+            _log.warning("waiting for %s", self.waiting_for)
+            await asyncio.sleep(_RETRY)
 
     def _on_lost(self, partition: int) -> None:
         parts = self.parts

@@ -191,6 +191,8 @@ class Kafka(Section):
     itself; from the environment PODPAIR_KAFKA__CLIENT_FILES__SASL_PASSWORD=/run/secrets/password."""
     create_topics: bool = True
     """Create topics that are missing; otherwise a missing one is an error."""
+    await_topics: bool = False
+    """With create_topics false: wait for topics that are missing, for another, such as the operator, creates them."""
     probe_seconds: PositiveSeconds = 2
     """How often the broker is asked whether it is there, which readiness depends on."""
 

@@ -17,6 +17,7 @@ from podpair.operator.core.objects.naming import Manifest
 
 _SECONDS = (5.0, 30.0)  # to connect, and to be answered
 _MANAGER = "podpair-operator"
+_JSON = "application/json"
 
 
 class NotThere(Exception):
@@ -56,6 +57,16 @@ class Cluster:
         """What an object would be if the operator applied it. Raises NotThere."""
         parameters = {"fieldManager": _MANAGER, "force": "true", "dryRun": "All"}
         return self._call("PATCH", path, parameters, manifest, "application/apply-patch+yaml")
+
+    def try_to_store(self, collection: str, manifest: Manifest) -> None:
+        """Whether the API server takes an object as it is: with a resourceVersion instead of the stored one, else as a new one.
+
+        Raises NotThere.
+        """
+        if "resourceVersion" in manifest["metadata"]:
+            self._call("PUT", f"{collection}/{manifest['metadata']['name']}", {"dryRun": "All"}, manifest, _JSON)
+        else:
+            self._call("POST", collection, {"dryRun": "All"}, manifest, _JSON)
 
     def _call(
         self, method: str, path: str, parameters: Mapping[str, str], body: Any = None, content_type: str | None = None

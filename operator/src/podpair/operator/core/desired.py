@@ -44,6 +44,7 @@ def desired(gateway: InferenceGateway, surroundings: Surroundings) -> list[Manif
         network.service_account(gateway),
         resume_key,
         config_map,
+        *settings.models_config_map(gateway),
         network.service(gateway),
         *network.network_policy(gateway),
         pods.deployment(gateway, surroundings.gateway_image, checksums),
@@ -64,6 +65,11 @@ def _known(gateway: InferenceGateway, kind: str, checksums: Mapping[str, str]) -
 def checksum(data: Mapping[str, str]) -> str:
     """A digest of what a ConfigMap or Secret holds."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def checksum_of(contents: Mapping[str, bytes]) -> str:
+    """The same digest, of contents that are decoded."""
+    return checksum({key: base64.b64encode(value).decode() for key, value in contents.items()})
 
 
 def resume_secret(gateway: InferenceGateway, key: str) -> Manifest:

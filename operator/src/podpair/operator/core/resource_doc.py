@@ -14,9 +14,8 @@ page is `podpair crd --format doc`.
 Ten lines are enough: [examples/digits/inferencegateway.yaml](../examples/digits/inferencegateway.yaml). A name in **bold** is
 required. Durations are `50ms`, `20s`, `5m`, `1h30m`; quantities are those of Kubernetes.
 
-Some fields wait for parts that are not here yet. For the operator: `kafka.allowRepartition`, `kafka.deletionPolicy`, the topics'
-`config` and the retention of requests; external metrics for `lag`, `latency`, `sessions` and `inflight` (KEDA needs none).
-For weighted versions in the inference container: `weight`.
+The operator creates the topics, and gateways wait for them. Where `kafka.createTopics` is false, somebody else has to. The
+annotation `podpair.dev/paused: "true"` stops the operator from writing to a resource's objects.
 """
 
 

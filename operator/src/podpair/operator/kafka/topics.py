@@ -5,6 +5,7 @@ nothing differs.
 """
 
 import asyncio
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ from podpair.operator.kafka.failures import BrokerTrouble, trouble
 from podpair.operator.kafka.lag import Group, LagUnknown, group_lag
 
 _WHOLE = 10.0  # seconds for all questions of one resource
+_SHOWING, _AGAIN = 3.0, 0.05  # seconds until a broker tells of a change, and between two looks
 _ABSENT = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.GROUP_ID_NOT_FOUND}
 
 
@@ -83,11 +85,11 @@ def _timed_out() -> KafkaError:
 
 async def _keep(client: Client, group: Group, gateway: InferenceGateway) -> KafkaSeen:
     wanted = wanted_topics(gateway)
-    found = await _find(client, [topic.name for topic in wanted])
-    if gateway.spec.kafka.create_topics:
-        found = await _with_configs(client, found)
+    found = await _look(client, gateway)
     plan = plan_topics(gateway, found)
     changes = await _carry_out(client, plan)
+    if changes:
+        await _shown(client, gateway)
     widths = {name: topic.partitions for name, topic in found.items()} | dict(plan.grow)
     widths |= {topic.name: topic.partitions for topic in plan.create}
     requests = requests_topic(gateway)
@@ -104,6 +106,23 @@ async def _keep(client: Client, group: Group, gateway: InferenceGateway) -> Kafk
     good = f"{', '.join(f'{topic.name} ({widths[topic.name]})' for topic in wanted)} at {client.servers}"
     message = ". ".join([f"topics (partitions): {good}", *notes])
     return KafkaSeen(True, Reason.TOPICS_READY, message, lag, widths.get(requests), tuple(changes))
+
+
+async def _shown(client: Client, gateway: InferenceGateway) -> None:
+    """Until the broker tells of what its controller has just done, or for `_SHOWING` at most: asked too early it would be
+    told to do it again."""
+    end = time.monotonic() + _SHOWING
+    while time.monotonic() < end:
+        plan = plan_topics(gateway, await _look(client, gateway))
+        if not (plan.create or plan.grow or plan.alter):
+            return
+        await asyncio.sleep(_AGAIN)
+
+
+async def _look(client: Client, gateway: InferenceGateway) -> dict[str, FoundTopic]:
+    """The topics as the broker has them, with what podpair keeps of them."""
+    found = await _find(client, [topic.name for topic in wanted_topics(gateway)])
+    return await _with_configs(client, found) if gateway.spec.kafka.create_topics else found
 
 
 async def _find(client: Client, names: list[str]) -> dict[str, FoundTopic]:

@@ -202,7 +202,7 @@ def _owned(one: Manifest, gateway: InferenceGateway) -> bool:
 
 def _belongs(object_name: str, gateway_name: str) -> bool:
     return object_name == gateway_name or object_name in {
-        f"{gateway_name}-{suffix}" for suffix in ("gateway", "resume", "kafka")
+        f"{gateway_name}-{suffix}" for suffix in ("gateway", "models", "resume", "kafka")
     }
 
 

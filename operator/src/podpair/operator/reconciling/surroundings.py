@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from podpair.operator.core.credentials import Credentials, MissingSecret, read_credentials
-from podpair.operator.core.desired import Surroundings, checksum, resume_secret
+from podpair.operator.core.desired import Surroundings, checksum_of, resume_secret
 from podpair.operator.core.objects.references import missing, named
 from podpair.operator.core.objects.settings import RESUME_KEY, resume_files
 from podpair.operator.core.problems import Problem
@@ -87,7 +87,7 @@ class SurroundingsReader:
         if uid not in self._keys:
             name = resume_files(gateway).secret
             stored = [one for one in self._applier.live(SECRET, gateway) if one["metadata"]["name"] == name]
-            key = _read(stored[0]) if stored else None
+            key = read_resume_key(stored[0]) if stored else None
             self._keys[uid] = key or await self._make(gateway)
         return self._keys[uid]
 
@@ -100,13 +100,13 @@ class SurroundingsReader:
             if error.reason == "AlreadyExists":
                 path = SECRET.path(manifest["metadata"]["namespace"], manifest["metadata"]["name"])
                 stored = await self._client.get(path)
-                return (_read(stored) if stored is not None else None) or made
+                return (read_resume_key(stored) if stored is not None else None) or made
             if error.status == 429 or error.status >= 500:
                 raise  # anything else is told where the Secret is applied
         return made
 
 
-def _read(secret: Mapping[str, object]) -> str | None:
+def read_resume_key(secret: Mapping[str, object]) -> str | None:
     """The key in a Secret; None where it is none that can be used."""
     data = secret.get("data")
     text = data.get(RESUME_KEY, "") if isinstance(data, Mapping) else ""
@@ -118,11 +118,7 @@ def _read(secret: Mapping[str, object]) -> str | None:
 
 
 def _checksums(held: Mapping[tuple[str, str], Mapping[str, bytes]], kind: str) -> dict[str, str]:
-    return {
-        name: checksum({key: base64.b64encode(value).decode() for key, value in data.items()})
-        for (found, name), data in held.items()
-        if found == kind
-    }
+    return {name: checksum_of(data) for (found, name), data in held.items() if found == kind}
 
 
 def _credentials(

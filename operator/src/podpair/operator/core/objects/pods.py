@@ -8,7 +8,17 @@ from typing import Any
 
 from podpair.operator.core.objects.naming import Manifest, labels, metadata, selector
 from podpair.operator.core.objects.overlay import overlay
-from podpair.operator.core.objects.settings import CONFIG_FILE, CONFIG_FOLDER, PORT, gateway_variables, secret_files
+from podpair.operator.core.objects.settings import (
+    CONFIG_FILE,
+    CONFIG_FOLDER,
+    MODELS_FOLDER,
+    PORT,
+    WEIGHTS_FILE,
+    gateway_variables,
+    models_config_map,
+    secret_files,
+    weights,
+)
 from podpair.operator.core.resource.gateway import LEAVING_SECONDS, STOPPING_SECONDS
 from podpair.operator.core.resource.igw import InferenceGateway
 from podpair.operator.core.resource.inference import InferenceResources, Probe, Resources, Variable
@@ -74,22 +84,27 @@ def pod_template(gateway: InferenceGateway, image: str, checksums: dict[str, str
 
 def _inference(gateway: InferenceGateway) -> Manifest:
     wanted = gateway.spec.inference
+    mounted = [{"name": "podpair-models", "mountPath": MODELS_FOLDER, "readOnly": True}] if weights(gateway) else []
     container: dict[str, Any] = {
         "name": "inference",
         "image": wanted.image,
         "restartPolicy": "Always",
         # podpair-inference listens where the gateway asks; other images have this in their arguments.
-        "env": [{"name": "PODPAIR_SERVER__PORT", "value": str(wanted.port)}, *map(_variable, wanted.env)],
+        "env": [
+            {"name": "PODPAIR_SERVER__PORT", "value": str(wanted.port)},
+            *({"name": "PODPAIR_MODELS__WEIGHTS_FILE", "value": f"{MODELS_FOLDER}/{WEIGHTS_FILE}"} for _ in mounted),
+            *map(_variable, wanted.env),
+        ],
         "resources": _resources(wanted.resources),
         "startupProbe": _probe(wanted.probes.startup, wanted.port, "ready"),
         "livenessProbe": _probe(wanted.probes.liveness, wanted.port, "live"),
         "securityContext": _CONFINED,
     }
-    if wanted.volumes:
-        container["volumeMounts"] = [
-            {"name": volume.name, "mountPath": volume.mount_path, "readOnly": volume.read_only}
-            for volume in wanted.volumes
-        ]
+    mounted += [
+        {"name": volume.name, "mountPath": volume.mount_path, "readOnly": volume.read_only} for volume in wanted.volumes
+    ]
+    if mounted:
+        container["volumeMounts"] = mounted
     given = {"command": list(wanted.command), "args": list(wanted.args), "imagePullPolicy": wanted.image_pull_policy}
     return container | {name: value for name, value in given.items() if value}
 
@@ -132,6 +147,10 @@ def _volumes(gateway: InferenceGateway) -> list[Manifest]:
     return [
         {"name": "podpair-config", "configMap": {"name": f"{gateway.metadata.name}-gateway"}},
         *files,
+        *(
+            {"name": "podpair-models", "configMap": {"name": one["metadata"]["name"]}}
+            for one in models_config_map(gateway)
+        ),
         {"name": "podpair-tmp", "emptyDir": {}},
         *({"name": volume.name, **volume.source} for volume in gateway.spec.inference.volumes),
     ]

@@ -16,6 +16,8 @@ from podpair.operator.core.resource.kinds import amount, seconds
 PORT = 8080
 CONFIG_FOLDER = "/etc/podpair"
 CONFIG_FILE = "gateway.yaml"
+MODELS_FOLDER = "/etc/podpair-models"
+WEIGHTS_FILE = "weights.yaml"
 _SECRETS = "/run/secrets/podpair"
 RESUME_KEY = "resume-key"
 
@@ -64,6 +66,31 @@ def config_map(gateway: InferenceGateway) -> Manifest:
     }
 
 
+def weights(gateway: InferenceGateway) -> dict[str, dict[str, int]]:
+    """Model → version → weight, for the models that say so."""
+    return {
+        model.name: {one.version: one.weight for one in model.versions}
+        for model in gateway.spec.inference.models
+        if model.versions
+    }
+
+
+def models_config_map(gateway: InferenceGateway) -> list[Manifest]:
+    """What podpair-inference reads while it runs: a change in it reaches the pods within a minute, and rolls none."""
+    wanted = weights(gateway)
+    if not wanted:
+        return []
+    text = yaml.safe_dump(wanted, sort_keys=False)
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": metadata(gateway, "-models"),
+            "data": {WEIGHTS_FILE: text},
+        }
+    ]
+
+
 def gateway_settings(gateway: InferenceGateway) -> dict[str, Any]:
     """The gateway's configuration, nested as in its file."""
     spec = gateway.spec
@@ -90,7 +117,9 @@ def gateway_settings(gateway: InferenceGateway) -> dict[str, Any]:
         },
         "kafka": {
             "bootstrap_servers": kafka.bootstrap_servers,
-            "create_topics": kafka.create_topics,
+            # The operator creates them, and keeps them; a gateway that is quicker waits.
+            "create_topics": False,
+            "await_topics": True,
             "client": _client(gateway),
         },
         "requests": {
