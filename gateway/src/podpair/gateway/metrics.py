@@ -66,6 +66,10 @@ class Metrics:
         self.refused = Counter(
             f"{name}refused", "Connections and calls refused before they began", ["code"], registry=registry
         )
+        self.limited = Counter(
+            f"{name}limited", "Connections and requests refused by a limit, a permission or their deadline", ["limit"],
+            registry=registry,
+        )  # fmt: skip
         self.requests = Counter(f"{name}requests", "Requests accepted", ["route"], registry=registry)
         self.spilled = Counter(
             f"{name}spilled", "Direct requests that went on through Kafka", ["reason"], registry=registry

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from podpair.gateway.auth.resume import ResumeTokens
 from podpair.gateway.auth.tokens import TokenVerifier
 from podpair.gateway.config.model import Config
+from podpair.gateway.core.pace import Paces
 from podpair.gateway.core.partitions import home_partition
+from podpair.gateway.core.quotas import Quotas, Rule
 from podpair.gateway.kafka.embedded import EmbeddedKafka
 from podpair.gateway.kafka.history import History
 from podpair.gateway.kafka.presence import BrokerPresence
@@ -72,6 +74,7 @@ class Service:
         self.clock: Callable[[], float] = time.monotonic
         self.verifier = TokenVerifier(config.auth)
         self.tokens = ResumeTokens(config.sessions)
+        self.quotas = Quotas(Rule(**dict(rule)) for rule in config.admission.rules)
         self.name = f"{socket.gethostname()}-{os.getpid()}"
         self.draining = False
         self.parts: Parts | None = None  # there once the broker is
@@ -103,7 +106,8 @@ class Service:
         answers = AnswerWriter(producer, config.results.topic, self.name)
         dead_letters = DeadLetters(config.requests.dead_letter_topic, self.name, metrics)
         endings = self._endings(producer)
-        worker = Worker(config, asking, readiness, answers, dead_letters, endings, metrics)
+        paces = Paces()
+        worker = Worker(config, asking, readiness, answers, dead_letters, endings, paces, metrics)
         registry = Registry(config, topics.result_partitions, lambda: worker.owned, metrics)
         fanout = FanOut(registry.sessions, config.results.tail_bytes, metrics, self.clock)
         reader = ResultsReader(
@@ -115,7 +119,7 @@ class Service:
         metrics.slow.set_function(lambda: pacer.congested)
         joining = Joining(config, topics.epoch, self.name, reader, history, fanout, self.tokens, metrics)
         dispatcher = Dispatcher(
-            config, self.name, asking, readiness, producer, answers, registry, joining.logged, metrics
+            config, self.name, asking, readiness, producer, answers, registry, joining.logged, paces, metrics
         )
         presence = BrokerPresence(config, metrics)
         self.parts = Parts(

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import click
 import yaml
@@ -70,6 +71,16 @@ def doc() -> None:
         click.echo(f"\n## {name}\n\n{section.__doc__}\n\n| setting | default | |\n| --- | --- | --- |")
         for setting, details in section.model_fields.items():
             click.echo(f"| `{name}.{setting}` | {_default(details)} | {_describe(details)} |")
+        for setting, details in section.model_fields.items():
+            item = next((part for part in get_args(details.annotation) if _is_section(part)), None)
+            if item is not None:
+                click.echo(f"\nEach of `{name}.{setting}`: {item.__doc__}\n\n| | default | |\n| --- | --- | --- |")
+                for part, told in item.model_fields.items():
+                    click.echo(f"| `{part}` | {_default(told)} | {_describe(told)} |")
+
+
+def _is_section(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _row(name: str, field: FieldInfo) -> str:

@@ -169,12 +169,49 @@ class Limits(Section):
 
     sessions: Count = 20_000
     """Connections that this gateway holds."""
+    connects_per_second: Annotated[float, Field(gt=0)] | None = None
+    """Connections that are let in a second, before their tokens are looked at; more are told when to come again. Unset: any."""
+    connects_burst: Count = 1000
+    """Connections that are let in at once after a pause, where `connects_per_second` is set."""
     message_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
     """Largest frame or request body from a client."""
     in_flight: Count = 256
     """Open requests of one session."""
     direct: Count = 64
     """Direct requests that the inference container has at a time; beyond it `auto` goes through Kafka."""
+
+
+class AdmissionRule(Section):
+    """What tokens may do that have a claim. All rules that fit a token apply; what is counted, is counted at this gateway."""
+
+    claim: Annotated[str, Field(min_length=1)] = "sub"
+    """The claim by whose value tokens are counted together: `sub` is each user, `tenant` (say) all users of a tenant."""
+    value: str | None = None
+    """Only tokens whose claim is this, or is a list that holds it. Unset: any value, each counted by itself."""
+    sessions: Count | None = None
+    """Sessions that are connected at a time."""
+    requests_per_second: Annotated[float, Field(gt=0)] | None = None
+    """Requests a second."""
+    burst: Count | None = None
+    """Requests at once after a pause; unset: those of one second."""
+    in_flight: Count | None = None
+    """Requests that are open at a time, over all sessions."""
+    models: Texts = ()
+    """Models that may be asked, as patterns (`chat-*`); empty: all."""
+    routes: tuple[Literal["auto", "direct", "queue"], ...] = ()
+    """Routes that may be taken; empty: all. Where `auto` isn't among them, it becomes the first."""
+    priority: Literal["low", "normal", "high"] | None = None
+    """Of direct requests: `low` leaves half of `limits.direct` to others, `high` goes a quarter beyond it. The first rule that
+    has one decides."""
+
+
+class Admission(Section):
+    """What users may ask for, besides `limits`, which holds for all."""
+
+    rules: tuple[AdmissionRule, ...] = ()
+    """Limits and permissions by claim."""
+    shed: bool = True
+    """Refuse at once, with `retry_after_ms`, a request whose deadline is shorter than answers take just now."""
 
 
 class Kafka(Section):
@@ -354,6 +391,7 @@ class Config(Section):
     auth: Auth = Field(default_factory=dict, validate_default=True)
     sessions: Sessions = Field(default_factory=Sessions)
     limits: Limits = Field(default_factory=Limits)
+    admission: Admission = Field(default_factory=Admission)
     kafka: Kafka = Field(default_factory=Kafka)
     requests: Requests = Field(default_factory=Requests)
     results: Results = Field(default_factory=Results)

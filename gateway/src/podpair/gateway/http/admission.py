@@ -11,6 +11,8 @@ from confluent_kafka import KafkaException
 from podpair.gateway.auth.identity import Identity, KeysUnavailable, Unauthorized
 from podpair.gateway.auth.origins import origin_allowed
 from podpair.gateway.core.positions import InvalidPosition, Position
+from podpair.gateway.core.protocol import RouteName
+from podpair.gateway.core.quotas import Bucket, Forbidden, Grant, Limited
 from podpair.gateway.core.wires import Wire
 from podpair.gateway.http.errors import refusal
 from podpair.gateway.service import Parts, Service
@@ -51,6 +53,8 @@ class Admission:
         self._verifier = service.verifier
         self._tokens = service.tokens
         self._metrics = service.metrics
+        rate, burst = self._config.limits.connects_per_second, self._config.limits.connects_burst
+        self._connects = Bucket(rate, burst, service.clock()) if rate is not None else None
 
     def parts(self) -> Parts:
         """The running service; refuses where it is not there yet, or leaves."""
@@ -68,6 +72,10 @@ class Admission:
         if parts.registry.connected >= limit:
             raise self.refuse(503, "overloaded", f"{limit} sessions are connected (limits.sessions)", retry_after=5)
         self._check_origin(request)
+        if self._connects is not None and (wait := self._connects.take(self._service.clock())):
+            self._metrics.limited.labels("connects").inc()
+            message = "too many connect at once (limits.connects_per_second)"
+            raise self.refuse(503, "overloaded", message, retry_after=wait)
         identity = await self.identity(request)
         try:
             place = Position.parse(position) if position else None
@@ -76,6 +84,12 @@ class Admission:
         token = request.query.get("resume")
         session = self.opened(token, identity) if token else identity.session or parts.registry.mint()
         self.check_owner(parts, session, identity)
+        grant = self.grant(identity)
+        if grant is not None:
+            try:
+                grant.connect(session)
+            except Limited as fault:
+                raise self.limited(fault) from None
         return Visitor(parts, identity, session, resumed=bool(token), position=place)
 
     def check_owner(self, parts: Parts, session_id: str, identity: Identity) -> None:
@@ -106,8 +120,26 @@ class Admission:
         parts, identity = visitor.parts, visitor.identity
         connection = Connection(transport, wire, parts.pacer, self._config.sessions.buffer_bytes, close)
         session = parts.registry.attach(visitor.session, identity.subject, connection, identity.expires_at)
+        parts.registry.granted(session, self.grant(identity))
         self._metrics.opened.labels(kind, str(visitor.resumed).lower()).inc()
         return session, connection
+
+    def grant(self, identity: Identity) -> Grant | None:
+        """What the rules allow the bearer of this token."""
+        return self._service.quotas.grant(identity.claims, self._service.clock())
+
+    def admit(self, grant: Grant, model: str, route: RouteName) -> RouteName:
+        """The route for one request more. Raises Limited or Forbidden."""
+        try:
+            return grant.admit(model, route, self._service.clock())
+        except (Limited, Forbidden) as fault:
+            self._metrics.limited.labels(fault.limit).inc()
+            raise
+
+    def limited(self, fault: Limited) -> Refused:
+        """The refusal of a connection by a limit."""
+        self._metrics.limited.labels(fault.limit).inc()
+        return self.refuse(429, "overloaded", fault.message, retry_after=(fault.retry_after_ms or 0) / 1000)
 
     def opened(self, resume_token: str, identity: Identity) -> str:
         """The session of a resume token."""

@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from podpair.gateway.core.protocol import Code, Fault, event
+from podpair.gateway.core.quotas import Forbidden
 
 _STATUS = {
     Code.INVALID: 400,
@@ -42,7 +43,8 @@ def refusal(status: int, code: str, message: str, *, retry_after: float | None =
 def refusal_of(fault: Fault) -> web.Response:
     """The answer on /v1 to a request with this fault."""
     retry_after = fault.retry_after_ms / 1000 if fault.retry_after_ms is not None else None
-    return refusal(_STATUS[fault.code], fault.code, fault.message, retry_after=retry_after)
+    status = 403 if isinstance(fault, Forbidden) else _STATUS[fault.code]
+    return refusal(status, fault.code, fault.message, retry_after=retry_after)
 
 
 def v2_error(status: int, message: str, *, retry_after: float | None = None) -> web.Response:

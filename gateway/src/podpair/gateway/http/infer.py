@@ -1,13 +1,17 @@
 """POST /v1/infer into a session, and the Open Inference Protocol on /v2."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import quote
 
 import aiohttp
+import msgspec
 from aiohttp import web
 
 from podpair.gateway.auth.identity import Identity
 from podpair.gateway.core.attempts import Busy, Failed, Unavailable
 from podpair.gateway.core.protocol import Code, Fault, InvalidFrame, decode_infer
+from podpair.gateway.core.quotas import Forbidden, Grant
 from podpair.gateway.http.admission import Admission, Refused
 from podpair.gateway.http.callers import while_there
 from podpair.gateway.http.errors import refusal, refusal_of, status_of, v2_error
@@ -46,6 +50,9 @@ class InferEdge:
         session = parts.registry.session(session_id, identity.subject)  # checked, with no await between
         try:
             asked = decode_infer(body)
+            grant = self._admission.grant(identity)
+            if grant is not None:
+                asked = msgspec.structs.replace(asked, route=self._admission.admit(grant, asked.model, asked.route))
             started = parts.dispatcher.infer(session, asked)
             running = session.ledger.get(asked.id)
             route = running.route if running is not None else "queue"
@@ -67,6 +74,7 @@ class InferEdge:
         try:
             parts = self._admission.parts()
             identity = await self._admission.identity(request)
+            grant = self._admission.grant(identity)
         except Refused as refused:
             return v2_error(refused.status, refused.message, retry_after=refused.retry_after)
         body = await request.read() if request.method == "POST" else None
@@ -75,11 +83,13 @@ class InferEdge:
         headers.setdefault("podpair-key", quote(identity.session or identity.subject, safe=""))
         try:
             if parts.upstream.http is None:
-                return await while_there(request, self._translate(request, body, identity))
+                return await while_there(request, self._translate(request, body, identity, grant))
             if body is None:
                 return await self._pass(request, None, headers)
-            with parts.dispatcher.direct_slot():
+            with self._counted(grant, request.match_info["model"]), parts.dispatcher.direct_slot(grant):
                 return await while_there(request, self._pass(request, body, headers))
+        except Forbidden as fault:
+            return v2_error(403, fault.message)
         except Fault as fault:
             retry_after = (fault.retry_after_ms or 0) / 1000
             status = status_of(fault.code)
@@ -101,13 +111,15 @@ class InferEdge:
         try:
             parts = self._admission.parts()
             identity = await self._admission.identity(request)
+            grant = self._admission.grant(identity)
         except Refused as refused:
             return refused.response
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         headers.setdefault("podpair-key", quote(identity.session or identity.subject, safe=""))
         body = await request.read()
         try:
-            with parts.dispatcher.direct_slot():
+            model = _chat_model(body) if grant is not None else ""
+            with self._counted(grant, model), parts.dispatcher.direct_slot(grant):
                 return await while_there(request, self._pass_chat(request, body, headers))
         except Fault as fault:
             return refusal_of(fault)
@@ -144,7 +156,9 @@ class InferEdge:
                 raise
             raise Unavailable(f"the model can't be reached: {str(error) or type(error).__name__}") from None
 
-    async def _translate(self, request: web.Request, body: bytes | None, identity: Identity) -> web.Response:
+    async def _translate(
+        self, request: web.Request, body: bytes | None, identity: Identity, grant: Grant | None
+    ) -> web.Response:
         """For a model that is asked over gRPC."""
         parts = self._admission.parts()
         name = request.match_info.get("model")
@@ -152,8 +166,21 @@ class InferEdge:
             return await v2_document(request.path, parts.asking, parts.readiness)
         if "version" in request.match_info or name is None:
             raise Fault(Code.NOT_FOUND, "a version can't be chosen: the model is asked over gRPC")
-        with parts.dispatcher.direct_slot():
+        with self._counted(grant, name), parts.dispatcher.direct_slot(grant):
             return await v2_infer(request, body, name, parts.asking, identity.session or identity.subject)
+
+    @contextmanager
+    def _counted(self, grant: Grant | None, model: str) -> Iterator[None]:
+        """One call of a token with these rights, while it runs. Raises Limited or Forbidden."""
+        if grant is None:
+            yield
+            return
+        self._admission.admit(grant, model, "direct")
+        grant.began()
+        try:
+            yield
+        finally:
+            grant.ended()
 
     async def _pass(self, request: web.Request, body: bytes | None, headers: dict[str, str]) -> web.Response:
         parts = self._admission.parts()
@@ -169,3 +196,15 @@ class InferEdge:
             raise
         except (aiohttp.ClientError, OSError) as error:
             raise Unavailable(f"the model can't be reached: {str(error) or type(error).__name__}") from None
+
+
+class _Chat(msgspec.Struct):
+    model: str
+
+
+def _chat_model(body: bytes) -> str:
+    """The model that a chat is with. Raises Fault(invalid)."""
+    try:
+        return msgspec.json.decode(body, type=_Chat).model
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Fault(Code.INVALID, f"which model? {error}") from None

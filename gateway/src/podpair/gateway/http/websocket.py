@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
 from aiohttp.base_protocol import BaseProtocol
@@ -198,6 +199,10 @@ class WebSocketEdge:
 
     def _infer(self, parts: Parts, session: Session, message: Infer | InferRow) -> None:
         try:
+            if session.grant is not None:
+                route = self._admission.admit(session.grant, message.model, message.route)
+                if route != message.route:
+                    message = msgspec.structs.replace(message, route=route)
             parts.dispatcher.infer(session, message)
         except Duplicate as fault:
             _refuse(session, fault, None)
@@ -221,6 +226,7 @@ class WebSocketEdge:
             _refuse(session, Fault(Code.OVERLOADED, str(error), retry_after_ms=10_000), None)
             return
         parts.registry.refreshed(session, identity.expires_at)
+        parts.registry.granted(session, self._admission.grant(identity))
         welcome = parts.joining.welcome(session, resumed=True, offset=session.seen)
         session.send(control_event("welcome", welcome))
 

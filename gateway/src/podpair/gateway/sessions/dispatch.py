@@ -19,8 +19,10 @@ from podpair.gateway.config.model import Config
 from podpair.gateway.core import records
 from podpair.gateway.core.attempts import Busy, Failed, Unavailable
 from podpair.gateway.core.ledger import OpenRequest
+from podpair.gateway.core.pace import QUEUE, Paces
 from podpair.gateway.core.protocol import CloseCode, Code, Fault, Infer, InferRow, error_event
 from podpair.gateway.core.questions import Question, question_body
+from podpair.gateway.core.quotas import Grant, Limited
 from podpair.gateway.core.records import Event, accepted_event, direct_events, result_event
 from podpair.gateway.core.routing import Load, Route, choose_route, may_spill
 from podpair.gateway.core.tails import Record
@@ -65,6 +67,7 @@ class Dispatcher:
         answers: AnswerWriter,
         registry: Registry,
         logged: Logged,
+        paces: Paces,
         metrics: Metrics,
     ) -> None:
         self._config = config
@@ -75,6 +78,7 @@ class Dispatcher:
         self._answers = answers
         self._registry = registry
         self._logged = logged
+        self._paces = paces
         self._metrics = metrics
         self._in_flight = 0  # direct requests
         self._idle = asyncio.Event()  # set while there are none
@@ -86,9 +90,9 @@ class Dispatcher:
         registry.on_gone = self._on_gone
 
     @contextmanager
-    def direct_slot(self) -> Iterator[None]:
+    def direct_slot(self, grant: Grant | None = None) -> Iterator[None]:
         """Room for one synchronous call to the model. Raises Fault(overloaded) where there is none."""
-        choose_route("direct", self.load())
+        choose_route("direct", self.load(grant))
         self._count_direct(1)
         try:
             yield
@@ -102,9 +106,12 @@ class Dispatcher:
         else:
             self._idle.set()
 
-    def load(self) -> Load:
-        """The pair as the next request finds it."""
-        return Load(self._readiness.ready, self._in_flight, self._config.limits.direct, queue_open=True)
+    def load(self, grant: Grant | None = None) -> Load:
+        """The pair as the next request finds it, whose token allows that."""
+        limit = self._config.limits.direct
+        if grant is not None:
+            limit = grant.room(limit)
+        return Load(self._readiness.ready, self._in_flight, limit, queue_open=True)
 
     def infer(self, session: Session, message: Infer | InferRow) -> Started | None:
         """Begin a request; its events go to the session. None: it repeats one that still runs, or has ended.
@@ -128,10 +135,14 @@ class Dispatcher:
         return self._begin(session, message)
 
     def _begin(self, session: Session, message: Infer | InferRow) -> Started:
-        if message.route != "queue" and self._in_flight < self._config.limits.direct and self._readiness.ready:
+        grant = session.grant
+        limit = self._config.limits.direct if grant is None else grant.room(self._config.limits.direct)
+        if message.route != "queue" and self._in_flight < limit and self._readiness.ready:
             route: Route = "direct"  # what most are, decided at once
         else:
-            route = choose_route(message.route, self.load())
+            route = choose_route(message.route, self.load(grant))
+        if message.deadline_ms is not None and self._config.admission.shed:
+            self._shed(message.model if route == "direct" else QUEUE, message.deadline_ms)
         request = OpenRequest(route, message.on_disconnect == "cancel")
         session.ledger.open(message.id, request)
         question = _question(session, message)
@@ -179,6 +190,14 @@ class Dispatcher:
             self._begin(session, message)
         except Fault as fault:
             self._send(session, [Event(records.Kind.TERMINAL, "error", message.id, error_event(fault, message.id), -1)])
+
+    def _shed(self, what: str, deadline_ms: int) -> None:
+        """Raises Limited where the deadline is shorter than answers take just now; where nothing is in hand it may be tried."""
+        expected = self._paces.expected(what, time.monotonic()) if self._in_flight or what == QUEUE else 0.0
+        if expected * 1000 > deadline_ms:
+            self._metrics.limited.labels("deadline").inc()
+            message = f"answers take {expected * 1000:.0f} ms just now, longer than the deadline of {deadline_ms} ms"
+            raise Limited("deadline", message, expected)
 
     @property
     def models(self) -> Container[str]:
@@ -291,6 +310,7 @@ class Dispatcher:
                     session.ledger.keep(event)
             self._send(session, mine)
         for model, values in seconds.items():
+            self._paces.saw(model, max(values), time.monotonic())
             self._metrics.latency.observe(model, values)
             self._metrics.answers.labels("result").inc(len(values))
         if accepted:

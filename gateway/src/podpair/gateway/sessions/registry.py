@@ -10,6 +10,7 @@ from podpair.gateway.config.model import Config
 from podpair.gateway.core.ledger import Ledger
 from podpair.gateway.core.partitions import home_partition, mint_session_id
 from podpair.gateway.core.protocol import CloseCode
+from podpair.gateway.core.quotas import Grant
 from podpair.gateway.core.records import Event
 from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
@@ -88,6 +89,8 @@ class Registry:
         session.connection = None
         session.live = False
         self._count(-1)
+        if session.grant is not None:
+            session.grant.leave(session.id)
         self.on_unsent(session, unsent)
         self.on_gone(session)
         self.forget_if_done(session)
@@ -141,6 +144,14 @@ class Registry:
                 elif idle and monotonic - session.active > idle:
                     _log.info("session idle", extra=ids(session=session.id))
                     connection.close(CloseCode.IDLE, f"idle for {idle:.0f} s")
+
+    def granted(self, session: Session, grant: Grant | None) -> None:
+        """Its token, or a newer one, allows this from now on."""
+        if session.grant is not None:
+            session.grant.leave(session.id)
+        session.grant = grant
+        if grant is not None:
+            grant.enter(session.id, session.ledger)
 
     def refreshed(self, session: Session, expires_at: float | None) -> None:
         """The session's connection has a token that expires then (Unix seconds), or never."""

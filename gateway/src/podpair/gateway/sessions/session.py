@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from podpair.gateway.core.ledger import Ledger
 from podpair.gateway.core.partials import merge_adjacent
+from podpair.gateway.core.quotas import Grant
 from podpair.gateway.core.records import Event, Kind, accepted_event
 from podpair.gateway.core.tails import Record
 from podpair.gateway.sessions.connection import Connection
@@ -27,6 +28,7 @@ class Session:
         "connection",
         "ends_at",
         "expires_at",
+        "grant",
         "home",
         "id",
         "key",
@@ -42,6 +44,7 @@ class Session:
         self.subject = subject
         self.home = home  # partition of the results topic
         self.ledger = ledger
+        self.grant: Grant | None = None  # what its token allows; None: whatever `limits` allow
         self.connection: Connection | None = None
         self.live = False  # caught up: records are delivered as they are read
         self.seen = -1  # offset of the last record delivered, or of the one before the first

@@ -19,6 +19,7 @@ from podpair.gateway.config.model import Config
 from podpair.gateway.core.attempts import Attempts, Busy, Failed, Unavailable
 from podpair.gateway.core.dead_letters import dead_letter_of
 from podpair.gateway.core.offsets import Commit, ContiguousOffsets
+from podpair.gateway.core.pace import QUEUE, Paces
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.questions import question_of_body
 from podpair.gateway.core.records import Cancellation, Headers, InvalidRecord, Request, request_of_record
@@ -63,6 +64,7 @@ class Worker:
         answers: AnswerWriter,
         dead_letters: DeadLetters,
         endings: AtLeastOnce | ExactlyOnce,
+        paces: Paces,
         metrics: Metrics,
     ) -> None:
         self._config = config.requests
@@ -71,6 +73,7 @@ class Worker:
         self._answers = answers
         self._dead_letters = dead_letters
         self._endings = endings
+        self._paces = paces
         self._ordered = config.requests.ordering == "session"
         self._metrics = metrics
         self._partitions: dict[int, _Partition] = {}
@@ -214,6 +217,8 @@ class Worker:
             _log.exception("queued request failed", extra=about)
             fault = Fault(Code.INTERNAL, f"internal error: {type(error).__name__}")
         else:
+            if request.time is not None:
+                self._paces.saw(QUEUE, max(0.0, time.time() - request.time), time.monotonic())
             self._answered.keep((request.session, request.id), body, len(body))
             return "result", [self._answers.result(request.session, request.id, body)]
         records = []
