@@ -86,6 +86,18 @@ async def test_an_expired_token_closes_with_4001_unless_it_was_refreshed(
     assert record["level"] == "INFO"
 
 
+async def test_a_newer_token_is_for_the_same_session(before_model: Gateway, connect: Connect) -> None:
+    client = await connect(before_model, sid="own")
+    taken = before_model.metric("tokens_refreshed_total", outcome="taken")
+    await client.send({"type": "refresh", "token": token(sid="another")})
+    error = await client.event("error")
+    assert (error["code"], error["message"]) == ("unauthorized", "the new token is for another session (claim sid)")
+    await client.send({"type": "refresh", "token": token(sid="own")})
+    assert (await client.event("welcome"))["session"] == "own"
+    assert before_model.metric("tokens_refreshed_total", outcome="taken") == taken + 1
+    assert before_model.metric("tokens_refreshed_total", outcome="refused") >= 1
+
+
 async def test_there_is_room_for_so_many_sessions(
     fresh: Callable[..., Gateway], connect: Connect, refused: Callable[..., Awaitable[Refusal]],
     http: aiohttp.ClientSession,

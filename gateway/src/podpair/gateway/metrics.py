@@ -66,6 +66,15 @@ class Metrics:
         self.refused = Counter(
             f"{name}refused", "Connections and calls refused before they began", ["code"], registry=registry
         )
+        self.keys = Counter(
+            f"{name}keys_fetched", "Times that the issuer was asked for its keys", ["outcome"], registry=registry
+        )
+        self.refreshed = Counter(
+            f"{name}tokens_refreshed",
+            "Newer tokens that clients sent for their connection",
+            ["outcome"],
+            registry=registry,
+        )
         self.limited = Counter(
             f"{name}limited", "Connections and requests refused by a limit, a permission or their deadline", ["limit"],
             registry=registry,

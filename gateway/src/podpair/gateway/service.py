@@ -72,7 +72,7 @@ class Service:
     def __init__(self, config: Config) -> None:
         self.metrics = Metrics()
         self.clock: Callable[[], float] = time.monotonic
-        self.verifier = TokenVerifier(config.auth)
+        self.verifier = TokenVerifier(config.auth, lambda outcome: self.metrics.keys.labels(outcome).inc())
         self.tokens = ResumeTokens(config.sessions)
         self.quotas = Quotas(Rule(**dict(rule)) for rule in config.admission.rules)
         self.name = f"{socket.gethostname()}-{os.getpid()}"

@@ -1,11 +1,16 @@
 """Keys that an issuer publishes (RFC 7517): cached, fetched again when they age or a new key id turns up.
 
-Invariant: a token never decides how often the issuer is asked: unknown key ids cause at most one fetch in ten seconds.
+Keys that have aged are used while newer ones are fetched: no client waits for the issuer. Only after twice that time is it
+waited for, so that a key that was withdrawn long ago lets nobody in.
+
+Invariant: a token never decides how often the issuer is asked: unknown key ids cause at most one fetch in ten seconds, and one
+that the issuer has just been asked for causes none.
 """
 
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -15,6 +20,8 @@ from podpair.gateway.auth.identity import KeysUnavailable
 
 _log = logging.getLogger(__name__)
 _AT_MOST_EVERY = 10.0  # seconds between fetches that unknown key ids, or failures, cause
+_UNKNOWN_FOR = 60.0  # seconds that a key id counts as unknown after the issuer did not have it
+_UNKNOWN = 1000  # key ids that are remembered as unknown
 _TIMEOUT = aiohttp.ClientTimeout(total=5)
 
 
@@ -23,13 +30,16 @@ class Jwks:
 
     algorithms = ("RS256", "ES256", "EdDSA")
 
-    def __init__(self, url: str, cache_seconds: float) -> None:
+    def __init__(self, url: str, cache_seconds: float, on_fetch: Callable[[str], object] = lambda _: None) -> None:
         self._url = url
+        self._on_fetch = on_fetch  # called with the outcome, `fetched` or `failed`
         self._cache_seconds = cache_seconds
         self._keys: dict[str | None, jwt.PyJWK] = {}
         self._fetched = float("-inf")  # monotonic: the last success
         self._tried = float("-inf")  # monotonic: the last attempt
+        self._unknown: dict[str, float] = {}  # key ids that the issuer did not have, and when; oldest first
         self._fetching = asyncio.Lock()
+        self._revalidating: asyncio.Task[None] | None = None
         self._http: aiohttp.ClientSession | None = None
 
     async def key(self, header: dict[str, Any]) -> Any:
@@ -37,16 +47,39 @@ class Jwks:
         kid = header.get("kid")
         known = self._find(kid)
         age = time.monotonic() - self._fetched
-        if known is None or age > self._cache_seconds:
+        if known is not None and self._cache_seconds < age <= 2 * self._cache_seconds:
+            self._revalidate()
+        elif (known is None and not self._known_as_unknown(kid)) or age > self._cache_seconds:
             await self._refresh()
             if not self._keys:
                 raise KeysUnavailable("the issuer's keys can't be fetched now")
             known = self._find(kid)
         if known is None:
+            self._note_unknown(kid)
             raise jwt.InvalidTokenError("its key id (kid) is not among the issuer's keys")
         if known.algorithm_name != header.get("alg"):
             raise jwt.InvalidAlgorithmError(f"its key is for {known.algorithm_name}")
         return known.key
+
+    def _known_as_unknown(self, kid: Any) -> bool:
+        return isinstance(kid, str) and time.monotonic() - self._unknown.get(kid, float("-inf")) < _UNKNOWN_FOR
+
+    def _note_unknown(self, kid: Any) -> None:
+        """The keys in hand have it not. Only what the issuer was asked after it was first seen is sure."""
+        if isinstance(kid, str) and kid not in self._unknown and time.monotonic() - self._fetched < _AT_MOST_EVERY:
+            self._unknown[kid] = self._fetched
+            if len(self._unknown) > _UNKNOWN:
+                del self._unknown[next(iter(self._unknown))]
+
+    def _revalidate(self) -> None:
+        if self._revalidating is None:
+            self._revalidating = asyncio.create_task(self._refresh())
+            self._revalidating.add_done_callback(self._revalidated)
+
+    def _revalidated(self, done: asyncio.Task[None]) -> None:
+        self._revalidating = None
+        if not done.cancelled() and (error := done.exception()) is not None:
+            _log.error("fetching the keys of %s failed", self._url, exc_info=error)
 
     def _find(self, kid: Any) -> jwt.PyJWK | None:
         if kid is None:
@@ -61,7 +94,10 @@ class Jwks:
             try:
                 self._keys = await self._fetch()
                 self._fetched = self._tried
+                self._unknown = {k: since for k, since in self._unknown.items() if k not in self._keys}
+                self._on_fetch("fetched")
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError, jwt.PyJWTError) as error:
+                self._on_fetch("failed")
                 # Keys that were good stay good while the issuer is away.
                 level, what = (logging.WARNING, "keeping the keys") if self._keys else (logging.ERROR, "no keys")
                 _log.log(level, "%s of %s: %s", what, self._url, str(error) or type(error).__name__)
@@ -87,5 +123,8 @@ class Jwks:
 
     async def close(self) -> None:
         """Close the connection to the issuer."""
+        if self._revalidating is not None:
+            self._revalidating.cancel()
+            await asyncio.gather(self._revalidating, return_exceptions=True)
         if self._http is not None:
             await self._http.close()

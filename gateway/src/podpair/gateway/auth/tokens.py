@@ -1,6 +1,7 @@
 """Verifies tokens: signature, `exp nbf iss aud`, required claims, with the algorithms that the key allows and no other."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,10 +51,10 @@ def read_secret(path: Path, setting: str, shortest: int = 32) -> bytes:
     return secret
 
 
-def key_source(config: Auth) -> KeySource:
+def key_source(config: Auth, on_fetch: Callable[[str], object] = lambda _: None) -> KeySource:
     """The source of keys that the configuration names. Raises ConfigError where a key can't be read."""
     if config.jwks_url is not None:
-        return Jwks(config.jwks_url, config.jwks_cache_seconds)
+        return Jwks(config.jwks_url, config.jwks_cache_seconds, on_fetch)
     if config.secret is not None:
         return FixedKey(config.secret.get_secret_value().encode(), "HS256")
     if config.secret_file is not None:
@@ -79,9 +80,9 @@ def key_source(config: Auth) -> KeySource:
 class TokenVerifier:
     """Turns a token into an Identity."""
 
-    def __init__(self, config: Auth) -> None:
+    def __init__(self, config: Auth, on_fetch: Callable[[str], object] = lambda _: None) -> None:
         self._config = config
-        self._keys = None if config.disabled else key_source(config)
+        self._keys = None if config.disabled else key_source(config, on_fetch)
 
     @property
     def disabled(self) -> bool:

@@ -100,7 +100,7 @@ class Auth(Section):
     jwks_url: str | None = None
     """Where the issuer publishes its keys (RFC 7517)."""
     jwks_cache_seconds: PositiveSeconds = 300
-    """How long fetched keys are used before they are fetched again."""
+    """How long fetched keys are used before they are fetched again; for as long again they are used meanwhile."""
     issuer: str | None = None
     """The `iss` that a token must have."""
     audience: str | None = None

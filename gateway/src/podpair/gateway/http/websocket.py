@@ -219,12 +219,16 @@ class WebSocketEdge:
             identity = await self._service.verifier.verify(token)
             if identity.subject != session.subject:
                 raise Unauthorized("the new token is another user's")
+            if identity.session is not None and identity.session != session.id:
+                raise Unauthorized("the new token is for another session (claim sid)")
         except Unauthorized as error:
+            self._service.metrics.refreshed.labels("refused").inc()
             _refuse(session, Fault(Code.UNAUTHORIZED, str(error)), None)
             return
         except KeysUnavailable as error:
             _refuse(session, Fault(Code.OVERLOADED, str(error), retry_after_ms=10_000), None)
             return
+        self._service.metrics.refreshed.labels("taken").inc()
         parts.registry.refreshed(session, identity.expires_at)
         parts.registry.granted(session, self._admission.grant(identity))
         welcome = parts.joining.welcome(session, resumed=True, offset=session.seen)
