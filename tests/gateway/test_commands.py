@@ -112,6 +112,16 @@ def test_the_page_of_settings_is_what_the_command_prints() -> None:
     assert (ROOT / "docs" / "configuration.md").read_text() == run("config", "doc").stdout
 
 
+def test_the_page_of_metrics_is_what_the_command_prints(pair: Gateway) -> None:
+    """docs/metrics.md is `podpair-gateway metrics`, and all that a gateway exposes of its own is on it."""
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    assert page == run("metrics").stdout
+    exposed = {line.split()[2] for line in pair.get("/metrics")[1].splitlines() if line.startswith("# TYPE podpair_")}
+    assert exposed >= {"podpair_gateway_sessions", "podpair_gateway_request_seconds"}
+    told = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `podpair_")}
+    assert {name for name in exposed if not name.endswith("_created")} == told
+
+
 def test_check_reads_the_files_that_the_configuration_names(tmp_path: Path) -> None:
     short = tmp_path / "short"
     short.write_text("too short")

@@ -16,9 +16,9 @@ class Durations(Collector):
     """A histogram that takes many observations at once: the client library's own costs more than a request's whole answer."""
 
     def __init__(self, name: str, text: str, label: str, bounds: Sequence[float]) -> None:
-        self._name = name
-        self._text = text
-        self._label = label
+        self.name = name
+        self.text = text
+        self.label = label
         self._bounds = tuple(bounds)
         self._counts: dict[str, list[int]] = {}
         self._sums: dict[str, float] = {}
@@ -37,7 +37,7 @@ class Durations(Collector):
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
         """What the registry asks for."""
-        family = HistogramMetricFamily(self._name, self._text, labels=[self._label])
+        family = HistogramMetricFamily(self.name, self.text, labels=[self.label])
         for label, counts in self._counts.items():
             buckets, below = [], 0
             for bound, count in zip((*map(str, map(float, self._bounds)), "+Inf"), counts, strict=True):
@@ -139,6 +139,17 @@ class Metrics:
             f"{name}records_written", "Records written to Kafka, by outcome", ["topic", "outcome"], registry=registry
         )
         self.rebalances = Counter(f"{name}rebalances", "Changes of the request partitions", ["kind"], registry=registry)
+
+    def table(self) -> list[tuple[str, str, tuple[str, ...], str]]:
+        """Each metric of ours: name as it is exposed, kind, labels, what it is."""
+        rows: list[tuple[str, str, tuple[str, ...], str]] = []
+        for metric in vars(self).values():
+            if isinstance(metric, Durations):
+                rows.append((metric.name, "histogram", (metric.label,), metric.text))
+            elif isinstance(metric, Counter | Gauge):
+                name = f"{metric._name}_total" if isinstance(metric, Counter) else metric._name
+                rows.append((name, metric._type, tuple(metric._labelnames), metric._documentation))
+        return rows
 
     def fan_out(self, records: int, size: int, delivered: int, duplicates: int) -> None:
         """A batch of one results partition was passed on."""

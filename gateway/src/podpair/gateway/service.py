@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-import os
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from podpair.gateway.config.model import Config
 from podpair.gateway.core.pace import Paces
 from podpair.gateway.core.partitions import home_partition
 from podpair.gateway.core.quotas import Quotas, Rule
+from podpair.gateway.kafka.clients import gateway_name
 from podpair.gateway.kafka.embedded import EmbeddedKafka
 from podpair.gateway.kafka.history import History
 from podpair.gateway.kafka.presence import BrokerPresence
@@ -75,7 +74,7 @@ class Service:
         self.verifier = TokenVerifier(config.auth, lambda outcome: self.metrics.keys.labels(outcome).inc())
         self.tokens = ResumeTokens(config.sessions)
         self.quotas = Quotas(Rule(**dict(rule)) for rule in config.admission.rules)
-        self.name = f"{socket.gethostname()}-{os.getpid()}"
+        self.name = gateway_name()
         self.draining = False
         self.parts: Parts | None = None  # there once the broker is
         self._cutting: set[asyncio.Task[None]] = set()

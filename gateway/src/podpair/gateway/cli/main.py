@@ -7,6 +7,8 @@ from typing import Any
 import click
 
 from podpair.gateway.cli.config import config_group
+from podpair.gateway.cli.explain import explain
+from podpair.gateway.cli.metrics import metrics
 from podpair.gateway.cli.push import push
 from podpair.gateway.cli.replay import replay
 from podpair.gateway.cli.token import token
@@ -46,6 +48,8 @@ cli.add_command(config_group)
 cli.add_command(token)
 cli.add_command(push)
 cli.add_command(replay)
+cli.add_command(explain)
+cli.add_command(metrics)
 
 
 def main() -> None:

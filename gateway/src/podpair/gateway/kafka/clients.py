@@ -1,6 +1,8 @@
 """How every Kafka client of the gateway is configured, and how librdkafka's log records become ours."""
 
 import logging
+import os
+import socket
 from typing import Any
 
 from podpair.gateway.config.load import ConfigError
@@ -24,6 +26,11 @@ def properties(config: Config, **own: Any) -> dict[str, Any]:
         **client_secrets(config.kafka),
         **{name.replace("_", "."): value for name, value in own.items()},
     }
+
+
+def gateway_name() -> str:
+    """This process, as records, logs and the group's coordinator name it."""
+    return f"{socket.gethostname()}-{os.getpid()}"
 
 
 def client_secrets(config: Kafka) -> dict[str, str]:

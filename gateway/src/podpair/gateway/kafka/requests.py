@@ -15,7 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.offsets import Commit, decoded
-from podpair.gateway.kafka.clients import fetching, properties
+from podpair.gateway.kafka.clients import fetching, gateway_name, properties
 from podpair.gateway.kafka.threads import call_on
 
 _log = logging.getLogger(__name__)
@@ -41,6 +41,10 @@ class RequestsConsumer:
         self._worker = worker
         self._loop = asyncio.get_running_loop()
         own: dict[str, Any] = {}
+        if "client.id" not in config.kafka.client:
+            own["client_id"] = (
+                f"podpair-gateway@{gateway_name()}"  # who asks the coordinator is told whose partition it is
+            )
         if config.requests.instance:
             own["group_instance_id"] = config.requests.instance
         self._consumer = Consumer(

@@ -1,0 +1,24 @@
+"""`podpair-gateway metrics`: what /metrics tells, as a page (docs/metrics.md is this)."""
+
+import click
+
+_PAGE = """\
+# Metrics
+
+You want to see what a gateway does. `GET /metrics` on its port has all of this for Prometheus, and what Python tells of the
+process; there is a metric for each decision. The histogram `inference_latency_seconds` beside them is the model's own.
+This page is `podpair-gateway metrics`.
+
+| metric | kind | labels | |
+| --- | --- | --- | --- |
+"""
+
+
+@click.command()
+def metrics() -> None:
+    """Print every metric as a page in Markdown: name, kind, labels, what it counts."""
+    from podpair.gateway.metrics import Metrics
+
+    click.echo(_PAGE, nl=False)
+    for name, kind, labels, text in sorted(Metrics().table()):
+        click.echo(f"| `{name}` | {kind} | {' '.join(f'`{label}`' for label in labels)} | {text} |")
