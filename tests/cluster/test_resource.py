@@ -31,7 +31,7 @@ def test_client_side_apply_takes_the_crd_and_finds_nothing_to_change_the_second_
 def test_the_example_is_accepted_and_shows_its_defaults(cluster: ApiServer, namespace: str) -> None:
     cluster.kubectl("apply", "-n", namespace, "-f", str(EXAMPLE))
     spec = cluster.read("igw", "digits", "-n", namespace)["spec"]
-    assert spec["kafka"]["requests"] == {"partitions": 16, "retention": "24h"}
+    assert spec["kafka"]["results"] == {"partitions": 16, "retention": "1h"}
     assert spec["kafka"]["deletionPolicy"] == "Retain"
     assert spec["gateway"]["drain"] == "30s"
     assert spec["inference"]["resources"]["requests"] == {"cpu": "500m", "memory": "512Mi"}

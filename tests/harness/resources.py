@@ -59,6 +59,11 @@ WRONG = {
     "replicas over partitions": Wrong(
         {"replicas": 17}, "spec", "replicas is greater than kafka.requests.partitions (16)"
     ),
+    "one port for two protocols": Wrong(
+        {"inference__grpcPort": 8081},
+        "spec.inference",
+        "port and grpcPort are the same (8081): give each protocol a port",
+    ),
     "two kinds of auth": Wrong(
         {"gateway__auth__jwksUrl": "https://login.example/jwks"},
         "spec.gateway.auth",

@@ -73,13 +73,20 @@ def test_every_wish_reaches_the_gateway(tmp_path: Path) -> None:
             "bootstrapServers": "a:1,b:2",
             "client": {"socket.keepalive.enable": "true"},
             "createTopics": False,
-            "requests": {"name": "in", "partitions": 32, "replication": 3},
+            "requests": {
+                "name": "in",
+                "partitions": 32,
+                "replication": 3,
+                "ordering": "session",
+                "exactlyOnce": True,
+            },
             "results": {"name": "out", "partitions": 64, "replication": 2, "retention": "2h"},
             "deadLetters": {"enabled": False, "retention": "1h"},
             "consumerGroup": {"id": "g", "sessionTimeout": "6s"},
             **{name.removeprefix("kafka__"): value for name, value in SASL_AND_TLS.items()},
         },
         inference__port=9000,
+        inference__grpcPort=9001,
         inference__timeout="2s",
         inference__models=REMOVED,
     )
@@ -92,6 +99,7 @@ def test_every_wish_reaches_the_gateway(tmp_path: Path) -> None:
     assert (limits.sessions, limits.message_bytes, limits.in_flight, limits.direct) == (5, 2_000_000, 3, 4)
     assert (config.requests.in_flight, config.requests.attempts, config.requests.group) == (6, 7, "g")
     assert (config.requests.topic, config.requests.partitions, config.requests.replication) == ("in", 32, 3)
+    assert (config.requests.ordering, config.requests.exactly_once) == ("session", True)
     assert (config.results.topic, config.results.partitions, config.results.replication) == ("out", 64, 2)
     assert (config.results.retention_seconds, config.requests.session_timeout_seconds) == (7200, 6)
     assert (config.requests.dead_letters, config.requests.dead_letter_retention_seconds) == (False, 3600)
@@ -185,6 +193,14 @@ def test_probes_ask_the_model_inside_its_container(status: int | None, well: boo
             assert (subprocess.run(command, capture_output=True, check=False).returncode == 0) == well
         server.shutdown()
     assert asked == ([] if status is None else ["/v2/health/ready", "/v2/health/live"])
+
+
+def test_the_gateway_asks_over_grpc_where_it_is_told_to(tmp_path: Path) -> None:
+    config = gateway_config(tmp_path, inference__protocol="grpc", inference__grpcPort=9001)
+    assert config.inference.url == "grpc://127.0.0.1:9001"
+    (inference,) = pod(inference__protocol="grpc", inference__grpcPort=9001)["initContainers"]
+    told = {one["name"]: one["value"] for one in inference["env"]}
+    assert (told["PODPAIR_SERVER__PORT"], told["PODPAIR_GRPC__PORT"]) == ("8081", "9001")
 
 
 def test_replicas_are_written_only_where_no_autoscaler_owns_them() -> None:

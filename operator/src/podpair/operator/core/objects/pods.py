@@ -92,6 +92,7 @@ def _inference(gateway: InferenceGateway) -> Manifest:
         # podpair-inference listens where the gateway asks; other images have this in their arguments.
         "env": [
             {"name": "PODPAIR_SERVER__PORT", "value": str(wanted.port)},
+            {"name": "PODPAIR_GRPC__PORT", "value": str(wanted.grpc_port)},
             *({"name": "PODPAIR_MODELS__WEIGHTS_FILE", "value": f"{MODELS_FOLDER}/{WEIGHTS_FILE}"} for _ in mounted),
             *map(_variable, wanted.env),
         ],

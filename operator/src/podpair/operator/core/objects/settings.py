@@ -129,6 +129,8 @@ def gateway_settings(gateway: InferenceGateway) -> dict[str, Any]:
             **_width(kafka.requests),
             "in_flight": wanted.limits.queued,
             "attempts": wanted.limits.attempts,
+            "ordering": kafka.requests.ordering,
+            "exactly_once": kafka.requests.exactly_once,
             "dead_letters": kafka.dead_letters.enabled,
             "dead_letter_retention_seconds": _number(kafka.dead_letters.retention),
         },
@@ -138,13 +140,18 @@ def gateway_settings(gateway: InferenceGateway) -> dict[str, Any]:
             "retention_seconds": _number(kafka.results.retention),
         },
         "inference": {
-            "url": f"http://127.0.0.1:{inference.port}",
+            "url": _model(gateway),
             "timeout_seconds": _number(inference.timeout),
         },
         "console": console,
         "log": {"level": wanted.log_level},
         "shutdown_seconds": SHUTDOWN_SECONDS,
     }
+
+
+def _model(gateway: InferenceGateway) -> str:
+    wanted = gateway.spec.inference
+    return f"grpc://127.0.0.1:{wanted.grpc_port}" if wanted.protocol == "grpc" else f"http://127.0.0.1:{wanted.port}"
 
 
 def _auth(gateway: InferenceGateway) -> dict[str, Any]:

@@ -140,6 +140,14 @@ class PodTemplate(Section):
 class Inference(Section):
     """The half that computes: a container that answers the Open Inference Protocol V2 on localhost."""
 
+    RULES: ClassVar = (
+        Rule(
+            "self.port != self.grpcPort",
+            "port and grpcPort are the same ({port}): give each protocol a port",
+            lambda inference: inference.port != inference.grpc_port,
+        ),
+    )
+
     image: Text
     """Its image. Any that answers V2 over REST will do: podpair-inference, Triton, MLServer, KServe's runtimes."""
     image_pull_policy: PullPolicy | None = None
@@ -150,10 +158,12 @@ class Inference(Section):
     """The image's entry point, replaced."""
     args: Annotated[tuple[str, ...], Field(max_length=64)] = ()
     """The image's arguments, replaced."""
-    protocol: Literal["rest"] = "rest"
-    """What the gateway speaks to it: the Open Inference Protocol V2 over REST."""
+    protocol: Literal["rest", "grpc"] = "rest"
+    """What the gateway speaks to it: the Open Inference Protocol V2 over REST, or over gRPC."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 8081
-    """Where it listens, on 127.0.0.1."""
+    """Where it listens for REST, on 127.0.0.1; the probes ask there too, unless they have commands of their own."""
+    grpc_port: Annotated[int, Field(ge=1, le=65_535)] = 8082
+    """Where it listens for gRPC, on 127.0.0.1."""
     models: Annotated[
         tuple[Model, ...],
         Field(max_length=64),

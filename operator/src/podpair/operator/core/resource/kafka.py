@@ -71,6 +71,11 @@ class RequestsTopic(Topic):
     """Its partitions: no more pods than that get queued work. Keep it equal to results.partitions."""
     retention: Duration = "24h"
     """How long a request may wait."""
+    ordering: Literal["none", "session"] = "none"
+    """`session`: the queued requests of a session are worked on in order, one after the other; `none`: the pods share them."""
+    exactly_once: bool = False
+    """Write answers and commit their requests in one Kafka transaction: no crash leaves a second answer on the topic. Costs a
+    few milliseconds a request, and the gateways' user needs Write on transactional ids."""
 
 
 class ResultsTopic(Topic):
