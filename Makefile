@@ -10,7 +10,7 @@ KAFKA ?=
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test e2e lint format lock crd proto bench bench-fanout bench-direct bench-inference images clean
+.PHONY: help setup demo test test-faults e2e lint format lock crd proto bench bench-fanout bench-direct bench-inference images clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ demo: setup ## the whole pair on this machine; KAFKA=host:port for a real broker
 
 test: setup ## all tests; what this machine lacks is skipped by name (PODPAIR_TEST_REQUIRE=all: fails instead)
 	@$(BIN)/python -m pytest $(ARGS)
+
+MINUTES ?= 10
+test-faults: setup ## everything dies and comes back for MINUTES, and nothing may be lost (PODPAIR_FAULT_SEED repeats a run's choices)
+	@PODPAIR_FAULT_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/faults/test_under_fire.py -o log_cli=true -o log_cli_level=INFO $(ARGS)
 
 e2e: setup ## the end-to-end tests on the cluster of KUBECONFIG, else on a throw-away node (Linux, root)
 	@PODPAIR_E2E_KUBECONFIG="$$KUBECONFIG" $(BIN)/python -m pytest tests/e2e $(ARGS)

@@ -15,10 +15,15 @@ class OrderChecker:
         """`client` has received its record `number`."""
         self._seen[client].append(number)
 
+    def expect(self, expected: dict[str, int]) -> None:
+        """How many each client has to see, where that is known only at the end."""
+        self._expected = expected
+
     def faults(self) -> list[str]:
         """What is wrong, a line each."""
         found = []
         for client, count in self._expected.items():
+            before = len(found)
             seen = self._seen[client]
             twice = [n for n, times in Counter(seen).items() if times > 1]
             missing = sorted(set(range(count)) - set(seen))
@@ -26,7 +31,7 @@ class OrderChecker:
             for what, numbers in (("twice", twice), ("missing", missing), ("not its own", strange)):
                 if numbers:
                     found.append(f"{client}: {what}: {numbers[:5]}{' …' if len(numbers) > 5 else ''}")
-            if not found and seen != sorted(seen):
+            if len(found) == before and seen != sorted(seen):
                 at = next(i for i in range(1, len(seen)) if seen[i] < seen[i - 1])
                 found.append(f"{client}: out of order: {seen[at]} after {seen[at - 1]}")
         return found

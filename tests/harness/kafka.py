@@ -30,6 +30,7 @@ from harness.machine import require
 from harness.processes import ROOT, Child, free_port
 
 _HERE = Path(__file__).parent
+LOG_CONFIG = _HERE / "log4j2.properties"
 _LIBS = ROOT / ".cache" / "kafka" / "libs"
 _CONFIG = """\
 process.roles=broker,controller
@@ -104,7 +105,7 @@ class Broker:
         (java,) = require("java")
         self._data = Path(tempfile.mkdtemp(prefix="podpair-kafka-"))
         self._java = [*entrance, java, f"-Xms{heap}", f"-Xmx{heap}", "-XX:+UseSerialGC", "-Djava.awt.headless=true",
-                      f"-Dlog4j2.configurationFile={_HERE / 'log4j2.properties'}", "-cp", f"{libraries()}/*"]  # fmt: skip
+                      f"-Dlog4j2.configurationFile={LOG_CONFIG}", "-cp", f"{libraries()}/*"]  # fmt: skip
         self.addresses = {protocol: f"{host}:{free_port()}" for protocol in self._protocols}
         """Where it listens, by security.protocol."""
         self.address = self.addresses["PLAINTEXT"]

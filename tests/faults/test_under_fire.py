@@ -1,0 +1,154 @@
+"""Everything dies, freezes and comes back while clients ask on every route: nothing is lost, nothing comes twice.
+
+`make test-faults MINUTES=10` runs it as long as you like; without that it is a short run, with each kind of fault once.
+PODPAIR_FAULT_SEED repeats a run's choices, though not the moments at which they fall.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from harness import faults
+from harness.crowd import Crowd
+from harness.fleet import GROUP, REQUESTS, Fleet, resident_mb
+
+_log = logging.getLogger(__name__)
+_MINUTES = float(os.environ.get("PODPAIR_FAULT_MINUTES", "0.5"))
+_LEAST = max(1, round(2 * _MINUTES))  # faults of each kind: 20 in ten minutes
+_CLIENTS = 300
+_SETTLE = 120.0  # seconds for what is under way when the faults are over
+
+
+def clients(crowd: Crowd, rng: random.Random) -> dict[str, faults.Fault]:
+    """What happens to clients: their wires are cut, or they read nothing while much comes for them."""
+
+    async def cut() -> None:
+        for member in rng.sample(crowd.members, len(crowd.members) // 10):
+            assert member.session is not None
+            member.session.cut()
+
+    async def slow() -> None:
+        await rng.choice(crowd.members).is_slow(4.0, records=60)
+
+    return {"clients cut": cut, "client slow": slow}
+
+
+async def watch_memory(fleet: Fleet, seen: dict[str, list[float]]) -> None:
+    """Resident memory of each half, once a second."""
+    while True:
+        for number, pair in enumerate(fleet.pairs):
+            for name, process in ((f"gateway {number}", pair.gateway), (f"inference {number}", pair.inference)):
+                if (size := resident_mb(process)) is not None:
+                    seen[name].append(size)
+        await asyncio.sleep(1)
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    made = Fleet(tmp_path_factory.mktemp("fleet"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """Clients that can't connect are what is wanted here."""
+    caplog.set_level(logging.ERROR, "podpair.client")
+
+
+@pytest.mark.timeout(300)
+async def test_what_is_planted_is_found(fleet: Fleet) -> None:
+    """A member of the group that commits requests and answers none; a record that is pushed twice, and one in the wrong order."""
+    crowd = Crowd(fleet, 30, random.Random(1))
+    stolen: set[str] = set()
+
+    def steal() -> None:
+        with faults.visitor(fleet) as thief:
+            end = time.monotonic() + 60
+            while len(stolen) < 5 and time.monotonic() < end:
+                message = thief.poll(0.1)
+                if message is not None and message.error() is None:
+                    thief.commit(message, asynchronous=False)
+                    stolen.add(dict(message.headers())["ce_id"].decode())
+
+    async def fire(crowd: Crowd) -> None:
+        await asyncio.to_thread(steal)
+        first, second = crowd.members[:2]
+        crowd.push(first)
+        first.pushed -= 1
+        crowd.push(first)
+        second.pushed += 1
+        crowd.push(second)
+        second.pushed -= 2
+        crowd.push(second)
+        second.pushed += 1
+
+    await crowd.run(fire, 15.0)
+    assert stolen
+    told = [fault.split(":") for fault in crowd.faults()]
+    assert {who.split("/")[1] for who, what, *_ in told if what == " accepted, never ended"} == stolen
+    assert [(who, what) for who, what, *_ in told[len(stolen) :]] == [("c-0", " twice"), ("c-1", " out of order")]
+
+
+@pytest.mark.timeout(_MINUTES * 180 + 600)
+async def test_nothing_is_lost_and_nothing_comes_twice(fleet: Fleet) -> None:
+    seed = int(os.environ.get("PODPAIR_FAULT_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
+    rng = random.Random(seed)
+    storm = faults.Storm(rng, Counter())
+    memory: dict[str, list[float]] = defaultdict(list)
+    crowd = Crowd(fleet, _CLIENTS, rng)
+
+    async def fire(crowd: Crowd) -> None:
+        trains = [
+            faults.processes(fleet, rng),
+            faults.brokers(fleet, rng),
+            clients(crowd, rng) | faults.rebalances(fleet, rng),
+        ]
+        watching = asyncio.create_task(watch_memory(fleet, memory))
+        try:
+            await storm.run(trains, _MINUTES * 60, _LEAST)
+        finally:
+            watching.cancel()
+
+    await crowd.run(fire, _SETTLE)
+    found = crowd.faults()
+    left = await asyncio.to_thread(open_requests, fleet)
+    twice = sum(n > 1 for n in crowd.terminals.values())
+    _log.info("seed %d; faults: %s", seed, dict(sorted(storm.counts.items())))
+    _log.info("%d records pushed; requests: %s", sum(m.pushed for m in crowd.members), dict(crowd.requests.outcomes))
+    _log.info("errors: %s; second terminal events, dropped by clients: %d", dict(crowd.errors), twice)
+    for name, (before, after) in sorted((name, halves(sizes)) for name, sizes in memory.items()):
+        _log.info("%s: at most %.0f MB in the first half, %.0f MB in the second", name, before, after)
+        assert after < 1.3 * before + 20, name
+    assert found == [], f"seed {seed}: {len(found)} faults; errors {crowd.errors}"
+    assert left == 0
+    assert crowd.requests.outcomes["empty"] == 0
+    assert min(storm.counts.values()) >= _LEAST
+    # Most are answered: not to answer at all would keep every promise above.
+    answered = sum(n for outcome, n in crowd.requests.outcomes.items() if outcome.startswith("result"))
+    assert answered > 0.9 * crowd.requests.outcomes.total()
+
+
+def halves(sizes: list[float]) -> tuple[float, float]:
+    """The largest of the first half, and of the second."""
+    middle = len(sizes) // 2
+    return max(sizes[:middle]), max(sizes[middle:])
+
+
+def open_requests(fleet: Fleet) -> int:
+    """Queued requests whose offsets the gateways have not committed."""
+    consumer = Consumer({"bootstrap.servers": fleet.brokers.addresses, "group.id": GROUP, "log_level": 0})
+    try:
+        partitions = consumer.list_topics(REQUESTS, 20).topics[REQUESTS].partitions
+        committed = consumer.committed([TopicPartition(REQUESTS, p) for p in partitions], 20)
+        ends = {p: consumer.get_watermark_offsets(TopicPartition(REQUESTS, p), 20)[1] for p in partitions}
+        return sum(ends[c.partition] - max(c.offset, 0) for c in committed)
+    finally:
+        consumer.close()

@@ -1,0 +1,179 @@
+"""A crowd of clients on both routes, to which numbered records are pushed as well, and what checkers are told of it."""
+
+import asyncio
+import contextlib
+import random
+from collections import Counter
+from typing import Any
+
+import aiohttp
+from confluent_kafka import Producer
+
+import podpair.client
+from harness.checking import OrderChecker, TerminalChecker
+from harness.fleet import RESULTS, Fleet
+from harness.pair import token
+
+_ROUTES = ("queue", "direct", "auto")
+_ROW = [0.0] * 64
+_LARGE = "x" * 100_000
+
+
+class Member:
+    """One client: asks one request after the other on a route drawn anew each time, and takes what is pushed to it."""
+
+    def __init__(self, name: str, crowd: "Crowd", rng: random.Random) -> None:
+        self.name = name
+        self._crowd = crowd
+        self._rng = rng
+        self._positions: set[str] = set()
+        self.session: podpair.client.Session | None = None
+        self.pushed = 0  # records written to it
+        self.seen = 0  # of those, seen here
+        self.caught_up = asyncio.Event()
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        """Each frame as it comes from the wire."""
+        crowd = self._crowd
+        if event["type"] == "accepted":
+            crowd.requests.accepted(self.name, event["id"])
+        if event["type"] in ("result", "error") and "id" in event:
+            crowd.terminals[event["id"]] += 1
+        position = event.get("position")
+        if position is not None and event["type"] in ("result", "error", "push", "partial"):
+            if position in self._positions:
+                crowd.repeated.append(f"{self.name}: {event['type']} at {position} came twice")
+            self._positions.add(position)
+
+    async def ask(self, until: asyncio.Event) -> None:
+        """Requests with a pause between them until it is over."""
+        assert self.session is not None
+        number = 0
+        while not until.is_set():
+            request, number = f"{self.name}.{number}", number + 1
+            self._crowd.requests.asked(self.name, request)
+            try:
+                result = await self.session.infer("digits", _ROW, route=self._rng.choice(_ROUTES), id=request)
+                outcome = f"result, {result.route}" if result.data["label"] else "empty"
+            except podpair.client.PodpairError as error:
+                outcome = error.code
+                self._crowd.errors[f"{error.code}: {error.message[:80]}"] += 1
+            self._crowd.requests.ended(self.name, request, outcome)
+            await asyncio.sleep(self._rng.uniform(0.2, 1.5))
+
+    async def take(self) -> None:
+        """What is pushed."""
+        assert self.session is not None
+        async for push in self.session.pushes():
+            self._crowd.pushes.saw(self.name, push.data["n"])
+            self.seen += 1
+            self.caught_up.set()
+
+    async def is_slow(self, seconds: float, records: int) -> None:
+        """Read nothing for so long, while more comes than the gateway keeps for one client."""
+        assert self.session is not None
+        socket = self.session._link._ws
+        connection = socket._response.connection if socket is not None else None
+        transport = connection.transport if connection is not None else None
+        if transport is None or transport.is_closing():
+            return
+        transport.pause_reading()
+        try:
+            for _ in range(records):
+                self._crowd.push(self, pad=_LARGE)
+            await asyncio.sleep(seconds)
+        finally:
+            if not transport.is_closing():
+                transport.resume_reading()
+
+
+class Crowd:
+    """`size` clients of both gateways. After `run` the checkers know what came."""
+
+    def __init__(self, fleet: Fleet, size: int, rng: random.Random) -> None:
+        self.requests = TerminalChecker()
+        self.pushes = OrderChecker({})
+        self.repeated: list[str] = []
+        self.gaps: list[str] = []
+        self.errors: Counter[str] = Counter()
+        self.terminals: Counter[str] = Counter()  # terminal events by request, as they came: clients drop a second one
+        self.unwritten: list[str] = []
+        self._fleet = fleet
+        self._rng = rng
+        self.members = [Member(f"c-{n}", self, random.Random(rng.random())) for n in range(size)]
+        self._producer = Producer(
+            {
+                "bootstrap.servers": fleet.brokers.addresses,
+                "partitioner": "murmur2_random",
+                "enable.idempotence": True,
+                "linger.ms": 5,
+                "log_level": 0,
+            }
+        )
+
+    def push(self, member: Member, pad: str = "") -> None:
+        """Write the member's next numbered record, as any other service would."""
+        assert member.session is not None
+
+        def written(error: Any, _: Any) -> None:
+            if error is not None:
+                self.unwritten.append(f"{member.name}: {error}")
+
+        value = b'{"n":%d,"pad":"%b"}' % (member.pushed, pad.encode())
+        self._producer.produce(RESULTS, key=member.session.session, value=value, on_delivery=written)
+        member.pushed += 1
+
+    async def run(self, under: Any, settle: float) -> None:
+        """Ask and push while `under(crowd)` runs; then wait for what is under way, at most `settle` seconds."""
+        over = asyncio.Event()
+        async with contextlib.AsyncExitStack() as stack:
+            http = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+            urls = [pair.ws for pair in self._fleet.pairs]
+            for index, member in enumerate(self.members):
+                member.session = await stack.enter_async_context(
+                    podpair.client.connect(
+                        urls[index % 2 :] + urls[: index % 2],
+                        token=token(member.name),
+                        on_event=member.on_event,
+                        on_gap=lambda gap, name=member.name: self.gaps.append(f"{name}: {gap}"),
+                        backoff=podpair.client.Backoff(initial=0.1, maximum=1.0),
+                        heartbeat=3.0,
+                        open_timeout=5.0,
+                        http=http,
+                    )
+                )
+            takers = [asyncio.create_task(member.take()) for member in self.members]
+            askers = [asyncio.create_task(member.ask(over)) for member in self.members]
+            pusher = asyncio.create_task(self._push(over))
+            try:
+                await under(self)
+            finally:
+                over.set()
+            await asyncio.gather(pusher)
+            with contextlib.suppress(TimeoutError):  # what has not come by then is what the checkers miss
+                async with asyncio.timeout(settle):
+                    await asyncio.gather(*askers)
+                    await asyncio.gather(*(self._caught_up(member) for member in self.members))
+            for task in (*askers, *takers):
+                task.cancel()
+            await asyncio.gather(*askers, *takers, return_exceptions=True)
+
+    async def _push(self, over: asyncio.Event) -> None:
+        while not over.is_set():
+            for member in self._rng.sample(self.members, len(self.members) // 10):
+                self.push(member)
+            self._producer.poll(0)
+            await asyncio.sleep(0.2)
+        left = await asyncio.to_thread(self._producer.flush, 60)
+        if left:
+            self.unwritten.append(f"{left} records were not written in a minute")
+
+    async def _caught_up(self, member: Member) -> None:
+        while member.seen < member.pushed:
+            member.caught_up.clear()
+            await member.caught_up.wait()
+
+    def faults(self) -> list[str]:
+        """What is wrong, a line each."""
+        self.pushes.expect({member.name: member.pushed for member in self.members})
+        return [*self.requests.faults(), *self.pushes.faults(), *self.repeated, *self.gaps, *self.unwritten]

@@ -1,0 +1,91 @@
+"""Two pairs on three brokers, each process of which can be killed, frozen or restarted, and comes back where it was."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+from harness.kafka_cluster import KafkaCluster
+from harness.pair import Gateway, Inference, merge
+from harness.processes import free_port
+
+GROUP, REQUESTS, RESULTS = "fire", "fire.requests", "fire.results"
+
+
+class Pair:
+    """A gateway and its inference container, each at an address of its own for life."""
+
+    def __init__(self, brokers: KafkaCluster, folder: Path) -> None:
+        self._folder = folder
+        self.inference = Inference()
+        self._config: dict[str, Any] = {
+            "http": {"port": free_port()},
+            "kafka": {"bootstrap_servers": brokers.addresses},
+            "requests": {"topic": REQUESTS, "group": GROUP, "replication": 3, "session_timeout_seconds": 6},
+            "results": {"topic": RESULTS, "replication": 3, "tail_bytes": 4 << 20},
+            "inference": {"url": self.inference.url},
+            "sessions": {"drain_seconds": 3, "buffer_bytes": 128 << 10, "slow_seconds": 2, "heartbeat_seconds": 5},
+        }
+        self.gateway = self._begin()
+        self.ws = f"ws://127.0.0.1:{self._config['http']['port']}/v1/ws"
+
+    def _begin(self) -> Gateway:
+        return Gateway(self._folder, self._config, wait=False)
+
+    def configured(self, **config: Any) -> dict[str, Any]:
+        """The gateway's configuration with something else in it."""
+        return merge(self._config, config)
+
+    def start_gateway(self) -> None:
+        """Start it again. Returns when it listens."""
+        self.gateway = self._begin()
+        self.gateway.url = self.gateway.wait_for_message("ready")["address"]
+
+    def start_inference(self) -> None:
+        """Start it again. Returns when it answers."""
+        self.inference = Inference(self.inference.port)
+
+    def close(self) -> None:
+        """End both."""
+        self.gateway.kill()
+        self.inference.kill()
+
+
+class Fleet:
+    """What the faults are done to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.brokers = KafkaCluster()
+        self.pairs: list[Pair] = []
+        try:
+            self.pairs += (Pair(self.brokers, folder) for _ in range(2))
+            for pair in self.pairs:
+                pair.gateway.url = pair.gateway.wait_for_message("ready")["address"]
+                pair.gateway.wait_ready()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End everything."""
+        for pair in self.pairs:
+            pair.close()
+        self.brokers.close()
+
+
+def freeze(process: Gateway | Inference) -> None:
+    """SIGSTOP: connections stay, and nothing answers."""
+    process.process.send_signal(signal.SIGSTOP)
+
+
+def thaw(process: Gateway | Inference) -> None:
+    """SIGCONT."""
+    process.process.send_signal(signal.SIGCONT)
+
+
+def resident_mb(process: Gateway | Inference) -> float | None:
+    """Resident memory in MB; None for a process that has ended."""
+    try:
+        pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return None
+    return pages * 4096 / 1e6
