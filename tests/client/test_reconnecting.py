@@ -27,6 +27,22 @@ async def test_a_session_resumes_after_the_last_position_it_saw(gateway: Any, op
     assert (await anext(pushes)).data == 2
 
 
+async def test_a_ping_that_comes_with_the_end_of_the_wire_does_not_end_the_session(
+    gateway: Any, open_session: Open
+) -> None:
+    def on_event(event: dict[str, Any]) -> None:
+        if event["type"] == "push":
+            session._link._ws._response.connection.transport.abort()
+
+    session, connection = await open_session(on_event=on_event)
+    frame = b'{"type":"push","data":1,"position":"e.3.7"}'
+    connection.request.transport.write(
+        bytes([0x81, len(frame)]) + frame + b"\x89\x00"
+    )  # the ping is read with the event
+    assert (await gateway.welcomed()).query["position"] == "e.3.7"
+    assert (await anext(aiter(session.pushes()))).data == 1
+
+
 async def test_without_any_event_it_resumes_from_the_welcome(gateway: Any, open_session: Open) -> None:
     session, _ = await open_session()
     session.cut()

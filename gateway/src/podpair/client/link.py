@@ -193,7 +193,10 @@ class Link:
 
     async def _read(self, ws: aiohttp.ClientWebSocketResponse) -> PodpairError | None:
         while True:
-            message = await ws.receive()
+            try:
+                message = await ws.receive()
+            except (aiohttp.ClientError, ConnectionError):
+                return None  # a ping that can't be answered any more: aiohttp raises, where the wire has just ended
             if message.type is aiohttp.WSMsgType.TEXT:
                 self._receive_text(message.data)
             elif message.type is not aiohttp.WSMsgType.BINARY:
