@@ -127,7 +127,11 @@ async def test_nothing_is_lost_and_nothing_comes_twice(fleet: Fleet) -> None:
     for name, (before, after) in sorted((name, halves(sizes)) for name, sizes in memory.items()):
         _log.info("%s: at most %.0f MB in the first half, %.0f MB in the second", name, before, after)
         assert after < 1.3 * before + 20, name
-    assert found == [], f"seed {seed}: {len(found)} faults; errors {crowd.errors}"
+    if found:
+        logs = fleet.keep_logs()
+        (logs / "faults").write_text("\n".join(found))
+        pytest.fail(f"{len(found)} faults, such as {found[:5]}; they and the gateways' logs are in {logs}")
+    assert [line for pair in fleet.pairs for line in pair.unforeseen()] == []
     assert left == 0
     assert crowd.requests.outcomes["empty"] == 0
     assert min(storm.counts.values()) >= _LEAST

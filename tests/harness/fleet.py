@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.kafka_cluster import KafkaCluster
-from harness.pair import Gateway, Inference, merge
+from harness.pair import Gateway, Inference
 from harness.processes import free_port
 
 GROUP, REQUESTS, RESULTS = "fire", "fire.requests", "fire.results"
@@ -25,24 +25,32 @@ class Pair:
             "inference": {"url": self.inference.url},
             "sessions": {"drain_seconds": 3, "buffer_bytes": 128 << 10, "slow_seconds": 2, "heartbeat_seconds": 5},
         }
+        self._before: list[Gateway] = []
         self.gateway = self._begin()
         self.ws = f"ws://127.0.0.1:{self._config['http']['port']}/v1/ws"
 
     def _begin(self) -> Gateway:
         return Gateway(self._folder, self._config, wait=False)
 
-    def configured(self, **config: Any) -> dict[str, Any]:
-        """The gateway's configuration with something else in it."""
-        return merge(self._config, config)
+    @property
+    def gateways(self) -> list[Gateway]:
+        """The gateway, after those that were killed or stopped before it."""
+        return [*self._before, self.gateway]
 
     def start_gateway(self) -> None:
         """Start it again. Returns when it listens."""
+        self._before.append(self.gateway)
         self.gateway = self._begin()
         self.gateway.url = self.gateway.wait_for_message("ready")["address"]
 
     def start_inference(self) -> None:
         """Start it again. Returns when it answers."""
         self.inference = Inference(self.inference.port)
+
+    def unforeseen(self) -> list[str]:
+        """Exceptions that the gateways logged with their tracebacks: nobody expected them."""
+        logs = [record for gateway in self.gateways for record in gateway.log]
+        return [f"{record['message']}: {record['exc_info']}" for record in logs if "exc_info" in record]
 
     def close(self) -> None:
         """End both."""
@@ -54,6 +62,7 @@ class Fleet:
     """What the faults are done to."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self.brokers = KafkaCluster()
         self.pairs: list[Pair] = []
         try:
@@ -64,6 +73,14 @@ class Fleet:
         except BaseException:
             self.close()
             raise
+
+    def keep_logs(self) -> Path:
+        """Write the gateways' logs and metrics beside their configurations; the folder."""
+        for number, pair in enumerate(self.pairs):
+            for index, gateway in enumerate(pair.gateways):
+                (self._folder / f"gateway-{number}-{index}.log").write_text("\n".join(gateway.lines))
+            (self._folder / f"gateway-{number}.metrics").write_text(pair.gateway.get("/metrics")[1])
+        return self._folder
 
     def close(self) -> None:
         """End everything."""

@@ -20,6 +20,8 @@ def properties(config: Config, **own: Any) -> dict[str, Any]:
         "bootstrap.servers": config.kafka.bootstrap_servers,
         "client.id": "podpair-gateway",
         "reconnect.backoff.max.ms": 1000,
+        # A broker that keeps its connections and says nothing (a stopped process, a cut cable) is left after 10 s, not 60.
+        "socket.timeout.ms": 10_000,
         "logger": logging.getLogger("podpair.gateway.kafka.librdkafka"),
         "error_cb": _on_error,
         **config.kafka.client,
