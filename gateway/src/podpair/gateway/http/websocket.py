@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import msgspec
@@ -288,6 +288,11 @@ class _Socket(web.WebSocketResponse):
         heard = None if self._heartbeat is None else self._on_data_received
         request.protocol.set_parser(self._parser, data_received_cb=heard)
         request.protocol.keep_alive(False)  # it is no HTTP connection any more
+
+    async def pong(self, message: bytes = b"") -> None:
+        """A ping that came with the end of the wire can't be answered: its reader sees the end next."""
+        with suppress(ConnectionError):
+            await super().pong(message)
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
         if code == WSCloseCode.MESSAGE_TOO_BIG and self.on_too_large is not None:
