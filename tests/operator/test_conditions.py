@@ -48,6 +48,9 @@ def pod(
     return {"metadata": {"name": "digits-a-b"}, "status": {**told, **status}}
 
 
+LOADING = pod({"state": {"running": {}}, "started": False}, {"state": {"waiting": {"reason": "PodInitializing"}}})
+
+
 def conditions(told: dict[str, Any]) -> dict[str, tuple[str, str]]:
     return {one["type"]: (one["status"], one["reason"]) for one in told["conditions"]}
 
@@ -173,6 +176,7 @@ def test_all_is_well() -> None:
         (Seen(), ("False", "NotMade")),
         (Seen(deployment(wanted=0, ready=0)), ("False", "ScaledToZero")),
         (Seen(deployment(ready=0)), ("False", "Starting")),
+        (Seen(deployment(ready=0), pods=[LOADING]), ("False", "ModelLoading")),
         (Seen(deployment(ready=0), kafka=AWAY), ("False", "KafkaNotReady")),
         (Seen(deployment(ready=1)), ("True", "Serving")),
         (Seen(deployment(updated=1)), ("True", "RollingOut")),
@@ -244,7 +248,10 @@ def stories(*seen: Seen, **changed: Any) -> list[tuple[str, str, str]]:
 
 def test_events_tell_the_story_once() -> None:
     starting, up = Seen(deployment(ready=0), kafka=AWAY), Seen(deployment(), kafka=TOPICS)
-    rolling = Seen(deployment(updated=1), kafka=TOPICS)
+    loading, rolling = (
+        Seen(deployment(ready=0), pods=[LOADING], kafka=TOPICS),
+        Seen(deployment(updated=1), kafka=TOPICS),
+    )
     told = stories(starting, starting, up, up, rolling, up, starting, replicas=2)
     assert [(kind, reason) for kind, reason, _ in told] == [
         ("Warning", "BrokerUnreachable"),
@@ -257,6 +264,9 @@ def test_events_tell_the_story_once() -> None:
     ]
     assert told[1][2] == "Deployment digits runs digits:3: 2/2 pods ready, clients reach them at Service digits:80"
     assert told[3][2] == "no longer BrokerUnreachable: no broker answers at kafka:9092"
+    (told_once,) = [one for one in stories(loading, loading, up, replicas=2) if one[1] == "ModelLoading"]
+    assert told_once[0] == "Normal"
+    assert "the model in pod digits-a-b has not said that it is ready" in told_once[2]
 
 
 def test_events_tell_of_faults_that_no_other_condition_tells() -> None:

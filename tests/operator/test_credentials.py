@@ -2,9 +2,11 @@
 
 import pytest
 
-from harness.resources import gateway_at
+from harness.resources import gateway_at, resource
 from podpair.operator.core.broker_access import broker_access, followed
 from podpair.operator.core.credentials import Credentials, MissingSecret, read_credentials, secret_names
+from podpair.operator.core.objects.scaling import autoscaler
+from podpair.operator.core.resource.igw import InferenceGateway
 
 WANTED = gateway_at(
     "kafka:9092",
@@ -29,6 +31,25 @@ def test_all_are_read() -> None:
     for shown in (repr(found), repr(access), str(access)):
         assert "s3cret" not in shown
         assert "KEY" not in shown
+
+
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [
+        ("kafka:9092", "kafka.models.svc:9092"),
+        ("kafka.events:9092,10.0.0.7:9093,localhost:1", "kafka.events:9092,10.0.0.7:9093,localhost:1"),
+        ("one:1,two.example:2", "one.models.svc:1,two.example:2"),
+    ],
+)
+def test_a_name_means_the_same_broker_to_the_operator_and_keda_as_to_the_pods(written: str, asked: str) -> None:
+    changed = {"bootstrapServers": written}
+    made = resource(kafka=changed, scaling={"provider": "keda", "metrics": [{"lag": 5}]})
+    made["metadata"]["namespace"] = "models"
+    gateway = InferenceGateway.model_validate(made)
+    access = broker_access(gateway, Credentials())
+    assert (access.servers, dict(access.properties)["bootstrap.servers"]) == (asked, asked)
+    (scaled,) = autoscaler(gateway)
+    assert scaled["spec"]["triggers"][0]["metadata"]["bootstrapServers"] == asked
 
 
 def test_all_that_is_missing_is_told_with_what_to_do() -> None:

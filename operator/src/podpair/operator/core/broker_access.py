@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from podpair.operator.core.credentials import Credentials
+from podpair.operator.core.objects.naming import brokers_from_elsewhere
 from podpair.operator.core.resource.igw import InferenceGateway
 
 _PREFIXES = ("socket.", "broker.address.", "reconnect.backoff.", "metadata.", "topic.metadata.", "api.version.")
@@ -56,11 +57,11 @@ class BrokerAccess(NamedTuple):
 
 def broker_access(gateway: InferenceGateway, credentials: Credentials) -> BrokerAccess:
     """How the operator reaches the broker of a resource."""
-    kafka = gateway.spec.kafka
+    kafka, servers = gateway.spec.kafka, brokers_from_elsewhere(gateway)
     protocol = ("SASL_" if kafka.sasl is not None else "") + ("SSL" if kafka.tls is not None else "PLAINTEXT")
     properties: dict[str, str | None] = {
         **_FIRST,
-        "bootstrap.servers": kafka.bootstrap_servers,
+        "bootstrap.servers": servers,
         "security.protocol": protocol,
         "sasl.mechanism": kafka.sasl.mechanism if kafka.sasl is not None else None,
         "sasl.username": credentials.username,
@@ -71,7 +72,7 @@ def broker_access(gateway: InferenceGateway, credentials: Credentials) -> Broker
         **followed(kafka.client),
     }
     given = sorted((name, value) for name, value in properties.items() if value is not None)
-    return BrokerAccess(kafka.bootstrap_servers, tuple(given))
+    return BrokerAccess(servers, tuple(given))
 
 
 def followed(client: Mapping[str, str]) -> dict[str, str]:

@@ -24,6 +24,7 @@ READY, KAFKA, SCALING, DEGRADED, PAUSED, CAPPED = (
     "Paused",
     "ReplicasCappedByPartitions",
 )
+MODEL_LOADING = "ModelLoading"  # why Ready is False while a model takes its time
 
 
 @dataclass(frozen=True)
@@ -133,25 +134,27 @@ def _ready(gateway: InferenceGateway, seen: Seen, counts: Counts, wrong: Sequenc
         return _Told("False", "KafkaNotReady", f"the pods wait for Kafka: {kafka.message}")
     if seen.deployment is None:
         return _Told("False", "NotMade", "the Deployment has not been made yet")
-    return _Told("False", "Starting", f"{have}: {_awaited(seen)}")
+    reason, awaited = _awaited(seen)
+    return _Told("False", reason, f"{have}: {awaited}")
 
 
 def _at(gateway: InferenceGateway) -> str:
     return f", clients reach them at Service {gateway.metadata.name}:{gateway.spec.network.service.port}"
 
 
-def _awaited(seen: Seen) -> str:
-    """What pods that have nothing wrong are still waiting for."""
-    for pod in seen.pods:
-        found = pod.get("status") or {}
+def _awaited(seen: Seen) -> tuple[str, str]:
+    """What pods that have nothing wrong are still waiting for: a reason, and words."""
+    for pod in sorted(seen.pods, key=lambda pod: pod["metadata"]["name"]):
+        name, found = pod["metadata"]["name"], pod.get("status") or {}
         for container in found.get("initContainerStatuses") or []:
             if "running" in (container.get("state") or {}) and not container.get("started"):
-                return f"the model in pod {pod['metadata']['name']} has not said that it is ready"
+                told = f"the model in pod {name} has not said that it is ready (kubectl logs {name} -c inference)"
+                return MODEL_LOADING, told
         for container in found.get("containerStatuses") or []:
             if "running" in (container.get("state") or {}) and not container.get("ready"):
-                name = pod["metadata"]["name"]
-                return f"gateway {name} is not ready: it waits for Kafka or the model (kubectl logs {name} -c gateway)"
-    return "their containers are being made" if seen.pods else "no pod has been made yet"
+                told = f"gateway {name} is not ready: it waits for Kafka or the model (kubectl logs {name} -c gateway)"
+                return "Starting", told
+    return "Starting", "their containers are being made" if seen.pods else "no pod has been made yet"
 
 
 def _kafka(seen: KafkaSeen | None, last: _Told | None) -> _Told:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from podpair.operator.core.conditions import CAPPED, DEGRADED, KAFKA, PAUSED, READY, SCALING
+from podpair.operator.core.conditions import CAPPED, DEGRADED, KAFKA, MODEL_LOADING, PAUSED, READY, SCALING
 from podpair.operator.core.objects.naming import Manifest
 
 _SHORT = 120  # of one that repeats another
@@ -73,6 +73,8 @@ def _of_condition(
         yield Event("Normal", "Rolled" if was_so else "Ready", f"{_rolled(deployment)}{one['message']}")
     elif kind == READY and was_so and not is_so:
         yield Event("Warning", "NotReady", one["message"])
+    elif kind == READY and one["reason"] == MODEL_LOADING:
+        yield Event("Normal", MODEL_LOADING, one["message"])
     elif kind == DEGRADED and is_so:
         yield Event("Warning", one["reason"], one["message"])
     elif kind == DEGRADED and was_so:

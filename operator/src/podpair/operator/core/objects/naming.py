@@ -72,3 +72,13 @@ def dead_letters_topic(gateway: InferenceGateway) -> str:
 def consumer_group(gateway: InferenceGateway) -> str:
     """The consumer group."""
     return gateway.spec.kafka.consumer_group.id or f"{gateway.metadata.namespace}.{gateway.metadata.name}"
+
+
+def brokers_from_elsewhere(gateway: InferenceGateway) -> str:
+    """The broker's addresses for those who aren't in the resource's namespace: to its pods a name without a dot is a Service there."""
+
+    def whole(server: str) -> str:
+        host, _, port = server.rpartition(":")
+        return server if "." in host or host == "localhost" else f"{host}.{gateway.metadata.namespace}.svc:{port}"
+
+    return ",".join(map(whole, gateway.spec.kafka.bootstrap_servers.split(",")))

@@ -10,6 +10,7 @@ from podpair.operator.core.measures import INFLIGHT, LAG, LATENCY, SESSIONS
 from podpair.operator.core.objects.naming import (
     GATEWAY_LABEL,
     Manifest,
+    brokers_from_elsewhere,
     consumer_group,
     metadata,
     requests_topic,
@@ -143,7 +144,7 @@ def _trigger(gateway: InferenceGateway, metric: Metric, authenticated: bool) -> 
 def _lag_trigger(gateway: InferenceGateway, target: int, authenticated: bool) -> Manifest:
     kafka = gateway.spec.kafka
     settings = {
-        "bootstrapServers": kafka.bootstrap_servers,
+        "bootstrapServers": brokers_from_elsewhere(gateway),
         "consumerGroup": consumer_group(gateway),
         "topic": requests_topic(gateway),
         "lagThreshold": str(target),

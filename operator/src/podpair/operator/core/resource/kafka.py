@@ -131,7 +131,7 @@ class Kafka(Section):
         ),
     )
     bootstrap_servers: Annotated[str, Field(pattern=r"^[^\s,:]+:[0-9]+(,[^\s,:]+:[0-9]+)*$", max_length=2048)]
-    """The broker's address, host:port; several with commas."""
+    """The broker's address, host:port; several with commas. A name without a dot is a Service of the resource's namespace."""
     tls: Tls | None = None
     """TLS to the broker; `tls: {}` trusts the image's certificate authorities."""
     sasl: Sasl | None = None
