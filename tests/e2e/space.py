@@ -16,6 +16,11 @@ HERE = Path(__file__).parent
 DIGIT: list[Any] = json.loads((ROOT / "examples/digits/request.json").read_text())["inputs"]
 """A drawn 1."""
 
+#: The tests' machine may be so busy that a probe's own process takes long to start.
+_PATIENT: dict[str, Any] = {
+    "startup": {"period": "1s", "timeout": "30s", "failureThreshold": 300},
+    "liveness": {"period": "30s", "timeout": "30s", "failureThreshold": 10},
+}
 #: What others write beside every Pod, Service and Deployment, and take away in their own time.
 _OTHERS = {"events", "events.events.k8s.io"}
 
@@ -76,7 +81,7 @@ class Space:
             "gateway__resources": least,
             "gateway__drain": "2s",
             "inference__resources": least,
-            "inference__probes": {"startup": {"period": "1s"}},
+            "inference__probes": _PATIENT,
             "kafka__bootstrapServers": self.stage.kafka.address,
             "kafka__requests": {"partitions": 4},
             "kafka__results": {"partitions": 4},

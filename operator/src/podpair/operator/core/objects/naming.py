@@ -75,7 +75,7 @@ def consumer_group(gateway: InferenceGateway) -> str:
 
 
 def brokers_from_elsewhere(gateway: InferenceGateway) -> str:
-    """The broker's addresses for those who aren't in the resource's namespace: to its pods a name without a dot is a Service there."""
+    """The broker's addresses for who isn't in the resource's namespace: to its pods a name without a dot is a Service there."""
 
     def whole(server: str) -> str:
         host, _, port = server.rpartition(":")

@@ -121,6 +121,8 @@ def _gateway(gateway: InferenceGateway, image: str) -> Manifest:
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
         "resources": _resources(wanted.resources),
         "readinessProbe": {**_http("/readyz"), "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 2},
+        # Without it a node that is too busy would end gateways that are still starting, and be busier for it.
+        "startupProbe": {**_http("/healthz"), "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 120},
         "livenessProbe": {**_http("/healthz"), "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 3},
         "lifecycle": {"preStop": {"sleep": {"seconds": LEAVING_SECONDS}}},
         "volumeMounts": [
