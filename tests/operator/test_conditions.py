@@ -1,11 +1,13 @@
 """What the operator says of what it sees: conditions with reasons that programs rely on, and the events between two of them."""
 
+import re
 from typing import Any
 
 import pytest
 
+from harness.processes import ROOT
 from harness.resources import resource
-from podpair.operator.core.conditions import Seen, not_understood, status
+from podpair.operator.core.conditions import MODEL_LOADING, Seen, not_understood, status
 from podpair.operator.core.events import Change, Event, of_changes, of_status
 from podpair.operator.core.external_api_state import ExternalApiSeen
 from podpair.operator.core.external_api_state import Reason as Api
@@ -292,3 +294,21 @@ def test_events_tell_what_was_done_and_who_undid_it() -> None:
     ]
     (long,) = of_changes([Change("made", "x" * 2000)])
     assert len(long.message) == 1024
+
+
+def test_every_reason_is_explained() -> None:
+    """Programs rely on them, and people look them up in docs/conditions.md."""
+    source = ROOT / "operator" / "src" / "podpair" / "operator"
+    code = "\n".join(file.read_text() for folder in ("core", "reconciling") for file in (source / folder).glob("*.py"))
+    told = set(re.findall(r'_Told\(\s*"(?:True|False|Unknown)",\s*"([A-Z]\w+)"', code))
+    told |= set(re.findall(r'Problem\(\s*"([A-Z]\w+)"', code)) | {str(one) for one in Reason}
+    # Those that aren't written in one piece.
+    told |= {"SecretMissing", "ConfigMapMissing", "PodsRefused", "Starting", MODEL_LOADING}
+    assert {"NameTaken", "ImagePullFailed", "TopicsReady", "Serving", "PartitionsNotKnown"} <= told
+    page = (ROOT / "docs" / "conditions.md").read_text()
+    explained = {
+        reason for row in re.findall(r"^\| (`[A-Z].*?) \|", page, re.MULTILINE) for reason in re.findall(r"\w+", row)
+    }
+    kinds = {"Ready", "KafkaReady", "Scaling", "Degraded", "Paused", "ReplicasCappedByPartitions"}
+    assert told - explained == set()
+    assert explained - kinds - told == set()
