@@ -19,6 +19,7 @@ class FakeModel:
         self.ready = True
         self.open = threading.Event()
         self.open.set()
+        self.traces: list[str | None] = []  # the header traceparent of each infer request
         self.asked: list[dict[str, Any]] = []  # bodies of infer requests, as they came
         self.dies_of: float | None = None  # a number in the inputs at which it goes away, with all that it has in hand
         self._in_hand: set[asyncio.Transport] = set()
@@ -33,6 +34,7 @@ class FakeModel:
         self.answer, self.ready, self.dies_of = (200, _ANSWER), True, None
         self.open.set()
         self.asked.clear()
+        self.traces.clear()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -63,6 +65,7 @@ class FakeModel:
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         """Says the last message, word by word where a stream is wanted; the word `fail` fails it, `break` cuts it."""
         body = await request.json()
+        self.traces.append(request.headers.get("traceparent"))
         self.asked.append(body)
         said = body["messages"][-1]["content"]
         head = {"id": "c-1", "created": 1, "model": body["model"]}
@@ -95,6 +98,7 @@ class FakeModel:
 
     async def _infer(self, request: web.Request) -> web.Response:
         body = await request.json()
+        self.traces.append(request.headers.get("traceparent"))
         self.asked.append(body)
         transport = request.transport
         assert transport is not None

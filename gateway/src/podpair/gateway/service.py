@@ -27,10 +27,12 @@ from podpair.gateway.sessions.draining import send_away
 from podpair.gateway.sessions.fanout import FanOut
 from podpair.gateway.sessions.joining import Joining
 from podpair.gateway.sessions.registry import Registry
+from podpair.gateway.tracing import tracer_of
 from podpair.gateway.upstream.asking import Asking
 from podpair.gateway.upstream.calls import Upstream
 from podpair.gateway.upstream.making import make_upstream
 from podpair.gateway.upstream.readiness import Readiness
+from podpair.gateway.upstream.traced import TracedUpstream
 from podpair.gateway.worker.answers import AnswerWriter
 from podpair.gateway.worker.dead_letters import DeadLetters
 from podpair.gateway.worker.ending import AtLeastOnce, ExactlyOnce
@@ -75,6 +77,7 @@ class Service:
         self.tokens = ResumeTokens(config.sessions)
         self.quotas = Quotas(Rule(**dict(rule)) for rule in config.admission.rules)
         self.name = gateway_name()
+        self.tracer = tracer_of(config.tracing, self.name)
         self.draining = False
         self.parts: Parts | None = None  # there once the broker is
         self._cutting: set[asyncio.Task[None]] = set()
@@ -98,6 +101,8 @@ class Service:
         topics = await self._topics()
         config, metrics = self.config, self.metrics
         upstream = make_upstream(config.inference)
+        if self.tracer is not None:
+            upstream = TracedUpstream(upstream, self.tracer)
         readiness = Readiness(upstream, config.inference.probe_seconds)
         readiness.on_change(metrics.ready.set)
         asking = Asking(config, upstream, readiness, metrics)
@@ -106,7 +111,7 @@ class Service:
         dead_letters = DeadLetters(config.requests.dead_letter_topic, self.name, metrics)
         endings = self._endings(producer)
         paces = Paces()
-        worker = Worker(config, asking, readiness, answers, dead_letters, endings, paces, metrics)
+        worker = Worker(config, asking, readiness, answers, dead_letters, endings, paces, self.tracer, metrics)
         registry = Registry(config, topics.result_partitions, lambda: worker.owned, metrics)
         fanout = FanOut(registry.sessions, config.results.tail_bytes, metrics, self.clock)
         reader = ResultsReader(
@@ -118,7 +123,17 @@ class Service:
         metrics.slow.set_function(lambda: pacer.congested)
         joining = Joining(config, topics.epoch, self.name, reader, history, fanout, self.tokens, metrics)
         dispatcher = Dispatcher(
-            config, self.name, asking, readiness, producer, answers, registry, joining.logged, paces, metrics
+            config,
+            self.name,
+            asking,
+            readiness,
+            producer,
+            answers,
+            registry,
+            joining.logged,
+            paces,
+            self.tracer,
+            metrics,
         )
         presence = BrokerPresence(config, metrics)
         self.parts = Parts(
@@ -203,5 +218,7 @@ class Service:
             await parts.asking.close()
             await parts.upstream.close()
         await self.verifier.close()
+        if self.tracer is not None:
+            await self.tracer.close()
         if self._embedded is not None:
             self._embedded.close()

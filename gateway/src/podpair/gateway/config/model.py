@@ -374,6 +374,24 @@ class Console(Section):
     """Where the demo's supervisor takes orders (kill the model)."""
 
 
+class Tracing(Section):
+    """OpenTelemetry traces: from a client's request over Kafka to the model and back."""
+
+    endpoint: str | None = None
+    """Where a collector takes spans over OTLP/HTTP, such as http://collector:4318/v1/traces. Unset: no tracing."""
+    sample: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of requests that are traced, of those without a `traceparent`; with one, whoever began the trace has decided."""
+    service: str = "podpair-gateway"
+    """The name of this service (service.name)."""
+
+    @field_validator("endpoint")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError(f"{value!r} is not an http(s) URL")
+        return value
+
+
 class Log(Section):
     """Log records go to standard error."""
 
@@ -399,6 +417,7 @@ class Config(Section):
     coalescing: Coalescing = Field(default_factory=Coalescing)
     console: Console = Field(default_factory=Console)
     log: Log = Field(default_factory=Log)
+    tracing: Tracing = Field(default_factory=Tracing)
     shutdown_seconds: PositiveSeconds = 20
     """How long work in hand may take to end after SIGTERM, besides sessions.drain_seconds."""
 

@@ -14,6 +14,7 @@ from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.records import Event
 from podpair.gateway.core.remembered import Remembered
 from podpair.gateway.core.routing import Route
+from podpair.gateway.core.traces import Span
 
 _REMEMBERED = 256  # ended ids of a session; a second copy comes within a rebalance, not within hundreds of requests
 
@@ -30,6 +31,7 @@ class OpenRequest:
     spills: bool = False  # it may go on through Kafka
     partition: int | None = None  # of the requests topic, once its record is there
     cancelled: bool = False
+    span: Span | None = None  # where it is traced; ends with it
     began: float = 0.0  # seconds on the performance counter: when it was accepted, on the direct route
 
 
@@ -67,8 +69,11 @@ class Ledger:
         None if it wasn't open: it was accepted elsewhere, or has ended before.
         """
         request = self._open.pop(request_id, None)
-        if request is None and offset < 0:
-            return None
+        if request is None:
+            if offset < 0:
+                return None
+        elif request.span is not None:
+            request.span.end()
         ended = self._ended
         if ended is None:
             ended = self._ended = {}
@@ -113,8 +118,10 @@ class Ledger:
         return self._ended is not None and self._ended.get(request_id, offset) != offset
 
     def forget(self, request_id: str) -> None:
-        """It was never accepted: its id is free again."""
-        self._open.pop(request_id, None)
+        """It was never accepted, or its session has left: its id is free again."""
+        request = self._open.pop(request_id, None)
+        if request is not None and request.span is not None:
+            request.span.end()
 
     @property
     def opened(self) -> dict[str, OpenRequest]:

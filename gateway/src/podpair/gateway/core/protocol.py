@@ -83,6 +83,7 @@ class Infer(msgspec.Struct, tag="infer", tag_field="type", forbid_unknown_fields
     retry: bool = False
     stream: bool = False
     seen: Annotated[int, Meta(ge=-1)] = -1
+    traceparent: Annotated[str, Meta(max_length=128)] = ""
 
 
 class InferRow(
@@ -98,6 +99,7 @@ class InferRow(
     deadline_ms: Annotated[int, Meta(gt=0, le=86_400_000)] | None = None
     on_disconnect: Literal["detach", "cancel"] = "detach"
     retry: bool = False
+    traceparent: Annotated[str, Meta(max_length=128)] = ""
 
 
 class Cancel(msgspec.Struct, tag="cancel", tag_field="type", forbid_unknown_fields=True, frozen=True):

@@ -23,6 +23,7 @@ class Question(msgspec.Struct):
     row: list[Any] | None = None  # `data`, where it is a list of numbers that has been read already
     stream: bool = False  # the answer is wanted in parts
     key: str = ""  # whose it is: the same version of a model answers what has the same key
+    trace: str = ""  # the traceparent of its span, where it is traced
 
 
 class _Body(msgspec.Struct):

@@ -156,6 +156,7 @@ class Request(NamedTuple):
     deadline: float | None  # Unix seconds
     time: float | None  # Unix seconds: when it was queued
     body: bytes
+    trace: str = ""  # traceparent
 
 
 class Cancellation(NamedTuple):
@@ -224,4 +225,5 @@ def request_of_record(value: bytes | None, headers: Headers | None) -> Request |
         time = datetime.fromisoformat(found["ce_time"].decode()).timestamp() if "ce_time" in found else None
     except ValueError as error:
         raise InvalidRecord(f"header deadline or ce_time: {error}") from None
-    return Request(text["ce_id"], text["ce_subject"], text["model"], deadline, time, value or b"")
+    trace = found.get("traceparent", b"").decode(errors="replace")
+    return Request(text["ce_id"], text["ce_subject"], text["model"], deadline, time, value or b"", trace)

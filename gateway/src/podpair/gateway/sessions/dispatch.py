@@ -32,6 +32,7 @@ from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.registry import Registry
 from podpair.gateway.sessions.session import Session
 from podpair.gateway.sessions.streams import LiveStream
+from podpair.gateway.tracing import Tracer
 from podpair.gateway.upstream.asking import Asking
 from podpair.gateway.upstream.coalescing import Ask, Outcome
 from podpair.gateway.upstream.readiness import Readiness
@@ -68,6 +69,7 @@ class Dispatcher:
         registry: Registry,
         logged: Logged,
         paces: Paces,
+        tracer: Tracer | None,
         metrics: Metrics,
     ) -> None:
         self._config = config
@@ -79,6 +81,7 @@ class Dispatcher:
         self._registry = registry
         self._logged = logged
         self._paces = paces
+        self._tracer = tracer
         self._metrics = metrics
         self._in_flight = 0  # direct requests
         self._idle = asyncio.Event()  # set while there are none
@@ -146,6 +149,8 @@ class Dispatcher:
         request = OpenRequest(route, message.on_disconnect == "cancel")
         session.ledger.open(message.id, request)
         question = _question(session, message)
+        if self._tracer is not None:
+            self._trace(session, message, request, question)
         if route == "queue":
             try:
                 return Started("queue", self._enqueue(session, question))
@@ -190,6 +195,16 @@ class Dispatcher:
             self._begin(session, message)
         except Fault as fault:
             self._send(session, [Event(records.Kind.TERMINAL, "error", message.id, error_event(fault, message.id), -1)])
+
+    def _trace(self, session: Session, message: Infer | InferRow, request: OpenRequest, question: Question) -> None:
+        """Begin the request's span, if it is to have one: it ends with the request."""
+        if self._tracer is None:
+            return
+        about = {"podpair.session": session.id, "podpair.request": message.id, "podpair.model": message.model}
+        span = self._tracer.begin("infer", "server", message.traceparent, about, root=True)
+        if span is not None:
+            request.span = span
+            question.trace = span.traceparent
 
     def _shed(self, what: str, deadline_ms: int) -> None:
         """Raises Limited where the deadline is shorter than answers take just now; where nothing is in hand it may be tried."""
@@ -380,6 +395,8 @@ class Dispatcher:
             deadline=question.deadline,
         )
         request = session.ledger.get(question.id)
+        if question.trace:
+            headers.append(("traceparent", question.trace.encode()))
         # Without a key a spill spreads over the fleet; with one the requests of a session keep their order.
         key = session.key if self._config.requests.ordering == "session" else None
         try:
@@ -411,6 +428,9 @@ class Dispatcher:
         if fault.code in (Code.UPSTREAM, Code.INTERNAL):
             _log.warning("request failed: %s", fault.message, extra=ids(session=session.id, request=request_id))
         terminal = Event(records.Kind.TERMINAL, "error", request_id, payload, -1)
+        running = session.ledger.get(request_id)
+        if running is not None and running.span is not None:
+            running.span.failed(fault.code)
         request = session.ledger.end(request_id)
         if request is None:
             return  # it has ended: cancelled, or answered by another gateway

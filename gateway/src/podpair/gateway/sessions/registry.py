@@ -116,6 +116,8 @@ class Registry:
         busy = any(request.route == "direct" for request in session.ledger.opened.values())
         if session.connection is None and not busy and self.sessions.get(session.key) is session:
             del self.sessions[session.key]
+            for request_id in [i for i, request in session.ledger.opened.items() if request.span is not None]:
+                session.ledger.forget(request_id)  # what ends it will be seen elsewhere
             if session.ledger.remembers:
                 self._left[session.key] = (session.subject, session.ledger, time.monotonic())
                 if len(self._left) > self._config.limits.sessions:

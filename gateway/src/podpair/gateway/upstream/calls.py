@@ -20,6 +20,7 @@ class Call(NamedTuple):
     deadline: float | None  # Unix seconds
     key: str  # chooses among the model's versions; empty: any
     id: str  # empty where the call holds several requests
+    trace: str = ""  # traceparent, where one of them is traced
 
 
 class CallAnswer(NamedTuple):

@@ -252,7 +252,8 @@ def _call(model: Model, asks: list[Ask]) -> tuple[Call, int]:
     question = asks[0].question
     call_id = question.id if len(asks) == 1 else ""
     key = question.key if len(model.versions) > 1 else ""
-    return Call(model, shapes, raw, question.parameters, deadline, key, call_id), rows
+    trace = next((ask.question.trace for ask in asks if ask.question.trace), "")
+    return Call(model, shapes, raw, question.parameters, deadline, key, call_id, trace), rows
 
 
 def _hand_out(asks: list[Ask], answer: CallAnswer) -> None:

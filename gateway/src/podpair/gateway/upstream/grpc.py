@@ -18,6 +18,7 @@ from podpair.gateway.core.models import Model
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.questions import Question, data_of
 from podpair.gateway.core.shorthand import expand
+from podpair.gateway.tracing import CURRENT
 from podpair.gateway.upstream import messages
 from podpair.gateway.upstream.calls import Answer, Call, CallAnswer, Part
 
@@ -189,7 +190,9 @@ def _shorter(timeout: float, deadline: float | None) -> float:
 
 def _about(key: str) -> _Metadata:
     """What podpair's own container reads besides V2; others don't mind."""
-    return (("podpair-key", quote(key, safe="")),) if key else ()
+    about = (("podpair-key", quote(key, safe="")),) if key else ()
+    trace = CURRENT.get()
+    return (*about, ("traceparent", trace)) if trace else about
 
 
 def _retry_after(metadata: Iterable[tuple[str, str | bytes]]) -> float:

@@ -18,6 +18,7 @@ from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.questions import Question
 from podpair.gateway.core.sse import Events
 from podpair.gateway.core.tensors import Output, unpack
+from podpair.gateway.tracing import CURRENT
 from podpair.gateway.upstream.calls import Answer, Call, CallAnswer, Part
 from podpair.gateway.upstream.http import HttpPool, Response
 
@@ -241,6 +242,8 @@ def _about(deadline: float | None, key: str) -> list[tuple[str, str]]:
         headers.append(("podpair-deadline", str(int(deadline * 1000))))
     if key:
         headers.append(("podpair-key", quote(key, safe="")))
+    if trace := CURRENT.get():
+        headers.append(("traceparent", trace))
     return headers
 
 

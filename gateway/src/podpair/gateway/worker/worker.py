@@ -28,6 +28,7 @@ from podpair.gateway.kafka.producer import Outgoing
 from podpair.gateway.kafka.requests import RequestsConsumer
 from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
+from podpair.gateway.tracing import Tracer
 from podpair.gateway.upstream.asking import Asking
 from podpair.gateway.upstream.readiness import Readiness
 from podpair.gateway.worker.answers import AnswerWriter
@@ -65,6 +66,7 @@ class Worker:
         dead_letters: DeadLetters,
         endings: AtLeastOnce | ExactlyOnce,
         paces: Paces,
+        tracer: Tracer | None,
         metrics: Metrics,
     ) -> None:
         self._config = config.requests
@@ -74,6 +76,7 @@ class Worker:
         self._dead_letters = dead_letters
         self._endings = endings
         self._paces = paces
+        self._tracer = tracer
         self._ordered = config.requests.ordering == "session"
         self._metrics = metrics
         self._partitions: dict[int, _Partition] = {}
@@ -199,10 +202,27 @@ class Worker:
             return "repeated", [self._answers.result(*who, body)]
         ended = self._running[who] = asyncio.Event()
         try:
-            return await self._run(record, request)
+            return await self._traced(record, request)
         finally:
             del self._running[who]
             ended.set()
+
+    async def _traced(self, record: Message, request: Request) -> tuple[str, list[Outgoing]]:
+        """`_run`, as a span of its own where the request is traced; the records tell which."""
+        span = None
+        if self._tracer is not None and request.trace:
+            about = {"podpair.session": request.session, "podpair.request": request.id, "podpair.model": request.model}
+            span = self._tracer.begin("work", "consumer", request.trace, about)
+        if span is None:
+            return await self._run(record, request)
+        try:
+            outcome, records = await self._run(record, request._replace(trace=span.traceparent))
+            if outcome != "result":
+                span.failed(outcome)
+        finally:
+            span.end()
+        trace = ("traceparent", span.traceparent.encode())
+        return outcome, [r._replace(headers=[*(h for h in r.headers if h[0] != trace[0]), trace]) for r in records]
 
     async def _run(self, record: Message, request: Request) -> tuple[str, list[Outgoing]]:
         attempts = Attempts(self._config.attempts, self._config.backoff_seconds, self._config.crashes)
@@ -229,6 +249,7 @@ class Worker:
     async def _answer(self, request: Request, attempts: Attempts) -> bytes:
         """The answer's body. Raises Fault, the terminal error."""
         question = question_of_body(request.body, request.id, request.model, request.deadline, request.session)
+        question.trace = request.trace
         parts = self._answers.parts(request)
         while True:
             queue_ms = max(0.0, (time.time() - request.time) * 1000) if request.time else None

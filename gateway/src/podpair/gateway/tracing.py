@@ -1,0 +1,93 @@
+"""Traces of requests, sent to an OpenTelemetry collector over OTLP: from the client's frame to the model and back.
+
+Invariant: where tracing is off nothing of OpenTelemetry is loaded, and a request costs one look; where it is on, a request that
+is not sampled costs one look more. A collector that is away costs spans, never a request.
+"""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any, Literal
+
+from podpair.gateway.config.model import Tracing
+from podpair.gateway.core.traces import Span, parent_of, traceparent_of
+
+CURRENT: ContextVar[str] = ContextVar("traceparent", default="")
+"""The `traceparent` of the call to the model that is being made; empty: it is not traced."""
+_DELAY = 1.0  # seconds until spans are sent
+_TIMEOUT = 5.0  # seconds for the collector to take them
+
+Kind = Literal["server", "client", "consumer"]
+
+
+class _Recorded:
+    """A span of the SDK's."""
+
+    __slots__ = ("_span", "traceparent")
+
+    def __init__(self, span: Any) -> None:
+        self._span = span
+        context = span.get_span_context()
+        self.traceparent = traceparent_of(context.trace_id, context.span_id)
+
+    def failed(self, why: str) -> None:
+        from opentelemetry.trace import StatusCode
+
+        self._span.set_status(StatusCode.ERROR, why)
+
+    def end(self) -> None:
+        self._span.end()
+
+
+class Tracer:
+    """Begins spans. `name` is this gateway's."""
+
+    def __init__(self, config: Tracing, endpoint: str, name: str) -> None:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+        from opentelemetry.trace import SpanKind
+
+        self._sample = config.sample
+        self._kinds = {"server": SpanKind.SERVER, "client": SpanKind.CLIENT, "consumer": SpanKind.CONSUMER}
+        # Sampling is decided here, before anything is made; the SDK records what reaches it.
+        resource = Resource({"service.name": config.service, "service.instance.id": name})
+        self._provider = TracerProvider(
+            sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False, span_limits=SpanLimits()
+        )
+        exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_TIMEOUT)
+        self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=_DELAY * 1000))
+        self._tracer = self._provider.get_tracer("podpair.gateway")
+
+    def begin(self, name: str, kind: Kind, parent: str, about: Mapping[str, str], *, root: bool = False) -> Span | None:
+        """A span below `parent` (a traceparent), or, where there is none and it may be a `root`, a sampled one of its own.
+
+        None: it is not recorded.
+        """
+        above = parent_of(parent) if parent else None
+        if not above.sampled if above is not None else not (root and random.random() < self._sample):  # noqa: S311
+            return None
+        span = self._tracer.start_span(name, context=_context(above), kind=self._kinds[kind], attributes=dict(about))
+        return _Recorded(span)
+
+    async def close(self) -> None:
+        """Send what is left, and end."""
+        await asyncio.get_running_loop().run_in_executor(None, self._provider.shutdown)
+
+
+def _context(above: Any) -> Any:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
+
+    if above is None:
+        return Context()
+    remote = SpanContext(above.trace, above.span, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    return set_span_in_context(NonRecordingSpan(remote), Context())
+
+
+def tracer_of(config: Tracing, name: str) -> Tracer | None:
+    """The tracer that the configuration wants; None: tracing is off."""
+    return Tracer(config, config.endpoint, name) if config.endpoint is not None else None

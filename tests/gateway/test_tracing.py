@@ -1,0 +1,176 @@
+"""Traces as a collector receives them: one way from the client's span to the call of the model, over Kafka too."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as Told
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
+
+from gateway.conftest import Client, Connect
+from gateway.fake_model import FakeModel
+from harness.pair import Gateway
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+SAMPLED, UNSAMPLED = f"00-{TRACE}-{SPAN}-01", f"00-{TRACE[::-1]}-{SPAN}-00"
+Start = Callable[..., Gateway]
+
+
+class Collector:
+    """An OTLP/HTTP receiver. `spans` are all that it has been sent, with the name of their service."""
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[str, Told]] = []
+        self.news = asyncio.Condition()
+
+    async def take(self, request: web.Request) -> web.Response:
+        assert request.content_type == "application/x-protobuf"
+        message = ExportTraceServiceRequest.FromString(await request.read())
+        for resource in message.resource_spans:
+            about = {item.key: item.value.string_value for item in resource.resource.attributes}
+            for scope in resource.scope_spans:
+                self.spans += [(about["service.name"], span) for span in scope.spans]
+        async with self.news:
+            self.news.notify_all()
+        return web.Response(body=b"", content_type="application/x-protobuf")
+
+    async def span(self, name: str, **attributes: str) -> Told:
+        """The span with this name and these attributes (`podpair.` is left out), once it is there."""
+        async with asyncio.timeout(60), self.news:
+            while True:
+                for service, span in self.spans:
+                    about = {i.key.removeprefix("podpair."): i.value.string_value for i in span.attributes}
+                    if service == "traced" and span.name == name and attributes.items() <= about.items():
+                        return span
+                await self.news.wait()
+
+
+@pytest.fixture
+async def collector() -> AsyncIterator[Collector]:
+    collector = Collector()
+    app = web.Application()
+    app.router.add_post("/v1/traces", collector.take)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    collector.url = "http://{}:{}/v1/traces".format(*runner.addresses[0][:2])  # type: ignore[attr-defined]
+    yield collector
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def traced(collector: Any, model: FakeModel, start_gateway: Start) -> Gateway:
+    gateway = await asyncio.to_thread(
+        start_gateway,
+        {
+            "kafka": {"embedded": True}, "inference": {"url": model.url, "probe_seconds": 0.1},
+            "requests": {"attempts": 1}, "tracing": {"endpoint": collector.url, "sample": 0.0, "service": "traced"},
+        },
+    )  # fmt: skip
+    await asyncio.to_thread(gateway.wait_ready)
+    return gateway
+
+
+async def ask(client: Client, request_id: str, **members: Any) -> dict[str, Any]:
+    await client.infer(request_id, **{"model": "fake", "data": [1.0, 2.0], **members})
+    return await client.answer(request_id)
+
+
+def traceparent(span: Told) -> str:
+    return f"00-{span.trace_id.hex()}-{span.span_id.hex()}-01"
+
+
+@pytest.mark.parametrize("shape", ["row", "tensors"])
+async def test_a_direct_request(
+    traced: Gateway, collector: Collector, model: FakeModel, connect: Connect, shape: str
+) -> None:
+    client = await connect(traced)
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0]}
+    body = {} if shape == "row" else {"data": None, "inputs": [tensor], "parameters": {"a": 1}}
+    await ask(client, "direct", route="direct", traceparent=SAMPLED, **body)
+    infer = await collector.span("infer", request="direct", model="fake", session=client.welcome["session"])
+    call = await collector.span("call model", model="fake")
+    assert (infer.trace_id.hex(), infer.parent_span_id.hex(), infer.kind) == (TRACE, SPAN, Told.SPAN_KIND_SERVER)
+    assert (call.trace_id, call.parent_span_id, call.kind) == (infer.trace_id, infer.span_id, Told.SPAN_KIND_CLIENT)
+    assert (
+        infer.start_time_unix_nano <= call.start_time_unix_nano <= call.end_time_unix_nano <= infer.end_time_unix_nano
+    )
+    assert model.traces == [traceparent(call)]
+
+
+async def test_a_queued_request(traced: Gateway, collector: Collector, model: FakeModel, connect: Connect) -> None:
+    client = await connect(traced)
+    await ask(client, "queued", route="queue", traceparent=SAMPLED)
+    infer = await collector.span("infer", request="queued")
+    work = await collector.span("work", request="queued")
+    call = await collector.span("call model")
+    assert work.parent_span_id == infer.span_id
+    assert (call.parent_span_id, work.kind) == (work.span_id, Told.SPAN_KIND_CONSUMER)
+    assert {span.trace_id.hex() for span in (infer, work, call)} == {TRACE}
+    assert model.traces == [traceparent(call)]
+    assert infer.end_time_unix_nano >= call.end_time_unix_nano  # it ends where its answer goes out
+
+
+@pytest.mark.parametrize("route", ["direct", "queue"])
+async def test_what_fails_is_told_as_that(
+    traced: Gateway, collector: Collector, model: FakeModel, connect: Connect, route: str
+) -> None:
+    model.answer = (400, {"error": "bad"})
+    client = await connect(traced)
+    await ask(client, "bad", route=route, traceparent=SAMPLED)
+    for name in ("call model", "infer" if route == "direct" else "work"):
+        assert (await collector.span(name)).status.code == Status.STATUS_CODE_ERROR
+
+
+async def test_who_began_the_trace_decides_and_else_the_sample(
+    traced: Gateway, collector: Collector, model: FakeModel, connect: Connect
+) -> None:
+    client = await connect(traced)
+    for name, members in (
+        ("plain", {}),
+        ("unsampled", {"traceparent": UNSAMPLED}),
+        ("noise", {"traceparent": "noise"}),
+    ):
+        assert (await ask(client, name, **members))["type"] == "result"
+    await ask(client, "sampled", traceparent=SAMPLED)
+    await collector.span("infer", request="sampled")
+    await collector.span("call model")
+    assert len(collector.spans) == 2
+    assert [trace is None for trace in model.traces] == [True, True, True, False]
+
+
+async def test_a_share_of_requests_is_traced(
+    collector: Any, model: FakeModel, start_gateway: Start, connect: Connect
+) -> None:
+    tracing = {"endpoint": collector.url, "sample": 1.0, "service": "traced"}
+    config = {"kafka": {"embedded": True}, "inference": {"url": model.url}, "tracing": tracing}
+    gateway = await asyncio.to_thread(start_gateway, config)
+    client = await connect(gateway)
+    await ask(client, "all")
+    assert (await collector.span("infer", request="all")).parent_span_id == b""
+    await asyncio.to_thread(gateway.stop)
+
+
+async def test_a_collector_that_is_away_costs_no_request(
+    model: FakeModel, start_gateway: Start, connect: Connect
+) -> None:
+    tracing = {"endpoint": "http://127.0.0.1:1/v1/traces", "sample": 1.0}
+    gateway = start_gateway({"kafka": {"embedded": True}, "inference": {"url": model.url}, "tracing": tracing})
+    client = await connect(gateway)
+    for number in range(20):
+        assert (await ask(client, f"r{number}"))["type"] == "result"
+
+
+def test_without_tracing_nothing_of_it_is_loaded() -> None:
+    code = (
+        "import sys; import podpair.gateway.cli.serve, podpair.gateway.service as s\n"
+        "from podpair.gateway.tracing import tracer_of; from podpair.gateway.config.model import Tracing\n"
+        "assert tracer_of(Tracing(), 'n') is None\n"
+        "assert not [name for name in sys.modules if name.startswith('opentelemetry')]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
