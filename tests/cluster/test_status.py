@@ -74,6 +74,18 @@ def test_it_tells_what_a_resource_waits_for(cluster: ApiServer, namespace: str) 
         "  pod digits-2: container gateway: ImagePullBackOff: Back-off pulling image",
     ]
 
+    # What a condition tells of a pod, with what to do about it, is not told again.
+    image = condition(
+        "Degraded", "True", "ImagePullFailed", "pod digits-2: container gateway: image x can't be pulled: y"
+    )
+    stands(cluster, namespace, conditions=[notready, refused, image])
+    told = podpair(cluster.kubeconfig, "status", "digits", "-n", namespace)
+    assert told.stdout.split("waits for\n")[1].splitlines() == [
+        waits[0],
+        f"  Degraded ImagePullFailed: {image['message']}",
+    ]
+    stands(cluster, namespace, conditions=[notready, refused, fine])
+
     program = json.loads(podpair(cluster.kubeconfig, "status", "digits", "-n", namespace, "-o", "json").stdout)
     assert (program["sessions"], program["lag"], program["waits_for"]) == (118, None, [line.strip() for line in waits])
     assert program["topics"][0] == f"{namespace}.digits.requests"

@@ -97,7 +97,10 @@ def _waits(
             yield f"{one.type} {one.reason}: {one.message}"
     if all(one.good for one in conditions if one.type != "Ready"):
         yield from (f"{one.reason}: {one.message}" for one in conditions if one.type == "Ready" and not one.good)
-    yield from (f"pod {pod.name}: {pod.waits_for}" for pod in pods if pod.waits_for is not None)
+    for pod in pods:
+        told = any(f"pod {pod.name}:" in one.message for one in conditions)  # with what to do about it
+        if pod.waits_for is not None and not told:
+            yield f"pod {pod.name}: {pod.waits_for}"
 
 
 def _pod(pod: Manifest) -> PodSummary:
