@@ -17,7 +17,7 @@ from harness.pair import Gateway, Inference, merge, token
 
 PATIENCE = 15.0  # seconds for an event that has to come
 ROW = [0.0] * 64  # an empty image: the digits model has an answer to it too
-_UPGRADE = {
+UPGRADE = {
     "Upgrade": "websocket", "Connection": "Upgrade",
     "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
 }  # fmt: skip
@@ -137,7 +137,7 @@ async def refused(http: aiohttp.ClientSession) -> Callable[..., Awaitable[Refusa
 
     async def ask(gateway: Gateway, headers: dict[str, str], params: dict[str, str] | None = None) -> Refusal:
         answers = []
-        for more in (_UPGRADE, {}):
+        for more in (UPGRADE, {}):
             async with http.get(gateway.url + "/v1/ws", headers=headers | more, params=params) as answer:
                 assert answer.content_type == "application/json", await answer.text()
                 answers.append((answer.status, (await answer.json())["error"], answer.headers))

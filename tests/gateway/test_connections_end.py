@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.conftest import PATIENCE, ROW, Connect, Refusal, kafka_of, resuming
+from gateway.conftest import PATIENCE, ROW, UPGRADE, Connect, Refusal, kafka_of, resuming
 from gateway.fake_model import FakeModel
 from harness.pair import Gateway, token
 
@@ -42,6 +43,18 @@ async def test_a_resume_token_takes_over_too(pair: Gateway, connect: Connect) ->
     assert second.welcome["resumed"] is True
     assert second.welcome["session"] == first.welcome["session"]
     await second.lives()
+
+
+async def test_clients_that_leave_while_they_are_let_in_are_nothing_to_tell_of(fresh: Callable[..., Gateway]) -> None:
+    gateway = fresh()
+    host, port = gateway.url.removeprefix("http://").split(":")
+    head = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
+    for number in range(50):
+        bearer = f"Authorization: Bearer {token(f'gone-{number}')}\r\n"
+        with socket.create_connection((host, int(port))) as wire:
+            wire.sendall(f"GET /v1/ws HTTP/1.1\r\nHost: {host}\r\n{bearer}{head}\r\n".encode())
+    assert await asyncio.to_thread(gateway.stop) == 0
+    assert [record for record in gateway.log if "exc_info" in record] == []
 
 
 async def test_an_idle_connection_is_closed_with_3001(

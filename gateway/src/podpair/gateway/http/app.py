@@ -22,7 +22,7 @@ def make_app(service: Service) -> web.Application:
     admission = Admission(service)
     infer = InferEdge(service, admission)
     limit = service.config.limits.message_bytes
-    app = web.Application(client_max_size=limit, middlewares=[_errors_as_json(limit)])
+    app = web.Application(client_max_size=limit, middlewares=[_gone, _errors_as_json(limit)])
     allow_origins(app, service.config.http.origins)
 
     async def health(_: web.Request) -> web.Response:
@@ -53,6 +53,17 @@ def make_app(service: Service) -> web.Application:
         app.router.add_get(path, infer.v2)
     add_console(app, service)
     return app
+
+
+@web.middleware
+async def _gone(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A client that left before its answer, or its upgrade, began is nothing to tell of."""
+    try:
+        return await handler(request)
+    except ConnectionError:
+        if request.transport is not None and not request.transport.is_closing():
+            raise
+        return web.Response()  # for aiohttp: nobody reads it
 
 
 def _errors_as_json(limit: int) -> Middleware:
