@@ -32,6 +32,8 @@ class RawModel(Model):
         return data.tobytes()
 
     def forward(self, data):
+        if isinstance(data, np.ndarray):  # a batch size of 1: no list
+            return self.session.run(None, {"x": data[None]})[0][0]
         x = data[0][None] if len(data) == 1 else np.stack(data)
         return list(self.session.run(None, {"x": x})[0])
 
