@@ -285,7 +285,7 @@ def paced(target: Target, body: bytes, length: int, rate: float, seconds: float)
         reader, writer = idle.pop() if idle else await asyncio.open_connection(host, int(port))
         writer.write(request)
         answer = await reader.readuntil(b"\r\n\r\n")
-        size = re.search(rb"Content-Length: (\d+)", answer)
+        size = re.search(rb"\r\nContent-Length: (\d+)", answer)
         assert answer.startswith(b"HTTP/1.1 200")
         assert size is not None
         await reader.readexactly(int(size[1]))

@@ -75,7 +75,17 @@ def python(name: str, program: str) -> list[str]:
     interpreter, installed = folder / "bin" / "python", folder / ".installed"
     if not installed.exists() or installed.stat().st_mtime < lock.stat().st_mtime:
         _run(uv, "venv", "--quiet", "--clear", "--no-project", str(folder))
-        _run(uv, "pip", "sync", "--quiet", "--compile-bytecode", "--python", str(interpreter), "--require-hashes", str(lock))
+        _run(
+            uv,
+            "pip",
+            "sync",
+            "--quiet",
+            "--compile-bytecode",
+            "--python",
+            str(interpreter),
+            "--require-hashes",
+            str(lock),
+        )
         installed.touch()
     return [str(interpreter), str(HERE / name / program)]
 
