@@ -56,8 +56,6 @@ class Ledger:
         self._open[request_id] = request
         if self._ended:
             self._ended.pop(request_id, None)
-        if self._answers:
-            self._answers.forget(request_id)
 
     def get(self, request_id: str) -> OpenRequest | None:
         """The open request with this id."""

@@ -23,12 +23,14 @@ class Remembered(Generic[Key, Value]):
         """Keep a value of `size` bytes; the oldest give way. One that is larger than the limit is not kept."""
         if size > self._limit:
             return
-        self.forget(key)
         kept = self._kept
+        if key in kept:
+            self.forget(key)
         kept[key] = (value, size)
-        self.size += size
-        while self.size > self._limit:
-            self.size -= kept.pop(next(iter(kept)))[1]
+        total = self.size + size
+        while total > self._limit:
+            total -= kept.pop(next(iter(kept)))[1]
+        self.size = total
 
     def get(self, key: Key) -> Value | None:
         """What is kept under the key."""

@@ -6,6 +6,7 @@ import logging
 from aiohttp import web
 from confluent_kafka import KafkaException
 
+from podpair.gateway.core.protocol import closing_reason
 from podpair.gateway.core.wires import EventStreamWire
 from podpair.gateway.http.admission import Admission, Refused, Visitor
 from podpair.gateway.logs import ids
@@ -47,7 +48,7 @@ class EventStreamEdge:
         done = asyncio.Event()
 
         def close(code: int, reason: str) -> None:
-            metrics.closed.labels(str(code)).inc()
+            metrics.closed.labels(closing_reason(code)).inc()
             done.set()
 
         wire = EventStreamWire(parts.joining.prefix(parts.home(visitor.session)))
@@ -68,6 +69,8 @@ class EventStreamEdge:
         except KafkaException as error:
             _log.error("the results can't be read: %s", error, extra=ids(session=session.id))
         finally:
+            if not connection.closing:
+                metrics.closed.labels("client").inc()
             parts.registry.detach(session, connection)
         if transport.get_write_buffer_size():
             transport.abort()  # too slow for its own end

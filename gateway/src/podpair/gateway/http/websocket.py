@@ -25,6 +25,7 @@ from podpair.gateway.core.protocol import (
     InferRow,
     InvalidFrame,
     Refresh,
+    closing_reason,
     decode,
     decode_row,
     error_event,
@@ -44,10 +45,6 @@ JSON, RAW = "podpair.v1", "podpair.v1.raw"
 _CLOSING = 5.0  # seconds that a client may take to answer a close frame
 _LOOK = 0.02  # seconds between looks at a client that was turned away
 _CHUNK = 1 << 16  # bytes of unread frames, twice this is when a client has to wait
-_REASONS = {
-    1003: "unsupported", 1009: "too_large", 1012: "restart", 1013: "try_again_later",
-    3001: "idle", 3008: "slow", 4001: "expired", 4009: "replaced",
-}  # fmt: skip
 
 
 Take = Callable[[str | bytes], bool]
@@ -99,7 +96,7 @@ class WebSocketEdge:
 
         def close(code: int, reason: str) -> None:
             nonlocal ending
-            metrics.closed.labels(_REASONS.get(code, str(code))).inc()
+            metrics.closed.labels(closing_reason(code)).inc()
             if code == CloseCode.TOO_LARGE:
                 _turn_away(transport, code, reason)
             else:
