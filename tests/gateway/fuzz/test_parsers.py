@@ -1,0 +1,136 @@
+"""Whatever comes, each reader either reads it or says in its own words that it can't."""
+
+import contextlib
+import json
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.fuzz.made import damaged, examples, intact, payloads, records, texts
+from podpair.client.protocol import Request, SessionState
+from podpair.gateway.core.attempts import Failed
+from podpair.gateway.core.chat import Completion, chat_body, is_chat
+from podpair.gateway.core.dead_letters import dead_letter_of
+from podpair.gateway.core.generate import StreamFailed, generate_body, part_of_event
+from podpair.gateway.core.models import model_of
+from podpair.gateway.core.packing import Packer
+from podpair.gateway.core.partials import merge_adjacent
+from podpair.gateway.core.positions import InvalidPosition, Position
+from podpair.gateway.core.protocol import Fault, Infer, InvalidFrame, decode, decode_infer, decode_row
+from podpair.gateway.core.questions import Question, data_of, question_body, question_of_body
+from podpair.gateway.core.records import InvalidRecord, Kind, event_of_record, request_of_record
+from podpair.gateway.core.shorthand import collapse, expand
+from podpair.gateway.core.sse import Events
+from podpair.gateway.core.wires import EventStreamWire, JsonWire, RawWire
+from podpair.gateway.upstream import messages as grpc_messages
+
+METADATA = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[-1,2]}],"outputs":[{"name":"y","datatype":"FP32","shape":[-1]}]}'
+MODEL = model_of("fake", METADATA, None)
+
+
+def ask(question: Question) -> None:
+    """All that a question goes through on its way to a model."""
+    Packer(MODEL).pack(question)
+    for read in (
+        lambda: generate_body(question, MODEL),
+        lambda: expand(data_of(question), MODEL.only_input()),
+        lambda: grpc_messages.request_of_inputs("fake", question.inputs, question.parameters, question.id),
+        lambda: chat_body(question) if is_chat(question) else b"",
+    ):
+        with contextlib.suppress(Fault):
+            read()
+    with contextlib.suppress(Fault):
+        again = question_of_body(question_body(question), question.id, question.model, question.deadline)
+        assert (again.inputs, data_of(again)) == (question.inputs, data_of(question))
+
+
+@examples(0.15)
+@given(payloads)
+def test_frames(payload: bytes) -> None:
+    frame: str | bytes = payload
+    with contextlib.suppress(UnicodeDecodeError):
+        frame = payload.decode()
+    row = decode_row(frame, {"fake"})
+    if row is not None:
+        ask(Question(row.id, row.model, row=row.data))
+    for read in (decode, decode_infer):
+        try:
+            message = read(frame)  # type: ignore[arg-type]
+        except InvalidFrame as error:
+            said = error.id
+        else:
+            said = message.id if isinstance(message, Infer) else None
+            if isinstance(message, Infer):
+                ask(
+                    Question(
+                        message.id, message.model, bytes(message.inputs), bytes(message.data), bytes(message.parameters)
+                    )
+                )
+        assert said is None or 0 < len(said) <= 128
+
+
+@examples(0.15)
+@given(st.lists(records, min_size=1, max_size=3))
+def test_records(found: list[tuple[bytes | None, list[tuple[str, bytes | None]]]]) -> None:
+    wires = (JsonWire(b"e.0."), EventStreamWire(b"e.0."), RawWire())
+    events = [event_of_record(value, headers, n, b"e.0.") for n, (value, headers) in enumerate(found)]
+    for event in merge_adjacent(events):
+        read = json.loads(event.payload)
+        assert (read["type"], read.get("id")) == (event.name, event.id)
+        assert read["position"] == f"e.0.{event.offset}"
+        assert (event.kind is Kind.TERMINAL) == (event.name in ("result", "error"))
+    for wire in wires:
+        wire.encode([wire.event(value, headers, n) for n, (value, headers) in enumerate(found)])
+    for value, headers in found:
+        dead_letter_of(headers)
+        with contextlib.suppress(InvalidRecord):
+            request = request_of_record(value, headers)
+            if hasattr(request, "body"):
+                with contextlib.suppress(Fault):
+                    ask(question_of_body(request.body, request.id, request.model, request.deadline))
+
+
+@examples(0.05)
+@given(texts | st.builds("{}.{}.{}".format, texts, st.integers(), st.integers()))
+def test_positions(text: str) -> None:
+    try:
+        position = Position.parse(text)
+    except InvalidPosition:
+        return
+    assert Position.parse(str(position)) == position
+
+
+@examples(0.1)
+@given(st.lists(payloads | st.sampled_from([b"data: ", b"\r\n", b"\n\n", b"[DONE]"]), max_size=8))
+def test_streams_of_a_model(chunks: list[bytes]) -> None:
+    events, completion = Events(), Completion(1000)
+    for chunk in chunks:
+        for event in [*events.feed(chunk), chunk]:
+            with contextlib.suppress(ValueError, StreamFailed):
+                part_of_event(event)
+            with contextlib.suppress(ValueError, StreamFailed):
+                for part in completion.feed(event):
+                    json.loads(part)
+        with contextlib.suppress(Fault):
+            collapse(chunk, single=True)
+        for read in (grpc_messages.outputs_of, grpc_messages.part_of_stream):
+            with contextlib.suppress(Failed):
+                read(chunk)
+        with contextlib.suppress(ValueError):
+            model_of("m", chunk, chunk)
+    whole = completion.whole()
+    assert whole is None or json.loads(whole)
+
+
+@examples(0.05)
+@given(st.lists(intact | damaged(intact), max_size=5))
+def test_what_a_client_reads(payloads: list[bytes]) -> None:
+    state = SessionState()
+    state.submit(Request("a", {"model": "m"}))
+    for payload in payloads:
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            event = msgspec.json.decode(payload)
+            if isinstance(event, dict):
+                state.receive(event)
+        state.next_frame(0.0)
