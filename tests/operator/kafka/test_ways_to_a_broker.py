@@ -3,11 +3,13 @@
 import asyncio
 
 import pytest
+from confluent_kafka import KafkaError
 
 from harness.kafka import Broker, SecureBroker
 from harness.processes import free_port
 from harness.resources import gateway_at
 from podpair.operator.core.credentials import Credentials
+from podpair.operator.kafka.failures import hopeless, trouble
 from podpair.operator.kafka.topics import Topics
 
 NOBODY = Credentials()
@@ -121,3 +123,16 @@ async def test_a_certificate_that_is_none_is_told(topics: Topics, secure_broker:
     )
     assert seen.reason == "ClientPropertiesInvalid"
     assert "ssl.ca.pem" in seen.message
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("SASL PLAIN mechanism handshake failed: Local: Broker transport failure", "BrokerUnreachable"),
+        ("SASL authentication error: Authentication failed: Invalid username or password", "AuthenticationFailed"),
+    ],
+)
+def test_a_connection_that_is_lost_while_logging_in_is_no_refusal(text: str, reason: str) -> None:
+    said = KafkaError(KafkaError._AUTHENTICATION, text)
+    assert hopeless(said) == (reason == "AuthenticationFailed")
+    assert trouble(said, "kafka:9092").seen.reason == reason

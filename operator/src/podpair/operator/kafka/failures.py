@@ -39,7 +39,7 @@ class BrokerTrouble(Exception):
 
 def hopeless(error: KafkaError) -> bool:
     """Whether waiting any longer for an answer makes no sense."""
-    return error.code() in _AUTHENTICATION | _TLS
+    return _refused(error) or error.code() in _TLS
 
 
 def telling(error: KafkaError) -> int:
@@ -47,6 +47,11 @@ def telling(error: KafkaError) -> int:
     if hopeless(error) or _no_tls(error):
         return 2
     return 0 if error.code() == KafkaError._ALL_BROKERS_DOWN else 1
+
+
+def _refused(error: KafkaError) -> bool:
+    """librdkafka says so too where the connection is lost while it is shown who we are: then nobody has refused anything."""
+    return error.code() in _AUTHENTICATION and "Broker transport failure" not in error.str()
 
 
 def _no_tls(error: KafkaError) -> bool:
@@ -58,7 +63,7 @@ def trouble(error: KafkaError, servers: str, doing: str = "", cause: KafkaError 
     told = cause if cause is not None and error.code() in _AWAY and telling(cause) else error
     code, text = told.code(), told.str()
     during = f" while {doing}" if doing else ""
-    if code in _AUTHENTICATION:
+    if _refused(told):
         reason = Reason.AUTHENTICATION_FAILED
         message = (
             f"the broker at {servers} refuses user name and password ({text}):"
@@ -73,7 +78,7 @@ def trouble(error: KafkaError, servers: str, doing: str = "", cause: KafkaError 
     elif code in _FORBIDDEN:
         reason = Reason.NOT_AUTHORIZED
         message = f"the broker at {servers} doesn't allow it{during} ({text}): {_permission(code)}"
-    elif code in _AWAY:
+    elif code in _AWAY | _AUTHENTICATION:
         reason = Reason.BROKER_UNREACHABLE
         message = (
             f"no broker answers at {servers} ({text}): check spec.kafka.bootstrapServers, that the broker runs, that this"
