@@ -5,6 +5,7 @@ authorizer that allows only what a test allows.
 """
 
 import shutil
+import socket
 import subprocess
 import tempfile
 import uuid
@@ -104,7 +105,11 @@ class Broker:
     def __init__(self, heap: str = "512m", host: str = "127.0.0.1", entrance: tuple[str, ...] = ()) -> None:
         (java,) = require("java")
         self._data = Path(tempfile.mkdtemp(prefix="podpair-kafka-"))
+        # Java asks for the name of each address that logs in. These are all that it knows: nobody waits for a name server.
+        names = self._data / "hosts"
+        names.write_text(f"127.0.0.1 localhost {socket.gethostname()}\n{host} broker\n")
         self._java = [*entrance, java, f"-Xms{heap}", f"-Xmx{heap}", "-XX:+UseSerialGC", "-Djava.awt.headless=true",
+                      f"-Djdk.net.hosts.file={names}",
                       f"-Dlog4j2.configurationFile={LOG_CONFIG}", "-cp", f"{libraries()}/*"]  # fmt: skip
         self.addresses = {protocol: f"{host}:{free_port()}" for protocol in self._protocols}
         """Where it listens, by security.protocol."""
