@@ -93,11 +93,15 @@ class Transactions:
 
     def _made(self) -> Producer:
         """A producer that has fenced whoever had its id before. Raises KafkaException."""
+        timeout_ms = int(self._config.requests.transaction_timeout_seconds * 1000)
+        common = properties(self._config)
         producer = Producer(
             properties(
                 self._config,
                 transactional_id=self._name,
-                transaction_timeout_ms=int(self._config.requests.transaction_timeout_seconds * 1000),
+                transaction_timeout_ms=timeout_ms,
+                # librdkafka makes no producer that would wait for a broker longer than its transactions live.
+                socket_timeout_ms=min(int(common.get("socket.timeout.ms", 60_000)), timeout_ms),
                 partitioner="murmur2_random",
                 linger_ms=0,
                 queue_buffering_max_messages=200_000,
