@@ -19,6 +19,9 @@ from podpair.operator.core.resource.igw import InferenceGateway
 @pytest.fixture(scope="module")
 def operator(cluster: ApiServer) -> Iterator[Operator]:
     running = Operator(cluster, "")
+    # It first sees to what other tests have left in the cluster.
+    busy = ("workqueue_depth", "controller_runtime_active_workers")
+    until(lambda: sum(running.metric(name) for name in busy) == 0, timeout=120)
     yield running
     running.stop()
 
