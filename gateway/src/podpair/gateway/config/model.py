@@ -267,8 +267,12 @@ class Requests(Section):
     """Consumer group of all gateways of one model."""
     instance: str | None = None
     """Static membership (group.instance.id): a name that this pod keeps over restarts, such as a StatefulSet's pod name."""
+    protocol: Literal["classic", "consumer"] = "classic"
+    """How the group shares its partitions out: `classic`, by its members, on any broker; `consumer` (KIP-848), by the broker,
+    from Kafka 4.0 on: nobody waits for anybody else. A fleet can be changed over one gateway after the other."""
     session_timeout_seconds: PositiveSeconds = 45
-    """After so long without a sign of life the group takes this member's partitions away."""
+    """After so long without a sign of life the group takes this member's partitions away. With protocol `consumer` the broker's
+    group.consumer.session.timeout.ms says how long."""
     partitions: Count = 8
     """Partitions of the topic if it is created here; no more gateways than that get work."""
     replication: Count | None = None

@@ -25,6 +25,19 @@ _REVOKE = 10.0  # seconds that a worker may take to let partitions go
 _FETCH = 120.0  # seconds until a group whose offsets can't be learnt is given up
 
 
+def membership(config: Config) -> dict[str, Any]:
+    """How the group agrees on who has which partition; either way partitions come and go one by one."""
+    requests = config.requests
+    if requests.protocol == "consumer":
+        return {"group_protocol": "consumer"}  # the rest is the broker's to say
+    return {
+        "partition_assignment_strategy": "cooperative-sticky",
+        "session_timeout_ms": int(requests.session_timeout_seconds * 1000),
+        # The default, 3 s, would be too late for a short session: the group would take the member for dead.
+        "heartbeat_interval_ms": int(min(3.0, requests.session_timeout_seconds / 3) * 1000),
+    }
+
+
 class Worker(Protocol):
     """Who works on the records; everything is called on the loop's thread."""
 
@@ -53,11 +66,8 @@ class RequestsConsumer:
                 group_id=config.requests.group,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
-                partition_assignment_strategy="cooperative-sticky",
-                session_timeout_ms=int(config.requests.session_timeout_seconds * 1000),
-                # The default, 3 s, would be too late for a short session: the group would take the member for dead.
-                heartbeat_interval_ms=int(min(3.0, config.requests.session_timeout_seconds / 3) * 1000),
                 isolation_level="read_committed",
+                **membership(config),
                 **fetching(config),
                 **own,
             )

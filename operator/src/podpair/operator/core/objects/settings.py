@@ -125,6 +125,7 @@ def gateway_settings(gateway: InferenceGateway) -> dict[str, Any]:
         "requests": {
             "topic": requests_topic(gateway),
             "group": consumer_group(gateway),
+            "protocol": kafka.consumer_group.protocol,
             "session_timeout_seconds": _number(kafka.consumer_group.session_timeout),
             **_width(kafka.requests),
             "in_flight": wanted.limits.queued,

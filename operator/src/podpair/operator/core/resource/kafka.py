@@ -107,9 +107,11 @@ class ConsumerGroup(Section):
     id: Annotated[str, Field(min_length=1, max_length=249)] | None = None
     """Its id. Default: NAMESPACE.NAME."""
     session_timeout: Duration = "45s"
-    """After so long without a sign of life the group takes a pod's partitions away."""
-    protocol: Literal["classic"] = "classic"
-    """The group's rebalance protocol."""
+    """After so long without a sign of life the group takes a pod's partitions away. With protocol `consumer` the broker's
+    group.consumer.session.timeout.ms says how long."""
+    protocol: Literal["classic", "consumer"] = "classic"
+    """How the group shares its partitions out: `classic`, by its members, on any broker; `consumer` (KIP-848), by the broker,
+    from Kafka 4.0 on: nobody waits for anybody else. A change rolls the pods, one after the other."""
     static_membership: bool = False
     """Each pod is a static member (group.instance.id is the pod's name): a container that restarts keeps its partitions, but
     those of a pod that goes are idle until sessionTimeout."""
