@@ -12,6 +12,10 @@ from harness.processes import BIN
 def test_the_pods_of_a_plan_run_and_answer(space: Space) -> None:
     space.jwt()
     space.client()
+    # The operator would make these; a plan's gateways wait until somebody has.
+    for topic, partitions in (("requests", 4), ("results", 4), ("requests.dlq", 1)):
+        name = f"{space.name}.digits.{topic}"
+        space.run("kafka", servers=space.stage.kafka.address, topic=name, partitions=partitions)
     planned = subprocess.run(
         [BIN / "podpair", "plan", "-", "-n", space.name],
         input=yaml.safe_dump(space.gateway()),
@@ -25,6 +29,6 @@ def test_the_pods_of_a_plan_run_and_answer(space: Space) -> None:
         found = space.read("deployment", "digits")
         return found is not None and found["status"].get("availableReplicas", 0) >= 1
 
-    space.until(available, "a pod of the plan is available", 60)
+    space.until(available, "a pod of the plan is available", 120)
     answers = space.run("ask", url="ws://digits/v1/ws", token=token(), inputs=DIGIT, routes=["direct", "queue"])
     assert answers == {route: {"label": "1", "version": "1", "taken": route} for route in ("direct", "queue")}
