@@ -118,7 +118,7 @@ async def test_nothing_is_lost_and_nothing_comes_twice(fleet: Fleet) -> None:
             watching.cancel()
 
     await crowd.run(fire, _SETTLE)
-    found = crowd.faults()
+    found = [*fleet.ended(), *crowd.faults()]
     left = await asyncio.to_thread(open_requests, fleet)
     twice = sum(n > 1 for n in crowd.terminals.values())
     _log.info("seed %d; faults: %s", seed, dict(sorted(storm.counts.items())))

@@ -52,6 +52,15 @@ class Pair:
         logs = [record for gateway in self.gateways for record in gateway.log]
         return [f"{record['message']}: {record['exc_info']}" for record in logs if "exc_info" in record]
 
+    def ended(self) -> list[str]:
+        """Which halves have ended by themselves."""
+        halves = {"gateway": self.gateway, "inference": self.inference}
+        return [
+            f"{name} ended: " + "\n".join(half.lines[-20:])
+            for name, half in halves.items()
+            if half.process.poll() is not None
+        ]
+
     def close(self) -> None:
         """End both."""
         self.gateway.kill()
@@ -73,6 +82,11 @@ class Fleet:
         except BaseException:
             self.close()
             raise
+
+    def ended(self) -> list[str]:
+        """What has ended by itself, and the last it said. Nothing may be stopped at the time."""
+        brokers = [f"a broker ended: {last}" for member in self.brokers.members if (last := member.ended()) is not None]
+        return [*brokers, *(fault for pair in self.pairs for fault in pair.ended())]
 
     def keep_logs(self) -> Path:
         """Write the gateways' logs and metrics beside their configurations; the folder."""

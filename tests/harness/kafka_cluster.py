@@ -81,6 +81,10 @@ class Member:
         """Until it has caught up with the controllers and serves."""
         self._child.wait_for(lambda line: "Kafka Server started" in line)
 
+    def ended(self) -> str | None:
+        """The last it said, where it has ended by itself; None while it lives."""
+        return None if self._child.process.poll() is None else "\n".join(self._child.lines[-20:])
+
     def kill(self) -> None:
         """SIGKILL."""
         self._child.kill()
