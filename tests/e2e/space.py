@@ -137,7 +137,7 @@ class Space:
             {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "client"}, "data": data},
             {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "client"}, "spec": spec},
         )
-        self.kubectl("wait", "pod/client", "--for=condition=Ready", "--timeout=60s")
+        self.kubectl("wait", "pod/client", "--for=condition=Ready", "--timeout=180s")
 
     def _script(self, name: str, arguments: dict[str, Any]) -> tuple[str, ...]:
         return ("exec", "client", "--", "python3", f"/scripts/{name}.py", json.dumps(arguments))

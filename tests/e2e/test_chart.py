@@ -35,8 +35,8 @@ def _left(stage: Stage) -> set[str]:
 def _keeps(space: Space, who: str) -> None:
     """An operator is at work: it restores what is taken away."""
     space.kubectl("delete", "service", "digits")
-    space.until(lambda: space.read("service", "digits"), f"{who} is at work", 60)
-    space.ready(60)
+    space.until(lambda: space.read("service", "digits"), f"{who} is at work", 180)
+    space.ready(180)
 
 
 def test_removed_installed_and_upgraded_with_two_replicas_while_a_resource_serves(
@@ -45,11 +45,11 @@ def test_removed_installed_and_upgraded_with_two_replicas_while_a_resource_serve
     space.client()
     space.jwt()
     space.apply(space.gateway())
-    space.ready(120)
+    space.ready(180)
     pods = _pods(space)
 
     operator.uninstall()
-    space.until(lambda: not _left(stage), "all of the operator is gone", 60)
+    space.until(lambda: not _left(stage), "all of the operator is gone", 180)
     space.kubectl("get", "crd", "inferencegateways.podpair.dev")
     assert space.read("igw", "digits")
     answers = space.run("ask", url="ws://digits/v1/ws", token=token(), inputs=DIGIT, routes=["direct", "queue"])
@@ -81,7 +81,7 @@ def test_the_chart_of_a_resource_installs_answers_its_test_and_goes(space: Space
     operator.helm("install", "digits", _GATEWAY, *place, values=values)
     operator.helm("test", "digits", *place, "--timeout", "180s")
     operator.helm("uninstall", "digits", *place, "--wait", "--timeout", "120s")
-    space.until(lambda: space.everything() <= before, "everything of the chart is gone", 60)
+    space.until(lambda: space.everything() <= before, "everything of the chart is gone", 180)
 
 
 def test_the_api_server_would_take_the_operator_s_chart(stage: Stage, operator: Installed) -> None:

@@ -54,7 +54,7 @@ def serving(stage: Stage, release: Installed) -> Iterator[Space]:
 @pytest.fixture
 def pair(serving: Space) -> Space:
     """The same, serving."""
-    serving.ready(120)
+    serving.ready(240)
     return serving
 
 
@@ -114,11 +114,11 @@ def test_an_operator_killed_during_a_rollout_ends_it_when_it_is_back(
         pods = pair.items("pods", "-l", "podpair.dev/gateway=digits")
         return any(pod["spec"]["initContainers"][0]["image"] == stage.images.newer for pod in pods)
 
-    pair.until(rolling, "the rollout has begun", 60)
+    pair.until(rolling, "the rollout has begun", 180)
     killed = operator.pods()
     operator.kill()
-    pair.until(lambda: {*operator.pods()} - {*killed}, "another operator is there", 60)
-    pair.ready(180)
+    pair.until(lambda: {*operator.pods()} - {*killed}, "another operator is there", 180)
+    pair.ready(240)
     deployment, hpa = pair.read("deployment", "digits"), pair.read("hpa", "digits")
     assert deployment is not None
     assert hpa is not None
@@ -141,11 +141,11 @@ def test_an_unchanged_resource_causes_no_write(stage: Stage, pair: Space, operat
         status = (pair.read("igw", "digits") or {})["status"]
         return pair.condition("Scaling")["status"] == "True" and {"lag", "sessions"} <= status.keys()
 
-    pair.until(settled, "the autoscaler has looked, and the gateway was asked", 120)
+    pair.until(settled, "the autoscaler has looked, and the gateway was asked", 180)
     before, seen = versions(), looks()
     written = len(stage.node.writes()) if stage.node else 0
     # Two full rounds, besides what the watch sets off.
-    pair.until(lambda: looks() >= seen + 3, "it has been looked at again", 90)
+    pair.until(lambda: looks() >= seen + 3, "it has been looked at again", 180)
     assert versions() == before
     if stage.node is not None:
         writes = [one for one in stage.node.writes()[written:] if one["user"]["username"] == ACCOUNT]

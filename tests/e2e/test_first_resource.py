@@ -38,13 +38,14 @@ def test_from_install_to_an_answer_and_away_again(stage: Stage, space: Space, op
     stage.cluster.apply(*_kafka(stage))
     before = space.everything()
     space.kubectl("apply", "-f", str(EXAMPLE))
-    space.ready(60)
+    # Ready in a minute is the aim; here it fails at twice that, for the machine may have other work to do.
+    assert space.ready(180) < 120
     answers = space.run("ask", url="ws://digits/v1/ws", token=token(), inputs=DIGIT, routes=["direct", "queue"])
     assert answers == {route: {"label": "1", "version": "1", "taken": route} for route in ("direct", "queue")}
     assert len(_topics(space)) >= 2
 
-    space.kubectl("delete", "igw", "digits", "--timeout=60s")
-    space.until(lambda: space.everything() <= before, "everything of the resource is gone", 60)
+    space.kubectl("delete", "igw", "digits", "--timeout=180s")
+    space.until(lambda: space.everything() <= before, "everything of the resource is gone", 180)
     assert len(_topics(space)) >= 2, "Retain keeps the topics"
 
 
@@ -52,7 +53,7 @@ def test_delete_takes_the_topics_too_where_that_is_wanted(space: Space, operator
     space.client()
     space.jwt()
     space.apply(space.gateway(kafka__deletionPolicy="Delete"))
-    space.ready(60)
+    space.ready(180)
     assert len(_topics(space)) >= 2
-    space.kubectl("delete", "igw", "digits", "--timeout=90s")
+    space.kubectl("delete", "igw", "digits", "--timeout=180s")
     assert _topics(space) == []

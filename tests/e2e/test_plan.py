@@ -29,6 +29,6 @@ def test_the_pods_of_a_plan_run_and_answer(space: Space) -> None:
         found = space.read("deployment", "digits")
         return found is not None and found["status"].get("availableReplicas", 0) >= 1
 
-    space.until(available, "a pod of the plan is available", 120)
+    space.until(available, "a pod of the plan is available", 180)
     answers = space.run("ask", url="ws://digits/v1/ws", token=token(), inputs=DIGIT, routes=["direct", "queue"])
     assert answers == {route: {"label": "1", "version": "1", "taken": route} for route in ("direct", "queue")}

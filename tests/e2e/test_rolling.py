@@ -35,7 +35,7 @@ def test_a_new_image_rolls_out_under_200_clients_that_notice_nothing(
     limits = {"direct": _CLIENTS, "inFlight": 16}
     pair = space.gateway(scaling={"min": 2, "max": 2}, gateway__drain="10s", gateway__limits=limits)
     space.apply(pair)
-    space.ready(120)
+    space.ready(180)
     load = space.start(
         "load",
         url="ws://digits/v1/ws",
@@ -58,7 +58,7 @@ def test_a_new_image_rolls_out_under_200_clients_that_notice_nothing(
     pair["spec"]["inference"]["models"] = [{"name": "digits", "versions": [{"version": "2"}]}]
     space.apply(pair)
     space.ready(180)
-    space.until(lambda: not {*pods} & {*_pods(space)}, "the old pods are gone", 120)
+    space.until(lambda: not {*pods} & {*_pods(space)}, "the old pods are gone", 180)
     space.kubectl("exec", "client", "--", "touch", "/tmp/stop")
     verdict: dict[str, Any] = json.loads(load.wait_for(lambda line: line.startswith("{"), 120))
 

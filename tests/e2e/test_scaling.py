@@ -45,8 +45,8 @@ def test_lag_scales_from_one_to_three_and_back(stage: Stage, space: Space, opera
             scaling={"min": 1, "max": 3, "metrics": [{"lag": 20}], "behavior": {"scaleDown": _QUICKLY}},
         )
     )
-    space.ready(120)
-    space.until(lambda: space.condition("Scaling")["status"] == "True", "the autoscaler reads the lag", 120)
+    space.ready(180)
+    space.until(lambda: space.condition("Scaling")["status"] == "True", "the autoscaler reads the lag", 180)
     written = len(stage.node.writes()) if stage.node else 0
     watch = space.follow("get", "deployment", "digits", "--watch", "-o", "json", "--show-managed-fields")
     tokens = [token(f"user-{number}") for number in range(20)]
@@ -55,9 +55,9 @@ def test_lag_scales_from_one_to_three_and_back(stage: Stage, space: Space, opera
     def replicas() -> list[int]:
         return [one["spec"]["replicas"] for one in _versions(watch)]
 
-    space.until(lambda: 3 in replicas(), "three pods are wanted", 120)
+    space.until(lambda: 3 in replicas(), "three pods are wanted", 240)
     outcomes = json.loads(flood.wait_for(lambda line: line.startswith("{"), 240))
-    space.until(lambda: replicas()[-1] == 1, "one pod is wanted again", 180)
+    space.until(lambda: replicas()[-1] == 1, "one pod is wanted again", 300)
     watch.kill()
     assert outcomes == {"result": 800}
     steps = [(before, after) for before, after in pairwise(replicas()) if before != after]

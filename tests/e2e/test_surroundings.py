@@ -156,7 +156,7 @@ def _play(space: Space, admin: Space, wrong: Wrong) -> None:
     assert moments[0] - began <= _TOLD, f"told after {moments[0] - began}"
     wrong.mend(space, admin)
     space.ready(_HEALED)
-    space.until(lambda: space.condition("Degraded")["status"] == "False", "nothing is wrong any more", 60)
+    space.until(lambda: space.condition("Degraded")["status"] == "False", "nothing is wrong any more", 180)
     space.kubectl("delete", "igw", "digits", "--wait=false")  # others need the processor
 
 
