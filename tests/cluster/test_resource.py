@@ -98,7 +98,7 @@ def test_what_validate_takes_the_api_server_takes(cluster: ApiServer, namespace:
         ({"inference__resources": {"limits": {"memory": "1Gb"}}}, "spec.inference.resources.limits.memory"),
         ({"inference__podTemplate": {"nodeSelector": {}}}, "spec.inference.podTemplate.nodeSelector"),
         ({"scaling__minimum": 3}, "spec.scaling.minimum"),
-        ({"kafka__consumerGroup": {"protocol": "consumer"}}, "spec.kafka.consumerGroup.protocol"),
+        ({"kafka__consumerGroup": {"protocol": "eager"}}, "spec.kafka.consumerGroup.protocol"),
     ],
     ids=str,
 )

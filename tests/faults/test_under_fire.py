@@ -18,6 +18,7 @@ from confluent_kafka import Consumer, TopicPartition
 from harness import faults
 from harness.crowd import Crowd
 from harness.fleet import GROUP, REQUESTS, Fleet, resident_mb
+from harness.pair import until
 
 _log = logging.getLogger(__name__)
 _MINUTES = float(os.environ.get("PODPAIR_FAULT_MINUTES", "0.5"))
@@ -119,7 +120,6 @@ async def test_nothing_is_lost_and_nothing_comes_twice(fleet: Fleet) -> None:
 
     await crowd.run(fire, _SETTLE)
     found = [*fleet.ended(), *crowd.faults()]
-    left = await asyncio.to_thread(open_requests, fleet)
     twice = sum(n > 1 for n in crowd.terminals.values())
     _log.info("seed %d; faults: %s", seed, dict(sorted(storm.counts.items())))
     _log.info("%d records pushed; requests: %s", sum(m.pushed for m in crowd.members), dict(crowd.requests.outcomes))
@@ -133,7 +133,8 @@ async def test_nothing_is_lost_and_nothing_comes_twice(fleet: Fleet) -> None:
         (logs / "faults").write_text("\n".join(found))
         pytest.fail(f"{len(found)} faults, such as {found[:5]}; they and the gateways' logs are in {logs}")
     assert [line for pair in fleet.pairs for line in pair.unforeseen()] == []
-    assert left == 0
+    # What is queued twice, by clients that were in doubt, may still be worked on when all have their answers.
+    await asyncio.to_thread(until, lambda: open_requests(fleet) == 0, "all requests are committed", 60)
     assert crowd.requests.outcomes["empty"] == 0
     assert min(storm.counts.values()) >= _LEAST
     # Most are answered: not to answer at all would keep every promise above.
