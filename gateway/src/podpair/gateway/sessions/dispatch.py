@@ -111,10 +111,12 @@ class Dispatcher:
 
     def load(self, grant: Grant | None = None) -> Load:
         """The pair as the next request finds it, whose token allows that."""
+        return Load(self._readiness.ready, self._in_flight, self._room(grant), queue_open=True)
+
+    def _room(self, grant: Grant | None) -> int:
+        """How many direct requests there may be before one of this grant."""
         limit = self._config.limits.direct
-        if grant is not None:
-            limit = grant.room(limit)
-        return Load(self._readiness.ready, self._in_flight, limit, queue_open=True)
+        return limit if grant is None else grant.room(limit)
 
     def infer(self, session: Session, message: Infer | InferRow) -> Started | None:
         """Begin a request; its events go to the session. None: it repeats one that still runs, or has ended.
@@ -139,8 +141,7 @@ class Dispatcher:
 
     def _begin(self, session: Session, message: Infer | InferRow) -> Started:
         grant = session.grant
-        limit = self._config.limits.direct if grant is None else grant.room(self._config.limits.direct)
-        if message.route != "queue" and self._in_flight < limit and self._readiness.ready:
+        if message.route != "queue" and self._in_flight < self._room(grant) and self._readiness.ready:
             route: Route = "direct"  # what most are, decided at once
         else:
             route = choose_route(message.route, self.load(grant))
@@ -150,7 +151,7 @@ class Dispatcher:
         session.ledger.open(message.id, request)
         question = _question(session, message)
         if self._tracer is not None:
-            self._trace(session, message, request, question)
+            self._trace(self._tracer, session, message, request, question)
         if route == "queue":
             try:
                 return Started("queue", self._enqueue(session, question))
@@ -196,12 +197,12 @@ class Dispatcher:
         except Fault as fault:
             self._send(session, [Event(records.Kind.TERMINAL, "error", message.id, error_event(fault, message.id), -1)])
 
-    def _trace(self, session: Session, message: Infer | InferRow, request: OpenRequest, question: Question) -> None:
+    def _trace(
+        self, tracer: Tracer, session: Session, message: Infer | InferRow, request: OpenRequest, question: Question
+    ) -> None:
         """Begin the request's span, if it is to have one: it ends with the request."""
-        if self._tracer is None:
-            return
         about = {"podpair.session": session.id, "podpair.request": message.id, "podpair.model": message.model}
-        span = self._tracer.begin("infer", "server", message.traceparent, about, root=True)
+        span = tracer.begin("infer", "server", message.traceparent, about, root=True)
         if span is not None:
             request.span = span
             question.trace = span.traceparent
