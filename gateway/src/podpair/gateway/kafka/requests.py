@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from podpair.gateway.config.model import Config
+from podpair.gateway.core.commits import UnsettledCommits
 from podpair.gateway.core.offsets import Commit, decoded
 from podpair.gateway.kafka.clients import fetching, gateway_name, properties
 from podpair.gateway.kafka.threads import call_on
@@ -71,6 +72,7 @@ class RequestsConsumer:
                 **fetching(config),
                 **own,
             )
+            | {"on_commit": self._on_commit}
         )
         # Partitions whose last transaction may still be under way must not be handed on.
         self._patience = None if config.requests.exactly_once else _REVOKE
@@ -78,6 +80,7 @@ class RequestsConsumer:
         self._room = config.requests.in_flight
         self._wants_pause = False
         self._to_commit: dict[int, Commit] = {}
+        self._unsettled = UnsettledCommits()  # the thread's own
         self.membership: Any = None  # names this member in its present generation; as new as the thread's last turn
         self._paused: set[int] = set()  # partitions; the thread's own
         self._stopping = False
@@ -139,12 +142,23 @@ class RequestsConsumer:
         self._consumer.close()  # calls _on_revoke, and leaves the group
 
     def _commit(self, commits: dict[int, Commit]) -> None:
+        commits = self._unsettled.send(commits, time.monotonic())
         if not commits:
             return
         try:
             self._consumer.commit(offsets=self._places(commits), asynchronous=True)
         except KafkaException as error:
-            _log.warning("committing %s: %s", self._topic, error)
+            self._not_committed(set(commits), error.args[0])
+
+    def _on_commit(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
+        """What became of a commit; called by poll."""
+        failed = {place.partition: why for place in places if (why := place.error or error) is not None}
+        if failed:
+            self._not_committed(set(failed), next(iter(failed.values())))
+
+    def _not_committed(self, partitions: set[int], error: KafkaError) -> None:
+        _log.info("committing %s again: %s", self._topic, error.str(), extra={"partitions": sorted(partitions)})
+        self._unsettled.failed(partitions, time.monotonic())
 
     def _apply_pause(self, pause: bool) -> None:
         if not pause and not self._paused:
@@ -201,6 +215,7 @@ class RequestsConsumer:
         with self._gate:
             for partition in gone & self._to_commit.keys():
                 commits.setdefault(partition, self._to_commit.pop(partition))
+        commits = self._unsettled.give_back(gone) | commits
         if commits:
             try:
                 consumer.commit(offsets=self._places(commits), asynchronous=False)
@@ -213,6 +228,7 @@ class RequestsConsumer:
         with self._gate:
             for partition in gone:
                 self._to_commit.pop(partition, None)
+        self._unsettled.give_back(gone)
 
     def _let_go(self, revoked: Awaitable[dict[int, Commit]]) -> dict[int, Commit]:
         async def wait() -> dict[int, Commit]:
