@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import time
 from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
@@ -14,6 +15,9 @@ from podpair.gateway.kafka.clients import properties
 
 _log = logging.getLogger(__name__)
 _TIMEOUT = 5.0  # seconds for each question to the broker; a SIGTERM waits for the one in hand
+_NEWS = 2.0  # seconds in which a broker that has just started is to learn what topics there are
+_CREATED = 10.0  # seconds in which the brokers are to learn of a topic that was created
+_NO_TOPIC_IDS = (KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION)  # a broker older than 2.8
 
 
 class MissingTopic(Exception):
@@ -64,15 +68,18 @@ def _why(told: list[KafkaError]) -> str | None:
 def _ensured(config: Config, admin: AdminClient) -> Topics:
     wanted = {topic.topic: topic for topic in _wanted(config)}
     found = _partitions(admin, list(wanted), ask_each=config.kafka.embedded)
-    missing = [name for name, count in found.items() if count == 0]
-    if missing and not config.kafka.create_topics:
-        raise MissingTopic(
-            f"topic {' and '.join(missing)} not found at {config.kafka.bootstrap_servers}:"
-            " create it, or allow it with kafka.create_topics: true"
-        )
-    if missing:
-        _create(admin, [wanted[name] for name in missing])
-        found = _partitions(admin, list(wanted), ask_each=False)
+    if not all(found.values()) and not config.kafka.create_topics:
+        found = _looked_again(admin, list(wanted), _NEWS)
+        if missing := _missing(found):
+            raise MissingTopic(
+                f"topic {missing} not found at {config.kafka.bootstrap_servers}:"
+                " create it, or allow it with kafka.create_topics: true"
+            )
+    if not all(found.values()):
+        _create(admin, [wanted[name] for name, count in found.items() if count == 0])
+        found = _looked_again(admin, list(wanted), _CREATED)
+        if missing := _missing(found):
+            raise Unreachable(f"topic {missing} was created, but no broker tells of it")
     requests, results = found[config.requests.topic], found[config.results.topic]
     if requests != results:
         _log.warning(
@@ -121,16 +128,21 @@ def _create(admin: AdminClient, missing: list[NewTopic]) -> None:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another gateway was quicker
                 raise MissingTopic(f"topic {name} not found, and creating it failed: {error.args[0].str()}") from None
-    _await_created(admin, [topic.topic for topic in missing])
 
 
-def _await_created(admin: AdminClient, names: list[str]) -> None:
-    """The controller has made them; wait until the broker that is asked knows them too."""
-    for _ in range(100):
-        if all(_partitions(admin, names, ask_each=False).values()):
-            return
+def _looked_again(admin: AdminClient, names: list[str], seconds: float) -> dict[str, int]:
+    """The number of partitions of each topic, as soon as a broker tells of all of them.
+
+    One that has just started knows of no topic for a moment, and another knows late of what the controller has created.
+    """
+    end = time.monotonic() + seconds
+    while not all((found := _partitions(admin, names, ask_each=False)).values()) and time.monotonic() < end:
         admin.poll(0.1)
-    raise Unreachable(f"topic {' and '.join(names)} was created, but no broker tells of it")
+    return found
+
+
+def _missing(found: dict[str, int]) -> str:
+    return " and ".join(name for name, count in found.items() if count == 0)
 
 
 def _epoch(admin: AdminClient, config: Config, partitions: int) -> str:
@@ -143,7 +155,10 @@ def _epoch(admin: AdminClient, config: Config, partitions: int) -> str:
         try:
             identity = str(future.result().topic_id)
         except KafkaException as error:
-            _log.info(
-                "the broker tells no topic ids (%s): positions are told apart by its cluster id", error.args[0].str()
-            )
+            reason: KafkaError = error.args[0]
+            if (
+                reason.code() not in _NO_TOPIC_IDS
+            ):  # to take another name for it would cut every session off from its past
+                raise Unreachable(f"asking for the id of {config.results.topic}: {reason.str()}") from None
+            _log.info("the broker tells no topic ids (%s): positions are told apart by its cluster id", reason.str())
     return hashlib.sha256(f"{identity}/{config.results.topic}/{partitions}".encode()).hexdigest()[:6]
