@@ -5,7 +5,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -97,6 +97,7 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 @pytest.fixture
 async def connect(http: aiohttp.ClientSession) -> AsyncIterator[Connect]:
     """`connect(gateway, sub=…, sid=…, jwt=…, protocols=…, params=…)` opens a WebSocket and reads its welcome."""
+    secured: list[asyncio.Transport] = []
     async with AsyncExitStack() as stack:
 
         async def begin(
@@ -110,6 +111,8 @@ async def connect(http: aiohttp.ClientSession) -> AsyncIterator[Connect]:
                     protocols=("podpair.v1.raw",) if raw else protocols,
                 )
             )  # fmt: skip
+            if gateway.context is not None:
+                secured.append(cast("asyncio.Transport", socket._conn.transport))
             client = Client(socket)
             if not raw:
                 client.welcome = await client.next()
@@ -117,6 +120,9 @@ async def connect(http: aiohttp.ClientSession) -> AsyncIterator[Connect]:
             return client
 
         yield begin
+    # asyncio closes TLS in the background, when the test and its loop may be gone.
+    for transport in secured:
+        transport.abort()
 
 
 def resuming(client: Client, position: str | None = None) -> dict[str, str]:
