@@ -10,7 +10,7 @@ KAFKA ?=
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults fuzz e2e lint format lock crd proto bench bench-fanout bench-direct bench-inference images clean
+.PHONY: help setup demo test test-faults fuzz e2e lint format lock crd proto bench bench-fanout bench-direct bench-inference bench-report images clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,7 +93,10 @@ images: ## the three images and podpair-digits, an example (BASE=image to build 
 	@for name in $(PROJECTS); do $(call build,$$name,$$name) $(if $(BASE),--build-arg BASE=$(BASE)) . || exit 1; done
 	@$(call build,digits,examples/digits) --build-arg BASE=podpair-inference:$(IMAGE_TAG) .
 
-bench: bench-fanout bench-direct bench-inference ## every measurement in docs/benchmarks.md
+bench-report: setup ## tables and plots of docs/benchmarks.md, from what benches have left in var/bench
+	@$(BIN)/python tests/bench/report.py
+
+bench: bench-fanout bench-direct bench-inference bench-report ## every measurement in docs/benchmarks.md
 
 clean: ## forget the environment and everything that was generated
 	rm -rf $(VENV) .cache var .mypy_cache .ruff_cache .pytest_cache
