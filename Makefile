@@ -10,7 +10,7 @@ KAFKA ?=
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults fuzz e2e lint format lock crd proto bench bench-fanout bench-direct bench-inference bench-report images clean
+.PHONY: help setup demo test test-faults fuzz e2e lint format lock crd proto bench bench-fanout bench-drain bench-direct bench-inference bench-report images clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ bench-direct: setup ## WebSocket → model → WebSocket, one pair: a JSON line 
 
 bench-fanout: setup ## Kafka → 5,000 WebSocket sessions on a real broker: a JSON line a run (ARGS="--gateways all --sessions 1000,5000")
 	@$(BIN)/python tests/bench/fanout.py $(ARGS)
+
+bench-drain: setup ## SIGTERM for a gateway with 10,000 sessions, which move to another while records flow
+	@$(BIN)/python tests/bench/drain.py $(ARGS)
 
 bench-inference: setup ## the model's container beside mosec and beside session.run itself; needs wrk (ARGS="--only small --runs 5")
 	@$(BIN)/python tests/bench/inference.py $(ARGS)

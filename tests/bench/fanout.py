@@ -28,15 +28,17 @@ from harness.kafka import Broker
 from harness.pair import SECRET
 
 PATIENCE = 5.0  # seconds without a record after which the rest is counted as missing
+_LARGE = 16_384  # bytes of the records that one session in a hundred gets with `--keys large`
 _REPORTED = ("received", "missing", "duplicates", "out_of_order", "p50_ms", "p99_ms", "client_cpu_s")
 
 
 class Load:
     """The client process."""
 
-    def __init__(self, target: Target, sessions: int) -> None:
+    def __init__(self, target: Target, sessions: int, apart: int, deaf: bool) -> None:
         command = [sys.executable, Path(__file__).with_name("listeners.py"), "--url", target.url, "--secret", SECRET]
         command += ["--sessions", str(sessions), "--dialect", target.dialect]
+        command += ["--apart", str(apart), *(["--deaf"] if deaf else [])]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def read(self) -> dict[str, Any]:
@@ -51,12 +53,22 @@ class Load:
         return self.read()
 
 
+def apart(keys: str, sessions: int) -> int:
+    """How many sessions, the first, get large records, and are not counted."""
+    return sessions // 100 if keys == "large" else 0
+
+
 def sequence(keys: str, records: int, sessions: int) -> Iterator[int]:
-    """Whose record is next: each in turn, at random, or one session in ten records (`hot`)."""
+    """Whose record is next: each in turn, or at random; one record in ten is for one session (`hot`), or for those `apart`."""
     chosen = random.Random(7)
+    few = apart(keys, sessions)
     for i in range(records):
         if keys == "hot" and i % 10 == 0:
             yield 0
+        elif few and i % 10 == 0:
+            yield i // 10 % few
+        elif few:
+            yield few + (i - i // 10) % (sessions - few)
         else:
             yield i % sessions if keys == "round-robin" else chosen.randrange(sessions)
 
@@ -66,6 +78,7 @@ class Writer:
 
     def __init__(self, broker: Broker, topic: str, sessions: int, keys: str, dialect: str, linger: int) -> None:
         self._topic, self._sessions, self._keys = topic, sessions, keys
+        self._apart = apart(keys, sessions)
         self._envelope = b"%b"
         if dialect == "socketio":
             self._envelope = b'{"method":"emit","event":"push","data":%b,"namespace":"/","room":"%b","host_id":"bench"}'
@@ -80,6 +93,7 @@ class Writer:
         """Write so many, `rate` a second (0: as fast as it goes); returns when it began."""
         producer, sessions = self._producer, self._sessions
         names = [f"b-{i:06d}" for i in range(sessions)]
+        pad = b" " * _LARGE  # JSON does not mind
         numbers = [0] * sessions
         began = time.time()
         for i, session in enumerate(sequence(self._keys, records, sessions)):
@@ -89,6 +103,8 @@ class Writer:
                     time.sleep(ahead)
             value = b'{"s":%d,"n":%d,"t":%d}' % (session, numbers[session], time.time_ns())
             numbers[session] += 1
+            if session < self._apart:
+                value += pad
             if self._socketio:
                 value = self._envelope % (value, names[session].encode())
             while True:
@@ -102,12 +118,16 @@ class Writer:
         producer.flush(30)
         return began
 
+    def counted(self, records: int) -> int:
+        """How many of so many are for sessions that are counted."""
+        return sum(session >= self._apart for session in sequence(self._keys, records, self._sessions))
+
 
 def phase(target: Target, load: Load, writer: Writer, records: int, rate: float) -> dict[str, Any]:
     """One phase of a run: what was received, how quickly, and at what price."""
     cpu = cpu_seconds(target.child.pid)
     began = writer.write(records, rate)
-    seen = load.expect(records)
+    seen = load.expect(writer.counted(records))
     cpu = cpu_seconds(target.child.pid) - cpu
     line = {name: seen[name] for name in _REPORTED}
     received = max(seen["received"], 1)
@@ -117,8 +137,10 @@ def phase(target: Target, load: Load, writer: Writer, records: int, rate: float)
     }
 
 
-def measure(name: str, sessions: int, options: argparse.Namespace, broker: Broker, folder: Path) -> dict[str, Any]:
-    """One run against one gateway. Raises CannotBuild."""
+def measure(
+    name: str, sessions: int, options: argparse.Namespace, broker: Broker, folder: Path, deaf: bool
+) -> dict[str, Any]:
+    """One run against one gateway; `deaf`: the sessions that get large records read none of them. Raises CannotBuild."""
     topic = f"fanout.{time.monotonic_ns()}"
     admin = AdminClient({"bootstrap.servers": broker.address})
     for made in admin.create_topics([NewTopic(topic, options.partitions, 1)]).values():
@@ -127,9 +149,11 @@ def measure(name: str, sessions: int, options: argparse.Namespace, broker: Broke
     load = None
     try:
         before = rss_bytes(target.child.pid)
-        load = Load(target, sessions)
+        load = Load(target, sessions, apart(options.keys, sessions), deaf)
         connected = load.read()
         line: dict[str, Any] = {"gateway": name, "sessions": sessions, "keys": options.keys}
+        if options.deaf:
+            line["deaf"] = apart(options.keys, sessions) if deaf else 0
         line["kb_per_session"] = round((rss_bytes(target.child.pid) - before) / sessions / 1000, 1)
         line["connect_seconds"] = connected["seconds"]
         burst = Writer(broker, topic, sessions, options.keys, target.dialect, 5)
@@ -162,26 +186,35 @@ def main() -> None:
     parser.add_argument("--sessions", type=_numbers, default=[5_000])
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--partitions", type=int, default=8)
-    parser.add_argument("--keys", choices=["round-robin", "random", "hot"], default="round-robin")
+    parser.add_argument("--keys", choices=["round-robin", "random", "hot", "large"], default="round-robin")
+    parser.add_argument(
+        "--deaf", action="store_true", help="each run once more, where the sessions of `--keys large` read nothing"
+    )
     parser.add_argument("--rates", type=_numbers, default=[2_000], help="records/s of the steady phases")
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--hold", action="store_true", help="wait before ending, for a profiler")
     options = parser.parse_args()
     names = list(GATEWAYS) if options.gateways == "all" else [name.strip() for name in options.gateways.split(";")]
+    if options.deaf and options.keys != "large":
+        parser.error("--deaf goes with --keys large")
     if unknown := [name for name in names if name not in GATEWAYS]:
         parser.error(f"no such gateway: {'; '.join(unknown)}; there are {'; '.join(GATEWAYS)}")
     broker = Broker()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            for _ in range(options.repeats):
-                for sessions in options.sessions:
-                    for name in names:
-                        try:
-                            line = measure(name, sessions, options, broker, Path(folder))
-                        except CannotBuild as error:
-                            line = {"gateway": name, "left_out": str(error)}
-                        print(json.dumps(line), flush=True)
+            runs = [
+                (n, name, deaf)
+                for n in options.sessions
+                for name in names
+                for deaf in (False, True)[: 1 + options.deaf]
+            ]
+            for sessions, name, deaf in runs * options.repeats:
+                try:
+                    line = measure(name, sessions, options, broker, Path(folder), deaf)
+                except CannotBuild as error:
+                    line = {"gateway": name, "left_out": str(error)}
+                print(json.dumps(line), flush=True)
     finally:
         broker.stop()
 

@@ -32,8 +32,10 @@ class Phase:
 class Listeners:
     """All sessions, and the phase that is on."""
 
-    def __init__(self, sessions: int) -> None:
+    def __init__(self, sessions: int, apart: int, deaf: bool) -> None:
         self.sessions = sessions
+        self.apart = apart  # the first so many are not counted
+        self.deaf = deaf  # and read nothing after their welcome
         self.phase = Phase(sessions)
         self.welcomed = 0
         self.expected = 0
@@ -81,11 +83,15 @@ class Listener(WSListener):
         if frame.msg_type == WSMsgType.TEXT:
             payload = frame.get_payload_as_bytes()
             if b'"n":' in payload:
+                if self.index < self.listeners.apart:
+                    return
                 self.listeners.record(self.index, payload)
             elif self.dialect == "socketio":
                 self._socketio(transport, payload)
             elif payload.startswith(b'{"type":"welcome"'):
                 self.listeners.welcomed += 1
+                if self.listeners.deaf and self.index < self.listeners.apart:
+                    transport.underlying_transport.pause_reading()
         elif frame.msg_type == WSMsgType.PING:
             transport.send_pong(frame.get_payload_as_bytes())
         elif frame.msg_type == WSMsgType.CLOSE:
@@ -116,8 +122,8 @@ def report(phase: Phase, expected: int) -> dict[str, object]:
     }
 
 
-async def run(url: str, sessions: int, secret: str, dialect: str) -> None:
-    listeners = Listeners(sessions)
+async def run(url: str, sessions: int, secret: str, dialect: str, apart: int, deaf: bool) -> None:
+    listeners = Listeners(sessions, apart, deaf)
     room = asyncio.Semaphore(100)
 
     async def connect(index: int) -> object:
@@ -148,5 +154,7 @@ if __name__ == "__main__":
     parser.add_argument("--sessions", type=int, required=True)
     parser.add_argument("--secret", required=True)
     parser.add_argument("--dialect", choices=["podpair", "native", "socketio"], required=True)
+    parser.add_argument("--apart", type=int, default=0, help="how many sessions, the first, are not counted")
+    parser.add_argument("--deaf", action="store_true", help="these read nothing after their welcome")
     options = parser.parse_args()
-    uvloop.run(run(options.url, options.sessions, options.secret, options.dialect))
+    uvloop.run(run(options.url, options.sessions, options.secret, options.dialect, options.apart, options.deaf))
