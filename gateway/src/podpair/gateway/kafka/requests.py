@@ -190,6 +190,7 @@ class RequestsConsumer:
         finished = {place.partition: decoded(place.metadata, place.offset) for place in began}
         call_on(self._loop, self._worker.assigned, finished)
         consumer.incremental_assign(began)
+        consumer.resume(began)  # librdkafka keeps the pause of a partition that was paused when it was taken away
 
     def _committed(self, consumer: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
         """Where to begin. A transaction that a dead member has left open is waited for: the broker ends it."""
