@@ -6,10 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from harness import machine
 from harness.kafka import Broker, SecureBroker
 from harness.pair import Gateway, Inference
+
+# How long an example takes is the machine's business: no test asserts a time.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture

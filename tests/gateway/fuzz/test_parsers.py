@@ -42,7 +42,10 @@ def ask(question: Question) -> None:
             read()
     with contextlib.suppress(Fault):
         again = question_of_body(question_body(question), question.id, question.model, question.deadline)
-        assert (again.inputs, data_of(again)) == (question.inputs, data_of(question))
+        assert again.inputs == question.inputs
+        # A list of numbers is read on its way: it says the same, be it in other letters.
+        assert again.row is not None or data_of(again) == data_of(question)
+        assert again.row is None or again.row == msgspec.json.decode(data_of(question))
 
 
 @examples(0.15)

@@ -60,9 +60,13 @@ def _row(tensor: _Tensor, model: Model) -> Any:
 
 def part_of_event(event: bytes) -> tuple[bytes, str | None]:
     """A part's data and the model's version. Raises StreamFailed, or ValueError where it is not the extension's."""
-    found = _members.decode(event)
+    try:
+        found = _members.decode(event)
+        told = msgspec.json.decode(found["error"]) if "error" in found else None
+    except RecursionError:
+        raise ValueError("nested too deep") from None
     if "error" in found:
-        raise StreamFailed(str(msgspec.json.decode(found["error"])))
+        raise StreamFailed(str(told))
     version = msgspec.json.decode(found["model_version"], type=str) if "model_version" in found else None
     return _only({name: value for name, value in found.items() if name not in _OUTER}), version
 
