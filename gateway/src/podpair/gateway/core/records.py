@@ -7,6 +7,7 @@ import base64
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -203,9 +204,14 @@ def _headers(ce_type: bytes, request_id: str, session: str, source: str, now: fl
         ("ce_type", ce_type),
         ("ce_source", source.encode()),
         ("ce_subject", session.encode()),
-        ("ce_time", datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").encode()),
+        ("ce_time", b"%b.%03d+00:00" % (_to_the_second(int(now)), int(now * 1000) % 1000)),
         ("content-type", b"application/json"),
     ]
+
+
+@lru_cache(4)
+def _to_the_second(now: int) -> bytes:
+    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
 
 
 def request_of_record(value: bytes | None, headers: Headers | None) -> Request | Cancellation:

@@ -1,12 +1,14 @@
 """Writes records; the broker's acknowledgement is what the gateway's promises wait for.
 
-One producer for everything, idempotent and acks=all. Acknowledgements come on a thread of its own and cross to the loop a
-batch at a time.
+One producer for everything, idempotent and acks=all. The loop itself asks for acknowledgements, every millisecond while any
+are due: librdkafka's client takes the interpreter's lock anew for each of them, and a thread that asks has to wait for it, each
+time, until the loop lets go of it.
 """
 
 import asyncio
 import logging
-import threading
+from collections import Counter, deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -14,11 +16,14 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.records import Headers
 from podpair.gateway.kafka.clients import properties
-from podpair.gateway.kafka.threads import call_on
 from podpair.gateway.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 _BACKOFF = 0.5  # seconds before a record that was not acknowledged is written again
+_DUE = 0.001  # seconds between looks for acknowledgements while some are due …
+_PATIENT = 50  # … for so many looks in vain, …
+_SLOW = 0.02  # … then so many seconds
+_IDLE = 0.5  # seconds between looks otherwise: librdkafka has errors to tell, too
 
 
 class NotWritten(Exception):
@@ -40,7 +45,9 @@ class Outgoing(NamedTuple):
     key: bytes | None
     headers: Headers
     what: str  # its name in the log
-    instead: "Outgoing | None" = None  # what is written if the topic takes no record so large; None: nothing
+    instead: "Callable[[], Outgoing] | None" = (
+        None  # makes what is written if the topic takes no record so large; None: nothing
+    )
 
 
 class Written(NamedTuple):
@@ -70,10 +77,11 @@ class RecordProducer:
                 queue_buffering_max_messages=200_000,
             )
         )
-        self._settled: list[tuple[asyncio.Future[Written], KafkaError | None, Message]] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._poll, name="kafka-producer", daemon=True)
-        self._thread.start()
+        # future, topic, error, partition, offset; a thread that flushes puts them in as well
+        self._heard: deque[tuple[asyncio.Future[Written], str, KafkaError | None, int, int]] = deque()
+        self._due = 0  # records that are neither acknowledged nor given up
+        self._in_vain = 0  # looks, since the last that found something
+        self._timer = self._loop.call_later(_IDLE, self._look)
 
     def write(
         self, topic: str, value: bytes, *, key: bytes | None, headers: Headers, partition: int = -1
@@ -85,7 +93,7 @@ class RecordProducer:
         future: asyncio.Future[Written] = self._loop.create_future()
 
         def acknowledged(error: KafkaError | None, message: Message) -> None:
-            self._settled.append((future, error, message))
+            self._heard.append((future, topic, error, message.partition() or 0, message.offset() or 0))
 
         try:
             self._producer.produce(
@@ -97,6 +105,9 @@ class RecordProducer:
         except KafkaException as error:
             self._metrics.produced.labels(topic, "refused").inc()
             raise _not_written(error.args[0]) from None
+        self._due += 1
+        if self._due == 1:
+            self._look_after(_DUE)
         return future
 
     async def write_surely(self, record: Outgoing) -> None:
@@ -108,37 +119,47 @@ class RecordProducer:
             except NotWritten as error:
                 if error.too_large:
                     _log.error("%s is larger than topic %s takes", left.what, left.topic)
-                    left = left.instead
+                    left = None if left.instead is None else left.instead()
                     continue
                 _log.warning("writing %s again: %s", left.what, error)
                 await asyncio.sleep(_BACKOFF)
             else:
                 return
 
-    def _poll(self) -> None:
-        while not self._stop.is_set():
-            if self._producer.poll(0.5) and self._settled:
-                settled, self._settled = self._settled, []
-                call_on(self._loop, self._settle, settled)
+    def _look_after(self, seconds: float) -> None:
+        self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, self._look)
 
-    def _settle(self, settled: list[tuple[asyncio.Future[Written], KafkaError | None, Message]]) -> None:
-        for future, error, message in settled:
-            topic = message.topic() or ""
-            self._metrics.produced.labels(topic, "error" if error is not None else "acknowledged").inc()
+    def _look(self) -> None:
+        self._producer.poll(0)
+        self._in_vain = 0 if self._heard else self._in_vain + 1
+        self._settle()
+        if not self._due:
+            self._look_after(_IDLE)
+        else:
+            self._look_after(_DUE if self._in_vain < _PATIENT else _SLOW)
+
+    def _settle(self) -> None:
+        outcomes: Counter[tuple[str, str]] = Counter()
+        heard = self._heard
+        while heard:
+            future, topic, error, partition, offset = heard.popleft()
+            self._due -= 1
+            outcomes[topic, "error" if error is not None else "acknowledged"] += 1
             if future.done():
                 continue
             if error is not None:
                 future.set_exception(_not_written(error))
             else:
-                future.set_result(Written(message.partition() or 0, message.offset() or 0))
+                future.set_result(Written(partition, offset))
+        for labels, records in outcomes.items():
+            self._metrics.produced.labels(*labels).inc(records)
 
     async def close(self, timeout: float) -> int:
         """Wait up to `timeout` seconds for what is queued; returns how many records are lost."""
         left: int = await self._loop.run_in_executor(None, self._producer.flush, timeout)
-        self._stop.set()
-        await self._loop.run_in_executor(None, self._thread.join)
-        settled, self._settled = self._settled, []
-        self._settle(settled)
+        self._timer.cancel()
+        self._settle()
         if left:
             _log.error("%d records were not acknowledged in %.0f s", left, timeout)
         return left

@@ -87,6 +87,7 @@ class Dispatcher:
         self._idle = asyncio.Event()  # set while there are none
         self._idle.set()
         self._unannounced: list[tuple[Session, str, OpenRequest]] = []  # direct requests whose `accepted` is due
+        self._acknowledged: list[tuple[Session, str, OpenRequest]] = []  # queued requests whose `accepted` is due
         self._tasks: set[asyncio.Task[None]] = set()
         metrics.direct.set_function(lambda: self._in_flight)
         registry.on_unsent = self._on_unsent
@@ -265,6 +266,24 @@ class Dispatcher:
         for session, mine in events.items():
             self._send(session, mine)
 
+    def _accept_soon(self, session: Session, request_id: str, request: OpenRequest) -> None:
+        """What the broker has acknowledged together is accepted together: one write a session."""
+        if not self._acknowledged:
+            asyncio.get_running_loop().call_soon(self._accept_all)
+        self._acknowledged.append((session, request_id, request))
+
+    def _accept_all(self) -> None:
+        due, self._acknowledged = self._acknowledged, []
+        events: dict[Session, list[Event]] = {}
+        for session, request_id, request in due:
+            # Its answer, which proves the acknowledgement, may have been quicker, and its client may have taken it back.
+            if session.ledger.get(request_id) is request:
+                request.accepted = True
+                events.setdefault(session, []).append(accepted_event(request_id, "queue"))
+        self._metrics.requests.labels("queue").inc(sum(map(len, events.values())))
+        for session, mine in events.items():
+            session.send_all(mine)
+
     def _accept(self, session: Session, request_id: str, request: OpenRequest) -> None:
         request.accepted = True
         self._metrics.requests.labels(request.route).inc()
@@ -419,7 +438,7 @@ class Dispatcher:
                 self._take_back(session, question.id, place)
             elif session.ledger.get(question.id) is request:
                 request.partition = place
-                self._accept(session, question.id, request)
+                self._accept_soon(session, question.id, request)
 
         written.add_done_callback(settle)
         return written

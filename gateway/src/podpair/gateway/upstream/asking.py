@@ -110,17 +110,7 @@ class Asking:
 
     async def _ask(self, question: Question, alone: bool) -> bytes:
         answered: asyncio.Future[bytes] = self._loop.create_future()
-
-        def sink(told: list[tuple[Ask, Outcome]]) -> None:
-            for _, outcome in told:
-                if answered.done():
-                    continue
-                if isinstance(outcome, Exception):
-                    answered.set_exception(outcome)
-                else:
-                    answered.set_result(outcome)
-
-        ask = self.submit(question, sink, alone=alone)
+        ask = self.submit(question, _settle, answered, alone=alone)
         try:
             return await answered
         finally:
@@ -265,6 +255,18 @@ def _members(question: Question, data: bytes | None, parts: int | None) -> bytes
         b"" if data is None else b'"data":%b,' % data, _encode(question.model),
         b"" if parts is None else b'"parts":%d,' % parts,
     )  # fmt: skip
+
+
+def _settle(told: list[tuple[Ask, Outcome]]) -> None:
+    """The sink of those that wait for their answer: all of one call are told at once."""
+    for ask, outcome in told:
+        answered: asyncio.Future[bytes] = ask.context
+        if answered.done():
+            continue
+        if isinstance(outcome, Exception):
+            answered.set_exception(outcome)
+        else:
+            answered.set_result(outcome)
 
 
 def _tell(ask: Ask, outcome: Outcome) -> None:

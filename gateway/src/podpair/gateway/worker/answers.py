@@ -1,6 +1,7 @@
 """Terminal events as records of the results topic: of queued requests, and of direct ones whose client is gone."""
 
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -24,8 +25,11 @@ class AnswerWriter:
 
     def result(self, session: str, request_id: str, body: bytes) -> Outgoing:
         """The record of a result; `body` is its JSON object. One that is too large gives way to an error."""
-        message = f"the answer ({len(body)} bytes) is larger than topic {self._topic} takes"
-        instead = self.error(session, request_id, Fault(Code.INTERNAL, message))
+
+        def instead() -> Outgoing:
+            message = f"the answer ({len(body)} bytes) is larger than topic {self._topic} takes"
+            return self.error(session, request_id, Fault(Code.INTERNAL, message))
+
         return self._record(records.RESULT, session, request_id, body, instead)
 
     def error(self, session: str, request_id: str, fault: Fault) -> Outgoing:
@@ -44,7 +48,9 @@ class AnswerWriter:
             record = self._record(records.ERROR, session, request_id, body, None)
         await self._producer.write_surely(record)
 
-    def _record(self, ce_type: bytes, session: str, request_id: str, body: bytes, instead: Outgoing | None) -> Outgoing:
+    def _record(
+        self, ce_type: bytes, session: str, request_id: str, body: bytes, instead: Callable[[], Outgoing] | None
+    ) -> Outgoing:
         headers = records.answer_headers(
             ce_type, request_id=request_id, session=session, source=self._source, now=time.time()
         )

@@ -171,7 +171,9 @@ def _replace(batch: list[_Ending], too_large: frozenset[int]) -> None:
     for ending in batch:
         kept: list[Outgoing] = []
         for record in ending.records:
-            stands = record if index not in too_large else record.instead
-            kept += [stands] if stands is not None else []
+            if index not in too_large:
+                kept.append(record)
+            elif record.instead is not None:
+                kept.append(record.instead())
             index += 1
         ending.records = kept

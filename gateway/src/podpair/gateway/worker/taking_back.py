@@ -6,8 +6,7 @@ partition is gone) is not taken for one that was taken back.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from types import TracebackType
 
 Who = tuple[str, str]  # session, and id of the request
 
@@ -22,25 +21,9 @@ class InHand:
     def __init__(self) -> None:
         self._tasks: dict[Who, set[asyncio.Task[object]]] = {}  # several where an id was asked twice
 
-    @asynccontextmanager
-    async def holding(self, who: Who) -> AsyncIterator[None]:
-        """The present task works on it. Raises TakenBack, in the midst of whatever it waits for."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101
-        before = task.cancelling()
-        mine = self._tasks.setdefault(who, set())
-        mine.add(task)
-        try:
-            yield
-        except asyncio.CancelledError:
-            if task in mine or task.cancelling() != before + 1:
-                raise  # somebody else's cancellation
-            task.uncancel()
-            raise TakenBack from None
-        finally:
-            mine.discard(task)
-            if not mine and self._tasks.get(who) is mine:
-                del self._tasks[who]
+    def holding(self, who: Who) -> "Holding":
+        """While the present task works on it. Raises TakenBack, in the midst of whatever it waits for."""
+        return Holding(self._tasks, who)
 
     def take_back(self, who: Who) -> None:
         """Nobody wants it any more."""
@@ -48,3 +31,32 @@ class InHand:
         for task in list(mine):
             mine.discard(task)
             task.cancel()
+
+
+class Holding:
+    """A context, without the generator that `contextlib` would make for each request."""
+
+    __slots__ = ("_before", "_mine", "_task", "_tasks", "_who")
+
+    def __init__(self, tasks: dict[Who, set[asyncio.Task[object]]], who: Who) -> None:
+        self._tasks = tasks
+        self._who = who
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101
+        self._task = task
+        self._before = task.cancelling()
+        self._mine = self._tasks.setdefault(self._who, set())
+        self._mine.add(task)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        task, mine = self._task, self._mine
+        given_up = task not in mine
+        mine.discard(task)
+        if not mine and self._tasks.get(self._who) is mine:
+            del self._tasks[self._who]
+        # Any other cancellation is somebody else's.
+        if isinstance(error, asyncio.CancelledError) and given_up and task.cancelling() == self._before + 1:
+            task.uncancel()
+            raise TakenBack from None

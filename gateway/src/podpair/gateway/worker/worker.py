@@ -7,11 +7,11 @@ A model that is not there costs no attempt: its partitions are paused, and what 
 """
 
 import asyncio
-import contextlib
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from confluent_kafka import Message
 
@@ -21,7 +21,7 @@ from podpair.gateway.core.dead_letters import dead_letter_of
 from podpair.gateway.core.offsets import Commit, ContiguousOffsets
 from podpair.gateway.core.pace import QUEUE, Paces
 from podpair.gateway.core.protocol import Code, Fault
-from podpair.gateway.core.questions import question_of_body
+from podpair.gateway.core.questions import Question, question_of_body
 from podpair.gateway.core.records import Cancellation, Headers, InvalidRecord, Request, request_of_record
 from podpair.gateway.core.remembered import Remembered
 from podpair.gateway.kafka.producer import Outgoing
@@ -34,6 +34,7 @@ from podpair.gateway.upstream.readiness import Readiness
 from podpair.gateway.worker.answers import AnswerWriter
 from podpair.gateway.worker.dead_letters import DeadLetters
 from podpair.gateway.worker.ending import AtLeastOnce, ExactlyOnce
+from podpair.gateway.worker.parts import PartWriter
 from podpair.gateway.worker.taking_back import InHand, TakenBack
 
 _log = logging.getLogger(__name__)
@@ -44,11 +45,14 @@ _GRACE = 3.0  # seconds that requests in hand may take to end when their partiti
 class _Partition:
     """The requests of one partition that are worked on, for as long as it is this member's."""
 
-    __slots__ = ("gone", "last", "newest", "offsets", "tasks")
+    __slots__ = ("gone", "last", "newest", "offsets", "served", "tasks")
 
-    def __init__(self, finished: frozenset[int]) -> None:
+    def __init__(
+        self, finished: frozenset[int], served: Callable[[set[asyncio.Task[None]], asyncio.Task[None]], None]
+    ) -> None:
         self.offsets = ContiguousOffsets(finished)
         self.tasks: set[asyncio.Task[None]] = set()
+        self.served = partial(served, self.tasks)
         self.newest: dict[bytes, asyncio.Task[None]] = {}  # by session, where their order is kept
         self.last = -1  # the offset that was received last
         self.gone = False  # it is another member's: nothing of it may be committed here
@@ -83,6 +87,10 @@ class Worker:
         self._answered: Remembered[tuple[str, str], bytes] = Remembered(config.requests.remembered_bytes)
         self._running: dict[tuple[str, str], asyncio.Event] = {}  # by session and id; set when it has ended
         self._in_hand = InHand()
+        self._loop = asyncio.get_running_loop()
+        self._room = 0  # requests that have ended, of which the consumer has not been told
+        self._worked: dict[str, Any] = {}  # outcome → its counter
+        metrics.working.set_function(lambda: sum(len(work.tasks) for work in self._partitions.values()))
         self._suspects = asyncio.Lock()  # one at a time: the one that the model dies of next is the one that had it
         self._consumer = RequestsConsumer(config, self)
         if isinstance(endings, ExactlyOnce):
@@ -104,7 +112,7 @@ class Worker:
     def assigned(self, partitions: dict[int, frozenset[int]]) -> None:
         """The group gave us partitions, each with the offsets that are finished behind the committed one."""
         for partition, finished in partitions.items():
-            self._partitions[partition] = _Partition(finished)
+            self._partitions[partition] = _Partition(finished, self._served)
         self._rebalanced("assigned", list(partitions))
 
     async def revoked(self, partitions: list[int], *, lost: bool) -> dict[int, Commit]:
@@ -147,15 +155,19 @@ class Worker:
                 work.newest[key] = task
                 task.add_done_callback(partial(_forget, work.newest, key))
             work.tasks.add(task)
-            task.add_done_callback(work.tasks.discard)
-            task.add_done_callback(self._served)
-        self._metrics.working.set(sum(len(work.tasks) for work in self._partitions.values()))
+            task.add_done_callback(work.served)
 
-    def _served(self, task: asyncio.Task[None]) -> None:
-        self._consumer.give_room(1)
-        self._metrics.working.dec()
+    def _served(self, tasks: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
+        tasks.discard(task)
+        if not self._room:
+            self._loop.call_soon(self._give_room)  # for all that end in this turn: the consumer's thread is told once
+        self._room += 1
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a queued request was left behind, it is done again after a restart", exc_info=error)
+
+    def _give_room(self) -> None:
+        room, self._room = self._room, 0
+        self._consumer.give_room(room)
 
     async def _serve(self, work: _Partition, record: Message, offset: int, before: asyncio.Task[None] | None) -> None:
         try:
@@ -171,14 +183,17 @@ class Worker:
             else:
                 outcome, records = await self._unless_taken_back(record, request, before)
         await self._endings.end(work, record.partition() or 0, offset, records)
-        self._metrics.worked.labels(outcome).inc()
+        counter = self._worked.get(outcome)
+        if counter is None:
+            counter = self._worked[outcome] = self._metrics.worked.labels(outcome)
+        counter.inc()
 
     async def _unless_taken_back(
         self, record: Message, request: Request, before: asyncio.Task[None] | None
     ) -> tuple[str, list[Outgoing]]:
         who = (request.session, request.id)
         try:
-            async with self._in_hand.holding(who):
+            with self._in_hand.holding(who):
                 if before is not None:
                     await asyncio.wait((before,))
                 return await self._finish(record, request)
@@ -226,15 +241,14 @@ class Worker:
 
     async def _run(self, record: Message, request: Request) -> tuple[str, list[Outgoing]]:
         attempts = Attempts(self._config.attempts, self._config.backoff_seconds, self._config.crashes)
-        about = ids(session=request.session, request=request.id)
         try:
             body = await self._answer(request, attempts)
         except Fault as error:
             fault = error
-            _log.info("queued request failed: %s", fault.message, extra=about)
+            _log.info("queued request failed: %s", fault.message, extra=_about(request))
         except Exception as error:
             # Not the model's fault, nor the request's: but whoever waits for it has to know, and the partition to go on.
-            _log.exception("queued request failed", extra=about)
+            _log.exception("queued request failed", extra=_about(request))
             fault = Fault(Code.INTERNAL, f"internal error: {type(error).__name__}")
         else:
             if request.time is not None:
@@ -250,20 +264,27 @@ class Worker:
         """The answer's body. Raises Fault, the terminal error."""
         question = question_of_body(request.body, request.id, request.model, request.deadline, request.session)
         question.trace = request.trace
-        parts = self._answers.parts(request)
+        parts = self._answers.parts(request) if question.stream else None
         while True:
-            queue_ms = max(0.0, (time.time() - request.time) * 1000) if request.time else None
             try:
-                async with self._suspects if attempts.suspect else contextlib.nullcontext():
-                    await self._until_ready(request.deadline)
-                    body = await self._asking.ask(
-                        question, queue_ms=queue_ms, alone=attempts.suspect, on_part=parts.part
-                    )
+                if attempts.suspect:
+                    async with self._suspects:
+                        body = await self._ask(request, question, parts, alone=True)
+                else:
+                    body = await self._ask(request, question, parts, alone=False)
             except (Unavailable, Busy, Failed) as error:
                 await self._wait_after(error, attempts, request)
             else:
-                await parts.settled()
+                if parts is not None:
+                    await parts.settled()
                 return body
+
+    async def _ask(self, request: Request, question: Question, parts: PartWriter | None, *, alone: bool) -> bytes:
+        queue_ms = max(0.0, (time.time() - request.time) * 1000) if request.time else None
+        if not self._readiness.ready:
+            await self._until_ready(request.deadline)
+        on_part = None if parts is None else parts.part
+        return await self._asking.ask(question, queue_ms=queue_ms, alone=alone, on_part=on_part)
 
     async def _until_ready(self, deadline: float | None) -> None:
         try:
@@ -302,6 +323,10 @@ class Worker:
         self._committer.cancel()
         await self._consumer.close()
         await self._endings.close()
+
+
+def _about(request: Request) -> dict[str, str]:
+    return ids(session=request.session, request=request.id)
 
 
 def _forget(newest: dict[bytes, asyncio.Task[None]], key: bytes, task: asyncio.Task[None]) -> None:
