@@ -111,7 +111,7 @@ class Asker(WSListener):
             count.strays += 1
             return
         count.open -= 1
-        if b'"type":"result"' in payload[-60:]:
+        if b'"type":"result"' in payload[-110:]:
             count.answered += 1
             count.latencies.append(time.perf_counter_ns() - sent)
             if number % 61 == 0:

@@ -1,0 +1,218 @@
+"""The gateway's hot paths without sockets and brokers: what an item costs the loop's thread, in CPU seconds.
+
+A broker and a model that answer at once stand at both ends; between them is the gateway's own code, all of it. What is
+left out is what the kernel and librdkafka spend. It can be compared within one process, with what else Python does there.
+"""
+
+import asyncio
+import gc
+import json
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+from unittest import mock
+
+import uvloop
+
+from bench.askers import rows
+from podpair.gateway.config.model import Config
+from podpair.gateway.core import records
+from podpair.gateway.core.ledger import Ledger
+from podpair.gateway.core.models import Model
+from podpair.gateway.core.pace import Paces
+from podpair.gateway.core.tensors import Output, TensorSpec
+from podpair.gateway.core.wires import JsonWire
+from podpair.gateway.kafka.producer import Outgoing, Written
+from podpair.gateway.metrics import Metrics
+from podpair.gateway.sessions.connection import Connection, Pacer
+from podpair.gateway.sessions.fanout import FanOut
+from podpair.gateway.sessions.session import Session
+from podpair.gateway.upstream.asking import Asking
+from podpair.gateway.upstream.calls import Call, CallAnswer
+from podpair.gateway.worker import worker as worker_module
+from podpair.gateway.worker.answers import AnswerWriter
+from podpair.gateway.worker.dead_letters import DeadLetters
+from podpair.gateway.worker.ending import AtLeastOnce
+
+_MODEL = Model(
+    "mlp", (TensorSpec("x", "FP32", (-1, 64)),), (TensorSpec("y", "FP32", (-1, 10)),), True, None, 1, (), False
+)
+_CONFIG = Config.model_validate({"auth": {"disabled": True}, "console": {"enabled": False}})
+
+
+class Record:
+    """A consumer's Message."""
+
+    def __init__(self, partition: int, offset: int, key: bytes | None, value: bytes, headers: Any) -> None:
+        self._partition, self._offset, self._key, self._value, self._headers = partition, offset, key, value, headers
+
+    def __len__(self) -> int:
+        return len(self._value)
+
+    def partition(self) -> int:
+        return self._partition
+
+    def offset(self) -> int:
+        return self._offset
+
+    def key(self) -> bytes | None:
+        return self._key
+
+    def value(self) -> bytes:
+        return self._value
+
+    def headers(self) -> Any:
+        return self._headers
+
+
+class _Model:
+    """An inference container that answers at once."""
+
+    url, http = "", None
+    ready = True
+    values = tuple(0.1 for _ in range(10))
+
+    async def model(self, name: str) -> Model:
+        return _MODEL
+
+    async def call(self, call: Call) -> CallAnswer:
+        rows = call.shapes[0][0]
+        return CallAnswer([Output("y", "FP32", (rows, 10), self.values * rows)], "1", 0.1)
+
+    def on_change(self, listener: Callable[[bool], object]) -> None:
+        """It is always ready."""
+
+    async def wait(self) -> None:
+        """It is ready."""
+
+
+class _Broker:
+    """A producer whose records are all acknowledged in the loop's next turn."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._written: list[asyncio.Future[Written]] = []
+        self.offset = 0
+
+    def write(self, topic: str, value: bytes, **_: Any) -> asyncio.Future[Written]:
+        future = self._loop.create_future()
+        if not self._written:
+            self._loop.call_soon(self._acknowledge)
+        self._written.append(future)
+        return future
+
+    async def write_surely(self, record: Outgoing) -> None:
+        await self.write(record.topic, record.value, key=record.key, headers=record.headers)
+
+    def _acknowledge(self) -> None:
+        written, self._written = self._written, []
+        for future in written:
+            self.offset += 1
+            if not future.done():
+                future.set_result(Written(0, self.offset))
+
+
+class _Transport:
+    """A client that takes everything."""
+
+    def __init__(self) -> None:
+        self.written = 0
+
+    def write(self, data: bytes) -> None:
+        self.written += len(data)
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+def session(number: int, pacer: Pacer) -> Session:
+    """One whose client is there, and caught up."""
+    made = Session(f"s-{number:06d}", f"u{number}", 0, Ledger(4096, 1 << 14))
+    wire = JsonWire(b"abcdef.0.")
+    made.connection = Connection(
+        cast("asyncio.WriteTransport", _Transport()), wire, pacer, 1 << 20, lambda code, reason: None
+    )
+    made.connection.welcome([])
+    made.live = True
+    return made
+
+
+async def fan_out(items: int, sessions: int = 500) -> float:
+    """CPU seconds for so many records, in batches of 1,000."""
+    pacer = Pacer()
+    held = {one.key: one for one in (session(i, pacer) for i in range(sessions))}
+    fanout = FanOut(held, 1 << 22, Metrics(), time.monotonic)
+    fanout.open(0, 0)
+    keys = list(held)
+    value = b'{"s":123,"n":456,"t":1234567890123456789}'
+    batches = [
+        [Record(0, at + i, keys[(at + i) % sessions], value, None) for i in range(1000)] for at in range(0, items, 1000)
+    ]
+    began = time.thread_time()
+    for batch in batches:
+        fanout.deliver(cast("Any", batch))
+    return time.thread_time() - began
+
+
+async def queued(items: int, together: int = 256) -> float:
+    """CPU seconds for the worker's part of so many queued requests, `together` in hand at a time."""
+    loop = asyncio.get_running_loop()
+    producer, model, metrics = cast("Any", _Broker(loop)), cast("Any", _Model()), Metrics()
+    asking = Asking(_CONFIG, model, model, metrics)
+    await asking.describe("mlp")
+    value = b'{"data":%b}' % json.dumps(rows()[0], separators=(",", ":")).encode()
+
+    def made(offset: int) -> Record:
+        headers = records.request_headers(
+            request_id=f"{offset:09d}", session=f"s-{offset % 64:06d}", model="mlp", source="bench", now=time.time(),
+            deadline=None,
+        )  # fmt: skip
+        return Record(0, offset, None, value, headers)
+
+    arriving = [made(offset) for offset in range(items)]
+    done = asyncio.Event()
+    with mock.patch.object(worker_module, "RequestsConsumer") as consumer:
+        worker = worker_module.Worker(
+            _CONFIG, asking, model, AnswerWriter(producer, "results", "bench"), DeadLetters(None, "bench", metrics),
+            AtLeastOnce(producer), Paces(), None, metrics,
+        )  # fmt: skip
+        worker.assigned({0: frozenset()})
+        left = items
+
+        def give_room(ended: int) -> None:
+            nonlocal left
+            left -= ended
+            if left == 0:
+                done.set()
+            elif (items - left) % together == 0:
+                worker.received(cast("Any", arriving[items - left : items - left + together]))
+
+        consumer.return_value.give_room = give_room
+        consumer.return_value.close = lambda: asyncio.sleep(0)
+        began = time.thread_time()
+        worker.received(cast("Any", arriving[:together]))
+        await done.wait()
+        spent = time.thread_time() - began
+        await worker.close(1.0)
+    await asking.close()
+    return spent
+
+
+def measured(path: Callable[[int], Coroutine[Any, Any, float]], items: int) -> float:
+    """CPU-µs an item of one path, on a loop of its own."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()  # a gateway's collections are rare, and off this path
+    try:
+        return uvloop.run(path(items)) * 1e6 / items
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+if __name__ == "__main__":
+    for _ in range(3):
+        print({path.__name__: round(measured(path, 20_000), 2) for path in (fan_out, queued)}, flush=True)
