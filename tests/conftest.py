@@ -1,6 +1,6 @@
 """Fixtures for every test: what the machine has, one broker a session, one embedded-Kafka pair a session."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from harness import machine
+from harness.collector import Collector, collecting
 from harness.kafka import Broker, SecureBroker
 from harness.pair import Gateway, Inference
 
@@ -37,6 +38,13 @@ def secure_broker() -> Iterator[SecureBroker]:
     running = SecureBroker()
     yield running
     running.stop()
+
+
+@pytest.fixture
+async def collector() -> AsyncIterator[Collector]:
+    """An OTLP receiver of the test's own."""
+    async with collecting() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

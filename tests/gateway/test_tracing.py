@@ -3,68 +3,23 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from aiohttp import web
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Told
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from gateway.conftest import Client, Connect
 from gateway.fake_model import FakeModel
-from harness.pair import Gateway
+from harness.collector import SAMPLED, SPAN, TRACE, UNSAMPLED, Collector, about, traceparent
+from harness.pair import MODELS, Gateway, Inference
 
-TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-SAMPLED, UNSAMPLED = f"00-{TRACE}-{SPAN}-01", f"00-{TRACE[::-1]}-{SPAN}-00"
 Start = Callable[..., Gateway]
 
 
-class Collector:
-    """An OTLP/HTTP receiver. `spans` are all that it has been sent, with the name of their service."""
-
-    def __init__(self) -> None:
-        self.spans: list[tuple[str, Told]] = []
-        self.news = asyncio.Condition()
-
-    async def take(self, request: web.Request) -> web.Response:
-        assert request.content_type == "application/x-protobuf"
-        message = ExportTraceServiceRequest.FromString(await request.read())
-        for resource in message.resource_spans:
-            about = {item.key: item.value.string_value for item in resource.resource.attributes}
-            for scope in resource.scope_spans:
-                self.spans += [(about["service.name"], span) for span in scope.spans]
-        async with self.news:
-            self.news.notify_all()
-        return web.Response(body=b"", content_type="application/x-protobuf")
-
-    async def span(self, name: str, **attributes: str) -> Told:
-        """The span with this name and these attributes (`podpair.` is left out), once it is there."""
-        async with asyncio.timeout(60), self.news:
-            while True:
-                for service, span in self.spans:
-                    about = {i.key.removeprefix("podpair."): i.value.string_value for i in span.attributes}
-                    if service == "traced" and span.name == name and attributes.items() <= about.items():
-                        return span
-                await self.news.wait()
-
-
 @pytest.fixture
-async def collector() -> AsyncIterator[Collector]:
-    collector = Collector()
-    app = web.Application()
-    app.router.add_post("/v1/traces", collector.take)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    collector.url = "http://{}:{}/v1/traces".format(*runner.addresses[0][:2])  # type: ignore[attr-defined]
-    yield collector
-    await runner.cleanup()
-
-
-@pytest.fixture
-async def traced(collector: Any, model: FakeModel, start_gateway: Start) -> Gateway:
+async def traced(collector: Collector, model: FakeModel, start_gateway: Start) -> Gateway:
     gateway = await asyncio.to_thread(
         start_gateway,
         {
@@ -79,10 +34,6 @@ async def traced(collector: Any, model: FakeModel, start_gateway: Start) -> Gate
 async def ask(client: Client, request_id: str, **members: Any) -> dict[str, Any]:
     await client.infer(request_id, **{"model": "fake", "data": [1.0, 2.0], **members})
     return await client.answer(request_id)
-
-
-def traceparent(span: Told) -> str:
-    return f"00-{span.trace_id.hex()}-{span.span_id.hex()}-01"
 
 
 @pytest.mark.parametrize("shape", ["row", "tensors"])
@@ -127,6 +78,36 @@ async def test_what_fails_is_told_as_that(
         assert (await collector.span(name)).status.code == Status.STATUS_CODE_ERROR
 
 
+@pytest.mark.parametrize("over", ["http", "grpc"])
+async def test_a_queued_request_is_one_trace_from_the_client_to_the_stages_in_the_model(
+    collector: Collector, start_gateway: Start, connect: Connect, over: str
+) -> None:
+    model = await asyncio.to_thread(Inference, 0, MODELS, "--tracing-endpoint", collector.url)
+    try:
+        await asyncio.to_thread(model.wait_for_message, "tracing is on")
+        tracing = {"endpoint": collector.url, "sample": 0.0, "service": "traced"}
+        url = model.url if over == "http" else await asyncio.to_thread(lambda: model.grpc)
+        config = {"kafka": {"embedded": True}, "inference": {"url": url}, "tracing": tracing}
+        gateway = await asyncio.to_thread(start_gateway, config)
+        await asyncio.to_thread(gateway.wait_ready)
+        client = await connect(gateway)
+        await client.infer("far", route="queue", traceparent=SAMPLED)
+        assert (await client.answer("far"))["type"] == "result"
+        way = [
+            await collector.span("infer", request="far"),
+            await collector.span("work"),
+            await collector.span("call model"),
+        ]
+        inside = await collector.span("infer", service="podpair-inference")
+        way.append(inside)
+        assert {span.trace_id.hex() for span in way} == {TRACE}
+        assert [span.parent_span_id.hex() for span in way] == [SPAN, *(span.span_id.hex() for span in way[:-1])]
+        assert about(inside) | {"model": "digits", "version": "1", "rows": "1", "batch": "1"} == about(inside)
+        assert {"ingress", "queue", "runtime", "postprocess", "egress"} == set(collector.below(inside))
+    finally:
+        await asyncio.to_thread(model.stop)
+
+
 async def test_who_began_the_trace_decides_and_else_the_sample(
     traced: Gateway, collector: Collector, model: FakeModel, connect: Connect
 ) -> None:
@@ -145,7 +126,7 @@ async def test_who_began_the_trace_decides_and_else_the_sample(
 
 
 async def test_a_share_of_requests_is_traced(
-    collector: Any, model: FakeModel, start_gateway: Start, connect: Connect
+    collector: Collector, model: FakeModel, start_gateway: Start, connect: Connect
 ) -> None:
     tracing = {"endpoint": collector.url, "sample": 1.0, "service": "traced"}
     config = {"kafka": {"embedded": True}, "inference": {"url": model.url}, "tracing": tracing}

@@ -16,6 +16,7 @@ from podpair.inference.metrics import Metrics
 from podpair.inference.runtime.catalog import Catalog, Source
 from podpair.inference.runtime.watching import Watching
 from podpair.inference.runtime.weights import WeightsSource
+from podpair.inference.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -34,18 +35,20 @@ async def serve(settings: Settings, models: Source, weights: WeightsSource) -> N
     watched = models if settings.models.watch else None
     watching = Watching(catalog, weights, watched, settings.models.poll_seconds)
     server = settings.server
-    grpc = GrpcServer(settings, catalog, metrics)
-    rest = Api(catalog, metrics, server.max_body_bytes).server(server.max_pending_bytes)
+    tracing = Tracing(settings.tracing)
+    grpc = GrpcServer(settings, catalog, metrics, tracing)
+    rest = Api(catalog, metrics, server.max_body_bytes, tracing).server(server.max_pending_bytes)
     try:
         url = await _listen(rest, settings)
         log.info("listening", extra={"url": url})
-        await _until_stopped(_serving(catalog, grpc, url, watching), stop)
+        await _until_stopped(_serving(catalog, grpc, tracing, url, watching), stop)
         log.info("stopping")
         await grpc.refuse()
         await catalog.stop(server.shutdown_seconds)
     finally:
         # Ends the open connections once their answers are written.
         await asyncio.gather(grpc.stop(), rest.close(server.shutdown_seconds))
+        await tracing.close()
     log.info("stopped")
 
 
@@ -72,14 +75,15 @@ async def _until_stopped(serving: Coroutine[Any, Any, None], stop: asyncio.Event
             await task
 
 
-async def _serving(catalog: Catalog, grpc: GrpcServer, url: str, watching: Watching) -> None:
+async def _serving(catalog: Catalog, grpc: GrpcServer, tracing: Tracing, url: str, watching: Watching) -> None:
     """Load the models, announce that they are ready, and look for changes for as long as it is let.
 
-    gRPC comes last: its import takes a fifth of a second, and REST answers by then.
+    gRPC and tracing come last: their imports take a fifth of a second each, and REST answers by then.
     """
     await watching.start()
     log.info("ready", extra={"url": url, "models": [model.name for model in catalog.models]})
     await grpc.start()
+    await tracing.start()
     # What is there by now stays: the cyclic collector needn't look at it, nor so often at what requests leave behind.
     gc.collect()
     gc.freeze()

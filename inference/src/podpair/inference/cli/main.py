@@ -25,6 +25,7 @@ def main() -> None:
 @click.option("--host", help="The address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="The port to listen on; 0 takes a free one.  [default: 8081]")
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="A YAML file with the settings.")
+@click.option("--tracing-endpoint", help="Where a collector takes spans over OTLP/HTTP.  [default: no tracing]")
 @click.option("--log-format", type=click.Choice(["json", "text"]), help="[default: json]")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[default: info]")
 def serve(
@@ -33,6 +34,7 @@ def serve(
     host: str | None,
     port: int | None,
     config: Path | None,
+    tracing_endpoint: str | None,
     log_format: str | None,
     log_level: str | None,
 ) -> None:
@@ -49,6 +51,7 @@ def serve(
     options: dict[str, dict[str, Any]] = {
         "server": {"host": host, "port": port},
         "models": {"repository": models, "classes": classes or None},
+        "tracing": {"endpoint": tracing_endpoint},
         "log": {"format": log_format, "level": log_level},
     }
     overrides = {section: {k: v for k, v in values.items() if v is not None} for section, values in options.items()}

@@ -84,6 +84,17 @@ class LogSettings(_Section):
     format: Literal["json", "text"] = "json"
 
 
+class TracingSettings(_Section):
+    """OpenTelemetry traces of requests, below the spans of the gateway."""
+
+    # Where a collector takes spans over OTLP/HTTP, such as http://collector:4318/v1/traces; default: no tracing.
+    endpoint: Annotated[str, Field(pattern="^https?://")] | None = None
+    # Share of requests that are traced, of those without a `traceparent`; with one, whoever began the trace has decided.
+    sample: Annotated[float, Field(ge=0, le=1)] = 0.0
+    # The name of this service (service.name).
+    service: str = "podpair-inference"
+
+
 class Settings(_Section):
     """The whole configuration."""
 
@@ -91,6 +102,7 @@ class Settings(_Section):
     grpc: GrpcSettings = GrpcSettings()
     models: ModelsSettings = ModelsSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
 
     @property
     def grpc_port(self) -> int:

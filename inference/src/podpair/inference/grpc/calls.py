@@ -5,17 +5,19 @@ import logging
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from typing import Any
 
 import grpc
 
 from podpair.inference.core.errors import InferenceError, OverloadedError
 from podpair.inference.metrics import Metrics
+from podpair.inference.tracing import NOTHING, Recorded, Tracing
 
 log = logging.getLogger(__name__)
 
 KEY = "podpair-key"
+TRACE = "traceparent"
 RETRY_AFTER_MS = "podpair-retry-after-ms"
 # What gRPC's own clients heed where a retry policy is configured.
 PUSHBACK_MS = "grpc-retry-pushback-ms"
@@ -49,6 +51,16 @@ def deadline(context: Any) -> float | None:
 def key(context: Any) -> str | None:
     """What keeps a caller at one version of a model."""
     return next((str(value) for name, value in context.invocation_metadata() or () if name == KEY), None)
+
+
+def traced(tracing: Tracing, context: Any) -> "Recorded | AbstractContextManager[None]":
+    """The call as a span, where it is recorded."""
+    tracer = tracing.tracer
+    if tracer is None:
+        return NOTHING
+    metadata = context.invocation_metadata() or ()
+    parent = next((str(value) for name, value in metadata if name == TRACE), None)
+    return tracer.begin(parent, time.monotonic()) or NOTHING
 
 
 class Calls:

@@ -11,9 +11,10 @@ from podpair.inference import documents
 from podpair.inference.core import wire
 from podpair.inference.core.errors import InferenceError, InvalidRequestError, NotFoundError, UnavailableError
 from podpair.inference.grpc import messages
-from podpair.inference.grpc.calls import deadline, key
+from podpair.inference.grpc.calls import deadline, key, traced
 from podpair.inference.grpc.proto import open_inference_pb2 as pb
-from podpair.inference.runtime.catalog import Catalog
+from podpair.inference.runtime.catalog import Catalog, ServedVersion
+from podpair.inference.tracing import Recorded, Tracing
 
 # Triton's names: the last answer to a request, and the wish for one without tensors at the end.
 _FINAL = "triton_final_response"
@@ -23,8 +24,9 @@ _WANT_EMPTY_FINAL = "triton_enable_empty_final_response"
 class InferenceService:
     """The service's methods. ModelInfer and ModelStreamInfer take and give encoded messages, the others parsed ones."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, tracing: Tracing) -> None:
         self._catalog = catalog
+        self._tracing = tracing
 
     async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's own name, as below
         """Whether the loop turns."""
@@ -81,29 +83,48 @@ class InferenceService:
     async def ModelInfer(self, message: bytes, context: Any) -> bytes:  # noqa: N802
         """Decode, queue, encode."""
         request, raw = messages.parse(message)
-        with self._catalog.using(request.model_name, request.model_version or None, key(context)) as served:
-            began = time.perf_counter()
+        with (
+            traced(self._tracing, context) as trace,
+            self._catalog.using(request.model_name, request.model_version or None, key(context)) as served,
+        ):
+            began = time.monotonic()
             asked = messages.decode(request, raw, served.signature)
-            served.metrics.ingress.observe(time.perf_counter() - began)
-            arrays = await served.scheduler.submit(asked.arrays, deadline(context), asked.parameters)
-            ready = time.perf_counter()
+            entered = time.monotonic()
+            served.metrics.ingress.observe(entered - began)
+            if trace is not None:
+                _about(trace, served, request)
+                trace.stage("ingress", began, entered)
+            arrays = await served.scheduler.submit(asked.arrays, deadline(context), asked.parameters, trace)
+            ready = time.monotonic()
             answer = messages.encode(served.model, served.version, asked, served.signature.outputs, arrays)
-            served.metrics.egress.observe(time.perf_counter() - ready)
+            done = time.monotonic()
+            served.metrics.egress.observe(done - ready)
+            if trace is not None:
+                trace.stage("egress", ready, done)
             return answer
 
     async def ModelStreamInfer(self, message: bytes, context: Any) -> AsyncGenerator[bytes, None]:  # noqa: N802
         """One request of a stream: its answer, or its answer's parts; the last one says so where that is known."""
         request, raw = messages.parse(message)
-        with self._catalog.using(request.model_name, request.model_version or None, key(context)) as served:
+        with (
+            traced(self._tracing, context) as trace,
+            self._catalog.using(request.model_name, request.model_version or None, key(context)) as served,
+        ):
             asked = messages.decode(request, raw, served.signature)
+            if trace is not None:
+                _about(trace, served, request)
             name, version, outputs = served.model, served.version, served.signature.outputs
             alone = served.streams is None
-            async with aclosing(served.parts(asked.arrays, asked.parameters, deadline(context))) as parts:
+            async with aclosing(served.parts(asked.arrays, asked.parameters, deadline(context), trace)) as parts:
                 async for part in parts:
                     yield _streamed(messages.encode(name, version, asked, outputs, part, {_FINAL: alone}))
             if not alone and asked.parameters.get(_WANT_EMPTY_FINAL):
                 asked.wanted = ()
                 yield _streamed(messages.encode(name, version, asked, outputs, (), {_FINAL: True}))
+
+
+def _about(trace: Recorded, served: ServedVersion, request: Any) -> None:
+    trace.tell(model=served.model, version=served.version, request=request.id)
 
 
 def explain(message: bytes, error: InferenceError) -> bytes:

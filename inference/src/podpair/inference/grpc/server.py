@@ -11,6 +11,7 @@ from podpair.inference.grpc.calls import Calls
 from podpair.inference.grpc.proto import open_inference_pb2, podpair_pb2
 from podpair.inference.metrics import Metrics
 from podpair.inference.runtime.catalog import Catalog
+from podpair.inference.tracing import Tracing
 
 _V2 = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _PODPAIR = podpair_pb2.DESCRIPTOR.services_by_name["Inference"]
@@ -21,9 +22,11 @@ SERVICES = (_V2.full_name, _PODPAIR.full_name)
 class Server:
     """A grpc.aio server, and the health that it tells."""
 
-    def __init__(self, catalog: Catalog, metrics: Metrics, max_body_bytes: int, compression: str) -> None:
+    def __init__(
+        self, catalog: Catalog, metrics: Metrics, max_body_bytes: int, compression: str, tracing: Tracing
+    ) -> None:
         calls = Calls(metrics)
-        v2, podpair = inference.InferenceService(catalog), predicting.PredictService(catalog)
+        v2, podpair = inference.InferenceService(catalog, tracing), predicting.PredictService(catalog, tracing)
         self._server = grpc.aio.server(
             compression={"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}.get(compression),
             options=[

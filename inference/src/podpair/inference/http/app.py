@@ -1,6 +1,7 @@
 """The routes of the V2 protocol that tell about the server and its models; `infer` and `generate` have modules of their own."""
 
 from podpair.inference import documents
+from podpair.inference.config.settings import TracingSettings
 from podpair.inference.core.errors import NotFoundError
 from podpair.inference.http import reading
 from podpair.inference.http.answering import Answering
@@ -12,6 +13,7 @@ from podpair.inference.http.routing import Route, Routes
 from podpair.inference.http.server import Server
 from podpair.inference.metrics import Metrics
 from podpair.inference.runtime.catalog import Catalog, ServedModel, ServedVersion
+from podpair.inference.tracing import Tracing
 
 _METRICS = lines({"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
@@ -19,18 +21,19 @@ _METRICS = lines({"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 class Api:
     """The V2 protocol's resources."""
 
-    def __init__(self, catalog: Catalog, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(self, catalog: Catalog, metrics: Metrics, max_body_bytes: int, tracing: Tracing | None = None) -> None:
         self._catalog = catalog
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
+        self._tracing = tracing or Tracing(TracingSettings())
 
     def server(self, max_held_bytes: int = 2**30) -> Server:
         """A server of them, not yet listening."""
         one, several = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
         answering = Answering(self._metrics)
         routes = [
-            *InferApi(self._catalog, answering, self._max_body_bytes).routes(),
-            *GenerateApi(self._catalog, answering, self._max_body_bytes).routes(),
+            *InferApi(self._catalog, answering, self._max_body_bytes, self._tracing).routes(),
+            *GenerateApi(self._catalog, answering, self._max_body_bytes, self._tracing).routes(),
             Route("GET", "/v2/health/live", self.live),
             Route("GET", "/v2/health/ready", self.ready),
             Route("GET", "/v2/models/stats", self.statistics),

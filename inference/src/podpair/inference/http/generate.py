@@ -1,7 +1,8 @@
 """`generate` and `generate_stream`: one row in plain JSON, answered at once or as server-sent events."""
 
+import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 
 import msgspec
 
@@ -13,6 +14,7 @@ from podpair.inference.http.answering import Answering
 from podpair.inference.http.requests import Request, Response, json_response, lines
 from podpair.inference.http.routing import Route
 from podpair.inference.runtime.catalog import Catalog, ServedVersion
+from podpair.inference.tracing import NOTHING, Recorded, Tracing
 
 _SSE = lines({"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
@@ -20,10 +22,11 @@ _SSE = lines({"Content-Type": "text/event-stream", "Cache-Control": "no-store", 
 class GenerateApi:
     """The generate extension's resources."""
 
-    def __init__(self, catalog: Catalog, answering: Answering, max_body_bytes: int) -> None:
+    def __init__(self, catalog: Catalog, answering: Answering, max_body_bytes: int, tracing: Tracing) -> None:
         self._catalog = catalog
         self._answering = answering
         self._max_body_bytes = max_body_bytes
+        self._tracing = tracing
 
     def routes(self) -> list[Route]:
         """All of them."""
@@ -35,22 +38,22 @@ class GenerateApi:
 
     async def generate(self, request: Request) -> Response:
         """The whole answer; that of a model which only streams is its texts one behind the other."""
-        with self._catalog.using(*reading.target(request)) as served:
-            asked = self._read(request, served)
+        with self._trace(request) as trace, self._catalog.using(*reading.target(request)) as served:
+            asked = self._read(request, served, trace)
             deadline = reading.deadline(request)
             if served.runtime.predicts:
-                arrays = await served.scheduler.submit(asked.arrays, deadline, asked.parameters)
+                arrays = await served.scheduler.submit(asked.arrays, deadline, asked.parameters, trace)
             else:
-                async with aclosing(served.parts(asked.arrays, asked.parameters, deadline)) as parts:
+                async with aclosing(served.parts(asked.arrays, asked.parameters, deadline, trace)) as parts:
                     arrays = join_parts([part async for part in parts], served.signature.outputs)
             return json_response(_encode(served, asked, arrays))
 
     async def generate_stream(self, request: Request) -> None:
         """An event for each part; a failure before the first is an HTTP status, a later one an event with `error`."""
-        with self._catalog.using(*reading.target(request)) as served:
-            asked = self._read(request, served)
+        with self._trace(request) as trace, self._catalog.using(*reading.target(request)) as served:
+            asked = self._read(request, served, trace)
             deadline = reading.deadline(request)
-            async with aclosing(served.parts(asked.arrays, asked.parameters, deadline)) as parts:
+            async with aclosing(served.parts(asked.arrays, asked.parameters, deadline, trace)) as parts:
                 await self._send(request, served, asked, parts)
 
     async def _send(
@@ -72,9 +75,17 @@ class GenerateApi:
             await stream.write(_event(msgspec.json.encode({"error": str(error)})))
         stream.end()
 
-    def _read(self, request: Request, served: ServedVersion) -> GenerateRequest:
+    def _trace(self, request: Request) -> "Recorded | AbstractContextManager[None]":
+        tracer = self._tracing.tracer
+        if tracer is None:
+            return NOTHING
+        return tracer.begin(request.header(reading.TRACE), time.monotonic()) or NOTHING
+
+    def _read(self, request: Request, served: ServedVersion, trace: Recorded | None) -> GenerateRequest:
         asked = decode_generate(reading.body(request, self._max_body_bytes), served.signature)
         request.id = asked.id
+        if trace is not None:
+            trace.tell(model=served.model, version=served.version, request=asked.id or "")
         return asked
 
 

@@ -15,6 +15,7 @@ from podpair.inference.http.answering import Answering
 from podpair.inference.http.requests import Request, Response
 from podpair.inference.http.routing import Route
 from podpair.inference.runtime.catalog import Catalog, ServedVersion
+from podpair.inference.tracing import Recorded, Tracing
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +28,11 @@ _MIXED = (
 class InferApi:
     """The resource."""
 
-    def __init__(self, catalog: Catalog, answering: Answering, max_body_bytes: int) -> None:
+    def __init__(self, catalog: Catalog, answering: Answering, max_body_bytes: int, tracing: Tracing) -> None:
         self._catalog = catalog
         self._answering = answering
         self._max_body_bytes = max_body_bytes
+        self._tracing = tracing
 
     def routes(self) -> list[Route]:
         """With and without a version."""
@@ -39,16 +41,29 @@ class InferApi:
 
     def infer(self, request: Request) -> None:
         """Decode and queue it. Raises InferenceError."""
-        began = time.perf_counter()
+        began = time.monotonic()
         asking = reading.asking(request)
+        tracer = self._tracing.tracer
+        trace = None if tracer is None else tracer.begin(asking.trace, began)
+        try:
+            self._queue(request, asking, began, trace)
+        except BaseException as error:
+            if trace is not None:
+                trace.end(error)
+            raise
+
+    def _queue(self, request: Request, asking: reading.Asking, began: float, trace: Recorded | None) -> None:
         served = self._catalog.take(asking.model, asking.version, asking.key)
         try:
             deadline = reading.deadline(request) if asking.hurried else None
             content = request.body if asking.plain else reading.body(request, self._max_body_bytes)
             asked = served.decode(content, asking.header_length)
             request.id = asked.id
-            entered = time.perf_counter()
-            call = _Call(self._catalog, self._answering, request, served, asked, entered)
+            entered = time.monotonic()
+            if trace is not None:
+                trace.tell(model=served.model, version=served.version, request=asked.id or "")
+                trace.stage("ingress", began, entered)
+            call = _Call(self._catalog, self._answering, request, served, asked, entered, trace)
             call.queued = served.scheduler.enqueue(asked.arrays, deadline, asked.parameters, call)
             request.gone = call.withdraw
             served.metrics.ingress.observe(entered - began)
@@ -60,7 +75,7 @@ class InferApi:
 class _Call:
     """A request between the queue and its answer."""
 
-    __slots__ = ("_answering", "_asked", "_catalog", "_entered", "_request", "_served", "queued")
+    __slots__ = ("_answering", "_asked", "_catalog", "_entered", "_request", "_served", "queued", "trace")
 
     def __init__(
         self,
@@ -70,6 +85,7 @@ class _Call:
         served: ServedVersion,
         asked: InferRequest,
         entered: float,
+        trace: Recorded | None,
     ) -> None:
         self._catalog = catalog
         self._answering = answering
@@ -79,23 +95,30 @@ class _Call:
         self._entered = entered
         # What the scheduler, or the stage before it, knows it by.
         self.queued: Any = None
+        # Where it is recorded.
+        self.trace = trace
 
     def done(self, arrays: Sequence[Array]) -> None:
         """Encode the answer and write it."""
         served, asked = self._served, self._asked
-        ready = time.perf_counter()
+        ready = time.monotonic()
+        failed: Exception | None = None
         try:
             parts, length = encode_response(served.model, served.version, asked, served.signature.outputs, arrays)
             taken = (ready - self._entered) * 1000
             headers = _ALL_JSON % taken if length is None else _MIXED % (taken, length)
             self._request.answer(Response(200, parts, headers))
-            served.metrics.egress.observe(time.perf_counter() - ready)
+            served.metrics.egress.observe(time.monotonic() - ready)
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("answered", extra={"model": served.model, "request": asked.id, "ms": round(taken, 3)})
         except Exception as error:
+            failed = error
             self._request.answer(self._answering.explained(error, self._request))
         finally:
             self._catalog.release(served)
+            if self.trace is not None:
+                self.trace.stage("egress", ready, time.monotonic())
+                self.trace.end(failed)
 
     def failed(self, error: Exception) -> None:
         """Say so."""
@@ -103,8 +126,12 @@ class _Call:
             self._request.answer(self._answering.explained(error, self._request))
         finally:
             self._catalog.release(self._served)
+            if self.trace is not None:
+                self.trace.end(error)
 
     def withdraw(self) -> None:
         """The client has gone; what runs already runs on."""
         if self.queued is not None and self._served.scheduler.withdraw(self.queued):
             self._catalog.release(self._served)
+            if self.trace is not None:
+                self.trace.end(ConnectionResetError("the client has gone"))

@@ -9,6 +9,7 @@ from podpair.inference.core.errors import InvalidRequestError, TooLargeError
 from podpair.inference.http.requests import Part, Request
 
 DEADLINE = "podpair-deadline"
+TRACE = "traceparent"
 # Requests with the same key are answered by the same version of a model.
 KEY = "podpair-key"
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -28,6 +29,8 @@ class Asking(NamedTuple):
     # Whether there is a deadline, and whether the body isn't packed.
     hurried: bool
     plain: bool
+    # The traceparent, where there is one.
+    trace: str | None
 
 
 def asking(request: Request) -> Asking:
@@ -36,7 +39,9 @@ def asking(request: Request) -> Asking:
     if known is None:
         plain = request.header("content-encoding") is None
         hurried = request.header(DEADLINE) is not None
-        known = request.head.asking = Asking(*target(request), header_length(request), hurried, plain)
+        known = request.head.asking = Asking(
+            *target(request), header_length(request), hurried, plain, request.header(TRACE)
+        )
     return known
 
 

@@ -20,6 +20,7 @@ from podpair.inference.core.errors import FaultsError, LoadError, NotFoundError,
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import Array
+from podpair.inference.core.traces import Trace
 from podpair.inference.core.v2 import RequestDecoder
 from podpair.inference.metrics import Metrics, ModelMetrics
 from podpair.inference.runtime.cpu import available_cores, preparing_threads
@@ -78,15 +79,19 @@ class ServedVersion:
     unused: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def parts(
-        self, arrays: Sequence[Array], parameters: Mapping[str, Any], deadline: float | None
+        self,
+        arrays: Sequence[Array],
+        parameters: Mapping[str, Any],
+        deadline: float | None,
+        trace: Trace | None = None,
     ) -> AsyncGenerator[list[Array], None]:
         """The answer to one row in parts; the whole answer as the only one where the model doesn't stream."""
         if self.streams is None:
-            yield await self.scheduler.submit(arrays, deadline, parameters)
+            yield await self.scheduler.submit(arrays, deadline, parameters, trace)
             return
         if self.preparing is not None:
-            arrays = await self.preparing.prepared(arrays, deadline)
-        async with aclosing(self.streams.parts(arrays, parameters, deadline)) as parts:
+            arrays = await self.preparing.prepared(arrays, deadline, trace)
+        async with aclosing(self.streams.parts(arrays, parameters, deadline, trace)) as parts:
             async for part in parts:
                 yield part
 

@@ -27,6 +27,7 @@ from podpair.inference.core.errors import (
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.statistics import Statistics
 from podpair.inference.core.tensors import Array
+from podpair.inference.core.traces import Trace
 from podpair.inference.metrics import StageMetrics
 from podpair.inference.runtime.failing import explain
 from podpair.inference.runtime.scheduler import FutureSink, Job, Scheduler, Sink
@@ -112,15 +113,21 @@ class Preparing:
         return self._scheduler.statistics
 
     async def submit(
-        self, arrays: Sequence[Array], deadline: float | None = None, parameters: Mapping[str, Any] = _NONE
+        self,
+        arrays: Sequence[Array],
+        deadline: float | None = None,
+        parameters: Mapping[str, Any] = _NONE,
+        trace: Trace | None = None,
     ) -> list[Array]:
         """As `Scheduler.submit`. Raises InvalidRequestError for what is no image, cut off or too large, too."""
-        sink = FutureSink(self._loop)
+        sink = FutureSink(self._loop, trace)
         return await self._until(sink, self.enqueue(arrays, deadline, parameters, sink))
 
-    async def prepared(self, arrays: Sequence[Array], deadline: float | None = None) -> list[Array]:
+    async def prepared(
+        self, arrays: Sequence[Array], deadline: float | None = None, trace: Trace | None = None
+    ) -> list[Array]:
         """The model's own inputs, for a request that takes another way than its queue."""
-        sink = FutureSink(self._loop)
+        sink = FutureSink(self._loop, trace)
         work = self._begin(arrays, deadline, _NONE, sink)
         self._start(work, self._hand_out)
         return await self._until(sink, work)
@@ -217,11 +224,14 @@ class Preparing:
     def _end(self, work: Work, done: Any) -> None:
         """In the loop: all its images are decoded, or one of them can't be."""
         self._rows -= work.rows
-        taken = time.monotonic() - work.entered
+        now = time.monotonic()
+        taken = now - work.entered
         self._row_seconds += 0.1 * (taken / work.rows - self._row_seconds)
         if not work.withdrawn:
             self._metrics.seconds.observe(taken)
             self.statistics.prepared(taken)
+            if work.sink.trace is not None:
+                work.sink.trace.stage("preprocess", work.entered, now)
             done(work)
         if not self._rows:
             self._idle.set()

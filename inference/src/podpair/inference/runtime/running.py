@@ -37,6 +37,8 @@ class Outcome:
 
     # The answer or the error of each part.
     results: "Sequence[list[Array] | InferenceError]"
+    # When it was begun, on `time.monotonic()`.
+    began: float
     # Seconds by the runtime's clock: of a run that succeeded at once, else None.
     cost: float | None
     # Seconds that passed in the model and behind it.
@@ -65,8 +67,8 @@ class Runner:
             computed = time.monotonic()
             results = self._scatter(parts, self._signature.postprocess(outputs))
         except Exception as error:
-            return Outcome(self._without(parts, error), None, time.monotonic() - started, 0.0)
-        return Outcome(results, self._clock() - begun, computed - started, time.monotonic() - computed)
+            return Outcome(self._without(parts, error), started, None, time.monotonic() - started, 0.0)
+        return Outcome(results, started, self._clock() - begun, computed - started, time.monotonic() - computed)
 
     def _without(self, parts: Sequence[Part], error: Exception) -> list[list[Array] | InferenceError]:
         """The answers to a batch that has failed, of its halves."""

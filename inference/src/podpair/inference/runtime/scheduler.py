@@ -27,6 +27,7 @@ from podpair.inference.core.signature import Signature
 from podpair.inference.core.statistics import Statistics
 from podpair.inference.core.tensors import Array
 from podpair.inference.core.timing import RunTimes
+from podpair.inference.core.traces import Trace
 from podpair.inference.metrics import ModelMetrics
 from podpair.inference.runtime.cpu import bind_thread
 from podpair.inference.runtime.loading import largest_batch, run_clock
@@ -40,6 +41,11 @@ _NONE: Mapping[str, Any] = {}
 
 class Sink(Protocol):
     """Where a request's end goes, in the loop's thread: one of these, once."""
+
+    @property
+    def trace(self) -> Trace | None:
+        """What its stages are told to, where it is recorded."""
+        ...
 
     def done(self, arrays: list[Array]) -> None:
         """The outputs."""
@@ -81,7 +87,11 @@ class Entry(Protocol):
         ...
 
     async def submit(
-        self, arrays: Sequence[Array], deadline: float | None = None, parameters: Mapping[str, Any] = ...
+        self,
+        arrays: Sequence[Array],
+        deadline: float | None = None,
+        parameters: Mapping[str, Any] = ...,
+        trace: Trace | None = None,
     ) -> list[Array]:
         """The outputs for one request."""
         ...
@@ -104,9 +114,10 @@ class Entry(Protocol):
 class FutureSink:
     """A sink that somebody awaits."""
 
-    __slots__ = ("future",)
+    __slots__ = ("future", "trace")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, trace: Trace | None = None) -> None:
+        self.trace = trace
         self.future: asyncio.Future[list[Array]] = loop.create_future()
 
     def done(self, arrays: list[Array]) -> None:
@@ -180,14 +191,18 @@ class Scheduler:
         return self._busy
 
     async def submit(
-        self, arrays: Sequence[Array], deadline: float | None = None, parameters: Mapping[str, Any] = _NONE
+        self,
+        arrays: Sequence[Array],
+        deadline: float | None = None,
+        parameters: Mapping[str, Any] = _NONE,
+        trace: Trace | None = None,
     ) -> list[Array]:
         """The outputs for one request, row for row.
 
         deadline: on `time.monotonic()`. Raises OverloadedError, TooLargeError, DeadlineExceededError,
         InvalidRequestError or ModelError. When this coroutine is cancelled the request leaves the queue.
         """
-        sink = FutureSink(self._loop)
+        sink = FutureSink(self._loop, trace)
         item = self.enqueue(arrays, deadline, parameters, sink)
         try:
             return await sink.future
@@ -333,6 +348,9 @@ class Scheduler:
         statistics.ran(rows, len(batch), waited, now - started, time.time())
         for item, result in zip(batch, outcome.results, strict=True):
             taken = now - item.enqueued_at
+            trace = item.payload.sink.trace
+            if trace is not None:
+                _tell(trace, item, outcome, rows)
             if isinstance(result, Exception):
                 statistics.fail += 1
                 statistics.fail_seconds += taken
@@ -350,6 +368,16 @@ class Scheduler:
             self._batcher.max_items = self._times.worthwhile
         taken = passed / rows
         self._row_seconds = taken if not self._row_seconds else 0.9 * self._row_seconds + 0.1 * taken
+
+
+def _tell(trace: Trace, item: Queued[Job], outcome: Outcome, rows: int) -> None:
+    """A request that was run in a batch of `rows`."""
+    trace.tell(rows=item.rows, batch=rows)
+    trace.stage("queue", item.enqueued_at, outcome.began)
+    computed = outcome.began + outcome.runtime
+    trace.stage("runtime", outcome.began, computed)
+    if outcome.cost is not None:
+        trace.stage("postprocess", computed, computed + outcome.postprocess)
 
 
 def _fail(item: Queued[Job], error: Exception) -> None:

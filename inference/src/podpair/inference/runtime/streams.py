@@ -10,6 +10,7 @@ from typing import Any
 from podpair.inference.core.errors import DeadlineExceededError, InferenceError, InvalidRequestError, OverloadedError
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import Array
+from podpair.inference.core.traces import Trace
 from podpair.inference.runtime.failing import explain
 from podpair.inference.runtime.protocol import Streaming
 
@@ -28,7 +29,11 @@ class Streams:
         self._signature = signature
 
     async def parts(
-        self, arrays: Sequence[Array], parameters: Mapping[str, Any], deadline: float | None = None
+        self,
+        arrays: Sequence[Array],
+        parameters: Mapping[str, Any],
+        deadline: float | None = None,
+        trace: Trace | None = None,
     ) -> AsyncGenerator[list[Array], None]:
         """The parts of one request's answer; `aclose` it to stop the model.
 
@@ -43,6 +48,7 @@ class Streams:
             message = f"model {self.name} has {self.limit} streams open (runtime.max_streams)"
             raise OverloadedError(message, _RETRY_AFTER)
         self.open += 1
+        begun, count = time.monotonic(), 0
         try:
             async with aclosing(self._runtime.stream(arrays, parameters)) as parts:
                 while True:
@@ -50,6 +56,9 @@ class Streams:
                         part = await anext(parts, None)
                     if part is None:
                         return
+                    count += 1
+                    if trace is not None and count == 1:
+                        trace.stage("first part", begun, time.monotonic())
                     yield part
         except InferenceError:
             raise
@@ -57,6 +66,9 @@ class Streams:
             raise explain(self.name, error) from None
         finally:
             self.open -= 1
+            if trace is not None:
+                trace.tell(parts=count)
+                trace.stage("runtime", begun, time.monotonic())
 
 
 @contextlib.asynccontextmanager
