@@ -61,7 +61,7 @@ bench-fanout: setup ## Kafka → 5,000 WebSocket sessions on a real broker: a JS
 bench-drain: setup ## SIGTERM for a gateway with 10,000 sessions, which move to another while records flow
 	@$(BIN)/python tests/bench/drain.py $(ARGS)
 
-bench-inference: setup ## the model's container beside mosec and beside session.run itself; needs wrk (ARGS="--only small --runs 5")
+bench-inference: setup ## the model's container beside its peers and session.run itself; needs wrk (ARGS="--only small --peers all")
 	@$(BIN)/python tests/bench/inference.py $(ARGS)
 
 lint: setup ## ruff, mypy --strict, import-linter
@@ -81,6 +81,9 @@ lock: $(UV) ## pin every dependency anew, with hashes and without addresses
 	@for name in clients kserve; do \
 	  $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	    $(if $(UPGRADE),--upgrade) tests/inference/$$name.in -o tests/inference/$$name.lock || exit 1; done
+	@for folder in tests/bench/peers/*_server tests/bench/peers/socketio_gateway; do \
+	  $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+	    $(if $(UPGRADE),--upgrade) $$folder/requirements.in -o $$folder/requirements.lock || exit 1; done
 
 PROTO := podpair/inference/grpc/proto
 proto: setup ## generate the Python of the .proto files anew

@@ -23,7 +23,11 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 DRAWINGS = ROOT / "docs" / "plots"
 
 # Section → how it is drawn; a section without an entry has its table only.
-PLOTS: dict[str, Bars | Curves] = {}
+PLOTS: dict[str, Bars | Curves] = {
+    "inference-small": Bars("A tiny model: requests/s", "requests/s", by=["open"], log=True),
+    "inference-cnn": Bars("A convolutional model: requests/s", "requests/s", by=["open"]),
+    "inference-jpeg": Bars("JPEG files: requests/s", "requests/s", by=["open"]),
+}
 
 Line = Mapping[str, Any]
 

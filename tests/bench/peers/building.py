@@ -4,6 +4,7 @@ Lock files hold hashes and no addresses. Cargo wants the registry's in each entr
 writes for a project without a lock.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -28,9 +29,14 @@ def cache(name: str) -> Path:
 
 
 def rust(name: str) -> Path:
-    """The release build of the Rust program in the folder `name`; minutes the first time."""
-    cargo = _need("cargo", "cc", "make")[0]
+    """The release build of the Rust program in the folder `name`; minutes the first time, and when its sources change."""
     target = cache(name)
+    program, built = target / "release" / name.replace("_", "-"), target / ".built"
+    sources = sorted(path for path in (HERE / name).rglob("*") if path.suffix in (".rs", ".toml", ".lock"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    if program.exists() and built.exists() and built.read_text() == digest:
+        return program
+    cargo = _need("cargo", "cc", "make")[0]
     with tempfile.TemporaryDirectory(prefix="podpair-peer-") as folder:
         shutil.copytree(HERE / name, folder, dirs_exist_ok=True)
         manifest = Path(folder) / "Cargo.toml"
@@ -41,18 +47,10 @@ def rust(name: str) -> Path:
         found = re.search(r'^source = "(registry\+.*)"$', lock.read_text(), re.MULTILINE)
         assert found is not None
         lock.write_text(re.sub(r"^(checksum = )", rf'source = "{found[1]}"\n\1', pinned, flags=re.MULTILINE))
-        _run(
-            cargo,
-            "build",
-            "--quiet",
-            "--release",
-            "--locked",
-            "--manifest-path",
-            str(manifest),
-            "--target-dir",
-            str(target),
-        )
-    return target / "release" / name.replace("_", "-")
+        where = ["--manifest-path", str(manifest), "--target-dir", str(target)]
+        _run(cargo, "build", "--quiet", "--release", "--locked", *where)
+    built.write_text(digest)
+    return program
 
 
 def node(name: str, program: str) -> list[str]:
