@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 
 from podpair import client
 
@@ -171,6 +172,26 @@ async def test_what_cannot_be_sent_is_refused_here(open_session: Open, data: Any
     asking = asyncio.create_task(session.infer("digits", [0.0]))
     await connection.answer(await connection.infer())
     await asking
+
+
+async def test_a_request_says_which_trace_it_belongs_to(open_session: Open) -> None:
+    session, connection = await open_session()
+    provider = TracerProvider(shutdown_on_exit=False)
+    with provider.get_tracer("test").start_as_current_span("mine") as span:
+        asking = [
+            asyncio.create_task(session.infer("m", [1])),
+            asyncio.create_task(session.infer("m", [1], traceparent="p")),
+        ]
+        frames = [await connection.infer() for _ in asking]
+    asking.append(asyncio.create_task(session.infer("m", [1])))
+    frames.append(await connection.infer())
+    for frame in frames:
+        await connection.answer(frame)
+    await asyncio.gather(*asking)
+    context = span.get_span_context()
+    active = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    assert [frame.get("traceparent") for frame in frames] == [active, "p", None]
+    provider.shutdown()
 
 
 async def test_a_deadline_holds_without_the_gateways_word(open_session: Open, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ async def client(page: Page, gateway: Any) -> Client:
 async def test_a_request_is_answered(client: Client) -> None:
     connection = await client.open()
     assert connection.offered == ["podpair.v1", "bearer.jwt"]
-    await client.infer("mine", route="auto", deadline=2000, parameters={"k": 1})
+    await client.infer("mine", route="auto", deadline=2000, parameters={"k": 1}, traceparent="00-1-2-01")
     frame = await connection.infer()
     assert 1900 < frame.pop("deadline_ms") <= 2000
     assert frame == {
@@ -80,6 +80,7 @@ async def test_a_request_is_answered(client: Client) -> None:
         "data": [0.5],
         "parameters": {"k": 1},
         "route": "auto",
+        "traceparent": "00-1-2-01",
     }
     await connection.answer(frame, route="queue", position="e.3.1")
     result = await client.end("mine")

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import aiohttp
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Told
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
@@ -13,7 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from gateway.conftest import Client, Connect
 from gateway.fake_model import FakeModel
 from harness.collector import SAMPLED, SPAN, TRACE, UNSAMPLED, Collector, about, traceparent
-from harness.pair import MODELS, Gateway, Inference
+from harness.pair import MODELS, Gateway, Inference, token
 
 Start = Callable[..., Gateway]
 
@@ -65,6 +66,50 @@ async def test_a_queued_request(traced: Gateway, collector: Collector, model: Fa
     assert {span.trace_id.hex() for span in (infer, work, call)} == {TRACE}
     assert model.traces == [traceparent(call)]
     assert infer.end_time_unix_nano >= call.end_time_unix_nano  # it ends where its answer goes out
+
+
+@pytest.mark.parametrize("path", ["/v2/models/fake/infer", "/v1/chat/completions"])
+@pytest.mark.parametrize("status", [200, 500])
+async def test_a_request_over_plain_http(
+    traced: Gateway, collector: Collector, model: FakeModel, http: aiohttp.ClientSession, path: str, status: int
+) -> None:
+    model.answer = (status, {"outputs": []})
+    headers = {"Authorization": f"Bearer {token()}", "traceparent": SAMPLED}
+    said = "hello" if status == 200 else "fail"
+    body = {"model": "fake", "messages": [{"role": "user", "content": said}], "inputs": []}
+    async with http.post(traced.url + path, json=body, headers=headers) as answer:
+        assert answer.status == status
+    infer, call = await collector.span("infer", **{"url.path": path}), await collector.span("call model")
+    assert (infer.trace_id.hex(), infer.parent_span_id.hex(), infer.kind) == (TRACE, SPAN, Told.SPAN_KIND_SERVER)
+    assert (call.trace_id, call.parent_span_id, call.kind) == (infer.trace_id, infer.span_id, Told.SPAN_KIND_CLIENT)
+    assert model.traces == [traceparent(call)]
+    failed = Status.STATUS_CODE_ERROR if status == 500 else Status.STATUS_CODE_UNSET
+    assert (infer.status.code, call.status.code) == (failed, failed)
+
+
+async def test_what_is_not_sampled_is_handed_on_over_plain_http(
+    traced: Gateway, collector: Collector, model: FakeModel, http: aiohttp.ClientSession
+) -> None:
+    for parent in (UNSAMPLED, SAMPLED):
+        headers = {"Authorization": f"Bearer {token()}", "traceparent": parent}
+        async with http.post(traced.url + "/v2/models/fake/infer", json={"inputs": []}, headers=headers):
+            pass
+    call = await collector.span("call model")
+    await collector.span("infer")
+    assert len(collector.spans) == 2
+    assert model.traces == [UNSAMPLED, traceparent(call)]
+
+
+async def test_a_request_that_is_posted_into_a_session(
+    traced: Gateway, collector: Collector, connect: Connect, http: aiohttp.ClientSession
+) -> None:
+    client = await connect(traced, sid="posted")
+    headers = {"Authorization": f"Bearer {token(sid='posted')}", "traceparent": SAMPLED}
+    body = {"id": "p", "model": "fake", "data": [1.0, 2.0]}
+    async with http.post(traced.url + "/v1/infer", json=body, headers=headers) as answer:
+        assert answer.status == 202
+    await client.answer("p")
+    assert (await collector.span("infer", request="p")).parent_span_id.hex() == SPAN
 
 
 @pytest.mark.parametrize("route", ["direct", "queue"])

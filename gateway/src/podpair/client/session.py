@@ -15,6 +15,7 @@ from podpair.client.errors import DeadlineExceeded, Lost, PodpairError, SessionC
 from podpair.client.events import Event, Gap, Push, Result
 from podpair.client.link import Link
 from podpair.client.protocol import Request, SessionState
+from podpair.client.tracing import current_traceparent
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,8 @@ class Session:
 
         `data` is the shorthand for one input, a row or a list of rows; or pass V2 tensors as `inputs`. Options:
         `parameters` (a mapping), `route` (`auto`, `direct`, `queue`), `deadline` (seconds from now), `on_disconnect`
-        (`detach`, `cancel`), `resend` (False: raise Lost rather than run twice), `id`.
+        (`detach`, `cancel`), `resend` (False: raise Lost rather than run twice), `id`, `traceparent` (W3C; default: that
+        of the active OpenTelemetry span, where there is one).
 
         Raises the typed error of the request. Cancelling the awaiting task cancels the request. Waits while `max_open`
         requests are open.
@@ -150,10 +152,11 @@ class Session:
         on_disconnect: str | None = None,
         resend: bool = True,
         id: str | None = None,  # noqa: A002
+        traceparent: str | None = None,
         stream: bool | None = None,
     ) -> AsyncIterator[Call]:
         body = {"model": model, "data": data, "inputs": inputs, "parameters": parameters, "route": route}
-        body |= {"on_disconnect": on_disconnect, "stream": stream}
+        body |= {"on_disconnect": on_disconnect, "stream": stream, "traceparent": traceparent or current_traceparent()}
         body = {name: value for name, value in body.items() if value is not None}
         until = None if deadline is None else self._loop.time() + deadline
         try:

@@ -6,7 +6,8 @@ is not sampled costs one look more. A collector that is away costs spans, never 
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal
 
@@ -72,6 +73,23 @@ class Tracer:
             return None
         span = self._tracer.start_span(name, context=_context(above), kind=self._kinds[kind], attributes=dict(about))
         return _Recorded(span)
+
+    @contextmanager
+    def spanning(
+        self, name: str, kind: Kind, parent: str, about: Mapping[str, str], *, root: bool = False
+    ) -> Iterator[Span | None]:
+        """As `begin`; it ends with the block, in an error where the block does."""
+        span = self.begin(name, kind, parent, about, root=root)
+        if span is None:
+            yield None
+            return
+        try:
+            yield span
+        except BaseException as error:
+            span.failed(type(error).__name__)
+            raise
+        finally:
+            span.end()
 
     async def close(self) -> None:
         """Send what is left, and end."""

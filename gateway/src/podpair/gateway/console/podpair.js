@@ -69,14 +69,15 @@ export class Session extends EventTarget {
    * @param {string} model
    * @param {unknown} input
    * @param {{route?: "auto" | "direct" | "queue", deadline?: number, parameters?: object, signal?: AbortSignal,
-   *   onDisconnect?: "detach" | "cancel", resend?: boolean, id?: string, stream?: boolean}} [options] `deadline`:
-   *   milliseconds from now; `resend: false`: report `Lost` rather than run twice; `stream`: the answer's parts as `partial`.
+   *   onDisconnect?: "detach" | "cancel", resend?: boolean, id?: string, stream?: boolean, traceparent?: string}} [options]
+   *   `deadline`: milliseconds from now; `resend: false`: report `Lost` rather than run twice; `stream`: the answer's parts as `partial`.
    * @returns {PromiseLike<object> & AsyncIterable<object> & {id: string, route: string | null, cancel(): void}}
    */
-  infer(model, input, { route, deadline, parameters, signal, onDisconnect, stream, resend = true, id = newId() } = {}) {
+  infer(model, input, options = {}) {
+    const { route, deadline, parameters, signal, onDisconnect, stream, traceparent, resend = true, id = newId() } = options;
     const plain = ArrayBuffer.isView(input) ? Array.from(input) : input;
     const member = isTensors(plain) ? "inputs" : "data";
-    const body = { model, [member]: plain, parameters, route, on_disconnect: onDisconnect, stream };
+    const body = { model, [member]: plain, parameters, route, on_disconnect: onDisconnect, stream, traceparent };
     return this.#begin(id, signal, (call) => {
       const { maxOpen, clock } = this.#options;
       if (this.#calls.size >= maxOpen) throw new Overloaded(`${maxOpen} requests are open`, { id });

@@ -12,6 +12,7 @@ from podpair.gateway.auth.identity import Identity
 from podpair.gateway.core.attempts import Busy, Failed, Unavailable
 from podpair.gateway.core.protocol import Code, Fault, InvalidFrame, decode_infer
 from podpair.gateway.core.quotas import Forbidden, Grant
+from podpair.gateway.core.traces import Span
 from podpair.gateway.http.admission import Admission, Refused
 from podpair.gateway.http.callers import while_there
 from podpair.gateway.http.errors import refusal, refusal_of, status_of, v2_error
@@ -20,7 +21,10 @@ from podpair.gateway.kafka.producer import NotWritten
 from podpair.gateway.service import Service
 
 # Without Content-Encoding: aiohttp has decoded the body when it is read here.
-_PASSED_ON = ("Content-Type", "Accept-Encoding", "Inference-Header-Content-Length", "podpair-deadline", "podpair-key")
+_PASSED_ON = (
+    "Content-Type", "Accept-Encoding", "Inference-Header-Content-Length", "podpair-deadline", "podpair-key",
+    "traceparent", "tracestate",
+)  # fmt: skip
 _PASSED_BACK = (
     "Content-Type", "Content-Encoding", "Inference-Header-Content-Length", "Retry-After", "podpair-inference-ms",
 )  # fmt: skip
@@ -50,6 +54,8 @@ class InferEdge:
         session = parts.registry.session(session_id, identity.subject)  # checked, with no await between
         try:
             asked = decode_infer(body)
+            if self._service.tracer is not None and not asked.traceparent:
+                asked = msgspec.structs.replace(asked, traceparent=request.headers.get("traceparent", ""))
             grant = self._admission.grant(identity)
             if grant is not None:
                 asked = msgspec.structs.replace(asked, route=self._admission.admit(grant, asked.model, asked.route))
@@ -72,22 +78,33 @@ class InferEdge:
     async def v2(self, request: web.Request) -> web.Response:
         """V2 as it is, to the model next door and back: infer takes a place among the direct requests."""
         try:
-            parts = self._admission.parts()
+            self._admission.parts()  # or it is refused
             identity = await self._admission.identity(request)
             grant = self._admission.grant(identity)
         except Refused as refused:
             return v2_error(refused.status, refused.message, retry_after=refused.retry_after)
-        body = await request.read() if request.method == "POST" else None
+        if request.method != "POST":
+            return await self._v2(request, None, identity, grant, "")
+        body = await request.read()
+        with self._traced(request, request.match_info["model"]) as span:
+            answer = await self._v2(request, body, identity, grant, span.traceparent if span is not None else "")
+            _judge(span, answer.status)
+            return answer
+
+    async def _v2(
+        self, request: web.Request, body: bytes | None, identity: Identity, grant: Grant | None, trace: str
+    ) -> web.Response:
+        parts = self._admission.parts()
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         # The same version of a model answers the same caller.
         headers.setdefault("podpair-key", quote(identity.session or identity.subject, safe=""))
         try:
             if parts.upstream.http is None:
-                return await while_there(request, self._translate(request, body, identity, grant))
+                return await while_there(request, self._translate(request, body, identity, grant, trace))
             if body is None:
-                return await self._pass(request, None, headers)
+                return await self._pass(request, None, headers, trace)
             with self._counted(grant, request.match_info["model"]), parts.dispatcher.direct_slot(grant):
-                return await while_there(request, self._pass(request, body, headers))
+                return await while_there(request, self._pass(request, body, headers, trace))
         except Forbidden as fault:
             return v2_error(403, fault.message)
         except Fault as fault:
@@ -109,18 +126,28 @@ class InferEdge:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """OpenAI's chat completions as they are, to the model next door and back, whole or as events."""
         try:
-            parts = self._admission.parts()
+            self._admission.parts()  # or it is refused
             identity = await self._admission.identity(request)
             grant = self._admission.grant(identity)
         except Refused as refused:
             return refused.response
+        body = await request.read()
+        with self._traced(request, "") as span:
+            trace = span.traceparent if span is not None else ""
+            answer = await self._chat(request, body, identity, grant, trace)
+            _judge(span, answer.status)
+            return answer
+
+    async def _chat(
+        self, request: web.Request, body: bytes, identity: Identity, grant: Grant | None, trace: str
+    ) -> web.StreamResponse:
+        parts = self._admission.parts()
         headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
         headers.setdefault("podpair-key", quote(identity.session or identity.subject, safe=""))
-        body = await request.read()
         try:
             model = _chat_model(body) if grant is not None else ""
             with self._counted(grant, model), parts.dispatcher.direct_slot(grant):
-                return await while_there(request, self._pass_chat(request, body, headers))
+                return await while_there(request, self._pass_chat(request, body, headers, trace))
         except Fault as fault:
             return refusal_of(fault)
         except Unavailable as error:
@@ -129,7 +156,9 @@ class InferEdge:
         except TimeoutError:
             return refusal(504, "upstream", f"no answer in {self._service.config.inference.timeout_seconds:.3g} s")
 
-    async def _pass_chat(self, request: web.Request, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
+    async def _pass_chat(
+        self, request: web.Request, body: bytes, headers: dict[str, str], trace: str
+    ) -> web.StreamResponse:
         settings, http = self._service.config.inference, self._admission.parts().upstream.http
         if http is None:
             raise Fault(Code.NOT_FOUND, "chat completions are there where the model is asked over HTTP (inference.url)")
@@ -137,16 +166,20 @@ class InferEdge:
         timeout = aiohttp.ClientTimeout(total=None, sock_read=settings.timeout_seconds)
         response: web.StreamResponse | None = None
         try:
-            async with http.post(settings.chat_path, data=body, headers=headers, timeout=timeout) as answer:
-                response = web.StreamResponse(status=answer.status)
-                response.headers.update({name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers})
-                if answer.content_length is not None:
-                    response.content_length = answer.content_length
-                await response.prepare(request)
-                async for chunk in answer.content.iter_any():
-                    await response.write(chunk)
-                await response.write_eof()
-                return response
+            with self._calling(trace, headers) as span:
+                async with http.post(settings.chat_path, data=body, headers=headers, timeout=timeout) as answer:
+                    _judge(span, answer.status)
+                    response = web.StreamResponse(status=answer.status)
+                    response.headers.update(
+                        {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
+                    )
+                    if answer.content_length is not None:
+                        response.content_length = answer.content_length
+                    await response.prepare(request)
+                    async for chunk in answer.content.iter_any():
+                        await response.write(chunk)
+                    await response.write_eof()
+                    return response
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             if response is not None and response.prepared:
                 if request.transport is not None:
@@ -157,7 +190,7 @@ class InferEdge:
             raise Unavailable(f"the model can't be reached: {str(error) or type(error).__name__}") from None
 
     async def _translate(
-        self, request: web.Request, body: bytes | None, identity: Identity, grant: Grant | None
+        self, request: web.Request, body: bytes | None, identity: Identity, grant: Grant | None, trace: str
     ) -> web.Response:
         """For a model that is asked over gRPC."""
         parts = self._admission.parts()
@@ -167,7 +200,7 @@ class InferEdge:
         if "version" in request.match_info or name is None:
             raise Fault(Code.NOT_FOUND, "a version can't be chosen: the model is asked over gRPC")
         with self._counted(grant, name), parts.dispatcher.direct_slot(grant):
-            return await v2_infer(request, body, name, parts.asking, identity.session or identity.subject)
+            return await v2_infer(request, body, name, parts.asking, identity.session or identity.subject, trace)
 
     @contextmanager
     def _counted(self, grant: Grant | None, model: str) -> Iterator[None]:
@@ -182,20 +215,54 @@ class InferEdge:
         finally:
             grant.ended()
 
-    async def _pass(self, request: web.Request, body: bytes | None, headers: dict[str, str]) -> web.Response:
+    @contextmanager
+    def _traced(self, request: web.Request, model: str) -> Iterator[Span | None]:
+        """The request's span, until it is answered, where it is recorded."""
+        tracer = self._service.tracer
+        if tracer is None:
+            yield None
+            return
+        about = {"url.path": request.path} | ({"podpair.model": model} if model else {})
+        with tracer.spanning("infer", "server", request.headers.get("traceparent", ""), about, root=True) as span:
+            yield span
+
+    @contextmanager
+    def _calling(self, trace: str, headers: dict[str, str]) -> Iterator[Span | None]:
+        """The call of the model below the span `trace`; it is told in `headers`."""
+        tracer = self._service.tracer
+        if tracer is None or not trace:
+            yield None
+            return
+        about = {"server.address": self._admission.parts().upstream.url}
+        with tracer.spanning("call model", "client", trace, about) as span:
+            if span is not None:
+                headers["traceparent"] = span.traceparent
+            yield span
+
+    async def _pass(
+        self, request: web.Request, body: bytes | None, headers: dict[str, str], trace: str
+    ) -> web.Response:
         parts = self._admission.parts()
         timeout = aiohttp.ClientTimeout(total=self._service.config.inference.timeout_seconds)
         try:
             assert parts.upstream.http is not None  # noqa: S101 - else it would be translated
-            async with parts.upstream.http.request(
-                request.method, request.rel_url, data=body, headers=headers, timeout=timeout
-            ) as answer:
-                passed = {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
-                return web.Response(status=answer.status, body=await answer.read(), headers=passed)
+            with self._calling(trace, headers) as span:
+                async with parts.upstream.http.request(
+                    request.method, request.rel_url, data=body, headers=headers, timeout=timeout
+                ) as answer:
+                    _judge(span, answer.status)
+                    passed = {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
+                    return web.Response(status=answer.status, body=await answer.read(), headers=passed)
         except TimeoutError:
             raise
         except (aiohttp.ClientError, OSError) as error:
             raise Unavailable(f"the model can't be reached: {str(error) or type(error).__name__}") from None
+
+
+def _judge(span: Span | None, status: int) -> None:
+    """An answer that is none is a failure of its span."""
+    if span is not None and status >= 400:
+        span.failed(f"HTTP {status}")
 
 
 class _Chat(msgspec.Struct):

@@ -26,8 +26,10 @@ _asked = msgspec.json.Decoder(_Asked)
 _answer = msgspec.json.Decoder(_Answer)
 
 
-async def v2_infer(request: web.Request, body: bytes, model: str, asking: Asking, key: str) -> web.Response:
-    """`infer` in JSON. Raises Fault, Unavailable, Busy or Failed."""
+async def v2_infer(
+    request: web.Request, body: bytes, model: str, asking: Asking, key: str, trace: str = ""
+) -> web.Response:
+    """`infer` in JSON; `trace`: the span that it is below. Raises Fault, Unavailable, Busy or Failed."""
     if "Inference-Header-Content-Length" in request.headers:
         raise Fault(Code.INVALID, "binary tensors are not taken here: the model is asked over gRPC; send JSON")
     try:
@@ -36,7 +38,7 @@ async def v2_infer(request: web.Request, body: bytes, model: str, asking: Asking
         raise Fault(Code.INVALID, f"the body is not V2's: {error}") from None
     question = Question(
         asked.id, model, bytes(asked.inputs), parameters=bytes(asked.parameters), deadline=_deadline(request),
-        key=request.headers.get("podpair-key", key),
+        key=request.headers.get("podpair-key", key), trace=trace,
     )  # fmt: skip
     found = _answer.decode(await asking.ask(question))
     said = {"model_name": model, "model_version": found.model_version, "id": asked.id or None, "outputs": found.outputs}

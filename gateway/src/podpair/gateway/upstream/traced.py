@@ -32,20 +32,17 @@ class TracedUpstream:
 
     @contextmanager
     def _span(self, trace: str, model: str) -> Iterator[None]:
-        span = self._tracer.begin("call model", "client", trace, {"podpair.model": model, "server.address": self.url})
-        if span is None:
-            yield
-            return
-        before = CURRENT.get()
-        CURRENT.set(span.traceparent)
-        try:
-            yield
-        except BaseException as error:
-            span.failed(type(error).__name__)
-            raise
-        finally:
-            CURRENT.set(before)
-            span.end()
+        about = {"podpair.model": model, "server.address": self.url}
+        with self._tracer.spanning("call model", "client", trace, about) as span:
+            if span is None:
+                yield
+                return
+            before = CURRENT.get()
+            CURRENT.set(span.traceparent)
+            try:
+                yield
+            finally:
+                CURRENT.set(before)
 
     async def ready(self) -> bool:
         return await self._upstream.ready()
