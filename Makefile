@@ -10,7 +10,7 @@ KAFKA ?=
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults fuzz e2e lint format lock crd proto bench bench-fanout bench-drain bench-direct bench-queued bench-inference bench-report images clean
+.PHONY: help setup demo test test-faults fuzz e2e lint format lock crd proto bench bench-fanout bench-drain bench-direct bench-queued bench-whole bench-inference bench-report images clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ bench-direct: setup ## WebSocket → model → WebSocket, one pair (ARGS="--load
 
 bench-queued: setup ## WebSocket → Kafka → model → Kafka → WebSocket, one pair and a real broker (ARGS="--loads 64x16 --against ../other")
 	@$(BIN)/python tests/bench/queued.py $(ARGS)
+
+bench-whole: setup ## both routes beside FastAPI with a WebSocket, with the model in its process and with Celery and Redis
+	@$(BIN)/python tests/bench/whole.py $(ARGS)
 
 bench-fanout: setup ## Kafka → 5,000 WebSocket sessions on a real broker: a JSON line a run (ARGS="--gateways all --sessions 1000,5000")
 	@$(BIN)/python tests/bench/fanout.py $(ARGS)
@@ -105,7 +108,7 @@ images: ## the three images and podpair-digits, an example (BASE=image to build 
 bench-report: setup ## tables and plots of docs/benchmarks.md, from what benches have left in var/bench
 	@$(BIN)/python tests/bench/report.py
 
-bench: bench-fanout bench-direct bench-queued bench-inference bench-report ## every measurement in docs/benchmarks.md
+bench: bench-fanout bench-direct bench-queued bench-whole bench-inference bench-report ## every measurement in docs/benchmarks.md
 
 clean: ## forget the environment and everything that was generated
 	rm -rf $(VENV) .cache var .mypy_cache .ruff_cache .pytest_cache

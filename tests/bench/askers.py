@@ -137,7 +137,7 @@ class Asker(WSListener):
             self.count.wrong += 1
 
 
-async def phase(askers: list[Asker], seconds: float) -> dict[str, object]:
+async def phase(askers: list[Asker], seconds: float, patience: float) -> dict[str, object]:
     """Ask for so long, then wait for what is open; the figures are of the time in which was asked."""
     count = Count()
     before = resource.getrusage(resource.RUSAGE_SELF)
@@ -148,7 +148,7 @@ async def phase(askers: list[Asker], seconds: float) -> dict[str, object]:
     await asyncio.sleep(seconds)
     answered, took = count.answered, time.perf_counter() - began
     count.running = False
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(patience):
         await count.idle.wait()
     after = resource.getrusage(resource.RUSAGE_SELF)
     order = sorted(count.latencies)
@@ -181,7 +181,7 @@ async def run(options: argparse.Namespace) -> None:
     print(json.dumps({"connected": len(askers)}), flush=True)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, input):
-        print(json.dumps(await phase(askers, float(line))), flush=True)
+        print(json.dumps(await phase(askers, float(line), options.patience)), flush=True)
 
 
 if __name__ == "__main__":
@@ -192,5 +192,6 @@ if __name__ == "__main__":
     parser.add_argument("--open", type=int, required=True, help="requests that each connection has open")
     parser.add_argument("--model", default="mlp")
     parser.add_argument("--route", default="direct")
+    parser.add_argument("--patience", type=float, default=30, help="seconds that what is open at the end may take")
     parser.add_argument("--expected", required=True, help="JSON: the answers to the rows")
     uvloop.run(run(parser.parse_args()))

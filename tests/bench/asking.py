@@ -36,6 +36,10 @@ _UNITS = {
 }
 
 
+class Ended(Exception):
+    """The load client did not come through its phase."""
+
+
 class Load:
     """The client process; `connections` WebSockets with `depth` requests open on each."""
 
@@ -49,7 +53,7 @@ class Load:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError("the load client has ended")
+            raise Ended("the load client has ended: it says why on standard error")
         found: dict[str, Any] = json.loads(line)
         return found
 

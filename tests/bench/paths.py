@@ -1,16 +1,25 @@
 """The gateway's hot paths without sockets and brokers: what an item costs the loop's thread, in CPU seconds.
 
 A broker and a model that answer at once stand at both ends; between them is the gateway's own code, all of it. What is
-left out is what the kernel and librdkafka spend. It can be compared within one process, with what else Python does there.
+left out is what the kernel and librdkafka spend. It can be compared within one process with what else Python does there, and
+so with another day and another machine: `baseline.json` has the ratios, test_ratios.py looks at them, and
+
+    .venv/bin/python tests/bench/paths.py [--write]
+
+prints CPU-µs, or writes the ratios anew.
 """
 
 import asyncio
 import gc
 import json
+import sys
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, cast
 from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import uvloop
 
@@ -20,12 +29,15 @@ from podpair.gateway.core import records
 from podpair.gateway.core.ledger import Ledger
 from podpair.gateway.core.models import Model
 from podpair.gateway.core.pace import Paces
+from podpair.gateway.core.protocol import decode_row
 from podpair.gateway.core.tensors import Output, TensorSpec
 from podpair.gateway.core.wires import JsonWire
 from podpair.gateway.kafka.producer import Outgoing, Written
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.connection import Connection, Pacer
+from podpair.gateway.sessions.dispatch import Dispatcher
 from podpair.gateway.sessions.fanout import FanOut
+from podpair.gateway.sessions.registry import Registry
 from podpair.gateway.sessions.session import Session
 from podpair.gateway.upstream.asking import Asking
 from podpair.gateway.upstream.calls import Call, CallAnswer
@@ -37,6 +49,7 @@ from podpair.gateway.worker.ending import AtLeastOnce
 _MODEL = Model(
     "mlp", (TensorSpec("x", "FP32", (-1, 64)),), (TensorSpec("y", "FP32", (-1, 10)),), True, None, 1, (), False
 )
+BASELINE = Path(__file__).with_name("baseline.json")
 _CONFIG = Config.model_validate({"auth": {"disabled": True}, "console": {"enabled": False}})
 
 
@@ -201,6 +214,75 @@ async def queued(items: int, together: int = 256) -> float:
     return spent
 
 
+async def direct(items: int, sessions: int = 64) -> float:
+    """CPU seconds for so many direct requests, one of each session at a time: from the frame to the answer's frame."""
+    loop = asyncio.get_running_loop()
+    producer, model, metrics = cast("Any", _Broker(loop)), cast("Any", _Model()), Metrics()
+    asking = Asking(_CONFIG, model, model, metrics)
+    await asking.describe("mlp")
+    registry = Registry(_CONFIG, 8, lambda: frozenset(), metrics)
+    dispatcher = Dispatcher(
+        _CONFIG, "bench", asking, model, producer, AnswerWriter(producer, "results", "bench"), registry, cast("Any", None),
+        Paces(), None, metrics,
+    )  # fmt: skip
+    pacer = Pacer()
+    held = [session(i, pacer) for i in range(sessions)]
+    frames = [
+        json.dumps({"type": "infer", "id": f"{i:09d}", "model": "mlp", "data": rows()[0]})
+        for i in range(items // sessions)
+    ]
+    began = time.thread_time()
+    for frame in frames:
+        for one in held:
+            message = decode_row(frame, dispatcher.models)
+            assert message is not None
+            dispatcher.infer(one, message)
+        while any(one.ledger.opened for one in held):
+            await asyncio.sleep(0)
+    spent = time.thread_time() - began
+    await dispatcher.close(1.0)
+    await registry.close()
+    await asking.close()
+    return spent
+
+
+async def reference(items: int) -> float:
+    """CPU seconds for so many turns of a fixed piece of Python, in proportions like those of the paths: how quick Python is
+    here, just now.
+    """
+    row = {"id": "000000001", "data": [0.5] * 32}
+    began = time.thread_time()
+    groups: dict[bytes, list[Record]] = {}
+    for i in range(items):
+        found = json.loads(json.dumps(row))
+        record = Record(0, i, b"%d" % (i % 64), found["id"].encode(), None)
+        groups.setdefault(record.key() or b"", []).append(record)
+    sum(
+        len(b"".join([b'{"data":%b,"offset":%d}' % (one.value(), one.offset()) for one in mine]))
+        for mine in groups.values()
+    )
+    return time.thread_time() - began
+
+
+PATHS: dict[str, tuple[Callable[[int], Coroutine[Any, Any, float]], int]] = {
+    "fan-out": (fan_out, 10_000),
+    "queued": (queued, 2_048),
+    "direct": (direct, 2_048),
+}
+
+
+def ratios(rounds: int) -> dict[str, float]:
+    """What an item of each path costs, of what a turn of the reference does.
+
+    The least of the rounds of each: what else the machine does can only add to CPU time, and the rounds are interleaved.
+    """
+    least = dict.fromkeys(("reference", *PATHS), float("inf"))
+    for _ in range(rounds):
+        for name, (path, items) in {"reference": (reference, 2_000), **PATHS}.items():
+            least[name] = min(least[name], measured(path, items))
+    return {name: least[name] / least["reference"] for name in PATHS}
+
+
 def measured(path: Callable[[int], Coroutine[Any, Any, float]], items: int) -> float:
     """CPU-µs an item of one path, on a loop of its own."""
     gc.collect()
@@ -214,5 +296,11 @@ def measured(path: Callable[[int], Coroutine[Any, Any, float]], items: int) -> f
 
 
 if __name__ == "__main__":
-    for _ in range(3):
-        print({path.__name__: round(measured(path, 20_000), 2) for path in (fan_out, queued)}, flush=True)
+    if "--write" in sys.argv:
+        found = {name: round(ratio, 3) for name, ratio in ratios(15).items()}
+        BASELINE.write_text(json.dumps(found, indent=2) + "\n")
+        print(found)
+    else:
+        for _ in range(3):
+            paths = {"reference": (reference, 2_000), **PATHS}
+            print({name: round(measured(path, items), 2) for name, (path, items) in paths.items()}, flush=True)
