@@ -1,11 +1,14 @@
 """Full queues, deadlines, and clients that go away: the application with a runtime that waits until it is let."""
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from podpair.inference.http.requests import Request
 
 Begin = Callable[..., Any]
 
@@ -65,6 +68,32 @@ async def test_bytes_of_large_bodies_are_counted_while_they_are_held(application
     app.gate.open.set()
     assert (await task)[0] == 200
     assert app.metric("inference_ingress_bytes") == 0
+
+
+async def test_a_request_leaves_the_memory_when_it_ends_not_when_cycles_are_collected(application: Begin) -> None:
+    def requests() -> int:
+        return sum(isinstance(found, Request) for found in gc.get_objects())
+
+    app = await application()
+    gc.collect()
+    before = requests()
+    gc.disable()
+    try:
+        assert [(await app.ask(1.0))[0] for _ in range(3)] == [200] * 3
+        app.gate.open.clear()
+        running = app.ask(1.0)
+        await app.running()
+        gone = app.ask(1.0)
+        await app.queued(1)
+        gone.cancel()
+        await app.queued(0)
+        app.gate.open.set()
+        assert (await running)[0] == 200
+        async with asyncio.timeout(30):  # the thread that ran it lets go of it after its answer
+            while requests() > before:
+                await asyncio.sleep(0.001)
+    finally:
+        gc.enable()
 
 
 async def test_a_deadline_that_passes_in_the_queue_is_504_at_once_and_never_runs(application: Begin) -> None:

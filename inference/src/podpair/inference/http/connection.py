@@ -80,8 +80,10 @@ class Connection(asyncio.BufferedProtocol):
         self._release()
         request, self._request = self._request, None
         self.resume_writing()
-        if request is not None and request.gone is not None:
-            request.gone()
+        if request is not None:
+            gone, request.gone = request.gone, None
+            if gone is not None:
+                gone()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes go: straight into a body that is being read."""
@@ -280,7 +282,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def _answered(self) -> None:
         self._moved = True
-        self._request = None
+        request, self._request = self._request, None
+        if request is not None:
+            # What it would call refers to it. Without this its body stays in memory until the rare collection of cycles.
+            request.gone = None
         if self._held:
             self._release()
         if self._last:

@@ -101,6 +101,8 @@ class _Call:
     def done(self, arrays: Sequence[Array]) -> None:
         """Encode the answer and write it."""
         served, asked = self._served, self._asked
+        # It refers to this as its sink: the arrays would stay until cycles are collected.
+        self.queued = None
         ready = time.monotonic()
         failed: Exception | None = None
         try:
@@ -122,6 +124,7 @@ class _Call:
 
     def failed(self, error: Exception) -> None:
         """Say so."""
+        self.queued = None
         try:
             self._request.answer(self._answering.explained(error, self._request))
         finally:
@@ -131,7 +134,8 @@ class _Call:
 
     def withdraw(self) -> None:
         """The client has gone; what runs already runs on."""
-        if self.queued is not None and self._served.scheduler.withdraw(self.queued):
+        queued, self.queued = self.queued, None
+        if queued is not None and self._served.scheduler.withdraw(queued):
             self._catalog.release(self._served)
             if self.trace is not None:
                 self.trace.end(ConnectionResetError("the client has gone"))
