@@ -2,7 +2,7 @@
 
 import asyncio
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.conftest import Client, Connect, soon
+from gateway.conftest import Client, Connect, resuming, soon
+from gateway.fake_model import FakeModel
 from harness.pair import Gateway, Inference, token
 
 MODELS = Path(__file__).parent / "models"
@@ -118,3 +119,56 @@ async def test_a_caller_of_v2_that_hangs_up_leaves_the_models_queue(
         async with http.post(url, json={"inputs": [tensor]}, headers=BEARER | late) as answer:
             assert answer.status == 504
     assert not (tmp_path / "unwanted.began").exists()
+
+
+@pytest.mark.parametrize("ordering", ["none", "session"])
+async def test_a_client_that_has_moved_takes_back_what_its_first_gateway_accepted(
+    real_gateway: Callable[..., Gateway], gate: Inference, connect: Connect, tmp_path: Path, ordering: str
+) -> None:
+    config: dict[str, Any] = {
+        "inference": {"url": gate.url}, "coalescing": {"alone": ["gate"]}, "requests": {"ordering": ordering, "partitions": 4},
+    }  # fmt: skip
+    first = await asyncio.to_thread(lambda: real_gateway(**config))
+    second = await asyncio.to_thread(lambda: real_gateway(**config))
+    async with busy(first, connect, tmp_path):
+        client = await connect(first)
+        await ask(client, tmp_path, route="queue")
+        await client.event("accepted", id="unwanted")
+        await soon(lambda: depth(gate) == 1)
+        await client.socket.close()
+        moved = await connect(second, params=resuming(client))
+        await moved.send({"type": "cancel", "id": "unwanted"})
+        assert (await moved.answer("unwanted"))["code"] == "cancelled"
+        await soon(lambda: depth(gate) == 0)
+        # Its end is known here now: there is nothing to look for.
+        await moved.send({"type": "cancel", "id": "unwanted"})
+        (tmp_path / "next.open").touch()
+        await moved.infer("next", model="gate", data=str(tmp_path / "next"), route="queue")
+    assert (await moved.answer("next"))["type"] == "result"
+    assert not (tmp_path / "unwanted.began").exists()
+    assert second.metric("cancellations_total", how="everywhere") == 1
+    written = {"none": 4, "session": 1}[ordering]  # with a key its partition is known
+    both = (first, second)
+    await soon(lambda: sum(g.metric("queue_requests_total", outcome="cancellation") for g in both) == written)
+
+
+async def test_a_session_looks_for_no_more_requests_than_it_may_have(
+    start_gateway: Callable[..., Gateway], model: FakeModel, connect: Connect
+) -> None:
+    config = {"kafka": {"embedded": True}, "inference": {"url": model.url}, "limits": {"in_flight": 6}}
+    gateway = await asyncio.to_thread(start_gateway, config)
+    await asyncio.to_thread(gateway.wait_ready)
+
+    def count(how: str) -> float:
+        return gateway.metric("cancellations_total", how=how)
+
+    client, other = await connect(gateway), await connect(gateway)
+    for number in [*range(8), 0, 1]:
+        await client.send({"type": "cancel", "id": f"unknown-{number}"})
+    await soon(lambda: count("too_many") == 2)
+    assert count("everywhere") == 6
+    await other.send({"type": "cancel", "id": "unknown-0"})
+    await soon(lambda: count("everywhere") == 7)
+    # What is asked behind its own cancellation is not meant by it.
+    await client.infer("unknown-0", model="fake", data=[1.0, 2.0], route="queue")
+    assert (await client.answer("unknown-0"))["type"] == "result"

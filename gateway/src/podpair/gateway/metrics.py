@@ -83,6 +83,10 @@ class Metrics:
         self.spilled = Counter(
             f"{name}spilled", "Direct requests that went on through Kafka", ["reason"], registry=registry
         )
+        self.cancellations = Counter(
+            f"{name}cancellations", "Queued requests taken back: in their partition, looked for everywhere, or too many to be",
+            ["how"], registry=registry,
+        )  # fmt: skip
         self.repeated = Counter(
             f"{name}requests_repeated", "Requests whose id had ended lately, given the same answer", ["route"],
             registry=registry,

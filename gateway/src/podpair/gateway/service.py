@@ -27,6 +27,7 @@ from podpair.gateway.sessions.draining import send_away
 from podpair.gateway.sessions.fanout import FanOut
 from podpair.gateway.sessions.joining import Joining
 from podpair.gateway.sessions.registry import Registry
+from podpair.gateway.sessions.taking_back import TakingBack
 from podpair.gateway.tracing import tracer_of
 from podpair.gateway.upstream.asking import Asking
 from podpair.gateway.upstream.calls import Upstream
@@ -129,6 +130,7 @@ class Service:
             readiness,
             producer,
             answers,
+            TakingBack(config, self.name, producer, topics.request_partitions, metrics),
             registry,
             joining.logged,
             paces,

@@ -111,6 +111,10 @@ class Ledger:
         """Whether it holds anything about ids that have ended."""
         return bool(self._ended) or bool(self._answers)
 
+    def has_ended(self, request_id: str) -> bool:
+        """Whether it ended lately."""
+        return self._ended is not None and request_id in self._ended
+
     def is_second_copy(self, request_id: str, offset: int) -> bool:
         """Whether the request ended lately, and with something else than the terminal record at `offset`."""
         return self._ended is not None and self._ended.get(request_id, offset) != offset

@@ -32,6 +32,7 @@ from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.registry import Registry
 from podpair.gateway.sessions.session import Session
 from podpair.gateway.sessions.streams import LiveStream
+from podpair.gateway.sessions.taking_back import TakingBack
 from podpair.gateway.tracing import Tracer
 from podpair.gateway.upstream.asking import Asking
 from podpair.gateway.upstream.coalescing import Ask, Outcome
@@ -66,6 +67,7 @@ class Dispatcher:
         readiness: Readiness,
         producer: RecordProducer,
         answers: AnswerWriter,
+        taking_back: TakingBack,
         registry: Registry,
         logged: Logged,
         paces: Paces,
@@ -78,6 +80,7 @@ class Dispatcher:
         self._readiness = readiness
         self._producer = producer
         self._answers = answers
+        self._taking_back = taking_back
         self._registry = registry
         self._logged = logged
         self._paces = paces
@@ -222,9 +225,11 @@ class Dispatcher:
         return self._asking.models
 
     def cancel(self, session: Session, request_id: str) -> None:
-        """The client does not want the answer any more. An id that isn't open has just ended: nothing to do."""
+        """The client does not want the answer any more. An id that was never open here may be so at another gateway."""
         request = session.ledger.get(request_id)
         if request is None:
+            if not session.ledger.has_ended(request_id):
+                self._taking_back.anywhere(session, request_id)
             return
         if request.abort is not None:
             request.abort()
@@ -232,22 +237,8 @@ class Dispatcher:
             self._count_direct(-1)
         request.cancelled = True
         if request.partition is not None:
-            self._take_back(session, request_id, request.partition)
+            self._taking_back.at(session, request_id, request.partition)
         self._finish_with(session, request_id, Fault(Code.CANCELLED, "cancelled by its client"))
-
-    def _take_back(self, session: Session, request_id: str, partition: int) -> None:
-        """Tell the worker that has a queued request, behind it in its partition. One that has answered it has."""
-        headers = records.cancel_headers(
-            request_id=request_id, session=session.id, source=self._source, now=time.time()
-        )
-        try:
-            written = self._producer.write(
-                self._config.requests.topic, b"", key=None, headers=headers, partition=partition
-            )
-        except NotWritten as error:
-            _log.warning("a queued request runs on: %s", error, extra=ids(session=session.id, request=request_id))
-        else:
-            written.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     def _announce_soon(self, session: Session, request_id: str, request: OpenRequest) -> None:
         """A direct request's `accepted` goes out with its answer where that comes at once: one write instead of two."""
@@ -435,7 +426,7 @@ class Dispatcher:
                 return
             place = done.result().partition
             if request.cancelled:
-                self._take_back(session, question.id, place)
+                self._taking_back.at(session, question.id, place)
             elif session.ledger.get(question.id) is request:
                 request.partition = place
                 self._accept_soon(session, question.id, request)
