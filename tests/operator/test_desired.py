@@ -15,6 +15,7 @@ from harness.processes import free_port
 from harness.resources import REMOVED, resource
 from podpair.gateway.config.load import load
 from podpair.gateway.config.model import Config
+from podpair.inference.config.settings import load_settings
 from podpair.operator.core.desired import Surroundings, desired
 from podpair.operator.core.resource.igw import InferenceGateway
 
@@ -114,6 +115,22 @@ def test_every_wish_reaches_the_gateway(tmp_path: Path) -> None:
     assert (config.kafka.create_topics, config.kafka.await_topics) == (False, True)
     assert (config.inference.url, config.inference.timeout_seconds) == ("http://127.0.0.1:9000", 2)
     assert (config.http.origins, config.console.enabled, config.log.level) == (("https://app.example",), False, "debug")
+
+
+def test_traces_go_from_both_containers_to_the_collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gateway_config(tmp_path).tracing.endpoint is None
+    endpoint = "http://collector:4318/v1/traces"
+    changed: dict[str, Any] = {"tracing": {"endpoint": endpoint, "sample": 0.5}}
+    found = gateway_config(tmp_path, **changed).tracing
+    assert (found.endpoint, found.sample, found.service) == (endpoint, 0.5, "digits-gateway")
+    own = [{"name": "PODPAIR_TRACING__SERVICE", "value": "mine"}]
+    variables = pod(inference__env=own, **changed)["initContainers"][0]["env"]
+    assert len({one["name"] for one in variables}) == len(variables)
+    for one in variables:
+        monkeypatch.setenv(one["name"], one["value"])
+    inside = load_settings().tracing
+    # Which requests are traced is the gateway's to decide.
+    assert (inside.endpoint, inside.sample, inside.service) == (endpoint, 0.0, "mine")
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ FULL: dict[str, Any] = {
     },
     "network": {"ingress": {"host": "digits.example", "tlsSecretName": "tls"}},
     "disruptionBudget": {"maxUnavailable": 1},
+    "tracing": {"endpoint": "http://collector:4318/v1/traces"},
 }
 ROUTE = {"parentRefs": [{"name": "public"}]}
 KEDA = {"provider": "keda", "prometheusUrl": "http://one", "metrics": [{"sessions": 5}]}
@@ -121,6 +122,8 @@ def values(path: str, schema: dict[str, Any]) -> tuple[str, Any, Any]:
         return path, 2000, 3000
     if schema["type"] == "boolean":
         return path, False, True
+    if schema["type"] == "number":
+        return path, 0.25, 0.75
     if schema["type"] == "integer":
         return path, 17, 18
     if schema["type"] == "array":

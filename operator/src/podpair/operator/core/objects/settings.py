@@ -145,9 +145,32 @@ def gateway_settings(gateway: InferenceGateway) -> dict[str, Any]:
             "timeout_seconds": _number(inference.timeout),
         },
         "console": console,
+        **_tracing(gateway),
         "log": {"level": wanted.log_level},
         "shutdown_seconds": SHUTDOWN_SECONDS,
     }
+
+
+def _tracing(gateway: InferenceGateway) -> dict[str, Any]:
+    wanted = gateway.spec.tracing
+    if wanted is None:
+        return {}
+    service = f"{gateway.metadata.name}-gateway"
+    return {"tracing": {"endpoint": wanted.endpoint, "sample": wanted.sample, "service": service}}
+
+
+def inference_variables(gateway: InferenceGateway) -> list[Manifest]:
+    """Environment variables of podpair-inference that follow from the resource; what the user sets is the user's."""
+    wanted, tracing = gateway.spec.inference, gateway.spec.tracing
+    # It listens where the gateway asks; other images have this in their arguments.
+    variables = {"PODPAIR_SERVER__PORT": str(wanted.port), "PODPAIR_GRPC__PORT": str(wanted.grpc_port)}
+    if weights(gateway):
+        variables["PODPAIR_MODELS__WEIGHTS_FILE"] = f"{MODELS_FOLDER}/{WEIGHTS_FILE}"
+    if tracing is not None:
+        variables["PODPAIR_TRACING__ENDPOINT"] = tracing.endpoint
+        variables["PODPAIR_TRACING__SERVICE"] = f"{gateway.metadata.name}-inference"
+    taken = {variable.name for variable in wanted.env}
+    return [{"name": name, "value": value} for name, value in variables.items() if name not in taken]
 
 
 def _model(gateway: InferenceGateway) -> str:

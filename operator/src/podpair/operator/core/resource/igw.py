@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 from podpair.operator.core.resource.gateway import Gateway
 from podpair.operator.core.resource.inference import Inference
 from podpair.operator.core.resource.kafka import Kafka
-from podpair.operator.core.resource.network import DisruptionBudget, Monitoring, Network, TopologySpread
+from podpair.operator.core.resource.network import DisruptionBudget, Monitoring, Network, TopologySpread, Tracing
 from podpair.operator.core.resource.rules import Rule, Section
 from podpair.operator.core.resource.scaling import Scaling
 from podpair.operator.core.resource.status import Status
@@ -75,6 +75,8 @@ class Spec(Section):
     """How the pods are spread over the cluster."""
     monitoring: Monitoring = Field(default_factory=Monitoring)
     """Metrics for Prometheus."""
+    tracing: Tracing | None = None
+    """OpenTelemetry traces of requests; default: none."""
 
 
 class Metadata(BaseModel):

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from podpair.operator.core.resource.kinds import Count, Duration, IntOrPercent, Labels, ObjectName, Passed, Path
+from podpair.operator.core.resource.kinds import Count, Duration, IntOrPercent, Labels, ObjectName, Passed, Path, Url
 from podpair.operator.core.resource.rules import Rule, Section
 
 _Host = Annotated[str, Field(pattern=r"^(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
@@ -128,3 +128,13 @@ class Monitoring(Section):
     """How often it is scraped."""
     labels: Labels = Field(default_factory=dict)
     """Labels of the PodMonitor, by which a Prometheus selects it."""
+
+
+class Tracing(Section):
+    """OpenTelemetry traces of requests: through the gateways and Kafka, to the model's container and its stages."""
+
+    endpoint: Url
+    """Where a collector takes spans over OTLP/HTTP, such as http://collector.monitoring:4318/v1/traces."""
+    sample: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of requests that are traced, of those without a `traceparent`; with one, its sender has decided. The model's
+    container records what the gateway does."""
