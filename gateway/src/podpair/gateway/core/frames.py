@@ -8,6 +8,8 @@ from collections.abc import Iterable
 _TEXT = 0x81  # FIN, opcode 1 (RFC 6455, 5.2); a server does not mask
 _BINARY = 0x82
 _CLOSE = 0x88
+_PONG = 0x8A
+PING = b"\x89\x00"  # without a payload
 _SHORT = [bytes((_TEXT, n)) for n in range(126)]
 
 
@@ -45,6 +47,11 @@ def close_frame(code: int, reason: str) -> bytes:
     """A close frame (RFC 6455, 5.5.1); a longer reason than a control frame holds is cut."""
     payload = code.to_bytes(2, "big") + reason.encode()[:123]
     return bytes((_CLOSE, len(payload))) + payload
+
+
+def pong_frame(payload: bytes) -> bytes:
+    """The answer to a ping (RFC 6455, 5.5.3), whose payload it repeats: at most 125 bytes, like that of any control frame."""
+    return bytes((_PONG, len(payload))) + payload
 
 
 def is_utf8(data: bytes) -> bool:

@@ -2,8 +2,8 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from functools import partial
 
 from aiohttp import web
 from confluent_kafka import KafkaException
@@ -98,20 +98,16 @@ class Admission:
         if session is not None and session.subject != identity.subject:
             raise self.refuse(401, "unauthorized", "the session is another user's")
 
-    @asynccontextmanager
-    async def home(self, visitor: Visitor) -> AsyncIterator[None]:
-        """Have the home partition of the visitor's session read, as long as it is here."""
-        parts = visitor.parts
-        home = parts.home(visitor.session)
+    async def hold(self, visitor: Visitor) -> Callable[[], None]:
+        """Have the home partition of the visitor's session read, until what is returned is called."""
+        reader = visitor.parts.reader
+        home = visitor.parts.home(visitor.session)
         try:
-            await parts.reader.hold(home)
+            await reader.hold(home)
         except KafkaException as error:
             message = f"the results can't be read now: {error.args[0].str()}"
             raise self.refuse(503, "overloaded", message, retry_after=2) from None
-        try:
-            yield
-        finally:
-            parts.reader.release(home)
+        return partial(reader.release, home)
 
     def connect(
         self, visitor: Visitor, kind: str, transport: asyncio.WriteTransport, wire: Wire, close: Close

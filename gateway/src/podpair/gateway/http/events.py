@@ -29,10 +29,13 @@ class EventStreamEdge:
         position = request.headers.get("Last-Event-ID") or request.query.get("position")
         try:
             visitor = await self._admission.visitor(request, position=position)
-            async with self._admission.home(visitor):
-                return await self._serve(request, visitor)
+            release = await self._admission.hold(visitor)
         except Refused as refused:
             return refused.response
+        try:
+            return await self._serve(request, visitor)
+        finally:
+            release()
 
     async def _serve(self, request: web.Request, visitor: Visitor) -> web.StreamResponse:
         parts = visitor.parts
