@@ -98,10 +98,6 @@ async def test_what_is_planted_is_found(fleet: Fleet) -> None:
     assert [(who, what) for who, what, *_ in told[len(stolen) :]] == [("c-0", " twice"), ("c-1", " out of order")]
 
 
-@pytest.mark.skipif(
-    "PODPAIR_FAULT_MINUTES" not in os.environ,
-    reason="by make test-faults only: in one run of four requests stay uncommitted after their answers, and why is not known",
-)
 @pytest.mark.timeout(_MINUTES * 180 + 600)
 async def test_nothing_is_lost_and_nothing_comes_twice(fleet: Fleet) -> None:
     seed = int(os.environ.get("PODPAIR_FAULT_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
