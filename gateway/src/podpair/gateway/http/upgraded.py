@@ -189,7 +189,14 @@ class WebSocketStream(asyncio.Protocol):
         self._parser = self._held = None
         if self._timer is not None:
             self._timer.cancel()
-        self._on_lost()
+        on_lost = self._on_lost
+        # Who is called holds this stream: without the circle it is all freed at once, and not by the collector some day.
+        self._on_message = self._on_broken = self._on_lost = _nothing
+        on_lost()
+
+
+def _nothing(*_: object) -> None:
+    """Nobody is there any more."""
 
 
 class _Frames(WebSocketDataQueue):

@@ -172,6 +172,7 @@ class _Client:
                 self._edge.service.metrics.closed.labels("client").inc()
             self._parts.registry.detach(session, connection)
             _log.debug("disconnected", extra=ids(session=session.id, code=self.stream.close_code))
+        self._session = self._connection = None
         self._release()
 
     def _unsupported(self, _: Message) -> None:
