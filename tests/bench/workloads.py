@@ -53,7 +53,7 @@ class Workload:
     def _tensor(self) -> tuple[dict[str, Any], bytes]:
         """V2's head of the input, and the raw input: an element of BYTES has its length before it."""
         if self.image:
-            return {"name": "image", "datatype": "BYTES", "shape": [1, 1]}, len(self.payload).to_bytes(
+            return {"name": "image", "datatype": "BYTES", "shape": [1]}, len(self.payload).to_bytes(
                 4, "little"
             ) + self.payload
         return {"name": "x", "datatype": "FP32", "shape": [1, *self.shape]}, self.payload
