@@ -135,7 +135,9 @@ def mlserver(workload: Workload) -> Iterator[list[Running]]:
 def kserve(workload: Workload) -> Iterator[list[Running]]:
     """KServe's own Python server."""
     http, rpc = free_port(), free_port()
-    with _peer("kserve_server", workload, _v2(workload, http, rpc), port=http, grpc_port=rpc) as server:
+    # Its REST front wants UTF-8 where the input is BYTES: files go over gRPC.
+    ways = [way for way in _v2(workload, http, rpc) if way.over_grpc or not workload.image]
+    with _peer("kserve_server", workload, ways, port=http, grpc_port=rpc) as server:
         yield server
 
 

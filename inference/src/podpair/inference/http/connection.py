@@ -354,5 +354,5 @@ def _aligned(length: int, header_length: str) -> memoryview:
     """Memory for a body whose tensors, which begin behind the JSON, are to be aligned; not written to before it is used."""
     before = int(header_length) if header_length.isascii() and header_length.isdecimal() else 0
     memory = np.empty(length + _ALIGNED, np.uint8)
-    start = -(memory.ctypes.data + min(before, length)) % _ALIGNED
+    start = -(memory.__array_interface__["data"][0] + min(before, length)) % _ALIGNED
     return memory[start : start + length].data

@@ -21,7 +21,9 @@ from podpair.inference.http.routing import Route, Routes
 
 log = logging.getLogger(__name__)
 
-_SCRATCH_BYTES = 262_144
+# What is read at once where no body is expected: a small request, or the head of a large one, the rest of which then goes
+# straight into its own memory. What comes here is copied twice.
+_SCRATCH_BYTES = 16_384
 _TICK_SECONDS = 1.0
 
 
