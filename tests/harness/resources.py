@@ -64,6 +64,11 @@ WRONG = {
         "spec.inference",
         "port and grpcPort are the same (8081): give each protocol a port",
     ),
+    "a burst of no rate": Wrong(
+        {"gateway__admission": {"rules": [{"burst": 5}]}},
+        "spec.gateway.admission.rules[0]",
+        "burst says how far requestsPerSecond may be passed for a moment: set that too",
+    ),
     "two kinds of auth": Wrong(
         {"gateway__auth__jwksUrl": "https://login.example/jwks"},
         "spec.gateway.auth",

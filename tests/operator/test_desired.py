@@ -14,12 +14,16 @@ import yaml
 from harness.processes import free_port
 from harness.resources import REMOVED, resource
 from podpair.gateway.config.load import load
-from podpair.gateway.config.model import Config
+from podpair.gateway.config.model import AdmissionRule, Config
 from podpair.inference.config.settings import load_settings
 from podpair.operator.core.desired import Surroundings, desired
 from podpair.operator.core.resource.igw import InferenceGateway
 
 AROUND = Surroundings(gateway_image="podpair-gateway:test", resume_key="k" * 43)
+ALL_OF_A_RULE = {
+    "claim": "tenant", "value": "acme", "sessions": 1, "requestsPerSecond": 2, "burst": 3, "inFlight": 4,
+    "models": ["chat-*"], "routes": ["queue"], "priority": "low",
+}  # fmt: skip
 SASL_AND_TLS = {
     "kafka__tls": {"caRef": {"name": "ca", "key": "ca.crt"}, "clientCertificateRef": {"name": "client"}},
     "kafka__sasl": {"secretName": "kafka"},
@@ -65,6 +69,7 @@ def test_every_wish_reaches_the_gateway(tmp_path: Path) -> None:
             "auth": {"secretRef": {"name": "jwt", "key": "secret"}, "leeway": "0s", "requiredClaims": ["sub"]},
             "sessions": {"max": 5, "idle": "0s", "heartbeat": "500ms", "resume": "1h30m", "buffer": "64Ki"},
             "limits": {"message": "2M", "inFlight": 3, "direct": 4, "queued": 6, "attempts": 7},
+            "admission": {"rules": [{}, ALL_OF_A_RULE], "shed": False},
             "origins": ["https://app.example"],
             "drain": "1m",
             "console": False,
@@ -98,6 +103,12 @@ def test_every_wish_reaches_the_gateway(tmp_path: Path) -> None:
     assert (sessions.buffer_bytes, sessions.drain_seconds) == (65_536, 60)
     limits = config.limits
     assert (limits.sessions, limits.message_bytes, limits.in_flight, limits.direct) == (5, 2_000_000, 3, 4)
+    first, second = config.admission.rules
+    assert (first, config.admission.shed) == (AdmissionRule(), False)
+    assert second == AdmissionRule(
+        claim="tenant", value="acme", sessions=1, requests_per_second=2, burst=3, in_flight=4, models=("chat-*",),
+        routes=("queue",), priority="low",
+    )  # fmt: skip
     assert (config.requests.in_flight, config.requests.attempts, config.requests.group) == (6, 7, "g")
     assert (config.requests.topic, config.requests.partitions, config.requests.replication) == ("in", 32, 3)
     assert (config.requests.ordering, config.requests.exactly_once) == ("session", True)

@@ -27,6 +27,7 @@ FULL: dict[str, Any] = {
         "auth": {"secretRef": {"name": "jwt", "key": "secret"}},
         "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
         "terminationGracePeriod": "5m",
+        "admission": {"rules": [{"claim": "tenant", "requestsPerSecond": 5}]},
     },
     "kafka": {
         "bootstrapServers": "kafka:9092",
@@ -70,6 +71,7 @@ VALUES: dict[str, tuple[str, Any, Any]] = {
     "inference.env[].valueFrom": ("inference.env[1].valueFrom", {"fieldRef": {"fieldPath": "a"}}, {"b": {}}),
     "gateway.env[].valueFrom": ("gateway.env[1].valueFrom", {"fieldRef": {"fieldPath": "a"}}, {"b": {}}),
     "inference.volumes[].source": ("inference.volumes[0].source", {"emptyDir": {}}, {"hostPath": {}}),
+    "gateway.admission.rules[].routes": ("gateway.admission.rules[0].routes", ["auto"], ["direct", "queue"]),
     "kafka.client": ("kafka.client", {}, {"socket.keepalive.enable": "true"}),
     "gateway.origins": ("gateway.origins", ["https://one"], ["https://two"]),
     "gateway.terminationGracePeriod": ("gateway.terminationGracePeriod", "100s", "101s"),

@@ -115,6 +115,11 @@ def gateway_settings(gateway: InferenceGateway) -> dict[str, Any]:
             "in_flight": wanted.limits.in_flight,
             "direct": wanted.limits.direct,
         },
+        "admission": {
+            # The same names as there, in snake_case.
+            "rules": [rule.model_dump(mode="json", exclude_defaults=True) for rule in wanted.admission.rules],
+            "shed": wanted.admission.shed,
+        },
         "kafka": {
             "bootstrap_servers": kafka.bootstrap_servers,
             # The operator creates them, and keeps them; a gateway that is quicker waits.

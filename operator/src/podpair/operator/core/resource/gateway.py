@@ -23,6 +23,7 @@ SHUTDOWN_SECONDS = 20  # for the work in hand, after the clients have gone
 STOPPING_SECONDS = LEAVING_SECONDS + SHUTDOWN_SECONDS + 10
 """What a pod needs to stop besides `drain`: besides the two above, the model ends after the gateway."""
 _SMALLEST = "1Ki"
+_Short = Annotated[str, Field(min_length=1, max_length=253)]
 
 
 def _one_way(auth: "Auth") -> bool:
@@ -104,6 +105,46 @@ class Limits(Section):
     """How often a queued request that the model fails is tried."""
 
 
+class AdmissionRule(Section):
+    """What tokens may do that have a claim. All rules that fit a token apply; what is counted, is counted at each pod."""
+
+    RULES: ClassVar = (
+        Rule(
+            "!has(self.burst) || has(self.requestsPerSecond)",
+            "burst says how far requestsPerSecond may be passed for a moment: set that too",
+            lambda rule: rule.burst is None or rule.requests_per_second is not None,
+        ),
+    )
+    claim: _Short = "sub"
+    """The claim by whose value tokens are counted together: `sub` is each user, `tenant` (say) all users of a tenant."""
+    value: _Short | None = None
+    """Only tokens whose claim is this, or is a list that holds it. Default: any value, each counted by itself."""
+    sessions: Count | None = None
+    """Sessions that are connected to one pod at a time."""
+    requests_per_second: Count | None = None
+    """Requests a second, at one pod."""
+    burst: Count | None = None
+    """Requests at once after a pause; default: those of one second."""
+    in_flight: Count | None = None
+    """Requests that are open at a time, over all sessions at one pod."""
+    models: Annotated[tuple[_Short, ...], Field(max_length=64)] = ()
+    """Models that may be asked, as patterns (`chat-*`); none: all."""
+    routes: Annotated[tuple[Literal["auto", "direct", "queue"], ...], Field(max_length=3)] = ()
+    """Routes that may be taken; none: all. Where `auto` isn't among them, it becomes the first."""
+    priority: Literal["low", "normal", "high"] | None = None
+    """Of direct requests: `low` leaves half of `limits.direct` to others, `high` goes a quarter beyond it. The first rule that
+    says it decides."""
+
+
+class Admission(Section):
+    """What users may ask for, besides `limits`, which holds for all."""
+
+    rules: Annotated[tuple[AdmissionRule, ...], Field(max_length=32)] = ()
+    """Limits and permissions by claim."""
+    shed: bool = True
+    """Refuse at once a request whose deadline is shorter than answers take just now."""
+
+
 class GatewayResources(Resources):
     """What the gateway asks for and may use at most, as in a pod."""
 
@@ -154,6 +195,8 @@ class Gateway(Section):
     """Origins whose pages may connect, such as https://app.example; `*` is any. None: only pages of the gateway itself."""
     limits: Limits = Field(default_factory=Limits)
     """What is too much."""
+    admission: Admission = Field(default_factory=Admission)
+    """What users may ask for, by the claims of their tokens."""
     drain: DurationOrZero = "30s"
     """When a pod stops, its clients are sent to other pods spread over so long."""
     termination_grace_period: Duration | None = None
