@@ -73,6 +73,7 @@ def test_a_wrong_resource_is_refused_with_the_words_that_validate_uses(
         {"network": {"route": {"parentRefs": [{"name": "public"}]}}},
         {"disruptionBudget": {"minAvailable": "50%"}},
         {"gateway__admission": {"rules": [{"claim": "tenant", "requestsPerSecond": 5, "burst": 9, "models": ["a-*"]}]}},
+        {"gateway__tls": {"certificateRef": {"name": "public"}}},
         {"tracing": {"endpoint": "http://collector:4318/v1/traces"}},
     ],
     ids=str,

@@ -4,6 +4,7 @@ import base64
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from podpair.gateway.config.load import load
 from podpair.gateway.config.model import AdmissionRule, Config
 from podpair.inference.config.settings import load_settings
 from podpair.operator.core.desired import Surroundings, desired
+from podpair.operator.core.objects.references import missing, named
 from podpair.operator.core.resource.igw import InferenceGateway
 
 AROUND = Surroundings(gateway_image="podpair-gateway:test", resume_key="k" * 43)
@@ -142,6 +144,32 @@ def test_traces_go_from_both_containers_to_the_collector(tmp_path: Path, monkeyp
     inside = load_settings().tracing
     # Which requests are traced is the gateway's to decide.
     assert (inside.endpoint, inside.sample, inside.service) == (endpoint, 0.0, "mine")
+
+
+def test_a_certificate_of_the_pods_own_is_mounted_and_whoever_asks_them_is_told(tmp_path: Path) -> None:
+    changed: dict[str, Any] = {"gateway__tls": {"certificateRef": {"name": "public"}}}
+    http = gateway_config(tmp_path, **changed).http
+    folder = "/run/secrets/podpair/podpair-tls"
+    assert (str(http.certificate_file), str(http.key_file)) == (f"{folder}/tls.crt", f"{folder}/tls.key")
+    volumes = {volume["name"]: volume for volume in pod(**changed)["volumes"]}
+    assert volumes["podpair-tls"]["secret"]["secretName"] == "public"
+    container = pod(**changed)["containers"][0]
+    assert folder in [mount["mountPath"] for mount in container["volumeMounts"]]
+    for probe in ("readinessProbe", "startupProbe", "livenessProbe"):
+        assert container[probe]["httpGet"]["scheme"] == "HTTPS"
+        assert "scheme" not in pod()["containers"][0][probe]["httpGet"]
+    made = objects(replace(AROUND, pod_monitors=True), **changed)
+    assert made["Service"]["spec"]["ports"][0]["appProtocol"] == "https"
+    (endpoint,) = made["PodMonitor"]["spec"]["podMetricsEndpoints"]
+    assert (endpoint["scheme"], endpoint["tlsConfig"]) == ("https", {"insecureSkipVerify": True})
+
+
+def test_a_renewed_certificate_rolls_no_pods() -> None:
+    changed = resource(gateway__tls={"certificateRef": {"name": "public"}}, **SASL_AND_TLS)
+    found = {one.name: one for one in named(InferenceGateway.model_validate(changed))}
+    assert {one.name for one in found.values() if not one.rolls} == {"public"}
+    told = missing(found["public"], "default", {"tls.crt"})
+    assert told == "Secret default/public has no tls.key (spec.gateway.tls.certificateRef needs it): add the key"
 
 
 @pytest.mark.parametrize(

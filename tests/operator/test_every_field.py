@@ -27,6 +27,7 @@ FULL: dict[str, Any] = {
         "auth": {"secretRef": {"name": "jwt", "key": "secret"}},
         "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
         "terminationGracePeriod": "5m",
+        "tls": {"certificateRef": {"name": "public"}},
         "admission": {"rules": [{"claim": "tenant", "requestsPerSecond": 5}]},
     },
     "kafka": {

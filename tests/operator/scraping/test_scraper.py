@@ -2,12 +2,17 @@
 
 import asyncio
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 
+from harness.certificates import Authority
 from harness.pair import Gateway, Inference, token
 from harness.processes import free_port
 from podpair.operator.core.measures import Measures
+from podpair.operator.reconciling.load import addresses
 from podpair.operator.scraping.scraper import Scraper
 
 KEY = ("default", "digits")
@@ -31,6 +36,35 @@ async def test_a_gateway_tells_its_sessions_and_its_model_s_latency(pair: Gatewa
         assert 0 < seen.latency < 0.5
     finally:
         await scraper.close()
+
+
+async def test_a_pod_with_tls_is_asked_at_its_address(
+    inference: Inference, start_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    issued = Authority("podpair test pods").issue("gateway", ("models.example",))
+    (tmp_path / "tls.crt").write_text(issued.certificate)
+    (tmp_path / "tls.key").write_text(issued.key)
+    http = {"certificate_file": str(tmp_path / "tls.crt"), "key_file": str(tmp_path / "tls.key")}
+    config = {"http": http, "kafka": {"embedded": True}, "inference": {"url": inference.url}}
+    gateway = await asyncio.to_thread(start_gateway, config)
+    await asyncio.to_thread(gateway.wait_for_message, "ready")
+    scraper = Scraper()
+    try:
+        assert gateway.url.startswith("https://")
+        assert (await scraper.measure(KEY, {"a": gateway.url})).sessions == 0
+    finally:
+        await scraper.close()
+
+
+def test_each_pod_is_asked_as_the_kubelet_asks_it() -> None:
+    def pod(name: str, address: str, **probe: str) -> dict[str, Any]:
+        container = {"name": "gateway", "readinessProbe": {"httpGet": {"path": "/readyz", **probe}}}
+        ready = [{"type": "Ready", "status": "True"}]
+        status = {"podIP": address, "conditions": ready}
+        return {"metadata": {"name": name}, "spec": {"containers": [container]}, "status": status}
+
+    pods = [pod("old", "10.0.0.1", scheme="HTTP"), pod("new", "fd00::1", scheme="HTTPS")]
+    assert addresses(pods) == {"old": "http://10.0.0.1:8080", "new": "https://[fd00::1]:8080"}
 
 
 async def test_pods_that_don_t_answer_are_unknown_and_keep_nobody_waiting(pair: Gateway) -> None:

@@ -88,12 +88,19 @@ class Load:
 def addresses(pods: list[Manifest]) -> Mapping[str, str]:
     """Where the gateways of ready pods tell of themselves, by the pod's name."""
     return {
-        pod["metadata"]["name"]: f"http://{_host(pod['status']['podIP'])}:{PORT}"
+        pod["metadata"]["name"]: f"{_scheme(pod)}://{_host(pod['status']['podIP'])}:{PORT}"
         for pod in pods
         if "deletionTimestamp" not in pod["metadata"]
         and pod.get("status", {}).get("podIP")
         and any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions") or [])
     }
+
+
+def _scheme(pod: Manifest) -> str:
+    """As the kubelet asks the pod: while the resource changes there are pods of both kinds."""
+    gateway: Manifest = next((one for one in pod["spec"]["containers"] if one["name"] == "gateway"), {})
+    scheme: str = gateway.get("readinessProbe", {}).get("httpGet", {}).get("scheme", "HTTP")
+    return scheme.lower()
 
 
 def _host(address: str) -> str:

@@ -53,7 +53,8 @@ class Scraper:
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             # Pods come and go: nothing is gained by connections that stay.
-            connector = aiohttp.TCPConnector(limit=_AT_A_TIME, force_close=True)
+            # Pods with TLS are asked at their addresses, which are in no certificate: as the kubelet does, and for numbers only.
+            connector = aiohttp.TCPConnector(limit=_AT_A_TIME, force_close=True, ssl=False)
             self._session = aiohttp.ClientSession(connector=connector)
         return self._session
 

@@ -11,6 +11,7 @@ from podpair.operator.core.resource.network import Ingress, Route
 def service(gateway: InferenceGateway) -> Manifest:
     """The Service before the gateways."""
     wanted = gateway.spec.network.service
+    protocol = "http" if gateway.spec.gateway.tls is None else "https"
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -19,7 +20,7 @@ def service(gateway: InferenceGateway) -> Manifest:
             "type": wanted.type,
             "selector": selector(gateway),
             "ports": [
-                {"name": "http", "port": wanted.port, "targetPort": "http", "protocol": "TCP", "appProtocol": "http"}
+                {"name": "http", "port": wanted.port, "targetPort": "http", "protocol": "TCP", "appProtocol": protocol}
             ],
         },
     }
@@ -114,12 +115,16 @@ def _route(gateway: InferenceGateway, wanted: Route) -> Manifest:
 def pod_monitor(gateway: InferenceGateway) -> Manifest:
     """What Prometheus Operator scrapes."""
     wanted = gateway.spec.monitoring
+    endpoint: dict[str, Any] = {"port": "http", "path": "/metrics", "interval": wanted.interval}
+    if gateway.spec.gateway.tls is not None:
+        # Pods are asked at their addresses, which are in no certificate.
+        endpoint |= {"scheme": "https", "tlsConfig": {"insecureSkipVerify": True}}
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",
         "metadata": metadata(gateway, more_labels=wanted.labels),
         "spec": {
             "selector": {"matchLabels": selector(gateway)},
-            "podMetricsEndpoints": [{"port": "http", "path": "/metrics", "interval": wanted.interval}],
+            "podMetricsEndpoints": [endpoint],
         },
     }

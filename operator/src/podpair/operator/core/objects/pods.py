@@ -114,10 +114,20 @@ def _gateway(gateway: InferenceGateway, image: str) -> Manifest:
         "env": [*gateway_variables(gateway), *map(_variable, wanted.env)],
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
         "resources": _resources(wanted.resources),
-        "readinessProbe": {**_http("/readyz"), "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 2},
+        "readinessProbe": {**_http(gateway, "/readyz"), "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 2},
         # Without it a node that is too busy would end gateways that are still starting, and be busier for it.
-        "startupProbe": {**_http("/healthz"), "periodSeconds": 1, "timeoutSeconds": 5, "failureThreshold": 120},
-        "livenessProbe": {**_http("/healthz"), "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 3},
+        "startupProbe": {
+            **_http(gateway, "/healthz"),
+            "periodSeconds": 1,
+            "timeoutSeconds": 5,
+            "failureThreshold": 120,
+        },
+        "livenessProbe": {
+            **_http(gateway, "/healthz"),
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 3,
+        },
         "lifecycle": {"preStop": {"sleep": {"seconds": LEAVING_SECONDS}}},
         "volumeMounts": [
             {"name": "podpair-config", "mountPath": CONFIG_FOLDER, "readOnly": True},
@@ -191,8 +201,9 @@ def _startup_seconds(gateway: InferenceGateway) -> int:
     return whole_seconds(startup.period) * startup.failure_threshold
 
 
-def _http(path: str) -> Manifest:
-    return {"httpGet": {"path": path, "port": "http"}}
+def _http(gateway: InferenceGateway, path: str) -> Manifest:
+    scheme = {} if gateway.spec.gateway.tls is None else {"scheme": "HTTPS"}
+    return {"httpGet": {"path": path, "port": "http", **scheme}}
 
 
 def _variable(variable: Variable) -> Manifest:

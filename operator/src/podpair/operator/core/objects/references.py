@@ -3,7 +3,7 @@
 from collections.abc import Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from podpair.operator.core.objects.settings import resume_files, secret_files
+from podpair.operator.core.objects.settings import PUBLIC_TLS, resume_files, secret_files
 from podpair.operator.core.resource.igw import InferenceGateway
 
 
@@ -47,11 +47,14 @@ def _of_the_gateway(gateway: InferenceGateway) -> Iterator[Named]:
         "podpair-auth": "spec.gateway.auth",
         "podpair-kafka-ca": "spec.kafka.tls.caRef",
         "podpair-kafka-client": "spec.kafka.tls.clientCertificateRef",
+        PUBLIC_TLS: "spec.gateway.tls.certificateRef",
     }
     own = resume_files(gateway).volume
     for files in secret_files(gateway):
         if files.volume != own:
-            yield Named("Secret", files.secret, files.keys, fields[files.volume])
+            # The gateway takes a renewed certificate itself, and its clients stay connected.
+            rolls = files.volume != PUBLIC_TLS
+            yield Named("Secret", files.secret, files.keys, fields[files.volume], rolls=rolls)
     if (sasl := gateway.spec.kafka.sasl) is not None:
         yield Named("Secret", sasl.secret_name, (sasl.username_key, sasl.password_key), "spec.kafka.sasl")
     for variable in gateway.spec.gateway.env:

@@ -20,6 +20,7 @@ MODELS_FOLDER = "/etc/podpair-models"
 WEIGHTS_FILE = "weights.yaml"
 _SECRETS = "/run/secrets/podpair"
 RESUME_KEY = "resume-key"
+PUBLIC_TLS = "podpair-tls"  # the volume with the public port's certificate
 
 
 class SecretFiles(NamedTuple):
@@ -45,13 +46,15 @@ def resume_files(gateway: InferenceGateway) -> SecretFiles:
 def secret_files(gateway: InferenceGateway) -> list[SecretFiles]:
     """All Secrets that the gateway reads as files."""
     files = [resume_files(gateway)]
-    auth, tls = gateway.spec.gateway.auth, gateway.spec.kafka.tls
+    auth, tls, public = gateway.spec.gateway.auth, gateway.spec.kafka.tls, gateway.spec.gateway.tls
     if auth_key := auth.secret_ref or auth.public_key_ref:
         files.append(SecretFiles("podpair-auth", auth_key.name, (auth_key.key,)))
     if tls is not None and tls.ca_ref is not None:
         files.append(SecretFiles("podpair-kafka-ca", tls.ca_ref.name, (tls.ca_ref.key,)))
     if tls is not None and tls.client_certificate_ref is not None:
         files.append(SecretFiles("podpair-kafka-client", tls.client_certificate_ref.name, ("tls.crt", "tls.key")))
+    if public is not None:
+        files.append(SecretFiles(PUBLIC_TLS, public.certificate_ref.name, ("tls.crt", "tls.key")))
     return files
 
 
@@ -99,7 +102,7 @@ def gateway_settings(gateway: InferenceGateway) -> dict[str, Any]:
     if inference.models:
         console["model"] = inference.models[0].name
     return {
-        "http": {"host": "0.0.0.0", "port": PORT, "origins": list(wanted.origins)},
+        "http": {"host": "0.0.0.0", "port": PORT, "origins": list(wanted.origins), **_public_tls(gateway)},
         "auth": _auth(gateway),
         "sessions": {
             "idle_seconds": _number(wanted.sessions.idle),
@@ -181,6 +184,14 @@ def inference_variables(gateway: InferenceGateway) -> list[Manifest]:
 def _model(gateway: InferenceGateway) -> str:
     wanted = gateway.spec.inference
     return f"grpc://127.0.0.1:{wanted.grpc_port}" if wanted.protocol == "grpc" else f"http://127.0.0.1:{wanted.port}"
+
+
+def _public_tls(gateway: InferenceGateway) -> dict[str, str]:
+    for files in secret_files(gateway):
+        if files.volume == PUBLIC_TLS:
+            certificate, key = files.keys
+            return {"certificate_file": files.file(certificate), "key_file": files.file(key)}
+    return {}
 
 
 def _auth(gateway: InferenceGateway) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from podpair.operator.core.resource.kinds import (
     DurationOrZero,
     Quantity,
     SecretKey,
+    SecretName,
     Text,
     Url,
     amount,
@@ -59,6 +60,13 @@ class Auth(Section):
     """Claims that a token must have."""
     query_token: bool = False
     """Take a token from `?token=` too. URLs end up in logs: leave it off where a header can be sent."""
+
+
+class PublicTls(Section):
+    """TLS at the pods' own port: then nobody between the clients and the pods can read along."""
+
+    certificate_ref: SecretName
+    """A Secret with `tls.crt` and `tls.key`, as cert-manager makes it. A renewed one is taken without a restart."""
 
 
 class Sessions(Section):
@@ -188,6 +196,9 @@ class Gateway(Section):
     """How long sessions live, and how much may wait for one client."""
     auth: Auth
     """How clients' tokens (JWT) are verified."""
+    tls: PublicTls | None = None
+    """TLS at the pods' own port; default: plain HTTP, for an Ingress or a Gateway that ends TLS. One before pods with TLS must
+    be told so (an annotation of the Ingress, a BackendTLSPolicy)."""
     origins: Annotated[
         tuple[Annotated[str, Field(pattern=r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$", max_length=512)], ...],
         Field(max_length=64),
