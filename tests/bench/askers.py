@@ -10,6 +10,7 @@ import asyncio
 import json
 import random
 import resource
+import ssl
 import time
 from array import array
 from dataclasses import dataclass, field
@@ -169,11 +170,14 @@ async def phase(askers: list[Asker], seconds: float, patience: float) -> dict[st
 async def run(options: argparse.Namespace) -> None:
     made = frames(options.model, options.route)
     expected = json.loads(options.expected)
+    context = None if options.ca is None else ssl.create_default_context(cafile=options.ca)
 
     async def connect(index: int) -> Asker:
         claims = {"sub": f"u{index}", "exp": int(time.time()) + 3600}
         headers = {"Authorization": f"Bearer {jwt.encode(claims, options.secret, algorithm='HS256')}"}
-        _, listener = await ws_connect(lambda: Asker(options, made, expected), options.url, extra_headers=headers)
+        _, listener = await ws_connect(
+            lambda: Asker(options, made, expected), options.url, ssl_context=context, extra_headers=headers
+        )
         await listener.welcomed
         return listener
 
@@ -192,6 +196,7 @@ if __name__ == "__main__":
     parser.add_argument("--open", type=int, required=True, help="requests that each connection has open")
     parser.add_argument("--model", default="mlp")
     parser.add_argument("--route", default="direct")
+    parser.add_argument("--ca", help="whose certificates are believed, in PEM, for a wss:// URL")
     parser.add_argument("--patience", type=float, default=30, help="seconds that what is open at the end may take")
     parser.add_argument("--expected", required=True, help="JSON: the answers to the rows")
     uvloop.run(run(parser.parse_args()))

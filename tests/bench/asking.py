@@ -7,12 +7,13 @@ moves every figure: what two sides say is compared round by round.
 import argparse
 import json
 import os
+import ssl
 import subprocess
 import sys
 import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,8 @@ class Side:
     config: dict[str, Any] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
     client: Sequence[str] = ()  # options of the load client
-    beside: Callable[[Gateway], Any] | None = None  # what goes on beside the load: a context manager
+    beside: Callable[[Gateway], AbstractContextManager[Any]] | None = None  # what goes on beside the load
+    context: ssl.SSLContext | None = None  # whom to believe, where the gateway speaks TLS
 
 
 class Stage:
@@ -108,6 +110,7 @@ class Stage:
             }
             gateway = Gateway(folder, merge(config, side.config), env=side.env)
             stack.callback(gateway.kill)
+            gateway.context = side.context
             self.gateways[side.name] = gateway
         for gateway in self.gateways.values():
             gateway.wait_ready()

@@ -153,11 +153,11 @@ def session(number: int, pacer: Pacer) -> Session:
     return made
 
 
-async def fan_out(items: int, sessions: int = 500) -> float:
-    """CPU seconds for so many records, in batches of 1,000."""
+async def fan_out(items: int, sessions: int = 500, tail: int = 1 << 22) -> float:
+    """CPU seconds for so many records, in batches of 1,000; `tail` bytes of them are kept for those that resume."""
     pacer = Pacer()
     held = {one.key: one for one in (session(i, pacer) for i in range(sessions))}
-    fanout = FanOut(held, 1 << 22, Metrics(), time.monotonic)
+    fanout = FanOut(held, tail, Metrics(), time.monotonic)
     fanout.open(0, 0)
     keys = list(held)
     value = b'{"s":123,"n":456,"t":1234567890123456789}'
