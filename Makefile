@@ -10,7 +10,7 @@ KAFKA ?=
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults fuzz e2e lint format lock crd proto bench bench-fanout bench-drain bench-direct bench-queued bench-whole bench-inference bench-report images clean
+.PHONY: help setup demo test test-faults fuzz e2e lint format lock crd proto bench bench-fanout bench-drain bench-direct bench-queued bench-whole bench-features bench-growth bench-inference bench-report images clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,12 @@ bench-queued: setup ## WebSocket → Kafka → model → Kafka → WebSocket, on
 
 bench-whole: setup ## both routes beside FastAPI with a WebSocket, with the model in its process and with Celery and Redis
 	@$(BIN)/python tests/bench/whole.py $(ARGS)
+
+bench-features: setup ## what tracing, metrics, TLS, exactly-once and resuming cost: each beside the plain gateway
+	@$(BIN)/python tests/bench/features.py $(ARGS)
+
+bench-growth: setup ## what a fleet reads with 1 to 16 gateways (from 8 on simulated), and what 1,000 to 10,000 sessions need
+	@$(BIN)/python tests/bench/growth.py $(ARGS)
 
 bench-fanout: setup ## Kafka → 5,000 WebSocket sessions on a real broker: a JSON line a run (ARGS="--gateways all --sessions 1000,5000")
 	@$(BIN)/python tests/bench/fanout.py $(ARGS)
@@ -108,7 +114,7 @@ images: ## the three images and podpair-digits, an example (BASE=image to build 
 bench-report: setup ## tables and plots of docs/benchmarks.md, from what benches have left in var/bench
 	@$(BIN)/python tests/bench/report.py
 
-bench: bench-fanout bench-direct bench-queued bench-whole bench-inference bench-report ## every measurement in docs/benchmarks.md
+bench: bench-fanout bench-direct bench-queued bench-whole bench-features bench-growth bench-inference bench-report ## every measurement in docs/benchmarks.md
 
 clean: ## forget the environment and everything that was generated
 	rm -rf $(VENV) .cache var .mypy_cache .ruff_cache .pytest_cache
