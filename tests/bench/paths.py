@@ -24,33 +24,27 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import uvloop
 
 from bench.askers import rows
+from harness.pair import SECRET
+from podpair.gateway import service as service_module
 from podpair.gateway.config.model import Config
 from podpair.gateway.core import records
 from podpair.gateway.core.ledger import Ledger
 from podpair.gateway.core.models import Model
-from podpair.gateway.core.pace import Paces
 from podpair.gateway.core.protocol import decode_row
 from podpair.gateway.core.tensors import Output, TensorSpec
 from podpair.gateway.core.wires import JsonWire
 from podpair.gateway.kafka.producer import Outgoing, Written
-from podpair.gateway.metrics import Metrics
+from podpair.gateway.kafka.topics import Topics
+from podpair.gateway.service import Parts, Service
 from podpair.gateway.sessions.connection import Connection, Pacer
-from podpair.gateway.sessions.dispatch import Dispatcher
-from podpair.gateway.sessions.fanout import FanOut
-from podpair.gateway.sessions.registry import Registry
 from podpair.gateway.sessions.session import Session
-from podpair.gateway.upstream.asking import Asking
 from podpair.gateway.upstream.calls import Call, CallAnswer
 from podpair.gateway.worker import worker as worker_module
-from podpair.gateway.worker.answers import AnswerWriter
-from podpair.gateway.worker.dead_letters import DeadLetters
-from podpair.gateway.worker.ending import AtLeastOnce
 
 _MODEL = Model(
     "mlp", (TensorSpec("x", "FP32", (-1, 64)),), (TensorSpec("y", "FP32", (-1, 10)),), True, None, 1, (), False
 )
 BASELINE = Path(__file__).with_name("baseline.json")
-_CONFIG = Config.model_validate({"auth": {"disabled": True}, "console": {"enabled": False}})
 
 
 class Record:
@@ -82,7 +76,6 @@ class _Model:
     """An inference container that answers at once."""
 
     url, http = "", None
-    ready = True
     values = tuple(0.1 for _ in range(10))
 
     async def model(self, name: str) -> Model:
@@ -92,11 +85,8 @@ class _Model:
         rows = call.shapes[0][0]
         return CallAnswer([Output("y", "FP32", (rows, 10), self.values * rows)], "1", 0.1)
 
-    def on_change(self, listener: Callable[[bool], object]) -> None:
-        """It is always ready."""
-
-    async def wait(self) -> None:
-        """It is ready."""
+    async def ready(self) -> bool:
+        return True
 
 
 class _Broker:
@@ -153,11 +143,36 @@ def session(number: int, pacer: Pacer) -> Session:
     return made
 
 
+async def _gateway(**results: Any) -> Parts:
+    """A whole gateway as it puts itself together, but for its Kafka clients and its model."""
+    broker = _Broker(asyncio.get_running_loop())
+
+    def idle(*_: Any, **__: Any) -> Any:
+        return mock.MagicMock()
+
+    standing_in: dict[str, Any] = {
+        "make_upstream": lambda _: _Model(),
+        "ensure_topics": lambda _: Topics(8, 8, "abcdef"),
+        "RecordProducer": lambda *_: broker,
+        **dict.fromkeys(("ResultsReader", "History", "BrokerPresence"), idle),
+    }
+    config = Config.model_validate(
+        {"auth": {"secret": SECRET}, "sessions": {"resume_secret": SECRET}, "results": results}
+    )
+    with mock.patch.multiple(service_module, **standing_in), mock.patch.object(worker_module, "RequestsConsumer"):
+        service = Service(config)
+        await service.start()
+    assert service.parts is not None
+    await service.parts.readiness.wait()
+    await service.parts.asking.describe("mlp")
+    return service.parts
+
+
 async def fan_out(items: int, sessions: int = 500, tail: int = 1 << 22) -> float:
     """CPU seconds for so many records, in batches of 1,000; `tail` bytes of them are kept for those that resume."""
-    pacer = Pacer()
-    held = {one.key: one for one in (session(i, pacer) for i in range(sessions))}
-    fanout = FanOut(held, tail, Metrics(), time.monotonic)
+    parts = await _gateway(tail_bytes=tail)
+    fanout, held = parts.fanout, parts.registry.sessions
+    held.update((one.key, one) for one in (session(i, parts.pacer) for i in range(sessions)))
     fanout.open(0, 0)
     keys = list(held)
     value = b'{"s":123,"n":456,"t":1234567890123456789}'
@@ -172,10 +187,7 @@ async def fan_out(items: int, sessions: int = 500, tail: int = 1 << 22) -> float
 
 async def queued(items: int, together: int = 256) -> float:
     """CPU seconds for the worker's part of so many queued requests, `together` in hand at a time."""
-    loop = asyncio.get_running_loop()
-    producer, model, metrics = cast("Any", _Broker(loop)), cast("Any", _Model()), Metrics()
-    asking = Asking(_CONFIG, model, model, metrics)
-    await asking.describe("mlp")
+    worker = (await _gateway()).worker
     value = b'{"data":%b}' % json.dumps(rows()[0], separators=(",", ":")).encode()
 
     def made(offset: int) -> Record:
@@ -187,46 +199,29 @@ async def queued(items: int, together: int = 256) -> float:
 
     arriving = [made(offset) for offset in range(items)]
     done = asyncio.Event()
-    with mock.patch.object(worker_module, "RequestsConsumer") as consumer:
-        worker = worker_module.Worker(
-            _CONFIG, asking, model, AnswerWriter(producer, "results", "bench"), DeadLetters(None, "bench", metrics),
-            AtLeastOnce(producer), Paces(), None, metrics,
-        )  # fmt: skip
-        worker.assigned({0: frozenset()})
-        left = items
+    worker.assigned({0: frozenset()})
+    left = items
 
-        def give_room(ended: int) -> None:
-            nonlocal left
-            left -= ended
-            if left == 0:
-                done.set()
-            elif (items - left) % together == 0:
-                worker.received(cast("Any", arriving[items - left : items - left + together]))
+    def give_room(ended: int) -> None:
+        nonlocal left
+        left -= ended
+        if left == 0:
+            done.set()
+        elif (items - left) % together == 0:
+            worker.received(cast("Any", arriving[items - left : items - left + together]))
 
-        consumer.return_value.give_room = give_room
-        consumer.return_value.close = lambda: asyncio.sleep(0)
-        began = time.thread_time()
-        worker.received(cast("Any", arriving[:together]))
-        await done.wait()
-        spent = time.thread_time() - began
-        await worker.close(1.0)
-    await asking.close()
-    return spent
+    cast("Any", worker._consumer).give_room = give_room
+    began = time.thread_time()
+    worker.received(cast("Any", arriving[:together]))
+    await done.wait()
+    return time.thread_time() - began
 
 
 async def direct(items: int, sessions: int = 64) -> float:
     """CPU seconds for so many direct requests, one of each session at a time: from the frame to the answer's frame."""
-    loop = asyncio.get_running_loop()
-    producer, model, metrics = cast("Any", _Broker(loop)), cast("Any", _Model()), Metrics()
-    asking = Asking(_CONFIG, model, model, metrics)
-    await asking.describe("mlp")
-    registry = Registry(_CONFIG, 8, lambda: frozenset(), metrics)
-    dispatcher = Dispatcher(
-        _CONFIG, "bench", asking, model, producer, AnswerWriter(producer, "results", "bench"), registry, cast("Any", None),
-        Paces(), None, metrics,
-    )  # fmt: skip
-    pacer = Pacer()
-    held = [session(i, pacer) for i in range(sessions)]
+    parts = await _gateway()
+    dispatcher = parts.dispatcher
+    held = [session(i, parts.pacer) for i in range(sessions)]
     frames = [
         json.dumps({"type": "infer", "id": f"{i:09d}", "model": "mlp", "data": rows()[0]})
         for i in range(items // sessions)
@@ -239,11 +234,7 @@ async def direct(items: int, sessions: int = 64) -> float:
             dispatcher.infer(one, message)
         while any(one.ledger.opened for one in held):
             await asyncio.sleep(0)
-    spent = time.thread_time() - began
-    await dispatcher.close(1.0)
-    await registry.close()
-    await asking.close()
-    return spent
+    return time.thread_time() - began
 
 
 async def reference(items: int) -> float:
