@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from podpair.inference.core import wire
 from podpair.inference.core.errors import InvalidRequestError, OverloadedError
+from podpair.inference.core.held import HeldBytes
 from podpair.inference.grpc.calls import Calls
 from podpair.inference.grpc.proto import open_inference_pb2 as pb
 from podpair.inference.grpc.proto import podpair_pb2 as own
@@ -223,11 +224,31 @@ async def test_a_full_queue_says_when_to_come_again() -> None:
 
     metrics = Metrics()
     with pytest.raises(Aborted) as error:
-        await Calls(metrics).unary(refuse)(None, Context())
+        await Calls(metrics, HeldBytes(1)).unary(refuse)(b"", Context())
     code, details, trailing = error.value.args
     assert (code.name, details) == ("RESOURCE_EXHAUSTED", "full")
     assert dict(trailing) == {"podpair-retry-after-ms": "250", "grpc-retry-pushback-ms": "250"}
     assert metrics.registry.get_sample_value("inference_errors_total", {"type": "overloaded"}) == 1
+
+
+async def test_large_requests_that_are_at_work_are_bounded_in_bytes() -> None:
+    go_on = asyncio.Event()
+
+    async def work(request: bytes, context: Any) -> int:
+        await go_on.wait()
+        return len(request)
+
+    held = HeldBytes(100_000)
+    call = Calls(Metrics(), held).unary(work)
+    large, small = bytes(150_000), bytes(1_000)
+    first = asyncio.create_task(call(large, Context()))
+    await asyncio.sleep(0)
+    assert held.bytes == len(large)
+    with pytest.raises(Aborted, match="more than 100000 bytes"):
+        await call(large, Context())
+    go_on.set()
+    assert (await call(small, Context()), await first, held.bytes) == (len(small), len(large), 0)
+    assert await call(large, Context()) == len(large)
 
 
 async def test_a_stream_of_requests_goes_on_after_one_that_fails(client: Client) -> None:

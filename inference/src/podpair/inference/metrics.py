@@ -90,7 +90,7 @@ class Metrics:
         self.open_streams = Gauge("inference_open_streams", "Answers in parts", ["model"], registry=self.registry)
         self.ingress_bytes = Gauge(
             "inference_ingress_bytes",
-            "Bytes of large REST bodies that are read or answered; server.max_pending_bytes bounds them",
+            "Bytes of large requests that are read, wait or are answered; server.max_pending_bytes bounds them",
             registry=self.registry,
         )
         self.stage_queue_depth = Gauge(

@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from podpair.inference.config.settings import Settings
+from podpair.inference.core.held import HeldBytes
 from podpair.inference.grpc.listening import GrpcServer
 from podpair.inference.http.app import Api
 from podpair.inference.http.server import Server
@@ -36,8 +37,9 @@ async def serve(settings: Settings, models: Source, weights: WeightsSource) -> N
     watching = Watching(catalog, weights, watched, settings.models.poll_seconds)
     server = settings.server
     tracing = Tracing(settings.tracing)
-    grpc = GrpcServer(settings, catalog, metrics, tracing)
-    rest = Api(catalog, metrics, server.max_body_bytes, tracing).server(server.max_pending_bytes)
+    held = HeldBytes(server.max_pending_bytes)
+    grpc = GrpcServer(settings, catalog, metrics, tracing, held)
+    rest = Api(catalog, metrics, server.max_body_bytes, tracing).server(held)
     try:
         url = await _listen(rest, settings)
         log.info("listening", extra={"url": url})

@@ -35,7 +35,7 @@ class ServerSettings(_Section):
     socket: Path | None = None
     # A larger request is refused with 413.
     max_body_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
-    # Bytes of all bodies together that are read or answered at the same time (small ones aren't counted); past it: 429.
+    # Bytes of all large requests together that are read, wait or are answered; past it: 429, RESOURCE_EXHAUSTED.
     max_pending_bytes: Annotated[int, Field(gt=0)] = 1024 * 1024 * 1024
     # How long a stop waits for what is queued and runs.
     shutdown_seconds: Annotated[float, Field(ge=0)] = 20.0

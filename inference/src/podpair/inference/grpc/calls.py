@@ -4,13 +4,14 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, aclosing, contextmanager
 from typing import Any
 
 import grpc
 
 from podpair.inference.core.errors import InferenceError, OverloadedError
+from podpair.inference.core.held import LARGE, HeldBytes
 from podpair.inference.metrics import Metrics
 from podpair.inference.tracing import NOTHING, Recorded, Tracing
 
@@ -66,15 +67,17 @@ def traced(tracing: Tracing, context: Any) -> "Recorded | AbstractContextManager
 class Calls:
     """Wraps methods: a failure is a status, and counted. A client that goes away cancels the method."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, held: HeldBytes) -> None:
         self._metrics = metrics
+        self._held = held
 
     def unary(self, method: Unary) -> Unary:
         """One request, one answer."""
 
         async def call(request: Any, context: Any) -> Any:
             try:
-                return await method(request, context)
+                with self._holding(request):
+                    return await method(request, context)
             except InferenceError as error:
                 await self._abort(self._counted(error), context)
             except grpc.aio.AbortError:
@@ -96,9 +99,10 @@ class Calls:
 
             async def answer(request: Any) -> None:
                 try:
-                    async with aclosing(answers(request, context)) as parts:
-                        async for part in parts:
-                            await write(part)
+                    with self._holding(request):
+                        async with aclosing(answers(request, context)) as parts:
+                            async for part in parts:
+                                await write(part)
                 except InferenceError as error:
                     await write(explain(request, self._counted(error)))
                 except Exception as error:
@@ -112,6 +116,20 @@ class Calls:
                     tasks.create_task(answer(request))
 
         return call
+
+    @contextmanager
+    def _holding(self, request: Any) -> Iterator[None]:
+        """Count a large request, encoded or not, while it is at work. Raises OverloadedError."""
+        size = len(request) if isinstance(request, bytes) else request.ByteSize()
+        if size < LARGE:
+            yield
+            return
+        self._held.check()
+        self._held.bytes += size
+        try:
+            yield
+        finally:
+            self._held.bytes -= size
 
     def _counted(self, error: InferenceError) -> InferenceError:
         self._metrics.errors.labels(error.kind).inc()

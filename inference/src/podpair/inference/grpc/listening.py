@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from podpair.inference.config.addresses import refuse_taken
 from podpair.inference.config.settings import Settings
+from podpair.inference.core.held import HeldBytes
 from podpair.inference.metrics import Metrics
 from podpair.inference.runtime.catalog import Catalog
 from podpair.inference.tracing import Tracing
@@ -23,11 +24,14 @@ log = logging.getLogger(__name__)
 class GrpcServer:
     """The gRPC server, once it has been imported."""
 
-    def __init__(self, settings: Settings, catalog: Catalog, metrics: Metrics, tracing: Tracing) -> None:
+    def __init__(
+        self, settings: Settings, catalog: Catalog, metrics: Metrics, tracing: Tracing, held: HeldBytes
+    ) -> None:
         self._settings = settings
         self._catalog = catalog
         self._metrics = metrics
         self._tracing = tracing
+        self._held = held
         self._server: Server | None = None
 
     async def start(self) -> None:
@@ -38,7 +42,12 @@ class GrpcServer:
         # In a thread, for the import; the server itself belongs to the loop.
         module = await asyncio.to_thread(importlib.import_module, "podpair.inference.grpc.server")
         server: Server = module.Server(
-            self._catalog, self._metrics, self._settings.server.max_body_bytes, settings.compression, self._tracing
+            self._catalog,
+            self._metrics,
+            self._settings.server.max_body_bytes,
+            settings.compression,
+            self._tracing,
+            self._held,
         )
         host, port = self._settings.server.host, self._settings.grpc_port
         address = f"{host}:{port}"

@@ -6,6 +6,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from podpair.inference.core.held import HeldBytes
 from podpair.inference.grpc import inference, predicting
 from podpair.inference.grpc.calls import Calls
 from podpair.inference.grpc.proto import open_inference_pb2, podpair_pb2
@@ -23,9 +24,15 @@ class Server:
     """A grpc.aio server, and the health that it tells."""
 
     def __init__(
-        self, catalog: Catalog, metrics: Metrics, max_body_bytes: int, compression: str, tracing: Tracing
+        self,
+        catalog: Catalog,
+        metrics: Metrics,
+        max_body_bytes: int,
+        compression: str,
+        tracing: Tracing,
+        held: HeldBytes,
     ) -> None:
-        calls = Calls(metrics)
+        calls = Calls(metrics, held)
         v2, podpair = inference.InferenceService(catalog, tracing), predicting.PredictService(catalog, tracing)
         self._server = grpc.aio.server(
             compression={"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}.get(compression),

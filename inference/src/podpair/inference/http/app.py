@@ -3,6 +3,7 @@
 from podpair.inference import documents
 from podpair.inference.config.settings import TracingSettings
 from podpair.inference.core.errors import NotFoundError
+from podpair.inference.core.held import HeldBytes
 from podpair.inference.http import reading
 from podpair.inference.http.answering import Answering
 from podpair.inference.http.generate import GenerateApi
@@ -27,7 +28,7 @@ class Api:
         self._max_body_bytes = max_body_bytes
         self._tracing = tracing or Tracing(TracingSettings())
 
-    def server(self, max_held_bytes: int = 2**30) -> Server:
+    def server(self, held: HeldBytes) -> Server:
         """A server of them, not yet listening."""
         one, several = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
         answering = Answering(self._metrics)
@@ -45,8 +46,8 @@ class Api:
             Route("GET", "/metrics", self.metrics),
             *RepositoryApi(self._catalog, self._max_body_bytes).routes(),
         ]
-        server = Server(Routes(routes, self.nothing), answering, self._max_body_bytes, max_held_bytes)
-        self._metrics.ingress_bytes.set_function(lambda: server.held)
+        server = Server(Routes(routes, self.nothing), answering, self._max_body_bytes, held)
+        self._metrics.ingress_bytes.set_function(lambda: held.bytes)
         return server
 
     async def model(self, request: Request) -> Response:

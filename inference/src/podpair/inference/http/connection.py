@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from podpair.inference.core.errors import InferenceError, OverloadedError, TooLargeError
+from podpair.inference.core.errors import InferenceError, TooLargeError
 from podpair.inference.http.compressing import SMALLEST_BYTES, pack
 from podpair.inference.http.heads import CHUNKED, MAX_HEAD_BYTES, ChunkedBody, Head, HeadError
 from podpair.inference.http.requests import Part, Request, Response
@@ -167,9 +167,7 @@ class Connection(asyncio.BufferedProtocol):
         server = self._server
         if head.length > server.max_body_bytes:
             raise TooLargeError(f"{head.length} bytes, the limit is {server.max_body_bytes} (server.max_body_bytes)")
-        if server.held > server.max_held_bytes:
-            message = f"the requests at work have more than {server.max_held_bytes} bytes (server.max_pending_bytes)"
-            raise OverloadedError(message, 1.0)
+        server.held.check()
         self._head = head
         if head.expects and not data:
             self._transport.write(_CONTINUE)
@@ -206,11 +204,11 @@ class Connection(asyncio.BufferedProtocol):
         self._server.run(request)
 
     def _hold(self, size: int) -> None:
-        self._server.held += size - self._held
+        self._server.held.bytes += size - self._held
         self._held = size
 
     def _release(self) -> None:
-        self._server.held -= self._held
+        self._server.held.bytes -= self._held
         self._held = 0
 
     # Answers.

@@ -13,6 +13,7 @@ from typing import Any
 
 from podpair.inference.config.addresses import refuse_taken
 from podpair.inference.core.errors import InferenceError
+from podpair.inference.core.held import HeldBytes
 from podpair.inference.http.answering import Answering
 from podpair.inference.http.connection import Connection
 from podpair.inference.http.heads import Heads
@@ -30,18 +31,16 @@ _TICK_SECONDS = 1.0
 class Server:
     """All connections of one process; its methods belong to the loop's thread.
 
-    max_body_bytes: of one request. max_held_bytes: of all requests together that are too large for one read.
+    max_body_bytes: of one request. held: all requests that are too large for one read.
     """
 
-    def __init__(self, routes: Routes, answering: Answering, max_body_bytes: int, max_held_bytes: int) -> None:
+    def __init__(self, routes: Routes, answering: Answering, max_body_bytes: int, held: HeldBytes) -> None:
         self.max_body_bytes = max_body_bytes
-        self.max_held_bytes = max_held_bytes
+        self.held = held
         self.heads = Heads()
         # Where connections read to, one after the other.
         self.scratch = memoryview(bytearray(_SCRATCH_BYTES))
         self.connections: set[Connection] = set()
-        # Bytes of the bodies that are being read or answered, without small ones.
-        self.held = 0
         # The Date header.
         self.date = b""
         self.closing = False
