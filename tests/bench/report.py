@@ -27,6 +27,8 @@ PLOTS: dict[str, Bars | Curves] = {
     "inference-small": Bars("A tiny model: requests/s", "requests/s", by=["open"], log=True),
     "inference-cnn": Bars("A convolutional model: requests/s", "requests/s", by=["open"]),
     "inference-jpeg": Bars("JPEG files: requests/s", "requests/s", by=["open"]),
+    "whole": Bars("The whole way: requests/s", "requests/s", by=["connections", "open on each"], log=True),
+    "growth-pods": Curves("What a fleet reads, over what was written", "gateways", "simulated", by=["session ids"]),
 }
 
 Line = Mapping[str, Any]
