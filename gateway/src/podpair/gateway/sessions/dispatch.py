@@ -21,14 +21,15 @@ from podpair.gateway.core.attempts import Busy, Failed, Unavailable
 from podpair.gateway.core.ledger import OpenRequest
 from podpair.gateway.core.pace import QUEUE, Paces
 from podpair.gateway.core.protocol import CloseCode, Code, Fault, Infer, InferRow, error_event
-from podpair.gateway.core.questions import Question, question_body
+from podpair.gateway.core.questions import Question
 from podpair.gateway.core.quotas import Grant, Limited
 from podpair.gateway.core.records import Event, accepted_event, direct_events, result_event
 from podpair.gateway.core.routing import Load, Route, choose_route, may_spill
 from podpair.gateway.core.tails import Record
-from podpair.gateway.kafka.producer import NotWritten, RecordProducer, Written
+from podpair.gateway.kafka.producer import RecordProducer, Written
 from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
+from podpair.gateway.sessions.queueing import Queueing
 from podpair.gateway.sessions.registry import Registry
 from podpair.gateway.sessions.session import Session
 from podpair.gateway.sessions.streams import LiveStream
@@ -75,12 +76,11 @@ class Dispatcher:
         metrics: Metrics,
     ) -> None:
         self._config = config
-        self._source = source
         self._asking = asking
         self._readiness = readiness
-        self._producer = producer
         self._answers = answers
         self._taking_back = taking_back
+        self._queueing = Queueing(config, source, producer, taking_back, metrics, self._finish_with)
         self._registry = registry
         self._logged = logged
         self._paces = paces
@@ -90,7 +90,6 @@ class Dispatcher:
         self._idle = asyncio.Event()  # set while there are none
         self._idle.set()
         self._unannounced: list[tuple[Session, str, OpenRequest]] = []  # direct requests whose `accepted` is due
-        self._acknowledged: list[tuple[Session, str, OpenRequest]] = []  # queued requests whose `accepted` is due
         self._tasks: set[asyncio.Task[None]] = set()
         metrics.direct.set_function(lambda: self._in_flight)
         registry.on_unsent = self._on_unsent
@@ -158,7 +157,7 @@ class Dispatcher:
             self._trace(self._tracer, session, message, request, question)
         if route == "queue":
             try:
-                return Started("queue", self._enqueue(session, question))
+                return Started("queue", self._queueing.enqueue(session, question))
             except Fault:
                 session.ledger.forget(message.id)
                 raise
@@ -256,24 +255,6 @@ class Dispatcher:
         self._metrics.requests.labels("direct").inc(sum(map(len, events.values())))
         for session, mine in events.items():
             self._send(session, mine)
-
-    def _accept_soon(self, session: Session, request_id: str, request: OpenRequest) -> None:
-        """What the broker has acknowledged together is accepted together: one write a session."""
-        if not self._acknowledged:
-            asyncio.get_running_loop().call_soon(self._accept_all)
-        self._acknowledged.append((session, request_id, request))
-
-    def _accept_all(self) -> None:
-        due, self._acknowledged = self._acknowledged, []
-        events: dict[Session, list[Event]] = {}
-        for session, request_id, request in due:
-            # Its answer, which proves the acknowledgement, may have been quicker, and its client may have taken it back.
-            if session.ledger.get(request_id) is request:
-                request.accepted = True
-                events.setdefault(session, []).append(accepted_event(request_id, "queue"))
-        self._metrics.requests.labels("queue").inc(sum(map(len, events.values())))
-        for session, mine in events.items():
-            session.send_all(mine)
 
     def _accept(self, session: Session, request_id: str, request: OpenRequest) -> None:
         request.accepted = True
@@ -391,48 +372,9 @@ class Dispatcher:
         request.route = "queue"
         request.resume = None
         try:
-            self._enqueue(session, question)
+            self._queueing.enqueue(session, question)
         except Fault as fault:
             self._finish_with(session, question.id, fault)
-
-    def _enqueue(self, session: Session, question: Question) -> asyncio.Future[Written]:
-        """Write the request's record; `accepted`, or the error, follows when the broker has answered."""
-        headers = records.request_headers(
-            request_id=question.id,
-            session=session.id,
-            model=question.model,
-            source=self._source,
-            now=time.time(),
-            deadline=question.deadline,
-        )
-        request = session.ledger.get(question.id)
-        if question.trace:
-            headers.append(("traceparent", question.trace.encode()))
-        # Without a key a spill spreads over the fleet; with one the requests of a session keep their order.
-        key = session.key if self._config.requests.ordering == "session" else None
-        try:
-            written = self._producer.write(
-                self._config.requests.topic, question_body(question), key=key, headers=headers
-            )
-        except NotWritten as error:
-            raise _not_queued(error) from None
-
-        def settle(done: asyncio.Future[Written]) -> None:
-            error = done.exception()
-            if isinstance(error, NotWritten):
-                self._finish_with(session, question.id, _not_queued(error))
-                return
-            if request is None:
-                return
-            place = done.result().partition
-            if request.cancelled:
-                self._taking_back.at(session, question.id, place)
-            elif session.ledger.get(question.id) is request:
-                request.partition = place
-                self._accept_soon(session, question.id, request)
-
-        written.add_done_callback(settle)
-        return written
 
     def _finish_with(self, session: Session, request_id: str, fault: Fault) -> None:
         payload = error_event(fault, request_id)
@@ -504,9 +446,3 @@ class Duplicate(Fault):
 
     def __init__(self, request_id: str) -> None:
         super().__init__(Code.INVALID, f"id {request_id!r} is already in flight, that request goes on: choose another")
-
-
-def _not_queued(error: NotWritten) -> Fault:
-    if error.too_large:
-        return Fault(Code.INVALID, "the request is larger than the requests topic takes")
-    return Fault(Code.OVERLOADED, f"the request is not in the queue: {error}", retry_after_ms=1000)
