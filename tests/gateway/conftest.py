@@ -170,6 +170,7 @@ def _fake_gateway(_fake_model: FakeModel, tmp_path_factory: pytest.TempPathFacto
             "requests": {"attempts": 2, "backoff_seconds": 0.05},
             "limits": {"direct": 4, "in_flight": 6, "message_bytes": 4096},
             "auth": {"query_token": True},
+            "admission": {"shed": False},  # what was slow in one test is not held against the next
         },
     )
     gateway.wait_ready()
