@@ -185,7 +185,11 @@ async def run(options: argparse.Namespace) -> None:
     print(json.dumps({"connected": len(askers)}), flush=True)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, input):
-        print(json.dumps(await phase(askers, float(line), options.patience)), flush=True)
+        try:
+            found = await phase(askers, float(line), options.patience)
+        except TimeoutError:
+            raise SystemExit(f"what was open at the end was not answered in {options.patience:.0f} s") from None
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
