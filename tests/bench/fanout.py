@@ -21,9 +21,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from bench.measuring import cpu_seconds, rss_bytes
+from bench.measuring import cpu_seconds, rss_bytes, spread
 from bench.peers.building import CannotBuild
 from bench.peers.gateways import GATEWAYS, Target
+from bench.recording import Recording
 from harness.kafka import Broker
 from harness.pair import SECRET
 
@@ -176,6 +177,35 @@ def measure(
         target.child.kill()
 
 
+def _values(phases: list[dict[str, Any]], more: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a phase, from all its runs."""
+    names = {
+        "received": "received", "missing": "missing", "records_per_s": "records/s", "p50_ms": "p50 ms", "p99_ms": "p99 ms",
+        "cpu_us_per_record": "CPU µs a record", "client_cpu_s": "client's CPU s",
+    }  # fmt: skip
+    found = {title: [phase[name] for phase in phases if phase[name] is not None] for name, title in names.items()}
+    return {title: spread(values) for title, values in found.items() if values} | more
+
+
+def record(section: str, lines: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Keep the lines of all runs for the report: a row for each gateway, number of sessions and pace."""
+    recording = Recording(section)
+    rates = [("burst", "burst"), *((f"at_{rate:.0f}_per_s", f"{rate:,.0f}/s") for rate in options.rates)]
+    made: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for line in lines:
+        if "left_out" in line:
+            recording.left_out({"gateway": line["gateway"]}, line["left_out"])
+        else:
+            made.setdefault((line["sessions"], line["gateway"], line.get("deaf")), []).append(line)
+    for (sessions, gateway, deaf), runs in made.items():
+        about = {"sessions": sessions, **({"read nothing": deaf} if deaf is not None else {}), "gateway": gateway}
+        for name, pace in rates:
+            of_session = {"KB a session": spread([run["kb_per_session"] for run in runs])} if name == "burst" else {}
+            memory = {"MB afterwards": spread([run["rss_mb"] for run in runs])} if deaf is not None else {}
+            recording.row(about | {"pace": pace}, _values([run[name] for run in runs], of_session | memory))
+    recording.close()
+
+
 def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",") if part]
 
@@ -209,12 +239,16 @@ def main() -> None:
                 for name in names
                 for deaf in (False, True)[: 1 + options.deaf]
             ]
+            lines = []
             for sessions, name, deaf in runs * options.repeats:
                 try:
                     line = measure(name, sessions, options, broker, Path(folder), deaf)
                 except CannotBuild as error:
                     line = {"gateway": name, "left_out": str(error)}
                 print(json.dumps(line), flush=True)
+                lines.append(line)
+            if not options.hold:
+                record("fanout-deaf" if options.deaf else "fanout", lines, options)
     finally:
         broker.stop()
 
