@@ -131,11 +131,8 @@ class _Client:
         _log.debug("connected", extra=ids(session=session.id, subject=session.subject))
         try:
             start = await parts.joining.begin(session, connection, resumed=visitor.resumed, position=visitor.position)
-        except KafkaException as error:
-            _cannot_read(session, connection, error)
-        except Exception:
-            _log.exception("a session could not begin", extra=ids(session=session.id))
-            connection.close(CloseCode.INTERNAL, "internal error: resume")
+        except Exception as error:
+            _cannot_go_on(session, connection, error)
         else:
             task = self._catching_up = asyncio.create_task(self._catch_up(session, connection, start))
             task.add_done_callback(self._caught_up)
@@ -144,8 +141,8 @@ class _Client:
     async def _catch_up(self, session: Session, connection: Connection, start: int) -> None:
         try:
             await self._parts.joining.catch_up(session, connection, start)
-        except KafkaException as error:
-            _cannot_read(session, connection, error)
+        except Exception as error:
+            _cannot_go_on(session, connection, error)
 
     def _caught_up(self, _: asyncio.Task[None]) -> None:
         self._catching_up = None
@@ -259,6 +256,13 @@ def _refuse(session: Session, fault: Fault, request_id: str | None) -> None:
         session.send(Event(Kind.TERMINAL, "error", request_id, error_event(fault, request_id), -1))
 
 
-def _cannot_read(session: Session, connection: Connection, error: KafkaException) -> None:
-    _log.error("the results can't be read: %s", error, extra=ids(session=session.id))
-    connection.close(WSCloseCode.TRY_AGAIN_LATER, "the results can't be read now: resume")
+def _cannot_go_on(session: Session, connection: Connection, error: Exception) -> None:
+    """Its records can't be had. Where the client is gone, or was sent away, that is nothing to tell of."""
+    if not connection.open:
+        return
+    if isinstance(error, KafkaException):
+        _log.error("the results can't be read: %s", error, extra=ids(session=session.id))
+        connection.close(WSCloseCode.TRY_AGAIN_LATER, "the results can't be read now: resume")
+    else:
+        _log.error("a session could not go on", exc_info=error, extra=ids(session=session.id))
+        connection.close(CloseCode.INTERNAL, "internal error: resume")

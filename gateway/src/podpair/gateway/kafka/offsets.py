@@ -27,15 +27,20 @@ class OffsetQueries:
         self._topic = config.results.topic
         self._consumer = Consumer(reader_properties(config))
         self._thread = ThreadPoolExecutor(1, "kafka-offsets")
+        self._closed = False
 
     async def watermarks(self, partition: int) -> tuple[int, int]:
-        """(low, high): the partition holds the offsets low ≤ o < high. Raises KafkaException."""
+        """(low, high): the partition holds the offsets low ≤ o < high. Raises KafkaException, also once this is closed."""
+        if self._closed:
+            raise _closed()
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._watermarks, partition)
 
     def _watermarks(self, partition: int) -> tuple[int, int]:
         # A partition that was just made, or whose broker was just lost, has no leader for a moment.
         end = time.monotonic() + _TIMEOUT
         while True:
+            if self._closed:
+                raise _closed()
             try:
                 return self._ask(partition)
             except KafkaException as error:
@@ -52,6 +57,11 @@ class OffsetQueries:
         return found
 
     async def close(self) -> None:
-        """Stop asking."""
+        """Stop asking: what waits is told so, the one in hand is waited for."""
+        self._closed = True
         await asyncio.get_running_loop().run_in_executor(self._thread, self._consumer.close)
         self._thread.shutdown(wait=False)
+
+
+def _closed() -> KafkaException:
+    return KafkaException(KafkaError(KafkaError._DESTROY, "the gateway is stopping"))
