@@ -9,8 +9,8 @@ from podpair.gateway.core.tails import Groups, PartitionTail
 class Kept:
     """A record, as far as a tail looks at it."""
 
-    def __init__(self, offset: int, key: bytes, size: int) -> None:
-        self._offset, self._key, self._size = offset, key, size
+    def __init__(self, offset: int, key: bytes, size: int, headers: int = 0) -> None:
+        self._offset, self._key, self._size, self._headers = offset, key, size, headers
 
     def offset(self) -> int:
         return self._offset
@@ -27,8 +27,8 @@ class Kept:
     def value(self) -> bytes:
         return b"x" * self._size
 
-    def headers(self) -> None:
-        return None
+    def headers(self) -> list[tuple[str, bytes | None]] | None:
+        return [("name", b"value")] * self._headers or None
 
 
 def grouped(batch: list[Kept]) -> Groups:
@@ -94,3 +94,16 @@ def test_the_newest_batch_stays_even_if_it_is_more_than_the_limit() -> None:
     tail, log = fill(0, 100, [[(1, b"a", 10)] * 300, [(1, b"a", 10_000)] * 300])
     assert tail.start == 300
     assert tail.since(b"a", 300) == log[300:]
+
+
+def test_what_headers_take_is_counted() -> None:
+    """Read, they take more than a small value does: a limit that knew of values only would be passed several times over."""
+    kept = {}
+    for headers in (0, 7):
+        tail = PartitionTail(0, 1_000_000)
+        for offset in range(0, 10_000, 100):
+            batch = [Kept(offset + i, b"a", 100, headers) for i in range(100)]
+            tail.append(offset + 100, grouped(batch))
+        assert 500_000 < tail.size <= 1_000_000
+        kept[headers] = tail.end - tail.start
+    assert kept[0] > 3 * kept[7] > 0
