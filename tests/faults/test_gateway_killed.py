@@ -5,10 +5,10 @@ from typing import Any
 
 import podpair.client
 from harness.checking import TerminalChecker
-from harness.pair import Gateway, token
+from harness.pair import Gateway, token, until
 
 _CLIENTS, _EACH = 50, 100
-_KILL_AFTER = 1_500  # answers
+_KILL_AFTER = 500  # answers
 
 
 async def test_every_queued_request_ends_once(two_pairs: list[Gateway]) -> None:
@@ -49,6 +49,7 @@ async def test_every_queued_request_ends_once(two_pairs: list[Gateway]) -> None:
         await asyncio.to_thread(two_pairs[0].kill)
     assert checker.faults() == []
     assert checker.outcomes == {"result": _CLIENTS * _EACH}
-    assert two_pairs[1].metric("request_partitions") == 8
+    # At once where the dead one had all of its own answered; the group notices its death later.
+    await asyncio.to_thread(until, lambda: two_pairs[1].metric("request_partitions") == 8)
     # It was a fault: the survivor took over what the dead one had in hand.
     assert two_pairs[1].metric("queue_requests_total") > _KILL_AFTER
