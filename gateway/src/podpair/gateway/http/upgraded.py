@@ -32,25 +32,22 @@ class Heartbeats:
         self._next = itertools.cycle(range(_BUCKETS))  # the bucket of the next connection
         self._turn = itertools.cycle(self._buckets)
         self._timer: asyncio.TimerHandle | None = None
-        self._count = 0
 
     def add(self, stream: "WebSocketStream") -> int:
         """Look after it; returns its bucket."""
         bucket = next(self._next)
         self._buckets[bucket].add(stream)
-        self._count += 1
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._tick, self._look)
         return bucket
 
     def discard(self, stream: "WebSocketStream", bucket: int) -> None:
         self._buckets[bucket].discard(stream)
-        self._count -= 1
 
     def _look(self) -> None:
         for stream in list(next(self._turn)):
             stream.beat()
-        self._timer = asyncio.get_running_loop().call_later(self._tick, self._look) if self._count else None
+        self._timer = asyncio.get_running_loop().call_later(self._tick, self._look) if any(self._buckets) else None
 
 
 class WebSocketStream(asyncio.Protocol):
@@ -119,11 +116,11 @@ class WebSocketStream(asyncio.Protocol):
 
     def resume(self) -> None:
         """Go on, with what came meanwhile before all else."""
-        held, self._held = self._held, None
-        for index, (kind, data) in enumerate(held or ()):
+        held, self._held = self._held or [], None
+        for index, (kind, data) in enumerate(held):
             self.frame(kind, data)
             if self._held is not None:  # held again
-                self._held = (held or [])[index + 1 :]
+                self._held = held[index + 1 :]
                 return
         self._pause(False)
 
