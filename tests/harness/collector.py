@@ -9,6 +9,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from harness.serving import serving
+
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{SPAN}-01", f"00-{TRACE[::-1]}-{SPAN}-00"
 
@@ -64,11 +66,6 @@ class Collector:
 async def collecting() -> AsyncIterator[Collector]:
     """A collector, for as long as the `with` lasts."""
     collector = Collector()
-    app = web.Application()
-    app.router.add_post("/v1/traces", collector.take)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    collector.url = "http://{}:{}/v1/traces".format(*runner.addresses[0][:2])
-    yield collector
-    await runner.cleanup()
+    async with serving(web.post("/v1/traces", collector.take)) as url:
+        collector.url = f"{url}/v1/traces"
+        yield collector

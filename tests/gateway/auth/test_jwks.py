@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from harness.serving import serving
 from podpair.gateway.auth import jwks as module
 from podpair.gateway.auth.identity import KeysUnavailable, Unauthorized
 from podpair.gateway.auth.tokens import TokenVerifier
@@ -58,14 +59,9 @@ class Issuer:
 @pytest.fixture
 async def issuer() -> AsyncIterator[Issuer]:
     issuer = Issuer()
-    app = web.Application()
-    app.router.add_get("/keys", issuer.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    issuer.url = "http://{}:{}/keys".format(*runner.addresses[0][:2])
-    yield issuer
-    await runner.cleanup()
+    async with serving(web.get("/keys", issuer.answer)) as url:
+        issuer.url = f"{url}/keys"
+        yield issuer
 
 
 class Clock:
