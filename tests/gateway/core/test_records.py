@@ -164,6 +164,8 @@ GOOD = {"ce_id": b"r", "ce_subject": b"s", "model": b"m"}
         ({**GOOD, "model": b"\xff"}, "not UTF-8"),
         ({**GOOD, "deadline": b"soon"}, "deadline"),
         ({**GOOD, "ce_time": b"yesterday"}, "ce_time"),
+        ({**GOOD, "deadline": b"9" * 20}, "deadline"),
+        ({**GOOD, "deadline": b"9" * 400}, "deadline"),
     ],
 )
 def test_a_record_that_is_no_request_says_why(headers: dict[str, bytes | None], said: str) -> None:

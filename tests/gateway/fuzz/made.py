@@ -152,7 +152,54 @@ record_headers = st.lists(
     ),
     max_size=8,
 )  # fmt: skip
-records = st.tuples(st.none() | payloads, record_headers)
+_SUBJECTS = [b"fuzzed", b"fuzzed", b"fuzzed", b"another"]
+_TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+_TIMES = [b"2026-01-01T00:00:00Z", b"2026-01-01", b"0001-01-01", b"9999-12-31T23:59:59-23:59", b"now"]
+_DEADLINES = [b"0", b"-1", b"1", b"2000000000000", b"9" * 20, b"9" * 400, b"9" * 5000, b"1e3", b"nan", b"\xff"]
+#: What a gateway or another service would have written, but for a member or two.
+_right = st.fixed_dictionaries(
+    {
+        "ce_id": st.integers(0, 9_999).map(lambda n: b"q%d" % n) | ids.map(lambda i: i.encode("utf-8", "replace")),
+        "ce_subject": st.sampled_from(_SUBJECTS),
+        "ce_type": st.sampled_from([_TYPES[0]] * 4 + _TYPES),
+        "model": st.sampled_from([b"fake", b"fake", b"fake", b"absent", b"../v2"]),
+    },
+    optional={
+        "deadline": st.sampled_from(_DEADLINES),
+        "ce_time": st.sampled_from(_TIMES),
+        "seq": st.sampled_from([b"0", b"7", b"-1", b"9" * 20, b"x"]),
+        "traceparent": st.sampled_from([_TRACE, _TRACE[:-1], b"00-0-0-0", b"\xff"]),
+        "x": header_values,
+    },
+)
+
+
+@st.composite
+def nearly(draw: st.DrawFn) -> list[tuple[str, bytes | None]]:
+    """Good headers, of which one is perhaps another, missing, twice, or null."""
+    headers: list[tuple[str, bytes | None]] = list(draw(_right).items())
+    at = draw(st.integers(0, len(headers) - 1))
+    match draw(st.sampled_from(["as they are", "as they are", "as they are", "another", "missing", "twice", "null"])):
+        case "another":
+            headers[at] = headers[at][0], draw(header_values)
+        case "missing":
+            del headers[at]
+        case "twice":
+            headers.append(headers[at])
+        case "null":
+            headers[at] = headers[at][0], None
+    return headers
+
+
+bodies = st.one_of(
+    st.lists(st.floats(-1, 1), min_size=2, max_size=2).map(lambda row: _json({"data": row})),
+    st.builds(lambda row, more: _json({"data": row, **more}), rows, st.fixed_dictionaries({}, optional=members)),
+)
+records = st.one_of(
+    st.tuples(st.none() | payloads, record_headers),
+    st.tuples(bodies | payloads, nearly()),
+    st.tuples(bodies, nearly()),
+)
 
 _PATHS = [
     "/v1/ws", "/v1/events", "/v1/infer", "/v2", "/v2/models/fake", "/v2/models/fake/infer", "/v2/models/%00/infer",

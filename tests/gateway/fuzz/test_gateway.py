@@ -4,15 +4,18 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from confluent_kafka import Producer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.conftest import Client, Connect, kafka_of, soon
+from gateway.conftest import Client, Connect, kafka_of
 from gateway.fake_model import FakeModel
 from gateway.fuzz.made import examples, frame, frames, heads, records
 from harness.pair import Gateway, token, until
@@ -22,23 +25,52 @@ UPGRADE = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nAuthorization: Bearer %b\r\n\r\n"
 )
 SECONDS = 60.0  # for an answer that has to come
-JWT = token(sid="fuzzed")
+JWT = token(sid="fuzzed", exp=int(time.time()) + 7 * 86_400)  # a million take longer than an hour
+
+
+#: A module that Python loads before the gateway: with it the words below raise what nobody expects.
+PLANTED = """
+import podpair.gateway.core.protocol as protocol
+import podpair.gateway.core.records as records
+
+def planted(read):
+    def instead(given, *more):
+        if given is not None and ("planted" in given if isinstance(given, str) else b"planted" in given):
+            raise ZeroDivisionError("planted")
+        return read(given, *more)
+    return instead
+
+protocol.decode, protocol.decode_infer = planted(protocol.decode), planted(protocol.decode_infer)
+records.request_of_record = planted(records.request_of_record)
+"""
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Gateway]]:
+    """`start(**options)`: a gateway that is ready."""
     model = FakeModel()
+    running: list[Gateway] = []
     config = {
         "kafka": {"embedded": True},
         "inference": {"url": model.url},
         "requests": {"attempts": 1},
         "limits": {"message_bytes": 65_536},
     }
-    running = Gateway(tmp_path_factory.mktemp("fuzz"), config)
-    running.wait_ready()
-    yield running
-    running.stop()
+
+    def begin(**options: Any) -> Gateway:
+        running.append(Gateway(tmp_path_factory.mktemp("fuzz"), config, **options))
+        running[-1].wait_ready()
+        return running[-1]
+
+    yield begin
+    for gateway in running:
+        gateway.stop()
     model.close()
+
+
+@pytest.fixture(scope="module")
+def gateway(start: Callable[..., Gateway]) -> Gateway:
+    return start()
 
 
 class Wire:
@@ -103,15 +135,19 @@ def wire(gateway: Gateway) -> Iterator[Wire]:
     made.close()
 
 
-def check(gateway: Gateway) -> None:
+def check(gateway: Gateway, patience: float = SECONDS) -> None:
     """It is as it was before."""
-    until(lambda: gateway.metric("sessions") == 0, lambda: gateway.metric("sessions"))
-    until(lambda: gateway.metric("direct_in_flight") == 0, lambda: gateway.metric("direct_in_flight"))
+    for gauge in ("sessions", "direct_in_flight", "queue_in_flight"):
+        left = gauge
+        until(lambda: gateway.metric(left) == 0, lambda: f"{left}: {gateway.metric(left)}", patience)  # noqa: B023
     assert gateway.process.poll() is None
-    assert gateway.get("/readyz")[0] == 200
-    # A dead letter, say, is an error that it tells of; an exception in the log is one that nobody expected.
-    bad = [line for line in gateway.lines if any(sign in line for sign in ("exc_info", "Traceback", "never retrieved"))]
-    assert bad == []
+    until(lambda: gateway.get("/readyz")[0] == 200, "it is ready", patience)
+    assert unexpected(gateway) == []
+
+
+def unexpected(gateway: Gateway) -> list[str]:
+    """A dead letter, say, is an error that it tells of; an exception in the log is one that nobody expected."""
+    return [line for line in gateway.lines if any(s in line for s in ("exc_info", "Traceback", "never retrieved"))]
 
 
 def test_frames(gateway: Gateway, wire: Wire) -> None:
@@ -141,23 +177,37 @@ def test_heads(gateway: Gateway, wire: Wire) -> None:
 
 async def test_records(gateway: Gateway, connect: Connect) -> None:
     """On both topics; whoever waits for the session's gets what comes, in order, and the good ones behind it."""
-    producer = Producer({"bootstrap.servers": kafka_of(gateway), "partitioner": "murmur2_random", "log_level": 0})
-    client = await connect(gateway, sid="fuzzed")
+    client = await connect(gateway, jwt=JWT)
     topics = st.sampled_from(["podpair.results", "podpair.requests"])
+    reading = asyncio.create_task(read(client))
+    producer = producer_for(gateway)
+    asked = 0
+
+    def worked(**labels: str) -> float:
+        return gateway.metric("queue_requests_total", **labels)
 
     @examples(0.14, each=10)
     @given(st.lists(st.tuples(topics, records), min_size=10, max_size=10))
     def write(found: list[tuple[str, tuple[bytes | None, list[Any]]]]) -> None:
+        nonlocal asked
         for topic, (value, headers) in found:
             producer.produce(topic, value, "fuzzed", headers=headers)
+            asked += topic == "podpair.requests"
         assert producer.flush(SECONDS) == 0
+        assert not reading.done()
 
-    reading = asyncio.create_task(read(client))
-    await asyncio.to_thread(write)
-    producer.produce("podpair.results", json.dumps("the end"), "fuzzed")
-    assert await asyncio.to_thread(producer.flush, SECONDS) == 0
-    await asyncio.wait_for(reading, SECONDS)
-    await soon(lambda: gateway.metric("queue_in_flight") == 0)
+    try:
+        await asyncio.to_thread(write)
+        # Each record has been dealt with, and some were good: the model answered.
+        await asyncio.to_thread(
+            until, lambda: worked() == asked, lambda: f"{worked()} of {asked}, {unexpected(gateway)[:3]}", SECONDS
+        )
+        assert await asyncio.to_thread(worked, outcome="result") > 0
+        producer.produce("podpair.results", json.dumps("the end"), "fuzzed")
+        assert await asyncio.to_thread(producer.flush, SECONDS) == 0
+        await asyncio.wait_for(reading, SECONDS)
+    finally:
+        reading.cancel()
     await client.infer("good", model="fake", data=[1.0, 2.0])
     assert (await client.answer("good"))["type"] == "result"
     await client.socket.close()
@@ -165,13 +215,45 @@ async def test_records(gateway: Gateway, connect: Connect) -> None:
 
 
 async def read(client: Client) -> None:
-    """Until the end; each position comes once, and in order."""
+    """Until the end, however long that takes; each position comes once, and in order."""
     last = -1
     while True:
-        event = await client.next()
+        message = await client.socket.receive()
+        assert message.type is aiohttp.WSMsgType.TEXT, message
+        event = json.loads(message.data)
         if "position" in event:
             offset = int(event["position"].rsplit(".", 1)[1])
             assert offset > last
             last = offset
         if event.get("data") == "the end":
             return
+
+
+def producer_for(gateway: Gateway) -> Producer:
+    """Writes to its topics as any service could."""
+    return Producer({"bootstrap.servers": kafka_of(gateway), "partitioner": "murmur2_random", "log_level": 0})
+
+
+def test_what_is_planted_is_found(start: Callable[..., Gateway], tmp_path: Path) -> None:
+    """A session that is left behind, and an exception on either way: of a frame, of a record."""
+    (tmp_path / "sitecustomize.py").write_text(PLANTED)
+    planted = start(env={"PYTHONPATH": str(tmp_path)})
+    wire = Wire(planted)
+    wire.open()
+    with pytest.raises(AssertionError, match="sessions: 1"):
+        check(planted, patience=0.5)
+    wire.close()
+    check(planted)
+
+    wire.send(frame(1, b'"planted"'), None)
+    until(lambda: len(unexpected(planted)) == 1, lambda: planted.lines)
+    producer = producer_for(planted)
+    producer.produce("podpair.requests", "planted", "fuzzed")
+    assert producer.flush(SECONDS) == 0
+    until(lambda: len(unexpected(planted)) == 2, lambda: planted.lines)
+    assert all("ZeroDivisionError: planted" in line for line in unexpected(planted))
+    # The record is one of those that were dealt with all the same: it would come again after each restart.
+    until(lambda: planted.metric("queue_requests_total", outcome="internal") == 1)
+    wire.close()
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        check(planted)

@@ -23,6 +23,7 @@ RESULT = b"dev.podpair.result"
 ERROR = b"dev.podpair.error"
 PUSH = b"dev.podpair.push"
 CANCEL = b"dev.podpair.cancel"
+_YEAR_9999 = 253_402_300_800_000  # its end, in Unix milliseconds
 
 
 class Kind(IntEnum):
@@ -227,9 +228,16 @@ def request_of_record(value: bytes | None, headers: Headers | None) -> Request |
     if cancels:
         return Cancellation(text["ce_id"], text["ce_subject"])
     try:
-        deadline = int(found["deadline"]) / 1000 if "deadline" in found else None
+        deadline = _unix_seconds(int(found["deadline"])) if "deadline" in found else None
         time = datetime.fromisoformat(found["ce_time"].decode()).timestamp() if "ce_time" in found else None
     except ValueError as error:
         raise InvalidRecord(f"header deadline or ce_time: {error}") from None
     trace = found.get("traceparent", b"").decode(errors="replace")
     return Request(text["ce_id"], text["ce_subject"], text["model"], deadline, time, value or b"", trace)
+
+
+def _unix_seconds(milliseconds: int) -> float:
+    """Raises ValueError for what is beyond the year 9999."""
+    if abs(milliseconds) > _YEAR_9999:
+        raise ValueError(f"a time of {len(str(milliseconds))} digits")
+    return milliseconds / 1000

@@ -176,6 +176,11 @@ class Worker:
             if before is not None:
                 await asyncio.wait((before,))
             outcome, records = "invalid_record", self._bury_invalid(record, error)
+        except Exception as error:
+            # A fault of the reader's. Unless it ends here the partition is never committed beyond it, after any restart.
+            _log.exception("a record of the requests topic could not be read")
+            invalid = InvalidRecord(f"internal error: {type(error).__name__}")
+            outcome, records = Code.INTERNAL, self._bury_invalid(record, invalid)
         else:
             if isinstance(request, Cancellation):
                 self._in_hand.take_back((request.session, request.id))
