@@ -175,8 +175,9 @@ def test_heads(gateway: Gateway, wire: Wire) -> None:
     check(gateway)
 
 
-async def test_records(gateway: Gateway, connect: Connect) -> None:
+async def test_records(start: Callable[..., Gateway], connect: Connect) -> None:
     """On both topics; whoever waits for the session's gets what comes, in order, and the good ones behind it."""
+    gateway = await asyncio.to_thread(start)  # of its own: what it has worked on is counted
     client = await connect(gateway, jwt=JWT)
     topics = st.sampled_from(["podpair.results", "podpair.requests"])
     reading = asyncio.create_task(read(client))
