@@ -3,6 +3,7 @@
 With PODPAIR_TEST_REQUIRE=all nothing is skipped: what is missing fails.
 """
 
+import ctypes
 import os
 import shutil
 import sys
@@ -26,6 +27,7 @@ _INSTALL = {
     "conntrack": "conntrack (Debian: conntrack)",
     "debootstrap": "debootstrap, for a base image where no registry is reached (Debian: debootstrap)",
     "/usr/lib/cni/bridge": "CNI's plug-ins (Debian: containernetworking-plugins)",
+    "libb64.so.0d": "libb64, which perf_analyzer is linked with (Debian: libb64-0d)",
     "nsenter": "nsenter (Debian: util-linux)",
     "unshare": "unshare (Debian: util-linux)",
 }
@@ -38,6 +40,14 @@ def require(*programs: str) -> list[str]:
     if missing:
         _lacks(", ".join(dict.fromkeys(missing)))
     return [path for path in found if path is not None]
+
+
+def require_library(name: str) -> None:
+    """Skips the test, or fails it, where a shared library can't be loaded."""
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        _lacks(_INSTALL.get(name, name))
 
 
 def require_root() -> None:

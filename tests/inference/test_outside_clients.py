@@ -1,5 +1,7 @@
 """Clients that others wrote, each in an environment of its own: their protobuf isn't the server's."""
 
+import csv
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 
 from harness import environments
+from harness.machine import require_library
 from harness.processes import ROOT
 
 HERE = Path(__file__).parent
@@ -43,3 +46,28 @@ def test_clients_of_others_find_a_v2_server(server: Any, lock: str, program: str
     command = [str(python), str(HERE / "outside" / program), *addresses]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert (done.returncode, done.stdout.strip()) == (0, "ok"), done.stderr
+
+
+# perf_analyzer waits until its figures are stable; with a count of requests it does not.
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("how", "grpc"), [(("-i", "http"), False), (("-i", "grpc"), True), (("-i", "grpc", "--streaming"), True)]
+)
+def test_perf_analyzer_measures_it(server: Any, tmp_path: Path, how: tuple[str, ...], grpc: bool) -> None:
+    """Triton's own load generator finds the model by its metadata and configuration, asks, and reads the server's statistics."""
+    require_library("libb64.so.0d")
+    python = environments.python(HERE / "perf_analyzer.lock")
+    (cuda,) = python.parents[1].glob("lib/python*/site-packages/nvidia/cuda_runtime/lib")
+    address = server.record("gRPC is ready")["address"] if grpc else server.url.removeprefix("http://")
+    told = tmp_path / "told.csv"
+    command = [python.parent / "perf_analyzer", "-m", "digits", "-u", address, *how]
+    counted = ["--concurrency-range", "4", "--request-count", "200", "--verbose-csv", "-f", told]
+    done = subprocess.run(
+        [*map(str, command), *map(str, counted)],
+        capture_output=True, text=True, timeout=240, env={**os.environ, "LD_LIBRARY_PATH": str(cuda)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = csv.DictReader(told.read_text().splitlines())
+    assert float(row["Inferences/Second"]) > 0
+    # The time that the model took is the server's word, by its ModelStatistics.
+    assert float(row["Server Compute Infer"]) > 0
