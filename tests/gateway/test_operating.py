@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import aiohttp
+import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 from prometheus_client.parser import text_string_to_metric_families
@@ -136,7 +137,8 @@ def test_a_broker_that_is_not_there_is_waited_for_and_named(start_gateway: Calla
         {"kafka": {"bootstrap_servers": address}, "http": {"port": (port := free_port())}}, wait=False
     )
     gateway.url = f"http://127.0.0.1:{port}"
-    gateway.wait_for_message("waiting for the broker")
+    why = gateway.wait_for_message("waiting for the broker")["message"]
+    assert "Connection refused" in why
     assert gateway.get("/healthz")[0] == 200
     status, body = gateway.get("/readyz")
     assert status == 503
@@ -147,6 +149,7 @@ def test_a_broker_that_is_not_there_is_waited_for_and_named(start_gateway: Calla
     before = time.monotonic()
     assert gateway.stop() == 0
     assert time.monotonic() - before < 15
+    assert [record["message"] for record in gateway.log if record["level"] == "ERROR"] == []
 
 
 def test_a_port_that_is_taken_is_told(pair: Gateway, start_gateway: Callable[..., Gateway]) -> None:
@@ -159,11 +162,36 @@ def test_a_port_that_is_taken_is_told(pair: Gateway, start_gateway: Callable[...
     assert "ddress already in use" in error["message"]
 
 
-def test_a_property_that_librdkafka_does_not_know_is_told(start_gateway: Callable[..., Gateway]) -> None:
-    gateway = start_gateway({"kafka": {"client": {"foo.bar": 1}}}, wait=False)
-    assert gateway.process.wait(30) in (1, 2)
+@pytest.mark.parametrize(
+    ("client", "said"),
+    [
+        ({"foo.bar": 1}, "foo.bar"),
+        ({"security.protocol": "SSL", "ssl.ca.location": "/none.pem"}, "ssl.ca.location: /none.pem: No such file"),
+        # What only one of its clients minds, when others are running already.
+        ({"max.in.flight": 100}, "`max.in.flight` must be set <= 5"),
+        ({"max.poll.interval.ms": 1}, "`max.poll.interval.ms`"),
+    ],
+)
+def test_a_wrong_property_is_told_in_one_line(
+    start_gateway: Callable[..., Gateway], client: dict[str, Any], said: str
+) -> None:
+    gateway = start_gateway({"kafka": {"embedded": True, "client": client}}, wait=False)
+    assert gateway.process.wait(60) == 1
     gateway.kill()
-    assert any("foo.bar" in line for line in gateway.lines)
+    (error,) = [record for record in gateway.log if record["level"] in ("ERROR", "CRITICAL")]
+    assert error["message"].startswith("kafka.client")
+    assert said in error["message"]
+    assert [line for line in gateway.lines if "exc_info" in line or "Unclosed" in line] == []
+
+
+def test_keys_that_nobody_publishes_are_told_at_start(start_gateway: Callable[..., Gateway]) -> None:
+    url = f"http://127.0.0.1:{free_port()}/jwks"
+    config = {"kafka": {"embedded": True}, "auth": {"jwks_url": url, "secret": None}}
+    gateway = start_gateway(config)
+    error = gateway.wait_for_message(f"no keys of auth.jwks_url {url}")
+    assert error["level"] == "ERROR"
+    assert gateway.get("/healthz")[0] == 200  # the issuer may be back sooner than this would be
+    assert gateway.stop() == 0
 
 
 def test_a_gateway_that_is_told_to_waits_for_its_topics(

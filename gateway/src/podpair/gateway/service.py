@@ -3,11 +3,15 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+
+from confluent_kafka import KafkaException
 
 from podpair.gateway.auth.resume import ResumeTokens
 from podpair.gateway.auth.tokens import TokenVerifier
+from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.pace import Paces
 from podpair.gateway.core.partitions import home_partition
@@ -81,7 +85,7 @@ class Service:
         self.tracer = tracer_of(config.tracing, self.name)
         self.draining = False
         self.parts: Parts | None = None  # there once the broker is
-        self._cutting: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self.waiting_for = "the broker"  # why there are no parts yet
         self._embedded: EmbeddedKafka | None = None
         if config.kafka.embedded:
@@ -98,28 +102,46 @@ class Service:
             )
 
     async def start(self) -> None:
-        """Reach the broker, however long that takes, and start the parts. Raises MissingTopic."""
+        """Reach the broker, however long that takes, and start the parts. Raises MissingTopic or ConfigError."""
+        self._begin(self.verifier.prepare())
         topics = await self._topics()
+        async with AsyncExitStack() as undo:
+            try:
+                self.parts = self._started(topics, undo)
+            except KafkaException as error:  # each client finds other properties at fault
+                raise ConfigError([f"kafka.client: {error.args[0].str()}"]) from None
+            undo.pop_all()
+
+    def _started(self, topics: Topics, undo: AsyncExitStack) -> Parts:
+        """The parts. `undo` ends those that were started where a later one can't be."""
         config, metrics = self.config, self.metrics
         upstream = make_upstream(config.inference)
         if self.tracer is not None:
             upstream = TracedUpstream(upstream, self.tracer)
+        undo.push_async_callback(upstream.close)
         readiness = Readiness(upstream, config.inference.probe_seconds)
+        undo.push_async_callback(readiness.close)
         readiness.on_change(metrics.ready.set)
         asking = Asking(config, upstream, readiness, metrics)
+        undo.push_async_callback(asking.close)
         producer = RecordProducer(config, metrics)
+        undo.push_async_callback(producer.close, 1.0)
         answers = AnswerWriter(producer, config.results.topic, self.name)
         dead_letters = DeadLetters(config.requests.dead_letter_topic, self.name, metrics)
         endings = self._endings(producer)
+        undo.push_async_callback(endings.close)
         paces = Paces()
         worker = Worker(config, asking, readiness, answers, dead_letters, endings, paces, self.tracer, metrics)
+        undo.push_async_callback(worker.close, 0.0)
         registry = Registry(config, topics.result_partitions, lambda: worker.owned, metrics)
         fanout = FanOut(registry.sessions, config.results.tail_bytes, metrics, self.clock)
         reader = ResultsReader(
             config, opened=fanout.open, closed=fanout.close, deliver=fanout.deliver, lost=self._on_lost
         )
+        undo.push_async_callback(reader.close)
         metrics.homes.set_function(lambda: reader.partitions)
         history = History(config)
+        undo.push_async_callback(history.close)
         pacer = Pacer()
         metrics.slow.set_function(lambda: pacer.congested)
         joining = Joining(config, topics.epoch, self.name, reader, history, fanout, self.tokens, metrics)
@@ -138,7 +160,7 @@ class Service:
             metrics,
         )
         presence = BrokerPresence(config, metrics)
-        self.parts = Parts(
+        return Parts(
             topics, upstream, asking, readiness, producer, registry, fanout, reader, history, joining, dispatcher, worker,
             pacer, presence,
         )  # fmt: skip
@@ -169,14 +191,14 @@ class Service:
         parts = self.parts
         if parts is not None:
             sessions = list(parts.registry.sessions.values())
-            task = asyncio.create_task(parts.joining.cut(partition, sessions))
-            self._cutting.add(task)
-            task.add_done_callback(self._cut)
+            self._begin(parts.joining.cut(partition, sessions)).add_done_callback(_cut)
 
-    def _cut(self, done: asyncio.Task[None]) -> None:
-        self._cutting.discard(done)
-        if not done.cancelled() and (error := done.exception()) is not None:
-            _log.error("a partition whose log was cut is not read any more", exc_info=error)
+    def _begin(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Do it beside everything else."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     @property
     def checks(self) -> dict[str, str]:
@@ -219,8 +241,16 @@ class Service:
             await parts.readiness.close()
             await parts.asking.close()
             await parts.upstream.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.verifier.close()
         if self.tracer is not None:
             await self.tracer.close()
         if self._embedded is not None:
             self._embedded.close()
+
+
+def _cut(done: asyncio.Task[None]) -> None:
+    if not done.cancelled() and (error := done.exception()) is not None:
+        _log.error("a partition whose log was cut is not read any more", exc_info=error)

@@ -42,6 +42,10 @@ class Jwks:
         self._revalidating: asyncio.Task[None] | None = None
         self._http: aiohttp.ClientSession | None = None
 
+    async def prepare(self) -> None:
+        """Fetch the keys before a token needs them: whoever has configured a wrong URL reads of it at once."""
+        await self._refresh()
+
     async def key(self, header: dict[str, Any]) -> Any:
         """The key for a token with this header. Raises jwt.InvalidTokenError or KeysUnavailable."""
         kid = header.get("kid")
@@ -99,8 +103,11 @@ class Jwks:
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError, jwt.PyJWTError) as error:
                 self._on_fetch("failed")
                 # Keys that were good stay good while the issuer is away.
-                level, what = (logging.WARNING, "keeping the keys") if self._keys else (logging.ERROR, "no keys")
-                _log.log(level, "%s of %s: %s", what, self._url, str(error) or type(error).__name__)
+                why = str(error) or type(error).__name__
+                if self._keys:
+                    _log.warning("keeping the keys of %s: %s", self._url, why)
+                else:
+                    _log.error("no keys of auth.jwks_url %s, so no token can be verified yet: %s", self._url, why)
 
     async def _fetch(self) -> dict[str | None, jwt.PyJWK]:
         if self._http is None:

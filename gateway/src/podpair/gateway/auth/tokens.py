@@ -22,6 +22,7 @@ class KeySource(Protocol):
 
     @property
     def algorithms(self) -> tuple[str, ...]: ...
+    async def prepare(self) -> None: ...
     async def key(self, header: dict[str, Any]) -> Any: ...
     async def close(self) -> None: ...
 
@@ -32,6 +33,9 @@ class FixedKey:
     def __init__(self, key: Any, algorithm: str) -> None:
         self._key = key
         self.algorithms = (algorithm,)
+
+    async def prepare(self) -> None:
+        """It is there."""
 
     async def key(self, header: dict[str, Any]) -> Any:
         return self._key
@@ -88,6 +92,11 @@ class TokenVerifier:
     def disabled(self) -> bool:
         """Everyone is let in."""
         return self._keys is None
+
+    async def prepare(self) -> None:
+        """Get what tokens are verified with, and log where that fails; they are tried again with the tokens."""
+        if self._keys is not None:
+            await self._keys.prepare()
 
     async def verify(self, token: str | None) -> Identity:
         """Raises Unauthorized, with the reason, or KeysUnavailable."""

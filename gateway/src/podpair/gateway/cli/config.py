@@ -14,7 +14,7 @@ from podpair.gateway.auth.tokens import TokenVerifier
 from podpair.gateway.config.load import ConfigError, load
 from podpair.gateway.config.model import Config
 from podpair.gateway.http.tls import certificate_of
-from podpair.gateway.kafka.clients import client_secrets
+from podpair.gateway.kafka.clients import check_files, client_secrets
 
 _PAGE = """\
 # Configuring the gateway
@@ -42,6 +42,7 @@ def check(path: Path | None) -> None:
         lambda: TokenVerifier(config.auth),
         lambda: ResumeTokens(config.sessions),
         lambda: client_secrets(config.kafka),
+        lambda: check_files(config.kafka),
         lambda: certificate_of(config.http),
     ):
         try:

@@ -53,6 +53,7 @@ async def _serve(config: Config) -> int:
         await site.start()
     except OSError as error:
         _log.error("cannot listen on %s:%d: %s", config.http.host, config.http.port, error.strerror or error)
+        await service.stop()
         await web_runner.cleanup()
         return 1
 

@@ -1,5 +1,6 @@
 """Every setting of the gateway, its default and what it means; docs and `podpair-gateway config schema` come from here."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -17,8 +18,16 @@ def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _is_web(url: str) -> bool:
+    return url.startswith(("http://", "https://")) and bool(urlsplit(url).hostname)
+
+
 Texts = Annotated[tuple[str, ...], BeforeValidator(_split)]  # in one text, as the environment has it, with commas
 _SHORTEST_SECRET = 32  # bytes; RFC 7518, 3.2
+
+_SERVER = re.compile(
+    r"((PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)://)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%]+\])(:\d{1,5})?", re.I
+)
 
 # librdkafka's properties whose names hold an underscore; in every other an underscore from the environment is a dot.
 _UNDERSCORED = {"log_level", "ssl_ca", "ssl_certificate", "ssl_key", "ssl_engine_callback_data"}
@@ -125,7 +134,7 @@ class Auth(Section):
         if len(ways) > 1:
             raise ValueError(f"{' and '.join(ways)} are set: choose one")
         _check_length("secret", self.secret)
-        if self.jwks_url is not None and not self.jwks_url.startswith(("http://", "https://")):
+        if self.jwks_url is not None and not _is_web(self.jwks_url):
             raise ValueError(f"jwks_url {self.jwks_url!r} is not an http(s) URL")
         return self
 
@@ -232,6 +241,14 @@ class Kafka(Section):
     """With create_topics false: wait for topics that are missing, for another, such as the operator, creates them."""
     probe_seconds: PositiveSeconds = 2
     """How often the broker is asked whether it is there, which readiness depends on."""
+
+    @field_validator("bootstrap_servers")
+    @classmethod
+    def _servers(cls, value: str) -> str:
+        for server in value.split(","):
+            if not _SERVER.fullmatch(server.strip()):
+                raise ValueError(f"{server.strip()!r} is not host:port")
+        return value
 
     @model_validator(mode="after")
     def _once(self) -> Self:
@@ -345,7 +362,11 @@ class Inference(Section):
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https", "grpc", "grpcs") or not parts.hostname:
             raise ValueError(f"{value!r} is neither http(s)://host:port, grpc(s)://host:port nor unix:/path")
-        if parts.scheme.startswith("grpc") and (parts.port is None or parts.path.strip("/")):
+        try:
+            port = parts.port
+        except ValueError as error:
+            raise ValueError(f"{value!r}: {error}") from None
+        if parts.scheme.startswith("grpc") and (port is None or parts.path.strip("/")):
             raise ValueError(f"{value!r}: gRPC needs a port, and takes no path")
         return value.rstrip("/")
 
@@ -391,7 +412,7 @@ class Tracing(Section):
     @field_validator("endpoint")
     @classmethod
     def _url(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("http://", "https://")):
+        if value is not None and not _is_web(value):
             raise ValueError(f"{value!r} is not an http(s) URL")
         return value
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+from pathlib import Path
 from typing import Any
 
 from podpair.gateway.config.load import ConfigError
@@ -33,6 +34,20 @@ def properties(config: Config, **own: Any) -> dict[str, Any]:
 def gateway_name() -> str:
     """This process, as records, logs and the group's coordinator name it."""
     return f"{socket.gethostname()}-{os.getpid()}"
+
+
+def check_files(config: Kafka) -> None:
+    """Raises ConfigError where a file can't be read that a property names: librdkafka does not tell which, nor why."""
+    faults = []
+    for name, value in config.client.items():
+        path = Path(str(value))
+        if name.endswith(".location") and value != "probe" and not path.is_dir():
+            try:
+                path.open("rb").close()
+            except OSError as error:
+                faults.append(f"kafka.client.{name}: {path}: {error.strerror}")
+    if faults:
+        raise ConfigError(faults)
 
 
 def client_secrets(config: Kafka) -> dict[str, str]:

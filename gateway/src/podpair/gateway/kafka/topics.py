@@ -11,7 +11,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Config
-from podpair.gateway.kafka.clients import properties
+from podpair.gateway.kafka.clients import check_files, properties
 
 _log = logging.getLogger(__name__)
 _TIMEOUT = 5.0  # seconds for each question to the broker; a SIGTERM waits for the one in hand
@@ -43,7 +43,9 @@ def ensure_topics(config: Config) -> Topics:
     """
     refusals: list[KafkaError] = []
     try:
-        admin = AdminClient(properties(config) | {"error_cb": refusals.append})
+        check_files(config.kafka)
+        # What it would log is in the reason that is given.
+        admin = AdminClient(properties(config) | {"error_cb": refusals.append, "log_level": 0})
     except KafkaException as error:
         raise ConfigError([f"kafka.client: {error.args[0].str()}"]) from None
     try:
@@ -54,7 +56,9 @@ def ensure_topics(config: Config) -> Topics:
 
 
 def _why(told: list[KafkaError]) -> str | None:
-    """What librdkafka told besides the time that has run out: that it was refused, and how that is mended."""
+    """What librdkafka told besides the time that has run out: that it was refused, and how that is mended; or why nobody
+    answers.
+    """
     for error in reversed(told):
         if error.code() in (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED):
             return (
@@ -62,7 +66,8 @@ def _why(told: list[KafkaError]) -> str | None:
             )
         if error.code() == KafkaError._SSL:
             return f"{error.str()}: check security.protocol and the ssl.* properties in kafka.client"
-    return None
+    away = [error.str() for error in told if error.code() in (KafkaError._RESOLVE, KafkaError._TRANSPORT)]
+    return away[-1] if away else None
 
 
 def _ensured(config: Config, admin: AdminClient) -> Topics:
