@@ -6,12 +6,14 @@ import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, aclosing, contextmanager
+from functools import partial
 from typing import Any
 
 import grpc
 
 from podpair.inference.core.errors import InferenceError, OverloadedError
 from podpair.inference.core.held import LARGE, HeldBytes
+from podpair.inference.grpc.front import Call, CallEnded, Direct
 from podpair.inference.metrics import Metrics
 from podpair.inference.tracing import NOTHING, Recorded, Tracing
 
@@ -56,12 +58,16 @@ def key(context: Any) -> str | None:
 
 def traced(tracing: Tracing, context: Any) -> "Recorded | AbstractContextManager[None]":
     """The call as a span, where it is recorded."""
+    return begun(tracing, context, time.monotonic()) or NOTHING
+
+
+def begun(tracing: Tracing, context: Any, now: float) -> Recorded | None:
+    """The call that came `now`, where it is recorded; whoever asks ends it."""
     tracer = tracing.tracer
     if tracer is None:
-        return NOTHING
+        return None
     metadata = context.invocation_metadata() or ()
-    parent = next((str(value) for name, value in metadata if name == TRACE), None)
-    return tracer.begin(parent, time.monotonic()) or NOTHING
+    return tracer.begin(next((str(value) for name, value in metadata if name == TRACE), None), now)
 
 
 class Calls:
@@ -70,6 +76,33 @@ class Calls:
     def __init__(self, metrics: Metrics, held: HeldBytes) -> None:
         self._metrics = metrics
         self._held = held
+
+    def direct(self, method: Direct) -> Direct:
+        """One request that is begun in the loop's turn in which it came, and answered without a task, in this turn or later."""
+
+        def begin(message: bytes, call: Call) -> None:
+            try:
+                self._hold(len(message), call)
+                method(message, call)
+            except Exception as error:
+                self.fail(call, error)
+
+        return begin
+
+    def fail(self, call: Call, error: Exception) -> None:
+        """End a call that was begun directly."""
+        call.fail(*_status(self._counted(error if isinstance(error, InferenceError) else self._unexpected(error))))
+
+    def _hold(self, size: int, call: Call) -> None:
+        """Count a large request until its call ends. Raises OverloadedError."""
+        if size < LARGE:
+            return
+        self._held.check()
+        self._held.bytes += size
+        call.ended = partial(self._let_go, size)
+
+    def _let_go(self, size: int) -> None:
+        self._held.bytes -= size
 
     def unary(self, method: Unary) -> Unary:
         """One request, one answer."""
@@ -80,7 +113,7 @@ class Calls:
                     return await method(request, context)
             except InferenceError as error:
                 await self._abort(self._counted(error), context)
-            except grpc.aio.AbortError:
+            except CallEnded:
                 raise
             except Exception as error:
                 await self._abort(self._counted(self._unexpected(error)), context)
@@ -142,8 +175,13 @@ class Calls:
         return InferenceError("an internal error; the container's log has it")
 
     async def _abort(self, error: InferenceError, context: Any) -> None:
-        trailing: tuple[tuple[str, str], ...] = ()
-        if isinstance(error, OverloadedError):
-            after = str(math.ceil(error.retry_after * 1000))
-            trailing = ((RETRY_AFTER_MS, after), (PUSHBACK_MS, after))
-        await context.abort(STATUS[error.kind], str(error), trailing)
+        await context.abort(*_status(error))
+
+
+def _status(error: InferenceError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
+    """Code, details and trailing metadata."""
+    trailing: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, OverloadedError):
+        after = str(math.ceil(error.retry_after * 1000))
+        trailing = ((RETRY_AFTER_MS, after), (PUSHBACK_MS, after))
+    return STATUS[error.kind], str(error), trailing

@@ -1,8 +1,9 @@
 """V2's GRPCInferenceService: what REST answers, in messages."""
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from google.protobuf.json_format import ParseDict
@@ -10,8 +11,12 @@ from google.protobuf.json_format import ParseDict
 from podpair.inference import documents
 from podpair.inference.core import wire
 from podpair.inference.core.errors import InferenceError, InvalidRequestError, NotFoundError, UnavailableError
+from podpair.inference.core.tensors import Array
+from podpair.inference.core.v2 import InferRequest
 from podpair.inference.grpc import messages
-from podpair.inference.grpc.calls import deadline, key, traced
+from podpair.inference.grpc.answering import Answering
+from podpair.inference.grpc.calls import Calls, begun, deadline, key, traced
+from podpair.inference.grpc.front import Call
 from podpair.inference.grpc.proto import open_inference_pb2 as pb
 from podpair.inference.runtime.catalog import Catalog, ServedVersion
 from podpair.inference.tracing import Recorded, Tracing
@@ -22,10 +27,11 @@ _WANT_EMPTY_FINAL = "triton_enable_empty_final_response"
 
 
 class InferenceService:
-    """The service's methods. ModelInfer and ModelStreamInfer take and give encoded messages, the others parsed ones."""
+    """The service's methods. infer and ModelStreamInfer take and give encoded messages, the others parsed ones."""
 
-    def __init__(self, catalog: Catalog, tracing: Tracing) -> None:
+    def __init__(self, catalog: Catalog, calls: Calls, tracing: Tracing) -> None:
         self._catalog = catalog
+        self._calls = calls
         self._tracing = tracing
 
     async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's own name, as below
@@ -80,28 +86,33 @@ class InferenceService:
         await self._catalog.unload(request.model_name)
         return pb.RepositoryModelUnloadResponse()
 
-    async def ModelInfer(self, message: bytes, context: Any) -> bytes:  # noqa: N802
-        """Decode, queue, encode."""
+    def infer(self, message: bytes, call: Call) -> None:
+        """ModelInfer: decode and queue it. Raises InferenceError."""
+        began = time.monotonic()
+        trace = begun(self._tracing, call, began)
+        try:
+            self._queue(message, call, began, trace)
+        except BaseException as error:
+            if trace is not None:
+                trace.end(error)
+            raise
+
+    def _queue(self, message: bytes, call: Call, began: float, trace: Recorded | None) -> None:
         request, raw = messages.parse(message)
-        with (
-            traced(self._tracing, context) as trace,
-            self._catalog.using(request.model_name, request.model_version or None, key(context)) as served,
-        ):
-            began = time.monotonic()
+        served = self._catalog.take(request.model_name, request.model_version or None, key(call))
+        try:
             asked = messages.decode(request, raw, served.signature)
             entered = time.monotonic()
             served.metrics.ingress.observe(entered - began)
             if trace is not None:
                 _about(trace, served, request)
                 trace.stage("ingress", began, entered)
-            arrays = await served.scheduler.submit(asked.arrays, deadline(context), asked.parameters, trace)
-            ready = time.monotonic()
-            answer = messages.encode(served.model, served.version, asked, served.signature.outputs, arrays)
-            done = time.monotonic()
-            served.metrics.egress.observe(done - ready)
-            if trace is not None:
-                trace.stage("egress", ready, done)
-            return answer
+            answering = Answering(self._catalog, self._calls, call, served, partial(_encoded, served, asked), trace)
+            answering.queued = served.scheduler.enqueue(asked.arrays, deadline(call), asked.parameters, answering)
+            call.gone = answering.withdraw
+        except BaseException:
+            self._catalog.release(served)
+            raise
 
     async def ModelStreamInfer(self, message: bytes, context: Any) -> AsyncGenerator[bytes, None]:  # noqa: N802
         """One request of a stream: its answer, or its answer's parts; the last one says so where that is known."""
@@ -121,6 +132,10 @@ class InferenceService:
             if not alone and asked.parameters.get(_WANT_EMPTY_FINAL):
                 asked.wanted = ()
                 yield _streamed(messages.encode(name, version, asked, outputs, (), {_FINAL: True}))
+
+
+def _encoded(served: ServedVersion, asked: InferRequest, arrays: Sequence[Array]) -> bytes:
+    return messages.encode(served.model, served.version, asked, served.signature.outputs, arrays)
 
 
 def _about(trace: Recorded, served: ServedVersion, request: Any) -> None:

@@ -1,34 +1,59 @@
 """podpair.v1.Inference: bytes in, scores and a label out."""
 
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from podpair.inference.core.errors import InferenceError, InvalidRequestError
 from podpair.inference.core.predict import decode_payload, encode_answer
-from podpair.inference.grpc.calls import deadline, key, traced
+from podpair.inference.core.tensors import Array
+from podpair.inference.grpc.answering import Answering
+from podpair.inference.grpc.calls import Calls, begun, deadline, key, traced
+from podpair.inference.grpc.front import Call
 from podpair.inference.grpc.proto import podpair_pb2 as pb
-from podpair.inference.runtime.catalog import Catalog
-from podpair.inference.tracing import Tracing
+from podpair.inference.runtime.catalog import Catalog, ServedVersion
+from podpair.inference.tracing import Recorded, Tracing
+
+_NONE: Mapping[str, Any] = {}
 
 
 class PredictService:
     """The service's methods."""
 
-    def __init__(self, catalog: Catalog, tracing: Tracing) -> None:
+    def __init__(self, catalog: Catalog, calls: Calls, tracing: Tracing) -> None:
         self._catalog = catalog
+        self._calls = calls
         self._tracing = tracing
 
-    async def Predict(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's own name, as below
-        """One payload, one answer."""
-        target = self._target(request)
-        with traced(self._tracing, context) as trace, self._catalog.using(*target, key(context)) as served:
+    def predict(self, message: bytes, call: Call) -> None:
+        """Predict: one payload, one answer. Raises InferenceError."""
+        trace = begun(self._tracing, call, time.monotonic())
+        try:
+            self._queue(message, call, trace)
+        except BaseException as error:
+            if trace is not None:
+                trace.end(error)
+            raise
+
+    def _queue(self, message: bytes, call: Call, trace: Recorded | None) -> None:
+        try:
+            request = pb.PredictRequest.FromString(message)
+        except Exception as error:  # protobuf's DecodeError has no stable home
+            raise InvalidRequestError(f"the message is no PredictRequest: {error}") from None
+        served = self._catalog.take(*self._target(request), key(call))
+        try:
             if trace is not None:
                 trace.tell(model=served.model, version=served.version, request=request.id)
             arrays = decode_payload(request.payload, served.signature)
-            answer = await served.scheduler.submit(arrays, deadline(context), trace=trace)
-            scores, label = encode_answer(served.signature.outputs, answer)
-            return pb.PredictResponse(scores=scores, label=label, id=request.id)
+            encode = partial(_encoded, served, request.id)
+            answering = Answering(self._catalog, self._calls, call, served, encode, trace)
+            answering.queued = served.scheduler.enqueue(arrays, deadline(call), _NONE, answering)
+            call.gone = answering.withdraw
+        except BaseException:
+            self._catalog.release(served)
+            raise
 
     async def PredictStream(self, request: Any, context: Any) -> AsyncGenerator[bytes, None]:  # noqa: N802
         """One request of a stream: its answer, or its answer's parts."""
@@ -51,6 +76,12 @@ class PredictService:
         if len(models) != 1:
             raise InvalidRequestError(f"model_id is empty; there are {', '.join(model.name for model in models)}")
         return models[0].name, None
+
+
+def _encoded(served: ServedVersion, identity: str, arrays: Sequence[Array]) -> bytes:
+    scores, label = encode_answer(served.signature.outputs, arrays)
+    answer: bytes = pb.PredictResponse(scores=scores, label=label, id=identity).SerializeToString()
+    return answer
 
 
 def explain(request: Any, error: InferenceError) -> bytes:

@@ -4,11 +4,12 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from podpair.inference.core.held import HeldBytes
 from podpair.inference.grpc import inference, predicting
 from podpair.inference.grpc.calls import Calls
+from podpair.inference.grpc.front import Front
 from podpair.inference.grpc.proto import open_inference_pb2, podpair_pb2
 from podpair.inference.metrics import Metrics
 from podpair.inference.runtime.catalog import Catalog
@@ -17,11 +18,16 @@ from podpair.inference.tracing import Tracing
 _V2 = open_inference_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 _PODPAIR = podpair_pb2.DESCRIPTOR.services_by_name["Inference"]
 _SERVING = health_pb2.HealthCheckResponse.SERVING
+_COMPRESSION = {
+    "none": grpc.Compression.NoCompression,
+    "deflate": grpc.Compression.Deflate,
+    "gzip": grpc.Compression.Gzip,
+}
 SERVICES = (_V2.full_name, _PODPAIR.full_name)
 
 
 class Server:
-    """A grpc.aio server, and the health that it tells."""
+    """The services, and the health that they tell."""
 
     def __init__(
         self,
@@ -33,43 +39,38 @@ class Server:
         held: HeldBytes,
     ) -> None:
         calls = Calls(metrics, held)
-        v2, podpair = inference.InferenceService(catalog, tracing), predicting.PredictService(catalog, tracing)
-        self._server = grpc.aio.server(
-            compression={"gzip": grpc.Compression.Gzip, "deflate": grpc.Compression.Deflate}.get(compression),
-            options=[
+        v2 = inference.InferenceService(catalog, calls, tracing)
+        podpair = predicting.PredictService(catalog, calls, tracing)
+        self._front = front = Front(
+            {
                 # Another process's port is taken, not shared.
-                ("grpc.so_reuseport", 0),
+                "grpc.so_reuseport": 0,
                 # Beside the tensors there is their description.
-                ("grpc.max_receive_message_length", max_body_bytes + 65_536),
-                ("grpc.max_send_message_length", -1),
-            ],
+                "grpc.max_receive_message_length": max_body_bytes + 65_536,
+                "grpc.max_send_message_length": -1,
+                "grpc.default_compression_algorithm": int(_COMPRESSION[compression]),
+            }
         )
-        handlers = {method.name: _unary(calls, v2, method) for method in _V2.methods}
-        infer = grpc.unary_unary_rpc_method_handler(calls.unary(v2.ModelInfer))
+        parsed = [method for method in _V2.methods if method.name not in ("ModelInfer", "ModelStreamInfer")]
         streamed = grpc.stream_stream_rpc_method_handler(calls.stream(v2.ModelStreamInfer, inference.explain))
-        handlers |= {"ModelInfer": infer, "ModelStreamInfer": streamed}
-        predict = _PODPAIR.methods_by_name["Predict"]
-        own = {
-            "Predict": _unary(calls, podpair, predict),
-            "PredictStream": grpc.stream_stream_rpc_method_handler(
-                calls.stream(podpair.PredictStream, predicting.explain), podpair_pb2.PredictRequest.FromString
-            ),
-        }
-        self._server.add_generic_rpc_handlers(
-            (
-                grpc.method_handlers_generic_handler(_V2.full_name, handlers),
-                grpc.method_handlers_generic_handler(_PODPAIR.full_name, own),
-            )
+        front.add_registered_method_handlers(
+            _V2.full_name,
+            {method.name: _unary(calls, v2, method) for method in parsed} | {"ModelStreamInfer": streamed},
         )
+        front.add_direct(_V2.full_name, "ModelInfer", calls.direct(v2.infer))
+        streamed = grpc.stream_stream_rpc_method_handler(
+            calls.stream(podpair.PredictStream, predicting.explain), podpair_pb2.PredictRequest.FromString
+        )
+        front.add_registered_method_handlers(_PODPAIR.full_name, {"PredictStream": streamed})
+        front.add_direct(_PODPAIR.full_name, "Predict", calls.direct(podpair.predict))
         self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, front)
         names = (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(names), front)
 
     async def start(self, address: str) -> int:
         """Listen at `host:port` or `unix:path`, and be healthy; the port. Raises RuntimeError if it is taken."""
-        bound = int(self._server.add_insecure_port(address))
-        await self._server.start()
+        bound = self._front.start(address)
         for name in ("", *SERVICES):
             await self._health.set(name, _SERVING)
         return bound
@@ -80,7 +81,7 @@ class Server:
 
     async def stop(self, seconds: float) -> None:
         """End the connections once their calls are answered, or the time is up."""
-        await self._server.stop(seconds)
+        await self._front.stop(seconds)
 
 
 def _unary(calls: Calls, service: object, method: Any) -> Any:
