@@ -195,7 +195,9 @@ class Front:
     # Its life.
 
     def start(self, address: str) -> int:
-        """Listen at `host:port` or `unix:path`; the port. Raises RuntimeError if it is taken."""
+        """Listen at `host:port` or `unix:path`, once; the port. Raises RuntimeError if it is taken."""
+        if self._stopping:
+            raise RuntimeError("it has been stopped")
         bound = int(self._server.add_http2_port(address.encode()))
         if not bound:
             raise RuntimeError(f"can't listen on {address}")
