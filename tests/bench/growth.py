@@ -1,8 +1,9 @@
-"""How cost grows: what a fleet reads of the results topic, and what a gateway needs for its sessions.
+"""How cost grows: what a fleet reads of the results topic, what a gateway needs for sessions and partitions, the container for
+models, the operator for resources.
 
 Gateways 1, 2 and 4 are real processes on one broker, up to 16 are simulated by the functions that decide who reads what
 (`simulated.py`). Read are the bytes of the records' values, in units of what was written: "every pod reads everything" would be
-as many units as there are gateways. Sessions 1,000, 5,000 and 10,000 are `fanout.py`'s, one burst each.
+as many units as there are gateways. Sessions and partitions are `fanout.py`'s runs, one burst each.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import asyncio
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ import aiohttp
 from confluent_kafka import Producer
 
 from bench import fanout
+from bench.growth_models import models
+from bench.growth_resources import resources
 from bench.measuring import spread
 from bench.recording import Recording
 from bench.simulated import fleet, read
@@ -124,27 +127,30 @@ def pods(recording: Recording, broker: Broker, options: argparse.Namespace) -> N
             recording.row({"session ids": ids, "gateways": gateways}, values)
 
 
-def sessions(recording: Recording, broker: Broker, options: argparse.Namespace) -> None:
-    """Memory and CPU against the number of sessions."""
-    told = argparse.Namespace(
-        partitions=8, keys="round-robin", records=options.records, rates=[], seconds=1, hold=False, deaf=False
-    )
+def bursts(recording: Recording, broker: Broker, options: argparse.Namespace, by: str, cells: Sequence[int]) -> None:
+    """Memory and CPU of one gateway against the number of its `sessions`, or of the topic's `partitions`."""
     lines: dict[int, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(options.rounds):
-            for many in options.many:
-                lines.setdefault(many, []).append(
-                    fanout.measure("podpair", many, told, broker, Path(folder), deaf=False)
-                )
-    for many, found in lines.items():
-        values = {
+            for cell in cells:
+                sessions, partitions = (cell, 8) if by == "sessions" else (options.few, cell)
+                told = argparse.Namespace(
+                    partitions=partitions, keys="round-robin", records=options.records, rates=[2_000], seconds=2,
+                    hold=False, deaf=False,
+                )  # fmt: skip
+                line = fanout.measure("podpair", sessions, told, broker, Path(folder), deaf=False)
+                lines.setdefault(cell, []).append(line)
+    for cell, found in lines.items():
+        paces = {"burst": [line["burst"] for line in found], "2,000/s": [line["at_2000_per_s"] for line in found]}
+        values: dict[str, Any] = {
             "KB a session": spread([line["kb_per_session"] for line in found]),
             "gateway MB": spread([line["rss_mb"] for line in found]),
-            "µs a record": spread([line["burst"]["cpu_us_per_record"] for line in found]),
-            "records/s": spread([line["burst"]["records_per_s"] for line in found]),
-            "missing": sum(line["burst"]["missing"] for line in found),
+            "records/s": spread([one["records_per_s"] for one in paces["burst"]]),
         }
-        recording.row({"sessions": many}, values)
+        for pace, ones in paces.items():
+            values[f"µs a record, {pace}"] = spread([one["cpu_us_per_record"] for one in ones])
+        values["missing"] = sum(one["missing"] for ones in paces.values() for one in ones)
+        recording.row({by: cell}, values)
 
 
 def main() -> None:
@@ -154,19 +160,32 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=10, help="records for each session")
     parser.add_argument("--most-real", type=int, default=4, help="gateways that are started at most")
     parser.add_argument("--many", type=fanout._numbers, default=[1_000, 5_000, 10_000], help="sessions of one gateway")
+    parser.add_argument("--few", type=int, default=1_000, help="sessions, where partitions grow")
     parser.add_argument("--records", type=int, default=50_000, help="in the burst for those")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--quiet", type=float, default=60, help="seconds that the operator is watched when all is made")
+    parser.add_argument("--only", default=",".join(_WHAT), help="some of these, with commas")
     options = parser.parse_args()
+    chosen = options.only.split(",")
+    if unknown := {*chosen} - {*_WHAT}:
+        parser.error(f"--only: no such measurement: {', '.join(unknown)}; there are {', '.join(_WHAT)}")
     broker = Broker()
     try:
-        recording = Recording("growth-pods")
-        pods(recording, broker, options)
-        recording.close()
-        recording = Recording("growth-sessions")
-        sessions(recording, broker, options)
-        recording.close()
+        for what in chosen:
+            recording = Recording(f"growth-{what}")
+            _WHAT[what](recording, broker, options)
+            recording.close()
     finally:
         broker.stop()
+
+
+_WHAT: dict[str, Callable[[Recording, Broker, argparse.Namespace], None]] = {
+    "pods": pods,
+    "sessions": lambda recording, broker, options: bursts(recording, broker, options, "sessions", options.many),
+    "partitions": lambda recording, broker, options: bursts(recording, broker, options, "partitions", (1, 8, 64, 256)),
+    "models": lambda recording, _, options: models(recording, [1, 10, 50, 100], 1_000, options.rounds),
+    "resources": lambda recording, broker, options: resources(recording, broker, [1, 10, 50, 100], options.quiet),
+}
 
 
 if __name__ == "__main__":
