@@ -88,6 +88,9 @@ class _Model:
     async def ready(self) -> bool:
         return True
 
+    async def close(self) -> None:
+        """There is nothing to close."""
+
 
 class _Broker:
     """A producer whose records are all acknowledged in the loop's next turn."""
@@ -106,6 +109,9 @@ class _Broker:
 
     async def write_surely(self, record: Outgoing) -> None:
         await self.write(record.topic, record.value, key=record.key, headers=record.headers)
+
+    async def close(self, timeout: float) -> None:
+        """There is nothing to close."""
 
     def _acknowledge(self) -> None:
         written, self._written = self._written, []
