@@ -33,7 +33,7 @@ from podpair.gateway.core.models import Model
 from podpair.gateway.core.protocol import decode_row
 from podpair.gateway.core.tensors import Output, TensorSpec
 from podpair.gateway.core.wires import JsonWire
-from podpair.gateway.kafka.producer import Outgoing, Written
+from podpair.gateway.kafka.producer import NotWritten, Outgoing, Told, Written
 from podpair.gateway.kafka.topics import Topics
 from podpair.gateway.service import Parts, Service
 from podpair.gateway.sessions.connection import Connection, Pacer
@@ -97,28 +97,36 @@ class _Broker:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._written: list[asyncio.Future[Written]] = []
+        self._waiting: list[tuple[Told, Any]] = []
         self.offset = 0
 
-    def write(self, topic: str, value: bytes, **_: Any) -> asyncio.Future[Written]:
-        future = self._loop.create_future()
-        if not self._written:
+    def send(self, topic: str, value: bytes, *, told: Told, context: Any = None, **_: Any) -> None:
+        if not self._waiting:
             self._loop.call_soon(self._acknowledge)
-        self._written.append(future)
-        return future
+        self._waiting.append((told, context))
 
     async def write_surely(self, record: Outgoing) -> None:
-        await self.write(record.topic, record.value, key=record.key, headers=record.headers)
+        written = self._loop.create_future()
+        self.send(
+            record.topic,
+            record.value,
+            told=lambda told: written.set_result(told[0][1]),
+            key=record.key,
+            headers=record.headers,
+        )
+        await written
 
     async def close(self, timeout: float) -> None:
         """There is nothing to close."""
 
     def _acknowledge(self) -> None:
-        written, self._written = self._written, []
-        for future in written:
+        waiting, self._waiting = self._waiting, []
+        by_told: dict[Told, list[tuple[Any, Written | NotWritten]]] = {}
+        for told, context in waiting:
             self.offset += 1
-            if not future.done():
-                future.set_result(Written(0, self.offset))
+            by_told.setdefault(told, []).append((context, Written(0, self.offset)))
+        for told, mine in by_told.items():
+            told(mine)
 
 
 class _Transport:

@@ -19,6 +19,7 @@ from podpair.gateway.http.errors import refusal, refusal_of, status_of, v2_error
 from podpair.gateway.http.translating import v2_document, v2_infer
 from podpair.gateway.kafka.producer import NotWritten
 from podpair.gateway.service import Service
+from podpair.gateway.sessions.queueing import not_queued
 
 # Without Content-Encoding: aiohttp has decoded the body when it is read here.
 _PASSED_ON = (
@@ -67,8 +68,7 @@ class InferEdge:
         except InvalidFrame as error:
             return refusal_of(Fault(Code.INVALID, error.message))
         except NotWritten as error:
-            fault = Fault(Code.OVERLOADED, f"the request is not in the queue: {error}", retry_after_ms=1000)
-            return refusal_of(fault)
+            return refusal_of(not_queued(error))
         except Fault as fault:
             return refusal_of(fault)
         finally:

@@ -1,15 +1,18 @@
 """Writes records; the broker's acknowledgement is what the gateway's promises wait for.
 
-One producer for everything, idempotent and acks=all. The loop itself asks for acknowledgements, every millisecond while any
-are due: librdkafka's client takes the interpreter's lock anew for each of them, and a thread that asks has to wait for it, each
-time, until the loop lets go of it.
+One producer for everything, idempotent and acks=all. Records go out in rounds, and their acknowledgements come back in
+rounds: while many are under way, those that follow wait a few milliseconds for each other, so that broker and clients have
+few large batches instead of many small ones; while few are, nothing waits. The loop itself asks for acknowledgements, every
+millisecond while any are due: librdkafka's client takes the interpreter's lock anew for each of them, and a thread that asks
+has to wait for it, each time, until the loop lets go of it.
 """
 
 import asyncio
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -24,6 +27,8 @@ _DUE = 0.001  # seconds between looks for acknowledgements while some are due �
 _PATIENT = 50  # … for so many looks in vain, …
 _SLOW = 0.02  # … then so many seconds
 _IDLE = 0.5  # seconds between looks otherwise: librdkafka has errors to tell, too
+_FEW = 16  # records under way, below which a round begins at once …
+_HOLD = 0.005  # … else after so many seconds at most
 
 
 class NotWritten(Exception):
@@ -57,8 +62,14 @@ class Written(NamedTuple):
     offset: int
 
 
+Told = Callable[[list[tuple[Any, Written | NotWritten]]], object]
+"""Hears what became of records whose outcome was learnt together: each one's context, and its place or why it has none."""
+
+_Sent = tuple[str, bytes, bytes | None, Headers, int, Told, Any]  # topic, value, key, headers, partition, told, context
+
+
 class RecordProducer:
-    """`write` from the loop's thread; each record's future is set there too."""
+    """`send` and `write` from the loop's thread, on which outcomes are told, too."""
 
     def __init__(self, config: Config, metrics: Metrics, *, timeout: float = 30.0) -> None:
         self._metrics = metrics
@@ -70,45 +81,46 @@ class RecordProducer:
                 enable_idempotence=True,
                 # What Kafka's own clients do: a record keyed by session id lands in that session's home.
                 partitioner="murmur2_random",
-                # A record without a key goes anywhere, each by itself: a spill is spread over the fleet, not sent to one.
-                sticky_partitioning_linger_ms=0,
-                linger_ms=1,
+                # Records without a key go anywhere, those of one millisecond together: a spill is spread over the fleet.
+                sticky_partitioning_linger_ms=1,
+                linger_ms=0,  # what waits, waits for its round
                 delivery_timeout_ms=int(timeout * 1000),
                 queue_buffering_max_messages=200_000,
             )
         )
-        # future, topic, error, partition, offset; a thread that flushes puts them in as well
-        self._heard: deque[tuple[asyncio.Future[Written], str, KafkaError | None, int, int]] = deque()
+        self._waiting: list[_Sent] = []  # for the next round
+        self._since = 0.0  # when the first of them came
+        # What has been acknowledged or given up; a thread that flushes puts it in as well.
+        self._heard: deque[tuple[_Sent, KafkaError | None, int, int]] = deque()  # error, partition, offset
         self._due = 0  # records that are neither acknowledged nor given up
         self._in_vain = 0  # looks, since the last that found something
         self._timer = self._loop.call_later(_IDLE, self._look)
 
+    def send(
+        self,
+        topic: str,
+        value: bytes,
+        *,
+        key: bytes | None,
+        headers: Headers,
+        told: Told,
+        context: Any = None,
+        partition: int = -1,
+    ) -> None:
+        """Write one record, to a partition or (-1) the one that its key chooses; `told` hears what became of it, later."""
+        if not self._waiting:
+            self._since = self._loop.time()
+            if self._due < _FEW:
+                self._loop.call_soon(self._round)
+        self._waiting.append((topic, value, key, headers, partition, told, context))
+
     def write(
         self, topic: str, value: bytes, *, key: bytes | None, headers: Headers, partition: int = -1
     ) -> asyncio.Future[Written]:
-        """Queue one record, for a partition or (-1) the one that its key chooses; the future ends with its place, or NotWritten.
-
-        Raises NotWritten where the queue is full.
-        """
-        future: asyncio.Future[Written] = self._loop.create_future()
-
-        def acknowledged(error: KafkaError | None, message: Message) -> None:
-            self._heard.append((future, topic, error, message.partition() or 0, message.offset() or 0))
-
-        try:
-            self._producer.produce(
-                topic, value=value, key=key, headers=list(headers), partition=partition, on_delivery=acknowledged
-            )
-        except BufferError:
-            self._metrics.produced.labels(topic, "queue_full").inc()
-            raise NotWritten("the producer's queue is full") from None
-        except KafkaException as error:
-            self._metrics.produced.labels(topic, "refused").inc()
-            raise _not_written(error.args[0]) from None
-        self._due += 1
-        if self._due == 1:
-            self._look_after(_DUE)
-        return future
+        """The same; the future ends with the record's place, or NotWritten."""
+        written: asyncio.Future[Written] = self._loop.create_future()
+        self.send(topic, value, key=key, headers=headers, told=_tell, context=written, partition=partition)
+        return written
 
     async def write_surely(self, record: Outgoing) -> None:
         """Write until the broker acknowledges, however long that takes, the record or what stands in for it."""
@@ -130,39 +142,92 @@ class RecordProducer:
         self._timer.cancel()
         self._timer = self._loop.call_later(seconds, self._look)
 
+    def _round(self) -> None:
+        """Hand what waits to librdkafka."""
+        waiting, self._waiting = self._waiting, []
+        produce, hear = self._producer.produce, self._hear
+        for sent in waiting:
+            topic, value, key, headers, partition, _, _ = sent
+            try:
+                # Its stub knows of no partial as a callback.
+                produce(topic, value, key, partition, partial(hear, sent), headers=headers)  # type: ignore[arg-type]
+            except Exception as error:
+                # Whatever it is, it is this record's: the others of the round are written.
+                self._heard.append((sent, _refusal(error), -1, -1))
+        idle = not self._due
+        self._due += len(waiting)
+        if idle and waiting:
+            self._look_after(_DUE)
+
+    def _hear(self, sent: _Sent, error: KafkaError | None, message: Message) -> None:
+        self._heard.append((sent, error, message.partition() or 0, message.offset() or 0))
+
     def _look(self) -> None:
         self._producer.poll(0)
         self._in_vain = 0 if self._heard else self._in_vain + 1
         self._settle()
+        if self._waiting and (self._due < _FEW or self._loop.time() - self._since >= _HOLD):
+            self._round()
         if not self._due:
             self._look_after(_IDLE)
         else:
             self._look_after(_DUE if self._in_vain < _PATIENT else _SLOW)
 
     def _settle(self) -> None:
-        outcomes: Counter[tuple[str, str]] = Counter()
         heard = self._heard
+        outcomes: dict[tuple[str, str], int] = {}
+        by_told: dict[Told, list[tuple[Any, Written | NotWritten]]] = {}
         while heard:
-            future, topic, error, partition, offset = heard.popleft()
+            (topic, _, _, _, _, told, context), error, partition, offset = heard.popleft()
             self._due -= 1
-            outcomes[topic, "error" if error is not None else "acknowledged"] += 1
-            if future.done():
-                continue
-            if error is not None:
-                future.set_exception(_not_written(error))
+            outcome: Written | NotWritten
+            if error is None:
+                outcome, label = Written(partition, offset), (topic, "acknowledged")
             else:
-                future.set_result(Written(partition, offset))
-        for labels, records in outcomes.items():
-            self._metrics.produced.labels(*labels).inc(records)
+                outcome, label = _not_written(error), (topic, "error")
+            outcomes[label] = outcomes.get(label, 0) + 1
+            mine = by_told.get(told)
+            if mine is None:
+                mine = by_told[told] = []
+            mine.append((context, outcome))
+        for label, records in outcomes.items():
+            self._metrics.produced.labels(*label).inc(records)
+        for told, mine in by_told.items():
+            try:
+                told(mine)
+            except Exception:
+                _log.exception("what became of %d records was not taken", len(mine))
 
     async def close(self, timeout: float) -> int:
         """Wait up to `timeout` seconds for what is queued; returns how many records are lost."""
+        self._round()
         left: int = await self._loop.run_in_executor(None, self._producer.flush, timeout)
         self._timer.cancel()
         self._settle()
         if left:
             _log.error("%d records were not acknowledged in %.0f s", left, timeout)
         return left
+
+
+def _tell(told: list[tuple[Any, Written | NotWritten]]) -> None:
+    """Ends the futures of `write`."""
+    for written, outcome in told:
+        if written.done():
+            continue
+        if isinstance(outcome, NotWritten):
+            written.set_exception(outcome)
+        else:
+            written.set_result(outcome)
+
+
+def _refusal(error: Exception) -> KafkaError:
+    """Why librdkafka did not take a record."""
+    if isinstance(error, BufferError):
+        return KafkaError(KafkaError._QUEUE_FULL, "the producer's queue is full")
+    if isinstance(error, KafkaException):
+        refusal: KafkaError = error.args[0]
+        return refusal
+    return KafkaError(KafkaError._INVALID_ARG, str(error))
 
 
 def _not_written(error: KafkaError) -> NotWritten:

@@ -156,11 +156,7 @@ class Dispatcher:
         if self._tracer is not None:
             self._trace(self._tracer, session, message, request, question)
         if route == "queue":
-            try:
-                return Started("queue", self._queueing.enqueue(session, question))
-            except Fault:
-                session.ledger.forget(message.id)
-                raise
+            return Started("queue", self._queueing.enqueue(session, question))
         request.spills = message.route == "auto"
         request.began = time.perf_counter()
         self._count_direct(1)
@@ -371,10 +367,7 @@ class Dispatcher:
         self._metrics.spilled.labels(type(error).__name__.lower()).inc()
         request.route = "queue"
         request.resume = None
-        try:
-            self._queueing.enqueue(session, question)
-        except Fault as fault:
-            self._finish_with(session, question.id, fault)
+        self._queueing.enqueue(session, question)
 
     def _finish_with(self, session: Session, request_id: str, fault: Fault) -> None:
         payload = error_event(fault, request_id)

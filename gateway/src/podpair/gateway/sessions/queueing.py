@@ -20,6 +20,22 @@ from podpair.gateway.sessions.session import Session
 from podpair.gateway.sessions.taking_back import TakingBack
 
 
+class _Queued:
+    """A request on its way to the broker."""
+
+    __slots__ = ("id", "request", "session", "written")
+
+    def __init__(self, session: Session, request_id: str, request: OpenRequest | None) -> None:
+        self.session = session
+        self.id = request_id
+        self.request = request
+        self.written: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
+
+    def refused(self, error: NotWritten) -> None:
+        self.written.set_exception(error)
+        self.written.exception()  # whoever does not wait for it need not ask
+
+
 class Queueing:
     """Writes request records. `fail(session, id, fault)` is told of those that the broker did not take."""
 
@@ -39,12 +55,11 @@ class Queueing:
         self._taking_back = taking_back
         self._accepted = metrics.requests.labels("queue")
         self._fail = fail
-        self._acknowledged: list[tuple[Session, str, OpenRequest]] = []  # whose `accepted` is due
 
     def enqueue(self, session: Session, question: Question) -> asyncio.Future[Written]:
         """Write the request's record; `accepted`, or the error, follows when the broker has answered.
 
-        Raises Fault where it can't be written.
+        The future, which may be left alone, is settled then.
         """
         headers = records.request_headers(
             request_id=question.id,
@@ -54,45 +69,33 @@ class Queueing:
             now=time.time(),
             deadline=question.deadline,
         )
-        request = session.ledger.get(question.id)
         if question.trace:
             headers.append(("traceparent", question.trace.encode()))
+        queued = _Queued(session, question.id, session.ledger.get(question.id))
         # Without a key a spill spreads over the fleet; with one the requests of a session keep their order.
         key = session.key if self._keyed else None
-        try:
-            written = self._producer.write(self._topic, question_body(question), key=key, headers=headers)
-        except NotWritten as error:
-            raise _not_queued(error) from None
+        self._producer.send(
+            self._topic, question_body(question), key=key, headers=headers, told=self._told, context=queued
+        )
+        return queued.written
 
-        def settle(done: asyncio.Future[Written]) -> None:
-            error = done.exception()
-            if isinstance(error, NotWritten):
-                self._fail(session, question.id, _not_queued(error))
-                return
-            if request is None:
-                return
-            place = done.result().partition
-            if request.cancelled:
-                self._taking_back.at(session, question.id, place)
-            elif session.ledger.get(question.id) is request:
-                request.partition = place
-                self._accept_soon(session, question.id, request)
-
-        written.add_done_callback(settle)
-        return written
-
-    def _accept_soon(self, session: Session, request_id: str, request: OpenRequest) -> None:
+    def _told(self, told: list[tuple[_Queued, Written | NotWritten]]) -> None:
         """What the broker has acknowledged together is accepted together: one write a session."""
-        if not self._acknowledged:
-            asyncio.get_running_loop().call_soon(self._accept_all)
-        self._acknowledged.append((session, request_id, request))
-
-    def _accept_all(self) -> None:
-        due, self._acknowledged = self._acknowledged, []
         events: dict[Session, list[Event]] = {}
-        for session, request_id, request in due:
-            # Its answer, which proves the acknowledgement, may have been quicker, and its client may have taken it back.
-            if session.ledger.get(request_id) is request:
+        for queued, outcome in told:
+            session, request_id, request = queued.session, queued.id, queued.request
+            if isinstance(outcome, NotWritten):
+                queued.refused(outcome)
+                self._fail(session, request_id, not_queued(outcome))
+                continue
+            queued.written.set_result(outcome)
+            if request is None:
+                continue
+            if request.cancelled:
+                self._taking_back.at(session, request_id, outcome.partition)
+            # Its answer, which proves the acknowledgement, may have been quicker.
+            elif session.ledger.get(request_id) is request:
+                request.partition = outcome.partition
                 request.accepted = True
                 events.setdefault(session, []).append(accepted_event(request_id, "queue"))
         self._accepted.inc(sum(map(len, events.values())))
@@ -100,7 +103,8 @@ class Queueing:
             session.send_all(mine)
 
 
-def _not_queued(error: NotWritten) -> Fault:
+def not_queued(error: NotWritten) -> Fault:
+    """What a client is told of a request that is not in the queue."""
     if error.too_large:
         return Fault(Code.INVALID, "the request is larger than the requests topic takes")
     return Fault(Code.OVERLOADED, f"the request is not in the queue: {error}", retry_after_ms=1000)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.core import records
-from podpair.gateway.kafka.producer import NotWritten, RecordProducer
+from podpair.gateway.kafka.producer import NotWritten, RecordProducer, Written
 from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.session import Session
@@ -66,9 +66,14 @@ class TakingBack:
             request_id=request_id, session=session.id, source=self._source, now=time.time()
         )
         key = session.key if self._keyed else None
-        try:
-            for partition in partitions:
-                written = self._producer.write(self._topic, b"", key=key, headers=headers, partition=partition)
-                written.add_done_callback(lambda done: done.cancelled() or done.exception())
-        except NotWritten as error:
-            _log.warning("a queued request runs on: %s", error, extra=ids(session=session.id, request=request_id))
+        context = ids(session=session.id, request=request_id)
+        for partition in partitions:
+            self._producer.send(
+                self._topic, b"", key=key, headers=headers, partition=partition, told=_told, context=context
+            )
+
+
+def _told(told: list[tuple[dict[str, str], Written | NotWritten]]) -> None:
+    for about, outcome in told:
+        if isinstance(outcome, NotWritten):
+            _log.warning("a queued request runs on: %s", outcome, extra=about)

@@ -103,10 +103,7 @@ class Asking:
             members = await self.stream(question, on_part)
         else:
             members = await self._ask(question, alone)
-        if queue_ms is not None:
-            head, name, timing = members.rpartition(_TIMING)
-            members = b'%b%b"queue_ms":%.3f%b%b' % (head, name, queue_ms, b"," if timing != b"}" else b"", timing)
-        return b"{%b}" % members
+        return b"{%b}" % (members if queue_ms is None else with_queue_ms(members, queue_ms))
 
     async def _ask(self, question: Question, alone: bool) -> bytes:
         answered: asyncio.Future[bytes] = self._loop.create_future()
@@ -255,6 +252,12 @@ def _members(question: Question, data: bytes | None, parts: int | None) -> bytes
         b"" if data is None else b'"data":%b,' % data, _encode(question.model),
         b"" if parts is None else b'"parts":%d,' % parts,
     )  # fmt: skip
+
+
+def with_queue_ms(members: bytes, queue_ms: float) -> bytes:
+    """The members of a `result`, whose timing names the milliseconds on the topic as well."""
+    head, name, timing = members.rpartition(_TIMING)
+    return b'%b%b"queue_ms":%.3f%b%b' % (head, name, queue_ms, b"," if timing != b"}" else b"", timing)
 
 
 def _settle(told: list[tuple[Ask, Outcome]]) -> None:

@@ -32,6 +32,13 @@ class AnswerWriter:
 
         return self._record(records.RESULT, session, request_id, body, instead)
 
+    def plain_result(self, session: str, request_id: str, body: bytes, now: float) -> Outgoing:
+        """The record of a result, without what is only needed where it is refused. `now`: Unix seconds."""
+        headers = records.answer_headers(
+            records.RESULT, request_id=request_id, session=session, source=self._source, now=now
+        )
+        return Outgoing(self._topic, body, session.encode(), headers, request_id)
+
     def error(self, session: str, request_id: str, fault: Fault) -> Outgoing:
         """The record of a terminal error."""
         body = {"code": fault.code, "message": fault.message, "retry_after_ms": fault.retry_after_ms}

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from podpair.gateway.core.offsets import Commit, ContiguousOffsets
-from podpair.gateway.kafka.producer import Outgoing, RecordProducer
+from podpair.gateway.kafka.producer import Outgoing, RecordProducer, Told
 from podpair.gateway.kafka.transactions import Aborted, Transactions
 
 _log = logging.getLogger(__name__)
@@ -54,6 +54,12 @@ class AtLeastOnce:
         for record in records:
             await self._producer.write_surely(record)
         work.offsets.finish(offset)
+
+    def begin(self, record: Outgoing, told: Told, context: Any) -> None:
+        """Write an answer; `told` hears whether it is in Kafka, together with others."""
+        self._producer.send(
+            record.topic, record.value, key=record.key, headers=record.headers, told=told, context=context
+        )
 
     async def settled(self) -> None:
         """Nothing to wait for: what is committed late is work done twice."""

@@ -9,7 +9,7 @@ import logging
 import time
 
 from podpair.gateway.core import records
-from podpair.gateway.kafka.producer import NotWritten, RecordProducer, Written
+from podpair.gateway.kafka.producer import RecordProducer, Written
 from podpair.gateway.logs import ids
 
 _log = logging.getLogger(__name__)
@@ -38,12 +38,8 @@ class PartWriter:
             now=time.time(),
             seq=seq,
         )
-        try:
-            self._last = self._producer.write(self._topic, data, key=request.session.encode(), headers=headers)
-        except NotWritten as error:
-            _log.warning("a part is left out: %s", error, extra=ids(session=request.session, request=request.id))
-            return
-        self._last.add_done_callback(_heard)
+        self._last = self._producer.write(self._topic, data, key=request.session.encode(), headers=headers)
+        self._last.add_done_callback(self._heard)
         self._unheard += 1
         if self._unheard >= _AHEAD:
             await self.settled()
@@ -54,7 +50,7 @@ class PartWriter:
             await asyncio.wait((self._last,))
         self._unheard = 0
 
-
-def _heard(written: asyncio.Future[Written]) -> None:
-    if not written.cancelled():
-        written.exception()
+    def _heard(self, written: asyncio.Future[Written]) -> None:
+        if not written.cancelled() and (error := written.exception()) is not None:
+            about = ids(session=self._request.session, request=self._request.id)
+            _log.warning("a part is left out: %s", error, extra=about)

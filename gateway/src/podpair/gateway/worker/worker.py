@@ -9,7 +9,7 @@ A model that is not there costs no attempt: its partitions are paused, and what 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, cast
 
@@ -35,6 +35,7 @@ from podpair.gateway.worker.answers import AnswerWriter
 from podpair.gateway.worker.dead_letters import DeadLetters
 from podpair.gateway.worker.ending import AtLeastOnce, ExactlyOnce
 from podpair.gateway.worker.parts import PartWriter
+from podpair.gateway.worker.plain import Hand, PlainRequests, Running
 from podpair.gateway.worker.taking_back import InHand, TakenBack
 
 _log = logging.getLogger(__name__)
@@ -45,17 +46,22 @@ _GRACE = 3.0  # seconds that requests in hand may take to end when their partiti
 class _Partition:
     """The requests of one partition that are worked on, for as long as it is this member's."""
 
-    __slots__ = ("gone", "last", "newest", "offsets", "served", "tasks")
+    __slots__ = ("gone", "last", "newest", "offsets", "plain", "served", "tasks")
 
     def __init__(
         self, finished: frozenset[int], served: Callable[[set[asyncio.Task[None]], asyncio.Task[None]], None]
     ) -> None:
         self.offsets = ContiguousOffsets(finished)
         self.tasks: set[asyncio.Task[None]] = set()
+        self.plain: set[Hand] = set()  # those that have no task
         self.served = partial(served, self.tasks)
         self.newest: dict[bytes, asyncio.Task[None]] = {}  # by session, where their order is kept
         self.last = -1  # the offset that was received last
         self.gone = False  # it is another member's: nothing of it may be committed here
+
+    def in_hand(self) -> set[asyncio.Future[None]]:
+        """What ends when nothing is in hand any more."""
+        return {*self.tasks, *(hand.until_done() for hand in self.plain)}
 
 
 class Worker:
@@ -85,13 +91,21 @@ class Worker:
         self._metrics = metrics
         self._partitions: dict[int, _Partition] = {}
         self._answered: Remembered[tuple[str, str], bytes] = Remembered(config.requests.remembered_bytes)
-        self._running: dict[tuple[str, str], asyncio.Event] = {}  # by session and id; set when it has ended
+        self._running: dict[tuple[str, str], Running] = {}  # by session and id
         self._in_hand = InHand()
         self._loop = asyncio.get_running_loop()
         self._room = 0  # requests that have ended, of which the consumer has not been told
         self._worked: dict[str, Any] = {}  # outcome → its counter
-        metrics.working.set_function(lambda: sum(len(work.tasks) for work in self._partitions.values()))
+        metrics.working.set_function(
+            lambda: sum(len(work.tasks) + len(work.plain) for work in self._partitions.values())
+        )
         self._suspects = asyncio.Lock()  # one at a time: the one that the model dies of next is the one that had it
+        self._plain: PlainRequests | None = None  # None: each has a task
+        if isinstance(endings, AtLeastOnce) and not self._ordered:
+            self._plain = PlainRequests(
+                asking, answers, endings, paces, self._answered, self._running,
+                traced=tracer is not None, failed=self._failed, refused=self._refused, ended=self._ended,
+            )  # fmt: skip
         self._consumer = RequestsConsumer(config, self)
         if isinstance(endings, ExactlyOnce):
             endings.member = self._consumer
@@ -118,13 +132,16 @@ class Worker:
     async def revoked(self, partitions: list[int], *, lost: bool) -> dict[int, Commit]:
         """The group takes partitions away; returns what to commit. Work in hand gets a moment to end."""
         gone = {partition: work for partition in partitions if (work := self._partitions.pop(partition, None))}
-        tasks = {task for work in gone.values() for task in work.tasks}
-        if tasks and not lost and self._readiness.ready:
-            _, tasks = await asyncio.wait(tasks, timeout=_GRACE)
+        in_hand = {one for work in gone.values() for one in work.in_hand()}
+        if in_hand and not lost and self._readiness.ready:
+            await asyncio.wait(in_hand, timeout=_GRACE)
         for work in gone.values():
             work.gone = True
-        for task in tasks:
-            task.cancel()  # another member does it now
+            for task in list(work.tasks):
+                task.cancel()  # another member does it now
+            for hand in list(work.plain):
+                cast("PlainRequests", self._plain).drop(hand)
+                self._consumer.give_room(1)
         await self._endings.settled()
         self._rebalanced("lost" if lost else "revoked", partitions)
         if lost:
@@ -138,6 +155,7 @@ class Worker:
 
     def received(self, records: list[Message]) -> None:
         """Begin to work on records."""
+        plain, ready = self._plain, self._readiness.ready
         for record in records:
             work = self._partitions.get(record.partition() or 0)
             offset = record.offset() or 0
@@ -148,14 +166,35 @@ class Worker:
             if not work.offsets.start(offset):
                 self._consumer.give_room(1)
                 continue
+            if plain is not None and plain.begin(work, record, offset, ready=ready):
+                continue
             key = record.key() if self._ordered else None
             before = work.newest.get(key) if key is not None else None
-            task = asyncio.create_task(self._serve(work, record, offset, before))
+            task = self._begin(work, self._serve(work, record, offset, before))
             if key is not None:
                 work.newest[key] = task
                 task.add_done_callback(partial(_forget, work.newest, key))
-            work.tasks.add(task)
-            task.add_done_callback(work.served)
+
+    def _begin(self, work: _Partition, serving: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(serving)
+        work.tasks.add(task)
+        task.add_done_callback(work.served)
+        return task
+
+    def _failed(self, hand: Hand, error: Exception) -> None:
+        """A plain request has no answer yet."""
+        work = cast("_Partition", hand.work)
+        self._begin(work, self._serve(work, hand.record, hand.offset, None, error))
+
+    def _refused(self, hand: Hand, record: Outgoing) -> None:
+        """The answer to a plain request is not in Kafka yet."""
+        work = cast("_Partition", hand.work)
+        self._begin(work, self._end(work, hand.record, hand.offset, hand.outcome, [record]))
+
+    def _ended(self, outcome: str, count: int) -> None:
+        """So many plain requests are in hand no more."""
+        self._count(outcome, count)
+        self._consumer.give_room(count)
 
     def _served(self, tasks: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
         tasks.discard(task)
@@ -169,7 +208,15 @@ class Worker:
         room, self._room = self._room, 0
         self._consumer.give_room(room)
 
-    async def _serve(self, work: _Partition, record: Message, offset: int, before: asyncio.Task[None] | None) -> None:
+    async def _serve(
+        self,
+        work: _Partition,
+        record: Message,
+        offset: int,
+        before: asyncio.Task[None] | None,
+        failed: Exception | None = None,
+    ) -> None:
+        """`failed`: the model was asked already, and that is what came of it."""
         try:
             request = request_of_record(record.value(), cast("Headers | None", record.headers()))
         except InvalidRecord as error:
@@ -186,22 +233,28 @@ class Worker:
                 self._in_hand.take_back((request.session, request.id))
                 outcome, records = "cancellation", []
             else:
-                outcome, records = await self._unless_taken_back(record, request, before)
+                outcome, records = await self._unless_taken_back(record, request, before, failed)
+        await self._end(work, record, offset, outcome, records)
+
+    async def _end(self, work: _Partition, record: Message, offset: int, outcome: str, records: list[Outgoing]) -> None:
         await self._endings.end(work, record.partition() or 0, offset, records)
+        self._count(outcome, 1)
+
+    def _count(self, outcome: str, count: int) -> None:
         counter = self._worked.get(outcome)
         if counter is None:
             counter = self._worked[outcome] = self._metrics.worked.labels(outcome)
-        counter.inc()
+        counter.inc(count)
 
     async def _unless_taken_back(
-        self, record: Message, request: Request, before: asyncio.Task[None] | None
+        self, record: Message, request: Request, before: asyncio.Task[None] | None, failed: Exception | None
     ) -> tuple[str, list[Outgoing]]:
         who = (request.session, request.id)
         try:
             with self._in_hand.holding(who):
                 if before is not None:
                     await asyncio.wait((before,))
-                return await self._finish(record, request)
+                return await self._finish(record, request, failed)
         except TakenBack:
             return Code.CANCELLED, [self._answers.error(*who, Fault(Code.CANCELLED, "cancelled by its client"))]
 
@@ -212,7 +265,7 @@ class Worker:
             records.append(self._answers.error(letter.session, letter.id, Fault(Code.INVALID, str(error))))
         return records
 
-    async def _finish(self, record: Message, request: Request) -> tuple[str, list[Outgoing]]:
+    async def _finish(self, record: Message, request: Request, failed: Exception | None) -> tuple[str, list[Outgoing]]:
         """The outcome of a request, and the records that tell of it, whatever becomes of it."""
         who = (request.session, request.id)
         while (running := self._running.get(who)) is not None:
@@ -220,23 +273,23 @@ class Worker:
         body = self._answered.get(who)
         if body is not None:
             return "repeated", [self._answers.result(*who, body)]
-        ended = self._running[who] = asyncio.Event()
+        running = self._running[who] = Running()
         try:
-            return await self._traced(record, request)
+            return await self._traced(record, request, failed)
         finally:
             del self._running[who]
-            ended.set()
+            running.end()
 
-    async def _traced(self, record: Message, request: Request) -> tuple[str, list[Outgoing]]:
+    async def _traced(self, record: Message, request: Request, failed: Exception | None) -> tuple[str, list[Outgoing]]:
         """`_run`, as a span of its own where the request is traced; the records tell which."""
         span = None
         if self._tracer is not None and request.trace:
             about = {"podpair.session": request.session, "podpair.request": request.id, "podpair.model": request.model}
             span = self._tracer.begin("work", "consumer", request.trace, about)
         if span is None:
-            return await self._run(record, request)
+            return await self._run(record, request, failed)
         try:
-            outcome, records = await self._run(record, request._replace(trace=span.traceparent))
+            outcome, records = await self._run(record, request._replace(trace=span.traceparent), failed)
             if outcome != "result":
                 span.failed(outcome)
         finally:
@@ -244,10 +297,10 @@ class Worker:
         trace = ("traceparent", span.traceparent.encode())
         return outcome, [r._replace(headers=[*(h for h in r.headers if h[0] != trace[0]), trace]) for r in records]
 
-    async def _run(self, record: Message, request: Request) -> tuple[str, list[Outgoing]]:
+    async def _run(self, record: Message, request: Request, failed: Exception | None) -> tuple[str, list[Outgoing]]:
         attempts = Attempts(self._config.attempts, self._config.backoff_seconds, self._config.crashes)
         try:
-            body = await self._answer(request, attempts)
+            body = await self._answer(request, attempts, failed)
         except Fault as error:
             fault = error
             _log.info("queued request failed: %s", fault.message, extra=_about(request))
@@ -265,13 +318,16 @@ class Worker:
             records = self._dead_letters.bury(record, fault.message, attempts.made + attempts.crashed)
         return fault.code, [*records, self._answers.error(request.session, request.id, fault)]
 
-    async def _answer(self, request: Request, attempts: Attempts) -> bytes:
+    async def _answer(self, request: Request, attempts: Attempts, failed: Exception | None) -> bytes:
         """The answer's body. Raises Fault, the terminal error."""
         question = question_of_body(request.body, request.id, request.model, request.deadline, request.session)
         question.trace = request.trace
         parts = self._answers.parts(request) if question.stream else None
         while True:
             try:
+                if failed is not None:
+                    error, failed = failed, None
+                    raise error
                 if attempts.suspect:
                     async with self._suspects:
                         body = await self._ask(request, question, parts, alone=True)
@@ -322,9 +378,9 @@ class Worker:
     async def close(self, timeout: float) -> None:
         """Take no more, end what is in hand (up to `timeout` seconds), commit, leave the group."""
         self._consumer.set_paused(True)
-        tasks = {task for work in self._partitions.values() for task in work.tasks}
-        if tasks and self._readiness.ready:
-            await asyncio.wait(tasks, timeout=timeout)
+        in_hand = {one for work in self._partitions.values() for one in work.in_hand()}
+        if in_hand and self._readiness.ready:
+            await asyncio.wait(in_hand, timeout=timeout)
         self._committer.cancel()
         await self._consumer.close()
         await self._endings.close()
