@@ -108,7 +108,7 @@ def test_keda_is_missed_by_name_and_scales_once_it_is_there(
         assert "KEDA can't scale, and holds the number of pods: no broker" in told["message"]
         apply(cluster, namespace)
         until(lambda: there(cluster, namespace, "horizontalpodautoscaler", "digits"))
-        assert not there(cluster, namespace, "scaledobject", "digits")
+        until(lambda: not there(cluster, namespace, "scaledobject", "digits"))
 
 
 def test_a_route_takes_the_place_of_an_ingress(cluster: ApiServer, namespace: str, operator: Operator) -> None:

@@ -39,9 +39,10 @@ def test_one_writes_and_when_it_dies_the_other_takes_over(
     first, second = two
     apply(cluster, namespace)
     until(lambda: there(cluster, namespace, "horizontalpodautoscaler", "digits"))
-    assert (first.metric("leader_election_master_status"), second.metric("leader_election_master_status")) == (1, 0)
+    until(lambda: first.metric("leader_election_master_status") == 1)
+    assert second.metric("leader_election_master_status") == 0
     assert writes(second) == 0
-    assert second.get("/readyz")[0] == 200  # it waits with full caches
+    until(lambda: second.get("/readyz")[0] == 200)  # it waits with full caches
 
     first.kill()
     cluster.kubectl("delete", "service", "digits", "-n", namespace)

@@ -42,11 +42,13 @@ def test_a_resource_that_does_not_change_causes_no_write(
     def steps() -> float:
         return operator.metric("controller_runtime_reconcile_total")
 
-    settled = steps()
-    until(lambda: steps() >= settled + 2, "it is looked at")
-    before, seen = writes(cluster), steps()
-    until(lambda: steps() >= seen + 5, "it is looked at again and again")
-    assert writes(cluster) == before
+    def changed_by_looking() -> dict[str, float]:
+        before, seen = writes(cluster), steps()
+        until(lambda: steps() >= seen + 5, "it is looked at again and again")
+        return {name: n - before.get(name, 0) for name, n in writes(cluster).items() if n != before.get(name)}
+
+    # Events are written a while after what they tell of; whoever wrote at each look would never come to an end.
+    until(lambda: not changed_by_looking(), changed_by_looking)
     assert operator.metric("controller_runtime_reconcile_errors_total") == 0
 
     # Nor does an operator that starts anew write what is there already.
@@ -74,11 +76,13 @@ def test_an_operator_that_is_killed_at_work_and_one_that_goes_on_come_to_the_sam
         kinds = ",".join({kind for kind, _ in OBJECTS})
         return sorted(cluster.kubectl("get", kinds, "-n", namespace, "-l", "podpair.dev/gateway", "-o", "name").split())
 
+    done = []
     for enough in (3, 9, 17):
         first = operate(workers=1, wait=False)
         until(lambda enough=enough: len(objects()) >= enough, objects)
         first.kill()
-    assert len(objects()) < len(names) * len(OBJECTS)
+        done.append(len(objects()) == len(names) * len(OBJECTS))
+    assert not all(done), "none of them was killed at work"
     operate()
     until(lambda: len(objects()) == len(names) * len(OBJECTS), objects)
     keys = {cluster.read("secret", f"{name}-resume", "-n", namespace)["data"]["resume-key"] for name in names}

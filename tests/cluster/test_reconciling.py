@@ -44,7 +44,6 @@ def test_every_object_is_made_and_whatever_is_deleted_or_edited_comes_back(
                 and cluster.read(kind, name, "-n", namespace)["metadata"]["uid"] != uid
             ),
             f"{kind} {name} is made again",
-            timeout=10,
         )
     # The key that clients resume by is the one that it was.
     assert cluster.read("secret", "digits-resume", "-n", namespace)["data"]["resume-key"] == key
@@ -80,13 +79,13 @@ def test_whatever_is_edited_by_hand_is_put_back_and_said_so(
         until(
             lambda kind=kind, name=name, path=path, before=before: read(kind, name, path) == before,
             lambda kind=kind, name=name, path=path, before=before: (kind, name, before, read(kind, name, path)),
-            timeout=10,
         )
     label = ("label", "service", "digits", "-n", namespace, "podpair.dev/gateway-", "app.kubernetes.io/managed-by=me")
     cluster.kubectl(*label, "--overwrite")
-    until(lambda: "podpair.dev/gateway" in read("service", "digits", "metadata.labels"), timeout=10)
-    told = cluster.kubectl("describe", "igw", "digits", "-n", namespace)
-    assert "Deployment digits was not as the resource says (written by kubectl-patch): put back" in told
+    until(lambda: "podpair.dev/gateway" in read("service", "digits", "metadata.labels"))
+    said = "Deployment digits was not as the resource says (written by kubectl-patch): put back"
+    # An event is written a while after what it tells of.
+    until(lambda: said in cluster.kubectl("describe", "igw", "digits", "-n", namespace))
 
 
 def test_what_others_add_is_theirs(cluster: ApiServer, namespace: str, operator: Operator) -> None:
@@ -199,7 +198,7 @@ def test_a_change_in_a_secret_or_config_map_that_it_names_rolls_the_pods(
     ):
         before = generation()
         put(kind, name, **change)
-        until(lambda before=before: generation() > before, f"{kind} {name} rolls the pods", timeout=10)
+        until(lambda before=before: generation() > before, f"{kind} {name} rolls the pods")
 
 
 def test_paused_nothing_is_written_but_what_is_seen(cluster: ApiServer, namespace: str, operator: Operator) -> None:

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
 
 import podpair.gateway
 from client.scripted import ScriptedGateway
 
+expect.set_options(timeout=30_000)  # milliseconds; its own 5 s are not enough for a browser on a busy machine
 FILES = Path(podpair.gateway.__file__).parent / "console"
 #: What the gateway sends with these files: the console must do without inline scripts, styles and other hosts.
 POLICY = (

@@ -52,7 +52,7 @@ async def test_a_person_draws_a_digit_cuts_the_wire_and_misses_nothing(page: Pag
     await page.get_by_role("button", name="Draw a 5").click()
     await expect(page.locator("#tray .posted").nth(1)).to_be_visible()
     # It mends itself after a few seconds.
-    await expect(page.locator("#status")).to_have_attribute("data-state", "open", timeout=20_000)
+    await expect(page.locator("#status")).to_have_attribute("data-state", "open", timeout=60_000)
     await expect(page.locator("#digit")).to_have_text("5")
     await expect(page.locator("#route")).to_have_text("kept in Kafka, come by resume")
     await expect(page.locator("#pushes li").first).to_have_text('{"while you":"were away"}by resume')

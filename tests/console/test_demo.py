@@ -35,7 +35,7 @@ async def test_the_demo_answers_survives_its_model_and_stops(page: Page, demo: C
     await page.get_by_role(
         "button", name="Draw a 6"
     ).click()  # it waits in Kafka, and is answered when the model is back
-    await expect(page.locator("#digit")).to_have_text("6", timeout=20_000)
+    await expect(page.locator("#digit")).to_have_text("6", timeout=60_000)
     await expect(page.locator("#open-count")).to_have_text("0")
 
     os.kill(demo.pid, signal.SIGINT)

@@ -62,8 +62,9 @@ def test_removed_installed_and_upgraded_with_two_replicas_while_a_resource_serve
     older = operator.pods()
     operator.install(replicas=2)
     _keeps(space, "the upgraded operator")
+    # Helm waits for the new pods, not until the old one has been told to go.
+    space.until(lambda: len(operator.pods()) == 2, "there are two", 180)
     two = operator.pods()
-    assert len(two) == 2
     # Only one of the two leads. Were the other not ready, this rollout would wait for it for ever.
     operator.install(replicas=2, log={"level": "debug"})
     assert len({*older, *two, *operator.pods()}) >= 4

@@ -66,13 +66,13 @@ def test_what_is_deleted_by_hand_is_back(pair: Space) -> None:
 
     def back() -> bool:
         now = _owned(pair)
-        same = {name for name in now if now[name]["metadata"]["uid"] == before[name]["metadata"]["uid"]}
-        return now.keys() == before.keys() and not same
+        return now.keys() == before.keys() and not any(
+            now[name]["metadata"]["uid"] == before[name]["metadata"]["uid"] or _meant(now[name]) != _meant(before[name])
+            for name in now
+        )
 
-    pair.until(back, "every object is back", 60)
-    after = _owned(pair)
-    assert max(map(_kept, after.values())) - deleted <= _RESTORED
-    assert {name: _meant(one) for name, one in after.items()} == {name: _meant(one) for name, one in before.items()}
+    pair.until(back, "every object is back, as it was", 180)
+    assert max(map(_kept, _owned(pair).values())) - deleted <= _RESTORED
 
 
 def test_what_is_edited_by_hand_is_put_back(pair: Space) -> None:
@@ -97,7 +97,7 @@ def test_what_is_edited_by_hand_is_put_back(pair: Space) -> None:
         now = _owned(pair)
         return {name: _meant(one) for name, one in now.items()} == {name: _meant(one) for name, one in before.items()}
 
-    pair.until(restored, "every object is as it was", 60)
+    pair.until(restored, "every object is as it was", 180)
     for name, one in _owned(pair).items():
         assert timedelta(0) <= _kept(one) - edited[name] <= _RESTORED, name
 
@@ -119,13 +119,16 @@ def test_an_operator_killed_during_a_rollout_ends_it_when_it_is_back(
     operator.kill()
     pair.until(lambda: {*operator.pods()} - {*killed}, "another operator is there", 180)
     pair.ready(240)
-    deployment, hpa = pair.read("deployment", "digits"), pair.read("hpa", "digits")
-    assert deployment is not None
-    assert hpa is not None
-    (inference,) = deployment["spec"]["template"]["spec"]["initContainers"]
-    assert inference["image"] == stage.images.newer
-    assert (hpa["spec"]["minReplicas"], hpa["spec"]["maxReplicas"]) == (2, 3)
-    assert pair.items("ingresses") == []
+
+    def finished() -> bool:
+        deployment, hpa = pair.read("deployment", "digits"), pair.read("hpa", "digits")
+        if deployment is None or hpa is None:
+            return False
+        (inference,) = deployment["spec"]["template"]["spec"]["initContainers"]
+        replicas = hpa["spec"]["minReplicas"], hpa["spec"]["maxReplicas"]
+        return inference["image"] == stage.images.newer and replicas == (2, 3) and pair.items("ingresses") == []
+
+    pair.until(finished, "all of it is as wanted", 180)
     # While no operator was there, the autoscaler could not ask for the lag: that is told until it has asked again.
     pair.until(lambda: pair.condition("Degraded")["status"] == "False", "nothing is wrong any more", 180)
 
@@ -134,20 +137,24 @@ def test_an_unchanged_resource_causes_no_write(stage: Stage, pair: Space, operat
     def looks() -> float:
         return operator.metric("controller_runtime_reconcile_total")
 
-    def versions() -> dict[str, str]:
-        objects = _owned(pair) | {"igw": pair.read("igw", "digits") or {}}
-        return {name: one["metadata"]["resourceVersion"] for name, one in objects.items() if "deployment" not in name}
+    def written_by_the_operator() -> dict[str, Any]:
+        """By object. Kubernetes' own controllers write statuses, of an autoscaler say, in their own time."""
+        (resource,) = pair.items("igw", "--show-managed-fields")
+        return {
+            name: [each for each in one["metadata"]["managedFields"] if each["manager"] == "podpair-operator"]
+            for name, one in (_owned(pair) | {"igw": resource}).items()
+        }
 
     def settled() -> bool:
-        status = (pair.read("igw", "digits") or {})["status"]
+        status = (pair.read("igw", "digits") or {}).get("status") or {}
         return pair.condition("Scaling")["status"] == "True" and {"lag", "sessions"} <= status.keys()
 
     pair.until(settled, "the autoscaler has looked, and the gateway was asked", 180)
-    before, seen = versions(), looks()
+    before, seen = written_by_the_operator(), looks()
     written = len(stage.node.writes()) if stage.node else 0
     # Two full rounds, besides what the watch sets off.
     pair.until(lambda: looks() >= seen + 3, "it has been looked at again", 180)
-    assert versions() == before
+    assert written_by_the_operator() == before
     if stage.node is not None:
         writes = [one for one in stage.node.writes()[written:] if one["user"]["username"] == ACCOUNT]
         assert [one["requestURI"] for one in writes if f"/{pair.name}/" in one["requestURI"]] == []

@@ -28,9 +28,12 @@ async def test_readiness_fails_and_heals(
     gateway = start_gateway({**names, "kafka": kafka, "inference": {"url": inference.url}})
     gateway.wait_ready()
     own_broker.child.process.send_signal(signal.SIGSTOP)  # as a machine that hangs
-    until(lambda: gateway.get("/readyz")[0] == 503)
-    check = json.loads(gateway.get("/readyz")[1])["checks"]["kafka"]
-    assert check.startswith(f"no answer from {own_broker.address}: ")
+
+    def told() -> str:
+        return str(json.loads(gateway.get("/readyz")[1])["checks"]["kafka"])
+
+    until(lambda: told().startswith(f"no answer from {own_broker.address}: "), told)
+    assert gateway.get("/readyz")[0] == 503
     assert gateway.get("/healthz")[0] == 200
     own_broker.child.process.send_signal(signal.SIGCONT)
     gateway.wait_ready()

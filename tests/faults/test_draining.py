@@ -19,9 +19,9 @@ class Client:
 
     def __init__(self, name: str, pushes: OrderChecker, answers: TerminalChecker) -> None:
         self.name = name
-        self.began, self.may_end = asyncio.Event(), asyncio.Event()
+        self.began, self.moved, self.may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self.drained = False
-        self.gateways: list[str | None] = []
+        self.gateways: list[str] = []  # the first that it was at, and the last
         self._pushes = pushes
         self._answers = answers
 
@@ -29,15 +29,19 @@ class Client:
         if event["type"] == "accepted":
             self._answers.accepted(self.name, event["id"])
         self.drained |= event["type"] == "drain"
+        if event["type"] == "welcome":
+            self.gateways[1:] = [event["gateway"]]
+            if not self.gateways:
+                self.gateways = [event["gateway"]]
+            elif self.gateways[0] != event["gateway"]:
+                self.moved.set()
 
     async def run(self, urls: list[str]) -> None:
         jwt = token(self.name, sid=self.name)
-        async with podpair.client.connect(urls, token=jwt, on_event=self._on_event) as session:
-            self.gateways.append(session.gateway)
+        async with podpair.client.connect(urls, token=jwt, on_event=self._on_event, open_timeout=60) as session:
             self.began.set()
-            await asyncio.gather(self._listen(session), self._ask(session))
-            await self.may_end.wait()
-            self.gateways.append(session.gateway)
+            # It may have everything before it has found its way to the other gateway.
+            await asyncio.gather(self._listen(session), self._ask(session), self.moved.wait(), self.may_end.wait())
 
     async def _listen(self, session: podpair.client.Session) -> None:
         seen = 0
@@ -61,7 +65,7 @@ async def test_every_client_moves_and_misses_nothing(
     pushes = OrderChecker({f"d-{n}": _PUSHES for n in range(_CLIENTS)})
     answers = TerminalChecker()
     clients = [Client(f"d-{n}", pushes, answers) for n in range(_CLIENTS)]
-    async with asyncio.timeout(90), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(150), asyncio.TaskGroup() as tasks:
         for client in clients:
             tasks.create_task(client.run([leaving.ws, staying.ws]))
         for client in clients:

@@ -52,6 +52,7 @@ def answers(broker: Broker, names: dict[str, Any]) -> Iterator[Callable[[float],
     consumer.close()
 
 
+@pytest.mark.timeout(500)
 @pytest.mark.parametrize("ordering", ["none", "session"])
 def test_one_answer_a_request_whoever_dies(
     ordering: str, start_pair: Any, names: dict[str, Any], producer: Producer, answers: Any
@@ -67,7 +68,7 @@ def test_one_answer_a_request_whoever_dies(
     order: dict[str, list[str]] = {}
     kills = sorted(rng.sample(range(100, _REQUESTS - 500), _KILLS))
     killed, transactions = 0, 0.0
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while checker.answered < _REQUESTS:
         assert time.monotonic() < end, (checker.answered, killed, [gateway.lines[-5:] for gateway in gateways])
         for session, request in answers(0.2):
@@ -102,5 +103,5 @@ def test_an_answer_that_is_too_large_ends_in_an_error(
     seen: list[tuple[str, str]] = []
     until(lambda: seen.extend(answers(0.2)) or len(seen) >= 2, lambda: seen)
     assert sorted(request for _, request in seen) == ["big", "small"]
-    assert gateway.metric("queue_requests_total", outcome="result") == 2  # the model had answered both
-    assert gateway.metric("transactions_total", outcome="aborted") >= 1
+    until(lambda: gateway.metric("queue_requests_total", outcome="result") == 2)  # the model had answered both
+    until(lambda: gateway.metric("transactions_total", outcome="aborted") >= 1)

@@ -39,10 +39,10 @@ async def test_nothing_is_lost_while_the_model_is_away(start_pair: Any, start_in
     def kill_and_look() -> None:
         model.kill()
         until(lambda: gateway.metric("requests_paused") == 1)
-        assert gateway.get("/readyz")[0] == 503
+        until(lambda: gateway.get("/readyz")[0] == 503)
         assert gateway.metric("request_partitions") == 8  # paused, not left
 
-    async with asyncio.timeout(90), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(150), asyncio.TaskGroup() as tasks:
         clients = [tasks.create_task(client(number)) for number in range(_CLIENTS)]
         await enough.wait()
         await asyncio.to_thread(kill_and_look)
@@ -50,8 +50,13 @@ async def test_nothing_is_lost_while_the_model_is_away(start_pair: Any, start_in
         assert before < _CLIENTS * _EACH, "the model died after the load"
         await asyncio.to_thread(start_inference, model.port)
         await asyncio.gather(*clients)
-    assert gateway.metric("requests_paused") == 0
-    assert gateway.get("/readyz")[0] == 200
     assert checker.faults() == []
     assert checker.outcomes == {"result": _CLIENTS * _EACH}
-    assert gateway.metric("queue_requests_total", outcome="result") == gateway.metric("queue_requests_total")
+    await asyncio.to_thread(until, lambda: gateway.metric("requests_paused") == 0)
+    await asyncio.to_thread(gateway.wait_ready)
+
+    def failed() -> float:
+        return gateway.metric("queue_requests_total") - gateway.metric("queue_requests_total", outcome="result")
+
+    # The last of them are counted a moment after their clients have the answers.
+    await asyncio.to_thread(until, lambda: failed() == 0, failed)

@@ -15,7 +15,7 @@ from gateway.fake_model import FakeModel
 from harness.kafka import Broker
 from harness.pair import Gateway, Inference, merge, token
 
-PATIENCE = 15.0  # seconds for an event that has to come
+PATIENCE = 60.0  # seconds for an event that has to come
 ROW = [0.0] * 64  # an empty image: the digits model has an answer to it too
 UPGRADE = {
     "Upgrade": "websocket", "Connection": "Upgrade",

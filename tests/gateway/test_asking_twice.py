@@ -153,8 +153,8 @@ async def test_a_record_that_is_queued_twice_is_asked_once_and_answered_twice(
     await soon(lambda: times(model, "queued"))
     model.open.set()
     assert (await client.answer("queued"))["type"] == "result"
-    await soon(lambda: before_model.metric("queue_requests_total") == finished + 3)
-    assert before_model.metric("queue_requests_total", outcome="repeated") >= 2
+    await soon(lambda: before_model.metric("queue_requests_total") >= finished + 3)
+    await soon(lambda: before_model.metric("queue_requests_total", outcome="repeated") >= 2)
     assert times(model, "queued") == 1
     await ask(client, "after")
     await client.answer("after")
@@ -172,4 +172,5 @@ async def test_at_another_gateway_a_queued_answer_is_found_in_the_log(
     assert await second.answer("moved") == answer
     await second.infer("moved", route="queue", retry=True)
     assert await second.answer("moved") == without_position(answer)
-    assert sum(gateway.metric("queue_requests_total") for gateway in (one, two)) == 1
+    # An answer may be read before the gateway that wrote it hears that the broker has it.
+    await soon(lambda: sum(gateway.metric("queue_requests_total") for gateway in (one, two)) == 1)

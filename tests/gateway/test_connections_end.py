@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.conftest import PATIENCE, ROW, UPGRADE, Connect, Refusal, kafka_of, resuming
+from gateway.conftest import PATIENCE, ROW, UPGRADE, Connect, Refusal, kafka_of, resuming, soon
 from gateway.fake_model import FakeModel
 from harness.pair import Gateway, token
 
@@ -95,6 +95,7 @@ async def test_an_expired_token_closes_with_4001_unless_it_was_refreshed(
     assert time.time() >= expires
     await refreshed.infer("r", model="fake", data=[1, 2])
     assert (await refreshed.answer("r"))["type"] == "result"
+    await asyncio.to_thread(gateway.wait_for, lambda line: '"token expired"' in line and '"session": "a"' in line)
     (record,) = [r for r in gateway.log if r["message"] == "token expired" and r["session"] == "a"]
     assert record["level"] == "INFO"
 
@@ -143,8 +144,7 @@ async def test_sigterm_ends_the_work_in_hand_and_tells_everyone(
     for route in ("direct", "queue"):
         await client.infer(route, model="fake", data=[1, 2], route=route)
         await client.event("accepted", id=route)
-    while len(model.asked) < 2:
-        await asyncio.sleep(0.01)
+    await soon(lambda: len(model.asked) == 2)
     gateway.process.send_signal(signal.SIGTERM)
     await asyncio.to_thread(gateway.wait_for_message, "stopping")
     model.open.set()

@@ -8,7 +8,7 @@ import pytest
 
 from harness.pair import Gateway, Inference, token, until
 
-EVERY = 0.5  # seconds
+EVERY = 2.0  # seconds; a busy machine may take half of it to answer a ping
 
 
 @pytest.fixture
@@ -31,19 +31,19 @@ def open_socket(gateway: Gateway, http: aiohttp.ClientSession) -> Any:
 
 async def test_who_answers_its_pings_stays(gateway: Gateway, http: aiohttp.ClientSession) -> None:
     async with open_socket(gateway, http) as socket:
-        assert (await socket.receive(timeout=10)).type is aiohttp.WSMsgType.TEXT
-        for _ in range(4):  # longer than a client lives that does not
-            assert (await socket.receive(timeout=10)).type is aiohttp.WSMsgType.PING
+        assert (await socket.receive(timeout=60)).type is aiohttp.WSMsgType.TEXT
+        for _ in range(3):  # longer than a client lives that does not
+            assert (await socket.receive(timeout=60)).type is aiohttp.WSMsgType.PING
             await socket.pong()
         await socket.ping(b"how are you")
-        answer = await socket.receive(timeout=10)
+        answer = await socket.receive(timeout=60)
         assert (answer.type, bytes(answer.data)) == (aiohttp.WSMsgType.PONG, b"how are you")
 
 
 async def test_who_does_not_is_cut_off(gateway: Gateway, http: aiohttp.ClientSession) -> None:
     async with open_socket(gateway, http) as socket:
-        assert (await socket.receive(timeout=10)).type is aiohttp.WSMsgType.TEXT
-        assert (await socket.receive(timeout=10)).type is aiohttp.WSMsgType.PING
-        assert (await socket.receive(timeout=10)).type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
+        assert (await socket.receive(timeout=60)).type is aiohttp.WSMsgType.TEXT
+        assert (await socket.receive(timeout=60)).type is aiohttp.WSMsgType.PING
+        assert (await socket.receive(timeout=60)).type in (aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
     until(lambda: gateway.metric("sessions") == 0)
-    assert gateway.metric("sessions_closed_total", reason="client") == 1
+    until(lambda: gateway.metric("sessions_closed_total", reason="client") == 1)

@@ -1,5 +1,6 @@
 """The public port speaks TLS; a renewed certificate is taken while connections live on."""
 
+import asyncio
 import json
 import os
 import ssl
@@ -104,7 +105,7 @@ async def test_what_is_no_certificate_is_not_taken(
     await soon(lambda: secured.metric("certificates_total", outcome="refused") >= 1)
     after = await connect(secured)
     assert serial(after) == serial(before)
-    assert "keeping the certificate that is in force" in "\n".join(secured.lines)
+    await asyncio.to_thread(secured.wait_for_message, "keeping the certificate that is in force")
     write(files, good)
     await soon(lambda: secured.metric("certificates_total", outcome="taken") == 1)
     assert serial(await connect(secured)) == serial_of(good)

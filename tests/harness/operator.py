@@ -40,7 +40,7 @@ class Operator(Child):
     def get(self, path: str) -> tuple[int, str]:
         """GET of /healthz, /readyz or /metrics: status and body."""
         try:
-            with urllib.request.urlopen(self.url + path, timeout=10) as response:
+            with urllib.request.urlopen(self.url + path, timeout=30) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()

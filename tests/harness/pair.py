@@ -61,7 +61,7 @@ class Gateway(Child):
     def get(self, path: str) -> tuple[int, str]:
         """GET without a token: status and body."""
         try:
-            with urllib.request.urlopen(self.url + path, timeout=10, context=self.context) as response:
+            with urllib.request.urlopen(self.url + path, timeout=30, context=self.context) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -88,7 +88,7 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def until(condition: Any, explain: Any = lambda: "", timeout: float = 30.0) -> None:
+def until(condition: Any, explain: Any = lambda: "", timeout: float = 90.0) -> None:
     """Wait for another process's state that no event tells of. Raises AssertionError."""
     end = time.monotonic() + timeout
     while not condition():

@@ -17,7 +17,7 @@ from podpair.gateway.upstream.asking import Asking
 from podpair.gateway.upstream.readiness import Readiness
 from podpair.gateway.upstream.rest import RestUpstream
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 class RowsServer:
