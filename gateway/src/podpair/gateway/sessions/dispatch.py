@@ -41,7 +41,7 @@ from podpair.gateway.upstream.readiness import Readiness
 from podpair.gateway.worker.answers import AnswerWriter
 
 _log = logging.getLogger(__name__)
-_ANNOUNCE = 0.02  # seconds that the `accepted` of a direct request may wait for its answer
+_ANNOUNCE = 0.05  # seconds that the `accepted` of a direct request may wait for its answer
 
 Logged = Callable[[Session, int], Awaitable[Record | None]]
 """The record at an offset of a session's home partition, if it is still there. Raises KafkaException."""
