@@ -159,6 +159,7 @@ class Service:
             self.tracer,
             metrics,
         )
+        worker.on_taken_back = dispatcher.taken_back
         presence = BrokerPresence(config, metrics)
         return Parts(
             topics, upstream, asking, readiness, producer, registry, fanout, reader, history, joining, dispatcher, worker,

@@ -235,6 +235,19 @@ class Dispatcher:
             self._taking_back.at(session, request_id, request.partition)
         self._finish_with(session, request_id, Fault(Code.CANCELLED, "cancelled by its client"))
 
+    def taken_back(self, session_id: str, request_id: str) -> None:
+        """The session has moved, and its client has told another gateway that it does not want a request any more.
+
+        Queued ones are their worker's. Of a session that is here this is no news: what its client says here counts, and it may
+        have asked the same id again meanwhile.
+        """
+        session = self._registry.sessions.get(session_id.encode())
+        if session is None or session.connection is not None:
+            return
+        request = session.ledger.get(request_id)
+        if request is not None and request.route == "direct":
+            self.cancel(session, request_id)
+
     def _announce_soon(self, session: Session, request_id: str, request: OpenRequest) -> None:
         """A direct request's `accepted` goes out with its answer where that comes at once: one write instead of two."""
         if not self._unannounced:

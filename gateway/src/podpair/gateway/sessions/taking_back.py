@@ -1,8 +1,9 @@
-"""Tells the workers of queued requests that their clients take back; one that has answered it lets the word pass.
+"""Tells the other gateways of requests that their clients take back; one that has answered it lets the word pass.
 
 Invariant: the word stands behind its request in the request's own partition, where a worker reads it after the request. Where
 that partition is not known (another gateway accepted the request, and the session has moved here) it is written to each: they
-are few, and a session has this done for no more ids in a while than it may have requests open.
+are few, and a session has this done for no more ids in a while than it may have requests open. So it reaches every gateway that
+has a partition, and with it a direct request, which is in no partition but in the memory of the gateway that the session left.
 """
 
 import asyncio
@@ -52,8 +53,7 @@ class TakingBack:
         sought.add(request_id)
         asyncio.get_running_loop().call_later(_HELD, self._forget, session.id, request_id)
         self._metrics.cancellations.labels("everywhere").inc()
-        # What has its session as key is where that key leads.
-        self._write(session, request_id, (-1,) if self._keyed else range(self._partitions))
+        self._write(session, request_id, range(self._partitions))
 
     def _forget(self, session_id: str, request_id: str) -> None:
         sought = self._sought[session_id]

@@ -93,6 +93,8 @@ class Worker:
         self._answered: Remembered[tuple[str, str], bytes] = Remembered(config.requests.remembered_bytes)
         self._running: dict[tuple[str, str], Running] = {}  # by session and id
         self._in_hand = InHand()
+        # Who is told, besides, of each request (session, id) that its client takes back.
+        self.on_taken_back: Callable[[str, str], object] = lambda *_: None
         self._loop = asyncio.get_running_loop()
         self._room = 0  # requests that have ended, of which the consumer has not been told
         self._worked: dict[str, Any] = {}  # outcome → its counter
@@ -231,6 +233,7 @@ class Worker:
         else:
             if isinstance(request, Cancellation):
                 self._in_hand.take_back((request.session, request.id))
+                self.on_taken_back(request.session, request.id)
                 outcome, records = "cancellation", []
             else:
                 outcome, records = await self._unless_taken_back(record, request, before, failed)
