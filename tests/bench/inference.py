@@ -1,9 +1,9 @@
 """The inference container beside what a user would pick instead, and beside ONNX Runtime itself (`session.run`, the limit).
 
 small, cnn, jpeg: what a server answers with 1, 16 and 64 requests open, everybody in turn, medians of rounds. paced: latency of
-requests that come at random, at 70 % of what the server answered at most. start: from nothing to the first answer, idle memory,
-size on disk. All share this machine with the load client, whose CPU is in the tables. Lines go to var/bench, of which `make
-bench-report` makes the tables.
+requests that come at random and evenly, at 70 % of what the server answered at most, beside an ideal queue's. start: from nothing
+to the first answer, idle memory, size on disk. All share this machine with the load client, whose CPU is in the tables. Lines go
+to var/bench, of which `make bench-report` makes the tables.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from bench.measuring import spread
 from bench.paced import paced
 from bench.peers.building import CannotBuild
 from bench.peers.servers import SERVERS, DidNotStart, grpc_client, size_on_disk, suits
+from bench.queueing import ARRIVALS, at, taken
 from bench.recording import Recording
 from bench.workloads import WORKLOADS, Workload
 
@@ -129,14 +130,14 @@ class Bench:
                     recording.row({"open": requests_open, **target.row}, values)
 
     def paced(self, workload: Workload, recording: Recording) -> None:
-        """Latency at 70 % of what each server can, over HTTP."""
+        """Latency at 70 % of what each server can, over HTTP, beside what an ideal queue before so many cores would have."""
         only = [name for name in self.servers if name in ("podpair", "native", "mosec")]
         limit = Limit(dict(workload.environment), None)
         alone = [1000 / limit.rows_per_s(Layout(1, 1, 1), self.seconds) for _ in range(self.runs)]
         beside = [1000 * CORES / limit.rows_per_s(Layout(CORES, 1, 1), self.seconds) for _ in range(self.runs)]
         limit.close()
-        recording.row({"server": "session.run", "by": "alone"}, {"a run's own ms": spread(alone)})
-        recording.row({"server": "session.run", "by": f"{CORES} side by side"}, {"a run's own ms": spread(beside)})
+        for how, times in (("alone", alone), (f"{CORES} side by side", beside)):
+            recording.row({"requests come": "", "server": "session.run", "by": how}, {"a run's own ms": spread(times)})
         for name in only:
             with ExitStack() as stack:
                 try:
@@ -147,12 +148,26 @@ class Bench:
                 way = next(way for way in running.ways if not way.over_grpc)
                 target = Target(name, running.pid, way)
                 self.load(target, 8, self.seconds)
-                lines = []
+                lines: dict[str, list[dict[str, float]]] = {arrivals: [] for arrivals in ARRIVALS}
                 for _ in range(self.runs):
-                    rate = 0.7 * self.load(target, 8, 2 * self.seconds)["requests/s"]
-                    p50, p95 = paced(way, rate, 4 * self.seconds)
-                    lines.append({"requests/s": rate, "p50 ms": p50, "p95 ms": p95})
-                recording.row(target.row, {key: spread([line[key] for line in lines]) for key in lines[0]})
+                    for arrivals, found in lines.items():
+                        most = self.load(target, 8, 2 * self.seconds)["requests/s"]
+                        p50, p95 = paced(way, arrivals, 0.7 * most, 4 * self.seconds)
+                        own = CORES / most
+                        ideal = at(taken(arrivals, 0.7 * most, own, CORES), 0.95)
+                        found.append(
+                            {
+                                "a run's own ms": 1000 * own,
+                                "requests/s": 0.7 * most,
+                                "p50 ms": p50,
+                                "p95 ms": p95,
+                                "an ideal queue's p95 ms": 1000 * ideal,
+                                "p95 of the ideal": p95 / 1000 / ideal,
+                            }
+                        )
+                for arrivals, found in lines.items():
+                    values = {key: spread([line[key] for line in found]) for key in found[0]}
+                    recording.row({"requests come": arrivals, **target.row}, values)
 
     def start(self, workload: Workload, recording: Recording) -> None:
         """From nothing to the first answer. The first round, which reads files from the disk, is not counted."""

@@ -1,23 +1,25 @@
-"""Requests over HTTP that come at random at a rate, whatever became of those before: what a closed loop of clients can't show."""
+"""Requests over HTTP that come at a rate, at random or evenly, whatever became of those before: what a closed loop of clients
+can't show.
+"""
 
 import asyncio
-import random
 import re
 import time
 
 from bench.loads import Way
+from bench.queueing import at, gaps
 
 
-def paced(way: Way, rate: float, seconds: float) -> tuple[float, float]:
-    """p50 and p95 in ms of requests at `rate` a second, counted from when each was due."""
+def paced(way: Way, arrivals: str, rate: float, seconds: float) -> tuple[float, float]:
+    """p50 and p95 in ms of requests at `rate` a second, counted from when each was due. arrivals: see `queueing.ARRIVALS`."""
     head = f"POST {way.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(way.body)}\r\n"
     head += "".join(f"{name}: {value}\r\n" for name, value in way.headers.items())
-    taken = asyncio.run(_run(way.port, f"{head}\r\n".encode() + way.body, rate, seconds))
+    taken = asyncio.run(_run(way.port, f"{head}\r\n".encode() + way.body, arrivals, rate, seconds))
     taken.sort()
-    return taken[len(taken) // 2], taken[int(len(taken) * 0.95)]
+    return at(taken, 0.5), at(taken, 0.95)
 
 
-async def _run(port: int, request: bytes, rate: float, seconds: float) -> list[float]:
+async def _run(port: int, request: bytes, arrivals: str, rate: float, seconds: float) -> list[float]:
     taken: list[float] = []
     idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
@@ -32,14 +34,14 @@ async def _run(port: int, request: bytes, rate: float, seconds: float) -> list[f
         taken.append((time.monotonic() - due) * 1000)
         idle.append((reader, writer))
 
-    draw = random.Random(3)
+    between = gaps(arrivals, rate)
     due = time.monotonic()
     end = due + seconds
     async with asyncio.TaskGroup() as tasks:
         while due < end:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             tasks.create_task(ask(due))
-            due += draw.expovariate(rate)
+            due += next(between)
     for _, writer in idle:
         writer.close()
     return taken

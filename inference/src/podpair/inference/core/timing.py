@@ -5,18 +5,23 @@ the GIL back from the loop. A run that is shorter than that is better made in th
 goes to a thread.
 
 How large a batch is worth to be: a larger one pays only where a row in it costs less. On a CPU that is so for a small model,
-and not for a convolutional one, whose rows in a batch of 32 may cost half as much again as alone.
+and not for a convolutional one, whose rows in a batch of 32 may cost half as much again as alone. What else the machine does only
+ever makes a run dearer, by a third where there is much of it: sizes are compared by what they cost when little disturbs them.
 
-Sizes are told apart by powers of two. That a size doesn't pay is forgotten after a while: the reason may have been a passing one.
+Sizes are told apart by powers of two. That a size doesn't pay, or that one does, is doubted after a while: the reason may have
+been a passing one.
 """
 
 import math
 
-# A size must be so much cheaper by the row than the best smaller one to be worth the wait.
-_GAIN = 0.95
+# What a row may cost in a larger batch, over the best smaller one: else that isn't worth the wait. A row alone is answered
+# sooner and never copied, so that company must save more.
+_GAIN, _COMPANY = 0.95, 0.9
+# How fast the undisturbed cost of a size follows a run that was cheaper, or dearer: it settles near the tenth that is cheapest.
+_DOWN, _UP = 0.3, 0.03
 # Runs before a size is judged: the first may pay for what is made lazily.
 _TRIALS = 3
-# So often, at every 16th run, a size may be found not to pay before it is tried again.
+# So often, at every 16th run, a size may be found to be the best before those beside it are tried again.
 _PATIENCE = 50
 
 
@@ -31,15 +36,17 @@ class RunTimes:
         self.largest = largest
         # How many rows a batch should have at most: as many as pay.
         self.worthwhile = 1
-        # bit length of the rows → seconds a row, moving average; and how many runs that is of.
+        # bit length of the rows → seconds a row, moving average; the same undisturbed; and how many runs that is of.
         self._row: dict[int, float] = {}
+        self._least: dict[int, float] = {}
         self._runs: dict[int, int] = {}
         self._patience = _PATIENCE
 
     def seed(self, rows: int, seconds: float) -> None:
         """A quiet measurement: that of the warm-up."""
         size = rows.bit_length()
-        self._row[size], self._runs[size] = seconds / rows, _TRIALS
+        self._row[size] = self._least[size] = seconds / rows
+        self._runs[size] = _TRIALS
         self._judge()
 
     def observe(self, rows: int, seconds: float) -> None:
@@ -48,9 +55,11 @@ class RunTimes:
         before = self._row.get(size)
         runs = self._runs[size] = self._runs.get(size, 0) + 1
         if before is None or runs < _TRIALS:
-            self._row[size] = taken if before is None else min(before, taken)
+            self._row[size] = self._least[size] = taken if before is None else min(before, taken)
         else:
             self._row[size] = 0.9 * before + 0.1 * min(taken, 4 * before)
+            least = self._least[size]
+            self._least[size] += (_DOWN if taken < least else _UP) * (min(taken, 4 * least) - least)
         if runs <= _TRIALS or not runs % 16:
             self._judge()
 
@@ -67,18 +76,27 @@ class RunTimes:
         """Go up the sizes while they get cheaper, to the first that doesn't, or that isn't known yet: it is found out."""
         size, top, best = 1, self.largest.bit_length(), math.inf
         while True:
-            row = self._row.get(size)
+            row = self._least.get(size)
             if row is None or self._runs[size] < _TRIALS:
                 break
-            if row > _GAIN * best:
-                self._patience -= 1
-                if not self._patience:
-                    self._patience = _PATIENCE
-                    del self._row[size], self._runs[size]
+            if row > (_COMPANY if size == 2 else _GAIN) * best:
                 size -= 1
+                self._doubt(size)
                 break
             if size == top:
+                self._doubt(size)
                 break
             best = row
             size += 1
         self.worthwhile = self.largest if size == top else 2 ** (size - 1)
+
+    def _doubt(self, size: int) -> None:
+        """Now and then try the sizes beside the present one anew: what is known of them is old, and may have been chance."""
+        self._patience -= 1
+        if self._patience:
+            return
+        self._patience = _PATIENCE
+        for known in (self._row, self._least, self._runs):
+            known.pop(size + 1, None)
+        if size > 1:
+            self._runs[size - 1] = 0
