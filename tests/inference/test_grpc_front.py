@@ -27,11 +27,18 @@ class Served:
 
 @pytest.fixture
 async def served() -> AsyncIterator[Served]:
+    failures: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: failures.append(context))
     front = Front({"grpc.so_reuseport": 0})
     port = front.start("127.0.0.1:0")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield Served(front, channel)
     await asyncio.wait_for(front.stop(5), 30)
+    # What was left to do in the loop when the thread ended.
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert failures == []
 
 
 async def failure(call: Any) -> tuple[str, str]:

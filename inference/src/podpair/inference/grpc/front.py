@@ -263,14 +263,20 @@ class Front:
             self._taking.acquire()
 
     def _take(self, event: Any) -> None:
-        """Handle an event and those that have come since."""
-        for _ in range(_EVENTS):
+        """Handle an event and those that have come since, until a turn of the loop has brought none."""
+        for handled in range(_EVENTS):
             if event.completion_type == _SHUTDOWN:
-                self._empty.set_result(None)
-                self._taking.release()
+                # The core says so to whoever asks: to the loop, and to the thread, which ends then.
+                if not self._empty.done():
+                    self._empty.set_result(None)
+                    self._taking.release()
                 return
             if event.completion_type == _TIMEOUT:
-                self._taking.release()
+                if handled:
+                    # After what they have set off, a run mostly: to be woken by the thread costs more than to look again.
+                    self._loop.call_soon(self._look)
+                else:
+                    self._taking.release()
                 return
             try:
                 event.tag(event)
@@ -278,6 +284,9 @@ class Front:
                 log.exception("an event of gRPC's core failed")
             event = self._queue.poll(0)
         self._loop.call_soon(self._take, event)
+
+    def _look(self) -> None:
+        self._take(self._queue.poll(0))
 
     def _begin(self, event: Any) -> None:
         """A call has come, or none will."""
