@@ -200,19 +200,30 @@ def answer_headers(
 
 def _headers(ce_type: bytes, request_id: str, session: str, source: str, now: float) -> list[tuple[str, bytes]]:
     return [
-        ("ce_specversion", b"1.0"),
+        _SPECVERSION,
         ("ce_id", request_id.encode()),
         ("ce_type", ce_type),
         ("ce_source", source.encode()),
         ("ce_subject", session.encode()),
-        ("ce_time", b"%b.%03d+00:00" % (_to_the_second(int(now)), int(now * 1000) % 1000)),
-        ("content-type", b"application/json"),
+        _time(int(now * 1000)),
+        _CONTENT_TYPE,
     ]
 
 
+_SPECVERSION = ("ce_specversion", b"1.0")
+_CONTENT_TYPE = ("content-type", b"application/json")
+
+
 @lru_cache(4)
-def _to_the_second(now: int) -> bytes:
-    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+def _time(milliseconds: int) -> tuple[str, bytes]:
+    """The header of when; many records are written in the same millisecond."""
+    seconds, rest = divmod(milliseconds, 1000)
+    return "ce_time", datetime.fromtimestamp(seconds, UTC).strftime(f"%Y-%m-%dT%H:%M:%S.{rest:03}+00:00").encode()
+
+
+@lru_cache(256)
+def _time_of(ce_time: bytes) -> float:
+    return datetime.fromisoformat(ce_time.decode()).timestamp()
 
 
 def request_of_record(value: bytes | None, headers: Headers | None) -> Request | Cancellation:
@@ -229,7 +240,7 @@ def request_of_record(value: bytes | None, headers: Headers | None) -> Request |
         return Cancellation(text["ce_id"], text["ce_subject"])
     try:
         deadline = _unix_seconds(int(found["deadline"])) if "deadline" in found else None
-        time = datetime.fromisoformat(found["ce_time"].decode()).timestamp() if "ce_time" in found else None
+        time = _time_of(found["ce_time"]) if "ce_time" in found else None
     except ValueError as error:
         raise InvalidRecord(f"header deadline or ce_time: {error}") from None
     trace = found.get("traceparent", b"").decode(errors="replace")

@@ -63,8 +63,8 @@ class InferEdge:
             started = parts.dispatcher.infer(session, asked)
             running = session.ledger.get(asked.id)
             route = running.route if running is not None else "queue"
-            if started is not None and started.written is not None:
-                await started.written
+            if started is not None and started.queued is not None:
+                await started.queued.written()
         except InvalidFrame as error:
             return refusal_of(Fault(Code.INVALID, error.message))
         except NotWritten as error:

@@ -103,7 +103,9 @@ class _Client:
         self._edge = edge
         self._parts = visitor.parts
         self._release = release
-        self._rows = True  # the last request was a row of numbers: so will be the next
+        # The last request was a row of numbers, to be read at once: so will be the next. For the queue they stay as they
+        # are written: to write numbers anew costs more than all else that is done there.
+        self._rows = True
         self._catching_up: asyncio.Task[None] | None = None
         self._session: Session | None = None  # once it is the session's
         self._connection: Connection | None = None
@@ -185,10 +187,13 @@ class _Client:
         try:
             row = decode_row(frame, self._parts.dispatcher.models) if self._rows else None
             if row is not None:
+                self._rows = row.route != "queue"
                 self._infer(session, row)
                 return
             message = decode(frame)
-            self._rows = isinstance(message, Infer) and bytes(message.data).startswith(b"[")
+            self._rows = (
+                isinstance(message, Infer) and message.route != "queue" and bytes(message.data).startswith(b"[")
+            )
             if isinstance(message, Infer):
                 self._infer(session, message)
             elif isinstance(message, Cancel):

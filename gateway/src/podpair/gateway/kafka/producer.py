@@ -182,7 +182,7 @@ class RecordProducer:
             self._due -= 1
             outcome: Written | NotWritten
             if error is None:
-                outcome, label = Written(partition, offset), (topic, "acknowledged")
+                outcome, label = tuple.__new__(Written, (partition, offset)), (topic, "acknowledged")
             else:
                 outcome, label = _not_written(error), (topic, "error")
             outcomes[label] = outcomes.get(label, 0) + 1

@@ -26,10 +26,10 @@ from podpair.gateway.core.quotas import Grant, Limited
 from podpair.gateway.core.records import Event, accepted_event, direct_events, result_event
 from podpair.gateway.core.routing import Load, Route, choose_route, may_spill
 from podpair.gateway.core.tails import Record
-from podpair.gateway.kafka.producer import RecordProducer, Written
+from podpair.gateway.kafka.producer import RecordProducer
 from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
-from podpair.gateway.sessions.queueing import Queueing
+from podpair.gateway.sessions.queueing import Queued, Queueing
 from podpair.gateway.sessions.registry import Registry
 from podpair.gateway.sessions.session import Session
 from podpair.gateway.sessions.streams import LiveStream
@@ -48,10 +48,10 @@ Logged = Callable[[Session, int], Awaitable[Record | None]]
 
 
 class Started(NamedTuple):
-    """A request on its way; `written` is there on the queue route, and settled once Kafka has the record."""
+    """A request on its way; `queued` is there on the queue route."""
 
     route: Route
-    written: asyncio.Future[Written] | None
+    queued: Queued | None
 
 
 _DIRECT = Started("direct", None)

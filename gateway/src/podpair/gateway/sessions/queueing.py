@@ -20,20 +20,29 @@ from podpair.gateway.sessions.session import Session
 from podpair.gateway.sessions.taking_back import TakingBack
 
 
-class _Queued:
+class Queued:
     """A request on its way to the broker."""
 
-    __slots__ = ("id", "request", "session", "written")
+    __slots__ = ("_written", "id", "request", "session")
 
     def __init__(self, session: Session, request_id: str, request: OpenRequest | None) -> None:
         self.session = session
         self.id = request_id
         self.request = request
-        self.written: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
+        self._written: asyncio.Future[None] | None = None  # made for who waits
 
-    def refused(self, error: NotWritten) -> None:
-        self.written.set_exception(error)
-        self.written.exception()  # whoever does not wait for it need not ask
+    async def written(self) -> None:
+        """Return when the broker has acknowledged it, if called at once. Raises NotWritten where it did not."""
+        self._written = asyncio.get_running_loop().create_future()
+        await self._written
+
+    def settle(self, outcome: Written | NotWritten) -> None:
+        if self._written is None or self._written.done():
+            return
+        if isinstance(outcome, NotWritten):
+            self._written.set_exception(outcome)
+        else:
+            self._written.set_result(None)
 
 
 class Queueing:
@@ -56,11 +65,8 @@ class Queueing:
         self._accepted = metrics.requests.labels("queue")
         self._fail = fail
 
-    def enqueue(self, session: Session, question: Question) -> asyncio.Future[Written]:
-        """Write the request's record; `accepted`, or the error, follows when the broker has answered.
-
-        The future, which may be left alone, is settled then.
-        """
+    def enqueue(self, session: Session, question: Question) -> Queued:
+        """Write the request's record; `accepted`, or the error, follows when the broker has answered."""
         headers = records.request_headers(
             request_id=question.id,
             session=session.id,
@@ -71,24 +77,23 @@ class Queueing:
         )
         if question.trace:
             headers.append(("traceparent", question.trace.encode()))
-        queued = _Queued(session, question.id, session.ledger.get(question.id))
+        queued = Queued(session, question.id, session.ledger.get(question.id))
         # Without a key a spill spreads over the fleet; with one the requests of a session keep their order.
         key = session.key if self._keyed else None
         self._producer.send(
             self._topic, question_body(question), key=key, headers=headers, told=self._told, context=queued
         )
-        return queued.written
+        return queued
 
-    def _told(self, told: list[tuple[_Queued, Written | NotWritten]]) -> None:
+    def _told(self, told: list[tuple[Queued, Written | NotWritten]]) -> None:
         """What the broker has acknowledged together is accepted together: one write a session."""
         events: dict[Session, list[Event]] = {}
         for queued, outcome in told:
             session, request_id, request = queued.session, queued.id, queued.request
+            queued.settle(outcome)
             if isinstance(outcome, NotWritten):
-                queued.refused(outcome)
                 self._fail(session, request_id, not_queued(outcome))
                 continue
-            queued.written.set_result(outcome)
             if request is None:
                 continue
             if request.cancelled:

@@ -17,7 +17,7 @@ from podpair.gateway.core.offsets import ContiguousOffsets
 from podpair.gateway.core.pace import QUEUE, Paces
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.questions import question_of_body
-from podpair.gateway.core.records import Cancellation, Headers, InvalidRecord, Request, request_of_record
+from podpair.gateway.core.records import Cancellation, Headers, Request, request_of_record
 from podpair.gateway.core.remembered import Remembered
 from podpair.gateway.kafka.producer import NotWritten, Outgoing, Written
 from podpair.gateway.upstream.asking import Asking, with_queue_ms
@@ -121,8 +121,8 @@ class PlainRequests:
             if not ready or (self._traced and request.trace):
                 return False
             question = question_of_body(request.body, request.id, request.model, request.deadline, request.session)
-        except (InvalidRecord, Fault):
-            return False  # its task says so
+        except Exception:
+            return False  # its task finds what is wrong with it, and says so
         who = (request.session, request.id)
         if question.stream or who in self._running or self._answered.get(who) is not None:
             return False
