@@ -161,6 +161,23 @@ async def test_a_record_that_is_queued_twice_is_asked_once_and_answered_twice(
     assert [event for event in client.skipped if event["type"] == "result"] == []
 
 
+async def test_an_answer_that_was_lost_on_its_way_does_not_keep_back_the_one_in_the_log(
+    real_gateway: Callable[..., Gateway], connect: Connect
+) -> None:
+    """Its client never got it, asked again at another gateway, and came back before that had answered."""
+    one, two = real_gateway(), real_gateway()
+    first = await connect(one)
+    await first.infer("lost", route="direct")
+    await first.answer("lost")
+    await first.socket.close()
+    second = await connect(two, params=resuming(first))
+    await second.infer("lost", route="queue", retry=True)
+    answer = await second.answer("lost")
+    await second.socket.close()
+    third = await connect(one, params=resuming(first))
+    assert await third.answer("lost") == answer
+
+
 async def test_at_another_gateway_a_queued_answer_is_found_in_the_log(
     real_gateway: Callable[..., Gateway], connect: Connect
 ) -> None:

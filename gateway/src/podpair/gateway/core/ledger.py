@@ -2,7 +2,8 @@
 
 Invariant: a request ends once. What comes for an id that has ended is the second copy (a worker died after its answer was
 written, or two gateways ran the same request) and is not passed on. The first copy is: a client that comes back to a place
-before it is read to again from there.
+before it is read to again from there. An answer that is not in Kafka counts as the first copy only for the connection that it was
+sent on: who comes back may never have got it, and have asked elsewhere meanwhile.
 
 Who asks again with an id that has ended lately is given the answer that it had: it is kept here, or stands in Kafka.
 """
@@ -86,6 +87,11 @@ class Ledger:
             if self._answers is None:
                 self._answers = Remembered(self._kept_bytes)
             self._answers.keep(answer.id, answer, len(answer.payload))
+
+    def reconnected(self) -> None:
+        """From now on another connection has the session."""
+        if self._ended is not None:
+            self._ended = {request_id: offset for request_id, offset in self._ended.items() if offset >= 0} or None
 
     def to_be_logged(self, request_id: str) -> None:
         """Its client did not get the answer: it is being written to Kafka, and what comes from there is the first copy."""

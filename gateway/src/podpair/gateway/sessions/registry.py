@@ -75,6 +75,7 @@ class Registry:
             self.on_unsent(session, before.unsent())
         else:
             self._count(1)
+        session.ledger.reconnected()
         session.connection = connection
         session.live = False
         session.active = time.monotonic()
