@@ -46,7 +46,7 @@ class BareClient:
                 self._cuts.pop(0)
                 socket._response.connection.transport.abort()  # type: ignore[union-attr]
                 return
-            message = await socket.receive(timeout=60)
+            message = await socket.receive(timeout=20)
             assert message.type is aiohttp.WSMsgType.TEXT, message
             self._event(json.loads(message.data))
 

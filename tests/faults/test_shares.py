@@ -20,14 +20,14 @@ async def test_a_gateway_reads_its_share(two_pairs: list[Gateway], names: dict[s
             for number in range(_SESSIONS):
                 headers = {"Authorization": f"Bearer {token(f'u-{number}')}"}
                 socket = await http.ws_connect(gateway.ws, headers=headers)
-                welcome = json.loads((await socket.receive(timeout=60)).data)
+                welcome = json.loads((await socket.receive(timeout=20)).data)
                 sockets.append((socket, welcome["session"]))
         for number in range(_RECORDS):
             for _, session in sockets:
                 producer.produce(topic, key=session, value=json.dumps(number))
         producer.flush(20)
         for socket, _ in sockets:
-            got = [json.loads((await socket.receive(timeout=60)).data)["data"] for _ in range(_RECORDS)]
+            got = [json.loads((await socket.receive(timeout=20)).data)["data"] for _ in range(_RECORDS)]
             assert got == list(range(_RECORDS))
         read = [await asyncio.to_thread(g.metric, "results_records_read_total") for g in two_pairs]
         homes = [await asyncio.to_thread(g.metric, "home_partitions") for g in two_pairs]

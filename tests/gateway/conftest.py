@@ -43,7 +43,9 @@ class Client:
         await self.send({name: value for name, value in body.items() if value is not None})
 
     async def frame(self) -> aiohttp.WSMessage:
-        return await self.socket.receive(timeout=PATIENCE)
+        # aiohttp's own time limit begins anew with each ping.
+        async with asyncio.timeout(PATIENCE):
+            return await self.socket.receive()
 
     async def next(self) -> dict[str, Any]:
         """The next event, whatever it is."""
