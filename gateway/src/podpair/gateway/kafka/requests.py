@@ -8,7 +8,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -44,6 +44,7 @@ class Worker(Protocol):
 
     def assigned(self, partitions: dict[int, frozenset[int]]) -> None: ...
     def received(self, records: list[Message]) -> None: ...
+    def taken(self, partitions: list[int]) -> None: ...
     async def revoked(self, partitions: list[int], *, lost: bool) -> dict[int, Commit]: ...
 
 
@@ -83,6 +84,7 @@ class RequestsConsumer:
         self._unsettled = UnsettledCommits()  # the thread's own
         self.membership: Any = None  # names this member in its present generation; as new as the thread's last turn
         self._paused: set[int] = set()  # partitions; the thread's own
+        self._taken: set[int] = set()  # partitions that the group took away since the thread's last poll
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="kafka-requests", daemon=True)
 
@@ -137,7 +139,10 @@ class RequestsConsumer:
             first = self._consumer.poll(_POLL)
             if first is None:
                 continue
-            records = [first] if pause or room <= 1 else [first, *self._consumer.consume(room - 1, 0)]
+            self._taken.clear()
+            behind = [] if pause or room <= 1 else self._consumer.consume(room - 1, 0)
+            # Its partition may be taken away in there, and be given back with what stands before it.
+            records = behind if first.partition() in self._taken else [first, *behind]
             self._hand_over([r for r in records if self._is_record(r)])
         self._consumer.close()  # calls _on_revoke, and leaves the group
 
@@ -212,7 +217,7 @@ class RequestsConsumer:
     def _on_revoke(self, consumer: Consumer, places: Sequence[TopicPartition]) -> None:
         gone = {place.partition for place in places}
         self.membership = consumer.consumer_group_metadata()
-        commits = self._let_go(self._worker.revoked(sorted(gone), lost=False))
+        commits = self._let_go(gone, lost=False)
         with self._gate:
             for partition in gone & self._to_commit.keys():
                 commits.setdefault(partition, self._to_commit.pop(partition))
@@ -225,18 +230,21 @@ class RequestsConsumer:
 
     def _on_lost(self, _: Consumer, places: Sequence[TopicPartition]) -> None:
         gone = {place.partition for place in places}
-        self._let_go(self._worker.revoked(sorted(gone), lost=True))
+        self._let_go(gone, lost=True)
         with self._gate:
             for partition in gone:
                 self._to_commit.pop(partition, None)
         self._unsettled.give_back(gone)
 
-    def _let_go(self, revoked: Awaitable[dict[int, Commit]]) -> dict[int, Commit]:
-        async def wait() -> dict[int, Commit]:
-            return await revoked
-
+    def _let_go(self, gone: set[int], *, lost: bool) -> dict[int, Commit]:
+        self._taken |= gone
+        # Of its own: a loop that stood still for longer than our patience must not take what is given back next for what is
+        # taken away here, and a coroutine begins a turn later.
+        if not call_on(self._loop, self._worker.taken, sorted(gone)):
+            return {}
+        revoked = self._worker.revoked(sorted(gone), lost=lost)
         try:
-            return asyncio.run_coroutine_threadsafe(wait(), self._loop).result(self._patience)
+            return asyncio.run_coroutine_threadsafe(revoked, self._loop).result(self._patience)
         except (TimeoutError, RuntimeError) as error:
             _log.error("the worker did not let its partitions go: %s", error)
             return {}

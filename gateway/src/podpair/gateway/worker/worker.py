@@ -90,6 +90,7 @@ class Worker:
         self._ordered = config.requests.ordering == "session"
         self._metrics = metrics
         self._partitions: dict[int, _Partition] = {}
+        self._leaving: dict[int, _Partition] = {}  # taken away, and not let go yet
         self._answered: Remembered[tuple[str, str], bytes] = Remembered(config.requests.remembered_bytes)
         self._running: dict[tuple[str, str], Running] = {}  # by session and id
         self._in_hand = InHand()
@@ -131,9 +132,15 @@ class Worker:
             self._partitions[partition] = _Partition(finished, self._served)
         self._rebalanced("assigned", list(partitions))
 
+    def taken(self, partitions: list[int]) -> None:
+        """The group takes partitions away: nothing more of them is begun with. `revoked` follows."""
+        for partition in partitions:
+            if (work := self._partitions.pop(partition, None)) is not None:
+                self._leaving[partition] = work
+
     async def revoked(self, partitions: list[int], *, lost: bool) -> dict[int, Commit]:
-        """The group takes partitions away; returns what to commit. Work in hand gets a moment to end."""
-        gone = {partition: work for partition in partitions if (work := self._partitions.pop(partition, None))}
+        """Let go of what was taken away; returns what to commit. Work in hand gets a moment to end."""
+        gone = {partition: work for partition in partitions if (work := self._leaving.pop(partition, None))}
         in_hand = {one for work in gone.values() for one in work.in_hand()}
         if in_hand and not lost and self._readiness.ready:
             await asyncio.wait(in_hand, timeout=_GRACE)
