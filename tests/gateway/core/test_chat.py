@@ -7,7 +7,9 @@ import pytest
 
 from podpair.gateway.core.chat import Completion, is_chat
 from podpair.gateway.core.generate import StreamFailed
+from podpair.gateway.core.models import model_of
 from podpair.gateway.core.questions import Question
+from podpair.gateway.core.records import is_json
 
 
 def chunk(*choices: dict[str, Any], **members: Any) -> bytes:
@@ -84,3 +86,24 @@ def test_an_error_in_the_stream() -> None:
 )  # fmt: skip
 def test_what_is_a_chat(data: bytes, expected: bool) -> None:
     assert is_chat(Question("r", "m", data=data)) is expected
+
+
+@pytest.mark.parametrize("depth", [100, 600, 1_500, 10_000])
+def test_whatever_the_depth_a_chunk_is_read_or_is_no_chunk(depth: int) -> None:
+    completion = Completion(1 << 20)
+    chunk = b'{"choices":[{"index":0,"delta":{"x":%b1%b}}]}' % (b'{"a":' * depth, b"}" * depth)
+    try:
+        parts = completion.feed(chunk)
+    except ValueError:
+        assert depth > 100
+    else:
+        assert all(map(is_json, parts))
+    whole = completion.whole()
+    assert is_json(whole) if whole is not None else depth > 100
+
+
+def test_a_model_whose_description_is_nested_too_deep_has_none() -> None:
+    deep = b'{"inputs":[],"outputs":[],"x":%b%b}' % (b"[" * 10_000, b"]" * 10_000)
+    with pytest.raises(ValueError, match="nested too deep"):
+        model_of("m", deep, None)
+    assert model_of("m", b'{"inputs":[],"outputs":[]}', deep).max_rows is None

@@ -75,11 +75,17 @@ class Completion:
     def feed(self, event: bytes) -> list[bytes]:
         """The data (JSON) of the parts that an event brings: a choice's text, or all that is new in it where that is more.
 
-        Raises StreamFailed, or ValueError where it is no chunk of a completion.
+        Raises StreamFailed, or ValueError where it is no chunk of a completion, or one that is nested too deep to be read.
         """
         if event.strip() == _DONE:
             self.complete = True
             return []
+        try:
+            return self._chunk(event)
+        except RecursionError:
+            raise ValueError("nested too deep") from None
+
+    def _chunk(self, event: bytes) -> list[bytes]:
         chunk = _object.decode(event)
         if "error" in chunk:
             raise StreamFailed(reason_of(event) or "the model failed")
@@ -109,11 +115,14 @@ class Completion:
         return _encode({"index": index, **new} if index else new)
 
     def whole(self) -> bytes | None:
-        """The completion as it would have come at once; None where it is too large to be kept."""
+        """The completion as it would have come at once; None where it is too large to be kept, or nested too deep."""
         if self._size > self._limit:
             return None
         choices = [self._choices[index] for index in sorted(self._choices)]
-        return _encode({**self._head, "object": "chat.completion", "choices": _joined(choices)})
+        try:
+            return _encode({**self._head, "object": "chat.completion", "choices": _joined(choices)})
+        except RecursionError:
+            return None
 
 
 class _Text(list[str]):

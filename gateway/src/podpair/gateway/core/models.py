@@ -61,10 +61,13 @@ def model_of(name: str, metadata: bytes, config: bytes | None) -> Model:
 
     Raises ValueError where the metadata is not V2's. A config that can't be read is as good as none.
     """
-    found = msgspec.json.decode(metadata, type=_Metadata)
+    try:
+        found = msgspec.json.decode(metadata, type=_Metadata)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
     try:
         says = msgspec.json.decode(config, type=_Config) if config else _Config()
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         says = _Config()
     inputs, outputs = (
         tuple(TensorSpec(t.name, t.datatype, t.shape) for t in ts) for ts in (found.inputs, found.outputs)
