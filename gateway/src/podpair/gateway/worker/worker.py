@@ -16,12 +16,11 @@ from typing import Any, cast
 from confluent_kafka import Message
 
 from podpair.gateway.config.model import Config
-from podpair.gateway.core.attempts import Attempts, Busy, Failed, Unavailable
 from podpair.gateway.core.dead_letters import dead_letter_of
 from podpair.gateway.core.offsets import Commit, ContiguousOffsets
 from podpair.gateway.core.pace import QUEUE, Paces
 from podpair.gateway.core.protocol import Code, Fault
-from podpair.gateway.core.questions import Question, question_of_body
+from podpair.gateway.core.questions import question_of_body
 from podpair.gateway.core.records import Cancellation, Headers, InvalidRecord, Request, request_of_record
 from podpair.gateway.core.remembered import Remembered
 from podpair.gateway.kafka.producer import Outgoing
@@ -32,9 +31,9 @@ from podpair.gateway.tracing import Tracer
 from podpair.gateway.upstream.asking import Asking
 from podpair.gateway.upstream.readiness import Readiness
 from podpair.gateway.worker.answers import AnswerWriter
+from podpair.gateway.worker.attempting import Attempting
 from podpair.gateway.worker.dead_letters import DeadLetters
 from podpair.gateway.worker.ending import AtLeastOnce, ExactlyOnce
-from podpair.gateway.worker.parts import PartWriter
 from podpair.gateway.worker.plain import Hand, PlainRequests, Running
 from podpair.gateway.worker.taking_back import InHand, TakenBack
 
@@ -79,7 +78,6 @@ class Worker:
         tracer: Tracer | None,
         metrics: Metrics,
     ) -> None:
-        self._config = config.requests
         self._asking = asking
         self._readiness = readiness
         self._answers = answers
@@ -102,7 +100,7 @@ class Worker:
         metrics.working.set_function(
             lambda: sum(len(work.tasks) + len(work.plain) for work in self._partitions.values())
         )
-        self._suspects = asyncio.Lock()  # one at a time: the one that the model dies of next is the one that had it
+        self._attempting = Attempting(config.requests, asking, readiness, metrics)
         self._plain: PlainRequests | None = None  # None: each has a task
         if isinstance(endings, AtLeastOnce) and not self._ordered:
             self._plain = PlainRequests(
@@ -308,9 +306,12 @@ class Worker:
         return outcome, [r._replace(headers=[*(h for h in r.headers if h[0] != trace[0]), trace]) for r in records]
 
     async def _run(self, record: Message, request: Request, failed: Exception | None) -> tuple[str, list[Outgoing]]:
-        attempts = Attempts(self._config.attempts, self._config.backoff_seconds, self._config.crashes)
+        attempts = self._attempting.begin()
         try:
-            body = await self._answer(request, attempts, failed)
+            question = question_of_body(request.body, request.id, request.model, request.deadline, request.session)
+            question.trace = request.trace
+            parts = self._answers.parts(request) if question.stream else None
+            body = await self._attempting.answer(request, question, parts, attempts, failed)
         except Fault as error:
             fault = error
             _log.info("queued request failed: %s", fault.message, extra=_about(request))
@@ -327,56 +328,6 @@ class Worker:
         if fault.code in (Code.UPSTREAM, Code.INTERNAL):
             records = self._dead_letters.bury(record, fault.message, attempts.made + attempts.crashed)
         return fault.code, [*records, self._answers.error(request.session, request.id, fault)]
-
-    async def _answer(self, request: Request, attempts: Attempts, failed: Exception | None) -> bytes:
-        """The answer's body. Raises Fault, the terminal error."""
-        question = question_of_body(request.body, request.id, request.model, request.deadline, request.session)
-        question.trace = request.trace
-        parts = self._answers.parts(request) if question.stream else None
-        while True:
-            try:
-                if failed is not None:
-                    error, failed = failed, None
-                    raise error
-                if attempts.suspect:
-                    async with self._suspects:
-                        body = await self._ask(request, question, parts, alone=True)
-                else:
-                    body = await self._ask(request, question, parts, alone=False)
-            except (Unavailable, Busy, Failed) as error:
-                await self._wait_after(error, attempts, request)
-            else:
-                if parts is not None:
-                    await parts.settled()
-                return body
-
-    async def _ask(self, request: Request, question: Question, parts: PartWriter | None, *, alone: bool) -> bytes:
-        queue_ms = max(0.0, (time.time() - request.time) * 1000) if request.time else None
-        if not self._readiness.ready:
-            await self._until_ready(request.deadline)
-        on_part = None if parts is None else parts.part
-        return await self._asking.ask(question, queue_ms=queue_ms, alone=alone, on_part=on_part)
-
-    async def _until_ready(self, deadline: float | None) -> None:
-        try:
-            async with asyncio.timeout(_until(deadline)):
-                await self._readiness.wait()
-        except TimeoutError:
-            raise Fault(Code.DEADLINE_EXCEEDED, "the deadline passed while the model was not ready") from None
-
-    async def _wait_after(self, error: Unavailable | Busy | Failed, attempts: Attempts, request: Request) -> None:
-        step, seconds = attempts.after(error)
-        self._metrics.attempts.labels(type(error).__name__.lower()).inc()
-        if isinstance(error, Unavailable):
-            self._readiness.failed()
-        if step == "give_up":
-            raise attempts.verdict(error)
-        if step == "wait_ready":
-            return
-        remaining = _until(request.deadline)
-        if remaining is not None and remaining <= seconds:
-            raise Fault(Code.DEADLINE_EXCEEDED, f"the deadline passed before another attempt: {error}")
-        await asyncio.sleep(seconds)
 
     async def _commit_regularly(self) -> None:
         while True:
@@ -403,7 +354,3 @@ def _about(request: Request) -> dict[str, str]:
 def _forget(newest: dict[bytes, asyncio.Task[None]], key: bytes, task: asyncio.Task[None]) -> None:
     if newest.get(key) is task:
         del newest[key]
-
-
-def _until(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.time())

@@ -1,0 +1,90 @@
+"""Asks the model for one queued request, again where that may help, until there is an answer or it is given up.
+
+Invariant: what the model does not have room for, or is not there for, costs no attempt; what it may have died of is asked alone.
+"""
+
+import asyncio
+import time
+
+from podpair.gateway.config.model import Requests
+from podpair.gateway.core.attempts import Attempts, Busy, Failed, Unavailable
+from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.questions import Question
+from podpair.gateway.core.records import Request
+from podpair.gateway.metrics import Metrics
+from podpair.gateway.upstream.asking import Asking
+from podpair.gateway.upstream.readiness import Readiness
+from podpair.gateway.worker.parts import PartWriter
+
+
+class Attempting:
+    """Attempts at queued requests, as `requests.attempts`, `backoff_seconds` and `crashes` bound them."""
+
+    def __init__(self, config: Requests, asking: Asking, readiness: Readiness, metrics: Metrics) -> None:
+        self._config = config
+        self._asking = asking
+        self._readiness = readiness
+        self._metrics = metrics
+        self._suspects = asyncio.Lock()  # one at a time: the one that the model dies of next is the one that had it
+
+    def begin(self) -> Attempts:
+        """None has been made yet."""
+        return Attempts(self._config.attempts, self._config.backoff_seconds, self._config.crashes)
+
+    async def answer(
+        self,
+        request: Request,
+        question: Question,
+        parts: PartWriter | None,
+        attempts: Attempts,
+        failed: Exception | None = None,
+    ) -> bytes:
+        """The answer's body; `failed`: the model was asked already, and that came of it. Raises Fault, the terminal error."""
+        while True:
+            try:
+                if failed is not None:
+                    error, failed = failed, None
+                    raise error
+                if attempts.suspect:
+                    async with self._suspects:
+                        body = await self._ask(request, question, parts, alone=True)
+                else:
+                    body = await self._ask(request, question, parts, alone=False)
+            except (Unavailable, Busy, Failed) as error:
+                await self._wait_after(error, attempts, request)
+            else:
+                if parts is not None:
+                    await parts.settled()
+                return body
+
+    async def _ask(self, request: Request, question: Question, parts: PartWriter | None, *, alone: bool) -> bytes:
+        queue_ms = max(0.0, (time.time() - request.time) * 1000) if request.time else None
+        if not self._readiness.ready:
+            await self._until_ready(request.deadline)
+        on_part = None if parts is None else parts.part
+        return await self._asking.ask(question, queue_ms=queue_ms, alone=alone, on_part=on_part)
+
+    async def _until_ready(self, deadline: float | None) -> None:
+        try:
+            async with asyncio.timeout(_until(deadline)):
+                await self._readiness.wait()
+        except TimeoutError:
+            raise Fault(Code.DEADLINE_EXCEEDED, "the deadline passed while the model was not ready") from None
+
+    async def _wait_after(self, error: Unavailable | Busy | Failed, attempts: Attempts, request: Request) -> None:
+        step, seconds = attempts.after(error)
+        self._metrics.attempts.labels(type(error).__name__.lower()).inc()
+        if isinstance(error, Unavailable):
+            self._readiness.failed()
+        if step == "give_up":
+            raise attempts.verdict(error)
+        if step == "wait_ready":
+            return
+        remaining = _until(request.deadline)
+        if remaining is not None and remaining <= seconds:
+            raise Fault(Code.DEADLINE_EXCEEDED, f"the deadline passed before another attempt: {error}")
+        await asyncio.sleep(seconds)
+
+
+def _until(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.time())
