@@ -66,7 +66,11 @@ def question_of_body(body: bytes, request_id: str, model: str, deadline: float |
         found = _body.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Fault(Code.INVALID, f"the request's value is not JSON: {error}") from None
-    inputs, data = bytes(found.inputs), bytes(found.data)
+    inputs, data, parameters = bytes(found.inputs), bytes(found.data), bytes(found.parameters)
     if bool(inputs) == bool(data):
         raise Fault(Code.INVALID, "exactly one of `inputs` and `data` is needed")
-    return Question(request_id, model, inputs, data, bytes(found.parameters), deadline, stream=found.stream, key=key)
+    if inputs and not inputs.startswith(b"["):
+        raise Fault(Code.INVALID, "`inputs` must be a list of V2 tensors")
+    if parameters and not parameters.startswith(b"{"):
+        raise Fault(Code.INVALID, "`parameters` must be an object")
+    return Question(request_id, model, inputs, data, parameters, deadline, stream=found.stream, key=key)

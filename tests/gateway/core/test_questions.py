@@ -1,0 +1,40 @@
+"""The value of a request record, which any producer may have written: it is a question, or told to be none."""
+
+import pytest
+
+from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.questions import Question, question_body, question_of_body
+
+TENSOR = b'[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}]'
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        Question("r", "m", row=[1, 2.5]),
+        Question("r", "m", inputs=TENSOR, parameters=b'{"a":1}', deadline=7.0),
+        Question("r", "m", data=b'{"messages":[]}', stream=True),
+    ],
+    ids=["row", "tensors", "object"],
+)
+def test_what_is_written_is_read(question: Question) -> None:
+    assert question_of_body(question_body(question), "r", "m", question.deadline) == question
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "not JSON"),
+        (b"[]", "not JSON"),
+        (b"{}", "exactly one"),
+        (b'{"data":[1],"inputs":[]}', "exactly one"),
+        (b'{"inputs":null}', "`inputs` must be a list"),
+        (b'{"inputs":{}}', "`inputs` must be a list"),
+        (b'{"inputs":[],"parameters":null}', "`parameters` must be an object"),
+        (b'{"data":[1],"parameters": [1]}', "`parameters` must be an object"),
+    ],
+)
+def test_what_is_no_question(body: bytes, words: str) -> None:
+    with pytest.raises(Fault, match=words) as told:
+        question_of_body(body, "r", "m", None)
+    assert told.value.code is Code.INVALID
