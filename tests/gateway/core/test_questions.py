@@ -26,6 +26,7 @@ def test_what_is_written_is_read(question: Question) -> None:
     [
         (b"", "not JSON"),
         (b"[]", "not JSON"),
+        (b'{"inputs":[],"parameters":{"\x80":null}}', "not UTF-8"),
         (b"{}", "exactly one"),
         (b'{"data":[1],"inputs":[]}', "exactly one"),
         (b'{"inputs":null}', "`inputs` must be a list"),

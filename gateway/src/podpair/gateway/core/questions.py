@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from podpair.gateway.core.frames import is_utf8
 from podpair.gateway.core.protocol import Code, Fault
 
 _encode = msgspec.json.Encoder().encode
@@ -62,6 +63,8 @@ def question_of_body(body: bytes, request_id: str, model: str, deadline: float |
             return Question(request_id, model, deadline=deadline, row=_row_body.decode(body).data, key=key)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass
+    if not is_utf8(body):  # of what is passed on as it stands the decoder looks at the structure only
+        raise Fault(Code.INVALID, "the request's value is not JSON: it is not UTF-8")
     try:
         found = _body.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
