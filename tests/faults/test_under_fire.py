@@ -91,7 +91,7 @@ async def test_what_is_planted_is_found(fleet: Fleet) -> None:
         crowd.push(second)
         second.pushed += 1
 
-    await crowd.run(fire, 30.0)
+    await crowd.run(fire, 60.0)
     told = [fault.split(":") for fault in crowd.faults()]
     lost = {who.split("/")[1] for who, what, *_ in told if what == " accepted, never ended"}
     # A gateway may have answered one of them before the thief had its partition, and not have committed that yet.
