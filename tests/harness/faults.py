@@ -116,6 +116,7 @@ def visitor(fleet: Fleet) -> Iterator[Consumer]:
         {
             "bootstrap.servers": fleet.brokers.addresses,
             "group.id": GROUP,
+            "auto.offset.reset": "earliest",  # or who commits skips what nobody has committed yet
             "partition.assignment.strategy": "cooperative-sticky",
             "session.timeout.ms": 6000,
             "enable.auto.commit": False,
