@@ -176,14 +176,20 @@ def _read(decoder: msgspec.json.Decoder[_Message], frame: str | bytes, *, needs_
 
 
 def _check(message: Infer) -> None:
-    inputs, data = bytes(message.inputs), bytes(message.data)
+    wrong = why_no_question(bytes(message.inputs), bytes(message.data), bytes(message.parameters))
+    if wrong is not None:
+        raise InvalidFrame(wrong, message.id)
+
+
+def why_no_question(inputs: bytes, data: bytes, parameters: bytes) -> str | None:
+    """What is wrong with the members (JSON, empty where absent) that ask a model; None: nothing that is seen from outside."""
     if bool(inputs) == bool(data):
-        raise InvalidFrame("exactly one of `inputs` and `data` is needed", message.id)
+        return "exactly one of `inputs` and `data` is needed"
     if inputs and not inputs.startswith(b"["):
-        raise InvalidFrame("`inputs` must be a list of V2 tensors", message.id)
-    parameters = bytes(message.parameters)
+        return "`inputs` must be a list of V2 tensors"
     if parameters and not parameters.startswith(b"{"):
-        raise InvalidFrame("`parameters` must be an object", message.id)
+        return "`parameters` must be an object"
+    return None
 
 
 def _id_of(frame: str | bytes, *, needs_type: bool) -> str | None:

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from podpair.gateway.core.frames import is_utf8
-from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.protocol import Code, Fault, why_no_question
 
 _encode = msgspec.json.Encoder().encode
 
@@ -70,10 +70,7 @@ def question_of_body(body: bytes, request_id: str, model: str, deadline: float |
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Fault(Code.INVALID, f"the request's value is not JSON: {error}") from None
     inputs, data, parameters = bytes(found.inputs), bytes(found.data), bytes(found.parameters)
-    if bool(inputs) == bool(data):
-        raise Fault(Code.INVALID, "exactly one of `inputs` and `data` is needed")
-    if inputs and not inputs.startswith(b"["):
-        raise Fault(Code.INVALID, "`inputs` must be a list of V2 tensors")
-    if parameters and not parameters.startswith(b"{"):
-        raise Fault(Code.INVALID, "`parameters` must be an object")
+    wrong = why_no_question(inputs, data, parameters)
+    if wrong is not None:
+        raise Fault(Code.INVALID, wrong)
     return Question(request_id, model, inputs, data, parameters, deadline, stream=found.stream, key=key)

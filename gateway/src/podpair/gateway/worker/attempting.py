@@ -40,11 +40,12 @@ class Attempting:
         failed: Exception | None = None,
     ) -> bytes:
         """The answer's body; `failed`: the model was asked already, and that came of it. Raises Fault, the terminal error."""
+        if failed is not None:
+            if not isinstance(failed, Unavailable | Busy | Failed):
+                raise failed
+            await self._wait_after(failed, attempts, request)
         while True:
             try:
-                if failed is not None:
-                    error, failed = failed, None
-                    raise error
                 if attempts.suspect:
                     async with self._suspects:
                         body = await self._ask(request, question, parts, alone=True)

@@ -78,7 +78,6 @@ class Worker:
         tracer: Tracer | None,
         metrics: Metrics,
     ) -> None:
-        self._asking = asking
         self._readiness = readiness
         self._answers = answers
         self._dead_letters = dead_letters
