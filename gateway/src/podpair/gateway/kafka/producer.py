@@ -212,12 +212,17 @@ class RecordProducer:
 def _tell(told: list[tuple[Any, Written | NotWritten]]) -> None:
     """Ends the futures of `write`."""
     for written, outcome in told:
-        if written.done():
-            continue
-        if isinstance(outcome, NotWritten):
-            written.set_exception(outcome)
-        else:
-            written.set_result(outcome)
+        settle(written, outcome)
+
+
+def settle(written: asyncio.Future[Written], outcome: Written | NotWritten) -> None:
+    """End the future of who waits for a record, if somebody still does."""
+    if written.done():
+        return
+    if isinstance(outcome, NotWritten):
+        written.set_exception(outcome)
+    else:
+        written.set_result(outcome)
 
 
 def _refusal(error: Exception) -> KafkaError:

@@ -14,7 +14,7 @@ from podpair.gateway.core.ledger import OpenRequest
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.questions import Question, question_body
 from podpair.gateway.core.records import Event, accepted_event
-from podpair.gateway.kafka.producer import NotWritten, RecordProducer, Written
+from podpair.gateway.kafka.producer import NotWritten, RecordProducer, Written, settle
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.session import Session
 from podpair.gateway.sessions.taking_back import TakingBack
@@ -29,7 +29,7 @@ class Queued:
         self.session = session
         self.id = request_id
         self.request = request
-        self._written: asyncio.Future[None] | None = None  # made for who waits
+        self._written: asyncio.Future[Written] | None = None  # made for who waits
 
     async def written(self) -> None:
         """Return when the broker has acknowledged it, if called at once. Raises NotWritten where it did not."""
@@ -37,12 +37,8 @@ class Queued:
         await self._written
 
     def settle(self, outcome: Written | NotWritten) -> None:
-        if self._written is None or self._written.done():
-            return
-        if isinstance(outcome, NotWritten):
-            self._written.set_exception(outcome)
-        else:
-            self._written.set_result(None)
+        if self._written is not None:
+            settle(self._written, outcome)
 
 
 class Queueing:

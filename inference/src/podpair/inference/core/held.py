@@ -14,6 +14,15 @@ class HeldBytes:
         self.limit = limit
         self.bytes = 0
 
+    def hold(self, size: int) -> None:
+        """Count so many bytes more. Raises OverloadedError where there is no room."""
+        self.check()
+        self.bytes += size
+
+    def let_go(self, size: int) -> None:
+        """Count them no longer."""
+        self.bytes -= size
+
     def check(self) -> None:
         """Raises OverloadedError where there is no room."""
         if self.bytes > self.limit:

@@ -97,12 +97,8 @@ class Calls:
         """Count a large request until its call ends. Raises OverloadedError."""
         if size < LARGE:
             return
-        self._held.check()
-        self._held.bytes += size
-        call.ended = partial(self._let_go, size)
-
-    def _let_go(self, size: int) -> None:
-        self._held.bytes -= size
+        self._held.hold(size)
+        call.ended = partial(self._held.let_go, size)
 
     def unary(self, method: Unary) -> Unary:
         """One request, one answer."""
@@ -157,12 +153,11 @@ class Calls:
         if size < LARGE:
             yield
             return
-        self._held.check()
-        self._held.bytes += size
+        self._held.hold(size)
         try:
             yield
         finally:
-            self._held.bytes -= size
+            self._held.let_go(size)
 
     def _counted(self, error: InferenceError) -> InferenceError:
         self._metrics.errors.labels(error.kind).inc()
