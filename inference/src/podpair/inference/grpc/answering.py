@@ -1,9 +1,9 @@
-"""A request between the queue and its answer: the scheduler calls back, and the call is ended in the turn in which it ran."""
+"""The answer to a call that was begun directly: the call is ended with it."""
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
+from podpair.inference.answering import Answering
 from podpair.inference.core.tensors import Array
 from podpair.inference.grpc.calls import Calls
 from podpair.inference.grpc.front import Call
@@ -11,10 +11,10 @@ from podpair.inference.runtime.catalog import Catalog, ServedVersion
 from podpair.inference.tracing import Recorded
 
 
-class Answering:
-    """A `Sink` that ends a call, and lets go of the version that it was given. encode: makes a message of the outputs."""
+class CallAnswering(Answering):
+    """Ends a call. encode: makes a message of the outputs."""
 
-    __slots__ = ("_call", "_calls", "_catalog", "_encode", "_served", "queued", "trace")
+    __slots__ = ("_call", "_calls", "_encode")
 
     def __init__(
         self,
@@ -25,48 +25,16 @@ class Answering:
         encode: Callable[[Sequence[Array]], bytes],
         trace: Recorded | None,
     ) -> None:
-        self._catalog = catalog
+        super().__init__(catalog, served, trace)
         self._calls = calls
         self._call = call
-        self._served = served
         self._encode = encode
-        # Where it is recorded.
-        self.trace = trace
-        # What the scheduler, or the stage before it, knows it by.
-        self.queued: Any = None
 
-    def done(self, arrays: list[Array]) -> None:
-        """Encode the answer and send it."""
-        # It refers to this as its sink: the arrays would stay until cycles are collected.
-        self.queued = None
-        ready = time.monotonic()
-        failed: Exception | None = None
+    def send(self, arrays: list[Array], ready: float) -> None:
         try:
             self._call.answer(self._encode(arrays))
-        except Exception as error:
-            failed = error
-            self._calls.fail(self._call, error)
-        done = time.monotonic()
-        self._served.metrics.egress.observe(done - ready)
-        self._catalog.release(self._served)
-        if self.trace is not None:
-            self.trace.stage("egress", ready, done)
-            self.trace.end(failed)
-
-    def failed(self, error: Exception) -> None:
-        """Say so."""
-        self.queued = None
-        try:
-            self._calls.fail(self._call, error)
         finally:
-            self._catalog.release(self._served)
-            if self.trace is not None:
-                self.trace.end(error)
+            self._served.metrics.egress.observe(time.monotonic() - ready)
 
-    def withdraw(self) -> None:
-        """The client has gone; what runs already runs on."""
-        queued, self.queued = self.queued, None
-        if queued is not None and self._served.scheduler.withdraw(queued):
-            self._catalog.release(self._served)
-            if self.trace is not None:
-                self.trace.end(ConnectionResetError("the client has gone"))
+    def explain(self, error: Exception) -> None:
+        self._calls.fail(self._call, error)

@@ -14,7 +14,7 @@ from podpair.inference.core.errors import InferenceError, InvalidRequestError, N
 from podpair.inference.core.tensors import Array
 from podpair.inference.core.v2 import InferRequest
 from podpair.inference.grpc import messages
-from podpair.inference.grpc.answering import Answering
+from podpair.inference.grpc.answering import CallAnswering
 from podpair.inference.grpc.calls import Calls, begun, deadline, key, traced
 from podpair.inference.grpc.front import Call
 from podpair.inference.grpc.proto import open_inference_pb2 as pb
@@ -107,7 +107,7 @@ class InferenceService:
             if trace is not None:
                 _about(trace, served, request)
                 trace.stage("ingress", began, entered)
-            answering = Answering(self._catalog, self._calls, call, served, partial(_encoded, served, asked), trace)
+            answering = CallAnswering(self._catalog, self._calls, call, served, partial(_encoded, served, asked), trace)
             answering.queued = served.scheduler.enqueue(asked.arrays, deadline(call), asked.parameters, answering)
             call.gone = answering.withdraw
         except BaseException:

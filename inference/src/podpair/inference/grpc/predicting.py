@@ -9,7 +9,7 @@ from typing import Any
 from podpair.inference.core.errors import InferenceError, InvalidRequestError
 from podpair.inference.core.predict import decode_payload, encode_answer
 from podpair.inference.core.tensors import Array
-from podpair.inference.grpc.answering import Answering
+from podpair.inference.grpc.answering import CallAnswering
 from podpair.inference.grpc.calls import Calls, begun, deadline, key, traced
 from podpair.inference.grpc.front import Call
 from podpair.inference.grpc.proto import podpair_pb2 as pb
@@ -48,7 +48,7 @@ class PredictService:
                 trace.tell(model=served.model, version=served.version, request=request.id)
             arrays = decode_payload(request.payload, served.signature)
             encode = partial(_encoded, served, request.id)
-            answering = Answering(self._catalog, self._calls, call, served, encode, trace)
+            answering = CallAnswering(self._catalog, self._calls, call, served, encode, trace)
             answering.queued = served.scheduler.enqueue(arrays, deadline(call), _NONE, answering)
             call.gone = answering.withdraw
         except BaseException:

@@ -5,7 +5,7 @@ from podpair.inference.config.settings import TracingSettings
 from podpair.inference.core.errors import NotFoundError
 from podpair.inference.core.held import HeldBytes
 from podpair.inference.http import reading
-from podpair.inference.http.answering import Answering
+from podpair.inference.http.failures import Failures
 from podpair.inference.http.generate import GenerateApi
 from podpair.inference.http.infer import InferApi
 from podpair.inference.http.repository import RepositoryApi
@@ -31,10 +31,10 @@ class Api:
     def server(self, held: HeldBytes) -> Server:
         """A server of them, not yet listening."""
         one, several = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
-        answering = Answering(self._metrics)
+        failures = Failures(self._metrics)
         routes = [
-            *InferApi(self._catalog, answering, self._max_body_bytes, self._tracing).routes(),
-            *GenerateApi(self._catalog, answering, self._max_body_bytes, self._tracing).routes(),
+            *InferApi(self._catalog, failures, self._max_body_bytes, self._tracing).routes(),
+            *GenerateApi(self._catalog, failures, self._max_body_bytes, self._tracing).routes(),
             Route("GET", "/v2/health/live", self.live),
             Route("GET", "/v2/health/ready", self.ready),
             Route("GET", "/v2/models/stats", self.statistics),
@@ -46,7 +46,7 @@ class Api:
             Route("GET", "/metrics", self.metrics),
             *RepositoryApi(self._catalog, self._max_body_bytes).routes(),
         ]
-        server = Server(Routes(routes, self.nothing), answering, self._max_body_bytes, held)
+        server = Server(Routes(routes, self.nothing), failures, self._max_body_bytes, held)
         self._metrics.ingress_bytes.set_function(lambda: held.bytes)
         return server
 

@@ -10,7 +10,7 @@ from podpair.inference.core.errors import InferenceError
 from podpair.inference.core.generate import GenerateRequest, decode_generate, encode_generate, join_parts
 from podpair.inference.core.tensors import Array
 from podpair.inference.http import reading
-from podpair.inference.http.answering import Answering
+from podpair.inference.http.failures import Failures
 from podpair.inference.http.requests import Request, Response, json_response, lines
 from podpair.inference.http.routing import Route
 from podpair.inference.runtime.catalog import Catalog, ServedVersion
@@ -22,9 +22,9 @@ _SSE = lines({"Content-Type": "text/event-stream", "Cache-Control": "no-store", 
 class GenerateApi:
     """The generate extension's resources."""
 
-    def __init__(self, catalog: Catalog, answering: Answering, max_body_bytes: int, tracing: Tracing) -> None:
+    def __init__(self, catalog: Catalog, failures: Failures, max_body_bytes: int, tracing: Tracing) -> None:
         self._catalog = catalog
-        self._answering = answering
+        self._failures = failures
         self._max_body_bytes = max_body_bytes
         self._tracing = tracing
 
@@ -71,7 +71,7 @@ class GenerateApi:
                 async for part in parts:
                     await stream.write(_event(_encode(served, asked, part)))
         except InferenceError as error:
-            self._answering.count(error, request)
+            self._failures.count(error, request)
             await stream.write(_event(msgspec.json.encode({"error": str(error)})))
         stream.end()
 

@@ -14,8 +14,8 @@ from typing import Any
 from podpair.inference.config.addresses import refuse_taken
 from podpair.inference.core.errors import InferenceError
 from podpair.inference.core.held import HeldBytes
-from podpair.inference.http.answering import Answering
 from podpair.inference.http.connection import Connection
+from podpair.inference.http.failures import Failures
 from podpair.inference.http.heads import Heads
 from podpair.inference.http.requests import Request, Response
 from podpair.inference.http.routing import Route, Routes
@@ -34,7 +34,7 @@ class Server:
     max_body_bytes: of one request. held: all requests that are too large for one read.
     """
 
-    def __init__(self, routes: Routes, answering: Answering, max_body_bytes: int, held: HeldBytes) -> None:
+    def __init__(self, routes: Routes, failures: Failures, max_body_bytes: int, held: HeldBytes) -> None:
         self.max_body_bytes = max_body_bytes
         self.held = held
         self.heads = Heads()
@@ -47,7 +47,7 @@ class Server:
         # Set when the last connection ends.
         self._empty = asyncio.Event()
         self._routes = routes
-        self._answering = answering
+        self._failures = failures
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
         self._socket: Path | None = None
@@ -114,11 +114,11 @@ class Server:
 
     def failed(self, error: InferenceError, request: Request | None) -> Response:
         """A failure as an answer, counted."""
-        return self._answering.failed(error, request)
+        return self._failures.failed(error, request)
 
     def refused(self, status: int, message: str) -> Response:
         """The answer to what isn't a request, counted."""
-        return self._answering.refused(status, message)
+        return self._failures.refused(status, message)
 
     async def _answer(self, route: Route, request: Request) -> None:
         try:
@@ -130,7 +130,7 @@ class Server:
                 request.answer(response)
 
     def _fail(self, request: Request, error: Exception) -> None:
-        response = self._answering.explained(error, request)
+        response = self._failures.explained(error, request)
         if request.started:
             request.cut()
         else:

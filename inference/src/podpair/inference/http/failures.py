@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 RETRY_AFTER_MS = "podpair-retry-after-ms"
 
 
-class Answering:
+class Failures:
     """Failures as answers."""
 
     def __init__(self, metrics: Metrics) -> None:
