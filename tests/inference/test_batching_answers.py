@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import math
+import queue
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -197,3 +199,36 @@ async def test_requests_of_different_shapes_never_share_a_run() -> None:
     sut = scheduler(runtime, True)
     await asyncio.gather(*(send(sut, i, Ask(1, 1 + i % 2, "good", 0)) for i in range(6)))
     assert sorted(runtime.shapes) == [(3, 1), (3, 2)]
+
+
+class Gated(Doubling):
+    """Runs wait until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = queue.Queue[int]()
+        self.let_go = threading.Semaphore(0)
+
+    def run(self, arrays: Sequence[Array], parameters: Any = ()) -> list[Array]:
+        self.begun.put(int(arrays[0][0, 0]))
+        assert self.let_go.acquire(timeout=30)
+        return super().run(arrays, parameters)
+
+
+async def test_the_next_run_does_not_wait_for_the_loop() -> None:
+    runtime = Gated()
+    sut = scheduler(runtime, False, batching={"max_items": 1})
+    first = asyncio.create_task(sut.submit([np.full((1, 1), 1, np.float32)]))
+    assert await asyncio.to_thread(runtime.begun.get, timeout=30) == 1
+    second = asyncio.create_task(sut.submit([np.full((1, 1), 2, np.float32)]))
+    while not sut.depth:
+        await asyncio.sleep(0)
+    runtime.let_go.release()
+    # The loop stands still here.
+    assert runtime.begun.get(timeout=30) == 2
+    assert sut.running == 1
+    assert not first.done()
+    runtime.let_go.release()
+    assert [(await answer)[0].item() for answer in (first, second)] == [2.0, 4.0]
+    await sut.drain(30)
+    assert sut.running == sut.depth == 0

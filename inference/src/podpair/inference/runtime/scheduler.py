@@ -1,21 +1,25 @@
 """Between the asyncio loop and the runner threads of one model version.
 
 `core.batching` decides what runs; here are the clock, the threads and the futures. A batch crosses to a thread once and
-back once, however many requests it has. What is not queued any more can't be cancelled: it runs, and nobody reads it.
+back once, however many requests it has. A thread whose run has ended takes the next batch itself: a core would stand still
+for as long as the loop needs to hear of it. What is not queued any more can't be cancelled: it runs, and nobody reads it.
+
+Invariant: the queue and the number of busy threads are touched under the lock, all else by the loop's thread alone.
 """
 
 import asyncio
 import contextlib
 import logging
 import math
+import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from podpair.inference.core.batching import Batcher, Queued, QueueFullError
+from podpair.inference.core.batching import Batcher, Decision, Queued, QueueFullError
 from podpair.inference.core.errors import (
     DeadlineExceededError,
     OverloadedError,
@@ -130,7 +134,7 @@ class FutureSink:
 
 
 class Scheduler:
-    """Queues, batches and runs the requests of one model version. All methods belong to the loop's thread."""
+    """Queues, batches and runs the requests of one model version. All public methods belong to the loop's thread."""
 
     def __init__(
         self,
@@ -164,8 +168,9 @@ class Scheduler:
             initializer=partial(bind_thread, config.runtime.cpus),
         )
         self._loop = asyncio.get_running_loop()
-        # Batches in the threads.
-        self._busy = 0
+        self._lock = threading.Lock()
+        # Threads that run a batch, and batches of theirs whose end the loop hasn't heard of.
+        self._busy = self._running = 0
         # Set by drain(): the threads are gone.
         self._closed = False
         # Set while nothing is queued or runs.
@@ -188,7 +193,7 @@ class Scheduler:
     @property
     def running(self) -> int:
         """Batches in the threads."""
-        return self._busy
+        return self._running
 
     async def submit(
         self,
@@ -232,7 +237,9 @@ class Scheduler:
 
     def withdraw(self, item: Queued[Job]) -> bool:
         """Take a request out of the queue, nobody wants it any more; False if it has left it. Its sink isn't told."""
-        if not self._batcher.withdraw(item):
+        with self._lock:
+            withdrawn = self._batcher.withdraw(item)
+        if not withdrawn:
             return False
         self._check_idle()
         return True
@@ -241,8 +248,10 @@ class Scheduler:
         """Wait until all that was submitted has ended; what hasn't after `seconds` ends with UnavailableError."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), seconds)
-        self._closed = True
-        for item in self._batcher.drain():
+        with self._lock:
+            self._closed = True
+            left = self._batcher.drain()
+        for item in left:
             _fail(item, UnavailableError("the container stopped before the request could run"))
         self._threads.shutdown(wait=False)
 
@@ -252,18 +261,22 @@ class Scheduler:
             raise TooLargeError(
                 f"{item.rows} rows in one request; model {self.name} takes at most {size} (batching.queue_size)"
             )
+        now = time.monotonic()
+        late: list[Queued[Job]] = []
         try:
-            self._batcher.offer(item)
+            with self._lock:
+                try:
+                    self._batcher.offer(item)
+                except QueueFullError:
+                    late = self._batcher.expire(now)
+                    self._batcher.offer(item)
         except QueueFullError:
-            for late in self._batcher.expire(time.monotonic()):
-                _fail(late, DeadlineExceededError("the deadline passed while the request was queued"))
-            try:
-                self._batcher.offer(item)
-            except QueueFullError:
-                message = f"the queue of model {self.name} is full ({self.depth} of {size} rows)"
-                raise OverloadedError(
-                    message, max(0.01, self._row_seconds * self.depth / self._runtime.instances)
-                ) from None
+            message = f"the queue of model {self.name} is full ({self.depth} of {size} rows)"
+            raise OverloadedError(
+                message, max(0.01, self._row_seconds * self.depth / self._runtime.instances)
+            ) from None
+        finally:
+            self._fail_late(late)
 
     def _pump(self) -> None:
         """Start all that may run now, and come back when the next may."""
@@ -273,20 +286,20 @@ class Scheduler:
             self._wake = None
         while True:
             now = time.monotonic()
-            decision = self._batcher.decide(self._busy, now)
-            for item in decision.expired:
-                _fail(item, DeadlineExceededError("the deadline passed while the request was queued"))
+            with self._lock:
+                decision = self._batcher.decide(self._busy, now)
+                rows = sum([item.rows for item in decision.run])
+                here = self._runtime.inline and self._times.is_short(rows)
+                if decision.run and not here:
+                    self._busy += 1
+            self._fail_late(decision.expired)
             if not decision.run:
                 break
-            rows = sum([item.rows for item in decision.run])
-            self._metrics.batch_size.observe(rows)
-            if self._runtime.inline and self._times.is_short(rows):
+            if here:
                 self._run_here(decision.run, rows)
                 break
-            self._busy += 1
-            hand_back = partial(self._hand_back, decision.run, now)
-            parts = [item.payload for item in decision.run]
-            self._threads.submit(self._runner.run, parts).add_done_callback(hand_back)
+            self._running += 1
+            self._threads.submit(self._work, decision.run, now)
         if decision.wake_at is not None:
             self._wake = self._loop.call_later(max(0.0, decision.wake_at - now), self._pump)
         self._check_idle()
@@ -313,25 +326,41 @@ class Scheduler:
     def _expire(self) -> None:
         now = time.monotonic()
         self._lateness, self._look_at = None, math.inf
-        for item in self._batcher.expire(now):
-            _fail(item, DeadlineExceededError("the deadline passed while the request was queued"))
+        with self._lock:
+            late = self._batcher.expire(now)
+            earliest = min((item.deadline for item in self._batcher if item.deadline is not None), default=None)
+        self._fail_late(late)
         self._check_idle()
-        earliest = min((item.deadline for item in self._batcher if item.deadline is not None), default=None)
         if earliest is not None:
             self._look_for_late(earliest, now)
 
+    def _fail_late(self, late: list[Queued[Job]]) -> None:
+        for item in late:
+            _fail(item, DeadlineExceededError("the deadline passed while the request was queued"))
+
     def _check_idle(self) -> None:
-        if self._busy == 0 and self._batcher.rows == 0:
+        if self._running == 0 and self._batcher.rows == 0:
             self._idle.set()
 
-    def _hand_back(self, batch: list[Queued[Job]], started: float, done: "Future[Outcome]") -> None:
-        """In a thread: to the loop, which may be gone after a stop that didn't wait."""
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._finish, batch, started, done)
+    def _work(self, batch: list[Queued[Job]], started: float) -> None:
+        """In a thread: run a batch, and those that are due behind it."""
+        while batch:
+            outcome = self._runner.run([item.payload for item in batch])
+            now = time.monotonic()
+            with self._lock:
+                following = Decision[Job]() if self._closed else self._batcher.decide(self._busy - 1, now)
+                if not following.run:
+                    self._busy -= 1
+            # The loop may be gone after a stop that didn't wait.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._finish, batch, started, outcome, following)
+            batch, started = following.run, now
 
-    def _finish(self, batch: list[Queued[Job]], started: float, done: "Future[Outcome]") -> None:
-        self._busy -= 1
-        self._deliver(batch, sum([item.rows for item in batch]), done.result(), started)
+    def _finish(self, batch: list[Queued[Job]], started: float, outcome: Outcome, following: Decision[Job]) -> None:
+        self._fail_late(following.expired)
+        if not following.run:
+            self._running -= 1
+        self._deliver(batch, sum([item.rows for item in batch]), outcome, started)
         self._pump()
 
     def _deliver(self, batch: list[Queued[Job]], rows: int, outcome: Outcome, started: float) -> None:
@@ -343,6 +372,7 @@ class Scheduler:
         for item in batch:
             waited += started - item.enqueued_at
             metrics.queue.observe(started - item.enqueued_at)
+        metrics.batch_size.observe(rows)
         metrics.runtime.observe(outcome.runtime)
         metrics.postprocess.observe(outcome.postprocess)
         statistics.ran(rows, len(batch), waited, now - started, time.time())
