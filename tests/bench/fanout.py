@@ -6,6 +6,7 @@ machine; the client's CPU is in the line, so that one can see whether it was the
 """
 
 import argparse
+import itertools
 import json
 import random
 import subprocess
@@ -18,8 +19,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from bench.measuring import cpu_seconds, rss_bytes, spread
 from bench.peers.building import CannotBuild
@@ -29,6 +30,7 @@ from harness.kafka import Broker
 from harness.pair import SECRET
 
 PATIENCE = 5.0  # seconds without a record after which the rest is counted as missing
+_KEYS = ("round-robin", "random", "hot", "large")
 _LARGE = 16_384  # bytes of the records that one session in a hundred gets with `--keys large`
 _REPORTED = ("received", "missing", "duplicates", "out_of_order", "p50_ms", "p99_ms", "client_cpu_s")
 
@@ -138,28 +140,44 @@ def phase(target: Target, load: Load, writer: Writer, records: int, rate: float)
     }
 
 
+def _make_topic(broker: Broker, topic: str, partitions: int) -> None:
+    """Make it, and wait until each partition is led: not every gateway asks twice."""
+    admin = AdminClient({"bootstrap.servers": broker.address})
+    for made in admin.create_topics([NewTopic(topic, partitions, 1)]).values():
+        made.result(20)
+    places = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in range(partitions)}
+    end = time.monotonic() + 20
+    while True:
+        try:
+            for asked in admin.list_offsets(places, request_timeout=10).values():
+                asked.result()
+            return
+        except KafkaException:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+
+
 def measure(
-    name: str, sessions: int, options: argparse.Namespace, broker: Broker, folder: Path, deaf: bool
+    name: str, sessions: int, keys: str, options: argparse.Namespace, broker: Broker, folder: Path, deaf: bool
 ) -> dict[str, Any]:
     """One run against one gateway; `deaf`: the sessions that get large records read none of them. Raises CannotBuild."""
     topic = f"fanout.{time.monotonic_ns()}"
-    admin = AdminClient({"bootstrap.servers": broker.address})
-    for made in admin.create_topics([NewTopic(topic, options.partitions, 1)]).values():
-        made.result(20)
+    _make_topic(broker, topic, options.partitions)
     target = GATEWAYS[name](broker.address, topic, folder)
     load = None
     try:
         before = rss_bytes(target.child.pid)
-        load = Load(target, sessions, apart(options.keys, sessions), deaf)
+        load = Load(target, sessions, apart(keys, sessions), deaf)
         connected = load.read()
-        line: dict[str, Any] = {"gateway": name, "sessions": sessions, "keys": options.keys}
+        line: dict[str, Any] = {"gateway": name, "sessions": sessions, "keys": keys}
         if options.deaf:
-            line["deaf"] = apart(options.keys, sessions) if deaf else 0
+            line["deaf"] = apart(keys, sessions) if deaf else 0
         line["kb_per_session"] = round((rss_bytes(target.child.pid) - before) / sessions / 1000, 1)
         line["connect_seconds"] = connected["seconds"]
-        burst = Writer(broker, topic, sessions, options.keys, target.dialect, 5)
+        burst = Writer(broker, topic, sessions, keys, target.dialect, 5)
         line["burst"] = phase(target, load, burst, options.records, 0)
-        steady = Writer(broker, topic, sessions, options.keys, target.dialect, 1)
+        steady = Writer(broker, topic, sessions, keys, target.dialect, 1)
         for rate in options.rates:
             records = int(rate * options.seconds)
             # The broker's own code is compiled while it runs: the first seconds of a pace are not its latency.
@@ -187,23 +205,29 @@ def _values(phases: list[dict[str, Any]], more: dict[str, Any]) -> dict[str, Any
     return {title: spread(values) for title, values in found.items() if values} | more
 
 
-def record(section: str, lines: list[dict[str, Any]], options: argparse.Namespace) -> None:
+def record(lines: list[dict[str, Any]], options: argparse.Namespace) -> None:
     """Keep the lines of all runs for the report: a row for each gateway, number of sessions and pace."""
-    recording = Recording(section)
+    by_keys = len(options.keys) > 1
+    recording = Recording("fanout-deaf" if options.deaf else "fanout-keys" if by_keys else "fanout")
     rates = [("burst", "burst"), *((f"at_{rate:.0f}_per_s", f"{rate:,.0f}/s") for rate in options.rates)]
     made: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for line in lines:
         if "left_out" in line:
             recording.left_out({"gateway": line["gateway"]}, line["left_out"])
         else:
-            made.setdefault((line["sessions"], line["gateway"], line.get("deaf")), []).append(line)
-    for (sessions, gateway, deaf), runs in made.items():
-        about = {"sessions": sessions, **({"read nothing": deaf} if deaf is not None else {}), "gateway": gateway}
+            made.setdefault((line["sessions"], line["keys"], line["gateway"], line.get("deaf")), []).append(line)
+    for (sessions, keys, gateway, deaf), runs in made.items():
+        about = {"sessions": sessions, **({"keys": keys} if by_keys else {})}
+        about |= {**({"read nothing": deaf} if deaf is not None else {}), "gateway": gateway}
         for name, pace in rates:
             of_session = {"KB a session": spread([run["kb_per_session"] for run in runs])} if name == "burst" else {}
             memory = {"MB afterwards": spread([run["rss_mb"] for run in runs])} if deaf is not None else {}
             recording.row(about | {"pace": pace}, _values([run[name] for run in runs], of_session | memory))
     recording.close()
+
+
+def _words(text: str) -> list[str]:
+    return text.split(",")
 
 
 def _numbers(text: str) -> list[int]:
@@ -216,7 +240,7 @@ def main() -> None:
     parser.add_argument("--sessions", type=_numbers, default=[5_000])
     parser.add_argument("--records", type=int, default=100_000)
     parser.add_argument("--partitions", type=int, default=8)
-    parser.add_argument("--keys", choices=["round-robin", "random", "hot", "large"], default="round-robin")
+    parser.add_argument("--keys", type=_words, default=["round-robin"], help=f"with commas: {', '.join(_KEYS)}")
     parser.add_argument(
         "--deaf", action="store_true", help="each run once more, where the sessions of `--keys large` read nothing"
     )
@@ -226,29 +250,29 @@ def main() -> None:
     parser.add_argument("--hold", action="store_true", help="wait before ending, for a profiler")
     options = parser.parse_args()
     names = list(GATEWAYS) if options.gateways == "all" else [name.strip() for name in options.gateways.split(";")]
-    if options.deaf and options.keys != "large":
+    if options.deaf and options.keys != ["large"]:
         parser.error("--deaf goes with --keys large")
+    if unknown := [keys for keys in options.keys if keys not in _KEYS]:
+        parser.error(f"no such keys: {', '.join(unknown)}; there are {', '.join(_KEYS)}")
     if unknown := [name for name in names if name not in GATEWAYS]:
         parser.error(f"no such gateway: {'; '.join(unknown)}; there are {'; '.join(GATEWAYS)}")
     broker = Broker()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            runs = [
-                (n, name, deaf)
-                for n in options.sessions
-                for name in names
-                for deaf in (False, True)[: 1 + options.deaf]
-            ]
+            deafness = (False, True)[: 1 + options.deaf]
+            runs = list(itertools.product(options.sessions, options.keys, names, deafness))
             lines = []
-            for sessions, name, deaf in runs * options.repeats:
+            if len(runs) > 1:  # the first warms the broker up
+                measure("podpair", *runs[0][:2], options, broker, Path(folder), deaf=False)
+            for sessions, keys, name, deaf in runs * options.repeats:
                 try:
-                    line = measure(name, sessions, options, broker, Path(folder), deaf)
+                    line = measure(name, sessions, keys, options, broker, Path(folder), deaf)
                 except CannotBuild as error:
                     line = {"gateway": name, "left_out": str(error)}
                 print(json.dumps(line), flush=True)
                 lines.append(line)
             if not options.hold:
-                record("fanout-deaf" if options.deaf else "fanout", lines, options)
+                record(lines, options)
     finally:
         broker.stop()
 
