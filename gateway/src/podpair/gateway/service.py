@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -32,6 +32,7 @@ from podpair.gateway.sessions.fanout import FanOut
 from podpair.gateway.sessions.joining import Joining
 from podpair.gateway.sessions.registry import Registry
 from podpair.gateway.sessions.taking_back import TakingBack
+from podpair.gateway.tasks import Tasks
 from podpair.gateway.tracing import tracer_of
 from podpair.gateway.upstream.asking import Asking
 from podpair.gateway.upstream.calls import Upstream
@@ -85,7 +86,7 @@ class Service:
         self.tracer = tracer_of(config.tracing, self.name)
         self.draining = False
         self.parts: Parts | None = None  # there once the broker is
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self.waiting_for = "the broker"  # why there are no parts yet
         self._embedded: EmbeddedKafka | None = None
         if config.kafka.embedded:
@@ -103,7 +104,7 @@ class Service:
 
     async def start(self) -> None:
         """Reach the broker, however long that takes, and start the parts. Raises MissingTopic or ConfigError."""
-        self._begin(self.verifier.prepare())
+        self._tasks.begin(self.verifier.prepare())
         topics = await self._topics()
         async with AsyncExitStack() as undo:
             try:
@@ -192,14 +193,7 @@ class Service:
         parts = self.parts
         if parts is not None:
             sessions = list(parts.registry.sessions.values())
-            self._begin(parts.joining.cut(partition, sessions)).add_done_callback(_cut)
-
-    def _begin(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Do it beside everything else."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+            self._tasks.begin(parts.joining.cut(partition, sessions)).add_done_callback(_cut)
 
     @property
     def checks(self) -> dict[str, str]:
@@ -242,9 +236,7 @@ class Service:
             await parts.readiness.close()
             await parts.asking.close()
             await parts.upstream.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.cancel()
         await self.verifier.close()
         if self.tracer is not None:
             await self.tracer.close()

@@ -103,7 +103,7 @@ class InferEdge:
                 return await while_there(request, self._translate(request, body, identity, grant, trace))
             if body is None:
                 return await self._pass(request, None, headers, trace)
-            with self._counted(grant, request.match_info["model"]), parts.dispatcher.direct_slot(grant):
+            with self._counted(grant, request.match_info["model"]), parts.dispatcher.direct.slot(grant):
                 return await while_there(request, self._pass(request, body, headers, trace))
         except Forbidden as fault:
             return v2_error(403, fault.message)
@@ -146,7 +146,7 @@ class InferEdge:
         headers.setdefault("podpair-key", quote(identity.session or identity.subject, safe=""))
         try:
             model = _chat_model(body) if grant is not None else ""
-            with self._counted(grant, model), parts.dispatcher.direct_slot(grant):
+            with self._counted(grant, model), parts.dispatcher.direct.slot(grant):
                 return await while_there(request, self._pass_chat(request, body, headers, trace))
         except Fault as fault:
             return refusal_of(fault)
@@ -199,7 +199,7 @@ class InferEdge:
             return await v2_document(request.path, parts.asking, parts.readiness)
         if "version" in request.match_info or name is None:
             raise Fault(Code.NOT_FOUND, "a version can't be chosen: the model is asked over gRPC")
-        with self._counted(grant, name), parts.dispatcher.direct_slot(grant):
+        with self._counted(grant, name), parts.dispatcher.direct.slot(grant):
             return await v2_infer(request, body, name, parts.asking, identity.session or identity.subject, trace)
 
     @contextmanager

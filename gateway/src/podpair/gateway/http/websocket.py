@@ -31,8 +31,8 @@ from podpair.gateway.http.upgraded import Heartbeats, Message, Upgraded, WebSock
 from podpair.gateway.logs import ids
 from podpair.gateway.service import Service
 from podpair.gateway.sessions.connection import Connection
-from podpair.gateway.sessions.dispatch import Duplicate
 from podpair.gateway.sessions.registry import NotYours
+from podpair.gateway.sessions.repeating import Duplicate
 from podpair.gateway.sessions.session import Session
 
 _log = logging.getLogger(__name__)

@@ -1,39 +1,37 @@
 """What clients ask: each request is accepted on one route and ends in one terminal event, whatever happens to its client.
 
 Invariant: on the queue route `accepted` is sent once the broker has acknowledged the record. A direct request that the
-model refuses, or dies under, goes on through Kafka where its client said `auto`. An answer whose client is gone is
-written to the results topic, so it is found wherever the session resumes. An id that has ended lately is given the answer
-that it had, and does not run again.
+model refuses, or dies under, goes on through Kafka where its client said `auto`.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Container, Coroutine, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
-
-from confluent_kafka import KafkaException
+from collections.abc import Container
+from typing import NamedTuple, cast
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.core import records
 from podpair.gateway.core.attempts import Busy, Failed, Unavailable
 from podpair.gateway.core.ledger import OpenRequest
 from podpair.gateway.core.pace import QUEUE, Paces
-from podpair.gateway.core.protocol import CloseCode, Code, Fault, Infer, InferRow, error_event
+from podpair.gateway.core.protocol import Code, Fault, Infer, InferRow, error_event
 from podpair.gateway.core.questions import Question
-from podpair.gateway.core.quotas import Grant, Limited
+from podpair.gateway.core.quotas import Limited
 from podpair.gateway.core.records import Event, accepted_event, direct_events, result_event
-from podpair.gateway.core.routing import Load, Route, choose_route, may_spill
-from podpair.gateway.core.tails import Record
+from podpair.gateway.core.routing import Route, choose_route, may_spill
 from podpair.gateway.kafka.producer import RecordProducer
 from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
+from podpair.gateway.sessions.direct import DirectRequests
 from podpair.gateway.sessions.queueing import Queued, Queueing
 from podpair.gateway.sessions.registry import Registry
+from podpair.gateway.sessions.repeating import Logged, Repeating
+from podpair.gateway.sessions.replies import Replies
 from podpair.gateway.sessions.session import Session
 from podpair.gateway.sessions.streams import LiveStream
 from podpair.gateway.sessions.taking_back import TakingBack
+from podpair.gateway.tasks import Tasks
 from podpair.gateway.tracing import Tracer
 from podpair.gateway.upstream.asking import Asking
 from podpair.gateway.upstream.coalescing import Ask, Outcome
@@ -41,10 +39,6 @@ from podpair.gateway.upstream.readiness import Readiness
 from podpair.gateway.worker.answers import AnswerWriter
 
 _log = logging.getLogger(__name__)
-_ANNOUNCE = 0.05  # seconds that the `accepted` of a direct request may wait for its answer
-
-Logged = Callable[[Session, int], Awaitable[Record | None]]
-"""The record at an offset of a session's home partition, if it is still there. Raises KafkaException."""
 
 
 class Started(NamedTuple):
@@ -78,76 +72,33 @@ class Dispatcher:
         self._config = config
         self._asking = asking
         self._readiness = readiness
-        self._answers = answers
         self._taking_back = taking_back
-        self._queueing = Queueing(config, source, producer, taking_back, metrics, self._finish_with)
+        self._tasks = Tasks()
+        self._replies = Replies(answers, registry, self._tasks, metrics)
+        self._queueing = Queueing(config, source, producer, taking_back, self._replies, self._finish_with)
+        self._repeating = Repeating(self._replies, logged, self._begin, self._tasks, metrics)
         self._registry = registry
-        self._logged = logged
         self._paces = paces
         self._tracer = tracer
         self._metrics = metrics
-        self._in_flight = 0  # direct requests
-        self._idle = asyncio.Event()  # set while there are none
-        self._idle.set()
-        self._unannounced: list[tuple[Session, str, OpenRequest]] = []  # direct requests whose `accepted` is due
-        self._tasks: set[asyncio.Task[None]] = set()
-        metrics.direct.set_function(lambda: self._in_flight)
-        registry.on_unsent = self._on_unsent
+        self.direct = DirectRequests(config.limits.direct, readiness, metrics)
         registry.on_gone = self._on_gone
-
-    @contextmanager
-    def direct_slot(self, grant: Grant | None = None) -> Iterator[None]:
-        """Room for one synchronous call to the model. Raises Fault(overloaded) where there is none."""
-        choose_route("direct", self.load(grant))
-        self._count_direct(1)
-        try:
-            yield
-        finally:
-            self._count_direct(-1)
-
-    def _count_direct(self, change: int) -> None:
-        self._in_flight += change
-        if self._in_flight:
-            self._idle.clear()
-        else:
-            self._idle.set()
-
-    def load(self, grant: Grant | None = None) -> Load:
-        """The pair as the next request finds it, whose token allows that."""
-        return Load(self._readiness.ready, self._in_flight, self._room(grant), queue_open=True)
-
-    def _room(self, grant: Grant | None) -> int:
-        """How many direct requests there may be before one of this grant."""
-        limit = self._config.limits.direct
-        return limit if grant is None else grant.room(limit)
 
     def infer(self, session: Session, message: Infer | InferRow) -> Started | None:
         """Begin a request; its events go to the session. None: it repeats one that still runs, or has ended.
 
         Raises Fault where it can't be accepted; a duplicate id in flight is such a fault, and the first goes on.
         """
-        running = session.ledger.get(message.id)
-        if running is not None:
-            if not message.retry:
-                raise Duplicate(message.id)
-            if running.accepted:
-                session.send(accepted_event(message.id, running.route))
-            if running.resume is not None and isinstance(message, Infer):
-                running.resume(message.seen)
-            return None
-        answer = session.ledger.answer(message.id)
-        if answer is not None:
-            self._metrics.repeated.labels(message.route).inc()
-            self._answer_again(session, message, answer)
+        if self._repeating.answers(session, message):
             return None
         return self._begin(session, message)
 
     def _begin(self, session: Session, message: Infer | InferRow) -> Started:
         grant = session.grant
-        if message.route != "queue" and self._in_flight < self._room(grant) and self._readiness.ready:
+        if message.route != "queue" and self.direct.room(grant):
             route: Route = "direct"  # what most are, decided at once
         else:
-            route = choose_route(message.route, self.load(grant))
+            route = choose_route(message.route, self.direct.load(grant))
         if message.deadline_ms is not None and self._config.admission.shed:
             self._shed(message.model if route == "direct" else QUEUE, message.deadline_ms)
         request = OpenRequest(route, message.on_disconnect == "cancel")
@@ -159,42 +110,13 @@ class Dispatcher:
             return Started("queue", self._queueing.enqueue(session, question))
         request.spills = message.route == "auto"
         request.began = time.perf_counter()
-        self._count_direct(1)
+        self.direct.add(1)
         if question.stream:
             self._stream(session, question, request)
         else:
             request.abort = self._asking.submit(question, self._answered, session).cancel
-        self._announce_soon(session, message.id, request)
+        self._replies.accept_soon(session, message.id, request)
         return _DIRECT
-
-    def _answer_again(self, session: Session, message: Infer | InferRow, answer: Event | int) -> None:
-        """The request has ended lately: it is not run, its answer is given again."""
-        if isinstance(answer, Event):
-            self._send(session, [accepted_event(message.id, "direct"), answer])
-            return
-        request = OpenRequest("queue", cancels_on_disconnect=False)
-        session.ledger.open(message.id, request)
-        self._accept(session, message.id, request)
-        self._spawn(self._answer_from_log(session, message, answer))
-
-    async def _answer_from_log(self, session: Session, message: Infer | InferRow, offset: int) -> None:
-        """Its answer stands at `offset` of the session's home. Where retention has taken it, the request runs again."""
-        try:
-            record = await self._logged(session, offset)
-        except KafkaException as error:
-            _log.warning("an answer can't be read again: %s", error, extra=ids(session=session.id, request=message.id))
-            record = None
-        if session.ledger.get(message.id) is None:
-            return  # it was cancelled meanwhile
-        if record is not None:
-            session.ledger.end(message.id, offset)
-            self._send(session, [records.answer_again(message.id, record.value(), record.headers())])
-            return
-        session.ledger.forget(message.id)
-        try:
-            self._begin(session, message)
-        except Fault as fault:
-            self._send(session, [Event(records.Kind.TERMINAL, "error", message.id, error_event(fault, message.id), -1)])
 
     def _trace(
         self, tracer: Tracer, session: Session, message: Infer | InferRow, request: OpenRequest, question: Question
@@ -208,7 +130,7 @@ class Dispatcher:
 
     def _shed(self, what: str, deadline_ms: int) -> None:
         """Raises Limited where the deadline is shorter than answers take just now; where nothing is in hand it may be tried."""
-        expected = self._paces.expected(what, time.monotonic()) if self._in_flight or what == QUEUE else 0.0
+        expected = self._paces.expected(what, time.monotonic()) if self.direct.count or what == QUEUE else 0.0
         if expected * 1000 > deadline_ms:
             self._metrics.limited.labels("deadline").inc()
             message = f"answers take {expected * 1000:.0f} ms just now, longer than the deadline of {deadline_ms} ms"
@@ -229,7 +151,7 @@ class Dispatcher:
         if request.abort is not None:
             request.abort()
             request.abort = None
-            self._count_direct(-1)
+            self.direct.add(-1)
         request.cancelled = True
         if request.partition is not None:
             self._taking_back.at(session, request_id, request.partition)
@@ -248,39 +170,17 @@ class Dispatcher:
         if request is not None and request.route == "direct":
             self.cancel(session, request_id)
 
-    def _announce_soon(self, session: Session, request_id: str, request: OpenRequest) -> None:
-        """A direct request's `accepted` goes out with its answer where that comes at once: one write instead of two."""
-        if not self._unannounced:
-            asyncio.get_running_loop().call_later(_ANNOUNCE, self._announce)
-        self._unannounced.append((session, request_id, request))
-
-    def _announce(self) -> None:
-        due, self._unannounced = self._unannounced, []
-        events: dict[Session, list[Event]] = {}
-        for session, request_id, request in due:
-            if not request.accepted and session.ledger.get(request_id) is request and request.route == "direct":
-                request.accepted = True
-                events.setdefault(session, []).append(accepted_event(request_id, "direct"))
-        self._metrics.requests.labels("direct").inc(sum(map(len, events.values())))
-        for session, mine in events.items():
-            self._send(session, mine)
-
-    def _accept(self, session: Session, request_id: str, request: OpenRequest) -> None:
-        request.accepted = True
-        self._metrics.requests.labels(request.route).inc()
-        session.send(accepted_event(request_id, request.route))
-
     def _stream(self, session: Session, question: Question, request: OpenRequest) -> None:
         sessions = self._config.sessions
         stream = LiveStream(session, question.id, sessions.buffer_bytes, sessions.slow_seconds)
-        task = self._spawn(self._run_stream(session, question, request, stream))
+        task = self._tasks.begin(self._run_stream(session, question, request, stream))
         request.resume = stream.resume
         request.abort = task.cancel
 
     async def _run_stream(self, session: Session, question: Question, request: OpenRequest, stream: LiveStream) -> None:
         async def on_part(seq: int, data: bytes) -> None:
             if not request.accepted:  # which comes first
-                self._accept(session, question.id, request)
+                self._replies.accept([(session, question.id, request)], request.route)
             await stream.part(seq, data)
 
         outcome: Outcome
@@ -299,7 +199,7 @@ class Dispatcher:
         self._settle([(cast("Session", ask.context), ask.question, outcome) for ask, outcome in told])
 
     def _settle(self, told: list[tuple[Session, Question, Outcome]]) -> None:
-        self._count_direct(-len(told))
+        self.direct.add(-len(told))
         now = time.perf_counter()
         events: dict[Session, list[Event]] = {}
         seconds: dict[str, list[float]] = {}
@@ -324,27 +224,13 @@ class Dispatcher:
             for event in mine:
                 if event.kind is records.Kind.TERMINAL:
                     session.ledger.keep(event)
-            self._send(session, mine)
+            self._replies.send(session, mine)
         for model, values in seconds.items():
             self._paces.saw(model, max(values), time.monotonic())
             self._metrics.latency.observe(model, values)
             self._metrics.answers.labels("result").inc(len(values))
         if accepted:
             self._metrics.requests.labels("direct").inc(accepted)
-
-    def _send(self, session: Session, events: list[Event]) -> None:
-        try:
-            sent = session.send_all(events)
-        except Exception:
-            # Whatever it is, it is this session's: the others of the call get their answers.
-            _log.exception("sending failed", extra=ids(session=session.id))
-            session.end(CloseCode.INTERNAL, "internal error: resume")
-            sent = False
-        if not sent:
-            for event in events:
-                if event.kind is records.Kind.TERMINAL:
-                    self._keep(session, event)
-            self._registry.forget_if_done(session)
 
     def _failed(self, session: Session, question: Question, error: Exception) -> None:
         request = session.ledger.get(question.id)
@@ -363,7 +249,7 @@ class Dispatcher:
     ) -> None:
         if isinstance(error, Unavailable):
             self._readiness.failed()
-        spills = request is not None and request.spills and may_spill("auto", self.load())
+        spills = request is not None and request.spills and may_spill("auto", self.direct.load())
         if spills and not isinstance(error, Failed):
             self._spill(session, question, error)
             return
@@ -400,41 +286,23 @@ class Dispatcher:
         if not request.accepted and request.route == "direct":
             self._metrics.requests.labels("direct").inc()
             events.insert(0, accepted_event(request_id, "direct"))
-        self._send(session, events)
-
-    def _keep(self, session: Session, terminal: Event) -> None:
-        """The client is gone: its answer waits in Kafka."""
-        if terminal.id is not None:
-            session.ledger.to_be_logged(terminal.id)
-        self._spawn(self._answers.event(session.id, terminal))
-
-    def _on_unsent(self, session: Session, unsent: list[Event]) -> None:
-        for terminal in unsent:
-            self._keep(session, terminal)
+        self._replies.send(session, events)
 
     def _on_gone(self, session: Session) -> None:
         for request_id, request in list(session.ledger.opened.items()):
             if request.cancels_on_disconnect:
                 self.cancel(session, request_id)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
     async def close(self, timeout: float) -> None:
         """Wait for what is in hand, direct requests and answers being written, up to `timeout` seconds; give up the rest."""
         end = time.monotonic() + timeout
         try:
             async with asyncio.timeout(timeout):
-                await self._idle.wait()
+                await self.direct.ended()
         except TimeoutError:
-            _log.warning("%d direct requests are given up", self._in_flight)
-        while self._tasks and (left := end - time.monotonic()) > 0:
-            await asyncio.wait(self._tasks, timeout=left)
-        for task in list(self._tasks):
-            task.cancel()
+            _log.warning("%d direct requests are given up", self.direct.count)
+        await self._tasks.ended(end - time.monotonic())
+        await self._tasks.cancel()
 
 
 def _question(session: Session, message: Infer | InferRow) -> Question:
@@ -445,10 +313,3 @@ def _question(session: Session, message: Infer | InferRow) -> Question:
         message.id, message.model, bytes(message.inputs), bytes(message.data), bytes(message.parameters), deadline,
         stream=message.stream, key=session.id,
     )  # fmt: skip
-
-
-class Duplicate(Fault):
-    """An id that is already in flight: the error must not look like that request's end."""
-
-    def __init__(self, request_id: str) -> None:
-        super().__init__(Code.INVALID, f"id {request_id!r} is already in flight, that request goes on: choose another")

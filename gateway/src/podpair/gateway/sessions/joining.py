@@ -22,6 +22,7 @@ from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.connection import Connection
 from podpair.gateway.sessions.fanout import FanOut
 from podpair.gateway.sessions.session import Session
+from podpair.gateway.tasks import Tasks
 
 _log = logging.getLogger(__name__)
 _SLICE = 256 * 1024  # bytes of values written to a client before it is asked whether it can take more
@@ -49,7 +50,7 @@ class Joining:
         self._fanout = fanout
         self._tokens = tokens
         self._metrics = metrics
-        self._following: set[asyncio.Task[None]] = set()
+        self._following = Tasks()
         fanout.on_behind = self._on_behind
 
     def prefix(self, partition: int) -> bytes:
@@ -111,9 +112,7 @@ class Joining:
         """A burst was more than the client takes at once: what is left comes from the tail, at the client's own pace."""
         if session.connection is not None:
             self._metrics.behind.inc()
-            task = asyncio.create_task(self.catch_up(session, session.connection, session.seen + 1, from_log=False))
-            self._following.add(task)
-            task.add_done_callback(self._following.discard)
+            self._following.begin(self.catch_up(session, session.connection, session.seen + 1, from_log=False))
 
     async def catch_up(self, session: Session, connection: Connection, start: int, *, from_log: bool = True) -> None:
         """Send what was missed from offset `start` on, then go live. Returns early where the client leaves.

@@ -13,9 +13,8 @@ from podpair.gateway.core import records
 from podpair.gateway.core.ledger import OpenRequest
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.questions import Question, question_body
-from podpair.gateway.core.records import Event, accepted_event
 from podpair.gateway.kafka.producer import NotWritten, RecordProducer, Written, settle
-from podpair.gateway.metrics import Metrics
+from podpair.gateway.sessions.replies import Accepted, Replies
 from podpair.gateway.sessions.session import Session
 from podpair.gateway.sessions.taking_back import TakingBack
 
@@ -50,7 +49,7 @@ class Queueing:
         source: str,
         producer: RecordProducer,
         taking_back: TakingBack,
-        metrics: Metrics,
+        replies: Replies,
         fail: Callable[[Session, str, Fault], None],
     ) -> None:
         self._topic = config.requests.topic
@@ -58,7 +57,7 @@ class Queueing:
         self._source = source
         self._producer = producer
         self._taking_back = taking_back
-        self._accepted = metrics.requests.labels("queue")
+        self._replies = replies
         self._fail = fail
 
     def enqueue(self, session: Session, question: Question) -> Queued:
@@ -83,7 +82,7 @@ class Queueing:
 
     def _told(self, told: list[tuple[Queued, Written | NotWritten]]) -> None:
         """What the broker has acknowledged together is accepted together: one write a session."""
-        events: dict[Session, list[Event]] = {}
+        accepted: list[Accepted] = []
         for queued, outcome in told:
             session, request_id, request = queued.session, queued.id, queued.request
             queued.settle(outcome)
@@ -97,11 +96,8 @@ class Queueing:
             # Its answer, which proves the acknowledgement, may have been quicker.
             elif session.ledger.get(request_id) is request:
                 request.partition = outcome.partition
-                request.accepted = True
-                events.setdefault(session, []).append(accepted_event(request_id, "queue"))
-        self._accepted.inc(sum(map(len, events.values())))
-        for session, mine in events.items():
-            session.send_all(mine)
+                accepted.append((session, request_id, request))
+        self._replies.accept(accepted, "queue")
 
 
 def not_queued(error: NotWritten) -> Fault:

@@ -20,6 +20,7 @@ from podpair.gateway.core.questions import Question, data_of
 from podpair.gateway.core.records import is_json
 from podpair.gateway.core.shorthand import collapse, expand
 from podpair.gateway.metrics import Metrics
+from podpair.gateway.tasks import Tasks
 from podpair.gateway.upstream.calls import Upstream
 from podpair.gateway.upstream.catalog import Catalog
 from podpair.gateway.upstream.coalescing import Ask, Coalescer, Outcome, Run, Sink, seconds_left
@@ -48,7 +49,7 @@ class Asking:
         self._calls = metrics.upstream_calls.labels("alone")
         self._streams = metrics.upstream_calls.labels("stream")
         self._whole = config.sessions.buffer_bytes
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._loop = asyncio.get_running_loop()
         readiness.on_change(self._on_ready)
 
@@ -233,17 +234,12 @@ class Asking:
 
     def _spawn(self, ask: Ask, work: Any) -> None:
         run = Run((ask,))
-        task = asyncio.create_task(work)
-        run.begin(task)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        run.begin(self._tasks.begin(work))
 
     async def close(self) -> None:
         """Give up what is in flight."""
         await self._coalescer.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.cancel()
 
 
 def _members(question: Question, data: bytes | None, parts: int | None) -> bytes:

@@ -22,6 +22,7 @@ from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.questions import Question
 from podpair.gateway.core.tensors import Columns
 from podpair.gateway.metrics import Metrics
+from podpair.gateway.tasks import Tasks
 from podpair.gateway.upstream.calls import Call, CallAnswer, Upstream
 
 _log = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ class Coalescer:
         self._rows = metrics.upstream_rows
         self._again = metrics.upstream_asked_again
         self._lanes: dict[Hashable, _Lane] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._loop = asyncio.get_running_loop()
 
     def room(self, model: Model) -> int:
@@ -152,10 +153,7 @@ class Coalescer:
                 break
             lane.calls += 1
             run = Run(asks)
-            task = asyncio.create_task(self._make(lane, asks))
-            run.begin(task)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            run.begin(self._tasks.begin(self._make(lane, asks)))
         if not lane.calls and not lane.waiting and self._lanes.get(lane.key) is lane:
             del self._lanes[lane.key]  # or a client that varies its shapes would fill the memory with them
 
@@ -225,9 +223,7 @@ class Coalescer:
 
     async def close(self) -> None:
         """Give up what is in flight."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.cancel()
 
 
 class _Odd(Failed):
