@@ -31,13 +31,15 @@ class DirectRequests:
 
     def room(self, grant: Grant | None) -> bool:
         """Whether the model may be asked directly at once, with a token that allows that."""
-        limit = self._limit if grant is None else grant.room(self._limit)
-        return self.count < limit and self._readiness.ready
+        return self.count < self._allowed(grant) and self._readiness.ready
 
     def load(self, grant: Grant | None = None) -> Load:
         """The pair as the next request finds it, whose token allows that."""
-        limit = self._limit if grant is None else grant.room(self._limit)
-        return Load(self._readiness.ready, self.count, limit, queue_open=True)
+        return Load(self._readiness.ready, self.count, self._allowed(grant), queue_open=True)
+
+    def _allowed(self, grant: Grant | None) -> int:
+        """How many there may be before one of this grant."""
+        return self._limit if grant is None else grant.room(self._limit)
 
     @contextmanager
     def slot(self, grant: Grant | None = None) -> Iterator[None]:
