@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.checking import OrderChecker, TerminalChecker, TopicChecker
+from harness.checking import GapChecker, OrderChecker, TerminalChecker, TopicChecker
 
 
 @pytest.mark.parametrize(
@@ -58,4 +58,32 @@ def test_answers_on_the_topic(answers: list[str], fault: str | None) -> None:
     checker = TopicChecker(["a", "b"])
     for request in answers:
         checker.saw(request)
+    assert checker.faults() == ([fault] if fault else [])
+
+
+@pytest.mark.parametrize(
+    ("came", "fault"),
+    [
+        ([0, 1, 2, 3], None),
+        ([0, None, 3], None),
+        ([None, 3], None),
+        ([0, 1, None], None),
+        ([0, 1, 3], None),  # 2 was written while the topic changed
+        ([0, 2, 3], "a: missing, and no gap: [1]"),
+        ([0, None, 1, 3, 2], "a: out of order: 2 after 3"),
+        ([0, 1, 1, 2, 3], "a: twice: [1]"),
+        ([None, 0, 3], "a: missing, and no gap: [1]"),
+        ([], "a: missing, and no gap: [0, 1, 3]"),
+    ],
+)
+def test_records_of_a_log_that_is_cut(came: list[int | None], fault: str | None) -> None:
+    checker = GapChecker()
+    for number in range(4):
+        checker.wrote("a", number, float(number))
+    checker.unsettled(1.5, 2.5)
+    for number in came:
+        if number is None:
+            checker.gap("a")
+        else:
+            checker.saw("a", number)
     assert checker.faults() == ([fault] if fault else [])

@@ -1,6 +1,7 @@
-"""Everything dies, freezes and comes back while clients ask on every route: nothing is lost, nothing comes twice.
+"""Everything dies, freezes, misbehaves and comes back while clients ask on every route: nothing is lost, nothing comes twice.
 
-`make test-faults MINUTES=10` runs it as long as you like.
+Then the topics themselves are deleted and made again, widened and cut: what is lost so is declared, and each accepted request
+ends all the same. `make test-faults MINUTES=10` runs each part as long as you like.
 PODPAIR_FAULT_SEED repeats a run's choices, though not the moments at which they fall.
 """
 
@@ -16,7 +17,7 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from harness import faults
-from harness.crowd import Crowd
+from harness.crowd import Crowd, reads_nothing
 from harness.fleet import GROUP, REQUESTS, Fleet, resident_mb
 from harness.pair import until
 
@@ -27,8 +28,8 @@ _CLIENTS = 300
 _SETTLE = 120.0  # seconds for what is under way when the faults are over
 
 
-def clients(crowd: Crowd, rng: random.Random) -> dict[str, faults.Fault]:
-    """What happens to clients: their wires are cut, or they read nothing while much comes for them."""
+def clients(fleet: Fleet, crowd: Crowd, rng: random.Random) -> dict[str, faults.Fault]:
+    """What happens to clients: their wires are cut, or they read nothing, for a while or for good, while much comes for them."""
 
     async def cut() -> None:
         for member in rng.sample(crowd.members, len(crowd.members) // 10):
@@ -38,7 +39,16 @@ def clients(crowd: Crowd, rng: random.Random) -> dict[str, faults.Fault]:
     async def slow() -> None:
         await rng.choice(crowd.members).is_slow(4.0, records=60)
 
-    return {"clients cut": cut, "client slow": slow}
+    async def deaf() -> None:
+        urls = [pair.ws for pair in rng.sample(fleet.pairs, 2)]
+        await reads_nothing(urls, fleet.brokers.addresses, f"deaf-{rng.random()}")
+
+    return {"clients cut": cut, "client slow": slow, "client reads nothing": deaf}
+
+
+def a_seed() -> int:
+    """What the choices of a run follow from."""
+    return int(os.environ.get("PODPAIR_FAULT_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
 
 
 async def watch_memory(fleet: Fleet, seen: dict[str, list[float]]) -> None:
@@ -102,7 +112,7 @@ async def test_what_is_planted_is_found(fleet: Fleet) -> None:
 
 @pytest.mark.timeout(_MINUTES * 180 + 600)
 async def test_nothing_is_lost_and_nothing_comes_twice(fleet: Fleet) -> None:
-    seed = int(os.environ.get("PODPAIR_FAULT_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 32)
+    seed = a_seed()
     rng = random.Random(seed)
     storm = faults.Storm(rng, Counter())
     memory: dict[str, list[float]] = defaultdict(list)
@@ -112,7 +122,8 @@ async def test_nothing_is_lost_and_nothing_comes_twice(fleet: Fleet) -> None:
         trains = [
             faults.processes(fleet, rng),
             faults.brokers(fleet, rng),
-            clients(crowd, rng) | faults.rebalances(fleet, rng),
+            clients(fleet, crowd, rng) | faults.rebalances(fleet, rng),
+            faults.models(fleet, rng),
         ]
         watching = asyncio.create_task(watch_memory(fleet, memory))
         try:
@@ -147,6 +158,39 @@ async def test_nothing_is_lost_and_nothing_comes_twice(fleet: Fleet) -> None:
     # Most are answered: not to answer at all would keep every promise above.
     answered = sum(n for outcome, n in crowd.requests.outcomes.items() if outcome.startswith("result"))
     assert answered > 0.9 * crowd.requests.outcomes.total()
+
+
+@pytest.mark.timeout(_MINUTES * 180 + 600)
+async def test_topics_that_change_lose_nothing_in_silence(fleet: Fleet) -> None:
+    seed = a_seed()
+    rng = random.Random(seed)
+    storm = faults.Storm(rng, Counter())
+    crowd = Crowd(fleet, _CLIENTS, rng)
+    topics = faults.Topics(fleet, rng, crowd.logged.unsettled)
+
+    async def fire(crowd: Crowd) -> None:
+        some = faults.processes(fleet, rng)
+        trains = [
+            topics.kinds(),
+            {kind: some[kind] for kind in ("gateway killed", "inference killed")},
+            {"clients cut": clients(fleet, crowd, rng)["clients cut"]} | faults.rebalances(fleet, rng),
+        ]
+        await storm.run(trains, _MINUTES * 60, _LEAST)
+        await asyncio.to_thread(until, topics.settled, "both gateways are ready", 120)
+
+    await crowd.run(fire, _SETTLE)
+    found = [*fleet.ended(), *crowd.faults_with_gaps()]
+    _log.info("seed %d; faults: %s", seed, dict(sorted(storm.counts.items())))
+    _log.info("%d pushed; requests: %s", sum(m.pushed for m in crowd.members), dict(crowd.requests.outcomes))
+    _log.info("gaps: %d; errors: %s", len(crowd.gaps), dict(crowd.errors))
+    if found:
+        logs = fleet.keep_logs()
+        (logs / "faults").write_text("\n".join(found))
+        pytest.fail(f"{len(found)} faults, such as {found[:5]}; they and the gateways' logs are in {logs}")
+    assert [line for pair in fleet.pairs for line in pair.unforeseen()] == []
+    assert min(storm.counts.values()) >= _LEAST
+    answered = sum(n for outcome, n in crowd.requests.outcomes.items() if outcome.startswith("result"))
+    assert answered > 0.5 * crowd.requests.outcomes.total()
 
 
 def halves(sizes: list[float]) -> tuple[float, float]:

@@ -95,3 +95,56 @@ class TerminalChecker:
         twice = [f"{c}/{r}: ended {n} times" for (c, r), n in sorted(self._ended.items()) if n > 1]
         strange = [f"{c}/{r}: ended, never asked" for c, r in sorted(self._ended.keys() - self._asked)]
         return lost + twice + strange
+
+
+class GapChecker:
+    """Each client receives its numbered records in order and each once; one that doesn't come is in a gap that was declared.
+
+    For logs that are cut, deleted and made again. What was written while a topic changed (`unsettled`) may be nowhere: whether
+    it went to the old topic, the new one, or to a home that had moved, its producer did not know either.
+    """
+
+    def __init__(self) -> None:
+        self._wrote: dict[str, dict[int, float]] = defaultdict(dict)  # client → number → when
+        self._came: dict[str, list[int | None]] = defaultdict(list)  # None: a gap
+        self._unsettled: list[tuple[float, float]] = []
+
+    def wrote(self, client: str, number: int, at: float) -> None:
+        """The broker has acknowledged the client's record `number`, which was handed to the producer at `at`."""
+        self._wrote[client][number] = at
+
+    def saw(self, client: str, number: int) -> None:
+        """`client` has received its record `number`."""
+        self._came[client].append(number)
+
+    def gap(self, client: str) -> None:
+        """`client` was told that something is missing here."""
+        self._came[client].append(None)
+
+    def unsettled(self, begin: float, end: float) -> None:
+        """A topic changed between these times."""
+        self._unsettled.append((begin, end))
+
+    def faults(self) -> list[str]:
+        """What is wrong, a line each."""
+        found = []
+        for client in sorted(self._wrote.keys() | self._came.keys()):
+            came, wrote = self._came[client], self._wrote[client]
+            seen = [n for n in came if n is not None]
+            twice = [n for n, times in Counter(seen).items() if times > 1]
+            if twice:
+                found.append(f"{client}: twice: {twice[:5]}")
+            elif seen != sorted(seen):
+                at = next(i for i in range(1, len(seen)) if seen[i] < seen[i - 1])
+                found.append(f"{client}: out of order: {seen[at]} after {seen[at - 1]}")
+            missing = sorted(n for n in wrote.keys() - set(seen) if not self._excused(n, wrote[n], came))
+            if missing:
+                found.append(f"{client}: missing, and no gap: {missing[:5]}{' …' if len(missing) > 5 else ''}")
+        return found
+
+    def _excused(self, number: int, at: float, came: list[int | None]) -> bool:
+        if any(begin <= at <= end for begin, end in self._unsettled):
+            return True
+        before = max((i for i, n in enumerate(came) if n is not None and n < number), default=-1)
+        after = min((i for i, n in enumerate(came) if n is not None and n > number), default=len(came))
+        return None in came[before + 1 : after]

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import time
 from collections import Counter
 from typing import Any
 
@@ -10,7 +11,7 @@ import aiohttp
 from confluent_kafka import Producer
 
 import podpair.client
-from harness.checking import OrderChecker, TerminalChecker
+from harness.checking import GapChecker, OrderChecker, TerminalChecker
 from harness.fleet import RESULTS, Fleet
 from harness.pair import token
 
@@ -29,8 +30,13 @@ class Member:
         self._positions: set[str] = set()
         self.session: podpair.client.Session | None = None
         self.pushed = 0  # records written to it
-        self.seen = 0  # of those, seen here
+        self.last = -1  # the number of the last that was seen here
         self.caught_up = asyncio.Event()
+
+    def on_gap(self, gap: Any) -> None:
+        """Something is missing, and the client was told."""
+        self._crowd.gaps.append(f"{self.name}: {gap}")
+        self._crowd.logged.gap(self.name)
 
     def on_event(self, event: dict[str, Any]) -> None:
         """Each frame as it comes from the wire."""
@@ -39,6 +45,8 @@ class Member:
             crowd.requests.accepted(self.name, event["id"])
         if event["type"] in ("result", "error") and "id" in event:
             crowd.terminals[event["id"]] += 1
+        if event["type"] == "push":
+            crowd.logged.saw(self.name, event["data"]["n"])
         position = event.get("position")
         if position is not None and event["type"] in ("result", "error", "push", "partial"):
             if position in self._positions:
@@ -66,7 +74,7 @@ class Member:
         assert self.session is not None
         async for push in self.session.pushes():
             self._crowd.pushes.saw(self.name, push.data["n"])
-            self.seen += 1
+            self.last = push.data["n"]
             self.caught_up.set()
 
     async def is_slow(self, seconds: float, records: int) -> None:
@@ -87,12 +95,54 @@ class Member:
                 transport.resume_reading()
 
 
+async def reads_nothing(urls: list[str], brokers: str, name: str, patience: float = 60.0) -> None:
+    """A client that takes nothing of what is written for it, and says that it is there: the gateway has to end it.
+
+    Raises AssertionError where it does not.
+    """
+    headers = {"Authorization": f"Bearer {token(name)}"}
+    producer = Producer({"bootstrap.servers": brokers, "partitioner": "murmur2_random", "log_level": 0})
+    async with aiohttp.ClientSession() as http, await _first(http, urls, headers) as socket:
+        session = (await socket.receive_json())["session"]
+        connection = socket._response.connection
+        assert connection is not None
+        transport = connection.transport
+        assert transport is not None
+        transport.pause_reading()
+        end = time.monotonic() + patience
+        while not transport.is_closing():
+            assert time.monotonic() < end, "a client that reads nothing is kept"
+            producer.produce(
+                RESULTS, key=session, value=b'"%b"' % _LARGE.encode()
+            )  # one a poll of the gateway's reader
+            producer.poll(0)
+            with contextlib.suppress(ConnectionError, aiohttp.ClientError):
+                await socket.pong()
+            await asyncio.sleep(0.05)
+    await asyncio.to_thread(producer.flush, 20)
+
+
+async def _first(
+    http: aiohttp.ClientSession, urls: list[str], headers: dict[str, str]
+) -> aiohttp.ClientWebSocketResponse:
+    """A connection to whichever of the gateways is there."""
+    while True:
+        for url in urls:
+            with contextlib.suppress(OSError, aiohttp.ClientError):
+                return await http.ws_connect(url, headers=headers)
+        await asyncio.sleep(0.1)
+
+
 class Crowd:
-    """`size` clients of both gateways. After `run` the checkers know what came."""
+    """`size` clients of both gateways. After `run` the checkers know what came.
+
+    `logged` is for runs in which the topics themselves change; without such a change there may be no gap.
+    """
 
     def __init__(self, fleet: Fleet, size: int, rng: random.Random) -> None:
         self.requests = TerminalChecker()
         self.pushes = OrderChecker({})
+        self.logged = GapChecker()
         self.repeated: list[str] = []
         self.gaps: list[str] = []
         self.errors: Counter[str] = Counter()
@@ -107,6 +157,9 @@ class Crowd:
                 "partitioner": "murmur2_random",
                 "enable.idempotence": True,
                 "linger.ms": 5,
+                "topic.metadata.refresh.interval.ms": 1000,  # a topic may be widened
+                "allow.auto.create.topics": False,
+                "message.timeout.ms": 60_000,
                 "log_level": 0,
             }
         )
@@ -115,9 +168,13 @@ class Crowd:
         """Write the member's next numbered record, as any other service would."""
         assert member.session is not None
 
+        number, now = member.pushed, time.time()
+
         def written(error: Any, _: Any) -> None:
             if error is not None:
                 self.unwritten.append(f"{member.name}: {error}")
+            else:
+                self.logged.wrote(member.name, number, now)
 
         value = b'{"n":%d,"pad":"%b"}' % (member.pushed, pad.encode())
         self._producer.produce(RESULTS, key=member.session.session, value=value, on_delivery=written)
@@ -135,7 +192,7 @@ class Crowd:
                         urls[index % 2 :] + urls[: index % 2],
                         token=token(member.name),
                         on_event=member.on_event,
-                        on_gap=lambda gap, name=member.name: self.gaps.append(f"{name}: {gap}"),
+                        on_gap=member.on_gap,
                         backoff=podpair.client.Backoff(initial=0.1, maximum=1.0),
                         heartbeat=3.0,
                         open_timeout=5.0,
@@ -150,6 +207,9 @@ class Crowd:
             finally:
                 over.set()
             await asyncio.gather(pusher)
+            for member in self.members:  # who has this one has what was before it, or was told that it is gone
+                self.push(member)
+            await self._flush()
             with contextlib.suppress(TimeoutError):  # what has not come by then is what the checkers miss
                 async with asyncio.timeout(settle):
                     await asyncio.gather(*askers)
@@ -164,12 +224,15 @@ class Crowd:
                 self.push(member)
             self._producer.poll(0)
             await asyncio.sleep(0.2)
+        await self._flush()
+
+    async def _flush(self) -> None:
         left = await asyncio.to_thread(self._producer.flush, 60)
         if left:
             self.unwritten.append(f"{left} records were not written in a minute")
 
     async def _caught_up(self, member: Member) -> None:
-        while member.seen < member.pushed:
+        while member.last < member.pushed - 1:
             member.caught_up.clear()
             await member.caught_up.wait()
 
@@ -177,3 +240,7 @@ class Crowd:
         """What is wrong, a line each."""
         self.pushes.expect({member.name: member.pushed for member in self.members})
         return [*self.requests.faults(), *self.pushes.faults(), *self.repeated, *self.gaps, *self.unwritten]
+
+    def faults_with_gaps(self) -> list[str]:
+        """The same where the topics were changed: what is missing is in a gap."""
+        return [*self.requests.faults(), *self.logged.faults(), *self.repeated]

@@ -1,4 +1,4 @@
-"""Kinds of faults and when they come: three trains of faults run beside each other, each mended before its next.
+"""Kinds of faults and when they come: trains of faults run beside each other, each mended before its next.
 
 So a broker, a process of a pair and some clients may be in trouble at the same time, as they would be; two brokers never are,
 for three copies of a record bear the loss of one.
@@ -12,9 +12,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from confluent_kafka import Consumer, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
-from harness.fleet import GROUP, REQUESTS, Fleet, freeze, thaw
+from harness.fleet import GROUP, REQUESTS, RESULTS, Fleet, freeze, thaw
+from harness.pair import until
+from harness.unruly import Mood
 
 Fault = Callable[[], Awaitable[None]]
 
@@ -144,3 +148,115 @@ def rebalances(fleet: Fleet, rng: random.Random) -> dict[str, Fault]:
         await asyncio.to_thread(visit, rng.uniform(0.5, 3))
 
     return {"rebalance": rebalance}
+
+
+def models(fleet: Fleet, rng: random.Random) -> dict[str, Fault]:
+    """What the model that misbehaves says instead of its answers, while its health is well."""
+
+    def mood(kind: Mood, longest: float) -> Fault:
+        async def misbehave() -> None:
+            for pair in fleet.pairs:
+                if (unruly := pair.unruly) is not None:
+                    await asyncio.to_thread(unruly.be, kind)
+                    await asyncio.sleep(rng.uniform(0.2, longest))
+                    await asyncio.to_thread(unruly.be, "well")
+
+        return misbehave
+
+    return {
+        "model says 503": mood("busy", 1.0),
+        "model says 1xx": mood("interim", 3.0),
+        "model says nonsense": mood("nonsense", 1.0),
+    }
+
+
+class Topics:
+    """Changes the topics, as their owner would who does not know of the gateways."""
+
+    def __init__(self, fleet: Fleet, rng: random.Random, changed: Callable[[float, float], object]) -> None:
+        self._fleet = fleet
+        self._rng = rng
+        self._changed = changed  # is told of each change: when it began, and when all could know of it
+        self._admin = AdminClient({"bootstrap.servers": fleet.brokers.addresses, "log_level": 0})
+
+    def kinds(self) -> dict[str, Fault]:
+        """Made again with the same width or another, widened, cut."""
+        return {
+            f"{name} {what}": self._fault(change, topic)
+            for name, topic in (("requests", REQUESTS), ("results", RESULTS))
+            for what, change in (("made again", self._make_again), ("widened", self._widen), ("cut", self._cut))
+        }
+
+    def _fault(self, change: Callable[[str], None], topic: str) -> Fault:
+        async def fault() -> None:
+            began = time.time()
+            await asyncio.to_thread(change, topic)
+            await asyncio.to_thread(until, self.settled, self._told, 120)
+            self._changed(began, time.time())
+
+        return fault
+
+    def width(self, topic: str) -> int:
+        """Partitions of the topic, as the brokers say; 0 where they know of none."""
+        found = self._admin.list_topics(timeout=20).topics.get(topic)
+        return 0 if found is None or found.error is not None else len(found.partitions)
+
+    def settled(self) -> bool:
+        """Whether both gateways say that they are ready."""
+        return all(status == 200 for status, _ in self._readiness())
+
+    def _told(self) -> list[str]:
+        return [body for _, body in self._readiness()]
+
+    def _readiness(self) -> list[tuple[int, str]]:
+        found = []
+        for pair in self._fleet.pairs:
+            try:
+                found.append(pair.gateway.get("/readyz"))
+            except OSError as error:
+                found.append((0, str(error)))
+        return found
+
+    def _make_again(self, topic: str) -> None:
+        _retried(lambda: self._admin.delete_topics([topic])[topic].result(20), {KafkaError.UNKNOWN_TOPIC_OR_PART})
+        width = self._rng.choice((8, 8, 6, 12))
+        if self._rng.random() < 0.5:
+            time.sleep(self._rng.uniform(0, 1.5))
+        new = NewTopic(topic, width, 3)
+        # A gateway may be quicker: then it is as wide as the gateway makes it.
+        _retried(lambda: self._admin.create_topics([new])[topic].result(20), {KafkaError.TOPIC_ALREADY_EXISTS})
+
+    def _widen(self, topic: str) -> None:
+        wanted = self.width(topic) + 1
+
+        def widen() -> None:
+            self._admin.create_partitions([NewPartitions(topic, wanted)])[topic].result(20)
+
+        _retried(widen, {KafkaError.INVALID_PARTITIONS, KafkaError.UNKNOWN_TOPIC_OR_PART})
+
+    def _cut(self, topic: str) -> None:
+        """All that is in a half of the partitions, as retention would."""
+        width = self.width(topic)
+        places = [TopicPartition(topic, p, -1) for p in self._rng.sample(range(width), (width + 1) // 2)]
+
+        def cut() -> None:
+            for future in self._admin.delete_records(places).values():
+                future.result(20)
+
+        _retried(cut, {KafkaError.UNKNOWN_TOPIC_OR_PART})
+
+
+def _retried(act: Callable[[], object], settled: set[int]) -> None:
+    """Do it until a broker has done it, or says that it is so already (`settled`). Raises KafkaException after a minute."""
+    end = time.monotonic() + 60
+    while True:
+        try:
+            act()
+        except KafkaException as error:
+            if error.args[0].code() in settled:
+                return
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+        else:
+            return

@@ -6,7 +6,8 @@ from typing import Any
 
 from harness.kafka_cluster import KafkaCluster
 from harness.pair import Gateway, Inference
-from harness.processes import free_port
+from harness.processes import Child, free_port
+from harness.unruly import UnrulyModel
 
 GROUP, REQUESTS, RESULTS = "fire", "fire.requests", "fire.results"
 
@@ -14,15 +15,17 @@ GROUP, REQUESTS, RESULTS = "fire", "fire.requests", "fire.results"
 class Pair:
     """A gateway and its inference container, each at an address of its own for life."""
 
-    def __init__(self, brokers: KafkaCluster, folder: Path) -> None:
+    def __init__(self, brokers: KafkaCluster, folder: Path, *, unruly: bool) -> None:
         self._folder = folder
         self.inference = Inference()
+        # What stands before the model, in one of the pairs, and makes it misbehave when it is told to.
+        self.unruly = UnrulyModel(self.inference.port) if unruly else None
         self._config: dict[str, Any] = {
             "http": {"port": free_port()},
             "kafka": {"bootstrap_servers": brokers.addresses},
             "requests": {"topic": REQUESTS, "group": GROUP, "replication": 3, "session_timeout_seconds": 6},
             "results": {"topic": RESULTS, "replication": 3, "tail_bytes": 4 << 20},
-            "inference": {"url": self.inference.url},
+            "inference": {"url": self.inference.url if self.unruly is None else self.unruly.url},
             "sessions": {"drain_seconds": 3, "buffer_bytes": 128 << 10, "slow_seconds": 2, "heartbeat_seconds": 5},
         }
         self._before: list[Gateway] = []
@@ -54,7 +57,9 @@ class Pair:
 
     def ended(self) -> list[str]:
         """Which halves have ended by themselves."""
-        halves = {"gateway": self.gateway, "inference": self.inference}
+        halves: dict[str, Child] = {"gateway": self.gateway, "inference": self.inference}
+        if self.unruly is not None:
+            halves["what stands before the model"] = self.unruly
         return [
             f"{name} ended: " + "\n".join(half.lines[-20:])
             for name, half in halves.items()
@@ -65,6 +70,8 @@ class Pair:
         """End both."""
         self.gateway.kill()
         self.inference.kill()
+        if self.unruly is not None:
+            self.unruly.kill()
 
 
 class Fleet:
@@ -75,7 +82,7 @@ class Fleet:
         self.brokers = KafkaCluster()
         self.pairs: list[Pair] = []
         try:
-            self.pairs += (Pair(self.brokers, folder) for _ in range(2))
+            self.pairs += (Pair(self.brokers, folder, unruly=unruly) for unruly in (False, True))
             for pair in self.pairs:
                 pair.gateway.url = pair.gateway.wait_for_message("ready")["address"]
                 pair.gateway.wait_ready()
