@@ -33,7 +33,9 @@ class Pair:
         self.ws = f"ws://127.0.0.1:{self._config['http']['port']}/v1/ws"
 
     def _begin(self) -> Gateway:
-        return Gateway(self._folder, self._config, wait=False)
+        gateway = Gateway(self._folder, self._config, wait=False)
+        gateway.url = f"http://127.0.0.1:{self._config['http']['port']}"  # who asks before it listens is told so
+        return gateway
 
     @property
     def gateways(self) -> list[Gateway]:
@@ -44,7 +46,7 @@ class Pair:
         """Start it again. Returns when it listens."""
         self._before.append(self.gateway)
         self.gateway = self._begin()
-        self.gateway.url = self.gateway.wait_for_message("ready")["address"]
+        self.gateway.wait_for_message("ready")
 
     def start_inference(self) -> None:
         """Start it again. Returns when it answers."""
@@ -84,7 +86,7 @@ class Fleet:
         try:
             self.pairs += (Pair(self.brokers, folder, unruly=unruly) for unruly in (False, True))
             for pair in self.pairs:
-                pair.gateway.url = pair.gateway.wait_for_message("ready")["address"]
+                pair.gateway.wait_for_message("ready")
                 pair.gateway.wait_ready()
         except BaseException:
             self.close()

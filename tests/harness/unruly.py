@@ -9,7 +9,6 @@ import contextlib
 import json
 import sys
 import urllib.request
-from pathlib import Path
 from typing import Literal
 
 from harness.processes import ROOT, Child
@@ -112,9 +111,9 @@ class UnrulyModel(Child):
     """The proxy before the model at `target` (a port of 127.0.0.1), on a port of its own for life."""
 
     def __init__(self, target: int, port: int = 0) -> None:
-        super().__init__(
-            sys.executable, Path(__file__), str(port), str(target), env={"PYTHONPATH": str(ROOT / "tests")}
-        )
+        # Not by its path: Python would take this folder's modules, such as operator.py, for its own.
+        program = [sys.executable, "-P", "-m", "harness.unruly"]
+        super().__init__(*program, str(port), str(target), env={"PYTHONPATH": str(ROOT / "tests")})
         self.port: int = self.wait_for_message("listening")["port"]
         self.url = f"http://127.0.0.1:{self.port}"
 
