@@ -55,6 +55,14 @@ def test_plan_prints_the_objects_for_a_namespace() -> None:
     assert gateway["image"] == "mine:1"
 
 
+def test_plan_lets_the_operator_s_namespace_in() -> None:
+    for arguments, namespace in (((), "podpair"), (("--operator-namespace", "ops"), "ops")):
+        objects = list(yaml.safe_load_all(podpair("plan", EXAMPLE, *arguments).stdout))
+        (policy,) = (one for one in objects if one["kind"] == "NetworkPolicy")
+        peers = policy["spec"]["ingress"][1]["from"]
+        assert peers[0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": namespace}
+
+
 def test_plan_differs_only_in_the_resume_key_from_one_time_to_the_next() -> None:
     first, second = (list(yaml.safe_load_all(podpair("plan", EXAMPLE).stdout)) for _ in range(2))
     differing = [one["kind"] for one, other in zip(first, second, strict=True) if one != other]
