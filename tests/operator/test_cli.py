@@ -28,7 +28,7 @@ def test_validate_tells_all_faults_and_fails() -> None:
     assert faults == [
         "  line 8: spec.inference.image: is required",
         "  line 9: spec.inference.imge: there is no such field; did you mean image?",
-        "  line 16: spec.scaling: min (20) is greater than max (10)",
+        "  line 17: spec.scaling: min (20) is greater than max (10)",
     ]
 
 

@@ -76,9 +76,9 @@ async def test_pods_that_don_t_answer_are_unknown_and_keep_nobody_waiting(pair: 
     port = server.sockets[0].getsockname()[1]
     scraper = Scraper()
     try:
-        for url in (f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{port}", f"{pair.url}/nowhere"):
-            assert await scraper.measure(KEY, {"good": pair.url, "bad": url}) == Measures()
-        assert (await scraper.measure(KEY, {"good": pair.url})).sessions is not None
+        for url in (f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{port}", f"{pair.operations}/nowhere"):
+            assert await scraper.measure(KEY, {"good": pair.operations, "bad": url}) == Measures()
+        assert (await scraper.measure(KEY, {"good": pair.operations})).sessions is not None
     finally:
         release.set()
         server.close()
