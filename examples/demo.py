@@ -122,7 +122,7 @@ def free(port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def tell(address: str, kafka: str, embedded: bool, started: float) -> None:
+def tell(address: str, operations: str, kafka: str, embedded: bool, started: float) -> None:
     """What is there, and what to try."""
     command = f"{os.path.relpath(BIN)}/podpair-gateway"
     where = f"embedded at {kafka}" if embedded else f"at {kafka}"
@@ -133,6 +133,7 @@ def tell(address: str, kafka: str, embedded: bool, started: float) -> None:
         f'  push   {command} push --kafka {kafka} --session demo \'{{"hello": "world"}}\'\n'
         f'  ask    curl -s {address}/v2/models/digits/infer -H "Authorization: Bearer $({command} token --config'
         f' {os.path.relpath(CONFIG)})" -d @examples/digits/request.json\n'
+        f"  look   {operations}/readyz and /metrics: the operators' port\n"
         f"  stop   Ctrl-C",
         flush=True,
     )
@@ -144,7 +145,7 @@ async def run(options: argparse.Namespace) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    port, model_port, control_port = free(options.port), free(0), free(0)
+    port, operations_port, model_port, control_port = free(options.port), free(0), free(0), free(0)
     address = f"http://127.0.0.1:{port}"
     inference = Part(
         "inference", BIN / "podpair-inference", "serve", "--models", HERE / "models", "--port", str(model_port)
@@ -154,6 +155,7 @@ async def run(options: argparse.Namespace) -> int:
     )
     env = kafka | {
         "PODPAIR_INFERENCE__URL": f"http://127.0.0.1:{model_port}",
+        "PODPAIR_OPERATIONS__PORT": str(operations_port),
         "PODPAIR_CONSOLE__DEMO_URL": f"http://127.0.0.1:{control_port}",
     }
     gateway = Part("gateway", BIN / "podpair-gateway", "serve", "--config", CONFIG, "--port", str(port), env=env)
@@ -173,7 +175,8 @@ async def run(options: argparse.Namespace) -> int:
         if not stopped.done():
             await ready
             embedded = gateway.told.get(next((m for m in gateway.told if m.startswith("embedded Kafka")), ""), {})
-            tell(address, options.kafka or embedded["kafka"], not options.kafka, started)
+            operations = f"http://127.0.0.1:{operations_port}"
+            tell(address, operations, options.kafka or embedded["kafka"], not options.kafka, started)
             await stopped
     except RuntimeError as error:
         print(f"podpair demo: {error}", file=sys.stderr)

@@ -81,6 +81,7 @@ class Side:
     client: Sequence[str] = ()  # options of the load client
     beside: Callable[[Gateway], AbstractContextManager[Any]] | None = None  # what goes on beside the load
     context: ssl.SSLContext | None = None  # whom to believe, where the gateway speaks TLS
+    two_ports: bool = True  # False: a checkout whose gateway has no port for operators yet
 
 
 class Stage:
@@ -108,7 +109,7 @@ class Stage:
                 "requests": {"in_flight": 1024, "topic": f"requests.{number}", "group": f"group.{number}"},
                 "results": {"topic": f"results.{number}"},
             }
-            gateway = Gateway(folder, merge(config, side.config), env=side.env)
+            gateway = Gateway(folder, merge(config, side.config), env=side.env, two_ports=side.two_ports)
             stack.callback(gateway.kill)
             gateway.context = side.context
             self.gateways[side.name] = gateway
@@ -215,7 +216,8 @@ def run(options: argparse.Namespace, section: str, route: str) -> None:
         path = options.against / "gateway" / "src"
         if not path.is_dir():
             raise SystemExit(f"no gateway in {options.against}: --against wants a checkout")
-        sides.append(Side("other", options.config, {"PYTHONPATH": os.fspath(path)}))
+        two_ports = (path / "podpair" / "gateway" / "http" / "operations.py").is_file()
+        sides.append(Side("other", options.config, {"PYTHONPATH": os.fspath(path)}, two_ports=two_ports))
     with stage(sides, route, embedded=route == "direct" or options.embedded) as where:
         if options.hold:
             input(f"{json.dumps(where.pids())}; Enter to go on\n")

@@ -54,7 +54,10 @@ RESOURCES: dict[str, dict[str, Any]] = {
                 "tlsSecretName": "d-tls",
                 "annotations": {"x": "yes"},
             },
-            "networkPolicy": {"from": [{"podSelector": {"matchLabels": {"app": "web"}}}]},
+            "networkPolicy": {
+                "from": [{"podSelector": {"matchLabels": {"app": "web"}}}],
+                "operationsFrom": [{"ipBlock": {"cidr": "10.0.0.0/8"}}],
+            },
         },
         "topologySpread": {"keys": ["kubernetes.io/hostname"], "maxSkew": 2, "whenUnsatisfiable": "DoNotSchedule"},
     },

@@ -49,6 +49,27 @@ def test_every_object_is_made_and_whatever_is_deleted_or_edited_comes_back(
     assert cluster.read("secret", "digits-resume", "-n", namespace)["data"]["resume-key"] == key
 
 
+def test_the_operators_port_is_open_to_its_own_namespace_and_to_whom_the_resource_names(
+    cluster: ApiServer, namespace: str, operator: Operator
+) -> None:
+    def peers() -> list[dict[str, Any]]:
+        public, operations = cluster.read("networkpolicy", "digits", "-n", namespace)["spec"]["ingress"]
+        assert (public["ports"][0]["port"], operations["ports"][0]["port"]) == (8080, 8083)
+        found: list[dict[str, Any]] = operations["from"]
+        return found
+
+    own = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "default"}}}  # where it says it runs
+    prometheus = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}}}
+    apply(cluster, namespace)
+    until(lambda: there(cluster, namespace, "networkpolicy", "digits"))
+    assert peers() == [own, prometheus]
+    agent = {"ipBlock": {"cidr": "10.0.0.0/8"}}
+    apply(cluster, namespace, network={"networkPolicy": {"operationsFrom": [agent]}})
+    until(lambda: peers() == [own, agent])
+    apply(cluster, namespace, network={"networkPolicy": {"operationsFrom": []}})
+    until(lambda: peers() == [own])
+
+
 EDITS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("serviceaccount", "digits"): ("automountServiceAccountToken", {"automountServiceAccountToken": True}),
     ("secret", "digits-resume"): ("data.resume-key", {"data": {"resume-key": "c2hvcnQ="}}),

@@ -14,7 +14,8 @@ from harness.processes import BIN
 
 @pytest.fixture
 def demo(start_gateway: Callable[..., Gateway], inference: Inference) -> Gateway:
-    config = {"kafka": {"embedded": True}, "inference": {"url": inference.url}, "console": {"mint_tokens": True}}
+    console = {"enabled": True, "mint_tokens": True}
+    config = {"kafka": {"embedded": True}, "inference": {"url": inference.url}, "console": console}
     gateway = start_gateway(config)
     gateway.wait_ready()
     return gateway

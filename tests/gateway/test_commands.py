@@ -138,7 +138,8 @@ def test_check_reads_the_files_that_the_configuration_names(tmp_path: Path) -> N
 
 
 def test_a_property_that_librdkafka_does_not_have(tmp_path: Path) -> None:
-    environment = {"PODPAIR_AUTH__SECRET": SECRET, "PODPAIR_KAFKA__CLIENT__NO_SUCH": "1", "PODPAIR_HTTP__PORT": "0"}
+    environment = {"PODPAIR_AUTH__SECRET": SECRET, "PODPAIR_KAFKA__CLIENT__NO_SUCH": "1"}
+    environment |= {"PODPAIR_HTTP__PORT": "0", "PODPAIR_OPERATIONS__PORT": "0"}
     done = run("serve", **environment)
     assert done.returncode == 1
     messages = [json.loads(line)["message"] for line in done.stderr.splitlines() if line.startswith("{")]
@@ -148,7 +149,7 @@ def test_a_property_that_librdkafka_does_not_have(tmp_path: Path) -> None:
 
 def test_tokens_are_minted_for_this_machines_names_only(tmp_path: Path) -> None:
     """A page whose name was made to mean 127.0.0.1 gets none."""
-    gateway = Gateway(tmp_path, {"kafka": {"embedded": True}, "console": {"mint_tokens": True}})
+    gateway = Gateway(tmp_path, {"kafka": {"embedded": True}, "console": {"enabled": True, "mint_tokens": True}})
     try:
         port = int(gateway.url.rsplit(":", 1)[1])
         for host, status in (("127.0.0.1", 200), ("localhost", 200), ("evil.example", 403)):

@@ -11,6 +11,7 @@ from podpair.gateway.config.model import Config
 
 SECRET = "configured-secret-0123456789-0123456789"
 BASE = {"auth": {"secret": SECRET}}
+MINTING = {"enabled": True, "mint_tokens": True}
 
 
 @pytest.fixture(autouse=True)
@@ -139,8 +140,13 @@ def auth(**settings: Any) -> dict[str, Any]:
         (BASE | {"inference": {"url": "grpc://localhost"}}, "gRPC needs a port"),
         (BASE | {"inference": {"url": "http://localhost:80810"}}, "Port out of range"),
         (BASE | {"tracing": {"endpoint": "http:///v1/traces"}}, "is not an http(s) URL"),
-        (BASE | {"console": {"mint_tokens": True}, "http": {"host": "0.0.0.0"}}, "needs auth.secret and a loopback"),
-        (auth(disabled=True) | {"console": {"mint_tokens": True}}, "needs auth.secret and a loopback"),
+        (BASE | {"console": MINTING, "http": {"host": "0.0.0.0"}}, "needs auth.secret and a loopback"),
+        (auth(disabled=True) | {"console": MINTING}, "needs auth.secret and a loopback"),
+        (BASE | {"console": {"mint_tokens": True}}, "set console.enabled too"),
+        (BASE | {"operations": {"port": 8080}}, "operations.port and http.port are both 8080"),
+        (BASE | {"http": {"port": 8083}}, "operations.port and http.port are both 8083"),
+        (BASE | {"http": {"host": "::1", "port": 1}, "operations": {"host": "::1", "port": 1}}, "are both 1: choose"),
+        (BASE | {"operations": {"port": 65_536}}, "operations.port"),
         (BASE | {"limits": {"sessions": 0}}, "greater than 0"),
         (BASE | {"sessions": {"heartbeat_seconds": 0}}, "greater than 0"),
     ],
@@ -153,7 +159,7 @@ def test_a_fault(file: Any, values: dict[Any, Any], said: str) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
 def test_tokens_are_minted_on_a_loopback_address_only(file: Any, host: str) -> None:
-    assert load(file(BASE | {"console": {"mint_tokens": True}, "http": {"host": host}})).console.mint_tokens
+    assert load(file(BASE | {"console": MINTING, "http": {"host": host}})).console.mint_tokens
 
 
 @pytest.mark.parametrize(

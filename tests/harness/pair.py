@@ -5,6 +5,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,31 @@ class Inference(Child):
         return address if address.startswith("unix:") else f"grpc://{address}"
 
 
+#: What is asked of a gateway at its operators' port.
+OPERATIONS = ("/healthz", "/readyz", "/metrics")
+
+
 class Gateway(Child):
-    """`podpair-gateway serve` with this configuration (nested), on a free port."""
+    """`podpair-gateway serve` with this configuration (nested), on free ports."""
 
     context: ssl.SSLContext | None = None  # whom `get` trusts, where it is asked over TLS
 
     def __init__(
-        self, folder: Path, config: dict[str, Any], *, wait: bool = True, env: dict[str, str] | None = None
+        self,
+        folder: Path,
+        config: dict[str, Any],
+        *,
+        wait: bool = True,
+        env: dict[str, str] | None = None,
+        two_ports: bool = True,
     ) -> None:
-        own = {"http": {"port": 0}, "auth": {"secret": SECRET}, "sessions": {"resume_secret": RESUME_SECRET}}
+        """`two_ports` False: it is one of a checkout from before operators had a port of their own."""
+        self._operations_at = OPERATIONS if two_ports else ()
+        own: dict[str, Any] = {
+            "http": {"port": 0},
+            "auth": {"secret": SECRET},
+            "sessions": {"resume_secret": RESUME_SECRET},
+        } | ({"operations": {"port": 0}} if two_ports else {})
         path = folder / f"gateway-{time.monotonic_ns()}.yaml"
         path.write_text(yaml.safe_dump(merge(own, config)))
         super().__init__(BIN / "podpair-gateway", "serve", "--config", path, env=env)
@@ -58,10 +75,23 @@ class Gateway(Child):
     def ws(self) -> str:
         return self.url.replace("http", "ws", 1) + "/v1/ws"
 
+    @cached_property
+    def operations(self) -> str:
+        """The URL of its operators' port."""
+        return str(self.wait_for_message("listening")["operations"])
+
     def get(self, path: str) -> tuple[int, str]:
-        """GET without a token: status and body."""
+        """GET without a token: status and body. What operators ask for is asked at their port."""
+        return self._get((self.operations if path in self._operations_at else self.url) + path)
+
+    def get_publicly(self, path: str) -> tuple[int, str]:
+        """The same at the public port, whatever is asked for."""
+        return self._get(self.url + path)
+
+    def _get(self, url: str) -> tuple[int, str]:
+        context = self.context if url.startswith("https:") else None
         try:
-            with urllib.request.urlopen(self.url + path, timeout=30, context=self.context) as response:
+            with urllib.request.urlopen(url, timeout=30, context=context) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()

@@ -64,6 +64,16 @@ WRONG = {
         "spec.inference",
         "port and grpcPort are the same (8081): give each protocol a port",
     ),
+    "the gateway's public port": Wrong(
+        {"inference__port": 8080},
+        "spec.inference",
+        "port (8080) and grpcPort (8082) must not be 8080 or 8083, which are the gateway's in the same pod: choose others",
+    ),
+    "the gateway's operators' port": Wrong(
+        {"inference__grpcPort": 8083},
+        "spec.inference",
+        "port (8081) and grpcPort (8083) must not be 8080 or 8083, which are the gateway's in the same pod: choose others",
+    ),
     "a burst of no rate": Wrong(
         {"gateway__admission": {"rules": [{"burst": 5}]}},
         "spec.gateway.admission.rules[0]",

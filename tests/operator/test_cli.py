@@ -28,7 +28,7 @@ def test_validate_tells_all_faults_and_fails() -> None:
     assert faults == [
         "  line 8: spec.inference.image: is required",
         "  line 9: spec.inference.imge: there is no such field; did you mean image?",
-        "  line 16: spec.scaling: min (20) is greater than max (10)",
+        "  line 17: spec.scaling: min (20) is greater than max (10)",
     ]
 
 
@@ -53,6 +53,14 @@ def test_plan_prints_the_objects_for_a_namespace() -> None:
     (deployment,) = (one for one in objects if one["kind"] == "Deployment")
     (gateway,) = deployment["spec"]["template"]["spec"]["containers"]
     assert gateway["image"] == "mine:1"
+
+
+def test_plan_lets_the_operator_s_namespace_in() -> None:
+    for arguments, namespace in (((), "podpair"), (("--operator-namespace", "ops"), "ops")):
+        objects = list(yaml.safe_load_all(podpair("plan", EXAMPLE, *arguments).stdout))
+        (policy,) = (one for one in objects if one["kind"] == "NetworkPolicy")
+        peers = policy["spec"]["ingress"][1]["from"]
+        assert peers[0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": namespace}
 
 
 def test_plan_differs_only_in_the_resume_key_from_one_time_to_the_next() -> None:

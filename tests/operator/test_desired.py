@@ -18,6 +18,7 @@ from podpair.gateway.config.load import load
 from podpair.gateway.config.model import AdmissionRule, Config
 from podpair.inference.config.settings import load_settings
 from podpair.operator.core.desired import Surroundings, desired
+from podpair.operator.core.objects.network import operator_namespace_of
 from podpair.operator.core.objects.references import missing, named
 from podpair.operator.core.resource.igw import InferenceGateway
 
@@ -56,6 +57,7 @@ def test_the_gateway_reads_its_configuration(tmp_path: Path) -> None:
     auth = {"jwksUrl": "https://login.example/jwks", "audience": "digits"}
     config = gateway_config(tmp_path, gateway__auth=auth)
     assert (config.http.host, config.http.port) == ("0.0.0.0", 8080)
+    assert (config.operations.enabled, config.operations.host, config.operations.port) == (True, None, 8083)
     assert (config.auth.jwks_url, config.auth.audience) == ("https://login.example/jwks", "digits")
     assert (config.kafka.bootstrap_servers, config.kafka.client) == ("kafka.kafka.svc:9092", {})
     assert (config.requests.topic, config.requests.group) == ("default.digits.requests", "default.digits")
@@ -74,7 +76,7 @@ def test_every_wish_reaches_the_gateway(tmp_path: Path) -> None:
             "admission": {"rules": [{}, ALL_OF_A_RULE], "shed": False},
             "origins": ["https://app.example"],
             "drain": "1m",
-            "console": False,
+            "console": True,
             "logLevel": "debug",
         },
         kafka={
@@ -127,7 +129,7 @@ def test_every_wish_reaches_the_gateway(tmp_path: Path) -> None:
     }
     assert (config.kafka.create_topics, config.kafka.await_topics) == (False, True)
     assert (config.inference.url, config.inference.timeout_seconds) == ("http://127.0.0.1:9000", 2)
-    assert (config.http.origins, config.console.enabled, config.log.level) == (("https://app.example",), False, "debug")
+    assert (config.http.origins, config.console.enabled, config.log.level) == (("https://app.example",), True, "debug")
 
 
 def test_traces_go_from_both_containers_to_the_collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,13 +157,63 @@ def test_a_certificate_of_the_pods_own_is_mounted_and_whoever_asks_them_is_told(
     assert volumes["podpair-tls"]["secret"]["secretName"] == "public"
     container = pod(**changed)["containers"][0]
     assert folder in [mount["mountPath"] for mount in container["volumeMounts"]]
-    for probe in ("readinessProbe", "startupProbe", "livenessProbe"):
-        assert container[probe]["httpGet"]["scheme"] == "HTTPS"
-        assert "scheme" not in pod()["containers"][0][probe]["httpGet"]
     made = objects(replace(AROUND, pod_monitors=True), **changed)
     assert made["Service"]["spec"]["ports"][0]["appProtocol"] == "https"
+    # The operators' port is plain HTTP all the same.
+    for probe in ("readinessProbe", "startupProbe", "livenessProbe"):
+        assert container[probe] == pod()["containers"][0][probe]
+    assert made["PodMonitor"]["spec"] == objects(replace(AROUND, pod_monitors=True))["PodMonitor"]["spec"]
+
+
+def test_probes_and_prometheus_ask_at_the_operators_port_and_clients_find_the_public_one() -> None:
+    way_in = {"network": {"ingress": {"host": "d.example"}}}
+    made = objects(replace(AROUND, pod_monitors=True), **way_in)
+    (container,) = made["Deployment"]["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"http": 8080, "operations": 8083}
+    asked = {probe: container[probe]["httpGet"] for probe in ("readinessProbe", "startupProbe", "livenessProbe")}
+    assert asked == {
+        "readinessProbe": {"path": "/readyz", "port": "operations"},
+        "startupProbe": {"path": "/healthz", "port": "operations"},
+        "livenessProbe": {"path": "/healthz", "port": "operations"},
+    }
     (endpoint,) = made["PodMonitor"]["spec"]["podMetricsEndpoints"]
-    assert (endpoint["scheme"], endpoint["tlsConfig"]) == ("https", {"insecureSkipVerify": True})
+    assert (endpoint["port"], endpoint["path"], "scheme" in endpoint) == ("operations", "/metrics", False)
+    (port,) = made["Service"]["spec"]["ports"]
+    assert port["targetPort"] == "http"
+    (rule,) = made["Ingress"]["spec"]["rules"]
+    (path,) = rule["http"]["paths"]
+    assert path["backend"]["service"] == {"name": made["Service"]["metadata"]["name"], "port": {"name": port["name"]}}
+
+
+def test_the_operators_port_is_for_the_operator_and_prometheus() -> None:
+    def ingress(around: Surroundings = AROUND, **policy: Any) -> list[dict[str, Any]]:
+        rules: list[dict[str, Any]] = objects(around, network={"networkPolicy": policy})["NetworkPolicy"]["spec"][
+            "ingress"
+        ]
+        return rules
+
+    operator = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "podpair"}}}
+    prometheus = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}}}
+    public, operations = ingress()
+    assert public == {"ports": [{"port": 8080, "protocol": "TCP"}]}  # everybody
+    assert operations == {"ports": [{"port": 8083, "protocol": "TCP"}], "from": [operator, prometheus]}
+    web = {"podSelector": {"matchLabels": {"app": "web"}}}
+    assert ingress(**{"from": [web]}) == [{**public, "from": [web]}, operations]  # which opens the other to nobody
+    agent = {"ipBlock": {"cidr": "10.0.0.0/8"}}
+    assert ingress(operationsFrom=[agent]) == [public, {**operations, "from": [operator, agent]}]
+    assert ingress(operationsFrom=[]) == [public, {**operations, "from": [operator]}]
+    elsewhere = ingress(replace(AROUND, operator_namespace="ops"), operationsFrom=[])[1]["from"]
+    assert elsewhere == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ops"}}}]
+
+
+def test_plan_finds_the_operators_namespace_in_the_policy_that_is_there() -> None:
+    for changed in ({}, {"operationsFrom": []}, {"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}):
+        live = objects(replace(AROUND, operator_namespace="ops"), network={"networkPolicy": changed})["NetworkPolicy"]
+        assert operator_namespace_of(live) == "ops"
+    rules = [{"ports": [{"port": 8080, "protocol": "TCP"}]}, {}]  # of before, and somebody else's
+    assert operator_namespace_of({"spec": {"ingress": rules}}) is None
+    assert operator_namespace_of({"spec": {}}) is None
 
 
 def test_a_renewed_certificate_rolls_no_pods() -> None:

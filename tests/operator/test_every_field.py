@@ -80,6 +80,7 @@ VALUES: dict[str, tuple[str, Any, Any]] = {
     **{path: (path, 64, 65) for path in ("kafka.requests.partitions", "kafka.results.partitions")},
     "kafka.bootstrapServers": ("kafka.bootstrapServers", "one:1", "two:2"),
     "network.networkPolicy.from": ("network.networkPolicy.from", [], [{"podSelector": {}}]),
+    "network.networkPolicy.operationsFrom": ("network.networkPolicy.operationsFrom", [], [{"podSelector": {}}]),
     "scaling.behavior.scaleUp.policies[].type": ("scaling.behavior.scaleUp.policies[0].type", "Pods", "Percent"),
     "scaling.metrics[].cpu": ("scaling.metrics", [{"cpu": 50}], [{"cpu": 60}]),
     "scaling.metrics[].latency": ("scaling.metrics", [{"latency": "50ms"}], [{"latency": "60ms"}]),

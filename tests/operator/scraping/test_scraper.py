@@ -22,14 +22,14 @@ async def test_a_gateway_tells_its_sessions_and_its_model_s_latency(pair: Gatewa
     scraper = Scraper()
     try:
         async with aiohttp.ClientSession() as http:
-            before = await scraper.measure(KEY, {"a": pair.url})
+            before = await scraper.measure(KEY, {"a": pair.operations})
             async with http.ws_connect(pair.ws, headers={"Authorization": f"Bearer {token()}"}) as ws:
                 await ws.receive_json()
                 request = {"type": "infer", "id": "1", "model": "digits", "data": [0.0] * 64, "route": "direct"}
                 await ws.send_str(json.dumps(request))
                 while (await ws.receive_json())["type"] != "result":
                     pass
-                seen = await scraper.measure(KEY, {"a": pair.url})
+                seen = await scraper.measure(KEY, {"a": pair.operations})
         assert before.sessions is not None
         assert (seen.sessions, seen.inflight, seen.lag) == (before.sessions + 1, 0, None)
         assert seen.latency is not None
@@ -38,7 +38,7 @@ async def test_a_gateway_tells_its_sessions_and_its_model_s_latency(pair: Gatewa
         await scraper.close()
 
 
-async def test_a_pod_with_tls_is_asked_at_its_address(
+async def test_a_pod_with_tls_is_asked_without(
     inference: Inference, start_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     issued = Authority("podpair test pods").issue("gateway", ("models.example",))
@@ -51,20 +51,18 @@ async def test_a_pod_with_tls_is_asked_at_its_address(
     scraper = Scraper()
     try:
         assert gateway.url.startswith("https://")
-        assert (await scraper.measure(KEY, {"a": gateway.url})).sessions == 0
+        assert (await scraper.measure(KEY, {"a": gateway.operations})).sessions == 0
     finally:
         await scraper.close()
 
 
-def test_each_pod_is_asked_as_the_kubelet_asks_it() -> None:
-    def pod(name: str, address: str, **probe: str) -> dict[str, Any]:
-        container = {"name": "gateway", "readinessProbe": {"httpGet": {"path": "/readyz", **probe}}}
-        ready = [{"type": "Ready", "status": "True"}]
-        status = {"podIP": address, "conditions": ready}
-        return {"metadata": {"name": name}, "spec": {"containers": [container]}, "status": status}
+def test_each_ready_pod_is_asked_at_its_operators_port() -> None:
+    def pod(name: str, address: str, ready: str = "True") -> dict[str, Any]:
+        status = {"podIP": address, "conditions": [{"type": "Ready", "status": ready}]}
+        return {"metadata": {"name": name}, "spec": {"containers": [{"name": "gateway"}]}, "status": status}
 
-    pods = [pod("old", "10.0.0.1", scheme="HTTP"), pod("new", "fd00::1", scheme="HTTPS")]
-    assert addresses(pods) == {"old": "http://10.0.0.1:8080", "new": "https://[fd00::1]:8080"}
+    pods = [pod("one", "10.0.0.1"), pod("two", "fd00::1"), pod("three", "10.0.0.3", "False")]
+    assert addresses(pods) == {"one": "http://10.0.0.1:8083", "two": "http://[fd00::1]:8083"}
 
 
 async def test_pods_that_don_t_answer_are_unknown_and_keep_nobody_waiting(pair: Gateway) -> None:
@@ -78,9 +76,9 @@ async def test_pods_that_don_t_answer_are_unknown_and_keep_nobody_waiting(pair: 
     port = server.sockets[0].getsockname()[1]
     scraper = Scraper()
     try:
-        for url in (f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{port}", f"{pair.url}/nowhere"):
-            assert await scraper.measure(KEY, {"good": pair.url, "bad": url}) == Measures()
-        assert (await scraper.measure(KEY, {"good": pair.url})).sessions is not None
+        for url in (f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{port}", f"{pair.operations}/nowhere"):
+            assert await scraper.measure(KEY, {"good": pair.operations, "bad": url}) == Measures()
+        assert (await scraper.measure(KEY, {"good": pair.operations})).sessions is not None
     finally:
         release.set()
         server.close()

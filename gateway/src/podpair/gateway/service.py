@@ -197,13 +197,18 @@ class Service:
 
     @property
     def checks(self) -> dict[str, str]:
-        """What readiness depends on; everything must be `ok`."""
+        """What readiness depends on; everything must be `ok`. For operators: addresses are in it."""
         parts = self.parts
         return {
             "kafka": self._kafka_check,
             "inference": "ok" if parts is not None and parts.readiness.ready else "not ready",
             "gateway": "draining" if self.draining else "ok",
         }
+
+    @property
+    def ready(self) -> bool:
+        """Whether clients should be sent here."""
+        return all(state == "ok" for state in self.checks.values())
 
     @property
     def _kafka_check(self) -> str:

@@ -56,7 +56,8 @@ class Service:
         self._references = References(client, queue.add, seconds)
         self._applier = applier = Applier(client, self._caches, metrics)
         self._brokers = brokers = Brokers(topics, settings.kafka_seconds, queue.add)
-        reader = SurroundingsReader(client, self._caches, self._references, applier, settings.gateway_image)
+        image, namespace = settings.gateway_image, settings.namespace
+        reader = SurroundingsReader(client, self._caches, self._references, applier, image, namespace)
         events = EventPoster(client, settings.identity)
         finisher = Finisher(client, applier, brokers, reader, events)
         self._load = load = Load(Scraper(), gateways, self._caches, brokers.seen, settings.scrape_seconds, queue.add)

@@ -5,9 +5,9 @@ import click
 _PAGE = """\
 # Metrics
 
-You want to see what a gateway does. `GET /metrics` on its port has all of this for Prometheus, and what Python tells of the
-process; there is a metric for each decision. The histogram `inference_latency_seconds` beside them is the model's own.
-This page is `podpair-gateway metrics`.
+You want to see what a gateway does. `GET /metrics` on its operators' port (`operations.port`, 8083) has all of this for
+Prometheus, and what Python tells of the process; there is a metric for each decision. The histogram
+`inference_latency_seconds` beside them is the model's own. This page is `podpair-gateway metrics`.
 
 | metric | kind | labels | |
 | --- | --- | --- | --- |

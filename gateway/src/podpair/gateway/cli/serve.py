@@ -1,4 +1,4 @@
-"""Runs one gateway: the port first, then the broker, so that a probe always gets an answer."""
+"""Runs one gateway: the ports first, then the broker, so that a probe always gets an answer."""
 
 import asyncio
 import gc
@@ -7,12 +7,11 @@ import signal
 import threading
 
 import uvloop
-from aiohttp import web
 
 from podpair.gateway import logs
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Config
-from podpair.gateway.http.app import make_app
+from podpair.gateway.http.listeners import CannotListen, Listeners
 from podpair.gateway.http.tls import certificate_of
 from podpair.gateway.kafka.threads import call_on
 from podpair.gateway.kafka.topics import MissingTopic
@@ -45,17 +44,15 @@ async def _serve(config: Config) -> int:
         loop.add_signal_handler(number, end, 0)
     certificate = certificate_of(config.http)
     service = Service(config)
-    web_runner = web.AppRunner(make_app(service), access_log=None, shutdown_timeout=1.0)
-    await web_runner.setup()
-    context = certificate.context if certificate is not None else None
-    site = web.TCPSite(web_runner, config.http.host, config.http.port, backlog=4096, ssl_context=context)
+    listeners = Listeners(service, certificate.context if certificate is not None else None)
     try:
-        await site.start()
-    except OSError as error:
-        _log.error("cannot listen on %s:%d: %s", config.http.host, config.http.port, error.strerror or error)
+        addresses = await listeners.start()
+    except CannotListen as error:
+        _log.error("%s", error)
         await service.stop()
-        await web_runner.cleanup()
+        await listeners.close()
         return 1
+    _log.info("listening", extra=addresses)
 
     def started(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (failure := task.exception()) is not None:
@@ -64,29 +61,23 @@ async def _serve(config: Config) -> int:
 
     if certificate is not None:
         certificate.watch(service.metrics)
-    scheme = "https" if certificate is not None else "http"
-    starting = asyncio.create_task(_start(service, _address(web_runner, scheme)))
+    starting = asyncio.create_task(_start(service, addresses))
     starting.add_done_callback(started)
     status = await ended
     starting.cancel()
     _log.info("stopping")
     await service.stop()
-    await web_runner.cleanup()
+    await listeners.close()
     if certificate is not None:
         await certificate.close()
     _log.info("stopped")
     return status
 
 
-async def _start(service: Service, address: str) -> None:
+async def _start(service: Service, addresses: dict[str, str]) -> None:
     await service.start()
     # What is there now stays: the collector need not walk it again and again, nor the sessions for each small allocation.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    _log.info("ready", extra={"address": address, "gateway": service.name})
-
-
-def _address(runner: web.AppRunner, scheme: str) -> str:
-    host, port = runner.addresses[0][:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    _log.info("ready", extra={**addresses, "gateway": service.name})

@@ -95,6 +95,17 @@ class Http(Section):
         return tuple(origin.rstrip("/").lower() for origin in value)
 
 
+class Operations(Section):
+    """The operators' port: /metrics, /healthz, and /readyz with its reasons. Plain HTTP, no tokens: for inside the cluster."""
+
+    enabled: bool = True
+    """Serve it. Without it there are no metrics, and only the log says why a gateway isn't ready."""
+    host: str | None = None
+    """Address to listen on. Unset: `http.host`."""
+    port: Port = 8083
+    """Port to listen on; 0 takes a free one."""
+
+
 class Auth(Section):
     """How tokens (JWT) are verified: exactly one of secret, secret_file, public_key_file, jwks_url; or disabled."""
 
@@ -387,9 +398,9 @@ class Coalescing(Section):
 
 
 class Console(Section):
-    """The page at `/`."""
+    """The page at `/` of the public port, to try a model with. What pages import (podpair.js) is served without it, too."""
 
-    enabled: bool = True
+    enabled: bool = False
     """Serve the console."""
     model: str = "digits"
     """The model that it asks."""
@@ -430,6 +441,7 @@ class Config(Section):
     """The gateway's configuration."""
 
     http: Http = Field(default_factory=Http)
+    operations: Operations = Field(default_factory=Operations)
     # Built when it is read, not when the class is made: without a way to verify tokens it is a fault.
     auth: Auth = Field(default_factory=dict, validate_default=True)
     sessions: Sessions = Field(default_factory=Sessions)
@@ -448,12 +460,22 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.console.mint_tokens and not self.console.enabled:
+            raise ValueError("console.mint_tokens is for the console: set console.enabled too")
         if self.console.mint_tokens and (
             self.auth.secret is None or self.http.host not in ("127.0.0.1", "localhost", "::1")
         ):
             raise ValueError("console.mint_tokens needs auth.secret and a loopback http.host: it lets anyone in")
+        if self.operations.enabled and self._share_an_address():
+            raise ValueError(
+                f"operations.port and http.port are both {self.http.port}: choose another (operations.enabled: false: none)"
+            )
         if self.requests.topic == self.results.topic:
             raise ValueError("requests.topic and results.topic are the same")
         if self.requests.exactly_once and self.kafka.embedded:
             raise ValueError("requests.exactly_once needs a real broker: the embedded one keeps no transactions")
         return self
+
+    def _share_an_address(self) -> bool:
+        same_host = self.operations.host in (None, self.http.host)
+        return same_host and self.operations.port == self.http.port != 0

@@ -12,11 +12,20 @@ from podpair.gateway.core.protocol import Code, Fault
 
 
 class Unavailable(Exception):
-    """The inference container can't be reached, is not ready, or (`midway`) went away in the middle of a call."""
+    """The inference container can't be reached, is not ready, or (`midway`) went away in the middle of a call.
 
-    def __init__(self, message: str, *, midway: bool = False) -> None:
+    The message is for operators: it may hold addresses. `said` is the container's own word, where it gave one.
+    """
+
+    def __init__(self, message: str, *, midway: bool = False, said: str = "") -> None:
         super().__init__(message)
         self.midway = midway
+        self.said = said
+
+    @property
+    def client_message(self) -> str:
+        """What a client is told: no address of what is behind the gateway is in it."""
+        return self.said or ("the model went away during the call" if self.midway else "the model can't be reached")
 
 
 class Busy(Exception):
@@ -71,7 +80,7 @@ class Attempts:
     def verdict(self, error: Exception) -> Fault:
         """The terminal error after the last attempt."""
         if isinstance(error, Unavailable):
-            return Fault(Code.UPSTREAM, f"the model died {_times(self.crashed)} while it had this request: {error}")
+            return Fault(Code.UPSTREAM, f"the model died {_times(self.crashed)} while it had this request")
         return Fault(Code.UPSTREAM, f"the model failed {_times(self.made)}: {error}")
 
 

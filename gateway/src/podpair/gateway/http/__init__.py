@@ -1,1 +1,1 @@
-"""The public port: WebSocket, server-sent events, V2, health, metrics, the console."""
+"""The public port: WebSocket, server-sent events, V2, health, the console; and the operators' port."""

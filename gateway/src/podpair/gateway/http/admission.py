@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -15,11 +16,14 @@ from podpair.gateway.core.protocol import RouteName
 from podpair.gateway.core.quotas import Bucket, Forbidden, Grant, Limited
 from podpair.gateway.core.wires import Wire
 from podpair.gateway.http.errors import refusal
+from podpair.gateway.kafka.clients import description_of
 from podpair.gateway.service import Parts, Service
 from podpair.gateway.sessions.connection import Close, Connection
 from podpair.gateway.sessions.session import Session
 
+_log = logging.getLogger(__name__)
 _BEARER_PROTOCOL = "bearer."
+_QUIET = 10.0  # seconds between log records of the same trouble
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,6 +58,7 @@ class Admission:
         self._tokens = service.tokens
         self._metrics = service.metrics
         rate, burst = self._config.limits.connects_per_second, self._config.limits.connects_burst
+        self._quiet_until = 0.0  # by the service's clock: until then nothing is logged of results that can't be read
         self._connects = Bucket(rate, burst, service.clock()) if rate is not None else None
 
     def parts(self) -> Parts:
@@ -62,7 +67,7 @@ class Admission:
         if self._service.draining:
             raise self.refuse(503, "overloaded", "the gateway is leaving: go to another", retry_after=1)
         if parts is None:
-            raise self.refuse(503, "overloaded", f"not started: waiting for {self._service.waiting_for}", retry_after=2)
+            raise self.refuse(503, "overloaded", "the gateway is starting: try again", retry_after=2)
         return parts
 
     async def visitor(self, request: web.Request, *, position: str | None) -> Visitor:
@@ -105,9 +110,17 @@ class Admission:
         try:
             await reader.hold(home)
         except KafkaException as error:
-            message = f"the results can't be read now: {error.args[0].str()}"
+            self._tell_of(error)
+            message = f"the results can't be read now: {description_of(error.args[0])}"
             raise self.refuse(503, "overloaded", message, retry_after=2) from None
         return partial(reader.release, home)
+
+    def _tell_of(self, error: KafkaException) -> None:
+        """Log what clients aren't told, now and then: every client that connects meanwhile meets the same."""
+        now = self._service.clock()
+        if now >= self._quiet_until:
+            self._quiet_until = now + _QUIET
+            _log.warning("clients are refused, for the results can't be read: %s", error.args[0].str())
 
     def connect(
         self, visitor: Visitor, kind: str, transport: asyncio.WriteTransport, wire: Wire, close: Close

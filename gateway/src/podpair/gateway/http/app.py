@@ -1,19 +1,16 @@
-"""The routes of the public port."""
+"""The routes of the public port. What is for operators' eyes is on another (`operations`)."""
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
-from prometheus_client import generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from podpair.gateway.core.exposition import only
 from podpair.gateway.http.admission import Admission
 from podpair.gateway.http.console import add_console
 from podpair.gateway.http.cors import allow_origins
 from podpair.gateway.http.errors import refusal, v2_error
 from podpair.gateway.http.events import EventStreamEdge
 from podpair.gateway.http.infer import InferEdge
+from podpair.gateway.http.operations import healthy
 from podpair.gateway.http.websocket import WebSocketEdge
-from podpair.gateway.metrics import INFERENCE_LATENCY
 from podpair.gateway.service import Service
 
 
@@ -25,24 +22,14 @@ def make_app(service: Service) -> web.Application:
     app = web.Application(client_max_size=limit, middlewares=[_gone, _errors_as_json(limit)])
     allow_origins(app, service.config.http.origins)
 
-    async def health(_: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
-
     async def ready(_: web.Request) -> web.Response:
-        checks = service.checks
-        good = all(state == "ok" for state in checks.values())
-        return web.json_response({"ready": good, "checks": checks}, status=200 if good else 503)
+        """For load balancers: yes or no. Why not is on the operators' port."""
+        return web.json_response(
+            {"status": "ok"} if service.ready else {"status": "not ready"}, status=200 if service.ready else 503
+        )
 
-    async def metrics(_: web.Request) -> web.Response:
-        """Ours, and the model's latency: its container listens on localhost only, so nobody else can ask for it."""
-        own = generate_latest(service.metrics.registry)
-        beside = await service.parts.upstream.metrics() if service.parts is not None else ""
-        body = own + only(beside, INFERENCE_LATENCY).encode()
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    app.router.add_get("/healthz", health)
+    app.router.add_get("/healthz", healthy)
     app.router.add_get("/readyz", ready)
-    app.router.add_get("/metrics", metrics)
     app.router.add_get("/v1/ws", WebSocketEdge(service, admission).handle, allow_head=False)
     app.router.add_get("/v1/events", EventStreamEdge(service, admission).handle, allow_head=False)
     app.router.add_post("/v1/infer", infer.post)

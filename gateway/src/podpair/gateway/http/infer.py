@@ -118,8 +118,8 @@ class InferEdge:
         except Failed as error:
             return v2_error(500, str(error))
         except Unavailable as error:
-            parts.readiness.failed()
-            return v2_error(503, str(error), retry_after=1)
+            parts.readiness.failed(str(error))
+            return v2_error(503, error.client_message, retry_after=1)
         except TimeoutError:
             return v2_error(504, f"no answer in {self._service.config.inference.timeout_seconds:.3g} s")
 
@@ -151,8 +151,8 @@ class InferEdge:
         except Fault as fault:
             return refusal_of(fault)
         except Unavailable as error:
-            parts.readiness.failed()
-            return refusal(503, "overloaded", str(error), retry_after=1)
+            parts.readiness.failed(str(error))
+            return refusal(503, "overloaded", error.client_message, retry_after=1)
         except TimeoutError:
             return refusal(504, "upstream", f"no answer in {self._service.config.inference.timeout_seconds:.3g} s")
 

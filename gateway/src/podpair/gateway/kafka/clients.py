@@ -6,6 +6,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from confluent_kafka import KafkaError
+
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Config, Kafka
 
@@ -29,6 +31,11 @@ def properties(config: Config, **own: Any) -> dict[str, Any]:
         **client_secrets(config.kafka),
         **{name.replace("_", "."): value for name, value in own.items()},
     }
+
+
+def description_of(error: KafkaError) -> str:
+    """librdkafka's text for the code of an error, for clients: `error.str()` may name brokers, topics and groups."""
+    return str(KafkaError(error.code()).str())
 
 
 def gateway_name() -> str:

@@ -18,7 +18,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.records import Headers
-from podpair.gateway.kafka.clients import properties
+from podpair.gateway.kafka.clients import description_of, properties
 from podpair.gateway.metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -34,12 +34,13 @@ _HOLD = 0.005  # … else after so many seconds at most
 class NotWritten(Exception):
     """The record is not in Kafka: the local queue was full, or the broker did not acknowledge it in time.
 
-    `too_large`: it never will be, the topic takes no record of that size.
+    `too_large`: it never will be, the topic takes no record of that size. The message is for operators: it may hold addresses.
     """
 
-    def __init__(self, message: str, *, too_large: bool = False) -> None:
+    def __init__(self, message: str, *, too_large: bool = False, client_message: str = "") -> None:
         super().__init__(message)
         self.too_large = too_large
+        self.client_message = client_message or "the broker did not take it"
 
 
 class Outgoing(NamedTuple):
@@ -236,4 +237,5 @@ def _refusal(error: Exception) -> KafkaError:
 
 
 def _not_written(error: KafkaError) -> NotWritten:
-    return NotWritten(error.str(), too_large=error.code() == KafkaError.MSG_SIZE_TOO_LARGE)
+    too_large = error.code() == KafkaError.MSG_SIZE_TOO_LARGE
+    return NotWritten(error.str(), too_large=too_large, client_message=description_of(error))

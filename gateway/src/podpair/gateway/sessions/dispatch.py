@@ -248,7 +248,7 @@ class Dispatcher:
         self, session: Session, request: OpenRequest | None, question: Question, error: Unavailable | Busy | Failed
     ) -> None:
         if isinstance(error, Unavailable):
-            self._readiness.failed()
+            self._readiness.failed(str(error))
         spills = request is not None and request.spills and may_spill("auto", self.direct.load())
         if spills and not isinstance(error, Failed):
             self._spill(session, question, error)
@@ -256,7 +256,7 @@ class Dispatcher:
         if isinstance(error, Busy):
             fault = Fault(Code.OVERLOADED, str(error), retry_after_ms=int(error.retry_after * 1000))
         else:
-            fault = Fault(Code.UPSTREAM, str(error))
+            fault = Fault(Code.UPSTREAM, error.client_message if isinstance(error, Unavailable) else str(error))
         self._finish_with(session, question.id, fault)
 
     def _spill(self, session: Session, question: Question, error: Unavailable | Busy) -> None:

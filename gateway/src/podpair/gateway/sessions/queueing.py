@@ -104,4 +104,4 @@ def not_queued(error: NotWritten) -> Fault:
     """What a client is told of a request that is not in the queue."""
     if error.too_large:
         return Fault(Code.INVALID, "the request is larger than the requests topic takes")
-    return Fault(Code.OVERLOADED, f"the request is not in the queue: {error}", retry_after_ms=1000)
+    return Fault(Code.OVERLOADED, f"the request is not in the queue: {error.client_message}", retry_after_ms=1000)

@@ -32,9 +32,9 @@ class Readiness:
         """Return when the container is ready."""
         await self._up.wait()
 
-    def failed(self) -> None:
-        """A call found the container gone: it is not ready until it says so again."""
-        self._set(False)
+    def failed(self, why: str = "") -> None:
+        """A call found the container gone, and `why`: it is not ready until it says so again."""
+        self._set(False, why)
         self._probe.set()
 
     async def _watch(self) -> None:
@@ -56,7 +56,7 @@ class Readiness:
             except TimeoutError:
                 pass
 
-    def _set(self, ready: bool) -> None:
+    def _set(self, ready: bool, why: str = "") -> None:
         if ready == self.ready:
             return
         if ready:
@@ -64,7 +64,7 @@ class Readiness:
             _log.info("inference at %s is ready", self._client.url)
         else:
             self._up.clear()
-            _log.warning("inference at %s is not ready", self._client.url)
+            _log.warning("inference at %s is not ready%s", self._client.url, f": {why}" if why else "")
         for listener in self._listeners:
             listener(ready)
 

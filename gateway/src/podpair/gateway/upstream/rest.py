@@ -295,7 +295,7 @@ def _fault(status: int, body: bytes, headers: Mapping[bytes, bytes]) -> Exceptio
         case 429:
             return Busy(_retry_after(headers))
         case 503:
-            return Unavailable(message)
+            return Unavailable(message, said=message)
         case 504:
             return Fault(Code.DEADLINE_EXCEEDED, message)
         case _ if 400 <= status < 500:

@@ -76,7 +76,7 @@ class Attempting:
         step, seconds = attempts.after(error)
         self._metrics.attempts.labels(type(error).__name__.lower()).inc()
         if isinstance(error, Unavailable):
-            self._readiness.failed()
+            self._readiness.failed(str(error))
         if step == "give_up":
             raise attempts.verdict(error)
         if step == "wait_ready":

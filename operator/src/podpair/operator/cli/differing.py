@@ -8,23 +8,36 @@ import click
 
 from podpair.operator.cli.cluster import Cluster, NotThere
 from podpair.operator.cli.printing import to_yaml
-from podpair.operator.core.desired import Surroundings, checksum_of, desired
+from podpair.operator.core.desired import OPERATOR_NAMESPACE, Surroundings, checksum_of, desired
 from podpair.operator.core.differing import differing
 from podpair.operator.core.drift import stamped
 from podpair.operator.core.objects import references
 from podpair.operator.core.objects.naming import GATEWAY_LABEL, Manifest
+from podpair.operator.core.objects.network import operator_namespace_of
 from podpair.operator.core.objects.settings import resume_files
 from podpair.operator.core.resource.igw import InferenceGateway
-from podpair.operator.kube.kinds import CONFIG_MAP, DEPLOYMENT, GATEWAY, POD_MONITOR, SECRET, WATCHED, resource_of
+from podpair.operator.kube.kinds import (
+    CONFIG_MAP,
+    DEPLOYMENT,
+    GATEWAY,
+    NETWORK_POLICY,
+    POD_MONITOR,
+    SECRET,
+    WATCHED,
+    resource_of,
+)
 from podpair.operator.kube.references import contents
 from podpair.operator.reconciling.surroundings import read_resume_key
 
 _KINDS = {"Secret": SECRET, "ConfigMap": CONFIG_MAP}
 
 
-def differences(cluster: Cluster, gateway: InferenceGateway, image: str, *, chosen: bool) -> str:
+def differences(
+    cluster: Cluster, gateway: InferenceGateway, image: str, operator_namespace: str | None, *, chosen: bool
+) -> str:
     """What would change, as unified diffs; empty: nothing. `image` is the gateway's where the resource names none and, unless
-    it is `chosen`, none runs yet. What the API server refuses ends the command with 2.
+    it is `chosen`, none runs yet. `operator_namespace` None: the one that the live NetworkPolicy lets in. What the API server
+    refuses ends the command with 2.
     """
     namespace = gateway.metadata.namespace
     stored = _tried(cluster, gateway)
@@ -32,7 +45,8 @@ def differences(cluster: Cluster, gateway: InferenceGateway, image: str, *, chos
         metadata = gateway.metadata.model_copy(update={"uid": stored["metadata"]["uid"]})
         gateway = gateway.model_copy(update={"metadata": metadata})
     live_image = None if chosen else _live_image(cluster, gateway)
-    wanted = desired(gateway, _surroundings(cluster, gateway, live_image or image))
+    where = operator_namespace or _live_operator_namespace(cluster, gateway) or OPERATOR_NAMESPACE
+    wanted = desired(gateway, _surroundings(cluster, gateway, live_image or image, where))
     found = []
     for manifest in wanted:
         path = resource_of(manifest).path(namespace, manifest["metadata"]["name"])
@@ -79,7 +93,13 @@ def _live_image(cluster: Cluster, gateway: InferenceGateway) -> str | None:
     return next((str(one["image"]) for one in containers if one["name"] == "gateway"), None)
 
 
-def _surroundings(cluster: Cluster, gateway: InferenceGateway, image: str) -> Surroundings:
+def _live_operator_namespace(cluster: Cluster, gateway: InferenceGateway) -> str | None:
+    """Likewise: the operator has let its own namespace in."""
+    live = cluster.find(NETWORK_POLICY.path(gateway.metadata.namespace, gateway.metadata.name))
+    return operator_namespace_of(live) if live is not None else None
+
+
+def _surroundings(cluster: Cluster, gateway: InferenceGateway, image: str, operator_namespace: str) -> Surroundings:
     namespace = gateway.metadata.namespace
     held = {}
     for one in references.named(gateway):
@@ -94,6 +114,7 @@ def _surroundings(cluster: Cluster, gateway: InferenceGateway, image: str) -> Su
         secrets={name: digest for (kind, name), digest in held.items() if kind == "Secret"},
         config_maps={name: digest for (kind, name), digest in held.items() if kind == "ConfigMap"},
         pod_monitors=cluster.find(f"/apis/{POD_MONITOR.api_version}") is not None,
+        operator_namespace=operator_namespace,
     )
 
 

@@ -9,7 +9,7 @@ import click
 
 from podpair.operator.cli.files import file_argument, read_file
 from podpair.operator.cli.printing import to_yaml
-from podpair.operator.core.desired import Surroundings, desired
+from podpair.operator.core.desired import OPERATOR_NAMESPACE, Surroundings, desired
 
 
 @click.command()
@@ -26,8 +26,19 @@ from podpair.operator.core.desired import Surroundings, desired
     "-n",
     help="The namespace, where the resource names none.  [default: default; --diff: the kubeconfig's]",
 )
+@click.option(
+    "--operator-namespace",
+    help=f"The operator's namespace, which may ask the pods for their load.  [default: {OPERATOR_NAMESPACE}; --diff: as it is]",
+)
 @click.option("--diff", is_flag=True, help="Ask the cluster what would change; exits with 1 where something would.")
-def plan(file: Path, gateway_image: str | None, pod_monitor: bool, namespace: str | None, diff: bool) -> None:
+def plan(
+    file: Path,
+    gateway_image: str | None,
+    pod_monitor: bool,
+    namespace: str | None,
+    operator_namespace: str | None,
+    diff: bool,
+) -> None:
     """Print the exact objects that the resources in FILE (- is standard input) become, as YAML.
 
     Only the key that signs resume tokens is new each time; the operator makes it once, and keeps it.
@@ -43,10 +54,13 @@ def plan(file: Path, gateway_image: str | None, pod_monitor: bool, namespace: st
 
         cluster = Cluster()
         resources = read_file(file, namespace or cluster.namespace)
-        found = "".join(differences(cluster, one, image, chosen=gateway_image is not None) for one in resources)
+        chosen = gateway_image is not None
+        found = "".join(differences(cluster, one, image, operator_namespace, chosen=chosen) for one in resources)
         click.echo(found, nl=False)
         sys.exit(1 if found else 0)
     objects = []
+    where = operator_namespace or OPERATOR_NAMESPACE
     for resource in read_file(file, namespace):
-        objects += desired(resource, Surroundings(image, secrets.token_urlsafe(32), pod_monitors=pod_monitor))
+        key = secrets.token_urlsafe(32)
+        objects += desired(resource, Surroundings(image, key, pod_monitors=pod_monitor, operator_namespace=where))
     click.echo(to_yaml(objects), nl=False)

@@ -11,6 +11,8 @@ from podpair.operator.core.objects.naming import Manifest, metadata
 from podpair.operator.core.resource.igw import InferenceGateway
 
 _ANNOTATION = "podpair.dev/{}-checksum"
+OPERATOR_NAMESPACE = "podpair"
+"""The operator's namespace where nobody says another: that of the documented install."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Surroundings:
     """Checksums of the ConfigMaps, likewise."""
     pod_monitors: bool = False
     """Whether the cluster knows Prometheus Operator's PodMonitor."""
+    operator_namespace: str = OPERATOR_NAMESPACE
+    """Where the operator runs, which asks the pods for their load."""
 
 
 def desired(gateway: InferenceGateway, surroundings: Surroundings) -> list[Manifest]:
@@ -46,7 +50,7 @@ def desired(gateway: InferenceGateway, surroundings: Surroundings) -> list[Manif
         config_map,
         *settings.models_config_map(gateway),
         network.service(gateway),
-        *network.network_policy(gateway),
+        *network.network_policy(gateway, surroundings.operator_namespace),
         pods.deployment(gateway, surroundings.gateway_image, checksums),
         *network.disruption_budget(gateway),
         *scaling.autoscaler(gateway),

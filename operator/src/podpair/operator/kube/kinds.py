@@ -34,6 +34,7 @@ EVENT = Resource("v1", "Event", "events", owned=False)
 LEASE = Resource("coordination.k8s.io/v1", "Lease", "leases", owned=False)
 AUTOSCALER = Resource("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
 SCALED_OBJECT = Resource("keda.sh/v1alpha1", "ScaledObject", "scaledobjects", optional=True)
+NETWORK_POLICY = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 POD_MONITOR = Resource("monitoring.coreos.com/v1", "PodMonitor", "podmonitors", optional=True)
 
 WATCHED = (
@@ -41,7 +42,7 @@ WATCHED = (
     SECRET,
     CONFIG_MAP,
     Resource("v1", "Service", "services"),
-    Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
+    NETWORK_POLICY,
     DEPLOYMENT,
     REPLICA_SET,
     POD,

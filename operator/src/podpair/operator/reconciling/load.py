@@ -11,7 +11,7 @@ from dataclasses import replace
 from podpair.operator.core.kafka_state import KafkaSeen
 from podpair.operator.core.measures import Measures
 from podpair.operator.core.objects.naming import Manifest
-from podpair.operator.core.objects.settings import PORT
+from podpair.operator.core.resource.kinds import OPERATIONS_PORT
 from podpair.operator.kube.caches import Caches, Key
 from podpair.operator.kube.kinds import POD
 from podpair.operator.reconciling.gateways import Gateways
@@ -88,19 +88,12 @@ class Load:
 def addresses(pods: list[Manifest]) -> Mapping[str, str]:
     """Where the gateways of ready pods tell of themselves, by the pod's name."""
     return {
-        pod["metadata"]["name"]: f"{_scheme(pod)}://{_host(pod['status']['podIP'])}:{PORT}"
+        pod["metadata"]["name"]: f"http://{_host(pod['status']['podIP'])}:{OPERATIONS_PORT}"
         for pod in pods
         if "deletionTimestamp" not in pod["metadata"]
         and pod.get("status", {}).get("podIP")
         and any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions") or [])
     }
-
-
-def _scheme(pod: Manifest) -> str:
-    """As the kubelet asks the pod: while the resource changes there are pods of both kinds."""
-    gateway: Manifest = next((one for one in pod["spec"]["containers"] if one["name"] == "gateway"), {})
-    scheme: str = gateway.get("readinessProbe", {}).get("httpGet", {}).get("scheme", "HTTP")
-    return scheme.lower()
 
 
 def _host(address: str) -> str:

@@ -39,12 +39,16 @@ class Around:
 class SurroundingsReader:
     """Finds what resources depend on."""
 
-    def __init__(self, client: Client, caches: Caches, references: References, applier: Applier, image: str) -> None:
+    def __init__(
+        self, client: Client, caches: Caches, references: References, applier: Applier, image: str, namespace: str
+    ) -> None:
+        """`image`: the gateway's where a resource names none; `namespace`: the operator's own."""
         self._client = client
         self._caches = caches
         self._references = references
         self._applier = applier
         self._image = image
+        self._namespace = namespace
         self._keys: dict[str, str] = {}  # by the resource's uid
 
     async def read(self, gateway: InferenceGateway) -> Around:
@@ -64,6 +68,7 @@ class SurroundingsReader:
                 secrets=_checksums(held, "Secret"),
                 config_maps=_checksums(held, "ConfigMap"),
                 pod_monitors=self._caches.known(POD_MONITOR),
+                operator_namespace=self._namespace,
             ),
             list(dict.fromkeys(faults)),
             _credentials(gateway, held),

@@ -32,7 +32,7 @@ class Scraper:
     async def measure(self, key: tuple[str, str], pods: Mapping[str, str]) -> Measures:
         """Ask the pods of a resource (namespace, name), and tell what is known of them; lag isn't.
 
-        `pods` are the ready ones: name → URL, such as http://10.0.0.7:8080. Raises nothing.
+        `pods` are the ready ones: name → URL, such as http://10.0.0.7:8083. Raises nothing.
         """
         session = self._opened()
         found = await asyncio.gather(*(self._ask(session, url) for url in pods.values()))
@@ -53,8 +53,7 @@ class Scraper:
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             # Pods come and go: nothing is gained by connections that stay.
-            # Pods with TLS are asked at their addresses, which are in no certificate: as the kubelet does, and for numbers only.
-            connector = aiohttp.TCPConnector(limit=_AT_A_TIME, force_close=True, ssl=False)
+            connector = aiohttp.TCPConnector(limit=_AT_A_TIME, force_close=True)
             self._session = aiohttp.ClientSession(connector=connector)
         return self._session
 

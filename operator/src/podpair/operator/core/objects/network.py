@@ -3,13 +3,15 @@
 from typing import Any
 
 from podpair.operator.core.objects.naming import Manifest, metadata, selector
-from podpair.operator.core.objects.settings import PORT
 from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.core.resource.kinds import OPERATIONS_PORT, PUBLIC_PORT
 from podpair.operator.core.resource.network import Ingress, Route
+
+_NAMESPACE_NAME = "kubernetes.io/metadata.name"
 
 
 def service(gateway: InferenceGateway) -> Manifest:
-    """The Service before the gateways."""
+    """The Service before the gateways. It leads to the public port only, and so does what stands before it."""
     wanted = gateway.spec.network.service
     protocol = "http" if gateway.spec.gateway.tls is None else "https"
     return {
@@ -36,15 +38,28 @@ def service_account(gateway: InferenceGateway) -> Manifest:
     }
 
 
-def network_policy(gateway: InferenceGateway) -> list[Manifest]:
-    """Only the gateway's port can be reached: an image that listens on all addresses is none the less private."""
+def network_policy(gateway: InferenceGateway, operator_namespace: str) -> list[Manifest]:
+    """Only the gateway's ports can be reached: an image that listens on all addresses is none the less private.
+
+    The operators' port is for the operator, for Prometheus, and (as every port is) for the kubelet of the pod's node.
+    """
     wanted = gateway.spec.network.network_policy
     if not wanted.enabled:
         return []
-    rule: dict[str, Any] = {"ports": [{"port": PORT, "protocol": "TCP"}]}
+    public: dict[str, Any] = {"ports": [{"port": PUBLIC_PORT, "protocol": "TCP"}]}
     if wanted.from_:
-        rule["from"] = list(wanted.from_)
-    spec = {"podSelector": {"matchLabels": selector(gateway)}, "policyTypes": ["Ingress"], "ingress": [rule]}
+        public["from"] = list(wanted.from_)
+    # Every namespace has this label from the API server; no user can take another's.
+    operator = {"namespaceSelector": {"matchLabels": {_NAMESPACE_NAME: operator_namespace}}}
+    operations = {
+        "ports": [{"port": OPERATIONS_PORT, "protocol": "TCP"}],
+        "from": [operator, *wanted.operations_from],
+    }
+    spec = {
+        "podSelector": {"matchLabels": selector(gateway)},
+        "policyTypes": ["Ingress"],
+        "ingress": [public, operations],
+    }
     return [
         {
             "apiVersion": "networking.k8s.io/v1",
@@ -53,6 +68,17 @@ def network_policy(gateway: InferenceGateway) -> list[Manifest]:
             "spec": spec,
         }
     ]
+
+
+def operator_namespace_of(policy: Manifest) -> str | None:
+    """The operator's namespace that a live NetworkPolicy lets in; None: it is from before there was a port for that."""
+    for rule in policy["spec"].get("ingress") or []:
+        if any(one.get("port") == OPERATIONS_PORT for one in rule.get("ports") or []):
+            for peer in rule.get("from") or []:
+                named = (peer.get("namespaceSelector") or {}).get("matchLabels") or {}
+                if _NAMESPACE_NAME in named:
+                    return str(named[_NAMESPACE_NAME])
+    return None
 
 
 def disruption_budget(gateway: InferenceGateway) -> list[Manifest]:
@@ -115,10 +141,7 @@ def _route(gateway: InferenceGateway, wanted: Route) -> Manifest:
 def pod_monitor(gateway: InferenceGateway) -> Manifest:
     """What Prometheus Operator scrapes."""
     wanted = gateway.spec.monitoring
-    endpoint: dict[str, Any] = {"port": "http", "path": "/metrics", "interval": wanted.interval}
-    if gateway.spec.gateway.tls is not None:
-        # Pods are asked at their addresses, which are in no certificate.
-        endpoint |= {"scheme": "https", "tlsConfig": {"insecureSkipVerify": True}}
+    endpoint = {"port": "operations", "path": "/metrics", "interval": wanted.interval}
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",

@@ -12,7 +12,6 @@ from podpair.operator.core.objects.settings import (
     CONFIG_FILE,
     CONFIG_FOLDER,
     MODELS_FOLDER,
-    PORT,
     gateway_variables,
     inference_variables,
     models_config_map,
@@ -22,7 +21,7 @@ from podpair.operator.core.objects.settings import (
 from podpair.operator.core.resource.gateway import LEAVING_SECONDS, STOPPING_SECONDS
 from podpair.operator.core.resource.igw import InferenceGateway
 from podpair.operator.core.resource.inference import InferenceResources, Probe, Resources, Variable
-from podpair.operator.core.resource.kinds import whole_seconds
+from podpair.operator.core.resource.kinds import OPERATIONS_PORT, PUBLIC_PORT, whole_seconds
 
 _CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 _PROGRESS_SECONDS = 300  # for scheduling and pulling, besides what the model may take to load
@@ -112,18 +111,21 @@ def _gateway(gateway: InferenceGateway, image: str) -> Manifest:
         "image": wanted.image or image,
         "args": ["serve", "--config", f"{CONFIG_FOLDER}/{CONFIG_FILE}"],
         "env": [*gateway_variables(gateway), *map(_variable, wanted.env)],
-        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+        "ports": [
+            {"name": "http", "containerPort": PUBLIC_PORT, "protocol": "TCP"},
+            {"name": "operations", "containerPort": OPERATIONS_PORT, "protocol": "TCP"},
+        ],
         "resources": _resources(wanted.resources),
-        "readinessProbe": {**_http(gateway, "/readyz"), "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 2},
+        "readinessProbe": {**_http("/readyz"), "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 2},
         # Without it a node that is too busy would end gateways that are still starting, and be busier for it.
         "startupProbe": {
-            **_http(gateway, "/healthz"),
+            **_http("/healthz"),
             "periodSeconds": 1,
             "timeoutSeconds": 5,
             "failureThreshold": 120,
         },
         "livenessProbe": {
-            **_http(gateway, "/healthz"),
+            **_http("/healthz"),
             "periodSeconds": 10,
             "timeoutSeconds": 5,
             "failureThreshold": 3,
@@ -201,9 +203,9 @@ def _startup_seconds(gateway: InferenceGateway) -> int:
     return whole_seconds(startup.period) * startup.failure_threshold
 
 
-def _http(gateway: InferenceGateway, path: str) -> Manifest:
-    scheme = {} if gateway.spec.gateway.tls is None else {"scheme": "HTTPS"}
-    return {"httpGet": {"path": path, "port": "http", **scheme}}
+def _http(path: str) -> Manifest:
+    """At the operators' port, which is plain HTTP whatever the public one speaks."""
+    return {"httpGet": {"path": path, "port": "operations"}}
 
 
 def _variable(variable: Variable) -> Manifest:

@@ -11,9 +11,8 @@ from podpair.operator.core.objects.naming import Manifest, consumer_group, metad
 from podpair.operator.core.resource.gateway import SHUTDOWN_SECONDS
 from podpair.operator.core.resource.igw import InferenceGateway
 from podpair.operator.core.resource.kafka import Topic
-from podpair.operator.core.resource.kinds import amount, seconds
+from podpair.operator.core.resource.kinds import OPERATIONS_PORT, PUBLIC_PORT, amount, seconds
 
-PORT = 8080
 CONFIG_FOLDER = "/etc/podpair"
 CONFIG_FILE = "gateway.yaml"
 MODELS_FOLDER = "/etc/podpair-models"
@@ -102,7 +101,8 @@ def gateway_settings(gateway: InferenceGateway) -> dict[str, Any]:
     if inference.models:
         console["model"] = inference.models[0].name
     return {
-        "http": {"host": "0.0.0.0", "port": PORT, "origins": list(wanted.origins), **_public_tls(gateway)},
+        "http": {"host": "0.0.0.0", "port": PUBLIC_PORT, "origins": list(wanted.origins), **_public_tls(gateway)},
+        "operations": {"port": OPERATIONS_PORT},
         "auth": _auth(gateway),
         "sessions": {
             "idle_seconds": _number(wanted.sessions.idle),

@@ -212,7 +212,7 @@ class Gateway(Section):
     """When a pod stops, its clients are sent to other pods spread over so long."""
     termination_grace_period: Duration | None = None
     """How long a pod may take to stop in all; default: drain and 35 s."""
-    console: bool = True
-    """Serve the console at `/`."""
+    console: bool = False
+    """Serve the console, a page to try the model with, at `/` of the public port."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that is logged."""

@@ -5,6 +5,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from podpair.operator.core.resource.kinds import (
+    OPERATIONS_PORT,
+    PUBLIC_PORT,
     Count,
     Duration,
     Name,
@@ -145,6 +147,12 @@ class Inference(Section):
             "self.port != self.grpcPort",
             "port and grpcPort are the same ({port}): give each protocol a port",
             lambda inference: inference.port != inference.grpc_port,
+        ),
+        Rule(
+            f"!([self.port, self.grpcPort].exists(p, p in {[PUBLIC_PORT, OPERATIONS_PORT]}))",
+            f"port ({{port}}) and grpcPort ({{grpcPort}}) must not be {PUBLIC_PORT} or {OPERATIONS_PORT}, which are the"
+            " gateway's in the same pod: choose others",
+            lambda inference: not {inference.port, inference.grpc_port} & {PUBLIC_PORT, OPERATIONS_PORT},
         ),
     )
 

@@ -10,6 +10,10 @@ from pydantic_core import PydanticCustomError
 
 from podpair.operator.core.resource.rules import Section
 
+PUBLIC_PORT = 8080
+"""The gateway container's port for clients, to which the Service leads."""
+OPERATIONS_PORT = 8083
+"""Its port for probes, metrics and operators, to which nothing leads."""
 DURATION = r"^([1-9][0-9]*(ms|s|m|h))+$"
 DURATION_OR_ZERO = r"^(0s|([1-9][0-9]*(ms|s|m|h))+)$"
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei)?$"

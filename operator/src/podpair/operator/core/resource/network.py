@@ -7,6 +7,8 @@ from pydantic import Field
 from podpair.operator.core.resource.kinds import Count, Duration, IntOrPercent, Labels, ObjectName, Passed, Path, Url
 from podpair.operator.core.resource.rules import Rule, Section
 
+# As Prometheus Operator and the charts of the Prometheus community label its pods.
+_PROMETHEUS = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}}}
 _Host = Annotated[str, Field(pattern=r"^(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 
 
@@ -62,9 +64,12 @@ class NetworkPolicy(Section):
     """Who may reach the pods."""
 
     enabled: bool = True
-    """Let only the gateway's port be reached."""
+    """Let only the gateway's ports be reached: the public one (8080) and the operators' (8083: probes, metrics)."""
     from_: Annotated[tuple[Passed, ...], Field(alias="from", max_length=32)] = ()
-    """Who may reach it, as in a NetworkPolicy (podSelector, namespaceSelector, ipBlock); default: all."""
+    """Who may reach the public port, as in a NetworkPolicy (podSelector, namespaceSelector, ipBlock); default: all."""
+    operations_from: Annotated[tuple[Passed, ...], Field(max_length=32)] = Field(default_factory=lambda: (_PROMETHEUS,))
+    """Who may reach the operators' port, besides the operator's namespace and the pod's own node (kubelet), which always may;
+    default: Prometheus, by the label that Prometheus Operator gives its pods. None: nobody else."""
 
 
 class Network(Section):
