@@ -95,6 +95,9 @@ class _Model:
 class _Broker:
     """A producer whose records are all acknowledged in the loop's next turn."""
 
+    full = False
+    refusal = None
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: list[tuple[Told, Any]] = []
@@ -173,7 +176,7 @@ async def _gateway(**results: Any) -> Parts:
     config = Config.model_validate(
         {"auth": {"secret": SECRET}, "sessions": {"resume_secret": SECRET}, "results": results}
     )
-    with mock.patch.multiple(service_module, **standing_in), mock.patch.object(worker_module, "RequestsConsumer"):
+    with mock.patch.multiple(service_module, **standing_in), mock.patch.object(worker_module, "GroupMember"):
         service = Service(config)
         await service.start()
     assert service.parts is not None

@@ -115,6 +115,10 @@ class Metrics:
         )
         self.ready = Gauge(f"{name}inference_ready", "1 while the inference container answers", registry=registry)
         self.kafka_ready = Gauge(f"{name}kafka_ready", "1 while the broker answers", registry=registry)
+        self.client_restarts = Counter(
+            f"{name}kafka_client_restarts", "Kafka clients that were dead or stuck, and were replaced", ["client", "reason"],
+            registry=registry,
+        )  # fmt: skip
 
         self.read = Counter(f"{name}results_records_read", "Records read from the results topic", registry=registry)
         self.read_bytes = Counter(

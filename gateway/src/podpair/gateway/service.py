@@ -22,6 +22,7 @@ from podpair.gateway.kafka.history import History
 from podpair.gateway.kafka.presence import BrokerPresence
 from podpair.gateway.kafka.producer import RecordProducer
 from podpair.gateway.kafka.results import ResultsReader
+from podpair.gateway.kafka.supervisor import Supervisor
 from podpair.gateway.kafka.topics import MissingTopic, Topics, Unreachable, ensure_topics
 from podpair.gateway.kafka.transactions import Transactions
 from podpair.gateway.metrics import Metrics
@@ -67,6 +68,7 @@ class Parts:
     worker: Worker
     pacer: Pacer
     presence: BrokerPresence
+    supervisor: Supervisor
 
     def home(self, session_id: str) -> int:
         """The home partition of a session."""
@@ -125,20 +127,27 @@ class Service:
         readiness.on_change(metrics.ready.set)
         asking = Asking(config, upstream, readiness, metrics)
         undo.push_async_callback(asking.close)
-        producer = RecordProducer(config, metrics)
+        supervisor = Supervisor(metrics)
+        undo.push_async_callback(supervisor.close)
+        presence = BrokerPresence(config, metrics)
+        undo.push_async_callback(presence.close)
+        producer = RecordProducer(config, metrics, presence)
         undo.push_async_callback(producer.close, 1.0)
         answers = AnswerWriter(producer, config.results.topic, self.name)
         dead_letters = DeadLetters(config.requests.dead_letter_topic, self.name, metrics)
         endings = self._endings(producer)
         undo.push_async_callback(endings.close)
         paces = Paces()
-        worker = Worker(config, asking, readiness, answers, dead_letters, endings, paces, self.tracer, metrics)
+        worker = Worker(
+            config, asking, readiness, answers, dead_letters, endings, paces, self.tracer, metrics, supervisor
+        )
         undo.push_async_callback(worker.close, 0.0)
         registry = Registry(config, topics.result_partitions, lambda: worker.owned, metrics)
         fanout = FanOut(registry.sessions, config.results.tail_bytes, metrics, self.clock)
         reader = ResultsReader(
-            config, opened=fanout.open, closed=fanout.close, deliver=fanout.deliver, lost=self._on_lost
-        )
+            config, supervisor, presence, opened=fanout.open, closed=fanout.close, deliver=fanout.deliver,
+            lost=self._on_lost,
+        )  # fmt: skip
         undo.push_async_callback(reader.close)
         metrics.homes.set_function(lambda: reader.partitions)
         history = History(config)
@@ -161,10 +170,9 @@ class Service:
             metrics,
         )
         worker.on_taken_back = dispatcher.taken_back
-        presence = BrokerPresence(config, metrics)
         return Parts(
             topics, upstream, asking, readiness, producer, registry, fanout, reader, history, joining, dispatcher, worker,
-            pacer, presence,
+            pacer, presence, supervisor,
         )  # fmt: skip
 
     def _endings(self, producer: RecordProducer) -> AtLeastOnce | ExactlyOnce:
@@ -197,7 +205,7 @@ class Service:
 
     @property
     def checks(self) -> dict[str, str]:
-        """What readiness depends on; everything must be `ok`."""
+        """What readiness depends on; everything must be `ok`, Kafka only with `kafka.required_for_readiness`."""
         parts = self.parts
         return {
             "kafka": self._kafka_check,
@@ -210,7 +218,17 @@ class Service:
         if self.parts is None:
             return f"waiting for {self.waiting_for}"
         away = self.parts.presence.away
-        return "ok" if away is None else f"no answer from {self.config.kafka.bootstrap_servers}: {away}"
+        if away is not None:
+            return f"no answer from {self.config.kafka.bootstrap_servers}: {away}"
+        dead = self.parts.supervisor.troubles
+        return "; ".join(f"the {name} client is dead: {why}" for name, why in dead.items()) or "ok"
+
+    @property
+    def ready(self) -> bool:
+        """Whether the pod is to get traffic."""
+        needed = {name for name in self.checks if name != "kafka" or self.parts is None
+                  or self.config.kafka.required_for_readiness}  # fmt: skip
+        return all(state == "ok" for name, state in self.checks.items() if name in needed)
 
     async def stop(self) -> None:
         """Leave well: not ready, no new sessions, queued work committed, the group left, the clients sent away in turn.
@@ -233,6 +251,7 @@ class Service:
             await parts.reader.close()
             await parts.history.close()
             await parts.presence.close()
+            await parts.supervisor.close()
             await parts.readiness.close()
             await parts.asking.close()
             await parts.upstream.close()

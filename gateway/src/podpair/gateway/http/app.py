@@ -29,9 +29,8 @@ def make_app(service: Service) -> web.Application:
         return web.json_response({"status": "ok"})
 
     async def ready(_: web.Request) -> web.Response:
-        checks = service.checks
-        good = all(state == "ok" for state in checks.values())
-        return web.json_response({"ready": good, "checks": checks}, status=200 if good else 503)
+        good = service.ready
+        return web.json_response({"ready": good, "checks": service.checks}, status=200 if good else 503)
 
     async def metrics(_: web.Request) -> web.Response:
         """Ours, and the model's latency: its container listens on localhost only, so nobody else can ask for it."""

@@ -16,7 +16,10 @@ logging.getLogger("podpair.gateway.kafka.librdkafka").setLevel(logging.ERROR)
 
 
 def properties(config: Config, **own: Any) -> dict[str, Any]:
-    """librdkafka's properties: the user's, then podpair's own. Names with underscores for dots."""
+    """librdkafka's properties: podpair's (`own` with underscores for dots), over which go the user's.
+
+    What must be podpair's own is none of the user's: `config.kafka_properties` refuses it.
+    """
     return {
         "bootstrap.servers": config.kafka.bootstrap_servers,
         "client.id": "podpair-gateway",
@@ -25,9 +28,9 @@ def properties(config: Config, **own: Any) -> dict[str, Any]:
         "socket.timeout.ms": 10_000,
         "logger": logging.getLogger("podpair.gateway.kafka.librdkafka"),
         "error_cb": _on_error,
+        **{name.replace("_", "."): value for name, value in own.items()},
         **config.kafka.client,
         **client_secrets(config.kafka),
-        **{name.replace("_", "."): value for name, value in own.items()},
     }
 
 

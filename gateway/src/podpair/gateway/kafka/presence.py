@@ -6,6 +6,7 @@ Invariant: what readiness says of Kafka is at most a probe and its patience old.
 import asyncio
 import logging
 import threading
+from collections.abc import Callable
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -29,10 +30,15 @@ class BrokerPresence:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._admin = AdminClient(properties(config))
+        self._told: list[Callable[[str | None], object]] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kafka-presence", daemon=True)
         metrics.kafka_ready.set(1)
         self._thread.start()
+
+    def on_away(self, told: Callable[[str | None], object]) -> None:
+        """`told` is called with why no broker answers any more, and with None once one does; on the loop's thread."""
+        self._told.append(told)
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval):
@@ -45,13 +51,15 @@ class BrokerPresence:
                 return
 
     def _tell(self, away: str | None) -> None:
-        if (away is None) != (self.away is None):
+        before, self.away = self.away, away
+        if (away is None) != (before is None):
             self._metrics.kafka_ready.set(away is None)
             if away is None:
                 _log.info("the broker at %s answers again", self._address)
             else:
                 _log.error("the broker at %s does not answer: %s", self._address, away)
-        self.away = away
+            for told in self._told:
+                told(away)
 
     async def close(self) -> None:
         """Stop asking."""

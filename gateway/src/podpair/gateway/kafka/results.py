@@ -17,6 +17,8 @@ from podpair.gateway.config.model import Config
 from podpair.gateway.core.tails import Record
 from podpair.gateway.kafka.clients import reader_properties
 from podpair.gateway.kafka.offsets import OffsetQueries
+from podpair.gateway.kafka.presence import BrokerPresence
+from podpair.gateway.kafka.supervisor import Supervisor
 from podpair.gateway.kafka.threads import call_on
 
 _log = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ class ResultsReader:
     def __init__(
         self,
         config: Config,
+        supervisor: Supervisor,
+        presence: BrokerPresence | None = None,
         *,
         opened: Callable[[int, int], object],
         closed: Callable[[int], object],
@@ -47,7 +51,7 @@ class ResultsReader:
         self._deliver = deliver
         self._lost = lost
         self._loop = asyncio.get_running_loop()
-        self._offsets = OffsetQueries(config)
+        self._offsets = OffsetQueries(config, supervisor, presence)
         self._consumer = Consumer(reader_properties(config))
         self._commands: deque[Callable[[], object]] = deque()  # for the thread: the consumer is its alone
         self._holds: dict[int, int] = {}  # partition → sessions that need it; 0: it lingers

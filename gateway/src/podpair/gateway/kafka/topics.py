@@ -45,7 +45,7 @@ def ensure_topics(config: Config) -> Topics:
     try:
         check_files(config.kafka)
         # What it would log is in the reason that is given.
-        admin = AdminClient(properties(config) | {"error_cb": refusals.append, "log_level": 0})
+        admin = AdminClient({"log_level": 0} | properties(config) | {"error_cb": refusals.append})
     except KafkaException as error:
         raise ConfigError([f"kafka.client: {error.args[0].str()}"]) from None
     try:

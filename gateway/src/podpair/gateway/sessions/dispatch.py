@@ -72,6 +72,7 @@ class Dispatcher:
         self._config = config
         self._asking = asking
         self._readiness = readiness
+        self._producer = producer
         self._taking_back = taking_back
         self._tasks = Tasks()
         self._replies = Replies(answers, registry, self._tasks, metrics)
@@ -101,6 +102,9 @@ class Dispatcher:
             route = choose_route(message.route, self.direct.load(grant))
         if message.deadline_ms is not None and self._config.admission.shed:
             self._shed(message.model if route == "direct" else QUEUE, message.deadline_ms)
+        if self._producer.full:
+            # On either route: an answer that its client doesn't get has to be written, too.
+            raise Fault(Code.OVERLOADED, f"not accepted: {self._producer.refusal}", retry_after_ms=1000)
         request = OpenRequest(route, message.on_disconnect == "cancel")
         session.ledger.open(message.id, request)
         question = _question(session, message)

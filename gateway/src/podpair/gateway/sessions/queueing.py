@@ -73,6 +73,10 @@ class Queueing:
         if question.trace:
             headers.append(("traceparent", question.trace.encode()))
         queued = Queued(session, question.id, session.ledger.get(question.id))
+        if (refusal := self._producer.refusal) is not None:
+            told: list[tuple[Queued, Written | NotWritten]] = [(queued, NotWritten(refusal))]
+            asyncio.get_running_loop().call_soon(self._told, told)
+            return queued
         # Without a key a spill spreads over the fleet; with one the requests of a session keep their order.
         key = session.key if self._keyed else None
         self._producer.send(
