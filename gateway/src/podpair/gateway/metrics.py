@@ -115,6 +115,10 @@ class Metrics:
         )
         self.ready = Gauge(f"{name}inference_ready", "1 while the inference container answers", registry=registry)
         self.kafka_ready = Gauge(f"{name}kafka_ready", "1 while the broker answers", registry=registry)
+        self.topic_changes = Counter(
+            f"{name}topic_changes", "Changes of a topic from outside: deleted, recreated, widened …", ["topic", "change"],
+            registry=registry,
+        )  # fmt: skip
 
         self.read = Counter(f"{name}results_records_read", "Records read from the results topic", registry=registry)
         self.read_bytes = Counter(

@@ -16,12 +16,13 @@ from podpair.gateway.config.model import Config
 from podpair.gateway.core.pace import Paces
 from podpair.gateway.core.partitions import home_partition
 from podpair.gateway.core.quotas import Quotas, Rule
+from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.kafka.clients import gateway_name
 from podpair.gateway.kafka.embedded import EmbeddedKafka
 from podpair.gateway.kafka.history import History
-from podpair.gateway.kafka.presence import BrokerPresence
 from podpair.gateway.kafka.producer import RecordProducer
 from podpair.gateway.kafka.results import ResultsReader
+from podpair.gateway.kafka.topic_watch import TopicWatch
 from podpair.gateway.kafka.topics import MissingTopic, Topics, Unreachable, ensure_topics
 from podpair.gateway.kafka.transactions import Transactions
 from podpair.gateway.metrics import Metrics
@@ -66,11 +67,11 @@ class Parts:
     dispatcher: Dispatcher
     worker: Worker
     pacer: Pacer
-    presence: BrokerPresence
+    topic_watch: TopicWatch
 
     def home(self, session_id: str) -> int:
         """The home partition of a session."""
-        return home_partition(session_id, self.topics.result_partitions)
+        return home_partition(session_id, self.topics.results.partitions)
 
 
 class Service:
@@ -134,7 +135,7 @@ class Service:
         paces = Paces()
         worker = Worker(config, asking, readiness, answers, dead_letters, endings, paces, self.tracer, metrics)
         undo.push_async_callback(worker.close, 0.0)
-        registry = Registry(config, topics.result_partitions, lambda: worker.owned, metrics)
+        registry = Registry(config, topics.results.partitions, lambda: worker.owned, metrics)
         fanout = FanOut(registry.sessions, config.results.tail_bytes, metrics, self.clock)
         reader = ResultsReader(
             config, opened=fanout.open, closed=fanout.close, deliver=fanout.deliver, lost=self._on_lost
@@ -153,7 +154,7 @@ class Service:
             readiness,
             producer,
             answers,
-            TakingBack(config, self.name, producer, topics.request_partitions, metrics),
+            TakingBack(config, self.name, producer, topics.requests.partitions, metrics),
             registry,
             joining.logged,
             paces,
@@ -161,10 +162,10 @@ class Service:
             metrics,
         )
         worker.on_taken_back = dispatcher.taken_back
-        presence = BrokerPresence(config, metrics)
+        topic_watch = TopicWatch(config, metrics, topics.state, self._on_topic_change)
         return Parts(
             topics, upstream, asking, readiness, producer, registry, fanout, reader, history, joining, dispatcher, worker,
-            pacer, presence,
+            pacer, topic_watch,
         )  # fmt: skip
 
     def _endings(self, producer: RecordProducer) -> AtLeastOnce | ExactlyOnce:
@@ -189,6 +190,9 @@ class Service:
             _log.warning("waiting for %s", self.waiting_for)
             await asyncio.sleep(_RETRY)
 
+    def _on_topic_change(self, topic: str, old: TopicState | None, new: TopicState | None) -> None:
+        """A topic is not what it was: it was deleted, created again, widened or narrowed from outside."""
+
     def _on_lost(self, partition: int) -> None:
         parts = self.parts
         if parts is not None:
@@ -209,7 +213,7 @@ class Service:
     def _kafka_check(self) -> str:
         if self.parts is None:
             return f"waiting for {self.waiting_for}"
-        away = self.parts.presence.away
+        away = self.parts.topic_watch.away
         return "ok" if away is None else f"no answer from {self.config.kafka.bootstrap_servers}: {away}"
 
     async def stop(self) -> None:
@@ -232,7 +236,7 @@ class Service:
             await parts.producer.close(max(1.0, end - self.clock()))
             await parts.reader.close()
             await parts.history.close()
-            await parts.presence.close()
+            await parts.topic_watch.close()
             await parts.readiness.close()
             await parts.asking.close()
             await parts.upstream.close()
