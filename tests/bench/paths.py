@@ -32,6 +32,7 @@ from podpair.gateway.core.ledger import Ledger
 from podpair.gateway.core.models import Model
 from podpair.gateway.core.protocol import decode_row
 from podpair.gateway.core.tensors import Output, TensorSpec
+from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.core.wires import JsonWire
 from podpair.gateway.kafka.producer import NotWritten, Outgoing, Told, Written
 from podpair.gateway.kafka.topics import Topics
@@ -169,9 +170,9 @@ async def _gateway(**results: Any) -> Parts:
 
     standing_in: dict[str, Any] = {
         "make_upstream": lambda _: _Model(),
-        "ensure_topics": lambda _: Topics(8, 8, "abcdef"),
+        "ensure_topics": lambda _: Topics({}, TopicState(None, 8), TopicState(None, 8), "abcdef"),
         "RecordProducer": lambda *_: broker,
-        **dict.fromkeys(("ResultsReader", "History", "BrokerPresence"), idle),
+        **dict.fromkeys(("ResultsReader", "History", "TopicWatch"), idle),
     }
     config = Config.model_validate(
         {"auth": {"secret": SECRET}, "sessions": {"resume_secret": SECRET}, "results": results}

@@ -119,6 +119,10 @@ class Metrics:
             f"{name}kafka_client_restarts", "Kafka clients that were dead or stuck, and were replaced", ["client", "reason"],
             registry=registry,
         )  # fmt: skip
+        self.topic_changes = Counter(
+            f"{name}topic_changes", "Changes of a topic from outside: deleted, recreated, widened …", ["topic", "change"],
+            registry=registry,
+        )  # fmt: skip
 
         self.read = Counter(f"{name}results_records_read", "Records read from the results topic", registry=registry)
         self.read_bytes = Counter(

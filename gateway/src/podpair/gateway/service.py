@@ -13,16 +13,18 @@ from podpair.gateway.auth.resume import ResumeTokens
 from podpair.gateway.auth.tokens import TokenVerifier
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Config
+from podpair.gateway.core.offsets import incarnation_tag
 from podpair.gateway.core.pace import Paces
 from podpair.gateway.core.partitions import home_partition
 from podpair.gateway.core.quotas import Quotas, Rule
+from podpair.gateway.core.topic_state import TopicState, change_of
 from podpair.gateway.kafka.clients import gateway_name
 from podpair.gateway.kafka.embedded import EmbeddedKafka
 from podpair.gateway.kafka.history import History
-from podpair.gateway.kafka.presence import BrokerPresence
 from podpair.gateway.kafka.producer import RecordProducer
 from podpair.gateway.kafka.results import ResultsReader
 from podpair.gateway.kafka.supervisor import Supervisor
+from podpair.gateway.kafka.topic_watch import TopicWatch
 from podpair.gateway.kafka.topics import MissingTopic, Topics, Unreachable, ensure_topics
 from podpair.gateway.kafka.transactions import Transactions
 from podpair.gateway.metrics import Metrics
@@ -67,12 +69,12 @@ class Parts:
     dispatcher: Dispatcher
     worker: Worker
     pacer: Pacer
-    presence: BrokerPresence
+    topic_watch: TopicWatch
     supervisor: Supervisor
 
     def home(self, session_id: str) -> int:
         """The home partition of a session."""
-        return home_partition(session_id, self.topics.result_partitions)
+        return home_partition(session_id, self.topics.results.partitions)
 
 
 class Service:
@@ -129,9 +131,9 @@ class Service:
         undo.push_async_callback(asking.close)
         supervisor = Supervisor(metrics)
         undo.push_async_callback(supervisor.close)
-        presence = BrokerPresence(config, metrics)
-        undo.push_async_callback(presence.close)
-        producer = RecordProducer(config, metrics, presence)
+        topic_watch = TopicWatch(config, metrics, topics.state, self._on_topic_change)
+        undo.push_async_callback(topic_watch.close)
+        producer = RecordProducer(config, metrics, topic_watch)
         undo.push_async_callback(producer.close, 1.0)
         answers = AnswerWriter(producer, config.results.topic, self.name)
         dead_letters = DeadLetters(config.requests.dead_letter_topic, self.name, metrics)
@@ -139,13 +141,14 @@ class Service:
         undo.push_async_callback(endings.close)
         paces = Paces()
         worker = Worker(
-            config, asking, readiness, answers, dead_letters, endings, paces, self.tracer, metrics, supervisor
-        )
+            config, asking, readiness, answers, dead_letters, endings, paces, self.tracer, metrics, supervisor,
+            lambda: _tag(topic_watch.state[config.requests.topic]),
+        )  # fmt: skip
         undo.push_async_callback(worker.close, 0.0)
-        registry = Registry(config, topics.result_partitions, lambda: worker.owned, metrics)
+        registry = Registry(config, topics.results.partitions, lambda: worker.owned, metrics)
         fanout = FanOut(registry.sessions, config.results.tail_bytes, metrics, self.clock)
         reader = ResultsReader(
-            config, supervisor, presence, opened=fanout.open, closed=fanout.close, deliver=fanout.deliver,
+            config, supervisor, topic_watch, opened=fanout.open, closed=fanout.close, deliver=fanout.deliver,
             lost=self._on_lost,
         )  # fmt: skip
         undo.push_async_callback(reader.close)
@@ -162,7 +165,7 @@ class Service:
             readiness,
             producer,
             answers,
-            TakingBack(config, self.name, producer, topics.request_partitions, metrics),
+            TakingBack(config, self.name, producer, topics.requests.partitions, metrics),
             registry,
             joining.logged,
             paces,
@@ -172,7 +175,7 @@ class Service:
         worker.on_taken_back = dispatcher.taken_back
         return Parts(
             topics, upstream, asking, readiness, producer, registry, fanout, reader, history, joining, dispatcher, worker,
-            pacer, presence, supervisor,
+            pacer, topic_watch, supervisor,
         )  # fmt: skip
 
     def _endings(self, producer: RecordProducer) -> AtLeastOnce | ExactlyOnce:
@@ -197,6 +200,16 @@ class Service:
             _log.warning("waiting for %s", self.waiting_for)
             await asyncio.sleep(_RETRY)
 
+    def _on_topic_change(self, topic: str, old: TopicState | None, new: TopicState | None) -> None:
+        """A topic is not what it was: it was deleted, created again, widened or narrowed from outside."""
+        parts = self.parts
+        if parts is None:
+            return
+        if topic == self.config.requests.topic and change_of(old, new) != "widened":
+            if new is not None:
+                parts.worker.restart()
+            self._tasks.begin(parts.dispatcher.queue_replaced())
+
     def _on_lost(self, partition: int) -> None:
         parts = self.parts
         if parts is not None:
@@ -217,7 +230,7 @@ class Service:
     def _kafka_check(self) -> str:
         if self.parts is None:
             return f"waiting for {self.waiting_for}"
-        away = self.parts.presence.away
+        away = self.parts.topic_watch.away
         if away is not None:
             return f"no answer from {self.config.kafka.bootstrap_servers}: {away}"
         dead = self.parts.supervisor.troubles
@@ -250,7 +263,7 @@ class Service:
             await parts.producer.close(max(1.0, end - self.clock()))
             await parts.reader.close()
             await parts.history.close()
-            await parts.presence.close()
+            await parts.topic_watch.close()
             await parts.supervisor.close()
             await parts.readiness.close()
             await parts.asking.close()
@@ -261,6 +274,10 @@ class Service:
             await self.tracer.close()
         if self._embedded is not None:
             self._embedded.close()
+
+
+def _tag(topic: TopicState | None) -> str:
+    return "" if topic is None else incarnation_tag(topic.topic_id)
 
 
 def _cut(done: asyncio.Task[None]) -> None:

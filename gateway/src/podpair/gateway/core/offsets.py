@@ -10,6 +10,7 @@ the bitmap stands which incarnation of the topic the commit is of: a topic that 
 
 import base64
 import binascii
+import hashlib
 from collections import deque
 from collections.abc import Collection
 from typing import NamedTuple
@@ -103,6 +104,11 @@ def encoded(finished: Collection[int], offset: int, incarnation: str = "") -> st
     if incarnation:
         return f"{_MARK}{incarnation}:{told}"
     return _MARK + told if told else ""
+
+
+def incarnation_tag(topic_id: str | None) -> str:
+    """How commits name a topic with this id; empty where the broker has no ids."""
+    return hashlib.sha256(topic_id.encode()).hexdigest()[:8] if topic_id else ""
 
 
 def incarnation_of(metadata: str | None) -> str:

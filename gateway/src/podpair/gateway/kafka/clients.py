@@ -24,8 +24,13 @@ def properties(config: Config, **own: Any) -> dict[str, Any]:
         "bootstrap.servers": config.kafka.bootstrap_servers,
         "client.id": "podpair-gateway",
         "reconnect.backoff.max.ms": 1000,
+        # How late the partitions of a topic that was widened are learnt of; 5 minutes otherwise.
+        "topic.metadata.refresh.interval.ms": 10_000,
         # A broker that keeps its connections and says nothing (a stopped process, a cut cable) is left after 10 s, not 60.
         "socket.timeout.ms": 10_000,
+        # A topic that was deleted must not come back as the broker's defaults would have it. Only the embedded broker
+        # makes its topics this way.
+        "allow.auto.create.topics": config.kafka.embedded,
         "logger": logging.getLogger("podpair.gateway.kafka.librdkafka"),
         "error_cb": _on_error,
         **{name.replace("_", "."): value for name, value in own.items()},

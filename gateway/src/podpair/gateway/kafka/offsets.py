@@ -14,9 +14,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.kafka.clients import reader_properties
-from podpair.gateway.kafka.presence import BrokerPresence
 from podpair.gateway.kafka.supervisor import Client, Supervisor, is_dead
 from podpair.gateway.kafka.threads import call_on
+from podpair.gateway.kafka.topic_watch import TopicWatch
 
 _log = logging.getLogger(__name__)
 _TIMEOUT = 10.0  # seconds for a question, from when it was asked
@@ -101,7 +101,7 @@ class _Asker:
 class OffsetQueries:
     """`watermarks` asks; one question a partition at a time."""
 
-    def __init__(self, config: Config, supervisor: Supervisor, presence: BrokerPresence | None = None) -> None:
+    def __init__(self, config: Config, supervisor: Supervisor, presence: TopicWatch | None = None) -> None:
         self._config = config
         self._presence = presence
         self._client = supervisor.watch("offsets", self._replace)

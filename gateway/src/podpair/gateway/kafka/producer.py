@@ -22,7 +22,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.records import Headers
 from podpair.gateway.kafka.clients import properties
-from podpair.gateway.kafka.presence import BrokerPresence
+from podpair.gateway.kafka.topic_watch import TopicWatch
 from podpair.gateway.metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -70,7 +70,9 @@ class Written(NamedTuple):
 Told = Callable[[list[tuple[Any, Written | NotWritten]]], object]
 """Hears what became of records whose outcome was learnt together: each one's context, and its place or why it has none."""
 
-_Sent = tuple[str, bytes, bytes | None, Headers, int, Told, Any, int]  # as `send` has them, and the bytes that it counts for
+_Sent = tuple[
+    str, bytes, bytes | None, Headers, int, Told, Any, int
+]  # as `send` has them, and the bytes that it counts for
 _Heard = tuple[
     str, Told, Any, int, KafkaError | None, int, int
 ]  # topic, told, context, bytes, error, partition, offset
@@ -80,7 +82,7 @@ class RecordProducer:
     """`send` and `write` from the loop's thread, on which outcomes are told, too."""
 
     def __init__(
-        self, config: Config, metrics: Metrics, presence: BrokerPresence | None = None, *, timeout: float = 30.0
+        self, config: Config, metrics: Metrics, presence: TopicWatch | None = None, *, timeout: float = 30.0
     ) -> None:
         self._metrics = metrics
         self._presence = presence

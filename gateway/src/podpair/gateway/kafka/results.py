@@ -17,9 +17,9 @@ from podpair.gateway.config.model import Config
 from podpair.gateway.core.tails import Record
 from podpair.gateway.kafka.clients import reader_properties
 from podpair.gateway.kafka.offsets import OffsetQueries
-from podpair.gateway.kafka.presence import BrokerPresence
 from podpair.gateway.kafka.supervisor import Supervisor
 from podpair.gateway.kafka.threads import call_on
+from podpair.gateway.kafka.topic_watch import TopicWatch
 
 _log = logging.getLogger(__name__)
 _BATCH = 10_000  # records that cross to the loop together
@@ -37,7 +37,7 @@ class ResultsReader:
         self,
         config: Config,
         supervisor: Supervisor,
-        presence: BrokerPresence | None = None,
+        presence: TopicWatch | None = None,
         *,
         opened: Callable[[int, int], object],
         closed: Callable[[int], object],
