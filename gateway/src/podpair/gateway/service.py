@@ -133,11 +133,11 @@ class Service:
         undo.push_async_callback(supervisor.close)
         topic_watch = TopicWatch(config, metrics, topics.state, self._on_topic_change)
         undo.push_async_callback(topic_watch.close)
-        producer = RecordProducer(config, metrics, topic_watch)
+        producer = RecordProducer(config, metrics, topic_watch, supervisor)
         undo.push_async_callback(producer.close, 1.0)
         answers = AnswerWriter(producer, config.results.topic, self.name)
         dead_letters = DeadLetters(config.requests.dead_letter_topic, self.name, metrics)
-        endings = self._endings(producer)
+        endings = self._endings(producer, supervisor)
         undo.push_async_callback(endings.close)
         paces = Paces()
         worker = Worker(
@@ -153,7 +153,7 @@ class Service:
         )  # fmt: skip
         undo.push_async_callback(reader.close)
         metrics.homes.set_function(lambda: reader.partitions)
-        history = History(config)
+        history = History(config, supervisor)
         undo.push_async_callback(history.close)
         pacer = Pacer()
         metrics.slow.set_function(lambda: pacer.congested)
@@ -178,13 +178,13 @@ class Service:
             pacer, topic_watch, supervisor,
         )  # fmt: skip
 
-    def _endings(self, producer: RecordProducer) -> AtLeastOnce | ExactlyOnce:
+    def _endings(self, producer: RecordProducer, supervisor: Supervisor) -> AtLeastOnce | ExactlyOnce:
         requests = self.config.requests
         if not requests.exactly_once:
             return AtLeastOnce(producer)
         # A pod that keeps its name fences the transaction that it left open, and nobody waits for that to time out.
         name = f"{requests.group}.{requests.instance or self.name}"
-        return ExactlyOnce(Transactions(self.config, name, self.metrics))
+        return ExactlyOnce(Transactions(self.config, name, self.metrics, supervisor))
 
     async def _topics(self) -> Topics:
         loop = asyncio.get_running_loop()
@@ -208,7 +208,6 @@ class Service:
         if topic == self.config.requests.topic and change_of(old, new) != "widened":
             if new is not None:
                 parts.worker.restart()
-            self._tasks.begin(parts.dispatcher.queue_replaced())
 
     def _on_lost(self, partition: int) -> None:
         parts = self.parts

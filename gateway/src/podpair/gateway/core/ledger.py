@@ -30,8 +30,7 @@ class OpenRequest:
     abort: Callable[[], object] | None = None  # stops the work, where it runs here
     resume: Callable[[int], object] | None = None  # a stream: goes on behind the part that its client has seen last
     spills: bool = False  # it may go on through Kafka
-    partition: int | None = None  # of the requests topic, once its record is there …
-    offset: int = -1  # … and where in it
+    partition: int | None = None  # of the requests topic, once its record is there
     cancelled: bool = False
     span: Span | None = None  # where it is traced; ends with it
     began: float = 0.0  # seconds on the performance counter: when it was accepted, on the direct route

@@ -22,6 +22,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.records import Headers
 from podpair.gateway.kafka.clients import properties
+from podpair.gateway.kafka.supervisor import Supervisor, is_dead
 from podpair.gateway.kafka.topic_watch import TopicWatch
 from podpair.gateway.metrics import Metrics
 
@@ -82,8 +83,17 @@ class RecordProducer:
     """`send` and `write` from the loop's thread, on which outcomes are told, too."""
 
     def __init__(
-        self, config: Config, metrics: Metrics, presence: TopicWatch | None = None, *, timeout: float = 30.0
+        self,
+        config: Config,
+        metrics: Metrics,
+        presence: TopicWatch | None = None,
+        supervisor: Supervisor | None = None,
+        *,
+        timeout: float = 30.0,
     ) -> None:
+        self._config = config
+        self._timeout = timeout
+        self._client = None if supervisor is None else supervisor.watch("producer", self._replace)
         self._metrics = metrics
         self._presence = presence
         self._limit = config.kafka.producer_buffer_bytes
@@ -91,22 +101,8 @@ class RecordProducer:
         if presence is not None:
             presence.on_away(self._on_presence)
         self._loop = asyncio.get_running_loop()
-        self._producer = Producer(
-            properties(
-                config,
-                acks="all",
-                enable_idempotence=True,
-                # What Kafka's own clients do: a record keyed by session id lands in that session's home.
-                partitioner="murmur2_random",
-                # Records without a key go anywhere, those of one millisecond together: a spill is spread over the fleet.
-                sticky_partitioning_linger_ms=1,
-                linger_ms=0,  # what waits, waits for its round
-                delivery_timeout_ms=int(timeout * 1000),
-                queue_buffering_max_messages=200_000,
-                # No more than that is handed over, but for answers.
-                queue_buffering_max_kbytes=2 * config.kafka.producer_buffer_bytes // 1024,
-            )
-        )
+        self._producer = self._made()
+        self._retired: list[Producer] = []  # dead, and still to tell what became of their records
         self._waiting: list[_Sent] = []  # for the next round
         self._since = 0.0  # when the first of them came
         # What has been acknowledged or given up; a thread that flushes puts it in as well.
@@ -114,6 +110,41 @@ class RecordProducer:
         self._due = 0  # records that are neither acknowledged nor given up
         self._in_vain = 0  # looks, since the last that found something
         self._timer = self._loop.call_later(_IDLE, self._look)
+
+    def _made(self) -> Producer:
+        return Producer(
+            properties(
+                self._config,
+                acks="all",
+                enable_idempotence=True,
+                # What Kafka's own clients do: a record keyed by session id lands in that session's home.
+                partitioner="murmur2_random",
+                # Records without a key go anywhere, those of one millisecond together: a spill is spread over the fleet.
+                sticky_partitioning_linger_ms=1,
+                linger_ms=0,  # what waits, waits for its round
+                delivery_timeout_ms=int(self._timeout * 1000),
+                queue_buffering_max_messages=200_000,
+                # No more than that is handed over, but for answers.
+                queue_buffering_max_kbytes=2 * self._limit // 1024,
+            )
+            | {"error_cb": self._on_error}
+        )
+
+    def _on_error(self, error: KafkaError) -> None:
+        if self._client is not None and is_dead(error):
+            self._client.died(error)
+        else:
+            _log.warning("kafka: %s", error.str(), extra={"kafka_error": error.name()})
+
+    def _replace(self) -> None:
+        """Go on with another producer; what the dead one has not written is told so."""
+        made = self._made()
+        self._round()
+        self._producer.purge(in_queue=True, in_flight=True, blocking=False)
+        self._retired.append(self._producer)
+        self._producer = made
+        if self._client is not None:
+            self._client.works()
 
     @property
     def refusal(self) -> str | None:
@@ -211,6 +242,10 @@ class RecordProducer:
 
     def _look(self) -> None:
         self._producer.poll(0)
+        if self._retired:
+            for retired in self._retired:
+                retired.poll(0)
+            self._retired = [retired for retired in self._retired if len(retired)]
         self._in_vain = 0 if self._heard else self._in_vain + 1
         self._settle()
         if self._waiting and (self._due < _FEW or self._loop.time() - self._since >= _HOLD):
@@ -233,6 +268,8 @@ class RecordProducer:
                 outcome, label = tuple.__new__(Written, (partition, offset)), (topic, "acknowledged")
             else:
                 outcome, label = _not_written(error), (topic, "error")
+                if self._client is not None and is_dead(error):
+                    self._client.died(error)
             outcomes[label] = outcomes.get(label, 0) + 1
             mine = by_told.get(told)
             if mine is None:
@@ -249,6 +286,8 @@ class RecordProducer:
     async def close(self, timeout: float) -> int:
         """Wait up to `timeout` seconds for what is queued; returns how many records are lost."""
         self._round()
+        if self._client is not None:
+            self._client.close()
         left: int = await self._loop.run_in_executor(None, self._producer.flush, timeout)
         self._timer.cancel()
         self._settle()

@@ -63,10 +63,10 @@ class Calls:
         self._due: list[float] = []  # seconds on the monotonic clock
 
     @contextmanager
-    def within(self, seconds: float) -> Iterator[None]:
+    def within(self, seconds: float, slack: float = _SLACK) -> Iterator[None]:
         """While a call is out that returns within so many seconds, or (inf) whenever it likes."""
         began = time.monotonic()
-        self._due.append(began + seconds + _SLACK)
+        self._due.append(began + seconds + slack)
         try:
             yield
         finally:
@@ -116,6 +116,19 @@ class Client:
         self._timer = None
         self._end(reason, text, _LONGEST)
 
+    def failing(self, error: KafkaError) -> None:
+        """It is dead; its owner replaces it by itself, when it needs it."""
+        if not self._closed and self._timer is None:
+            self._tell(KafkaError(cause(error)).name(), error.str(), time.monotonic())
+
+    def _tell(self, reason: str, text: str, now: float) -> None:
+        self.trouble = text
+        self._metrics.client_restarts.labels(self.name, reason).inc()
+        if now - self._told.get(reason, -_QUIET) >= _QUIET:
+            self._told[reason] = now
+            _log.error("the %s client of Kafka is dead and will be replaced: %s", self.name, text,
+                       extra={"kafka_error": reason})  # fmt: skip
+
     def _end(self, reason: str, text: str, longest: float) -> None:
         if self._closed or self._timer is not None:
             return  # its replacement is on the way
@@ -125,12 +138,7 @@ class Client:
             self._wait = _FIRST
         wait = min(self._wait, longest)
         self._wait, self._last_death = min(_LONGEST, self._wait * 2), now
-        self.trouble = text
-        self._metrics.client_restarts.labels(self.name, reason).inc()
-        if now - self._told.get(reason, -_QUIET) >= _QUIET:
-            self._told[reason] = now
-            _log.error("the %s client of Kafka is dead and will be replaced: %s", self.name, text,
-                       extra={"kafka_error": reason})  # fmt: skip
+        self._tell(reason, text, now)
         self._timer = self._loop.call_later(wait, self._now)
 
     def _now(self) -> None:

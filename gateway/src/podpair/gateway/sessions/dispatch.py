@@ -21,7 +21,6 @@ from podpair.gateway.core.quotas import Limited
 from podpair.gateway.core.records import Event, accepted_event, direct_events, result_event
 from podpair.gateway.core.routing import Route, choose_route, may_spill
 from podpair.gateway.kafka.producer import RecordProducer
-from podpair.gateway.kafka.stored import stored
 from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.direct import DirectRequests
@@ -40,7 +39,6 @@ from podpair.gateway.upstream.readiness import Readiness
 from podpair.gateway.worker.answers import AnswerWriter
 
 _log = logging.getLogger(__name__)
-_ON_THE_WAY = 1.0  # seconds that an answer, which is in the log already, may take to its client
 
 
 class Started(NamedTuple):
@@ -293,30 +291,6 @@ class Dispatcher:
             self._metrics.requests.labels("direct").inc()
             events.insert(0, accepted_event(request_id, "direct"))
         self._replies.send(session, events)
-
-    async def queue_replaced(self) -> None:
-        """The requests topic was deleted, or made again: end the queued requests whose records are gone with it.
-
-        Those that were queued in the new one already, before that was noticed, go on.
-        """
-        await asyncio.sleep(_ON_THE_WAY)
-        queued = {
-            (request.partition, request.offset): (session, request_id, request)
-            for session in self._registry.sessions.values()
-            for request_id, request in session.ledger.opened.items()
-            if request.route == "queue" and request.partition is not None
-        }
-        if not queued:
-            return
-        names = {place: (session.id, request_id) for place, (session, request_id, _) in queued.items()}
-        there = await asyncio.get_running_loop().run_in_executor(None, stored, self._config, names)
-        gone = [asked for place, asked in queued.items() if place not in there]
-        _log.warning("%d queued requests went with the topic %s, and end with an error", len(gone),
-                     self._config.requests.topic)  # fmt: skip
-        message = f"it went with the topic {self._config.requests.topic}, which was deleted: send it again"
-        for session, request_id, request in gone:
-            if session.ledger.get(request_id) is request:
-                self._finish_with(session, request_id, Fault(Code.OVERLOADED, message, retry_after_ms=1000))
 
     def _on_gone(self, session: Session) -> None:
         for request_id, request in list(session.ledger.opened.items()):
