@@ -14,7 +14,7 @@ from podpair.gateway.auth.tokens import TokenVerifier
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.pace import Paces
-from podpair.gateway.core.partitions import home_partition
+from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.quotas import Quotas, Rule
 from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.kafka.clients import gateway_name
@@ -31,7 +31,9 @@ from podpair.gateway.sessions.dispatch import Dispatcher
 from podpair.gateway.sessions.draining import send_away
 from podpair.gateway.sessions.fanout import FanOut
 from podpair.gateway.sessions.joining import Joining
+from podpair.gateway.sessions.misplaced import Misplaced
 from podpair.gateway.sessions.registry import Registry
+from podpair.gateway.sessions.results_topic import ResultsTopic
 from podpair.gateway.sessions.taking_back import TakingBack
 from podpair.gateway.tasks import Tasks
 from podpair.gateway.tracing import tracer_of
@@ -68,10 +70,12 @@ class Parts:
     worker: Worker
     pacer: Pacer
     topic_watch: TopicWatch
+    results_topic: ResultsTopic
 
-    def home(self, session_id: str) -> int:
-        """The home partition of a session."""
-        return home_partition(session_id, self.topics.results.partitions)
+    @property
+    def homes(self) -> HomePartitions:
+        """Where sessions' results are."""
+        return self.results_topic.homes
 
 
 class Service:
@@ -135,10 +139,18 @@ class Service:
         paces = Paces()
         worker = Worker(config, asking, readiness, answers, dead_letters, endings, paces, self.tracer, metrics)
         undo.push_async_callback(worker.close, 0.0)
-        registry = Registry(config, topics.results.partitions, lambda: worker.owned, metrics)
-        fanout = FanOut(registry.sessions, config.results.tail_bytes, metrics, self.clock)
+        homes = topics.homes(config)
+        registry = Registry(config, homes, lambda: worker.owned, metrics)
+        misplaced = Misplaced(config.results.topic, metrics)
+        fanout = FanOut(registry.sessions, config.results.tail_bytes, misplaced, metrics, self.clock)
         reader = ResultsReader(
-            config, opened=fanout.open, closed=fanout.close, deliver=fanout.deliver, lost=self._on_lost
+            config,
+            homes,
+            opened=fanout.open,
+            closed=fanout.close,
+            deliver=fanout.deliver,
+            lost=self._on_lost,
+            failed=self._look_at_topics,
         )
         undo.push_async_callback(reader.close)
         metrics.homes.set_function(lambda: reader.partitions)
@@ -146,7 +158,7 @@ class Service:
         undo.push_async_callback(history.close)
         pacer = Pacer()
         metrics.slow.set_function(lambda: pacer.congested)
-        joining = Joining(config, topics.epoch, self.name, reader, history, fanout, self.tokens, metrics)
+        joining = Joining(config, homes, self.name, reader, history, fanout, self.tokens, metrics)
         dispatcher = Dispatcher(
             config,
             self.name,
@@ -154,7 +166,7 @@ class Service:
             readiness,
             producer,
             answers,
-            TakingBack(config, self.name, producer, topics.requests.partitions, metrics),
+            TakingBack(config, self.name, producer, lambda: self._request_partitions, metrics),
             registry,
             joining.logged,
             paces,
@@ -162,10 +174,11 @@ class Service:
             metrics,
         )
         worker.on_taken_back = dispatcher.taken_back
+        results_topic = ResultsTopic(config, topics, homes, reader, joining, registry)
         topic_watch = TopicWatch(config, metrics, topics.state, self._on_topic_change)
         return Parts(
             topics, upstream, asking, readiness, producer, registry, fanout, reader, history, joining, dispatcher, worker,
-            pacer, topic_watch,
+            pacer, topic_watch, results_topic,
         )  # fmt: skip
 
     def _endings(self, producer: RecordProducer) -> AtLeastOnce | ExactlyOnce:
@@ -192,12 +205,49 @@ class Service:
 
     def _on_topic_change(self, topic: str, old: TopicState | None, new: TopicState | None) -> None:
         """A topic is not what it was: it was deleted, created again, widened or narrowed from outside."""
+        parts = self.parts
+        if parts is None:
+            return
+        if new is None:
+            if self.config.kafka.create_topics:
+                self._tasks.begin(self._create_topics())
+            return
+        self._tasks.begin(parts.producer.learn(topic))
+        if topic == self.config.results.topic:
+            parts.results_topic.changed(new)
+
+    async def _create_topics(self) -> None:
+        """Create a topic that was deleted as it is created at the start."""
+        parts = self.parts
+        if parts is not None and None in parts.topic_watch.state.values():
+            topics = await self._topics()
+            _log.warning("the topics are there again: %s", ", ".join(sorted(topics.state)))
+            await parts.topic_watch.refresh()
+
+    @property
+    def _request_partitions(self) -> int:
+        parts = self.parts
+        state = parts.topic_watch.state[self.config.requests.topic] if parts is not None else None
+        return state.partitions if state is not None else 0
+
+    def _look_at_topics(self) -> None:
+        """Something could not be read: perhaps the topics are not what they were."""
+        if self.parts is not None:
+            self._tasks.begin(self._look(self.parts.topic_watch))
+
+    async def _look(self, watch: TopicWatch) -> None:
+        await watch.refresh()
 
     def _on_lost(self, partition: int) -> None:
-        parts = self.parts
-        if parts is not None:
-            sessions = list(parts.registry.sessions.values())
-            self._tasks.begin(parts.joining.cut(partition, sessions)).add_done_callback(_cut)
+        if self.parts is not None:
+            self._tasks.begin(self._cut(self.parts, partition)).add_done_callback(_cut)
+
+    async def _cut(self, parts: Parts, partition: int) -> None:
+        """The log of a partition was cut, or it is another one's: then the change of its topic brings all in order."""
+        before = parts.homes.epoch
+        await parts.topic_watch.refresh()
+        if parts.homes.epoch == before and not parts.results_topic.changing:
+            await parts.joining.cut(partition, list(parts.registry.sessions.values()))
 
     @property
     def checks(self) -> dict[str, str]:
@@ -213,8 +263,14 @@ class Service:
     def _kafka_check(self) -> str:
         if self.parts is None:
             return f"waiting for {self.waiting_for}"
-        away = self.parts.topic_watch.away
-        return "ok" if away is None else f"no answer from {self.config.kafka.bootstrap_servers}: {away}"
+        watch = self.parts.topic_watch
+        if watch.away is not None:
+            return f"no answer from {self.config.kafka.bootstrap_servers}: {watch.away}"
+        if missing := sorted(name for name, state in watch.state.items() if state is None):
+            return f"topic {' and '.join(missing)} is missing: it was deleted"
+        if self.parts.results_topic.changing:
+            return f"topic {self.config.results.topic} has changed: its partitions are being read anew"
+        return "ok"
 
     async def stop(self) -> None:
         """Leave well: not ready, no new sessions, queued work committed, the group left, the clients sent away in turn.

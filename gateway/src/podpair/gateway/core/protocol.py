@@ -39,6 +39,7 @@ class CloseCode:
     TOO_LARGE = 1009
     INTERNAL = 1011
     RESTART = 1012
+    TRY_AGAIN = 1013
     IDLE = 3001
     SLOW = 3008
     EXPIRED = 4001
