@@ -19,6 +19,7 @@ from podpair.gateway.core.quotas import Quotas, Rule
 from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.kafka.clients import gateway_name
 from podpair.gateway.kafka.embedded import EmbeddedKafka
+from podpair.gateway.kafka.group_progress import GroupProgress
 from podpair.gateway.kafka.history import History
 from podpair.gateway.kafka.producer import RecordProducer
 from podpair.gateway.kafka.results import ResultsReader
@@ -31,6 +32,7 @@ from podpair.gateway.sessions.dispatch import Dispatcher
 from podpair.gateway.sessions.draining import send_away
 from podpair.gateway.sessions.fanout import FanOut
 from podpair.gateway.sessions.joining import Joining
+from podpair.gateway.sessions.lost_requests import LostRequests
 from podpair.gateway.sessions.misplaced import Misplaced
 from podpair.gateway.sessions.registry import Registry
 from podpair.gateway.sessions.results_topic import ResultsTopic
@@ -71,6 +73,7 @@ class Parts:
     pacer: Pacer
     topic_watch: TopicWatch
     results_topic: ResultsTopic
+    lost_requests: LostRequests
 
     @property
     def homes(self) -> HomePartitions:
@@ -90,6 +93,7 @@ class Service:
         self.name = gateway_name()
         self.tracer = tracer_of(config.tracing, self.name)
         self.draining = False
+        self._requests: TopicState | None = None  # the requests topic as it was last there
         self.parts: Parts | None = None  # there once the broker is
         self._tasks = Tasks()
         self.waiting_for = "the broker"  # why there are no parts yet
@@ -139,6 +143,7 @@ class Service:
         paces = Paces()
         worker = Worker(config, asking, readiness, answers, dead_letters, endings, paces, self.tracer, metrics)
         undo.push_async_callback(worker.close, 0.0)
+        self._requests = topics.requests
         homes = topics.homes(config)
         registry = Registry(config, homes, lambda: worker.owned, metrics)
         misplaced = Misplaced(config.results.topic, metrics)
@@ -176,9 +181,12 @@ class Service:
         worker.on_taken_back = dispatcher.taken_back
         results_topic = ResultsTopic(config, topics, homes, reader, joining, registry)
         topic_watch = TopicWatch(config, metrics, topics.state, self._on_topic_change)
+        lost_requests = LostRequests(
+            config, registry.sessions, fanout, history, GroupProgress(config, topic_watch.admin), dispatcher.lose
+        )
         return Parts(
             topics, upstream, asking, readiness, producer, registry, fanout, reader, history, joining, dispatcher, worker,
-            pacer, topic_watch, results_topic,
+            pacer, topic_watch, results_topic, lost_requests,
         )  # fmt: skip
 
     def _endings(self, producer: RecordProducer) -> AtLeastOnce | ExactlyOnce:
@@ -215,6 +223,13 @@ class Service:
         self._tasks.begin(parts.producer.learn(topic))
         if topic == self.config.results.topic:
             parts.results_topic.changed(new)
+        elif topic == self.config.requests.topic and self._is_another(new):
+            self._tasks.begin(parts.lost_requests.requests_changed())
+
+    def _is_another(self, requests: TopicState) -> bool:
+        """Whether the requests topic is not the one that it was, only wider or missed for a while."""
+        before, self._requests = self._requests, requests
+        return before is None or before.topic_id != requests.topic_id or before.partitions > requests.partitions
 
     async def _create_topics(self) -> None:
         """Create a topic that was deleted as it is created at the start."""
@@ -292,6 +307,7 @@ class Service:
             await parts.producer.close(max(1.0, end - self.clock()))
             await parts.reader.close()
             await parts.history.close()
+            await parts.lost_requests.close()
             await parts.topic_watch.close()
             await parts.readiness.close()
             await parts.asking.close()

@@ -30,6 +30,7 @@ class Code(StrEnum):
     CANCELLED = "cancelled"
     UPSTREAM = "upstream"
     INTERNAL = "internal"
+    LOST = "lost"
 
 
 class CloseCode:
