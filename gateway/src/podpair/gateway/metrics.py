@@ -129,6 +129,10 @@ class Metrics:
             f"{name}results_bytes_read", "Bytes of values read from the results topic", registry=registry
         )
         self.delivered = Counter(f"{name}results_records_delivered", "Records written to clients", registry=registry)
+        self.misplaced = Counter(
+            f"{name}results_records_misplaced", "Records outside the home partition of the session that their key names",
+            ["outcome"], registry=registry,
+        )  # fmt: skip
         self.duplicates = Counter(
             f"{name}results_duplicates_dropped", "Second answers to a request, dropped", registry=registry
         )

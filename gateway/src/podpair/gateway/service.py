@@ -15,11 +15,12 @@ from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.offsets import incarnation_tag
 from podpair.gateway.core.pace import Paces
-from podpair.gateway.core.partitions import home_partition
+from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.quotas import Quotas, Rule
-from podpair.gateway.core.topic_state import TopicState, change_of
+from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.kafka.clients import gateway_name
 from podpair.gateway.kafka.embedded import EmbeddedKafka
+from podpair.gateway.kafka.group_progress import GroupProgress
 from podpair.gateway.kafka.history import History
 from podpair.gateway.kafka.producer import RecordProducer
 from podpair.gateway.kafka.results import ResultsReader
@@ -33,7 +34,10 @@ from podpair.gateway.sessions.dispatch import Dispatcher
 from podpair.gateway.sessions.draining import send_away
 from podpair.gateway.sessions.fanout import FanOut
 from podpair.gateway.sessions.joining import Joining
+from podpair.gateway.sessions.lost_requests import LostRequests
+from podpair.gateway.sessions.misplaced import Misplaced
 from podpair.gateway.sessions.registry import Registry
+from podpair.gateway.sessions.results_topic import ResultsTopic
 from podpair.gateway.sessions.taking_back import TakingBack
 from podpair.gateway.tasks import Tasks
 from podpair.gateway.tracing import tracer_of
@@ -70,11 +74,14 @@ class Parts:
     worker: Worker
     pacer: Pacer
     topic_watch: TopicWatch
+    results_topic: ResultsTopic
+    lost_requests: LostRequests
     supervisor: Supervisor
 
-    def home(self, session_id: str) -> int:
-        """The home partition of a session."""
-        return home_partition(session_id, self.topics.results.partitions)
+    @property
+    def homes(self) -> HomePartitions:
+        """Where sessions' results are."""
+        return self.results_topic.homes
 
 
 class Service:
@@ -89,6 +96,7 @@ class Service:
         self.name = gateway_name()
         self.tracer = tracer_of(config.tracing, self.name)
         self.draining = False
+        self._requests: TopicState | None = None  # the requests topic as it was last there
         self.parts: Parts | None = None  # there once the broker is
         self._tasks = Tasks()
         self.waiting_for = "the broker"  # why there are no parts yet
@@ -145,19 +153,30 @@ class Service:
             lambda: _tag(topic_watch.state[config.requests.topic]),
         )  # fmt: skip
         undo.push_async_callback(worker.close, 0.0)
-        registry = Registry(config, topics.results.partitions, lambda: worker.owned, metrics)
-        fanout = FanOut(registry.sessions, config.results.tail_bytes, metrics, self.clock)
+        self._requests = topics.requests
+        homes = topics.homes(config)
+        registry = Registry(config, homes, lambda: worker.owned, metrics)
+        misplaced = Misplaced(config.results.topic, metrics)
+        fanout = FanOut(registry.sessions, config.results.tail_bytes, misplaced, metrics, self.clock)
         reader = ResultsReader(
-            config, supervisor, topic_watch, opened=fanout.open, closed=fanout.close, deliver=fanout.deliver,
+            config,
+            homes,
+            supervisor,
+            topic_watch,
+            opened=fanout.open,
+            closed=fanout.close,
+            deliver=fanout.deliver,
             lost=self._on_lost,
-        )  # fmt: skip
+            failed=self._look_at_topics,
+            reached=lambda partition: fanout.tails[partition].end,
+        )
         undo.push_async_callback(reader.close)
         metrics.homes.set_function(lambda: reader.partitions)
         history = History(config, supervisor)
         undo.push_async_callback(history.close)
         pacer = Pacer()
         metrics.slow.set_function(lambda: pacer.congested)
-        joining = Joining(config, topics.epoch, self.name, reader, history, fanout, self.tokens, metrics)
+        joining = Joining(config, homes, self.name, reader, history, fanout, self.tokens, metrics)
         dispatcher = Dispatcher(
             config,
             self.name,
@@ -165,7 +184,7 @@ class Service:
             readiness,
             producer,
             answers,
-            TakingBack(config, self.name, producer, topics.requests.partitions, metrics),
+            TakingBack(config, self.name, producer, lambda: self._request_partitions, metrics),
             registry,
             joining.logged,
             paces,
@@ -173,9 +192,13 @@ class Service:
             metrics,
         )
         worker.on_taken_back = dispatcher.taken_back
+        results_topic = ResultsTopic(config, topics, homes, reader, joining, registry)
+        lost_requests = LostRequests(
+            config, registry.sessions, fanout, history, GroupProgress(config, topic_watch.admin), dispatcher.lose
+        )
         return Parts(
             topics, upstream, asking, readiness, producer, registry, fanout, reader, history, joining, dispatcher, worker,
-            pacer, topic_watch, supervisor,
+            pacer, topic_watch, results_topic, lost_requests, supervisor,
         )  # fmt: skip
 
     def _endings(self, producer: RecordProducer, supervisor: Supervisor) -> AtLeastOnce | ExactlyOnce:
@@ -205,15 +228,54 @@ class Service:
         parts = self.parts
         if parts is None:
             return
-        if topic == self.config.requests.topic and change_of(old, new) != "widened":
-            if new is not None:
-                parts.worker.restart()
+        if new is None:
+            if self.config.kafka.create_topics:
+                self._tasks.begin(self._create_topics())
+            return
+        self._tasks.begin(parts.producer.learn(topic))
+        if topic == self.config.results.topic:
+            parts.results_topic.changed(new)
+        elif topic == self.config.requests.topic and self._is_another(new):
+            parts.worker.restart()
+            self._tasks.begin(parts.lost_requests.requests_changed())
+
+    def _is_another(self, requests: TopicState) -> bool:
+        """Whether the requests topic is not the one that it was, only wider or missed for a while."""
+        before, self._requests = self._requests, requests
+        return before is None or before.topic_id != requests.topic_id or before.partitions > requests.partitions
+
+    async def _create_topics(self) -> None:
+        """Create a topic that was deleted as it is created at the start."""
+        parts = self.parts
+        if parts is not None and None in parts.topic_watch.state.values():
+            topics = await self._topics()
+            _log.warning("the topics are there again: %s", ", ".join(sorted(topics.state)))
+            await parts.topic_watch.refresh()
+
+    @property
+    def _request_partitions(self) -> int:
+        parts = self.parts
+        state = parts.topic_watch.state[self.config.requests.topic] if parts is not None else None
+        return state.partitions if state is not None else 0
+
+    def _look_at_topics(self) -> None:
+        """Something could not be read: perhaps the topics are not what they were."""
+        if self.parts is not None:
+            self._tasks.begin(self._look(self.parts.topic_watch))
+
+    async def _look(self, watch: TopicWatch) -> None:
+        await watch.refresh()
 
     def _on_lost(self, partition: int) -> None:
-        parts = self.parts
-        if parts is not None:
-            sessions = list(parts.registry.sessions.values())
-            self._tasks.begin(parts.joining.cut(partition, sessions)).add_done_callback(_cut)
+        if self.parts is not None:
+            self._tasks.begin(self._cut(self.parts, partition)).add_done_callback(_cut)
+
+    async def _cut(self, parts: Parts, partition: int) -> None:
+        """The log of a partition was cut, or it is another one's: then the change of its topic brings all in order."""
+        before = parts.homes.epoch
+        await parts.topic_watch.refresh()
+        if parts.homes.epoch == before and not parts.results_topic.changing:
+            await parts.joining.cut(partition, list(parts.registry.sessions.values()))
 
     @property
     def checks(self) -> dict[str, str]:
@@ -229,9 +291,13 @@ class Service:
     def _kafka_check(self) -> str:
         if self.parts is None:
             return f"waiting for {self.waiting_for}"
-        away = self.parts.topic_watch.away
-        if away is not None:
-            return f"no answer from {self.config.kafka.bootstrap_servers}: {away}"
+        watch = self.parts.topic_watch
+        if watch.away is not None:
+            return f"no answer from {self.config.kafka.bootstrap_servers}: {watch.away}"
+        if missing := sorted(name for name, state in watch.state.items() if state is None):
+            return f"topic {' and '.join(missing)} is missing: it was deleted"
+        if self.parts.results_topic.changing:
+            return f"topic {self.config.results.topic} has changed: its partitions are being read anew"
         dead = self.parts.supervisor.troubles
         return "; ".join(f"the {name} client is dead: {why}" for name, why in dead.items()) or "ok"
 
@@ -262,6 +328,7 @@ class Service:
             await parts.producer.close(max(1.0, end - self.clock()))
             await parts.reader.close()
             await parts.history.close()
+            await parts.lost_requests.close()
             await parts.topic_watch.close()
             await parts.supervisor.close()
             await parts.readiness.close()

@@ -24,10 +24,11 @@ def properties(config: Config, **own: Any) -> dict[str, Any]:
         "bootstrap.servers": config.kafka.bootstrap_servers,
         "client.id": "podpair-gateway",
         "reconnect.backoff.max.ms": 1000,
-        # How late the partitions of a topic that was widened are learnt of; 5 minutes otherwise.
-        "topic.metadata.refresh.interval.ms": 10_000,
         # A broker that keeps its connections and says nothing (a stopped process, a cut cable) is left after 10 s, not 60.
         "socket.timeout.ms": 10_000,
+        # What a topic has become, new partitions above all, is learnt this soon where nothing else tells of it (default: 300 s).
+        "topic.metadata.refresh.interval.ms": 10_000,
+        "metadata.max.age.ms": 30_000,
         # A topic that was deleted must not come back as the broker's defaults would have it. Only the embedded broker
         # makes its topics this way.
         "allow.auto.create.topics": config.kafka.embedded,

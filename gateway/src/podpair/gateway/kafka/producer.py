@@ -32,6 +32,7 @@ _DUE = 0.001  # seconds between looks for acknowledgements while some are due �
 _PATIENT = 50  # … for so many looks in vain, …
 _SLOW = 0.02  # … then so many seconds
 _IDLE = 0.5  # seconds between looks otherwise: librdkafka has errors to tell, too
+_METADATA = 5.0  # seconds for the broker to say what a topic is
 _FEW = 16  # records under way, below which a round begins at once …
 _HOLD = 0.005  # … else after so many seconds at most
 _COST = 1024  # bytes of memory that a record takes beside its value
@@ -212,6 +213,13 @@ class RecordProducer:
                     self._bytes -= size
             else:
                 return
+
+    async def learn(self, topic: str) -> None:
+        """Ask the broker what a topic is now: by itself the producer would do so only after a while."""
+        try:
+            await self._loop.run_in_executor(None, partial(self._producer.list_topics, topic, timeout=_METADATA))
+        except KafkaException as error:
+            _log.warning("asking what topic %s is: %s", topic, error.args[0].str())
 
     def _look_after(self, seconds: float) -> None:
         self._timer.cancel()

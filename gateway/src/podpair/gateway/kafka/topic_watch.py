@@ -59,7 +59,7 @@ class TopicWatch:
         self._blind = False  # nobody tells what the topics are; told once
         self._refused: set[str] = set()  # topics that the broker refused to describe; told once
         self._loop = asyncio.get_running_loop()
-        self._admin = AdminClient(properties(config))
+        self.admin = AdminClient(properties(config))
         self._gate = threading.Condition()
         self._wanted = 0  # how often it was asked to ask at once, …
         self._served = 0  # … and how many of these times the thread has taken up
@@ -101,7 +101,7 @@ class TopicWatch:
     def _ask(self) -> _Answer:
         patience = max(self._interval, _PATIENCE)
         try:
-            self._admin.list_topics(self._presence, timeout=patience)
+            self.admin.list_topics(self._presence, timeout=patience)
         except KafkaException as error:
             return _Answer(error.args[0].str(), {})
         try:
@@ -126,11 +126,11 @@ class TopicWatch:
     def _describe(self, patience: float) -> dict[str, TopicState | KafkaError]:
         names = list(self._topics)
         if self._has_ids:
-            told = describe(self._admin, names, patience)
+            told = describe(self.admin, names, patience)
             if not any(isinstance(found, KafkaError) and found.code() in NO_TOPIC_IDS for found in told.values()):
                 return told
             self._has_ids = False
-        return widths(self._admin, names, patience)
+        return widths(self.admin, names, patience)
 
     def _tell(self, answer: _Answer, served: int) -> None:
         away, before = answer.away, self.away

@@ -11,6 +11,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Config
+from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.kafka.clients import check_files, properties
 
@@ -38,13 +39,23 @@ class Topics(NamedTuple):
     state: dict[str, TopicState]  # by name: of requests, results and, where there is to be one, dead letters
     requests: TopicState
     results: TopicState
-    epoch: str  # of the results topic: names this incarnation of it
+    cluster_id: str
+
+    def homes(self, config: Config) -> HomePartitions:
+        """Where sessions' results are."""
+        return HomePartitions(*epochs(config.results.topic, self.results, self.cluster_id))
 
 
 def epoch_of(topic: str, state: TopicState, cluster_id: str) -> str:
     """Name an incarnation of the results topic: by its id where the broker has one, and its width, which homes hang on."""
     identity = state.topic_id or cluster_id
     return hashlib.sha256(f"{identity}/{topic}/{state.partitions}".encode()).hexdigest()[:6]
+
+
+def epochs(topic: str, state: TopicState, cluster_id: str) -> tuple[str, int, frozenset[str]]:
+    """The epoch of the results topic, its width, and the epochs that the same topic has with fewer partitions."""
+    narrower = (epoch_of(topic, TopicState(state.topic_id, width), cluster_id) for width in range(1, state.partitions))
+    return epoch_of(topic, state, cluster_id), state.partitions, frozenset(narrower)
 
 
 def ensure_topics(config: Config) -> Topics:
@@ -104,7 +115,7 @@ def _ensured(config: Config, admin: AdminClient) -> Topics:
             config.requests.topic, config.results.topic, requests.partitions, results.partitions,
         )  # fmt: skip
     cluster_id = str(admin.list_topics(timeout=_TIMEOUT).cluster_id)
-    return Topics(state, requests, results, epoch_of(config.results.topic, results, cluster_id))
+    return Topics(state, requests, results, cluster_id)
 
 
 def _partitions(admin: AdminClient, names: list[str], *, ask_each: bool) -> dict[str, int]:

@@ -272,6 +272,10 @@ class Dispatcher:
         request.resume = None
         self._queueing.enqueue(session, question)
 
+    def lose(self, session: Session, request_id: str, fault: Fault) -> None:
+        """A queued request will not be answered any more."""
+        self._finish_with(session, request_id, fault)
+
     def _finish_with(self, session: Session, request_id: str, fault: Fault) -> None:
         payload = error_event(fault, request_id)
         if fault.code in (Code.UPSTREAM, Code.INTERNAL):
@@ -284,7 +288,7 @@ class Dispatcher:
         if request is None:
             return  # it has ended: cancelled, or answered by another gateway
         self._metrics.answers.labels(fault.code).inc()
-        if fault.code is not Code.OVERLOADED:  # which invites to ask again
+        if fault.code not in (Code.OVERLOADED, Code.LOST):  # which invite to ask again
             session.ledger.keep(terminal)
         events = [terminal]
         if not request.accepted and request.route == "direct":

@@ -99,7 +99,7 @@ class Queueing:
                 self._taking_back.at(session, request_id, outcome.partition)
             # Its answer, which proves the acknowledgement, may have been quicker.
             elif session.ledger.get(request_id) is request:
-                request.partition = outcome.partition
+                request.partition, request.offset = outcome.partition, outcome.offset
                 accepted.append((session, request_id, request))
         self._replies.accept(accepted, "queue")
 
