@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podpair.gateway.core.offsets import REACH, Commit, ContiguousOffsets, decoded, encoded, incarnation_of, incarnation_tag
+from podpair.gateway.core.offsets import (
+    REACH,
+    Commit,
+    ContiguousOffsets,
+    decoded,
+    encoded,
+    incarnation_of,
+    incarnation_tag,
+)
 
 
 @st.composite
