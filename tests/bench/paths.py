@@ -32,6 +32,7 @@ from podpair.gateway.core.ledger import Ledger
 from podpair.gateway.core.models import Model
 from podpair.gateway.core.protocol import decode_row
 from podpair.gateway.core.tensors import Output, TensorSpec
+from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.core.wires import JsonWire
 from podpair.gateway.kafka.producer import NotWritten, Outgoing, Told, Written
 from podpair.gateway.kafka.topics import Topics
@@ -94,6 +95,9 @@ class _Model:
 
 class _Broker:
     """A producer whose records are all acknowledged in the loop's next turn."""
+
+    full = False
+    refusal = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -166,14 +170,14 @@ async def _gateway(**results: Any) -> Parts:
 
     standing_in: dict[str, Any] = {
         "make_upstream": lambda _: _Model(),
-        "ensure_topics": lambda _: Topics(8, 8, "abcdef"),
+        "ensure_topics": lambda _: Topics({}, TopicState(None, 8), TopicState(None, 8), "abcdef"),
         "RecordProducer": lambda *_: broker,
-        **dict.fromkeys(("ResultsReader", "History", "BrokerPresence"), idle),
+        **dict.fromkeys(("ResultsReader", "History", "TopicWatch"), idle),
     }
     config = Config.model_validate(
         {"auth": {"secret": SECRET}, "sessions": {"resume_secret": SECRET}, "results": results}
     )
-    with mock.patch.multiple(service_module, **standing_in), mock.patch.object(worker_module, "RequestsConsumer"):
+    with mock.patch.multiple(service_module, **standing_in), mock.patch.object(worker_module, "GroupMember"):
         service = Service(config)
         await service.start()
     assert service.parts is not None

@@ -143,6 +143,11 @@ class Broker:
         child.wait_for(lambda line: "Kafka Server started" in line)
         return child
 
+    def restart(self) -> None:
+        """Stop the broker as one does for maintenance, and start it again with its data. Returns when it serves."""
+        self.child.stop(timeout=60)
+        self.child = self._start()
+
     def stop(self) -> None:
         """End the broker and forget its data."""
         self.child.kill()

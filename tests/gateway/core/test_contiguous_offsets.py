@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podpair.gateway.core.offsets import REACH, Commit, ContiguousOffsets, decoded
+from podpair.gateway.core.offsets import (
+    REACH,
+    Commit,
+    ContiguousOffsets,
+    decoded,
+    encoded,
+    incarnation_of,
+    incarnation_tag,
+)
 
 
 @st.composite
@@ -77,6 +85,29 @@ def test_what_is_out_of_reach_is_not_named() -> None:
 @pytest.mark.parametrize("metadata", [None, "", "someone else's", "podpair:!", "podpair:abc"])
 def test_metadata_of_others_names_nothing(metadata: str | None) -> None:
     assert decoded(metadata, 5) == frozenset()
+
+
+def test_a_commit_says_which_incarnation_of_the_topic_it_is_of() -> None:
+    """Also where nothing is finished behind it; one of an earlier version of podpair says nothing, and is read as it was."""
+    tag = incarnation_tag("Gs9cRk0pTUS8hFYOwFjwXQ")
+    assert tag != incarnation_tag("another")
+    tracked = ContiguousOffsets(incarnation=tag)
+    for offset in (3, 4, 5):
+        tracked.start(offset)
+    for done, finished in ((4, {4}), (3, set()), (5, set())):
+        tracked.finish(done)
+        commit = tracked.take()
+        assert commit is not None
+        assert incarnation_of(commit.metadata) == tag
+        assert decoded(commit.metadata, commit.offset) == finished
+    assert incarnation_of(encoded({4}, 3)) == ""
+    assert decoded(encoded({4}, 3), 3) == {4}
+    assert (incarnation_of(None), incarnation_of(""), incarnation_of("someone:else's")) == ("", "", "")
+    assert incarnation_tag(None) == ""
+
+
+def test_a_commit_with_its_incarnation_is_not_longer_than_kafka_keeps() -> None:
+    assert len(encoded(range(1, REACH), 0, incarnation_tag("id"))) < 4096
 
 
 def test_offsets_that_go_back_are_a_mistake() -> None:

@@ -115,12 +115,24 @@ class Metrics:
         )
         self.ready = Gauge(f"{name}inference_ready", "1 while the inference container answers", registry=registry)
         self.kafka_ready = Gauge(f"{name}kafka_ready", "1 while the broker answers", registry=registry)
+        self.client_restarts = Counter(
+            f"{name}kafka_client_restarts", "Kafka clients that were dead or stuck, and were replaced", ["client", "reason"],
+            registry=registry,
+        )  # fmt: skip
+        self.topic_changes = Counter(
+            f"{name}topic_changes", "Changes of a topic from outside: deleted, recreated, widened …", ["topic", "change"],
+            registry=registry,
+        )  # fmt: skip
 
         self.read = Counter(f"{name}results_records_read", "Records read from the results topic", registry=registry)
         self.read_bytes = Counter(
             f"{name}results_bytes_read", "Bytes of values read from the results topic", registry=registry
         )
         self.delivered = Counter(f"{name}results_records_delivered", "Records written to clients", registry=registry)
+        self.misplaced = Counter(
+            f"{name}results_records_misplaced", "Records outside the home partition of the session that their key names",
+            ["outcome"], registry=registry,
+        )  # fmt: skip
         self.duplicates = Counter(
             f"{name}results_duplicates_dropped", "Second answers to a request, dropped", registry=registry
         )

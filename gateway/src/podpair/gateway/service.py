@@ -13,15 +13,19 @@ from podpair.gateway.auth.resume import ResumeTokens
 from podpair.gateway.auth.tokens import TokenVerifier
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Config
+from podpair.gateway.core.offsets import incarnation_tag
 from podpair.gateway.core.pace import Paces
-from podpair.gateway.core.partitions import home_partition
+from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.quotas import Quotas, Rule
+from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.kafka.clients import gateway_name
 from podpair.gateway.kafka.embedded import EmbeddedKafka
+from podpair.gateway.kafka.group_progress import GroupProgress
 from podpair.gateway.kafka.history import History
-from podpair.gateway.kafka.presence import BrokerPresence
 from podpair.gateway.kafka.producer import RecordProducer
 from podpair.gateway.kafka.results import ResultsReader
+from podpair.gateway.kafka.supervisor import Supervisor
+from podpair.gateway.kafka.topic_watch import TopicWatch
 from podpair.gateway.kafka.topics import MissingTopic, Topics, Unreachable, ensure_topics
 from podpair.gateway.kafka.transactions import Transactions
 from podpair.gateway.metrics import Metrics
@@ -30,7 +34,10 @@ from podpair.gateway.sessions.dispatch import Dispatcher
 from podpair.gateway.sessions.draining import send_away
 from podpair.gateway.sessions.fanout import FanOut
 from podpair.gateway.sessions.joining import Joining
+from podpair.gateway.sessions.lost_requests import LostRequests
+from podpair.gateway.sessions.misplaced import Misplaced
 from podpair.gateway.sessions.registry import Registry
+from podpair.gateway.sessions.results_topic import ResultsTopic
 from podpair.gateway.sessions.taking_back import TakingBack
 from podpair.gateway.tasks import Tasks
 from podpair.gateway.tracing import tracer_of
@@ -66,11 +73,15 @@ class Parts:
     dispatcher: Dispatcher
     worker: Worker
     pacer: Pacer
-    presence: BrokerPresence
+    topic_watch: TopicWatch
+    results_topic: ResultsTopic
+    lost_requests: LostRequests
+    supervisor: Supervisor
 
-    def home(self, session_id: str) -> int:
-        """The home partition of a session."""
-        return home_partition(session_id, self.topics.result_partitions)
+    @property
+    def homes(self) -> HomePartitions:
+        """Where sessions' results are."""
+        return self.results_topic.homes
 
 
 class Service:
@@ -85,6 +96,7 @@ class Service:
         self.name = gateway_name()
         self.tracer = tracer_of(config.tracing, self.name)
         self.draining = False
+        self._requests: TopicState | None = None  # the requests topic as it was last there
         self.parts: Parts | None = None  # there once the broker is
         self._tasks = Tasks()
         self.waiting_for = "the broker"  # why there are no parts yet
@@ -125,27 +137,46 @@ class Service:
         readiness.on_change(metrics.ready.set)
         asking = Asking(config, upstream, readiness, metrics)
         undo.push_async_callback(asking.close)
-        producer = RecordProducer(config, metrics)
+        supervisor = Supervisor(metrics)
+        undo.push_async_callback(supervisor.close)
+        topic_watch = TopicWatch(config, metrics, topics.state, self._on_topic_change)
+        undo.push_async_callback(topic_watch.close)
+        producer = RecordProducer(config, metrics, topic_watch, supervisor)
         undo.push_async_callback(producer.close, 1.0)
         answers = AnswerWriter(producer, config.results.topic, self.name)
         dead_letters = DeadLetters(config.requests.dead_letter_topic, self.name, metrics)
-        endings = self._endings(producer)
+        endings = self._endings(producer, supervisor)
         undo.push_async_callback(endings.close)
         paces = Paces()
-        worker = Worker(config, asking, readiness, answers, dead_letters, endings, paces, self.tracer, metrics)
+        worker = Worker(
+            config, asking, readiness, answers, dead_letters, endings, paces, self.tracer, metrics, supervisor,
+            lambda: _tag(topic_watch.state[config.requests.topic]),
+        )  # fmt: skip
         undo.push_async_callback(worker.close, 0.0)
-        registry = Registry(config, topics.result_partitions, lambda: worker.owned, metrics)
-        fanout = FanOut(registry.sessions, config.results.tail_bytes, metrics, self.clock)
+        self._requests = topics.requests
+        homes = topics.homes(config)
+        registry = Registry(config, homes, lambda: worker.owned, metrics)
+        misplaced = Misplaced(config.results.topic, metrics)
+        fanout = FanOut(registry.sessions, config.results.tail_bytes, misplaced, metrics, self.clock)
         reader = ResultsReader(
-            config, opened=fanout.open, closed=fanout.close, deliver=fanout.deliver, lost=self._on_lost
+            config,
+            homes,
+            supervisor,
+            topic_watch,
+            opened=fanout.open,
+            closed=fanout.close,
+            deliver=fanout.deliver,
+            lost=self._on_lost,
+            failed=self._look_at_topics,
+            reached=lambda partition: fanout.tails[partition].end,
         )
         undo.push_async_callback(reader.close)
         metrics.homes.set_function(lambda: reader.partitions)
-        history = History(config)
+        history = History(config, supervisor)
         undo.push_async_callback(history.close)
         pacer = Pacer()
         metrics.slow.set_function(lambda: pacer.congested)
-        joining = Joining(config, topics.epoch, self.name, reader, history, fanout, self.tokens, metrics)
+        joining = Joining(config, homes, self.name, reader, history, fanout, self.tokens, metrics)
         dispatcher = Dispatcher(
             config,
             self.name,
@@ -153,7 +184,7 @@ class Service:
             readiness,
             producer,
             answers,
-            TakingBack(config, self.name, producer, topics.request_partitions, metrics),
+            TakingBack(config, self.name, producer, lambda: self._request_partitions, metrics),
             registry,
             joining.logged,
             paces,
@@ -161,19 +192,22 @@ class Service:
             metrics,
         )
         worker.on_taken_back = dispatcher.taken_back
-        presence = BrokerPresence(config, metrics)
+        results_topic = ResultsTopic(config, topics, homes, reader, joining, registry)
+        lost_requests = LostRequests(
+            config, registry.sessions, fanout, history, GroupProgress(config, topic_watch.admin), dispatcher.lose
+        )
         return Parts(
             topics, upstream, asking, readiness, producer, registry, fanout, reader, history, joining, dispatcher, worker,
-            pacer, presence,
+            pacer, topic_watch, results_topic, lost_requests, supervisor,
         )  # fmt: skip
 
-    def _endings(self, producer: RecordProducer) -> AtLeastOnce | ExactlyOnce:
+    def _endings(self, producer: RecordProducer, supervisor: Supervisor) -> AtLeastOnce | ExactlyOnce:
         requests = self.config.requests
         if not requests.exactly_once:
             return AtLeastOnce(producer)
         # A pod that keeps its name fences the transaction that it left open, and nobody waits for that to time out.
         name = f"{requests.group}.{requests.instance or self.name}"
-        return ExactlyOnce(Transactions(self.config, name, self.metrics))
+        return ExactlyOnce(Transactions(self.config, name, self.metrics, supervisor))
 
     async def _topics(self) -> Topics:
         loop = asyncio.get_running_loop()
@@ -189,15 +223,66 @@ class Service:
             _log.warning("waiting for %s", self.waiting_for)
             await asyncio.sleep(_RETRY)
 
-    def _on_lost(self, partition: int) -> None:
+    def _on_topic_change(self, topic: str, old: TopicState | None, new: TopicState | None) -> None:
+        """A topic is not what it was: it was deleted, created again, widened or narrowed from outside."""
         parts = self.parts
-        if parts is not None:
-            sessions = list(parts.registry.sessions.values())
-            self._tasks.begin(parts.joining.cut(partition, sessions)).add_done_callback(_cut)
+        if parts is None:
+            return
+        if new is None:
+            if self.config.kafka.create_topics:
+                self._tasks.begin(self._create_topics())
+            return
+        self._tasks.begin(parts.producer.learn(topic))
+        if topic == self.config.results.topic:
+            parts.results_topic.changed(new)
+        elif topic == self.config.requests.topic and self._is_another(new):
+            parts.worker.restart()
+            self._tasks.begin(parts.lost_requests.requests_changed())
+
+    def _is_another(self, requests: TopicState) -> bool:
+        """Whether the requests topic is not the one that it was, only wider or missed for a while."""
+        before, self._requests = self._requests, requests
+        return before is None or before.topic_id != requests.topic_id or before.partitions > requests.partitions
+
+    async def _create_topics(self) -> None:
+        """Create a topic that was deleted as it is created at the start."""
+        parts = self.parts
+        if parts is not None and None in parts.topic_watch.state.values():
+            topics = await self._topics()
+            _log.warning("the topics are there again: %s", ", ".join(sorted(topics.state)))
+            await parts.topic_watch.refresh()
+
+    @property
+    def _request_partitions(self) -> int:
+        parts = self.parts
+        state = parts.topic_watch.state[self.config.requests.topic] if parts is not None else None
+        return state.partitions if state is not None else 0
+
+    def _look_at_topics(self) -> None:
+        """Something could not be read: perhaps the topics are not what they were."""
+        if self.parts is not None:
+            self._tasks.begin(self._look(self.parts.topic_watch))
+
+    async def _look(self, watch: TopicWatch) -> None:
+        await watch.refresh()
+
+    def _on_lost(self, partition: int) -> None:
+        if self.parts is not None:
+            self._tasks.begin(self._cut(self.parts, partition)).add_done_callback(_cut)
+
+    async def _cut(self, parts: Parts, partition: int) -> None:
+        """The log of a partition was cut, or it is another one's: then the change of its topic brings all in order."""
+        before = parts.homes.epoch
+        await parts.topic_watch.refresh()
+        if parts.homes.epoch == before and not parts.results_topic.changing:
+            await parts.joining.cut(partition, list(parts.registry.sessions.values()))
 
     @property
     def checks(self) -> dict[str, str]:
-        """What readiness depends on; everything must be `ok`. For operators: addresses are in it."""
+        """What readiness depends on; everything must be `ok`, Kafka only with `kafka.required_for_readiness`.
+
+        For operators: addresses are in it.
+        """
         parts = self.parts
         return {
             "kafka": self._kafka_check,
@@ -206,16 +291,25 @@ class Service:
         }
 
     @property
-    def ready(self) -> bool:
-        """Whether clients should be sent here."""
-        return all(state == "ok" for state in self.checks.values())
-
-    @property
     def _kafka_check(self) -> str:
         if self.parts is None:
             return f"waiting for {self.waiting_for}"
-        away = self.parts.presence.away
-        return "ok" if away is None else f"no answer from {self.config.kafka.bootstrap_servers}: {away}"
+        watch = self.parts.topic_watch
+        if watch.away is not None:
+            return f"no answer from {self.config.kafka.bootstrap_servers}: {watch.away}"
+        if missing := sorted(name for name, state in watch.state.items() if state is None):
+            return f"topic {' and '.join(missing)} is missing: it was deleted"
+        if self.parts.results_topic.changing:
+            return f"topic {self.config.results.topic} has changed: its partitions are being read anew"
+        dead = self.parts.supervisor.troubles
+        return "; ".join(f"the {name} client is dead: {why}" for name, why in dead.items()) or "ok"
+
+    @property
+    def ready(self) -> bool:
+        """Whether the pod is to get traffic."""
+        needed = {name for name in self.checks if name != "kafka" or self.parts is None
+                  or self.config.kafka.required_for_readiness}  # fmt: skip
+        return all(state == "ok" for name, state in self.checks.items() if name in needed)
 
     async def stop(self) -> None:
         """Leave well: not ready, no new sessions, queued work committed, the group left, the clients sent away in turn.
@@ -237,7 +331,9 @@ class Service:
             await parts.producer.close(max(1.0, end - self.clock()))
             await parts.reader.close()
             await parts.history.close()
-            await parts.presence.close()
+            await parts.lost_requests.close()
+            await parts.topic_watch.close()
+            await parts.supervisor.close()
             await parts.readiness.close()
             await parts.asking.close()
             await parts.upstream.close()
@@ -247,6 +343,10 @@ class Service:
             await self.tracer.close()
         if self._embedded is not None:
             self._embedded.close()
+
+
+def _tag(topic: TopicState | None) -> str:
+    return "" if topic is None else incarnation_tag(topic.topic_id)
 
 
 def _cut(done: asyncio.Task[None]) -> None:

@@ -42,7 +42,7 @@ def push(path: Path | None, kafka: str | None, topic: str | None, session: str, 
             failures.append(str(error))
 
     # murmur2_random: what finds a session's home partition from any librdkafka client.
-    producer = Producer(broker | {"partitioner": "murmur2_random", "delivery.timeout.ms": 10_000, "log_level": 0})
+    producer = Producer({"delivery.timeout.ms": 10_000, "log_level": 0} | broker | {"partitioner": "murmur2_random"})
     try:
         producer.produce(topic, key=session, value=value, on_delivery=delivered)
     except KafkaException as error:

@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from podpair.gateway.config.kafka_properties import property_name
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
@@ -29,30 +31,16 @@ _SERVER = re.compile(
     r"((PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)://)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%]+\])(:\d{1,5})?", re.I
 )
 
-# librdkafka's properties whose names hold an underscore; in every other an underscore from the environment is a dot.
-_UNDERSCORED = {"log_level", "ssl_ca", "ssl_certificate", "ssl_key", "ssl_engine_callback_data"}
-# What podpair's guarantees stand on is not for `client` to change.
-_OWNED = {
-    "bootstrap.servers",
-    "group.id",
-    "group.instance.id",
-    "enable.auto.commit",
-    "enable.idempotence",
-    "acks",
-    "partitioner",
-    "transactional.id",
-    "isolation.level",
-}
 
-
-def _property(key: object) -> str:
-    """librdkafka's name for a property that may come from the environment."""
-    name = str(key).lower()
-    if name not in _UNDERSCORED:
-        name = name.replace("_", ".")
-    if name in _OWNED:
-        raise ValueError(f"{name} is podpair's own to set")
-    return name
+def _named(values: dict[object, object]) -> dict[str, object]:
+    """By librdkafka's names. Raises ValueError for a property that is podpair's own, and for one that is there twice."""
+    named: dict[str, object] = {}
+    for key, value in values.items():
+        name = property_name(key)
+        if name in named:
+            raise ValueError(f"{name} is set twice: {key} is another name of it")
+        named[name] = value
+    return named
 
 
 class Section(BaseModel):
@@ -242,7 +230,8 @@ class Kafka(Section):
     embedded: bool = False
     """Run a broker inside this process (librdkafka's mock cluster): for a laptop, its data ends with the process."""
     client: dict[str, str | int | float | bool] = Field(default_factory=dict, repr=False)  # holds passwords
-    """Any librdkafka property, for every client; from the environment PODPAIR_KAFKA__CLIENT__SASL_USERNAME is sasl.username."""
+    """Any librdkafka property, for every client, but those that have a setting of their own here, or that podpair's guarantees
+    stand on: they are refused by name; from the environment PODPAIR_KAFKA__CLIENT__SASL_USERNAME is sasl.username."""
     client_files: dict[str, Path] = Field(default_factory=dict)
     """librdkafka properties whose values stand in files, such as sasl.password, so that no file or environment holds the secret
     itself; from the environment PODPAIR_KAFKA__CLIENT_FILES__SASL_PASSWORD=/run/secrets/password."""
@@ -252,6 +241,11 @@ class Kafka(Section):
     """With create_topics false: wait for topics that are missing, for another, such as the operator, creates them."""
     probe_seconds: PositiveSeconds = 2
     """How often the broker is asked whether it is there, which readiness depends on."""
+    required_for_readiness: bool = True
+    """Not ready while no broker answers, or a client of it is dead. `false`: a pod that still answers /v2 and chat stays in its
+    Service; /readyz tells it all the same."""
+    producer_buffer_bytes: Annotated[int, Field(ge=1 << 20)] = 64 << 20
+    """Memory for records that no broker has acknowledged yet; a request that finds it full is refused as overloaded at once."""
 
     @field_validator("bootstrap_servers")
     @classmethod
@@ -270,19 +264,17 @@ class Kafka(Section):
     @field_validator("client_files", mode="before")
     @classmethod
     def _file_names(cls, value: object) -> object:
-        return {_property(key): path for key, path in value.items()} if isinstance(value, dict) else value
+        return _named(value) if isinstance(value, dict) else value
 
     @field_validator("client", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
         if not isinstance(value, dict):
             return value
-        named = {}
-        for key, setting in value.items():
-            name = _property(key)
+        named = _named(value)
+        for name, setting in named.items():
             if not isinstance(setting, str | int | float):
                 raise ValueError(f"{name} must be a text, a number or a boolean")
-            named[name] = setting
         return named
 
 
@@ -297,7 +289,8 @@ class Requests(Section):
     """Static membership (group.instance.id): a name that this pod keeps over restarts, such as a StatefulSet's pod name."""
     protocol: Literal["classic", "consumer"] = "classic"
     """How the group shares its partitions out: `classic`, by its members, on any broker; `consumer` (KIP-848), by the broker,
-    from Kafka 4.0 on: nobody waits for anybody else. A fleet can be changed over one gateway after the other."""
+    from Kafka 4.0 on: nobody waits for anybody else. A fleet can be changed over one gateway after the other: while the group is
+    of the other kind a gateway joins it as such, and once all want `consumer` they change together (docs/design.md)."""
     session_timeout_seconds: PositiveSeconds = 45
     """After so long without a sign of life the group takes this member's partitions away. With protocol `consumer` the broker's
     group.consumer.session.timeout.ms says how long."""

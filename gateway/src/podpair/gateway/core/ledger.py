@@ -30,7 +30,8 @@ class OpenRequest:
     abort: Callable[[], object] | None = None  # stops the work, where it runs here
     resume: Callable[[int], object] | None = None  # a stream: goes on behind the part that its client has seen last
     spills: bool = False  # it may go on through Kafka
-    partition: int | None = None  # of the requests topic, once its record is there
+    partition: int | None = None  # of the requests topic, once its record is there …
+    offset: int = -1  # … at this offset
     cancelled: bool = False
     span: Span | None = None  # where it is traced; ends with it
     began: float = 0.0  # seconds on the performance counter: when it was accepted, on the direct route
@@ -92,6 +93,11 @@ class Ledger:
         """From now on another connection has the session."""
         if self._ended is not None:
             self._ended = {request_id: offset for request_id, offset in self._ended.items() if offset >= 0} or None
+
+    def moved(self) -> None:
+        """The session's results are in another log from now on: offsets in the one before mean nothing there."""
+        if self._ended is not None:
+            self._ended = dict.fromkeys(self._ended, -1)
 
     def to_be_logged(self, request_id: str) -> None:
         """Its client did not get the answer: it is being written to Kafka, and what comes from there is the first copy."""

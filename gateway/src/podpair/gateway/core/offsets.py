@@ -4,11 +4,13 @@ Invariant: what a commit says is finished is finished. So a crash repeats work a
 answers are one transaction, it does not even repeat any, however far requests have overtaken each other.
 
 The offset of a commit is that of the first record that is not finished; its metadata holds the finished ones behind it, as a
-bitmap. Kafka keeps 4096 bytes of it (offset.metadata.max.bytes), which bounds how far ahead a finished one can be told.
+bitmap. Kafka keeps 4096 bytes of it (offset.metadata.max.bytes), which bounds how far ahead a finished one can be told. Before
+the bitmap stands which incarnation of the topic the commit is of: a topic that is made again keeps the group's offsets.
 """
 
 import base64
 import binascii
+import hashlib
 from collections import deque
 from collections.abc import Collection
 from typing import NamedTuple
@@ -25,11 +27,15 @@ class Commit(NamedTuple):
 
 
 class ContiguousOffsets:
-    """The offsets of one partition that were started; `before` are those behind the committed one that ended earlier."""
+    """The offsets of one partition that were started; `before` are those behind the committed one that ended earlier.
 
-    __slots__ = ("_before", "_changed", "_finished", "_started", "_upto")
+    incarnation: names the topic that they are of, where the broker tells its id.
+    """
 
-    def __init__(self, before: Collection[int] = ()) -> None:
+    __slots__ = ("_before", "_changed", "_finished", "_incarnation", "_started", "_upto")
+
+    def __init__(self, before: Collection[int] = (), incarnation: str = "") -> None:
+        self._incarnation = incarnation
         self._started: deque[int] = deque()  # ascending, as they were read; the first is not finished
         self._finished: set[int] = set()  # those of _started that are done but wait for one before them
         self._before = set(before)  # finished by an earlier owner of the partition, and not read again yet
@@ -65,9 +71,9 @@ class ContiguousOffsets:
         upto = 0
         for offset in self._started:
             if offset not in finished:
-                return Commit(offset, encoded(finished | self._before, offset))
+                return Commit(offset, encoded(finished | self._before, offset, self._incarnation))
             upto = offset + 1
-        return Commit(upto, encoded(self._before, upto))
+        return Commit(upto, encoded(self._before, upto, self._incarnation))
 
     def reaches(self, offset: int) -> bool:
         """Whether a commit can tell that a record that was started is finished."""
@@ -79,10 +85,12 @@ class ContiguousOffsets:
             return None
         self._changed = False
         offset = self._started[0] if self._started else self._upto
-        return None if offset is None else Commit(offset, encoded(self._finished | self._before, offset))
+        if offset is None:
+            return None
+        return Commit(offset, encoded(self._finished | self._before, offset, self._incarnation))
 
 
-def encoded(finished: Collection[int], offset: int) -> str:
+def encoded(finished: Collection[int], offset: int, incarnation: str = "") -> str:
     """The metadata of a commit at `offset`; what is out of its reach is left out."""
     bitmap = bytearray()
     for one in finished:
@@ -92,7 +100,23 @@ def encoded(finished: Collection[int], offset: int) -> str:
             if byte >= len(bitmap):
                 bitmap.extend(bytes(byte + 1 - len(bitmap)))
             bitmap[byte] |= 1 << bit
-    return _MARK + base64.b64encode(bitmap).decode() if bitmap else ""
+    told = base64.b64encode(bitmap).decode()
+    if incarnation:
+        return f"{_MARK}{incarnation}:{told}"
+    return _MARK + told if told else ""
+
+
+def incarnation_tag(topic_id: str | None) -> str:
+    """How commits name a topic with this id; empty where the broker has no ids."""
+    return hashlib.sha256(topic_id.encode()).hexdigest()[:8] if topic_id else ""
+
+
+def incarnation_of(metadata: str | None) -> str:
+    """Which incarnation of the topic a commit is of; empty where it doesn't say."""
+    if not metadata or not metadata.startswith(_MARK):
+        return ""
+    incarnation, colon, _ = metadata.removeprefix(_MARK).partition(":")
+    return incarnation if colon else ""
 
 
 def decoded(metadata: str | None, offset: int) -> frozenset[int]:
@@ -100,7 +124,7 @@ def decoded(metadata: str | None, offset: int) -> frozenset[int]:
     if not metadata or not metadata.startswith(_MARK):
         return frozenset()
     try:
-        bitmap = base64.b64decode(metadata.removeprefix(_MARK), validate=True)
+        bitmap = base64.b64decode(metadata.removeprefix(_MARK).rpartition(":")[2], validate=True)
     except binascii.Error:
         return frozenset()
     return frozenset(

@@ -44,6 +44,8 @@ def merged(run: list[Event]) -> list[Event]:
     if joined is not None:
         last["data"] = Raw(joined)
         last["from"] = first.get("from", first.get("seq", Raw(b"0")))
+        if "position" in last:
+            last["position"] = last.pop("position")  # it stands last in each event
     return [run[-1]._replace(payload=_encode(last))]
 
 

@@ -5,7 +5,7 @@ by session id writes it where the session's gateway reads.
 """
 
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Container
 
 _MASK = 0xFFFFFFFF
 _M = 0x5BD1E995
@@ -33,6 +33,26 @@ def murmur2(data: bytes) -> int:
 def home_partition(session: str, partitions: int) -> int:
     """The partition, 0 ≤ p < `partitions`, of the results topic that holds everything for `session`."""
     return (murmur2(session.encode()) & 0x7FFFFFFF) % partitions
+
+
+class HomePartitions:
+    """Where sessions' results are in the present incarnation of the results topic, which `epoch` names.
+
+    `siblings` are the epochs that the same topic has or had with other numbers of partitions.
+    """
+
+    def __init__(self, epoch: str, partitions: int, siblings: Container[str] = ()) -> None:
+        self.change(epoch, partitions, siblings)
+
+    def change(self, epoch: str, partitions: int, siblings: Container[str] = ()) -> None:
+        """The topic has been made again, or has another number of partitions."""
+        self.epoch = epoch
+        self.partitions = partitions
+        self.siblings = siblings
+
+    def of(self, session: str) -> int:
+        """The home partition of a session."""
+        return home_partition(session, self.partitions)
 
 
 def _new_id() -> str:

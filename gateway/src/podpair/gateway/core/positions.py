@@ -5,6 +5,7 @@ deleted and made anew, or whose partitions were grown (which moves homes), mean 
 """
 
 import re
+from collections.abc import Container
 from typing import NamedTuple
 
 _FORMAT = re.compile(r"([0-9a-zA-Z]{1,32})\.(0|[1-9][0-9]{0,8})\.(-1|0|[1-9][0-9]{0,17})", re.ASCII)
@@ -48,15 +49,23 @@ class Resumption(NamedTuple):
     gap: Gap | None
 
 
-def resume(position: Position | None, *, epoch: str, home: int, low: int, high: int) -> Resumption:
+def resume(
+    position: Position | None, *, epoch: str, home: int, low: int, high: int, siblings: Container[str] = ()
+) -> Resumption:
     """Where a session that was at `position` goes on, in a partition that holds the offsets low ≤ o < high.
 
-    Without a position it goes on from now. What can't be had becomes a gap, never silence.
+    Without a position it goes on from now. What can't be had becomes a gap, never silence. `siblings` are epochs of the same
+    topic with other numbers of partitions: offsets mean in them what they mean here. All that is in the home partition of
+    a topic that was made again, or became the session's home when the topic was widened, is new to the session.
     """
     if position is None:
         return Resumption(high, None)
     newest = Position(epoch, home, high - 1)
-    if position.epoch != epoch or position.partition != home:
+    if position.epoch != epoch:
+        known = position.epoch in siblings and position.partition == home and low <= position.offset + 1 <= high
+        start = position.offset + 1 if known else low
+        return Resumption(start, Gap(position, Position(epoch, home, start - 1), "epoch"))
+    if position.partition != home:
         return Resumption(high, Gap(position, newest, "epoch"))
     wanted = position.offset + 1
     if wanted > high:

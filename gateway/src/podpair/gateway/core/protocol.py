@@ -30,6 +30,7 @@ class Code(StrEnum):
     CANCELLED = "cancelled"
     UPSTREAM = "upstream"
     INTERNAL = "internal"
+    LOST = "lost"
 
 
 class CloseCode:
@@ -39,6 +40,7 @@ class CloseCode:
     TOO_LARGE = 1009
     INTERNAL = 1011
     RESTART = 1012
+    TRY_AGAIN = 1013
     IDLE = 3001
     SLOW = 3008
     EXPIRED = 4001

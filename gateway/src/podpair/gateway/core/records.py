@@ -112,6 +112,14 @@ def answer_again(request_id: str, value: bytes | None, headers: Headers | None) 
     return Event(Kind.TERMINAL, named, request_id, payload, -1)
 
 
+def unplaced_event(value: bytes | None, headers: Headers | None) -> Event:
+    """The event that a record is which has no position: it is not in its session's home partition."""
+    event = event_of_record(value, headers, 0, b"")
+    members: dict[str, msgspec.Raw] = msgspec.json.decode(event.payload, type=dict[str, msgspec.Raw])
+    del members["position"]
+    return event._replace(payload=_encode(members), offset=-1)
+
+
 def result_event(request_id: str, members: bytes) -> Event:
     """A `result` that did not come through Kafka; `members` are those of its JSON object, without the braces."""
     payload = b'{%b,"type":"result","id":%b}' % (members, _encode(request_id))

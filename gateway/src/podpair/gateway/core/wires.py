@@ -6,7 +6,7 @@ from typing import Protocol
 import msgspec
 
 from podpair.gateway.core.frames import http_chunk, raw_frames, server_sent_event, text_frames
-from podpair.gateway.core.records import Event, Headers, Kind, event_of_record, record_value
+from podpair.gateway.core.records import Event, Headers, Kind, event_of_record, record_value, unplaced_event
 
 
 class Wire(Protocol):
@@ -16,8 +16,16 @@ class Wire(Protocol):
         """The event that a results record at `offset` of the home partition is here."""
         ...
 
+    def unplaced(self, value: bytes | None, headers: Headers | None) -> Event:
+        """The event that a results record outside the home partition is here: one without a position."""
+        ...
+
     def encode(self, events: Iterable[Event]) -> bytes:
         """The events as bytes for the transport."""
+        ...
+
+    def moved(self, prefix: bytes) -> None:
+        """The positions of records have another beginning from now on."""
         ...
 
 
@@ -30,8 +38,14 @@ class JsonWire:
     def event(self, value: bytes | None, headers: Headers | None, offset: int) -> Event:
         return event_of_record(value, headers, offset, self.prefix)
 
+    def unplaced(self, value: bytes | None, headers: Headers | None) -> Event:
+        return unplaced_event(value, headers)
+
     def encode(self, events: Iterable[Event]) -> bytes:
         return text_frames([event.payload for event in events])
+
+    def moved(self, prefix: bytes) -> None:
+        self.prefix = prefix
 
 
 class EventStreamWire(JsonWire):
@@ -43,13 +57,18 @@ class EventStreamWire(JsonWire):
     def _position(self, event: Event) -> str | None:
         """What a client that has seen the event sends as Last-Event-ID."""
         if event.offset >= 0:
-            return f"{self.prefix.decode()}{event.offset}"
-        # An EventSource that is cut before its first record comes back with the welcome's place.
-        return msgspec.json.decode(event.payload, type=_Welcome).position if event.name == "welcome" else None
+            # The topic may have changed since the event was made: its own position counts.
+            return event.payload.rsplit(b'"', 2)[1].decode()
+        # An EventSource that is cut before its first record comes back with the welcome's place, or that behind a gap.
+        if event.name in ("welcome", "gap"):
+            place = msgspec.json.decode(event.payload, type=_Place)
+            return place.position or place.to
+        return None
 
 
-class _Welcome(msgspec.Struct):
-    position: str
+class _Place(msgspec.Struct):
+    position: str | None = None
+    to: str | None = None
 
 
 class RawWire:
@@ -61,6 +80,9 @@ class RawWire:
     def event(self, value: bytes | None, headers: Headers | None, offset: int) -> Event:
         return Event(Kind.PUSH, "push", None, value or b"", offset)
 
+    def unplaced(self, value: bytes | None, headers: Headers | None) -> Event:
+        return self.event(value, headers, 0)
+
     def encode(self, events: Iterable[Event]) -> bytes:
         return raw_frames(
             [
@@ -69,3 +91,6 @@ class RawWire:
                 if event.kind is not Kind.CONTROL
             ]
         )
+
+    def moved(self, prefix: bytes) -> None:
+        pass

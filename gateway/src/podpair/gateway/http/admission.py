@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable
-from functools import partial
 
 from aiohttp import web
 from confluent_kafka import KafkaException
@@ -105,15 +104,16 @@ class Admission:
 
     async def hold(self, visitor: Visitor) -> Callable[[], None]:
         """Have the home partition of the visitor's session read, until what is returned is called."""
-        reader = visitor.parts.reader
-        home = visitor.parts.home(visitor.session)
+        results = self._config.results.topic
+        if visitor.parts.topic_watch.state[results] is None:
+            raise self.refuse(503, "overloaded", f"topic {results} is missing: it was deleted", retry_after=2)
         try:
-            await reader.hold(home)
+            hold = await visitor.parts.reader.hold(visitor.session)
         except KafkaException as error:
             self._tell_of(error)
             message = f"the results can't be read now: {description_of(error.args[0])}"
             raise self.refuse(503, "overloaded", message, retry_after=2) from None
-        return partial(reader.release, home)
+        return hold.release
 
     def _tell_of(self, error: KafkaException) -> None:
         """Log what clients aren't told, now and then: every client that connects meanwhile meets the same."""

@@ -14,6 +14,7 @@ _STATUS = {
     Code.CANCELLED: 499,
     Code.UPSTREAM: 502,
     Code.INTERNAL: 500,
+    Code.LOST: 500,
 }
 
 

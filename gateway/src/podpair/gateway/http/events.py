@@ -54,14 +54,14 @@ class EventStreamEdge:
             metrics.closed.labels(closing_reason(code)).inc()
             done.set()
 
-        wire = EventStreamWire(parts.joining.prefix(parts.home(visitor.session)))
+        wire = EventStreamWire(parts.joining.prefix(parts.homes.of(visitor.session)))
         try:
             session, connection = self._admission.connect(visitor, "events", transport, wire, close)
         except NotYours:  # that user came while this one was let in
             return response
         try:
-            start = await parts.joining.begin(session, connection, resumed=visitor.resumed, position=visitor.position)
-            await parts.joining.catch_up(session, connection, start)
+            begun = await parts.joining.begin(session, connection, resumed=visitor.resumed, position=visitor.position)
+            await parts.joining.begun(session, connection, begun)
             while not done.is_set() and not transport.is_closing():
                 try:
                     async with asyncio.timeout(config.sessions.heartbeat_seconds):

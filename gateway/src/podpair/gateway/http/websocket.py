@@ -31,6 +31,7 @@ from podpair.gateway.http.upgraded import Heartbeats, Message, Upgraded, WebSock
 from podpair.gateway.logs import ids
 from podpair.gateway.service import Service
 from podpair.gateway.sessions.connection import Connection
+from podpair.gateway.sessions.joining import Start
 from podpair.gateway.sessions.registry import NotYours
 from podpair.gateway.sessions.repeating import Duplicate
 from podpair.gateway.sessions.session import Session
@@ -121,7 +122,7 @@ class _Client:
     async def begin(self, visitor: Visitor, protocol: str) -> None:
         """Make the connection its session's, and say welcome; then its messages are taken."""
         parts, raw = self._parts, protocol == RAW
-        wire = RawWire() if raw else JsonWire(parts.joining.prefix(parts.home(visitor.session)))
+        wire = RawWire() if raw else JsonWire(parts.joining.prefix(parts.homes.of(visitor.session)))
         kind = "raw" if raw else "websocket"
         try:
             session, connection = self._edge.admission.connect(visitor, kind, self.stream.transport, wire, self._close)
@@ -132,17 +133,17 @@ class _Client:
         self._session, self._connection = session, connection
         _log.debug("connected", extra=ids(session=session.id, subject=session.subject))
         try:
-            start = await parts.joining.begin(session, connection, resumed=visitor.resumed, position=visitor.position)
+            begun = await parts.joining.begin(session, connection, resumed=visitor.resumed, position=visitor.position)
         except Exception as error:
             _cannot_go_on(session, connection, error)
         else:
-            task = self._catching_up = asyncio.create_task(self._catch_up(session, connection, start))
+            task = self._catching_up = asyncio.create_task(self._catch_up(session, connection, begun))
             task.add_done_callback(self._caught_up)
         self.stream.resume()
 
-    async def _catch_up(self, session: Session, connection: Connection, start: int) -> None:
+    async def _catch_up(self, session: Session, connection: Connection, begun: Start) -> None:
         try:
-            await self._parts.joining.catch_up(session, connection, start)
+            await self._parts.joining.begun(session, connection, begun)
         except Exception as error:
             _cannot_go_on(session, connection, error)
 

@@ -18,18 +18,27 @@ logging.getLogger("podpair.gateway.kafka.librdkafka").setLevel(logging.ERROR)
 
 
 def properties(config: Config, **own: Any) -> dict[str, Any]:
-    """librdkafka's properties: the user's, then podpair's own. Names with underscores for dots."""
+    """librdkafka's properties: podpair's (`own` with underscores for dots), over which go the user's.
+
+    What must be podpair's own is none of the user's: `config.kafka_properties` refuses it.
+    """
     return {
         "bootstrap.servers": config.kafka.bootstrap_servers,
         "client.id": "podpair-gateway",
         "reconnect.backoff.max.ms": 1000,
         # A broker that keeps its connections and says nothing (a stopped process, a cut cable) is left after 10 s, not 60.
         "socket.timeout.ms": 10_000,
+        # What a topic has become, new partitions above all, is learnt this soon where nothing else tells of it (default: 300 s).
+        "topic.metadata.refresh.interval.ms": 10_000,
+        "metadata.max.age.ms": 30_000,
+        # A topic that was deleted must not come back as the broker's defaults would have it. Only the embedded broker
+        # makes its topics this way.
+        "allow.auto.create.topics": config.kafka.embedded,
         "logger": logging.getLogger("podpair.gateway.kafka.librdkafka"),
         "error_cb": _on_error,
+        **{name.replace("_", "."): value for name, value in own.items()},
         **config.kafka.client,
         **client_secrets(config.kafka),
-        **{name.replace("_", "."): value for name, value in own.items()},
     }
 
 

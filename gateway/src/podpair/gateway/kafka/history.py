@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.tails import Record
 from podpair.gateway.kafka.clients import reader_properties
+from podpair.gateway.kafka.supervisor import Calls, Supervisor, is_dead
 from podpair.gateway.kafka.threads import call_on
 
 _CHUNK_BYTES = 1 << 19  # of one session's records in one answer
@@ -50,15 +51,34 @@ class _Query:
 class History:
     """A thread with a consumer of its own, one pass at a time."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, supervisor: Supervisor | None = None) -> None:
+        self._client = None if supervisor is None else supervisor.watch("history", self._replace)
         self._topic = config.results.topic
         self._loop = asyncio.get_running_loop()
         self._config = config
         self._waiting: dict[int, list[_Query]] = defaultdict(list)
         self._wake = threading.Condition()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="kafka-history", daemon=True)
-        self._thread.start()
+        self._in_hand: list[_Query] = []  # of the pass that is under way
+        self._thread = self._begin()
+
+    def _begin(self) -> threading.Thread:
+        calls = Calls() if self._client is None else self._client.calls()
+        self._turn = turn = object()  # whose turn it is: a thread that was given up sees another
+        thread = threading.Thread(target=self._run, args=(turn, calls), name="kafka-history", daemon=True)
+        thread.start()
+        return thread
+
+    def _replace(self) -> None:
+        """Read with another consumer: this one is dead, or does not come back."""
+        with self._wake:
+            given_up, self._in_hand = self._in_hand, []
+            self._thread = self._begin()
+            self._wake.notify_all()
+        for query in given_up:
+            self._settle(query, KafkaException(KafkaError(KafkaError._TIMED_OUT, "its Kafka client was replaced")))
+        if self._client is not None:
+            self._client.works()
 
     async def read(self, partition: int, key: bytes, start: int, end: int) -> Chunk:
         """The records of session `key` with start ≤ offset < end, or of a first part of that range.
@@ -71,25 +91,28 @@ class History:
             self._wake.notify()
         return await query.future
 
-    def _run(self) -> None:
+    def _run(self, turn: object, calls: Calls) -> None:
         # Wakes at the end of a partition: the last offsets may be a transaction's markers, which no record follows.
         consumer = Consumer(reader_properties(self._config, enable_partition_eof=True))
         while True:
             with self._wake:
-                while not self._waiting and not self._stopping:
+                while not self._waiting and not self._stopping and self._turn is turn:
                     self._wake.wait()
-                if self._stopping:
+                if self._stopping or self._turn is not turn:
                     break
                 partition = next(iter(self._waiting))
-                queries = self._waiting.pop(partition)
+                queries = self._in_hand = self._waiting.pop(partition)
             try:
-                self._pass(consumer, partition, queries)
+                with calls.within(_PATIENCE):
+                    self._pass(consumer, partition, queries, calls)
             except KafkaException as error:
                 for query in queries:
                     self._settle(query, error)
+                if self._client is not None and is_dead(error.args[0]):
+                    call_on(self._loop, self._client.died, error.args[0])
         consumer.close()
 
-    def _pass(self, consumer: Consumer, partition: int, queries: list[_Query]) -> None:
+    def _pass(self, consumer: Consumer, partition: int, queries: list[_Query], calls: Calls) -> None:
         """Read the partition once, from the first offset that a query needs to the last."""
         begin = min(query.start for query in queries)
         last = max(query.end for query in queries)
@@ -101,7 +124,8 @@ class History:
             reached = begin
             read = kept = 0
             while reached < last and read < _PASS_READS and kept < _PASS_BYTES and not all(q.full for q in queries):
-                message = consumer.poll(_PATIENCE)
+                with calls.within(_PATIENCE):
+                    message = consumer.poll(_PATIENCE)
                 if message is None:
                     raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"no history of {self._topic}[{partition}]"))
                 for item in (message, *consumer.consume(10_000, 0)):
@@ -139,9 +163,11 @@ class History:
             self._stopping = True
             left = [query for queries in self._waiting.values() for query in queries]
             self._wake.notify()
+        if self._client is not None:
+            self._client.close()
         for query in left:
             query.future.cancel()
-        await self._loop.run_in_executor(None, self._thread.join)
+        await self._loop.run_in_executor(None, self._thread.join, 2 * _PATIENCE)
 
 
 def _keep(queries: "list[_Query] | tuple[()]", record: Record) -> int:

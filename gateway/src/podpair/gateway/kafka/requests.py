@@ -1,22 +1,26 @@
 """Reads the requests topic as a member of the group: one thread polls, the worker on the loop decides.
 
+One such consumer lives until it is closed, or dead; `kafka.member` makes another in its place.
+
 Invariant: a partition that goes away is handed back only after what its worker has finished is committed; while the worker
 wants nothing, partitions are paused, polling goes on and the group is not left.
 """
 
 import asyncio
 import logging
+import math
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.commits import UnsettledCommits
-from podpair.gateway.core.offsets import Commit, decoded
+from podpair.gateway.core.offsets import Commit, decoded, incarnation_of
 from podpair.gateway.kafka.clients import fetching, gateway_name, properties
+from podpair.gateway.kafka.supervisor import Calls, is_dead
 from podpair.gateway.kafka.threads import call_on
 
 _log = logging.getLogger(__name__)
@@ -24,12 +28,16 @@ _POLL = 0.05  # seconds; how late a change of mind is noticed
 _BLOCKED = 5.0  # seconds without room after which partitions are paused, well before max.poll.interval.ms
 _REVOKE = 10.0  # seconds that a worker may take to let partitions go
 _FETCH = 120.0  # seconds until a group whose offsets can't be learnt is given up
+_CLOSE = 60.0  # seconds that committing at the end, and leaving the group, may take
 
 
-def membership(config: Config) -> dict[str, Any]:
+GroupProtocol = Literal["classic", "consumer"]
+
+
+def membership(config: Config, protocol: GroupProtocol) -> dict[str, Any]:
     """How the group agrees on who has which partition; either way partitions come and go one by one."""
     requests = config.requests
-    if requests.protocol == "consumer":
+    if protocol == "consumer":
         return {"group_protocol": "consumer"}  # the rest is the broker's to say
     return {
         "partition_assignment_strategy": "cooperative-sticky",
@@ -48,20 +56,61 @@ class Worker(Protocol):
     async def revoked(self, partitions: list[int], *, lost: bool) -> dict[int, Commit]: ...
 
 
-class RequestsConsumer:
-    """The group member. `room` is how many more records the worker takes."""
+class Gate:
+    """What the worker tells the consumer's thread; it outlasts a consumer that dies."""
 
-    def __init__(self, config: Config, worker: Worker) -> None:
+    def __init__(self, room: int) -> None:
+        self.changed = threading.Condition()
+        self.room = room  # how many more records the worker takes
+        self.wants_pause = False
+        self.to_commit: dict[int, Commit] = {}
+
+    def give_room(self, records: int) -> None:
+        """The worker is done with so many records."""
+        with self.changed:
+            self.room += records
+            self.changed.notify()
+
+    def set_paused(self, paused: bool) -> None:
+        """Stop or go on handing over records, without leaving the group."""
+        with self.changed:
+            self.wants_pause = paused
+            self.changed.notify()
+
+    def commit(self, commits: dict[int, Commit]) -> None:
+        """Commit, by partition, soon."""
+        with self.changed:
+            self.to_commit.update(commits)
+
+
+class RequestsConsumer:
+    """A group member. `died` hears, on the loop's thread, of an error that it does not recover from.
+
+    incarnation: names the topic that there is now; a commit of another one says nothing about it.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        worker: Worker,
+        gate: Gate | None = None,
+        *,
+        calls: Calls | None = None,
+        own: dict[str, Any] | None = None,
+        incarnation: Callable[[], str] = str,
+        died: Callable[[KafkaError], object] = lambda _: None,
+    ) -> None:
         self._topic = config.requests.topic
         self._worker = worker
         self._loop = asyncio.get_running_loop()
-        own: dict[str, Any] = {}
-        if "client.id" not in config.kafka.client:
-            own["client_id"] = (
-                f"podpair-gateway@{gateway_name()}"  # who asks the coordinator is told whose partition it is
-            )
+        self._calls = calls or Calls()
+        self._incarnation = incarnation
+        self._died = died
+        self._dead: KafkaError | None = None
+        # Who asks the coordinator is told whose partition it is.
+        common: dict[str, Any] = {"client_id": f"podpair-gateway@{gateway_name()}"}
         if config.requests.instance:
-            own["group_instance_id"] = config.requests.instance
+            common["group_instance_id"] = config.requests.instance
         self._consumer = Consumer(
             properties(
                 config,
@@ -69,18 +118,15 @@ class RequestsConsumer:
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
                 isolation_level="read_committed",
-                **membership(config),
                 **fetching(config),
-                **own,
+                **common,
+                **(membership(config, config.requests.protocol) if own is None else own),
             )
-            | {"on_commit": self._on_commit}
+            | {"on_commit": self._on_commit, "error_cb": self._on_error}
         )
         # Partitions whose last transaction may still be under way must not be handed on.
         self._patience = None if config.requests.exactly_once else _REVOKE
-        self._gate = threading.Condition()
-        self._room = config.requests.in_flight
-        self._wants_pause = False
-        self._to_commit: dict[int, Commit] = {}
+        self._gate = gate or Gate(config.requests.in_flight)
         self._unsettled = UnsettledCommits()  # the thread's own
         self.membership: Any = None  # names this member in its present generation; as new as the thread's last turn
         self._paused: set[int] = set()  # partitions; the thread's own
@@ -95,56 +141,56 @@ class RequestsConsumer:
         )
         self._thread.start()
 
-    def give_room(self, records: int) -> None:
-        """The worker is done with so many records."""
-        with self._gate:
-            self._room += records
-            self._gate.notify()
-
-    def set_paused(self, paused: bool) -> None:
-        """Stop or go on handing over records, without leaving the group."""
-        with self._gate:
-            self._wants_pause = paused
-            self._gate.notify()
-
-    def commit(self, commits: dict[int, Commit]) -> None:
-        """Commit, by partition, soon."""
-        with self._gate:
-            self._to_commit.update(commits)
-
     def _places(self, commits: dict[int, Commit]) -> list[TopicPartition]:
         return [
             TopicPartition(self._topic, p, commit.offset, metadata=commit.metadata) for p, commit in commits.items()
         ]
 
     def _run(self) -> None:
-        blocked = 0.0
-        while True:
-            with self._gate:
+        try:
+            self._serve()
+        except KafkaException as error:
+            self._dead = self._dead or error.args[0]
+        if self._dead is not None and not self._stopping:
+            call_on(self._loop, self._died, self._dead)
+        with self._calls.within(_CLOSE):
+            self._consumer.close()  # calls _on_revoke, and leaves the group
+
+    def _serve(self) -> None:
+        """Read until told to stop, or dead."""
+        blocked, gate = 0.0, self._gate
+        while self._dead is None:
+            with gate.changed:
                 if self._stopping:
                     break
-                pause = self._wants_pause or blocked >= _BLOCKED
-                if self._room <= 0 and not pause:
+                pause = gate.wants_pause or blocked >= _BLOCKED
+                if gate.room <= 0 and not pause:
                     blocked += _POLL
-                    self._gate.wait(_POLL)
-                room = self._room
-                commits, self._to_commit = self._to_commit, {}
-            self._commit(commits)
-            self.membership = self._consumer.consumer_group_metadata()
-            if room > 0:
-                blocked = 0.0
-            elif not pause:
-                continue
-            self._apply_pause(pause)
-            first = self._consumer.poll(_POLL)
-            if first is None:
-                continue
-            self._taken.clear()
-            behind = [] if pause or room <= 1 else self._consumer.consume(room - 1, 0)
+                    gate.changed.wait(_POLL)
+                room = gate.room
+                commits, gate.to_commit = gate.to_commit, {}
+            with self._calls.within(_POLL):
+                self._commit(commits)
+                self.membership = self._consumer.consumer_group_metadata()
+                if room > 0:
+                    blocked = 0.0
+                elif not pause:
+                    continue
+                self._apply_pause(pause)
+                first = self._consumer.poll(_POLL)
+                if first is None:
+                    continue
+                self._taken.clear()
+                behind = [] if pause or room <= 1 else self._consumer.consume(room - 1, 0)
             # Its partition may be taken away in there, and be given back with what stands before it.
             records = behind if first.partition() in self._taken else [first, *behind]
             self._hand_over([r for r in records if self._is_record(r)])
-        self._consumer.close()  # calls _on_revoke, and leaves the group
+
+    def _on_error(self, error: KafkaError) -> None:
+        if is_dead(error):
+            self._dead = error
+        else:
+            _log.warning("kafka: %s", error.str(), extra={"kafka_error": error.name()})
 
     def _commit(self, commits: dict[int, Commit]) -> None:
         commits = self._unsettled.send(commits, time.monotonic())
@@ -177,21 +223,29 @@ class RequestsConsumer:
 
     def _is_record(self, message: Message) -> bool:
         error = message.error()
-        if error is not None and error.code() != KafkaError._PARTITION_EOF:
+        if error is not None and is_dead(error):
+            self._dead = error
+        elif error is not None and error.code() != KafkaError._PARTITION_EOF:
             _log.warning("reading %s: %s", self._topic, error.str())
         return error is None
 
     def _hand_over(self, records: list[Message]) -> None:
         if not records:
             return
-        with self._gate:
-            self._room -= len(records)
+        with self._gate.changed:
+            self._gate.room -= len(records)
         call_on(self._loop, self._worker.received, records)
 
     def _on_assign(self, consumer: Consumer, places: Sequence[TopicPartition]) -> None:
         self._paused.difference_update(place.partition for place in places)
         self.membership = consumer.consumer_group_metadata()
-        began = self._committed(consumer, list(places))
+        with self._calls.within(_FETCH + 10):
+            began = self._committed(consumer, list(places))
+        now = self._incarnation()
+        for place in began:
+            if now and incarnation_of(place.metadata) not in ("", now):
+                # The topic was made again: what was finished of another one is not this one's.
+                place.offset, place.metadata = OFFSET_BEGINNING, ""
         finished = {place.partition: decoded(place.metadata, place.offset) for place in began}
         call_on(self._loop, self._worker.assigned, finished)
         consumer.incremental_assign(began)
@@ -202,14 +256,16 @@ class RequestsConsumer:
         end = time.monotonic() + _FETCH
         while places:
             try:
-                found = consumer.committed(places, timeout=10)
+                with self._calls.within(10):
+                    found = consumer.committed(places, timeout=10)
                 if all(place.error is None for place in found):
                     return [TopicPartition(p.topic, p.partition, p.offset, metadata=p.metadata or "") for p in found]
                 reason = str(next(place.error for place in found if place.error is not None))
             except KafkaException as error:
                 reason = error.args[0].str()
             if time.monotonic() > end:
-                raise RuntimeError(f"where {self._topic} was worked on last can't be learnt: {reason}")
+                message = f"where {self._topic} was worked on last can't be learnt: {reason}"
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, message))
             _log.warning("asking again where %s was worked on last: %s", self._topic, reason)
             time.sleep(0.2)
         return places
@@ -218,22 +274,23 @@ class RequestsConsumer:
         gone = {place.partition for place in places}
         self.membership = consumer.consumer_group_metadata()
         commits = self._let_go(gone, lost=False)
-        with self._gate:
-            for partition in gone & self._to_commit.keys():
-                commits.setdefault(partition, self._to_commit.pop(partition))
+        with self._gate.changed:
+            for partition in gone & self._gate.to_commit.keys():
+                commits.setdefault(partition, self._gate.to_commit.pop(partition))
         commits = self._unsettled.give_back(gone) | commits
         if commits:
             try:
-                consumer.commit(offsets=self._places(commits), asynchronous=False)
+                with self._calls.within(_CLOSE):
+                    consumer.commit(offsets=self._places(commits), asynchronous=False)
             except KafkaException as error:
                 _log.warning("committing %s at its revocation: %s", self._topic, error)
 
     def _on_lost(self, _: Consumer, places: Sequence[TopicPartition]) -> None:
         gone = {place.partition for place in places}
         self._let_go(gone, lost=True)
-        with self._gate:
+        with self._gate.changed:
             for partition in gone:
-                self._to_commit.pop(partition, None)
+                self._gate.to_commit.pop(partition, None)
         self._unsettled.give_back(gone)
 
     def _let_go(self, gone: set[int], *, lost: bool) -> dict[int, Commit]:
@@ -244,14 +301,19 @@ class RequestsConsumer:
             return {}
         revoked = self._worker.revoked(sorted(gone), lost=lost)
         try:
-            return asyncio.run_coroutine_threadsafe(revoked, self._loop).result(self._patience)
+            with self._calls.within(math.inf):
+                return asyncio.run_coroutine_threadsafe(revoked, self._loop).result(self._patience)
         except (TimeoutError, RuntimeError) as error:
             _log.error("the worker did not let its partitions go: %s", error)
             return {}
 
+    def stop(self) -> None:
+        """Leave the group, soon."""
+        with self._gate.changed:
+            self._stopping = True
+            self._gate.changed.notify()
+
     async def close(self) -> None:
         """Commit what is finished and leave the group."""
-        with self._gate:
-            self._stopping = True
-            self._gate.notify()
-        await self._loop.run_in_executor(None, self._thread.join)
+        self.stop()
+        await self._loop.run_in_executor(None, self._thread.join, _CLOSE)

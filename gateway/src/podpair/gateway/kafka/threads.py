@@ -1,4 +1,4 @@
-"""The way from a Kafka thread back to the loop.
+"""Threads for Kafka's calls, and the way back to the loop.
 
 librdkafka's calls block, so each client has a thread. One that dies of an unexpected error ends the gateway (cli.serve): a
 gateway that half works would break its promises in silence.
@@ -6,10 +6,13 @@ gateway that half works would break its promises in silence.
 
 import asyncio
 import logging
+import queue
+import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 def call_on(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *arguments: Any) -> bool:
@@ -20,3 +23,45 @@ def call_on(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *argu
         _log.debug("the loop has closed")
         return False
     return True
+
+
+class CallThread:
+    """Makes blocking calls, one after the other. One that is stuck in a call may be left to itself: nothing waits for its end."""
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._calls: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def call(self, function: Callable[..., _T], *arguments: Any) -> "asyncio.Future[_T]":
+        """What comes of the call, once it was made."""
+        made: asyncio.Future[_T] = self._loop.create_future()
+
+        def make() -> None:
+            try:
+                result = function(*arguments)
+            except Exception as error:
+                call_on(self._loop, _settle, made, None, error)
+            else:
+                call_on(self._loop, _settle, made, result, None)
+
+        self._calls.put(make)
+        return made
+
+    def _run(self) -> None:
+        while (make := self._calls.get()) is not None:
+            make()
+
+    def end(self) -> None:
+        """Make no call after those that wait."""
+        self._calls.put(None)
+
+
+def _settle(made: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:
+    if made.done():
+        return
+    if error is not None:
+        made.set_exception(error)
+    else:
+        made.set_result(result)

@@ -11,13 +11,18 @@ from confluent_kafka.cimpl import NewTopic
 
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Config
+from podpair.gateway.core.partitions import HomePartitions
+from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.kafka.clients import check_files, properties
 
 _log = logging.getLogger(__name__)
 _TIMEOUT = 5.0  # seconds for each question to the broker; a SIGTERM waits for the one in hand
 _NEWS = 2.0  # seconds in which a broker that has just started is to learn what topics there are
 _CREATED = 10.0  # seconds in which the brokers are to learn of a topic that was created
-_NO_TOPIC_IDS = (KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION)  # a broker older than 2.8
+NO_TOPIC_IDS = (KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION)  # a broker older than 2.8
+MISSING = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
+_NOBODY = (KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE)
+_NO_ID = "AAAAAAAAAAAAAAAAAAAAAA"  # sixteen bytes of zero
 
 
 class MissingTopic(Exception):
@@ -31,9 +36,26 @@ class Unreachable(Exception):
 class Topics(NamedTuple):
     """What the broker says about them."""
 
-    request_partitions: int
-    result_partitions: int
-    epoch: str  # of the results topic: names this incarnation of it
+    state: dict[str, TopicState]  # by name: of requests, results and, where there is to be one, dead letters
+    requests: TopicState
+    results: TopicState
+    cluster_id: str
+
+    def homes(self, config: Config) -> HomePartitions:
+        """Where sessions' results are."""
+        return HomePartitions(*epochs(config.results.topic, self.results, self.cluster_id))
+
+
+def epoch_of(topic: str, state: TopicState, cluster_id: str) -> str:
+    """Name an incarnation of the results topic: by its id where the broker has one, and its width, which homes hang on."""
+    identity = state.topic_id or cluster_id
+    return hashlib.sha256(f"{identity}/{topic}/{state.partitions}".encode()).hexdigest()[:6]
+
+
+def epochs(topic: str, state: TopicState, cluster_id: str) -> tuple[str, int, frozenset[str]]:
+    """The epoch of the results topic, its width, and the epochs that the same topic has with fewer partitions."""
+    narrower = (epoch_of(topic, TopicState(state.topic_id, width), cluster_id) for width in range(1, state.partitions))
+    return epoch_of(topic, state, cluster_id), state.partitions, frozenset(narrower)
 
 
 def ensure_topics(config: Config) -> Topics:
@@ -45,7 +67,7 @@ def ensure_topics(config: Config) -> Topics:
     try:
         check_files(config.kafka)
         # What it would log is in the reason that is given.
-        admin = AdminClient(properties(config) | {"error_cb": refusals.append, "log_level": 0})
+        admin = AdminClient({"log_level": 0} | properties(config) | {"error_cb": refusals.append})
     except KafkaException as error:
         raise ConfigError([f"kafka.client: {error.args[0].str()}"]) from None
     try:
@@ -85,13 +107,15 @@ def _ensured(config: Config, admin: AdminClient) -> Topics:
         found = _looked_again(admin, list(wanted), _CREATED)
         if missing := _missing(found):
             raise Unreachable(f"topic {missing} was created, but no broker tells of it")
-    requests, results = found[config.requests.topic], found[config.results.topic]
-    if requests != results:
+    state = _state(admin, config, found)
+    requests, results = state[config.requests.topic], state[config.results.topic]
+    if requests.partitions != results.partitions:
         _log.warning(
             "topics %s and %s have %d and %d partitions: with equal numbers each gateway reads only its share of results",
-            config.requests.topic, config.results.topic, requests, results,
+            config.requests.topic, config.results.topic, requests.partitions, results.partitions,
         )  # fmt: skip
-    return Topics(requests, results, _epoch(admin, config, results))
+    cluster_id = str(admin.list_topics(timeout=_TIMEOUT).cluster_id)
+    return Topics(state, requests, results, cluster_id)
 
 
 def _partitions(admin: AdminClient, names: list[str], *, ask_each: bool) -> dict[str, int]:
@@ -150,20 +174,51 @@ def _missing(found: dict[str, int]) -> str:
     return " and ".join(name for name, count in found.items() if count == 0)
 
 
-def _epoch(admin: AdminClient, config: Config, partitions: int) -> str:
-    """Names this incarnation of the results topic: its id where the broker has one, and its width, which homes hang on."""
-    identity = str(admin.list_topics(timeout=_TIMEOUT).cluster_id)
-    if not config.kafka.embedded:
-        future = admin.describe_topics(TopicCollection([config.results.topic]), request_timeout=_TIMEOUT)[
-            config.results.topic
-        ]
+def _state(admin: AdminClient, config: Config, found: dict[str, int]) -> dict[str, TopicState]:
+    """Ask for the ids, too. Where a broker has none, positions are told apart by its cluster id."""
+    without_ids = {name: TopicState(None, partitions) for name, partitions in found.items()}
+    if config.kafka.embedded:
+        return without_ids
+    try:
+        told = describe(admin, list(found), _TIMEOUT)
+    except KafkaException as error:
+        raise Unreachable(f"asking for the ids of the topics: {error.args[0].str()}") from None
+    state: dict[str, TopicState] = {}
+    for name, answer in told.items():
+        if not isinstance(answer, KafkaError):
+            state[name] = answer
+        elif answer.code() in NO_TOPIC_IDS:
+            _log.info("the broker tells no topic ids (%s): positions are told apart by its cluster id", answer.str())
+            return without_ids
+        else:  # to take another name for it would cut every session off from its past
+            raise Unreachable(f"asking for the id of {name}: {answer.str()}")
+    return state
+
+
+def describe(admin: AdminClient, names: list[str], timeout: float) -> dict[str, TopicState | KafkaError]:
+    """Ask for ids and widths; by topic, what it is or why it can't be told. Blocks for `timeout` seconds at most.
+
+    Raises KafkaException where no broker answers.
+    """
+    told: dict[str, TopicState | KafkaError] = {}
+    for name, future in admin.describe_topics(TopicCollection(names), request_timeout=timeout).items():
         try:
-            identity = str(future.result().topic_id)
+            found = future.result()
         except KafkaException as error:
             reason: KafkaError = error.args[0]
-            if (
-                reason.code() not in _NO_TOPIC_IDS
-            ):  # to take another name for it would cut every session off from its past
-                raise Unreachable(f"asking for the id of {config.results.topic}: {reason.str()}") from None
-            _log.info("the broker tells no topic ids (%s): positions are told apart by its cluster id", reason.str())
-    return hashlib.sha256(f"{identity}/{config.results.topic}/{partitions}".encode()).hexdigest()[:6]
+            if reason.code() in _NOBODY:
+                raise
+            told[name] = reason
+        else:
+            topic_id = str(found.topic_id)
+            told[name] = TopicState(None if topic_id == _NO_ID else topic_id, len(found.partitions))
+    return told
+
+
+def widths(admin: AdminClient, names: list[str], timeout: float) -> dict[str, TopicState | KafkaError]:
+    """Do what `describe` does, at a broker that has no topic ids."""
+    told: dict[str, TopicState | KafkaError] = {}
+    for name in names:
+        topic = admin.list_topics(name, timeout=timeout).topics[name]
+        told[name] = TopicState(None, len(topic.partitions)) if topic.error is None else topic.error
+    return told

@@ -5,13 +5,13 @@ loses its partitions is fenced by the group's generation, which each transaction
 transactional id fences its predecessor.
 
 Invariant: `commit` returns when the transaction is committed, and raises only when it is not. Where the broker's word is lost
-on the way, the group's offsets are asked for: they are in the transaction.
+on the way, the group's offsets are asked for: they are in the transaction. That holds for a call that does not come back, too:
+its thread is left to itself, and another producer with the same id fences the one that is stuck.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -21,31 +21,38 @@ from podpair.gateway.config.model import Config
 from podpair.gateway.core.offsets import Commit
 from podpair.gateway.kafka.clients import properties
 from podpair.gateway.kafka.producer import Outgoing
+from podpair.gateway.kafka.supervisor import Calls, Supervisor, is_dead
+from podpair.gateway.kafka.threads import CallThread
 from podpair.gateway.metrics import Metrics
 
 _log = logging.getLogger(__name__)
-_STEP = 10.0  # seconds for one step of a transaction
+_STEP = 5.0  # seconds for one step of a transaction, before it is taken up again …
+_LATE = 3.0  # … and how much later it may return
 
 
 class Aborted(Exception):
-    """The transaction is not committed. `too_large`: places of the records that no topic takes."""
+    """The transaction is not committed.
 
-    def __init__(self, message: str, too_large: frozenset[int] = frozenset()) -> None:
+    `too_large`: places of the records that no topic takes; `dead`: what its producer died of.
+    """
+
+    def __init__(self, message: str, too_large: frozenset[int] = frozenset(), dead: KafkaError | None = None) -> None:
         super().__init__(message)
         self.too_large = too_large
+        self.dead = dead
 
 
 class Transactions:
     """`name` is this gateway's transactional id, its own alone."""
 
-    def __init__(self, config: Config, name: str, metrics: Metrics) -> None:
+    def __init__(self, config: Config, name: str, metrics: Metrics, supervisor: Supervisor) -> None:
         self._config = config
-        self._topic = config.requests.topic
         self._name = name
         self._metrics = metrics
-        self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, "kafka-transactions")
-        self._producer: Producer | None = None
+        self._client = supervisor.watch("transactions", self._replace)
+        self._line = _Line(config, name, self._client.calls())
+        self._thread = CallThread("kafka-transactions")
+        self._given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def commit(self, records: Sequence[Outgoing], commits: Mapping[int, Commit], membership: Any) -> None:
         """Write `records` and commit `commits` (by request partition), as the group member that `membership` stands for.
@@ -53,14 +60,57 @@ class Transactions:
         Raises Aborted.
         """
         try:
-            await self._loop.run_in_executor(self._thread, self._commit, records, commits, membership)
-        except Aborted:
+            places = self._line.places(commits)
+            if await self._call(self._line.commit, records, places, membership) is None:
+                while (committed := await self._call(self._line.committed, places)) is None:
+                    pass
+                if not committed:
+                    raise Aborted("a call of the client library did not come back")
+        except Aborted as error:
             self._metrics.transactions.labels("aborted").inc()
+            if error.dead is not None:
+                self._client.failing(error.dead)
             raise
+        self._client.works()
         self._metrics.transactions.labels("committed").inc()
 
-    def _commit(self, records: Sequence[Outgoing], commits: Mapping[int, Commit], membership: Any) -> None:
-        places = [TopicPartition(self._topic, p, c.offset, metadata=c.metadata) for p, c in commits.items()]
+    async def _call(self, function: Callable[..., bool], *arguments: Any) -> bool | None:
+        """What comes of a call; None where it does not come back: `_line` is another one then."""
+        call, given_up = self._thread.call(function, *arguments), self._given_up
+        call.add_done_callback(_heard)
+        await asyncio.wait((call, given_up), return_when=asyncio.FIRST_COMPLETED)
+        return await call if call.done() else None
+
+    def _replace(self) -> None:
+        """Leave the thread that is stuck, and its producer."""
+        self._thread.end()
+        self._thread = CallThread("kafka-transactions")
+        self._line = _Line(self._config, self._name, self._client.calls())
+        given_up, self._given_up = self._given_up, asyncio.get_running_loop().create_future()
+        given_up.set_result(None)
+
+    async def close(self) -> None:
+        """End the thread; what was not committed is not."""
+        self._client.close()
+        self._thread.end()
+        self._line.producer = None
+
+
+class _Line:
+    """One producer and what blocks in it; a producer that is done with gives way to one that fences it."""
+
+    def __init__(self, config: Config, name: str, calls: Calls) -> None:
+        self._config = config
+        self._topic = config.requests.topic
+        self._name = name
+        self._calls = calls
+        self.producer: Producer | None = None
+
+    def places(self, commits: Mapping[int, Commit]) -> list[TopicPartition]:
+        return [TopicPartition(self._topic, p, c.offset, metadata=c.metadata) for p, c in commits.items()]
+
+    def commit(self, records: Sequence[Outgoing], places: list[TopicPartition], membership: Any) -> bool:
+        """Commit them; True. Raises Aborted."""
         producer = self._begin()
         too_large: set[int] = set()
         try:
@@ -71,41 +121,47 @@ class Transactions:
             self._step(producer, lambda: producer.send_offsets_to_transaction(places, membership, _STEP))
         except (KafkaException, Aborted) as error:
             self._give_up(producer)
-            raise Aborted(_text(error), frozenset(too_large)) from None
+            raise Aborted(_text(error), frozenset(too_large), _dead(error)) from None
         try:
             self._step(producer, lambda: producer.commit_transaction(_STEP))
         except KafkaException as error:
-            fatal = error.args[0].fatal()
+            certain = error.args[0].txn_requires_abort()
             self._give_up(producer)
-            if fatal and self._committed(places):
-                return
-            raise Aborted(_text(error), frozenset(too_large)) from None
+            if not certain and self.committed(places):
+                return True
+            raise Aborted(_text(error), frozenset(too_large), _dead(error)) from None
+        return True
 
     def _begin(self) -> Producer:
         try:
-            if self._producer is None:
-                self._producer = self._made()
-            self._producer.begin_transaction()
+            if self.producer is None:
+                self.producer = self._made()
+            self.producer.begin_transaction()
         except (KafkaException, ConfigError) as error:
-            self._producer = None
-            raise Aborted(_text(error)) from None
-        return self._producer
+            self.producer = None
+            raise Aborted(_text(error), dead=_dead(error)) from None
+        return self.producer
 
     def _made(self) -> Producer:
         """A producer that has fenced whoever had its id before. Raises KafkaException."""
         timeout_ms = int(self._config.requests.transaction_timeout_seconds * 1000)
         common = properties(self._config)
+        # librdkafka makes no producer that would wait for a broker longer than its transactions live.
+        longest = {
+            name: min(int(common[name]), timeout_ms)
+            for name in ("socket.timeout.ms", "delivery.timeout.ms")
+            if name in common
+        }
         producer = Producer(
             properties(
                 self._config,
                 transactional_id=self._name,
                 transaction_timeout_ms=timeout_ms,
-                # librdkafka makes no producer that would wait for a broker longer than its transactions live.
-                socket_timeout_ms=min(int(common.get("socket.timeout.ms", 60_000)), timeout_ms),
                 partitioner="murmur2_random",
                 linger_ms=0,
                 queue_buffering_max_messages=200_000,
             )
+            | longest
         )
         self._step(producer, lambda: producer.init_transactions(_STEP))
         return producer
@@ -138,7 +194,8 @@ class Transactions:
         """Do a step until its outcome is known; raises KafkaException where it failed."""
         while True:
             try:
-                step()
+                with self._calls.within(_STEP, _LATE):
+                    step()
             except KafkaException as error:
                 if not error.args[0].retriable():
                     raise
@@ -153,17 +210,18 @@ class Transactions:
             self._step(producer, lambda: producer.abort_transaction(_STEP))
         except KafkaException as error:
             _log.info("beginning with a new producer: %s", _text(error))
-            self._producer = None
+            self.producer = None
 
-    def _committed(self, places: list[TopicPartition]) -> bool:
+    def committed(self, places: list[TopicPartition]) -> bool:
         """Whether a transaction whose end nobody told us of was committed. It has an end: a successor has fenced it."""
         try:
-            self._producer = self._made()
+            self.producer = self._made()
             asking = Consumer(
                 properties(self._config, group_id=self._config.requests.group, isolation_level="read_committed")
             )
             try:
-                told = asking.committed([TopicPartition(p.topic, p.partition) for p in places], timeout=3 * _STEP)
+                with self._calls.within(3 * _STEP, _LATE):
+                    told = asking.committed([TopicPartition(p.topic, p.partition) for p in places], timeout=3 * _STEP)
             finally:
                 asking.close()
         except KafkaException as error:
@@ -173,10 +231,15 @@ class Transactions:
         wanted = {(p.partition, p.offset, p.metadata or "") for p in places}
         return {(p.partition, p.offset, p.metadata or "") for p in told} == wanted
 
-    async def close(self) -> None:
-        """End the thread; what was not committed is not."""
-        await self._loop.run_in_executor(None, self._thread.shutdown)
-        self._producer = None
+
+def _heard(call: "asyncio.Future[Any]") -> None:
+    """What a call that came back too late has to say is of no interest."""
+    if not call.cancelled():
+        call.exception()
+
+
+def _dead(error: Exception) -> KafkaError | None:
+    return error.args[0] if isinstance(error, KafkaException) and is_dead(error.args[0]) else None
 
 
 def _text(error: Exception) -> str:

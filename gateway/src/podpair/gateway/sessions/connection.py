@@ -69,6 +69,11 @@ class Connection:
         """Whether something that is sent now may reach the client. A closed transport refuses to be written to."""
         return not self.closing and not self._transport.is_closing()
 
+    @property
+    def welcomed(self) -> bool:
+        """Whether the welcome has been sent."""
+        return self._early is None
+
     def send(self, events: Sequence[Event]) -> int:
         """Write events of the log, or keep them until the client takes them; returns how many, from the first, were taken.
 

@@ -72,6 +72,7 @@ class Dispatcher:
         self._config = config
         self._asking = asking
         self._readiness = readiness
+        self._producer = producer
         self._taking_back = taking_back
         self._tasks = Tasks()
         self._replies = Replies(answers, registry, self._tasks, metrics)
@@ -101,6 +102,9 @@ class Dispatcher:
             route = choose_route(message.route, self.direct.load(grant))
         if message.deadline_ms is not None and self._config.admission.shed:
             self._shed(message.model if route == "direct" else QUEUE, message.deadline_ms)
+        if self._producer.full:
+            # On either route: an answer that its client doesn't get has to be written, too.
+            raise Fault(Code.OVERLOADED, f"not accepted: {self._producer.refusal}", retry_after_ms=1000)
         request = OpenRequest(route, message.on_disconnect == "cancel")
         session.ledger.open(message.id, request)
         question = _question(session, message)
@@ -268,6 +272,10 @@ class Dispatcher:
         request.resume = None
         self._queueing.enqueue(session, question)
 
+    def lose(self, session: Session, request_id: str, fault: Fault) -> None:
+        """A queued request will not be answered any more."""
+        self._finish_with(session, request_id, fault)
+
     def _finish_with(self, session: Session, request_id: str, fault: Fault) -> None:
         payload = error_event(fault, request_id)
         if fault.code in (Code.UPSTREAM, Code.INTERNAL):
@@ -280,7 +288,7 @@ class Dispatcher:
         if request is None:
             return  # it has ended: cancelled, or answered by another gateway
         self._metrics.answers.labels(fault.code).inc()
-        if fault.code is not Code.OVERLOADED:  # which invites to ask again
+        if fault.code not in (Code.OVERLOADED, Code.LOST):  # which invite to ask again
             session.ledger.keep(terminal)
         events = [terminal]
         if not request.accepted and request.route == "direct":

@@ -12,6 +12,7 @@ from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.tails import Groups, PartitionTail, Record
 from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
+from podpair.gateway.sessions.misplaced import Misplaced
 from podpair.gateway.sessions.session import Session
 
 _log = logging.getLogger(__name__)
@@ -22,10 +23,16 @@ class FanOut:
     """The partitions that are read here, and the sessions that they feed."""
 
     def __init__(
-        self, sessions: dict[bytes, Session], tail_bytes: int, metrics: Metrics, clock: Callable[[], float]
+        self,
+        sessions: dict[bytes, Session],
+        tail_bytes: int,
+        misplaced: Misplaced,
+        metrics: Metrics,
+        clock: Callable[[], float],
     ) -> None:
         self._sessions = sessions
         self._tail_bytes = tail_bytes
+        self._misplaced = misplaced
         self._metrics = metrics
         self._clock = clock
         self.tails: dict[int, PartitionTail] = {}
@@ -60,9 +67,9 @@ class FanOut:
         for partition, records in by_partition.items():
             tail = self.tails.get(partition)
             if tail is not None:
-                self._deliver_partition(tail, records, now)
+                self._deliver_partition(partition, tail, records, now)
 
-    def _deliver_partition(self, tail: PartitionTail, records: list[Record], now: float) -> None:
+    def _deliver_partition(self, partition: int, tail: PartitionTail, records: list[Record], now: float) -> None:
         expected = tail.end
         if records[0].offset() < expected:
             records = [m for m in records if m.offset() >= expected]
@@ -81,7 +88,11 @@ class FanOut:
         size = tail.append(records[-1].offset() + 1, groups)
         for key, mine in groups.items():
             session = sessions.get(key) if key is not None else None
-            if session is not None and session.live:
+            if session is None:
+                continue
+            if session.home != partition:
+                self._misplaced.found(session, partition, mine)
+            elif session.live:
                 try:
                     delivery = session.deliver(mine)
                 except Exception:

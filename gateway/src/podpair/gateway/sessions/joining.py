@@ -6,11 +6,14 @@ the step from catching up to live happens within one turn of the loop.
 
 import asyncio
 import logging
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaException
 
 from podpair.gateway.auth.resume import ResumeTokens
 from podpair.gateway.config.model import Config
+from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.positions import Gap, Position, Resumption, resume
 from podpair.gateway.core.protocol import CloseCode, event
 from podpair.gateway.core.records import control_event
@@ -25,6 +28,7 @@ from podpair.gateway.sessions.session import Session
 from podpair.gateway.tasks import Tasks
 
 _log = logging.getLogger(__name__)
+_RETRY = 0.5  # seconds before what is read now is asked for again
 _SLICE = 256 * 1024  # bytes of values written to a client before it is asked whether it can take more
 
 
@@ -34,7 +38,7 @@ class Joining:
     def __init__(
         self,
         config: Config,
-        epoch: str,
+        homes: HomePartitions,
         gateway: str,
         reader: ResultsReader,
         history: History,
@@ -43,7 +47,7 @@ class Joining:
         metrics: Metrics,
     ) -> None:
         self._config = config
-        self._epoch = epoch
+        self._homes = homes
         self._gateway = gateway
         self._reader = reader
         self._history = history
@@ -55,7 +59,7 @@ class Joining:
 
     def prefix(self, partition: int) -> bytes:
         """The position up to the offset."""
-        return f"{self._epoch}.{partition}.".encode()
+        return f"{self._homes.epoch}.{partition}.".encode()
 
     def welcome(self, session: Session, *, resumed: bool, offset: int) -> bytes:
         """The `welcome` event; `offset` is that of the last record that the client has, or won't get."""
@@ -70,35 +74,46 @@ class Joining:
             session=session.id,
             resume=self._tokens.mint(session.id, session.subject),
             resumed=resumed,
-            position=str(Position(self._epoch, session.home, offset)),
+            position=str(self._position(session, offset)),
             gateway=self._gateway,
             expires_at=session.expires_at,
             limits=limits,
         )
 
-    async def begin(self, session: Session, connection: Connection, *, resumed: bool, position: Position | None) -> int:
-        """Welcome the client and tell it of a gap; returns the offset to catch up from.
+    async def begin(
+        self, session: Session, connection: Connection, *, resumed: bool, position: Position | None
+    ) -> "Start":
+        """Welcome the client and tell it of a gap; returns where to catch up from.
 
         The home partition is held by the caller. Raises KafkaException where the broker does not tell what is needed.
         """
         plan = await self._plan(session, position)
+        while plan.moves != session.moves:  # the topic has changed meanwhile
+            plan = await self._plan(session, position)
         if session.connection is not connection:
-            return plan.start  # it was replaced meanwhile: what the session has seen is the other connection's to say
+            return plan  # it was replaced meanwhile: what the session has seen is the other connection's to say
+        connection.wire.moved(self.prefix(session.home))
         connection.welcome((control_event("welcome", self.welcome(session, resumed=resumed, offset=plan.start - 1)),))
         self._tell_gap(connection, plan.gap)
         session.seen = plan.start - 1
-        return plan.start
+        return plan
 
-    async def _plan(self, session: Session, position: Position | None) -> Resumption:
+    async def _plan(self, session: Session, position: Position | None) -> "Start":
+        moves = session.moves
+        await self._reader.reads(session.id)
         tail = self._fanout.tails[session.home]
-        if position is None:
-            return Resumption(tail.end, None)
-        plan = resume(position, epoch=self._epoch, home=session.home, low=tail.start, high=tail.end)
-        if plan.gap is None or plan.gap.reason == "epoch":
-            return plan
-        # Before the tail, or ahead of what this gateway has read so far: the broker knows.
-        low, high = await self._reader.watermarks(session.home)
-        return resume(position, epoch=self._epoch, home=session.home, low=low, high=max(high, tail.end))
+        plan = Resumption(tail.end, None)
+        if position is not None:
+            plan = self._resume(session, position, tail.start, tail.end)
+            if plan.gap is not None:
+                # Before the tail, or ahead of what this gateway has read so far: the broker knows.
+                low, high = await self._reader.watermarks(session.home)
+                plan = self._resume(session, position, low, max(high, tail.end))
+        return Start(plan.start, plan.gap, moves)
+
+    def _resume(self, session: Session, position: Position, low: int, high: int) -> Resumption:
+        homes = self._homes
+        return resume(position, epoch=homes.epoch, home=session.home, low=low, high=high, siblings=homes.siblings)
 
     def _tell_gap(self, connection: Connection, gap: Gap | None) -> None:
         if gap is None:
@@ -114,14 +129,19 @@ class Joining:
             self._metrics.behind.inc()
             self._following.begin(self.catch_up(session, session.connection, session.seen + 1, from_log=False))
 
+    async def begun(self, session: Session, connection: Connection, begin: "Start") -> None:
+        """Catch up after `begin`. Raises KafkaException where the broker does not give its records."""
+        if begin.moves == session.moves:
+            await self.catch_up(session, connection, begin.start)
+
     async def catch_up(self, session: Session, connection: Connection, start: int, *, from_log: bool = True) -> None:
-        """Send what was missed from offset `start` on, then go live. Returns early where the client leaves.
+        """Send what was missed from offset `start` on, then go live. Returns early where the client leaves or the topic changes.
 
         A client that takes nothing for `sessions.slow_seconds` is closed with 3008; so is one that is behind what is in
         memory, unless `from_log`: then the broker is asked. Raises KafkaException where it does not give its records.
         """
-        source = "tail"
-        while session.connection is connection and connection.open:
+        source, moves = "tail", session.moves
+        while session.connection is connection and connection.open and session.moves == moves:
             tail = self._fanout.tails[session.home]
             start = max(start, session.seen + 1)  # a cut of the log, which the client was told of, skips what is gone
             if start < tail.start:
@@ -140,6 +160,53 @@ class Joining:
                 return
             start = session.seen + 1
             await self._drained(connection)
+
+    def topic_changed(self, sessions: Iterable[Session], *, widened: bool, before: str) -> asyncio.Future[Any]:
+        """The results topic is another one, or was `widened`; homes have moved. `before` is the epoch until now.
+
+        Clients that are there are told of a gap, and go on in what is the topic now: all of it, where it is another one or
+        another partition, is new to them. What is returned is done when they have been told.
+        """
+        moved: dict[int, list[tuple[Session, Connection, Position]]] = {}
+        for session in sessions:
+            place = Position(before, session.home, session.seen)
+            home = self._homes.of(session.id)
+            session.move(home, session.home if widened else None)
+            connection = session.connection
+            if connection is not None and connection.welcomed:  # others are welcomed to the new topic
+                moved.setdefault(home, []).append((session, connection, place))
+        work = [self._following.begin(self._go_on(partition, mine)) for partition, mine in moved.items()]
+        return asyncio.gather(*work, return_exceptions=True)
+
+    async def _go_on(self, partition: int, moved: list[tuple[Session, Connection, Position]]) -> None:
+        """Bring clients up to date with a partition that is theirs since the topic has changed."""
+        tried = moved[0][0].moves
+        while True:
+            try:
+                await self._reader.reads(moved[0][0].id)
+                low, _ = await self._reader.watermarks(partition)
+                break
+            except KafkaException as error:
+                _log.warning("the results can't be read yet: %s", error.args[0].str())
+                await asyncio.sleep(_RETRY)
+                if moved[0][0].moves != tried:
+                    return
+        tail = self._fanout.tails.get(partition)
+        for session, connection, before in moved:
+            if session.connection is not connection or session.moves != tried or tail is None:
+                continue  # it has a newer connection, or the topic has changed again
+            plan = self._resume(session, before, min(low, tail.start), tail.end)
+            connection.wire.moved(self.prefix(session.home))
+            self._tell_gap(connection, Gap(before, self._position(session, plan.start - 1), "epoch"))
+            session.seen = plan.start - 1
+            self._following.begin(self._caught_up(session, connection, plan.start))
+
+    async def _caught_up(self, session: Session, connection: Connection, start: int) -> None:
+        try:
+            await self.catch_up(session, connection, start)
+        except KafkaException as error:
+            _log.error("the results can't be read: %s", error, extra=ids(session=session.id))
+            connection.close(CloseCode.TRY_AGAIN, "the results can't be read now: resume")
 
     async def logged(self, session: Session, offset: int) -> Record | None:
         """The session's record at `offset`, if the log still has it. Raises KafkaException."""
@@ -162,9 +229,12 @@ class Joining:
 
     async def _read_history(self, session: Session, connection: Connection, start: int, end: int) -> int:
         """Deliver a part of what is only in the log; returns where to go on."""
+        moves = session.moves
         try:
             chunk = await self._history.read(session.home, session.key, start, end)
         except KafkaException:
+            if session.moves != moves:
+                return start
             low, _ = await self._reader.watermarks(session.home)
             if low <= start:
                 raise
@@ -173,7 +243,7 @@ class Joining:
             self._tell_gap(connection, gap)
             session.seen = low - 1
             return low
-        if session.connection is not connection:
+        if session.connection is not connection or session.moves != moves:
             return chunk.end
         if session.deliver(chunk.records, merge=True).complete:
             session.seen = max(session.seen, chunk.end - 1)
@@ -182,12 +252,17 @@ class Joining:
         return start
 
     def _position(self, session: Session, offset: int) -> Position:
-        return Position(self._epoch, session.home, offset)
+        return Position(self._homes.epoch, session.home, offset)
 
     async def cut(self, partition: int, sessions: list[Session]) -> None:
         """The log of a partition was cut under its reader: go on with what there is, and tell its sessions."""
-        old_end = self._fanout.tails[partition].end
+        tail = self._fanout.tails.get(partition)
+        if tail is None:
+            return
+        old_end = tail.end
         low, high = await self._reader.watermarks(partition)
+        if self._fanout.tails.get(partition) is not tail:
+            return  # the topic has changed meanwhile
         go_on = low if low > old_end else high
         reason = "retention" if low > old_end else "ahead"
         self._reader.move(partition, go_on)
@@ -200,6 +275,14 @@ class Joining:
             gap = Gap(self._position(session, last), self._position(session, go_on - 1), reason)
             self._tell_gap(session.connection, gap)
             session.seen = go_on - 1
+
+
+class Start(NamedTuple):
+    """Where a client begins to catch up."""
+
+    start: int
+    gap: Gap | None
+    moves: int  # of the session, when it was made
 
 
 def _slice(records: list[Record]) -> tuple[list[Record], list[Record]]:

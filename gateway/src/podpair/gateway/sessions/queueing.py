@@ -73,6 +73,10 @@ class Queueing:
         if question.trace:
             headers.append(("traceparent", question.trace.encode()))
         queued = Queued(session, question.id, session.ledger.get(question.id))
+        if (refusal := self._producer.refusal) is not None:
+            told: list[tuple[Queued, Written | NotWritten]] = [(queued, NotWritten(refusal))]
+            asyncio.get_running_loop().call_soon(self._told, told)
+            return queued
         # Without a key a spill spreads over the fleet; with one the requests of a session keep their order.
         key = session.key if self._keyed else None
         self._producer.send(
@@ -95,7 +99,7 @@ class Queueing:
                 self._taking_back.at(session, request_id, outcome.partition)
             # Its answer, which proves the acknowledgement, may have been quicker.
             elif session.ledger.get(request_id) is request:
-                request.partition = outcome.partition
+                request.partition, request.offset = outcome.partition, outcome.offset
                 accepted.append((session, request_id, request))
         self._replies.accept(accepted, "queue")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.ledger import Ledger
-from podpair.gateway.core.partitions import home_partition, mint_session_id
+from podpair.gateway.core.partitions import HomePartitions, mint_session_id
 from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.quotas import Grant
 from podpair.gateway.core.records import Event
@@ -28,9 +28,11 @@ class NotYours(Exception):
 class Registry:
     """Sessions by key (their id in bytes), as Kafka's records name them."""
 
-    def __init__(self, config: Config, partitions: int, owned: Callable[[], frozenset[int]], metrics: Metrics) -> None:
+    def __init__(
+        self, config: Config, homes: HomePartitions, owned: Callable[[], frozenset[int]], metrics: Metrics
+    ) -> None:
         self._config = config
-        self._partitions = partitions
+        self._homes = homes
         self._owned = owned
         self._metrics = metrics
         self.sessions: dict[bytes, Session] = {}
@@ -45,14 +47,14 @@ class Registry:
 
     def mint(self) -> str:
         """A new session id, with its home among the partitions whose requests are ours, where that can be had."""
-        return mint_session_id(self._owned(), self._partitions)
+        return mint_session_id(self._owned(), self._homes.partitions)
 
     def session(self, session_id: str, subject: str) -> Session:
         """The session with this id, new if it isn't here. Raises NotYours where it is another user's."""
         key = session_id.encode()
         session = self.sessions.get(key)
         if session is None:
-            home = home_partition(session_id, self._partitions)
+            home = self._homes.of(session_id)
             ledger = self._remembered(key, subject)
             session = self.sessions[key] = Session(session_id, subject, home, ledger)
         if session.subject != subject:
@@ -123,6 +125,11 @@ class Registry:
                 self._left[session.key] = (session.subject, session.ledger, time.monotonic())
                 if len(self._left) > self._config.limits.sessions:
                     del self._left[next(iter(self._left))]
+
+    @property
+    def ledgers_of_left(self) -> list[Ledger]:
+        """What is remembered of sessions that have left."""
+        return [ledger for _, ledger, _ in self._left.values()]
 
     def _forget_left(self, before: float) -> None:
         while self._left:

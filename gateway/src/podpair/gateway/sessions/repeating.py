@@ -78,7 +78,7 @@ class Repeating:
             record = None
         if session.ledger.get(message.id) is None:
             return  # it was cancelled meanwhile
-        if record is not None:
+        if record is not None and dict(record.headers() or ()).get("ce_id") == message.id.encode():
             session.ledger.end(message.id, offset)
             again = records.answer_again(message.id, record.value(), record.headers())
             self._replies.send(session, [again])

@@ -34,6 +34,8 @@ class Session:
         "key",
         "ledger",
         "live",
+        "moves",
+        "previous_home",
         "seen",
         "subject",
     )
@@ -43,6 +45,8 @@ class Session:
         self.key = session_id.encode()
         self.subject = subject
         self.home = home  # partition of the results topic
+        self.previous_home: int | None = None  # where some producers may write still, for the topic was widened
+        self.moves = 0  # how often the results topic has changed since the session is here
         self.ledger = ledger
         self.grant: Grant | None = None  # what its token allows; None: whatever `limits` allow
         self.connection: Connection | None = None
@@ -51,6 +55,19 @@ class Session:
         self.expires_at: float | None = None  # Unix seconds: when its token ends
         self.ends_at: float | None = None  # Unix seconds: when its connection is closed for that
         self.active = 0.0  # monotonic seconds: when a frame last went either way
+
+    def move(self, home: int, previous_home: int | None) -> None:
+        """The results topic has changed: what was seen of the log before it says nothing about the one from now on.
+
+        With a `previous_home` the log is the same, and was divided anew.
+        """
+        if previous_home != home:
+            self.seen = -1
+            self.ledger.moved()
+        self.home = home
+        self.previous_home = None if previous_home == home else previous_home
+        self.moves += 1
+        self.live = False
 
     def deliver(self, records: Iterable[Record], *, merge: bool = False) -> Delivery:
         """Send records of the home partition, ascending; what was seen before is left out. `merge`: adjacent partials as one.
@@ -85,6 +102,26 @@ class Session:
         complete = taken == len(events)
         self.seen = seen if complete else max([self.seen, *(event.offset for event in events[:taken])])
         return Delivery(taken, duplicates, complete)
+
+    def deliver_unplaced(self, records: Iterable[Record]) -> None:
+        """Send records of another partition than the home, without positions, if the client is there.
+
+        Of answers only those of open requests: the others have been given, or are another connection's.
+        """
+        connection = self.connection
+        if connection is None or not connection.open:
+            return
+        events: list[Event] = []
+        for record in records:
+            event = connection.wire.unplaced(record.value(), record.headers())
+            if event.kind is Kind.TERMINAL and event.id is not None:
+                if self.ledger.get(event.id) is None:
+                    continue
+                request = self.ledger.end(event.id)
+                if request is not None and not request.accepted:
+                    events.append(accepted_event(event.id, "queue"))
+            events.append(event)
+        self.send_all(events)
 
     def end(self, code: int, reason: str) -> None:
         """Close the client's connection, if there is one."""

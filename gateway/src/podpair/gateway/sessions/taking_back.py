@@ -9,7 +9,7 @@ has a partition, and with it a direct request, which is in no partition but in t
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.core import records
@@ -23,10 +23,10 @@ _HELD = 10.0  # seconds that an id counts, and is not looked for again
 
 
 class TakingBack:
-    """Writes cancellations. `partitions`: how many the requests topic has."""
+    """Writes cancellations. `partitions()` is how many the requests topic has."""
 
     def __init__(
-        self, config: Config, source: str, producer: RecordProducer, partitions: int, metrics: Metrics
+        self, config: Config, source: str, producer: RecordProducer, partitions: Callable[[], int], metrics: Metrics
     ) -> None:
         self._topic = config.requests.topic
         self._keyed = config.requests.ordering == "session"
@@ -53,7 +53,7 @@ class TakingBack:
         sought.add(request_id)
         asyncio.get_running_loop().call_later(_HELD, self._forget, session.id, request_id)
         self._metrics.cancellations.labels("everywhere").inc()
-        self._write(session, request_id, range(self._partitions))
+        self._write(session, request_id, range(self._partitions()))
 
     def _forget(self, session_id: str, request_id: str) -> None:
         sought = self._sought[session_id]

@@ -23,8 +23,9 @@ from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.questions import question_of_body
 from podpair.gateway.core.records import Cancellation, Headers, InvalidRecord, Request, request_of_record
 from podpair.gateway.core.remembered import Remembered
+from podpair.gateway.kafka.member import GroupMember
 from podpair.gateway.kafka.producer import Outgoing
-from podpair.gateway.kafka.requests import RequestsConsumer
+from podpair.gateway.kafka.supervisor import Supervisor
 from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.tracing import Tracer
@@ -48,9 +49,12 @@ class _Partition:
     __slots__ = ("gone", "last", "newest", "offsets", "plain", "served", "tasks")
 
     def __init__(
-        self, finished: frozenset[int], served: Callable[[set[asyncio.Task[None]], asyncio.Task[None]], None]
+        self,
+        finished: frozenset[int],
+        incarnation: str,
+        served: Callable[[set[asyncio.Task[None]], asyncio.Task[None]], None],
     ) -> None:
-        self.offsets = ContiguousOffsets(finished)
+        self.offsets = ContiguousOffsets(finished, incarnation)
         self.tasks: set[asyncio.Task[None]] = set()
         self.plain: set[Hand] = set()  # those that have no task
         self.served = partial(served, self.tasks)
@@ -77,6 +81,8 @@ class Worker:
         paces: Paces,
         tracer: Tracer | None,
         metrics: Metrics,
+        supervisor: Supervisor,
+        incarnation: Callable[[], str] = str,
     ) -> None:
         self._readiness = readiness
         self._answers = answers
@@ -106,27 +112,32 @@ class Worker:
                 asking, answers, endings, paces, self._answered, self._running,
                 traced=tracer is not None, failed=self._failed, refused=self._refused, ended=self._ended,
             )  # fmt: skip
-        self._consumer = RequestsConsumer(config, self)
+        self._member = GroupMember(config, self, lambda: self.owned, supervisor, incarnation)
+        self._gate = self._member.gate
         if isinstance(endings, ExactlyOnce):
-            endings.member = self._consumer
+            endings.member = self._member
         self._committer = asyncio.create_task(self._commit_regularly())
         self._on_ready(readiness.ready)
         readiness.on_change(self._on_ready)
-        self._consumer.start()
+        self._member.start()
 
     @property
     def owned(self) -> frozenset[int]:
         """The request partitions that the group has given this gateway."""
         return frozenset(self._partitions)
 
+    def restart(self) -> None:
+        """The requests topic is another one: begin with it from its start, and let go of what is in hand of the old one."""
+        self._member.restart()
+
     def _on_ready(self, ready: bool) -> None:
-        self._consumer.set_paused(not ready)
+        self._gate.set_paused(not ready)
         self._metrics.paused.set(not ready)
 
     def assigned(self, partitions: dict[int, frozenset[int]]) -> None:
         """The group gave us partitions, each with the offsets that are finished behind the committed one."""
         for partition, finished in partitions.items():
-            self._partitions[partition] = _Partition(finished, self._served)
+            self._partitions[partition] = _Partition(finished, self._member.incarnation(), self._served)
         self._rebalanced("assigned", list(partitions))
 
     def taken(self, partitions: list[int]) -> None:
@@ -147,7 +158,7 @@ class Worker:
                 task.cancel()  # another member does it now
             for hand in list(work.plain):
                 cast("PlainRequests", self._plain).drop(hand)
-                self._consumer.give_room(1)
+                self._gate.give_room(1)
         await self._endings.settled()
         self._rebalanced("lost" if lost else "revoked", partitions)
         if lost:
@@ -166,11 +177,11 @@ class Worker:
             work = self._partitions.get(record.partition() or 0)
             offset = record.offset() or 0
             if work is None or offset <= work.last:
-                self._consumer.give_room(1)
+                self._gate.give_room(1)
                 continue
             work.last = offset
             if not work.offsets.start(offset):
-                self._consumer.give_room(1)
+                self._gate.give_room(1)
                 continue
             if plain is not None and plain.begin(work, record, offset, ready=ready):
                 continue
@@ -200,7 +211,7 @@ class Worker:
     def _ended(self, outcome: str, count: int) -> None:
         """So many plain requests are in hand no more."""
         self._count(outcome, count)
-        self._consumer.give_room(count)
+        self._gate.give_room(count)
 
     def _served(self, tasks: set[asyncio.Task[None]], task: asyncio.Task[None]) -> None:
         tasks.discard(task)
@@ -212,7 +223,7 @@ class Worker:
 
     def _give_room(self) -> None:
         room, self._room = self._room, 0
-        self._consumer.give_room(room)
+        self._gate.give_room(room)
 
     async def _serve(
         self,
@@ -333,16 +344,16 @@ class Worker:
             await asyncio.sleep(_COMMIT)
             commits = {p: c for p, work in self._partitions.items() if (c := self._endings.take(work)) is not None}
             if commits:
-                self._consumer.commit(commits)
+                self._gate.commit(commits)
 
     async def close(self, timeout: float) -> None:
         """Take no more, end what is in hand (up to `timeout` seconds), commit, leave the group."""
-        self._consumer.set_paused(True)
+        self._gate.set_paused(True)
         in_hand = {one for work in self._partitions.values() for one in work.in_hand()}
         if in_hand and self._readiness.ready:
             await asyncio.wait(in_hand, timeout=timeout)
         self._committer.cancel()
-        await self._consumer.close()
+        await self._member.close()
         await self._endings.close()
 
 

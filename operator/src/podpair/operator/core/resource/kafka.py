@@ -9,14 +9,41 @@ from podpair.operator.core.resource.rules import Rule, Section
 
 _TOPIC = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", min_length=1, max_length=249)]
 _Properties = Annotated[dict[str, Annotated[str, Field(max_length=4096)]], Field(max_length=64)]
-_OWNED = (
+# What kafka.client of the gateway refuses (podpair.gateway.config.kafka_properties), so that it is refused here already.
+OWNED = (
     "bootstrap.servers",
+    "metadata.broker.list",
+    "allow.auto.create.topics",
     "group.id",
     "group.instance.id",
+    "group.protocol",
+    "group.protocol.type",
+    "session.timeout.ms",
+    "heartbeat.interval.ms",
+    "partition.assignment.strategy",
     "enable.auto.commit",
-    "enable.idempotence",
+    "auto.commit.enable",
+    "enable.auto.offset.store",
+    "offset.store.method",
+    "auto.offset.reset",
+    "enable.partition.eof",
+    "isolation.level",
     "acks",
+    "request.required.acks",
+    "enable.idempotence",
+    "delivery.report.only.error",
+    "transactional.id",
+    "transaction.timeout.ms",
     "partitioner",
+    "queue.buffering.max.kbytes",
+    "logger",
+    "error.cb",
+    "log.cb",
+    "stats.cb",
+    "throttle.cb",
+    "oauth.cb",
+    "on.commit",
+    "on.delivery",
 )
 _UNCHANGED = "has(self.name) == has(oldSelf.name) && (!has(self.name) || self.name == oldSelf.name)"
 
@@ -127,9 +154,9 @@ class Kafka(Section):
             lambda kafka: kafka.requests.name is None or kafka.requests.name != kafka.results.name,
         ),
         Rule(
-            "!has(self.client) || !self.client.exists(p, p in [" + ", ".join(f"'{name}'" for name in _OWNED) + "])",
-            "client: " + ", ".join(_OWNED) + " are podpair's own to set",
-            lambda kafka: not set(_OWNED) & set(kafka.client),
+            "!has(self.client) || !self.client.exists(p, p in [" + ", ".join(f"'{name}'" for name in OWNED) + "])",
+            "client: " + ", ".join(OWNED) + " are podpair's own to set",
+            lambda kafka: not set(OWNED) & set(kafka.client),
         ),
     )
     bootstrap_servers: Annotated[str, Field(pattern=r"^[^\s,:]+:[0-9]+(,[^\s,:]+:[0-9]+)*$", max_length=2048)]
@@ -139,7 +166,7 @@ class Kafka(Section):
     sasl: Sasl | None = None
     """User name and password for the broker."""
     client: _Properties = Field(default_factory=dict)
-    """Any other librdkafka property, for every client of the gateway."""
+    """Any other librdkafka property, for every client of the gateway, but those that are podpair's own to set."""
     create_topics: bool = True
     """Create topics that are missing."""
     allow_repartition: bool = False

@@ -1,0 +1,67 @@
+"""Which of librdkafka's properties `kafka.client` may set: all but these.
+
+A property that one of podpair's guarantees stands on, or that has a setting of its own, is refused by name, under each of its
+aliases, with what to set instead. Every other is obeyed, also where podpair has a value of its own for it (`linger.ms`,
+`fetch.*`, `socket.timeout.ms`, …): nothing that a user sets is overridden silently.
+"""
+
+from collections.abc import Mapping
+
+# librdkafka's properties whose names hold an underscore; in every other an underscore from the environment is a dot.
+_UNDERSCORED = {"log_level", "ssl_ca", "ssl_certificate", "ssl_key", "ssl_engine_callback_data"}
+
+# What two properties of one meaning are called here, for podpair has a value of its own, which gives way to the user's.
+_ALIASES = {"queue.buffering.max.ms": "linger.ms", "message.timeout.ms": "delivery.timeout.ms"}
+
+_GROUP = "the members of a group have to agree on it"
+_COMMITS = "an offset is committed once its request has ended"
+_READS = "where reading begins follows from what sessions have seen and from what the group has finished"
+_DURABLE = "an acknowledged record must be on the broker, once"
+_CALLBACK = "a file or an environment can't hold a function"
+
+OWNED: Mapping[str, str] = {
+    "bootstrap.servers": "set kafka.bootstrap_servers",
+    "metadata.broker.list": "set kafka.bootstrap_servers",
+    "allow.auto.create.topics": "set kafka.create_topics",
+    "group.id": "set requests.group",
+    "group.instance.id": "set requests.instance",
+    "group.protocol": "set requests.protocol",
+    "group.protocol.type": _GROUP,
+    "session.timeout.ms": "set requests.session_timeout_seconds",
+    "heartbeat.interval.ms": "it follows requests.session_timeout_seconds",
+    "partition.assignment.strategy": _GROUP,
+    "enable.auto.commit": _COMMITS,
+    "auto.commit.enable": _COMMITS,
+    "enable.auto.offset.store": _COMMITS,
+    "offset.store.method": _COMMITS,
+    "auto.offset.reset": _READS,
+    "enable.partition.eof": _READS,
+    "isolation.level": "a reader must not see what a transaction has not committed",
+    "acks": _DURABLE,
+    "request.required.acks": _DURABLE,
+    "enable.idempotence": _DURABLE,
+    "delivery.report.only.error": "every acknowledgement is waited for",
+    "transactional.id": "it follows requests.group and requests.instance",
+    "transaction.timeout.ms": "set requests.transaction_timeout_seconds",
+    "partitioner": "a session's records have to be in its home partition",
+    "queue.buffering.max.kbytes": "set kafka.producer_buffer_bytes",
+    "logger": _CALLBACK,
+    "error.cb": _CALLBACK,
+    "log.cb": _CALLBACK,
+    "stats.cb": _CALLBACK,
+    "throttle.cb": _CALLBACK,
+    "oauth.cb": _CALLBACK,
+    "on.commit": _CALLBACK,
+    "on.delivery": _CALLBACK,
+}
+"""Name → why not, or what to set instead. The operator's list (spec.kafka.client) has the same names."""
+
+
+def property_name(key: object) -> str:
+    """librdkafka's name for a property that may come from the environment. Raises ValueError for one that is podpair's."""
+    name = str(key).lower()
+    if name not in _UNDERSCORED:
+        name = name.replace("_", ".")
+    if (instead := OWNED.get(name)) is not None:
+        raise ValueError(f"{name} is podpair's own to set: {instead}")
+    return _ALIASES.get(name, name)

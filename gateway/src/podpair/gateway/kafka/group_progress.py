@@ -1,0 +1,87 @@
+"""How far the group has come with the requests topic, and whether the results of that can be read: asked from the broker."""
+
+import asyncio
+from collections.abc import Collection
+from typing import NamedTuple
+
+from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from podpair.gateway.config.model import Config
+from podpair.gateway.core.offsets import decoded
+
+_TIMEOUT = 10.0  # seconds for each question
+_UNCOMMITTED = IsolationLevel.READ_UNCOMMITTED
+_EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+_LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+_COMMITTED = IsolationLevel.READ_COMMITTED
+
+
+class Progress(NamedTuple):
+    """One request partition: it holds the offsets low ≤ o < high; those below `committed`, and `finished`, are finished."""
+
+    low: int
+    high: int
+    committed: int
+    finished: frozenset[int]
+
+    def has_finished(self, offset: int) -> bool:
+        """Whether the request at an offset has its answer. A commit beyond the log's end is another log's."""
+        return self.committed <= self.high and (offset < self.committed or offset in self.finished)
+
+    def holds(self, offset: int) -> bool:
+        """Whether the log has a record at this offset."""
+        return self.low <= offset < self.high
+
+
+class GroupProgress:
+    """Asks, on another thread than the loop's. All raise KafkaException."""
+
+    def __init__(self, config: Config, admin: AdminClient) -> None:
+        self._requests = config.requests.topic
+        self._results = config.results.topic
+        self._group = config.requests.group
+        self._admin = admin
+
+    async def progress(self, partitions: Collection[int]) -> dict[int, Progress]:
+        """How far the group is in these request partitions; those are left out that can't be told."""
+        return await asyncio.get_running_loop().run_in_executor(None, self._progress, list(partitions))
+
+    def _progress(self, partitions: list[int]) -> dict[int, Progress]:
+        places = [TopicPartition(self._requests, partition) for partition in partitions]
+        asked = ConsumerGroupTopicPartitions(self._group, places)
+        # First of all: what is committed is in the log by then, and so is its answer.
+        futures = self._admin.list_consumer_group_offsets([asked], request_timeout=_TIMEOUT)
+        commits = futures[self._group].result(_TIMEOUT).topic_partitions
+        low = self._offsets(self._requests, partitions, _EARLIEST, _UNCOMMITTED)
+        high = self._offsets(self._requests, partitions, _LATEST, _UNCOMMITTED)
+        return {
+            place.partition: Progress(
+                low[place.partition], high[place.partition], place.offset, decoded(place.metadata, place.offset)
+            )
+            for place in commits
+            if place.error is None and place.partition in low and place.partition in high
+        }
+
+    async def readable_end(self, partition: int) -> int | None:
+        """The end of a results partition; None while a transaction that is open hides a part of it from readers."""
+        return await asyncio.get_running_loop().run_in_executor(None, self._readable_end, partition)
+
+    def _readable_end(self, partition: int) -> int | None:
+        ends = [
+            self._offsets(self._results, [partition], _LATEST, level).get(partition)
+            for level in (_UNCOMMITTED, _COMMITTED)
+        ]
+        written, readable = ends
+        return written if written is not None and readable is not None and readable >= written else None
+
+    def _offsets(self, topic: str, partitions: list[int], spec: OffsetSpec, level: IsolationLevel) -> dict[int, int]:
+        asked = {TopicPartition(topic, partition): spec for partition in partitions}
+        found = {}
+        futures = self._admin.list_offsets(asked, isolation_level=level, request_timeout=_TIMEOUT)
+        for place, future in futures.items():
+            try:
+                found[place.partition] = future.result(_TIMEOUT).offset
+            except KafkaException:
+                continue  # it has no leader just now, or is not there
+        return found

@@ -1,0 +1,61 @@
+"""Which requests stand on the requests topic: read once, where it has been made again."""
+
+import asyncio
+import time
+from collections.abc import Collection
+from typing import NamedTuple, cast
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+
+from podpair.gateway.config.model import Config
+from podpair.gateway.core.tails import Record
+from podpair.gateway.kafka.clients import reader_properties
+
+_PATIENCE = 30.0  # seconds for all of it
+_METADATA = 10.0  # seconds for the broker to say what the topic is
+
+
+class Place(NamedTuple):
+    """Where a record is."""
+
+    partition: int
+    offset: int
+
+
+async def places_of(config: Config, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], Place]:
+    """Where the requests stand whose (session, id) are wanted; those are left out that are not there.
+
+    Raises KafkaException where the topic can't be read to its end.
+    """
+    return await asyncio.get_running_loop().run_in_executor(None, _places_of, config, set(wanted))
+
+
+def _places_of(config: Config, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], Place]:
+    topic = config.requests.topic
+    consumer = Consumer(reader_properties(config, enable_partition_eof=True))
+    found: dict[tuple[str, str], Place] = {}
+    try:
+        about = consumer.list_topics(topic, timeout=_METADATA).topics[topic]
+        if about.error is not None:
+            raise KafkaException(about.error)
+        left = set(about.partitions)
+        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in left])
+        end = time.monotonic() + _PATIENCE
+        while left:
+            if time.monotonic() > end:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"reading {topic}"))
+            for message in consumer.consume(10_000, 0.1):
+                error = message.error()
+                if error is not None and error.code() == KafkaError._PARTITION_EOF:
+                    left.discard(message.partition())
+                elif error is not None:
+                    raise KafkaException(error)
+                else:
+                    headers = dict(cast("Record", message).headers() or ())
+                    subject, request_id = headers.get("ce_subject") or b"", headers.get("ce_id") or b""
+                    name = subject.decode(errors="replace"), request_id.decode(errors="replace")
+                    if name in wanted:
+                        found[name] = Place(message.partition() or 0, message.offset() or 0)
+    finally:
+        consumer.close()
+    return found
