@@ -29,7 +29,7 @@ class _Connection(asyncio.Protocol):
         self.pool = pool
         self.transport: asyncio.Transport | None = None
         self.answer: asyncio.Future[Response] | None = None
-        self.idle_since = 0.0
+        self.idle_since = 0.0  # 0: it has not carried a call yet
         self.begun = False  # something has come since the last call began, or since there is a connection
         self._reader: ResponseReader | None = None  # None: nothing was asked
         self._poll: select.poll | None = None
@@ -49,9 +49,9 @@ class _Connection(asyncio.Protocol):
     def send(self, data: bytes, answer: "asyncio.Future[Response]", *, bodiless: bool) -> None:
         """Begin a call. `bodiless`: it is HEAD."""
         assert self.transport is not None  # noqa: S101
-        if self.transport.is_closing():  # it was made just now
-            spoke = Failed(f"{self.pool.url}: its answer is not HTTP/1.1: it speaks before it is asked")
-            answer.set_exception(spoke if self.begun else Unavailable(f"{self.pool.url}: it closed the connection"))
+        if not self.idle_since and (self.transport.is_closing() or not self.untouched()):  # it was made just now
+            self.abort()
+            answer.set_exception(Unavailable(f"{self.pool.url}: it speaks, or ends, before it is asked"))
             return
         self.answer = answer
         self.begun = False
