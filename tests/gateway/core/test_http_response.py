@@ -131,9 +131,14 @@ def test_wrong_ones_at_once_and_byte_by_byte(name: str) -> None:
     for step in (len(data), 1 if len(data) < 2000 else 997):
         reader = ResponseReader(1000)
         with pytest.raises(BadResponse):
-            for at in range(0, len(data), step):
-                assert reader.feed(data[at : at + step]) is None
+            feed(reader, data, step)
         assert reader.end() is None
+
+
+def feed(reader: ResponseReader, data: bytes, step: int) -> None:
+    """All of it, in pieces; none of them ends an answer."""
+    for at in range(0, len(data), step):
+        assert reader.feed(data[at : at + step]) is None
 
 
 @pytest.mark.parametrize(

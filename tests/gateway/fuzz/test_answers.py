@@ -36,7 +36,8 @@ class Plan(NamedTuple):
 
 NEVER = b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"not"'
 surplus = st.one_of(
-    st.just(b""), st.just(b""), st.sampled_from([b"\r\n", b"\n", b"x", CONTINUE, NEVER, NEVER[:20], NEVER + NEVER, HINTS + NEVER]),
+    st.just(b""), st.just(b""),
+    st.sampled_from([b"\r\n", b"\n", b"x", CONTINUE, NEVER, NEVER[:20], NEVER + NEVER, HINTS + NEVER]),
     st.binary(max_size=8),
 )  # fmt: skip
 plans = st.builds(
@@ -142,28 +143,30 @@ async def converse(found: list[Plan], counts: dict[str, int]) -> None:
             asked = b"request-%d" % number
             server.plans[:] = found[number:]
             try:
-                told = await pool.post("/", [], asked, SECONDS)
+                outcome: bytes | Exception = (await pool.post("/", [], asked, SECONDS)).body
             except (Failed, Unavailable, TimeoutError) as error:
-                counts[type(error).__name__] = counts.get(type(error).__name__, 0) + 1
-                whole = plan.damage is None and plan.form in ("length", "chunks", "close", "end", "old")
-                assert not whole or any(b" 101 " in part for part in plan.before), (plan, error)
-            else:
-                counts["answered"] = counts.get("answered", 0) + 1
-                right = b'"%b"' % asked
-                if plan.damage is not None:  # damage may leave an answer whole
-                    assert not told.body.startswith(b'"request') and told.status != 100, (plan, told)
-                elif plan.form == "long":
-                    assert told.body[:-1] == right and told.body[-1:] == plan.behind[:1], (plan, told)
-                elif plan.form == "end":
-                    assert told.body == right + plan.behind, (plan, told)
-                else:
-                    assert told.body == (right[:-1] if plan.form == "short" else right), (plan, told)
+                outcome = error
+            kind = "answered" if isinstance(outcome, bytes) else type(outcome).__name__
+            counts[kind] = counts.get(kind, 0) + 1
+            check(plan, b'"%b"' % asked, outcome)
             await server.say(plan.idle)
             if number % 2:
                 await asyncio.sleep(0)
     finally:
         pool.close()
         await server.stop()
+
+
+def check(plan: Plan, right: bytes, outcome: bytes | Exception) -> None:
+    """It is the answer to what was asked, as its framing says, or an error, where the answer was none."""
+    if isinstance(outcome, Exception):
+        whole = plan.damage is None and plan.form in ("length", "chunks", "close", "end", "old")
+        assert not whole or any(b" 101 " in part for part in plan.before), (plan, outcome)
+    elif plan.damage is not None:  # damage may leave an answer whole: this one's own
+        assert not outcome.startswith(b'"request'), (plan, outcome)
+    else:
+        said = {"long": right + plan.behind[:1], "end": right + plan.behind, "short": right[:-1]}.get(plan.form, right)
+        assert outcome == said, (plan, outcome)
 
 
 def run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -204,7 +204,8 @@ async def test_a_server_that_speaks_first(upstream: RestUpstream) -> None:
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     own = RestUpstream(Inference(url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", timeout_seconds=30))
-    for banner in (b"220 mail ESMTP\r\n", b""):
+    for said in (b"220 mail ESMTP\r\n", b""):
+        banner = said
         for number in range(3):
             with pytest.raises((Failed, Unavailable)):
                 await ask(own, number, "r")
@@ -220,7 +221,7 @@ async def test_answers_have_a_limit(model: RawModel, upstream: RestUpstream) -> 
     ]
     for body in bodies:
         model.script = lambda asked, body=body: [body]  # type: ignore[misc]
-        with pytest.raises(TooLarge, match="inference.max_response_bytes"):
+        with pytest.raises(TooLarge, match=r"inference\.max_response_bytes"):
             await ask(upstream, 1)
         model.script = lambda asked: [response(200, b"{}" + b" " * 99_998)]
         with pytest.raises(Failed, match="not V2"):
