@@ -2,6 +2,8 @@
 
 import logging
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp.http_exceptions import HttpProcessingError
@@ -51,3 +53,31 @@ def ids(*, session: str | None = None, request: str | None = None, **more: Any) 
     """The `extra` of a log call: what the record is about."""
     found = {"session": session, "request": request, **more}
     return {name: value for name, value in found.items() if value is not None}
+
+
+class Throttle:
+    """Bounds the log lines of one kind to `burst` in `seconds`; the line that follows says how many were left out."""
+
+    def __init__(self, burst: int = 10, seconds: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._burst = burst
+        self._seconds = seconds
+        self._clock = clock
+        self._since = clock()
+        self._lines = 0  # since then
+        self._left_out = 0
+
+    def log(
+        self, log: logging.Logger, level: int, message: str, *args: Any, extra: dict[str, Any] | None = None
+    ) -> None:
+        """Write the line, or leave it out."""
+        now = self._clock()
+        if now - self._since >= self._seconds:
+            self._since, self._lines = now, 0
+        if self._lines >= self._burst:
+            self._left_out += 1
+            return
+        self._lines += 1
+        if self._left_out:
+            extra = {**(extra or {}), "left_out": self._left_out}
+            self._left_out = 0
+        log.log(level, message, *args, extra=extra)

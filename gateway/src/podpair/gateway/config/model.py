@@ -304,6 +304,9 @@ class Requests(Section):
     """How often a request that the model fails is tried."""
     backoff_seconds: PositiveSeconds = 0.2
     """Wait before the second attempt; it doubles with each."""
+    busy_seconds: PositiveSeconds = 30
+    """How long a request is asked again that the model refuses as busy (429, 503; gRPC RESOURCE_EXHAUSTED, UNAVAILABLE) while
+    its health says that it is ready; then it is given up. Waiting for a model that is not ready doesn't count."""
     crashes: Count = 3
     """How often the model may die while it has a request, before that request is given up; such a death is no attempt."""
     exactly_once: bool = False
@@ -357,6 +360,8 @@ class Inference(Section):
     """How long one call may take; of a stream, how long the next part may take."""
     probe_seconds: PositiveSeconds = 0.5
     """How often its readiness is asked for."""
+    max_response_bytes: Annotated[int, Field(ge=1024)] = 64 << 20
+    """Largest answer that is taken, of a stream its largest event; one that is larger is an error."""
 
     @field_validator("url")
     @classmethod

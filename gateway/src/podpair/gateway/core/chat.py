@@ -11,6 +11,7 @@ from podpair.gateway.core.generate import StreamFailed
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.questions import Question
 
+_MESSAGE = 1000  # characters of what an error says
 _DONE = b"[DONE]"
 _ONCE = frozenset({"role", "id", "type", "name"})  # texts that are said once, not in pieces
 _encode = msgspec.json.Encoder().encode
@@ -58,7 +59,7 @@ def reason_of(body: bytes) -> str:
         found = msgspec.json.decode(body, type=_Refused).error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
-    return found if isinstance(found, str) else found.message
+    return (found if isinstance(found, str) else found.message)[:_MESSAGE]
 
 
 class Completion:

@@ -13,6 +13,7 @@ from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.questions import Question, data_of
 from podpair.gateway.core.tensors import Output, nest
 
+_MESSAGE = 1000  # characters of what an error says
 _OUTER = frozenset({"id", "model_name", "model_version", "error"})
 _encode = msgspec.json.Encoder().encode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -66,7 +67,7 @@ def part_of_event(event: bytes) -> tuple[bytes, str | None]:
     except RecursionError:
         raise ValueError("nested too deep") from None
     if "error" in found:
-        raise StreamFailed(str(told))
+        raise StreamFailed(str(told)[:_MESSAGE])
     version = msgspec.json.decode(found["model_version"], type=str) if "model_version" in found else None
     return _only({name: value for name, value in found.items() if name not in _OUTER}), version
 

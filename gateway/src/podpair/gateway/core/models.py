@@ -6,7 +6,10 @@ import msgspec
 
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.shorthand import InputSpec
-from podpair.gateway.core.tensors import DATATYPES, TensorSpec
+from podpair.gateway.core.tensors import DATATYPES, MOST_DIMENSIONS, TensorSpec
+
+_MOST_RUNS = 1024  # calls at a time, whatever a server says of its instances
+_LARGEST = 1 << 31  # of a dimension
 
 
 class Model(NamedTuple):
@@ -73,11 +76,16 @@ def model_of(name: str, metadata: bytes, config: bytes | None) -> Model:
         tuple(TensorSpec(t.name, t.datatype, t.shape) for t in ts) for ts in (found.inputs, found.outputs)
     )
     tensors = (*inputs, *outputs)
+    for tensor in tensors:
+        if len(tensor.shape) > MOST_DIMENSIONS or not all(-1 <= size <= _LARGEST for size in tensor.shape):
+            raise ValueError(f"the shape of tensor {tensor.name[:100]!r} is none")
     rows = bool(inputs) and bool(outputs) and all(t.shape[:1] == (-1,) and t.datatype in DATATYPES for t in tensors)
     # A server that says 0 has no rows there: its first dimension is something else. Sequences are one client's each.
     batchable = rows and says.max_batch_size != 0 and says.sequence_batching is None
     policy = says.model_transaction_policy
+    rows_of_a_call = says.max_batch_size if (says.max_batch_size or 0) > 0 else None
+    runs = sum(max(group.count, 0) for group in says.instance_group)
     return Model(
-        name, inputs, outputs, batchable, says.max_batch_size or None, sum(g.count for g in says.instance_group) or 1,
+        name, inputs, outputs, batchable, rows_of_a_call, min(max(runs, 1), _MOST_RUNS),
         tuple(found.versions or ()), policy is not None and policy.decoupled,
     )  # fmt: skip

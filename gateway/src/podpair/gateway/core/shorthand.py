@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.tensors import count_of
 
 
 class InputSpec(NamedTuple):
@@ -88,6 +89,10 @@ def collapse(outputs: bytes, *, single: bool) -> bytes:
     except (msgspec.DecodeError, RecursionError) as error:
         raise Fault(Code.UPSTREAM, f"the model's outputs are not V2 tensors: {error}") from None
     for tensor in tensors:
+        try:
+            count_of(tensor.shape)
+        except ValueError as error:
+            raise Fault(Code.UPSTREAM, f"the model's outputs are not V2 tensors: {error}") from None
         value = _nest(tensor.data, tensor.shape)
         named[tensor.name] = value[0] if single and isinstance(value, list) and len(value) == 1 else value
     return msgspec.json.encode(named)

@@ -20,7 +20,10 @@ _CODES = {
     "INT64": "q", "FP16": "e", "FP32": "f", "FP64": "d",
 }  # fmt: skip
 _ELEMENTS: dict[str, Any] = {"BOOL": bool, "BYTES": str, "FP16": float, "FP32": float, "FP64": float}
+_SIZES = {datatype: struct.calcsize(f"<{code}") for datatype, code in _CODES.items()}
 DATATYPES = frozenset({*_CODES, "BYTES"})
+MOST_DIMENSIONS = 32
+_MOST_EMPTY = 1 << 16  # rows of a tensor without elements
 
 _encode = msgspec.json.Encoder().encode
 
@@ -86,13 +89,31 @@ def _pack_texts(*values: Any) -> bytes:
     return b"".join([part for item in encoded for part in (len(item).to_bytes(4, "little"), item)])
 
 
+def count_of(shape: Sequence[int]) -> int:
+    """How many elements a tensor of this shape has. Raises ValueError where it is none that a tensor can have."""
+    if len(shape) > MOST_DIMENSIONS:
+        raise ValueError(f"a shape of {len(shape)} dimensions")
+    count = 1
+    for size in shape:
+        if size < 0:
+            raise ValueError(f"a shape with the size {size}")
+        count *= size
+    if not count and max(shape) > _MOST_EMPTY:
+        raise ValueError(f"an empty tensor with the size {max(shape)}")
+    return count
+
+
 def unpack(raw: bytes, datatype: str, count: int) -> Sequence[Any]:
     """The reverse of `pack`. Raises ValueError where the bytes are not so many elements, or not UTF-8."""
     if datatype != "BYTES":
-        try:
-            return _struct(datatype, count).unpack(raw)
-        except struct.error as error:
-            raise ValueError(str(error)) from None
+        size = _SIZES.get(datatype)
+        if size is None:
+            raise ValueError(f"datatype {datatype!r}")
+        if len(raw) != size * count:
+            raise ValueError(f"{len(raw)} bytes are not {count} elements of {datatype}")
+        return _struct(datatype, count).unpack(raw)
+    if len(raw) < 4 * count:
+        raise ValueError(f"{len(raw)} bytes are not {count} elements")
     values, offset = [], 0
     for _ in range(count):
         start = offset + 4
@@ -182,11 +203,16 @@ class Columns:
 def _column(output: Output) -> tuple[bytes, list[bytes]]:
     """How a row's value is made of its text, and each row's text."""
     _, datatype, shape, values = output
+    # A server may say one datatype and send another: what does not come apart into so many rows is not numbers.
     if datatype != "BYTES" and len(shape) == 1:
-        return b"%b", _encode(values)[1:-1].split(b",")
+        texts = _encode(values)[1:-1].split(b",")
+        if len(texts) == shape[0]:
+            return b"%b", texts
     width = math.prod(shape[1:])
     if datatype != "BYTES" and len(shape) == 2 and width:
         # Numbers hold no brackets, so one encoding comes apart into its rows.
         nested = [values[i : i + width] for i in range(0, len(values), width)]
-        return b"[%b]", _encode(nested)[2:-2].split(b"],[")
+        texts = _encode(nested)[2:-2].split(b"],[")
+        if len(texts) == shape[0]:
+            return b"[%b]", texts
     return b"%b", [_encode(nest(values[i * width : (i + 1) * width], shape[1:])) for i in range(shape[0])]

@@ -7,9 +7,12 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
 
 from podpair.gateway.auth.identity import Identity
 from podpair.gateway.core.attempts import Busy, Failed, Unavailable
+from podpair.gateway.core.passing import TO_MODEL, named, target_of, to_client
 from podpair.gateway.core.protocol import Code, Fault, InvalidFrame, decode_infer
 from podpair.gateway.core.quotas import Forbidden, Grant
 from podpair.gateway.core.traces import Span
@@ -20,15 +23,7 @@ from podpair.gateway.http.translating import v2_document, v2_infer
 from podpair.gateway.kafka.producer import NotWritten
 from podpair.gateway.service import Service
 from podpair.gateway.sessions.queueing import not_queued
-
-# Without Content-Encoding: aiohttp has decoded the body when it is read here.
-_PASSED_ON = (
-    "Content-Type", "Accept-Encoding", "Inference-Header-Content-Length", "podpair-deadline", "podpair-key",
-    "traceparent", "tracestate",
-)  # fmt: skip
-_PASSED_BACK = (
-    "Content-Type", "Content-Encoding", "Inference-Header-Content-Length", "Retry-After", "podpair-inference-ms",
-)  # fmt: skip
+from podpair.gateway.upstream.answers import error_of_client, error_of_status
 
 
 class InferEdge:
@@ -95,7 +90,7 @@ class InferEdge:
         self, request: web.Request, body: bytes | None, identity: Identity, grant: Grant | None, trace: str
     ) -> web.Response:
         parts = self._admission.parts()
-        headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+        headers = {name: request.headers[name] for name in TO_MODEL if name in request.headers}
         # The same version of a model answers the same caller.
         headers.setdefault("podpair-key", quote(identity.session or identity.subject, safe=""))
         try:
@@ -118,7 +113,7 @@ class InferEdge:
         except Failed as error:
             return v2_error(500, str(error))
         except Unavailable as error:
-            parts.readiness.failed(str(error))
+            parts.readiness.after(error)
             return v2_error(503, error.client_message, retry_after=1)
         except TimeoutError:
             return v2_error(504, f"no answer in {self._service.config.inference.timeout_seconds:.3g} s")
@@ -142,7 +137,7 @@ class InferEdge:
         self, request: web.Request, body: bytes, identity: Identity, grant: Grant | None, trace: str
     ) -> web.StreamResponse:
         parts = self._admission.parts()
-        headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+        headers = {name: request.headers[name] for name in TO_MODEL if name in request.headers}
         headers.setdefault("podpair-key", quote(identity.session or identity.subject, safe=""))
         try:
             model = _chat_model(body) if grant is not None else ""
@@ -150,8 +145,10 @@ class InferEdge:
                 return await while_there(request, self._pass_chat(request, body, headers, trace))
         except Fault as fault:
             return refusal_of(fault)
+        except Failed as error:
+            return refusal_of(Fault(Code.UPSTREAM, str(error)))
         except Unavailable as error:
-            parts.readiness.failed(str(error))
+            parts.readiness.after(error)
             return refusal(503, "overloaded", error.client_message, retry_after=1)
         except TimeoutError:
             return refusal(504, "upstream", f"no answer in {self._service.config.inference.timeout_seconds:.3g} s")
@@ -167,12 +164,12 @@ class InferEdge:
         response: web.StreamResponse | None = None
         try:
             with self._calling(trace, headers) as span:
-                async with http.post(settings.chat_path, data=body, headers=headers, timeout=timeout) as answer:
+                url = URL(_target(settings.chat_path, request), encoded=True)
+                async with http.post(url, data=body, headers=headers, timeout=timeout, allow_redirects=False) as answer:
                     _judge(span, answer.status)
-                    response = web.StreamResponse(status=answer.status)
-                    response.headers.update(
-                        {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
-                    )
+                    if answer.status < 200 or 300 <= answer.status < 400:
+                        raise error_of_status(answer.status, b"", {})
+                    response = web.StreamResponse(status=answer.status, headers=to_client(answer.headers))
                     if answer.content_length is not None:
                         response.content_length = answer.content_length
                     await response.prepare(request)
@@ -180,14 +177,14 @@ class InferEdge:
                         await response.write(chunk)
                     await response.write_eof()
                     return response
-        except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # TimeoutError is an OSError
             if response is not None and response.prepared:
                 if request.transport is not None:
                     request.transport.abort()  # in the middle: only a broken connection says that it is not the end
                 return response
             if isinstance(error, TimeoutError):
                 raise
-            raise Unavailable(f"the model can't be reached: {str(error) or type(error).__name__}") from None
+            raise error_of_client(self._admission.parts().upstream.url, error) from None
 
     async def _translate(
         self, request: web.Request, body: bytes | None, identity: Identity, grant: Grant | None, trace: str
@@ -242,21 +239,24 @@ class InferEdge:
     async def _pass(
         self, request: web.Request, body: bytes | None, headers: dict[str, str], trace: str
     ) -> web.Response:
-        parts = self._admission.parts()
-        timeout = aiohttp.ClientTimeout(total=self._service.config.inference.timeout_seconds)
-        try:
-            assert parts.upstream.http is not None  # noqa: S101 - else it would be translated
-            with self._calling(trace, headers) as span:
-                async with parts.upstream.http.request(
-                    request.method, request.rel_url, data=body, headers=headers, timeout=timeout
-                ) as answer:
-                    _judge(span, answer.status)
-                    passed = {name: answer.headers[name] for name in _PASSED_BACK if name in answer.headers}
-                    return web.Response(status=answer.status, body=await answer.read(), headers=passed)
-        except TimeoutError:
-            raise
-        except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable(f"the model can't be reached: {str(error) or type(error).__name__}") from None
+        upstream, target = self._admission.parts().upstream, _target(request.rel_url.raw_path, request)
+        with self._calling(trace, headers) as span:
+            try:
+                seconds = self._service.config.inference.timeout_seconds
+                answer = await upstream.forward(request.method, target, headers.items(), body, seconds)
+            except Failed as error:
+                raise Fault(Code.UPSTREAM, str(error)) from None
+            _judge(span, answer.status)
+            passed = CIMultiDict(named(answer.headers.items()))
+            return web.Response(status=answer.status, body=answer.body, headers=to_client(passed))
+
+
+def _target(path: str, request: web.Request) -> str:
+    """What the model's server is asked for. Raises Fault(invalid)."""
+    target = target_of(path, request.rel_url.raw_query_string)
+    if target is None:
+        raise Fault(Code.INVALID, "the path or the query holds characters that have to be percent-encoded")
+    return target
 
 
 def _judge(span: Span | None, status: int) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.core import records
-from podpair.gateway.core.attempts import Busy, Failed, Unavailable
+from podpair.gateway.core.attempts import Busy, Failed, ServiceUnavailable, Unavailable
 from podpair.gateway.core.ledger import OpenRequest
 from podpair.gateway.core.pace import QUEUE, Paces
 from podpair.gateway.core.protocol import Code, Fault, Infer, InferRow, error_event
@@ -21,7 +21,7 @@ from podpair.gateway.core.quotas import Limited
 from podpair.gateway.core.records import Event, accepted_event, direct_events, result_event
 from podpair.gateway.core.routing import Route, choose_route, may_spill
 from podpair.gateway.kafka.producer import RecordProducer
-from podpair.gateway.logs import ids
+from podpair.gateway.logs import Throttle, ids
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.direct import DirectRequests
 from podpair.gateway.sessions.queueing import Queued, Queueing
@@ -82,6 +82,7 @@ class Dispatcher:
         self._paces = paces
         self._tracer = tracer
         self._metrics = metrics
+        self._told = Throttle()
         self.direct = DirectRequests(config.limits.direct, readiness, metrics)
         registry.on_gone = self._on_gone
 
@@ -251,13 +252,12 @@ class Dispatcher:
     def _after_failure(
         self, session: Session, request: OpenRequest | None, question: Question, error: Unavailable | Busy | Failed
     ) -> None:
-        if isinstance(error, Unavailable):
-            self._readiness.failed(str(error))
+        self._readiness.after(error)
         spills = request is not None and request.spills and may_spill("auto", self.direct.load())
         if spills and not isinstance(error, Failed):
             self._spill(session, question, error)
             return
-        if isinstance(error, Busy):
+        if isinstance(error, Busy | ServiceUnavailable):
             fault = Fault(Code.OVERLOADED, str(error), retry_after_ms=int(error.retry_after * 1000))
         else:
             fault = Fault(Code.UPSTREAM, error.client_message if isinstance(error, Unavailable) else str(error))
@@ -267,7 +267,7 @@ class Dispatcher:
         request = session.ledger.get(question.id)
         if request is None:
             return  # cancelled meanwhile
-        self._metrics.spilled.labels(type(error).__name__.lower()).inc()
+        self._metrics.spilled.labels(error.reason).inc()
         request.route = "queue"
         request.resume = None
         self._queueing.enqueue(session, question)
@@ -279,7 +279,8 @@ class Dispatcher:
     def _finish_with(self, session: Session, request_id: str, fault: Fault) -> None:
         payload = error_event(fault, request_id)
         if fault.code in (Code.UPSTREAM, Code.INTERNAL):
-            _log.warning("request failed: %s", fault.message, extra=ids(session=session.id, request=request_id))
+            about = ids(session=session.id, request=request_id)
+            self._told.log(_log, logging.WARNING, "request failed: %s", fault.message, extra=about)
         terminal = Event(records.Kind.TERMINAL, "error", request_id, payload, -1)
         running = session.ledger.get(request_id)
         if running is not None and running.span is not None:

@@ -1,10 +1,11 @@
 """What the gateway asks of an upstream, whichever protocol it speaks: readiness, models, calls, and streams."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from typing import NamedTuple, Protocol
 
 import aiohttp
 
+from podpair.gateway.core.http_response import Response
 from podpair.gateway.core.models import Model
 from podpair.gateway.core.questions import Question
 from podpair.gateway.core.tensors import Output
@@ -52,7 +53,7 @@ class Upstream(Protocol):
     """
 
     url: str
-    http: aiohttp.ClientSession | None  # for what is passed through as it is; None: it does not speak HTTP
+    http: aiohttp.ClientSession | None  # for streams that are passed through as they are; None: it does not speak HTTP
 
     async def ready(self) -> bool:
         """Whether it says that it is ready, within two seconds."""
@@ -64,6 +65,12 @@ class Upstream(Protocol):
 
     async def model(self, name: str) -> Model:
         """What it serves under that name."""
+        ...
+
+    async def forward(
+        self, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes | None, timeout: float
+    ) -> Response:
+        """Pass a request on as it is, where it speaks HTTP; `target`: path and query, `timeout` in seconds."""
         ...
 
     async def call(self, call: Call) -> CallAnswer:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from podpair.gateway.config.model import Coalescing
-from podpair.gateway.core.attempts import Failed, Late
+from podpair.gateway.core.attempts import Busy, Failed, Late, ServiceUnavailable
 from podpair.gateway.core.models import Model
 from podpair.gateway.core.packing import Packed
 from podpair.gateway.core.protocol import Code, Fault
@@ -185,12 +185,14 @@ class Coalescer:
             lane.calls -= 1
             self._look(lane)
 
-    async def _answer(self, model: Model, asks: list[Ask]) -> None:
-        """Make the call, and tell each its outcome."""
+    async def _answer(self, model: Model, asks: list[Ask], refused: "_Refused | None" = None) -> None:
+        """Make the call, and tell each its outcome. `refused`: it is one of several that a call was taken apart into."""
         asks = [ask for ask in asks if not ask.settled]
         if not asks:
             return
-        outcome = await self._ask(model, asks)
+        refused = refused or _Refused(len(asks))
+        outcome: CallAnswer | Exception = refused.busy or await self._ask(model, asks)
+        refused.heard(outcome)
         if isinstance(outcome, CallAnswer):
             try:
                 _hand_out(asks, outcome)
@@ -201,11 +203,11 @@ class Coalescer:
             for ask in asks:
                 if not ask.settled:
                     self._on_odd(ask)
-        elif len(asks) > 1 and _may_be_one(outcome):
+        elif len(asks) > 1 and _may_be_one(outcome, refused):
             self._again.inc()
             middle = len(asks) // 2
-            await self._answer(model, asks[:middle])
-            await self._answer(model, asks[middle:])
+            await self._answer(model, asks[:middle], refused)
+            await self._answer(model, asks[middle:], refused)
         else:
             _tell((ask, outcome) for ask in asks)
 
@@ -230,8 +232,33 @@ class _Odd(Failed):
     """The model does not answer row by row."""
 
 
-def _may_be_one(error: Exception) -> bool:
+class _Refused:
+    """How often the calls that one was taken apart into were refused as busy, one after the other.
+
+    One request that is refused each time is found with as many refusals as its call can be halved; a model that refuses more is
+    too busy for all of them, and is left alone.
+    """
+
+    __slots__ = ("_left", "_most", "busy")
+
+    def __init__(self, asks: int) -> None:
+        self._left = self._most = asks.bit_length() + 1
+        self.busy: Exception | None = None  # what the rest are told
+
+    def heard(self, outcome: CallAnswer | Exception) -> None:
+        """What came of a call."""
+        if not isinstance(outcome, Busy | ServiceUnavailable):
+            self._left = self._most
+            return
+        self._left -= 1
+        if not self._left:
+            self.busy = outcome
+
+
+def _may_be_one(error: Exception, refused: _Refused) -> bool:
     """Whether what failed the call may be one request of it."""
+    if isinstance(error, Busy | ServiceUnavailable):
+        return refused.busy is None
     if isinstance(error, Fault):
         return error.code is Code.INVALID
     return isinstance(error, Failed) and not isinstance(error, Late)

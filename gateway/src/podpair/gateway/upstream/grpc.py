@@ -5,6 +5,7 @@ gRPC does nothing with them. A call that is cancelled here is cancelled there.
 """
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, Iterable
 from urllib.parse import quote, urlsplit
@@ -12,7 +13,7 @@ from urllib.parse import quote, urlsplit
 import grpc
 
 from podpair.gateway.config.model import Inference
-from podpair.gateway.core.attempts import Busy, Failed, Late, Unavailable
+from podpair.gateway.core.attempts import Busy, Failed, Late, ServiceUnavailable, TooLarge, Unavailable, retry_after
 from podpair.gateway.core.generate import part_of_outputs
 from podpair.gateway.core.models import Model
 from podpair.gateway.core.protocol import Code, Fault
@@ -27,7 +28,6 @@ _HEALTH = "/grpc.health.v1.Health/Check"
 _RETRY_AFTER_MS = "podpair-retry-after-ms"
 _PROBE_SECONDS = 2.0
 _OPTIONS = (
-    ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
     # A model that was started anew is used as soon as it answers.
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -35,6 +35,8 @@ _OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_http_proxy", 0),
 )
+_AWAY = "failed to connect to all addresses"
+_LARGER = re.compile(r"[Rr]eceived message larger than max \(\d+ vs\. (\d+)\)")
 _BROKEN = ("Socket closed", "Connection reset", "Broken pipe", "Stream removed", "GOAWAY", "EOF", "RST_STREAM")
 _Metadata = tuple[tuple[str, str], ...]
 
@@ -55,11 +57,13 @@ class GrpcUpstream:
     def __init__(self, config: Inference) -> None:
         self.url = config.url
         self._timeout = config.timeout_seconds
+        self._limit = config.max_response_bytes
         target, secure = target_of(config.url)
+        options = (*_OPTIONS, ("grpc.max_receive_message_length", min(self._limit, (1 << 31) - 1)))
         if secure:
-            self._channel = grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options=_OPTIONS)
+            self._channel = grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), options=options)
         else:
-            self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+            self._channel = grpc.aio.insecure_channel(target, options=options)
         self._infer = self._channel.unary_unary(_SERVICE + "ModelInfer")
         self._stream = self._channel.stream_stream(_SERVICE + "ModelStreamInfer")
 
@@ -136,7 +140,8 @@ class GrpcUpstream:
             raise Late(f"no further part in {self._timeout:.3g} s") from None
         except asyncio.InvalidStateError:
             # It ended before all was said: the reason is its status.
-            raise Unavailable(f"{self.url}: {await call.details()}") from None
+            status, why = await call.code(), str(await call.details() or "it closed the stream")
+            raise self._error_of(status, why, await call.trailing_metadata() or (), question.deadline) from None
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 raise Fault(Code.NOT_FOUND, "the model does not answer in parts") from None
@@ -152,15 +157,27 @@ class GrpcUpstream:
         yield b""  # a generator, as the others are
 
     def _fault(self, error: grpc.aio.AioRpcError, deadline: float | None) -> Exception:
-        """What an error status means."""
-        status, message = error.code(), str(error.details() or error.code().name)
+        """What an error means."""
+        message = str(error.details() or error.code().name)
+        return self._error_of(error.code(), message, error.trailing_metadata() or (), deadline)
+
+    def _error_of(
+        self, status: grpc.StatusCode, message: str, metadata: Iterable[tuple[str, str | bytes]], deadline: float | None
+    ) -> Exception:
+        """What a status means."""
         codes = grpc.StatusCode
         if status is codes.UNAVAILABLE:
-            return Unavailable(f"{self.url}: {message}", midway=any(sign in message for sign in _BROKEN))
+            about = f"{self.url}: {message}"
+            if _AWAY in message:
+                return Unavailable(about, down=True)
+            if any(sign in message for sign in _BROKEN):
+                return Unavailable(about, midway=True)
+            return ServiceUnavailable(about, _retry_after(metadata, 1.0))
         if status is codes.RESOURCE_EXHAUSTED:
-            if "larger than max" in message:
-                return Fault(Code.INVALID, message)
-            return Busy(_retry_after(error.trailing_metadata() or ()))
+            if (larger := _LARGER.search(message)) is not None:
+                ours = "SERVER" not in message and int(larger[1]) == self._limit
+                return TooLarge(self._limit) if ours else Fault(Code.INVALID, message)
+            return Fault(Code.INVALID, message) if "larger than max" in message else Busy(_retry_after(metadata, 0.05))
         if status is codes.DEADLINE_EXCEEDED:
             if deadline is not None and deadline - time.time() <= 0.01:
                 return Fault(Code.DEADLINE_EXCEEDED, "the deadline passed while the model was at work")
@@ -195,12 +212,7 @@ def _about(key: str) -> _Metadata:
     return (*about, ("traceparent", trace)) if trace else about
 
 
-def _retry_after(metadata: Iterable[tuple[str, str | bytes]]) -> float:
+def _retry_after(metadata: Iterable[tuple[str, str | bytes]], default: float) -> float:
     """Seconds."""
-    for name, value in metadata:
-        if name == _RETRY_AFTER_MS:
-            try:
-                return max(float(value) / 1000, 0.05)
-            except ValueError:
-                break
-    return 0.05
+    found = next((retry_after(value, 0.001) for name, value in metadata if name == _RETRY_AFTER_MS), None)
+    return default if found is None else found

@@ -1,33 +1,25 @@
 """HTTP/1.1 to the model next door, for its calls: one write a call, one future, no more.
 
 aiohttp's client does far more for each request than a call on localhost needs, and the direct route pays it for every
-batch; it stays for everything that isn't a call (`upstream.rest`). Invariant: a connection carries one call at a time;
-one that was given up in the middle (a deadline, nobody waits) is closed, which is how the model learns of it.
+batch; it stays for everything that isn't a call (`upstream.rest`). Invariants: a connection carries one call at a time; one
+that was given up in the middle (a deadline, nobody waits) is closed, which is how the model learns of it; and a connection is
+used again only after an answer that is known to be whole (`core.http_response`), to a request that was sent to its end, and
+while nothing has come on it since. So nobody gets the answer to another's request.
 """
 
 import asyncio
+import select
 import ssl
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple, cast
+from typing import cast
 from urllib.parse import urlsplit
 
-import httptools
-
-from podpair.gateway.core.attempts import Unavailable
+from podpair.gateway.core.attempts import Failed, TooLarge, Unavailable
+from podpair.gateway.core.http_response import BadResponse, Response, ResponseReader, ResponseTooLarge
 
 _KEEP = 20.0  # seconds that an idle connection is kept; V2 servers keep theirs longer
 _RESTED = 1.0  # seconds idle after which a connection may be about to be closed by the server
-_LARGEST = 1 << 30  # bytes of an answer
-_SIZED = frozenset({b"content-length", b"transfer-encoding"})
-
-
-class Response(NamedTuple):
-    """An answer. The names of its headers are in lower case."""
-
-    status: int
-    headers: dict[bytes, bytes]
-    body: bytes
 
 
 class _Connection(asyncio.Protocol):
@@ -37,69 +29,71 @@ class _Connection(asyncio.Protocol):
         self.pool = pool
         self.transport: asyncio.Transport | None = None
         self.answer: asyncio.Future[Response] | None = None
-        self.idle_since = 0.0
-        self.begun = False  # something of the answer has come
-        self._parser: httptools.HttpResponseParser | None = None
-        self._headers: dict[bytes, bytes] = {}
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._headed = False  # the headers are complete
+        self.idle_since = 0.0  # 0: it has not carried a call yet
+        self.begun = False  # something has come since the last call began, or since there is a connection
+        self._reader: ResponseReader | None = None  # None: nothing was asked
+        self._poll: select.poll | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
+        self.pool.hold(self)
+        made = transport.get_extra_info("socket")
+        if made is not None and hasattr(select, "poll"):
+            self._poll = select.poll()
+            self._poll.register(made.fileno(), select.POLLIN)
 
-    def send(self, data: bytes, answer: "asyncio.Future[Response]") -> None:
-        """Begin a call."""
+    def untouched(self) -> bool:
+        """Whether the server has sent nothing, not even its end, that the loop has not read yet."""
+        return self._poll is None or not self._poll.poll(0)
+
+    def send(self, data: bytes, answer: "asyncio.Future[Response]", *, bodiless: bool) -> None:
+        """Begin a call. `bodiless`: it is HEAD."""
         assert self.transport is not None  # noqa: S101
+        if not self.idle_since and (self.transport.is_closing() or not self.untouched()):  # it was made just now
+            self.abort()
+            answer.set_exception(Unavailable(f"{self.pool.url}: it speaks, or ends, before it is asked"))
+            return
         self.answer = answer
         self.begun = False
-        self._parser = httptools.HttpResponseParser(self)
-        self._headers = {}
-        self._parts = []
-        self._size = 0
-        self._headed = False
+        self._reader = ResponseReader(self.pool.limit, bodiless=bodiless)
         self.transport.write(data)
 
     def data_received(self, data: bytes) -> None:
         self.begun = True
-        if self._parser is None:
+        reader = self._reader
+        if reader is None:
             self.abort()  # it speaks without having been asked
             return
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._fail(Unavailable(f"{self.pool.url}: its answer is not HTTP: {error}"))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.lower()] = value
-
-    def on_headers_complete(self) -> None:
-        self._headed = True
-
-    def on_body(self, body: bytes) -> None:
-        self._size += len(body)
-        if self._size > _LARGEST:
-            raise ValueError("the answer is too large")
-        self._parts.append(body)
-
-    def on_message_complete(self) -> None:
-        parts, answer, parser = self._parts, self.answer, self._parser
-        self.answer = None
-        assert parser is not None  # noqa: S101 - it calls
-        status = parser.get_status_code()
-        if answer is None or not parser.should_keep_alive():
-            self.abort()
+            response = reader.feed(data)
+        except BadResponse as error:
+            self._fail(Failed(f"{self.pool.url}: its answer is not HTTP/1.1: {error}"))
+        except ResponseTooLarge:
+            self._fail(TooLarge(self.pool.limit))
         else:
-            self.pool.release(self)
-        if answer is not None and not answer.done():
-            answer.set_result(Response(status, self._headers, parts[0] if len(parts) == 1 else b"".join(parts)))
+            if response is not None:
+                self._answered(response, reusable=reader.reusable)
 
     def eof_received(self) -> None:
-        if self.answer is not None and self._headed and not _SIZED.intersection(self._headers):
-            self.on_message_complete()  # a body that ends with the connection
+        response = self._reader.end() if self._reader is not None else None
+        if response is not None:  # its body ended with the connection
+            self._answered(response, reusable=False)
+
+    def _answered(self, response: Response, *, reusable: bool) -> None:
+        answer, self.answer, self._reader = self.answer, None, None
+        transport = self.transport
+        assert transport is not None  # noqa: S101
+        # An answer may come before all of the request is sent: the rest of it would be the next one's beginning.
+        if reusable and not transport.get_write_buffer_size():
+            self.pool.release(self)
+        else:
+            self.abort()
+        if answer is not None and not answer.done():
+            answer.set_result(response)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.pool.forget(self)
+        self._poll = None
         self._fail(Unavailable(f"{self.pool.url}: {error or 'it closed the connection'}", midway=True))
 
     def _fail(self, error: Exception) -> None:
@@ -110,16 +104,18 @@ class _Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close it, now."""
+        self._reader = None
         if self.transport is not None:
             self.transport.abort()
 
 
 class HttpPool:
-    """Connections to one server, as many as there are calls at a time."""
+    """Connections to one server, as many as there are calls at a time; answers of at most `limit` bytes."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, limit: int = 1 << 26) -> None:
         parts = urlsplit(url)
         self.url = url
+        self.limit = limit
         self._host = parts.hostname or "127.0.0.1"
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._ssl = ssl.create_default_context() if parts.scheme == "https" else None
@@ -131,8 +127,19 @@ class HttpPool:
         self._loop = asyncio.get_running_loop()
         self._heads: dict[str, bytes] = {}
 
+    async def request(
+        self, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes | None, timeout: float
+    ) -> Response:
+        """Any method but CONNECT, for now and then; as `post`. `target`: path and query, as they go over the wire."""
+        lines = [f"{method} {self._prefix}{target} HTTP/1.1\r\nHost: {self._authority.decode()}\r\n"]
+        lines += [f"{name}: {value}\r\n" for name, value in headers]
+        if body is not None:
+            lines.append(f"Content-Length: {len(body)}\r\n")
+        head = "".join(lines).encode("utf-8", "surrogateescape")
+        return await self._send(b"%b\r\n%b" % (head, body or b""), timeout, bodiless=method == "HEAD")
+
     async def post(self, path: str, headers: Iterable[tuple[str, str]], body: bytes, timeout: float) -> Response:
-        """POST, and the whole answer. Raises Unavailable, or TimeoutError after `timeout` seconds.
+        """POST, and the whole answer. Raises Unavailable, Failed, or TimeoutError after `timeout` seconds.
 
         Cancelled, it closes the connection.
         """
@@ -144,13 +151,15 @@ class HttpPool:
                 (self._prefix + path).encode(), self._authority,
             )  # fmt: skip
         lines = b"".join([b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in headers])
-        data = b"%b%bContent-Length: %d\r\n\r\n%b" % (head, lines, len(body), body)
+        return await self._send(b"%b%bContent-Length: %d\r\n\r\n%b" % (head, lines, len(body), body), timeout)
+
+    async def _send(self, data: bytes, timeout: float, *, bodiless: bool = False) -> Response:
         deadline = self._loop.time() + timeout
         connection = self._take()
         if connection is not None:
             rested = self._loop.time() - connection.idle_since
             try:
-                return await self._call(connection, data, deadline)
+                return await self._call(connection, data, deadline, bodiless=bodiless)
             except Unavailable:
                 # One that has rested may be closed by the server while we write to it, which is nobody's failure.
                 if rested < _RESTED or connection.begun:
@@ -160,12 +169,12 @@ class HttpPool:
         except Unavailable as error:
             error.midway = connection is not None  # it had the request when it went away
             raise
-        return await self._call(fresh, data, deadline)
+        return await self._call(fresh, data, deadline, bodiless=bodiless)
 
-    async def _call(self, connection: _Connection, data: bytes, deadline: float) -> Response:
+    async def _call(self, connection: _Connection, data: bytes, deadline: float, *, bodiless: bool) -> Response:
         answer: asyncio.Future[Response] = self._loop.create_future()
         timer = self._loop.call_at(deadline, _time_out, answer)
-        connection.send(data, answer)
+        connection.send(data, answer, bodiless=bodiless)
         try:
             return await answer
         except (TimeoutError, asyncio.CancelledError):
@@ -181,7 +190,7 @@ class HttpPool:
             transport = connection.transport
             if transport is None or transport.is_closing():
                 continue
-            if self._loop.time() - connection.idle_since > _KEEP:
+            if self._loop.time() - connection.idle_since > _KEEP or not connection.untouched():
                 connection.abort()
                 continue
             return connection
@@ -194,8 +203,7 @@ class HttpPool:
                     lambda: _Connection(self), self._host, self._port, ssl=self._ssl
                 )
         except (OSError, ssl.SSLError) as error:  # TimeoutError is an OSError
-            raise Unavailable(f"{self.url}: {str(error) or type(error).__name__}") from None
-        self._all.add(connection)
+            raise Unavailable(f"{self.url}: {str(error) or type(error).__name__}", down=True) from None
         return connection
 
     def release(self, connection: _Connection) -> None:
@@ -209,6 +217,10 @@ class HttpPool:
         if oldest.idle_since < connection.idle_since - _KEEP:
             self._idle.popleft()
             oldest.abort()
+
+    def hold(self, connection: _Connection) -> None:
+        """There is another connection."""
+        self._all.add(connection)
 
     def forget(self, connection: _Connection) -> None:
         """The connection is gone."""

@@ -12,7 +12,7 @@ import msgspec
 from podpair.gateway.core.attempts import Failed
 from podpair.gateway.core.models import Model, model_of
 from podpair.gateway.core.protocol import Code, Fault
-from podpair.gateway.core.tensors import NotPackable, Output, flatten, pack, unpack
+from podpair.gateway.core.tensors import NotPackable, Output, count_of, flatten, pack, unpack
 from podpair.gateway.upstream.proto import v2_pb2 as pb
 
 SERVING = b"\x08\x01"  # grpc.health.v1.HealthCheckResponse with status SERVING
@@ -64,7 +64,10 @@ def model_of_messages(name: str, metadata: bytes, config: bytes | None) -> Model
             "model_transaction_policy": {"decoupled": known.model_transaction_policy.decoupled},
             "sequence_batching": {} if known.HasField("sequence_batching") else None,
         }
-    return model_of(name, _encode(document), None if says is None else _encode(says))
+    try:
+        return model_of(name, _encode(document), None if says is None else _encode(says))
+    except ValueError as error:
+        raise Failed(f"its metadata of {name} is not V2's: {error}") from None
 
 
 def request(
@@ -152,8 +155,8 @@ def _outputs(answer: Any) -> tuple[list[Output], str | None]:
     found = []
     for index, tensor in enumerate(answer.outputs):
         shape = tuple(tensor.shape)
-        count = math.prod(shape)
         try:
+            count = count_of(shape)
             values = unpack(raw[index], tensor.datatype, count) if raw else _typed(tensor)
         except (KeyError, ValueError) as error:
             raise Failed(f"its answer is not V2: output {tensor.name!r}: {error}") from None

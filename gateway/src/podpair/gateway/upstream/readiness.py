@@ -1,16 +1,21 @@
-"""Whether the inference container answers: asked for all the time, and learnt at once from a call that fails."""
+"""Whether the inference container answers: asked for all the time, and at once when a call casts doubt on it.
+
+Invariant: only its health, or that no connection to it can be made, makes it not ready; no single call that it fails does.
+"""
 
 import asyncio
 import logging
 from collections.abc import Callable
 
+from podpair.gateway.core.attempts import Unavailable
+from podpair.gateway.logs import Throttle
 from podpair.gateway.upstream.calls import Upstream
 
 _log = logging.getLogger(__name__)
 
 
 class Readiness:
-    """`ready` is the state now; `changed` is called with each new one."""
+    """`ready` is the state now; those of `on_change` are called with each new one."""
 
     def __init__(self, client: Upstream, interval: float) -> None:
         self._client = client
@@ -18,6 +23,11 @@ class Readiness:
         self._listeners: list[Callable[[bool], object]] = []
         self._up = asyncio.Event()
         self._probe = asyncio.Event()  # set: ask now
+        self._begun = 0  # probes
+        self._asked = 0  # probes that have ended
+        self._gone = -1  # the probe that was the last to begin when a call found nobody there
+        self._ended = asyncio.Condition()  # told of each probe that has ended
+        self._told = Throttle()
         self._task = asyncio.create_task(self._watch())
 
     @property
@@ -32,21 +42,37 @@ class Readiness:
         """Return when the container is ready."""
         await self._up.wait()
 
-    def failed(self, why: str = "") -> None:
-        """A call found the container gone, and `why`: it is not ready until it says so again."""
-        self._set(False, why)
+    def after(self, error: Exception) -> None:
+        """A call ended so. Where nobody is there it is not ready until it says so again; where there is doubt it is asked."""
+        if isinstance(error, Unavailable):
+            if error.down:
+                self._gone = self._begun
+                self._set(False, str(error))
+            self._probe.set()
+
+    async def confirmed(self) -> bool:
+        """Ask its health, beginning now, and return what it says; within about four seconds."""
+        wanted = self._begun + 1  # what is asked already may be older than the doubt
         self._probe.set()
+        async with self._ended:
+            await self._ended.wait_for(lambda: self._asked >= wanted)
+        return self.ready
 
     async def _watch(self) -> None:
         while True:
+            self._begun += 1
+            self._probe.clear()
             try:
                 ready = await self._client.ready()
             except Exception:
                 # Whatever answers there: not to know is not to be ready, and asking must go on.
                 _log.exception("asking %s whether it is ready", self._client.url)
                 ready = False
-            self._set(ready)
-            self._probe.clear()
+            if not ready or self._gone < self._begun:  # else it is older than what a call found
+                self._set(ready)
+            async with self._ended:
+                self._asked = self._begun
+                self._ended.notify_all()
             # Soon again while it is down: a restarted model is used as soon as it can be.
             wait = self._interval if self.ready else min(self._interval, 0.2)
             try:
@@ -61,10 +87,12 @@ class Readiness:
             return
         if ready:
             self._up.set()
-            _log.info("inference at %s is ready", self._client.url)
+            self._told.log(_log, logging.INFO, "inference at %s is ready", self._client.url)
         else:
             self._up.clear()
-            _log.warning("inference at %s is not ready%s", self._client.url, f": {why}" if why else "")
+            self._told.log(
+                _log, logging.WARNING, "inference at %s is not ready%s", self._client.url, f": {why}" if why else ""
+            )
         for listener in self._listeners:
             listener(ready)
 

@@ -1,7 +1,7 @@
 """V2 over REST (Open Inference Protocol, REST, version 2), with the binary tensor and generate extensions where it has them."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from typing import Any
 from urllib.parse import quote
@@ -10,17 +10,20 @@ import aiohttp
 import msgspec
 
 from podpair.gateway.config.model import Inference
-from podpair.gateway.core.attempts import Busy, Failed, Late, Unavailable
-from podpair.gateway.core.chat import chat_body, reason_of
+from podpair.gateway.core.attempts import Failed, Late, TooLarge
+from podpair.gateway.core.chat import chat_body
+from podpair.gateway.core.frames import is_utf8
 from podpair.gateway.core.generate import StreamFailed, generate_body, part_of_event
+from podpair.gateway.core.http_response import Response
 from podpair.gateway.core.models import Model, model_of
-from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.protocol import Fault
 from podpair.gateway.core.questions import Question
-from podpair.gateway.core.sse import Events
-from podpair.gateway.core.tensors import Output, unpack
+from podpair.gateway.core.sse import Events, EventTooLarge
+from podpair.gateway.core.tensors import Output, count_of, unpack
 from podpair.gateway.tracing import CURRENT
+from podpair.gateway.upstream.answers import error_of_client, error_of_status, inference_ms, read, read_error
 from podpair.gateway.upstream.calls import Answer, Call, CallAnswer, Part
-from podpair.gateway.upstream.http import HttpPool, Response
+from podpair.gateway.upstream.http import HttpPool
 
 _METRICS_SECONDS = 1.0
 _METRICS_BYTES = 1 << 20
@@ -31,6 +34,7 @@ _RAW = ("Content-Type", "application/octet-stream")
 
 class _Response(msgspec.Struct):
     outputs: msgspec.Raw
+    id: Any = None
     model_version: str | None = None
 
 
@@ -48,6 +52,7 @@ class _Tensor(msgspec.Struct):
 
 class _Tensors(msgspec.Struct):
     outputs: list[_Tensor]
+    id: Any = None
     model_version: str | None = None
 
 
@@ -67,36 +72,38 @@ class RestUpstream:
         self.url = config.url
         self._timeout = config.timeout_seconds
         self._ready_path, self._chat_path = config.ready_path, config.chat_path
-        self._pool = HttpPool(config.url)
+        self._limit = config.max_response_bytes
+        self._pool = HttpPool(config.url, self._limit)
         self._binary: bool | None = None  # whether it has the binary extension; None: not asked yet
-        # For all that is not a call: metadata, readiness, streams.
+        # For all that is not a call: metadata, readiness, streams. Each has a connection of its own: what aiohttp finds on an
+        # idle one, it takes for the next answer. No cookie of one caller's goes out with another's request.
         self.http = aiohttp.ClientSession(
             base_url=config.url,
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
             timeout=aiohttp.ClientTimeout(total=None),
             auto_decompress=False,
+            skip_auto_headers=("Accept-Encoding",),
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
 
     async def ready(self) -> bool:
         try:
-            async with self.http.get(self._ready_path, timeout=aiohttp.ClientTimeout(total=2)) as response:
+            async with self.http.get(
+                self._ready_path, timeout=aiohttp.ClientTimeout(total=2), allow_redirects=False
+            ) as response:
                 return response.status == 200
-        except (aiohttp.ClientError, TimeoutError, OSError):
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
             self._binary = None  # another server may stand there now
             return False
 
     async def metrics(self) -> str:
         timeout = aiohttp.ClientTimeout(total=_METRICS_SECONDS)
-        body = bytearray()
         try:
-            async with self.http.get("/metrics", timeout=timeout, headers={"Accept-Encoding": "identity"}) as response:
-                if response.status != 200:
-                    return ""
-                async for chunk in response.content.iter_any():
-                    body += chunk
-                    if len(body) > _METRICS_BYTES:
-                        return ""
-        except (aiohttp.ClientError, TimeoutError, OSError):
+            async with self.http.get(
+                "/metrics", timeout=timeout, headers={"Accept-Encoding": "identity"}, allow_redirects=False
+            ) as response:
+                body = await read(response, _METRICS_BYTES) if response.status == 200 else b""
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, Failed):
             return ""
         return body.decode(errors="replace")
 
@@ -122,15 +129,25 @@ class RestUpstream:
 
     async def _get(self, path: str) -> bytes:
         try:
-            async with self.http.get(path, timeout=aiohttp.ClientTimeout(total=self._timeout)) as response:
-                answer = await response.read()
+            async with self.http.get(
+                path, timeout=aiohttp.ClientTimeout(total=self._timeout), allow_redirects=False
+            ) as response:
                 if response.status != 200:
-                    raise _fault(response.status, answer, _lower(response.headers))
-                return answer
+                    raise await read_error(response)
+                return await read(response, self._limit)
         except TimeoutError:
             raise Late(f"no answer in {self._timeout:.3g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable(f"{self.url}: {str(error) or type(error).__name__}") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise error_of_client(self.url, error) from None
+
+    async def forward(
+        self, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes | None, timeout: float
+    ) -> Response:
+        """Pass a request on as it is. Raises Unavailable, Failed or TimeoutError; a redirect is Failed, too."""
+        found = await self._pool.request(method, target, headers, body, timeout)
+        if 300 <= found.status < 400:
+            raise error_of_status(found.status, b"", found.headers)
+        return found
 
     async def call(self, call: Call) -> CallAnswer:
         head, raw = self._encoded(call)
@@ -140,9 +157,10 @@ class RestUpstream:
         )
         try:
             answer, outputs = _read_outputs(found)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise Failed(f"its answer is not V2: {error}") from None
-        return CallAnswer(outputs, answer.model_version, _spent(found.headers))
+        _check_id(answer.id, call.id)
+        return CallAnswer(outputs, answer.model_version, inference_ms(found.headers))
 
     def _encoded(self, call: Call) -> tuple[bytes, tuple[bytes, ...]]:
         """The JSON of a call, and what follows it."""
@@ -152,7 +170,7 @@ class RestUpstream:
             if self._binary:
                 tensor["parameters"] = {"binary_data_size": len(raw)}
             else:
-                tensor["data"] = unpack(raw, datatype, _count(shape))
+                tensor["data"] = unpack(raw, datatype, count_of(shape))
             inputs.append(tensor)
         body: dict[str, Any] = {"id": call.id, "inputs": inputs} if call.id else {"inputs": inputs}
         parameters: dict[str, Any] = msgspec.json.decode(call.parameters) if call.parameters else {}
@@ -170,7 +188,11 @@ class RestUpstream:
             response = _response.decode(found.body)
         except (msgspec.DecodeError, RecursionError) as error:
             raise Failed(f"its answer is not V2: {error}") from None
-        return Answer(bytes(response.outputs), response.model_version, _spent(found.headers))
+        _check_id(response.id, question.id)
+        outputs = bytes(response.outputs)
+        if not is_utf8(outputs):  # which msgspec does not look at here
+            raise Failed("its answer is not V2: it is not UTF-8")
+        return Answer(outputs, response.model_version, inference_ms(found.headers))
 
     async def _post(
         self, model: str, body: bytes, headers: list[tuple[str, str]], deadline: float | None, key: str, timeout: float
@@ -186,7 +208,7 @@ class RestUpstream:
         except TimeoutError:
             raise Late(f"no answer in {timeout:.3g} s") from None
         if found.status != 200:
-            raise _fault(found.status, found.body, found.headers)
+            raise error_of_status(found.status, found.body, found.headers)
         return found
 
     async def stream(self, question: Question, model: Model) -> AsyncGenerator[Part, None]:
@@ -215,19 +237,21 @@ class RestUpstream:
         # The time limit is for each part: a long answer is not a slow one.
         timeout = aiohttp.ClientTimeout(total=None, sock_read=self._timeout)
         try:
-            async with self.http.post(path, data=body, headers=headers, timeout=timeout) as response:
+            async with self.http.post(
+                path, data=body, headers=headers, timeout=timeout, allow_redirects=False
+            ) as response:
                 if response.status != 200:
-                    raise _fault(response.status, await response.read(), _lower(response.headers))
-                events = Events()
+                    raise await read_error(response)
+                events = Events(self._limit)
                 async for chunk in response.content.iter_any():
                     for event in events.feed(chunk):
                         yield event
         except TimeoutError:
             raise Late(f"no further part in {self._timeout:.3g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            # Whoever could not connect has not given it anything to die of.
-            midway = not isinstance(error, aiohttp.ClientConnectorError)
-            raise Unavailable(f"{self.url}: {str(error) or type(error).__name__}", midway=midway) from None
+        except EventTooLarge:
+            raise TooLarge(self._limit) from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise error_of_client(self.url, error) from None
 
     async def close(self) -> None:
         self._pool.close()
@@ -248,16 +272,23 @@ def _about(deadline: float | None, key: str) -> list[tuple[str, str]]:
 
 
 def _read_outputs(found: Response) -> tuple[_Tensors, list[Output]]:
-    """The outputs of a call's answer. Raises ValueError."""
+    """The outputs of a call's answer. Raises ValueError or TypeError."""
+    body = found.body
     length = found.headers.get(b"inference-header-content-length")
-    end = int(length) if length is not None else len(found.body)
-    answer = _tensors.decode(found.body[:end])
+    end = len(body)
+    if length is not None:
+        if not (length.isdigit() and len(length) < 19 and int(length) <= end):
+            raise ValueError(f"Inference-Header-Content-Length is {length[:20]!r} of {end} bytes")
+        end = int(length)
+    answer = _tensors.decode(body[:end])
     outputs = []
     for tensor in answer.outputs:
         size = tensor.parameters.binary_data_size if tensor.parameters is not None else None
-        count = _count(tensor.shape)
+        count = count_of(tensor.shape)
         if size is not None:
-            values = unpack(found.body[end : end + size], tensor.datatype, count)
+            if not 0 <= size <= len(body) - end:
+                raise ValueError(f"output {tensor.name!r} has {size} bytes of {len(body) - end}")
+            values = unpack(body[end : end + size], tensor.datatype, count)
             end += size
         else:
             values = tensor.data or []
@@ -269,46 +300,7 @@ def _read_outputs(found: Response) -> tuple[_Tensors, list[Output]]:
     return answer, outputs
 
 
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
-
-
-def _spent(headers: Mapping[bytes, bytes]) -> float | None:
-    try:
-        return float(headers[b"podpair-inference-ms"])
-    except (KeyError, ValueError):
-        return None
-
-
-def _lower(headers: Mapping[str, str]) -> dict[bytes, bytes]:
-    return {name.lower().encode(): value.encode() for name, value in headers.items()}
-
-
-def _fault(status: int, body: bytes, headers: Mapping[bytes, bytes]) -> Exception:
-    message = reason_of(body) or body[:200].decode(errors="replace") or f"status {status}"
-    match status:
-        case 404:
-            return Fault(Code.NOT_FOUND, message)
-        case 429:
-            return Busy(_retry_after(headers))
-        case 503:
-            return Unavailable(message, said=message)
-        case 504:
-            return Fault(Code.DEADLINE_EXCEEDED, message)
-        case _ if 400 <= status < 500:
-            return Fault(Code.INVALID, message)
-        case _:
-            return Failed(message)
-
-
-def _retry_after(headers: Mapping[bytes, bytes]) -> float:
-    """Seconds: in podpair's finer header, or in HTTP's."""
-    for name, unit in ((b"podpair-retry-after-ms", 1000), (b"retry-after", 1)):
-        try:
-            return max(float(headers[name]) / unit, 0.05)
-        except (KeyError, ValueError):
-            continue
-    return 1.0 if b"retry-after" in headers else 0.05
+def _check_id(told: Any, asked: str) -> None:
+    """V2: an answer has the id of its request, where it has one. Raises Failed."""
+    if asked and told and str(told) != asked:
+        raise Failed(f"its answer is another request's: it has the id {str(told)[:128]!r}")

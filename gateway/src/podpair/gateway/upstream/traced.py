@@ -3,11 +3,12 @@
 A call that several requests share is a span below the first of them that is traced.
 """
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 
 import aiohttp
 
+from podpair.gateway.core.http_response import Response
 from podpair.gateway.core.models import Model
 from podpair.gateway.core.questions import Question
 from podpair.gateway.tracing import CURRENT, Tracer
@@ -52,6 +53,11 @@ class TracedUpstream:
 
     async def model(self, name: str) -> Model:
         return await self._upstream.model(name)
+
+    async def forward(
+        self, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes | None, timeout: float
+    ) -> Response:
+        return await self._upstream.forward(method, target, headers, body, timeout)
 
     async def call(self, call: Call) -> CallAnswer:
         with self._span(call.trace, call.model.name):

@@ -1,10 +1,14 @@
 """Asks the model for one queued request, again where that may help, until there is an answer or it is given up.
 
-Invariant: what the model does not have room for, or is not there for, costs no attempt; what it may have died of is asked alone.
+Invariant: a model that is not there costs no attempt, and one that is busy so much time at most; what it may have died of, or
+has refused as busy, is asked alone. Nobody waits at shutdown, or with a partition, for a request that only waits for its next
+attempt.
 """
 
 import asyncio
 import time
+from collections.abc import Iterable
+from typing import cast
 
 from podpair.gateway.config.model import Requests
 from podpair.gateway.core.attempts import Attempts, Busy, Failed, Unavailable
@@ -25,11 +29,14 @@ class Attempting:
         self._asking = asking
         self._readiness = readiness
         self._metrics = metrics
+        self._closed = False
+        self._waiting: set[asyncio.Task[None]] = set()  # those that only wait for their next attempt
         self._suspects = asyncio.Lock()  # one at a time: the one that the model dies of next is the one that had it
 
     def begin(self) -> Attempts:
         """None has been made yet."""
-        return Attempts(self._config.attempts, self._config.backoff_seconds, self._config.crashes)
+        config = self._config
+        return Attempts(config.attempts, config.backoff_seconds, config.crashes, config.busy_seconds)
 
     async def answer(
         self,
@@ -50,7 +57,7 @@ class Attempting:
                     async with self._suspects:
                         body = await self._ask(request, question, parts, alone=True)
                 else:
-                    body = await self._ask(request, question, parts, alone=False)
+                    body = await self._ask(request, question, parts, alone=attempts.refused > 0)
             except (Unavailable, Busy, Failed) as error:
                 await self._wait_after(error, attempts, request)
             else:
@@ -73,10 +80,10 @@ class Attempting:
             raise Fault(Code.DEADLINE_EXCEEDED, "the deadline passed while the model was not ready") from None
 
     async def _wait_after(self, error: Unavailable | Busy | Failed, attempts: Attempts, request: Request) -> None:
-        step, seconds = attempts.after(error)
-        self._metrics.attempts.labels(type(error).__name__.lower()).inc()
-        if isinstance(error, Unavailable):
-            self._readiness.failed(str(error))
+        self._metrics.attempts.labels(error.reason).inc()
+        self._readiness.after(error)
+        doubt = isinstance(error, Unavailable) and not error.down
+        step, seconds = attempts.after(error, ready=doubt and await self._readiness.confirmed())
         if step == "give_up":
             raise attempts.verdict(error)
         if step == "wait_ready":
@@ -84,7 +91,27 @@ class Attempting:
         remaining = _until(request.deadline)
         if remaining is not None and remaining <= seconds:
             raise Fault(Code.DEADLINE_EXCEEDED, f"the deadline passed before another attempt: {error}")
-        await asyncio.sleep(seconds)
+        await self._sleep(seconds)
+
+    async def _sleep(self, seconds: float) -> None:
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        if self._closed:
+            task.cancel()
+        self._waiting.add(task)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._waiting.discard(task)
+
+    def let_go(self, tasks: Iterable[asyncio.Task[None]]) -> None:
+        """Cancel those of the tasks that only wait for their next attempt: another gateway makes it."""
+        for task in self._waiting.intersection(tasks):
+            task.cancel()
+
+    def close(self) -> None:
+        """Wait for no further attempt."""
+        self._closed = True
+        self.let_go(self._waiting.copy())
 
 
 def _until(deadline: float | None) -> float | None:

@@ -9,6 +9,7 @@ from confluent_kafka import Message
 from podpair.gateway.core.dead_letters import buried
 from podpair.gateway.core.records import Headers
 from podpair.gateway.kafka.producer import Outgoing
+from podpair.gateway.logs import Throttle
 from podpair.gateway.metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -21,11 +22,12 @@ class DeadLetters:
         self._topic = topic
         self._by = by
         self._metrics = metrics
+        self._told = Throttle()
 
     def bury(self, record: Message, reason: str, attempts: int) -> list[Outgoing]:
         """The dead letter to write for a request record, if there is a topic for it."""
         origin = f"{record.topic()}[{record.partition()}]@{record.offset()}"
-        _log.error("dead letter of %s: %s", origin, reason)
+        self._told.log(_log, logging.ERROR, "dead letter of %s: %s", origin, reason)
         self._metrics.dead.inc()
         if self._topic is None:
             return []

@@ -26,7 +26,7 @@ from podpair.gateway.core.remembered import Remembered
 from podpair.gateway.kafka.member import GroupMember
 from podpair.gateway.kafka.producer import Outgoing
 from podpair.gateway.kafka.supervisor import Supervisor
-from podpair.gateway.logs import ids
+from podpair.gateway.logs import Throttle, ids
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.tracing import Tracer
 from podpair.gateway.upstream.asking import Asking
@@ -92,6 +92,7 @@ class Worker:
         self._tracer = tracer
         self._ordered = config.requests.ordering == "session"
         self._metrics = metrics
+        self._told = Throttle()
         self._partitions: dict[int, _Partition] = {}
         self._leaving: dict[int, _Partition] = {}  # taken away, and not let go yet
         self._answered: Remembered[tuple[str, str], bytes] = Remembered(config.requests.remembered_bytes)
@@ -149,6 +150,8 @@ class Worker:
     async def revoked(self, partitions: list[int], *, lost: bool) -> dict[int, Commit]:
         """Let go of what was taken away; returns what to commit. Work in hand gets a moment to end."""
         gone = {partition: work for partition in partitions if (work := self._leaving.pop(partition, None))}
+        for work in gone.values():
+            self._attempting.let_go(work.tasks)
         in_hand = {one for work in gone.values() for one in work.in_hand()}
         if in_hand and not lost and self._readiness.ready:
             await asyncio.wait(in_hand, timeout=_GRACE)
@@ -324,7 +327,7 @@ class Worker:
             body = await self._attempting.answer(request, question, parts, attempts, failed)
         except Fault as error:
             fault = error
-            _log.info("queued request failed: %s", fault.message, extra=_about(request))
+            self._told.log(_log, logging.INFO, "queued request failed: %s", fault.message, extra=_about(request))
         except Exception as error:
             # Not the model's fault, nor the request's: but whoever waits for it has to know, and the partition to go on.
             _log.exception("queued request failed", extra=_about(request))
@@ -336,7 +339,7 @@ class Worker:
             return "result", [self._answers.result(request.session, request.id, body)]
         records = []
         if fault.code in (Code.UPSTREAM, Code.INTERNAL):
-            records = self._dead_letters.bury(record, fault.message, attempts.made + attempts.crashed)
+            records = self._dead_letters.bury(record, fault.message, attempts.tries)
         return fault.code, [*records, self._answers.error(request.session, request.id, fault)]
 
     async def _commit_regularly(self) -> None:
@@ -349,6 +352,7 @@ class Worker:
     async def close(self, timeout: float) -> None:
         """Take no more, end what is in hand (up to `timeout` seconds), commit, leave the group."""
         self._gate.set_paused(True)
+        self._attempting.close()
         in_hand = {one for work in self._partitions.values() for one in work.in_hand()}
         if in_hand and self._readiness.ready:
             await asyncio.wait(in_hand, timeout=timeout)
