@@ -12,7 +12,9 @@ from aiohttp import web
 from podpair.gateway import logs
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Config
+from podpair.gateway.http.acceptor import Acceptor, raise_descriptor_limit
 from podpair.gateway.http.app import make_app
+from podpair.gateway.http.port import make_acceptor
 from podpair.gateway.http.tls import certificate_of
 from podpair.gateway.kafka.threads import call_on
 from podpair.gateway.kafka.topics import MissingTopic
@@ -45,15 +47,17 @@ async def _serve(config: Config) -> int:
         loop.add_signal_handler(number, end, 0)
     certificate = certificate_of(config.http)
     service = Service(config)
+    raise_descriptor_limit(config.limits.sessions + config.limits.connections)
     web_runner = web.AppRunner(make_app(service), access_log=None, shutdown_timeout=1.0)
     await web_runner.setup()
     context = certificate.context if certificate is not None else None
-    site = web.TCPSite(web_runner, config.http.host, config.http.port, backlog=4096, ssl_context=context)
+    acceptor = make_acceptor(web_runner, config, service.metrics, context)
     try:
-        await site.start()
+        await acceptor.listen(config.http.host, config.http.port)
     except OSError as error:
         _log.error("cannot listen on %s:%d: %s", config.http.host, config.http.port, error.strerror or error)
         await service.stop()
+        await acceptor.close()
         await web_runner.cleanup()
         return 1
 
@@ -65,12 +69,13 @@ async def _serve(config: Config) -> int:
     if certificate is not None:
         certificate.watch(service.metrics)
     scheme = "https" if certificate is not None else "http"
-    starting = asyncio.create_task(_start(service, _address(web_runner, scheme)))
+    starting = asyncio.create_task(_start(service, _address(acceptor, scheme)))
     starting.add_done_callback(started)
     status = await ended
     starting.cancel()
     _log.info("stopping")
     await service.stop()
+    await acceptor.close()
     await web_runner.cleanup()
     if certificate is not None:
         await certificate.close()
@@ -87,6 +92,6 @@ async def _start(service: Service, address: str) -> None:
     _log.info("ready", extra={"address": address, "gateway": service.name})
 
 
-def _address(runner: web.AppRunner, scheme: str) -> str:
-    host, port = runner.addresses[0][:2]
+def _address(acceptor: Acceptor, scheme: str) -> str:
+    host, port = acceptor.addresses[0][:2]
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
