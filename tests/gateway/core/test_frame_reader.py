@@ -155,10 +155,12 @@ def test_what_is_refused_and_how(name: str) -> None:
     assert read(frame(TEXT, b"x" * LIMIT)) == [(TEXT, "x" * LIMIT)]
 
 
-@pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1014, 3000, 3999, 4000, 4999])
+@pytest.mark.parametrize(
+    "code", [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1014, 3000, 3999, 4000, 4999]
+)
 def test_a_close_code(code: int) -> None:
     assert close_code(struct.pack(">H", code)) == code
-    assert close_code(struct.pack(">H", code) + "weg".encode()) == code
+    assert close_code(struct.pack(">H", code) + b"weg") == code
 
 
 def test_a_close_without_a_code() -> None:

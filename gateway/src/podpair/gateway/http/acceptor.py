@@ -55,8 +55,7 @@ class Acceptor:
         self._context = context
         self._on_refused = on_refused
         self._loop = asyncio.get_running_loop()
-        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._descriptors = soft - min(_RESERVE, soft // 4) if reserve and soft != resource.RLIM_INFINITY else 1 << 30
+        self._reserve = reserve
         self._sockets: list[socket.socket] = []
         self._beginning: set[asyncio.Task[Any]] = set()  # TLS handshakes, mostly
         self._refused, self._logged = 0, -_LOG_SECONDS
@@ -103,6 +102,8 @@ class Acceptor:
         return len(self._beginning)
 
     def _accept(self, listening: socket.socket) -> None:
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        most = soft - min(_RESERVE, soft // 4) if self._reserve and soft != resource.RLIM_INFINITY else 1 << 30
         for _ in range(_ACCEPTS):
             try:
                 made, _address = listening.accept()
@@ -117,7 +118,7 @@ class Acceptor:
                 self._loop.call_later(_PAUSE, self._accept_again, listening)
                 return
             # The system gives the lowest number that is free: this one says how many are in use, whoever has them.
-            if made.fileno() >= self._descriptors:
+            if made.fileno() >= most:
                 self._refuse(made, "descriptors")
             elif (
                 self.connections.open + len(self._beginning) >= self.connections.limits.connections
