@@ -13,6 +13,7 @@ from podpair.gateway.auth.resume import ResumeTokens
 from podpair.gateway.auth.tokens import TokenVerifier
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Config
+from podpair.gateway.core.masking import masked
 from podpair.gateway.core.pace import Paces
 from podpair.gateway.core.partitions import home_partition
 from podpair.gateway.core.quotas import Quotas, Rule
@@ -208,9 +209,9 @@ class Service:
     @property
     def _kafka_check(self) -> str:
         if self.parts is None:
-            return f"waiting for {self.waiting_for}"
+            return masked(f"waiting for {self.waiting_for}")
         away = self.parts.presence.away
-        return "ok" if away is None else f"no answer from {self.config.kafka.bootstrap_servers}: {away}"
+        return "ok" if away is None else f"no answer from {self.config.kafka.bootstrap_servers}: {masked(away)}"
 
     async def stop(self) -> None:
         """Leave well: not ready, no new sessions, queued work committed, the group left, the clients sent away in turn.

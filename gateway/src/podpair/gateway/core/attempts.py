@@ -8,6 +8,7 @@ had when it died is suspected of that, and tried again beside no other suspect; 
 from dataclasses import dataclass
 from typing import Literal
 
+from podpair.gateway.core.masking import masked
 from podpair.gateway.core.protocol import Code, Fault
 
 
@@ -15,7 +16,7 @@ class Unavailable(Exception):
     """The inference container can't be reached, is not ready, or (`midway`) went away in the middle of a call."""
 
     def __init__(self, message: str, *, midway: bool = False) -> None:
-        super().__init__(message)
+        super().__init__(masked(message))  # clients are told it, and it may name the container's URL
         self.midway = midway
 
 

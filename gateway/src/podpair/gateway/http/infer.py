@@ -10,6 +10,7 @@ from aiohttp import web
 
 from podpair.gateway.auth.identity import Identity
 from podpair.gateway.core.attempts import Busy, Failed, Unavailable
+from podpair.gateway.core.masking import masked
 from podpair.gateway.core.protocol import Code, Fault, InvalidFrame, decode_infer
 from podpair.gateway.core.quotas import Forbidden, Grant
 from podpair.gateway.core.traces import Span
@@ -233,7 +234,7 @@ class InferEdge:
         if tracer is None or not trace:
             yield None
             return
-        about = {"server.address": self._admission.parts().upstream.url}
+        about = {"server.address": masked(self._admission.parts().upstream.url)}
         with tracer.spanning("call model", "client", trace, about) as span:
             if span is not None:
                 headers["traceparent"] = span.traceparent
