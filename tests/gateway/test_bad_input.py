@@ -279,14 +279,6 @@ async def test_a_session_that_is_another_users(
     await client.lives()
 
 
-@pytest.mark.parametrize("handshake", [{"Sec-WebSocket-Version": "7"}, {"Sec-WebSocket-Key": "short"}])
-async def test_a_handshake_that_is_none(pair: Gateway, http: aiohttp.ClientSession, handshake: dict[str, str]) -> None:
-    headers = GOOD | {"Upgrade": "websocket", "Connection": "Upgrade", **handshake}
-    async with http.get(pair.url + "/v1/ws", headers=headers) as answer:
-        assert answer.status == 400
-        assert (await answer.json())["error"]["code"] == "invalid"
-
-
 async def test_a_raw_connection_is_receive_only(pair: Gateway, connect: Connect) -> None:
     client = await connect(pair, raw=True)
     assert client.socket.protocol == "podpair.v1.raw"

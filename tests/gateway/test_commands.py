@@ -159,3 +159,38 @@ def test_tokens_are_minted_for_this_machines_names_only(tmp_path: Path) -> None:
             connection.close()
     finally:
         gateway.kill()
+
+
+def test_no_password_of_a_url_is_shown(tmp_path: Path) -> None:
+    urls = {
+        "inference": {"url": "http://u:hunter2@model:8081"},
+        "auth": {"jwks_url": "https://u:hunter2@issuer.example/jwks?api_key=hunter2&kid=1"},
+        "tracing": {"endpoint": "http://hunter2@collector:4318/v1/traces"},
+        "kafka": {"client": {"sasl.oauthbearer.token.endpoint.url": "https://u:hunter2@issuer.example/token"}},
+    }
+    path = tmp_path / "gateway.yaml"
+    path.write_text(yaml.safe_dump(urls))
+    done = run("config", "show", "--config", path)
+    assert done.returncode == 0, done.stderr
+    assert "hunter2" not in done.stdout
+    for part in ("@model:8081", "@issuer.example/jwks?api_key=", "kid=1", "@collector:4318", "@issuer.example/token"):
+        assert part in done.stdout
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"inference": {"url": "ftp://u:hunter2@model"}},
+        {"inference": {"url": "grpc://u:hunter2@model"}},
+        {"auth": {"jwks_url": "ftp://u:hunter2@issuer", "disabled": False}},
+        {"tracing": {"endpoint": "ftp://u:hunter2@collector"}},
+        {"kafka": {"bootstrap_servers": "SSL://u:hunter2@broker:9092"}},
+    ],
+)
+def test_no_password_of_a_url_is_told_with_what_is_wrong(tmp_path: Path, wrong: dict[str, object]) -> None:
+    path = tmp_path / "gateway.yaml"
+    path.write_text(yaml.safe_dump({"auth": {"disabled": True}} | wrong))
+    done = run("config", "check", "--config", path)
+    assert done.returncode == 2
+    assert "hunter2" not in done.stdout + done.stderr
+    assert "@" in done.stderr

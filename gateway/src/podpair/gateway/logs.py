@@ -9,7 +9,16 @@ from typing import Any
 from aiohttp.http_exceptions import HttpProcessingError
 from pythonjsonlogger.json import JsonFormatter
 
+from podpair.gateway.core.masking import masked
+
 _TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+class _JsonFormatter(JsonFormatter):
+    """One JSON object a line, without the passwords that URLs hold."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
 
 
 class _TextFormatter(logging.Formatter):
@@ -17,7 +26,7 @@ class _TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
-        return super().format(record) + "".join(f" {name}={value}" for name, value in extra.items())
+        return masked(super().format(record) + "".join(f" {name}={value}" for name, value in extra.items()))
 
 
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
@@ -28,7 +37,7 @@ def set_up(level: str, style: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     if style == "json":
         handler.setFormatter(
-            JsonFormatter(
+            _JsonFormatter(
                 "{asctime}{levelname}{name}{message}",
                 style="{",
                 rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},

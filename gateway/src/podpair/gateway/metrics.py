@@ -61,6 +61,18 @@ class Metrics:
             f"{name}certificates", "Changes of the public port's certificate, by whether they were taken", ["outcome"],
             registry=registry,
         )  # fmt: skip
+        self.connections = Gauge(
+            f"{name}connections", "Connections of the public port, by kind: what they wait for, or what they became",
+            ["kind"], registry=registry,
+        )  # fmt: skip
+        self.connections_closed = Counter(
+            f"{name}connections_closed", "Connections closed in a phase whose time was over, or for newer ones", ["reason"],
+            registry=registry,
+        )  # fmt: skip
+        self.connections_refused = Counter(
+            f"{name}connections_refused", "Connections refused for want of room or of file descriptors", ["reason"],
+            registry=registry,
+        )  # fmt: skip
         self.opened = Counter(f"{name}sessions_opened", "Connections made", ["kind", "resumed"], registry=registry)
         self.closed = Counter(f"{name}sessions_closed", "Connections ended", ["reason"], registry=registry)
         self.refused = Counter(

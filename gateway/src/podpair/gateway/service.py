@@ -13,6 +13,7 @@ from podpair.gateway.auth.resume import ResumeTokens
 from podpair.gateway.auth.tokens import TokenVerifier
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Config
+from podpair.gateway.core.masking import masked
 from podpair.gateway.core.offsets import incarnation_tag
 from podpair.gateway.core.pace import Paces
 from podpair.gateway.core.partitions import HomePartitions
@@ -293,10 +294,10 @@ class Service:
     @property
     def _kafka_check(self) -> str:
         if self.parts is None:
-            return f"waiting for {self.waiting_for}"
+            return masked(f"waiting for {self.waiting_for}")
         watch = self.parts.topic_watch
         if watch.away is not None:
-            return f"no answer from {self.config.kafka.bootstrap_servers}: {watch.away}"
+            return f"no answer from {self.config.kafka.bootstrap_servers}: {masked(watch.away)}"
         if missing := sorted(name for name, state in watch.state.items() if state is None):
             return f"topic {' and '.join(missing)} is missing: it was deleted"
         if self.parts.results_topic.changing:

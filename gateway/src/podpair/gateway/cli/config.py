@@ -6,13 +6,14 @@ from typing import get_args
 
 import click
 import yaml
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from podpair.gateway.auth.resume import ResumeTokens
 from podpair.gateway.auth.tokens import TokenVerifier
 from podpair.gateway.config.load import ConfigError, load
 from podpair.gateway.config.model import Config
+from podpair.gateway.core.masking import MASK, is_secret, masked
 from podpair.gateway.http.tls import certificate_of
 from podpair.gateway.kafka.clients import check_files, client_secrets
 
@@ -23,7 +24,6 @@ You want to change something about a gateway. Every setting has one name, in the
 which comes over the file: `http.port` is `PODPAIR_HTTP__PORT`. `podpair-gateway config check` tells every fault at once,
 `config show` what is in force (secrets hidden), `config schema` is the JSON schema for an editor. This page is `config doc`.
 """
-_SECRET = ("password", "secret", "key", "pem", "jaas", "token", "oauthbearer.config")
 _path = click.option("--config", "path", type=click.Path(path_type=Path), help="YAML file with the configuration.")
 
 
@@ -107,9 +107,19 @@ def show(path: Path | None) -> None:
 
 
 def _hide(values: dict[str, object]) -> None:
-    """Secrets among librdkafka's properties are plain values; pydantic hides only its own."""
+    """Secrets among librdkafka's properties, and in URLs, are plain values; pydantic hides only its own."""
     kafka = values["kafka"]
     client = kafka["client"] if isinstance(kafka, dict) else {}
     for name in client:
-        if any(part in name for part in _SECRET) and not name.endswith(".location"):
-            client[name] = str(SecretStr("hidden"))
+        if is_secret(name):
+            client[name] = MASK
+    for name, value in values.items():
+        values[name] = _without_passwords(value)
+
+
+def _without_passwords(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: _without_passwords(below) for name, below in value.items()}
+    if isinstance(value, list):
+        return [_without_passwords(below) for below in value]
+    return masked(value) if isinstance(value, str) else value

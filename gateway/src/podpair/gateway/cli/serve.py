@@ -11,6 +11,7 @@ import uvloop
 from podpair.gateway import logs
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Config
+from podpair.gateway.http.acceptor import raise_descriptor_limit
 from podpair.gateway.http.listeners import CannotListen, Listeners
 from podpair.gateway.http.tls import certificate_of
 from podpair.gateway.kafka.threads import call_on
@@ -44,6 +45,7 @@ async def _serve(config: Config) -> int:
         loop.add_signal_handler(number, end, 0)
     certificate = certificate_of(config.http)
     service = Service(config)
+    raise_descriptor_limit(config.limits.sessions + config.limits.connections)
     listeners = Listeners(service, certificate.context if certificate is not None else None)
     try:
         addresses = await listeners.start()

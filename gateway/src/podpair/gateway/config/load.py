@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from podpair.gateway.config.model import Config
+from podpair.gateway.core.masking import masked
 
 PREFIX = "PODPAIR_"
 _SEPARATOR = "__"
@@ -20,8 +21,8 @@ class ConfigError(Exception):
     """The configuration can't be used; `faults` are all the reasons, a line each."""
 
     def __init__(self, faults: list[str]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
+        self.faults = [masked(fault) for fault in faults]
+        super().__init__("\n".join(self.faults))
 
 
 class _Environment(BaseSettings, Config):

@@ -68,6 +68,15 @@ class Http(Section):
     key_file: Path | None = None
     """PEM file with the certificate's key, without a passphrase."""
 
+    tls_handshake_seconds: PositiveSeconds = 10
+    """How long a client may take for the TLS handshake."""
+    head_seconds: PositiveSeconds = 30
+    """How long a client may take to send a request's head: from when it connects, then from the head's first byte."""
+    stall_seconds: PositiveSeconds = 60
+    """A client that in so long sends less of a body, or takes less of an answer, than 512 bytes a second is cut off."""
+    keep_alive_seconds: PositiveSeconds = 630
+    """How long a connection may wait for its next request; longer than load balancers keep theirs (up to 600 s)."""
+
     @model_validator(mode="after")
     def _both(self) -> Self:
         if (self.certificate_file is None) != (self.key_file is None):
@@ -177,12 +186,17 @@ class Limits(Section):
 
     sessions: Count = 20_000
     """Connections that this gateway holds."""
+    connections: Count = 4096
+    """Connections that are no sessions (calls over HTTP, heads and handshakes that aren't complete). For one more the longest
+    idle one is closed; where none is idle it is refused with 503."""
     connects_per_second: Annotated[float, Field(gt=0)] | None = None
     """Connections that are let in a second, before their tokens are looked at; more are told when to come again. Unset: any."""
     connects_burst: Count = 1000
     """Connections that are let in at once after a pause, where `connects_per_second` is set."""
     message_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
     """Largest frame or request body from a client."""
+    invalid_frames: Count = 100
+    """Frames of one connection in a minute that are no message of the protocol, or a refused token; one more closes it (1008)."""
     in_flight: Count = 256
     """Open requests of one session."""
     direct: Count = 64

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Literal
 
+from podpair.gateway.core.masking import masked
 from podpair.gateway.core.protocol import Code, Fault
 
 _SOONEST, _LATEST = 0.05, 30.0  # seconds after which a busy server is asked again, whatever it says
@@ -29,7 +30,7 @@ class Unavailable(Exception):
     reason = "unavailable"
 
     def __init__(self, message: str, *, midway: bool = False, down: bool = False, said: str = "") -> None:
-        super().__init__(message)
+        super().__init__(masked(message))
         self.midway = midway
         self.down = down
         self.said = said

@@ -9,7 +9,7 @@ _TEXT = 0x81  # FIN, opcode 1 (RFC 6455, 5.2); a server does not mask
 _BINARY = 0x82
 _CLOSE = 0x88
 _PONG = 0x8A
-PING = b"\x89\x00"  # without a payload
+EMPTY_PING = b"\x89\x00"  # without a payload
 _SHORT = [bytes((_TEXT, n)) for n in range(126)]
 
 

@@ -37,6 +37,7 @@ class CloseCode:
     """Why the gateway closes a WebSocket. 3xxx: reconnect and resume; 4xxx: something has to change first."""
 
     UNSUPPORTED = 1003
+    POLICY = 1008
     TOO_LARGE = 1009
     INTERNAL = 1011
     RESTART = 1012
@@ -48,7 +49,8 @@ class CloseCode:
 
 
 _REASONS = {
-    1003: "unsupported", 1009: "too_large", 1011: "internal", 1012: "restart", 1013: "try_again_later",
+    1002: "protocol_error", 1003: "unsupported", 1007: "invalid_text", 1008: "policy", 1009: "too_large",
+    1011: "internal", 1012: "restart", 1013: "try_again_later",
     3001: "idle", 3008: "slow", 4001: "expired", 4009: "replaced",
 }  # fmt: skip
 

@@ -191,5 +191,5 @@ class Admission:
 
 def offered_protocols(request: web.Request) -> list[str]:
     """The subprotocols that a WebSocket client offers."""
-    header = request.headers.get("Sec-WebSocket-Protocol", "")
+    header = ",".join(request.headers.getall("Sec-WebSocket-Protocol", ()))
     return [protocol.strip() for protocol in header.split(",") if protocol.strip()]

@@ -9,6 +9,7 @@ from confluent_kafka import KafkaException
 from podpair.gateway.core.protocol import closing_reason
 from podpair.gateway.core.wires import EventStreamWire
 from podpair.gateway.http.admission import Admission, Refused, Visitor
+from podpair.gateway.http.connections import counts_as_session
 from podpair.gateway.logs import ids
 from podpair.gateway.service import Service
 from podpair.gateway.sessions.registry import NotYours
@@ -29,13 +30,16 @@ class EventStreamEdge:
         position = request.headers.get("Last-Event-ID") or request.query.get("position")
         try:
             visitor = await self._admission.visitor(request, position=position)
+            counts_as_session(request, True)
             release = await self._admission.hold(visitor)
         except Refused as refused:
+            counts_as_session(request, False)
             return refused.response
         try:
             return await self._serve(request, visitor)
         finally:
             release()
+            counts_as_session(request, False)
 
     async def _serve(self, request: web.Request, visitor: Visitor) -> web.StreamResponse:
         parts = visitor.parts

@@ -12,6 +12,7 @@ from yarl import URL
 
 from podpair.gateway.auth.identity import Identity
 from podpair.gateway.core.attempts import Busy, Failed, Unavailable
+from podpair.gateway.core.masking import masked
 from podpair.gateway.core.passing import TO_MODEL, named, target_of, to_client
 from podpair.gateway.core.protocol import Code, Fault, InvalidFrame, decode_infer
 from podpair.gateway.core.quotas import Forbidden, Grant
@@ -230,7 +231,7 @@ class InferEdge:
         if tracer is None or not trace:
             yield None
             return
-        about = {"server.address": self._admission.parts().upstream.url}
+        about = {"server.address": masked(self._admission.parts().upstream.url)}
         with tracer.spanning("call model", "client", trace, about) as span:
             if span is not None:
                 headers["traceparent"] = span.traceparent

@@ -7,11 +7,11 @@ import ssl
 
 from aiohttp import web
 
+from podpair.gateway.http.acceptor import Acceptor
 from podpair.gateway.http.app import make_app
 from podpair.gateway.http.operations import make_operations_app
+from podpair.gateway.http.port import make_acceptor
 from podpair.gateway.service import Service
-
-_BACKLOG = 4096  # connections that the kernel holds until they are accepted
 
 
 class CannotListen(Exception):
@@ -25,6 +25,7 @@ class Listeners:
         self._service = service
         self._context = context
         self._runners: list[web.AppRunner] = []
+        self._acceptors: list[Acceptor] = []
 
     async def start(self) -> dict[str, str]:
         """Listen. Returns the URL of the public port as `address`, that of the operators' as `operations` unless it is off.
@@ -46,15 +47,20 @@ class Listeners:
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         self._runners.append(runner)
         await runner.setup()
+        service = self._service
+        acceptor = make_acceptor(runner, service.config, service.metrics, context, public=setting == "http.port")
+        self._acceptors.append(acceptor)
         try:
-            await web.TCPSite(runner, host, port, backlog=_BACKLOG, ssl_context=context).start()
+            await acceptor.listen(host, port)
         except OSError as error:
             raise CannotListen(f"cannot listen on {host}:{port}: {error.strerror or error} ({setting})") from None
-        host, port = runner.addresses[0][:2]
+        host, port = acceptor.addresses[0][:2]
         scheme = "https" if context is not None else "http"
         return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     async def close(self) -> None:
         """Close both, the public one first."""
+        for acceptor in reversed(self._acceptors):
+            await acceptor.close()
         for runner in reversed(self._runners):
             await runner.cleanup()

@@ -1,22 +1,41 @@
 """A connection after its upgrade to a WebSocket: frames come in, pings are answered, the end is told.
 
-aiohttp does the HTTP before it and lends its compiled parser; from the upgrade on nothing of its request is kept, no task waits
-for frames and no timer belongs to one connection, for there are ten thousand of them.
+aiohttp does the HTTP before it; from the upgrade on nothing of its request is kept, no task waits for frames and no timer
+belongs to one connection, for there are ten thousand of them.
 
-Invariants: each message goes to `on_message` in the order of its arrival, and none before `resume`; `on_lost` is called once.
+Invariants: each message goes to `on_message` in the order of its arrival, and none before `resume`; `on_lost` is called once;
+one connection has no more than `FRAMES` frames (or `_BYTES` of them) in a turn of the loop, however many a read brought; what
+is written unasked for (pongs) doesn't grow in memory for a client that reads nothing.
 """
 
 import asyncio
 import itertools
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
-from aiohttp import WebSocketError, WSCloseCode, WSMsgType, web
-from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
-from aiohttp.base_protocol import BaseProtocol
+from aiohttp import WSCloseCode, web
 
-from podpair.gateway.core.frames import PING, close_frame, pong_frame
+from podpair.gateway.core.frame_reader import (
+    BINARY,
+    CLOSE,
+    PING,
+    TEXT,
+    FrameError,
+    FrameReader,
+    close_code,
+    unmask,
+)
+from podpair.gateway.core.frames import EMPTY_PING, close_frame, pong_frame
+from podpair.gateway.sessions.connection import HIGH_WATER
 
+try:  # a private part of aiohttp: compiled, and for large messages much faster than Python
+    from aiohttp._websocket.helpers import websocket_mask
+except ImportError:
+    websocket_mask = unmask  # type: ignore[assignment]
+
+FRAMES = 64
+"""Frames of one connection that are taken in a turn of the loop."""
+_BYTES = 64 * 1024  # of messages in a turn: what is larger is a turn's work alone
 _CLOSING = 10.0  # seconds that a client may take to read what is written for it, and to answer the close frame
 _BUCKETS = 32  # parts of all connections that are looked at one after the other, so that their pings are spread
 
@@ -32,6 +51,9 @@ class Heartbeats:
         self._next = itertools.cycle(range(_BUCKETS))  # the bucket of the next connection
         self._turn = itertools.cycle(self._buckets)
         self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return sum(map(len, self._buckets))
 
     def add(self, stream: "WebSocketStream") -> int:
         """Look after it; returns its bucket."""
@@ -51,11 +73,14 @@ class Heartbeats:
 
 
 class WebSocketStream(asyncio.Protocol):
-    """The server's end of one WebSocket. What is written to `transport` beside it has to be whole frames."""
+    """The server's end of one WebSocket. What is written to `transport` beside it has to be whole frames.
+
+    most: bytes of a message. on_broken is told the close code and why, and is to call `close`.
+    """
 
     __slots__ = (
-        "_broken", "_bucket", "_closing", "_ended", "_heard", "_heartbeats", "_held", "_on_broken", "_on_lost", "_on_message",
-        "_parser", "_silent", "_timer", "close_code", "transport",
+        "_broken", "_bucket", "_closing", "_ended", "_eof", "_heard", "_heartbeats", "_held", "_on_broken", "_on_lost",
+        "_on_message", "_ping", "_reader", "_reading", "_silent", "_timer", "_waiting", "close_code", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -72,75 +97,132 @@ class WebSocketStream(asyncio.Protocol):
         self.close_code: int | None = None  # the client's
         self._on_message = on_message
         self._on_lost = on_lost
-        self._on_broken = on_broken  # is to call `close`
+        self._on_broken = on_broken
         self._broken = False  # what came is no WebSocket's, or too large
         self._closing = False  # a close frame was sent: nothing is read any more but the client's
         self._ended = False  # nor that
-        self._held: list[tuple[Any, Any]] | None = []  # frames that wait for `resume`
+        self._held = True  # frames wait for `resume`
+        self._waiting = False  # frames wait for the next turn
+        self._eof = False  # no more come
+        self._reading = True  # the transport is
+        self._ping: bytes | None = None  # the payload of a ping that has yet to be answered
         self._timer: asyncio.TimerHandle | None = None
         self._heard = True
         self._silent = 0  # looks of the heartbeat since something was heard
-        frames = _Frames(cast("BaseProtocol", self), 0, loop=asyncio.get_running_loop())
-        frames.stream = self
-        # `most + 1` is the least that aiohttp refuses.
-        self._parser: WebSocketReader | None = WebSocketReader(frames, most + 1, compress=False, decode_text=True)
+        self._reader = FrameReader(most, websocket_mask)
         self._heartbeats = heartbeats
         self._bucket = heartbeats.add(self)
-        self._pause(True)
+        self._read_on()
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
-        if self._parser is not None and not self._ended:
-            self._parser.feed_data(data)
+        if self._ended:
+            return
+        if self._held or self._waiting:
+            self._reader.feed(data)
+            self._read_on()
+            return
+        try:
+            message = self._reader.whole_text(data)
+        except FrameError as error:
+            self._break(error)
+            return
+        if message is None:
+            self._reader.feed(data)
+            self._take()
+        elif not self._closing:
+            self._on_message(message)
 
-    def frame(self, kind: WSMsgType, data: Any) -> None:
-        """A frame, or a message that came in several."""
-        if self._held is not None:
-            self._held.append((kind, data))
-        elif kind is WSMsgType.TEXT or kind is WSMsgType.BINARY:
+    def _take(self) -> None:
+        """Take the frames that were read: in this turn so many, the others in the next ones."""
+        reader, size = self._reader, 0
+        try:
+            for _ in range(FRAMES):
+                frame = reader.next()
+                if frame is None:
+                    break
+                opcode, data = frame
+                if opcode in (TEXT, BINARY):
+                    if not self._closing:
+                        self._on_message(data)
+                else:
+                    self._control(opcode, data)
+                size += len(data)
+                if not reader.more or self._ended or self._held or size > _BYTES:
+                    break
+            else:
+                size = _BYTES + 1
+        except FrameError as error:
+            self._break(error)
+            return
+        if size > _BYTES and reader.more and not self._ended and not self._held:
+            self._waiting = True
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        elif self._eof:
+            self.transport.close()
+        self._pong()
+        self._read_on()
+
+    def _next_turn(self) -> None:
+        self._waiting = False
+        if not self._ended and not self._held:
+            self._take()
+
+    def _control(self, opcode: int, data: Any) -> None:
+        if opcode == PING:
+            self._ping = data  # of several only the last has to be answered (RFC 6455, 5.5.3)
+        elif opcode == CLOSE:
+            code = self.close_code = close_code(data)
             if not self._closing:
-                self._on_message(data)
-        elif kind is WSMsgType.PING:
-            self._write(pong_frame(data))
-        elif kind is WSMsgType.CLOSE:
-            self.close_code = data or None
-            if not self._closing:
-                self._write(close_frame(data or WSCloseCode.OK, ""))
+                self._write(close_frame(code or WSCloseCode.OK, ""))
             self._end()
+
+    def _pong(self) -> None:
+        """Answer the last ping, if the client takes what is written."""
+        if self._ping is not None and not self._closing and self.transport.get_write_buffer_size() <= HIGH_WATER:
+            self._write(pong_frame(self._ping))
+            self._ping = None
 
     def hold(self) -> None:
         """No message until `resume`; the client is read no further."""
-        if self._held is None:
-            self._held = []
-            self._pause(True)
+        self._held = True
+        self._read_on()
 
     def resume(self) -> None:
         """Go on, with what came meanwhile before all else."""
-        held, self._held = self._held or [], None
-        for index, (kind, data) in enumerate(held):
-            self.frame(kind, data)
-            if self._held is not None:  # held again
-                self._held = held[index + 1 :]
-                return
-        self._pause(False)
+        self._held = False
+        if self._ended:
+            return
+        if self._reader.more and not self._waiting:
+            self._take()
+        else:
+            self._read_on()
 
-    def _pause(self, pause: bool) -> None:
-        if not self.transport.is_closing():
-            (self.transport.pause_reading if pause else self.transport.resume_reading)()
+    def _read_on(self) -> None:
+        """Read the client while its frames are taken: what waits for that is bounded by one read."""
+        reading = not self._held and (not self._waiting or self._reader.pending <= _BYTES)
+        if reading is not self._reading and not self.transport.is_closing():
+            self._reading = reading
+            (self.transport.resume_reading if reading else self.transport.pause_reading)()
 
-    def broken(self, error: BaseException) -> None:
+    def _break(self, error: FrameError) -> None:
         """What came is no WebSocket's, or too large."""
         self._broken = True
-        self._on_broken(error.code if isinstance(error, WebSocketError) else WSCloseCode.PROTOCOL_ERROR, str(error))
+        closing = self._closing
+        self._on_broken(error.code, str(error))
+        if closing:
+            self._turn_away()
 
     def beat(self) -> None:
         """A look of the heartbeat, two of which make its time."""
+        if self._ping is not None and not self._ended:
+            self._pong()
         if self._heard or self._ended:
             self._heard, self._silent = False, 0
             return
         self._silent += 1
         if self._silent == 2:
-            self._write(PING)
+            self._write(EMPTY_PING)
         elif self._silent > 2:
             self.transport.abort()
 
@@ -180,10 +262,15 @@ class WebSocketStream(asyncio.Protocol):
         if not self.transport.is_closing():
             self.transport.write(data)
 
+    def eof_received(self) -> bool:
+        """The client has closed its end: what it sent before is taken yet. True keeps the transport until then."""
+        self._eof = self._waiting and self.transport.can_write_eof()  # TLS has no half of an end
+        return self._eof
+
     def connection_lost(self, exc: BaseException | None) -> None:
         self._heartbeats.discard(self, self._bucket)
         self._ended = True
-        self._parser = self._held = None
+        self._reader = _EMPTY
         if self._timer is not None:
             self._timer.cancel()
         on_lost = self._on_lost
@@ -196,16 +283,7 @@ def _nothing(*_: object) -> None:
     """Nobody is there any more."""
 
 
-class _Frames(WebSocketDataQueue):
-    """Where aiohttp's parser puts frames; nothing is queued here."""
-
-    stream: WebSocketStream
-
-    def feed_data(self, data: Any, size: int) -> None:
-        self.stream.frame(data[0], data[1])
-
-    def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
-        self.stream.broken(exc)
+_EMPTY = FrameReader(0)  # nothing is fed to it
 
 
 class Upgraded(web.StreamResponse):

@@ -9,7 +9,7 @@ from aiohttp import WSCloseCode, web
 from confluent_kafka import KafkaException
 
 from podpair.gateway.auth.identity import KeysUnavailable, Unauthorized
-from podpair.gateway.core.handshake import InvalidHandshake, switching_protocols
+from podpair.gateway.core.handshake import VERSION, InvalidHandshake, switching_protocols
 from podpair.gateway.core.protocol import (
     Cancel,
     CloseCode,
@@ -27,6 +27,7 @@ from podpair.gateway.core.protocol import (
 from podpair.gateway.core.records import Event, Kind, control_event
 from podpair.gateway.core.wires import JsonWire, RawWire
 from podpair.gateway.http.admission import Admission, Refused, Visitor, offered_protocols
+from podpair.gateway.http.connections import counts_as_session
 from podpair.gateway.http.upgraded import Heartbeats, Message, Upgraded, WebSocketStream, take_over
 from podpair.gateway.logs import ids
 from podpair.gateway.service import Service
@@ -38,6 +39,7 @@ from podpair.gateway.sessions.session import Session
 
 _log = logging.getLogger(__name__)
 JSON, RAW = "podpair.v1", "podpair.v1.raw"
+_MINUTE = 60.0
 
 
 class WebSocketEdge:
@@ -48,6 +50,7 @@ class WebSocketEdge:
         self.admission = admission
         self.heartbeats = Heartbeats(service.config.sessions.heartbeat_seconds)
         self.refreshing: set[asyncio.Task[None]] = set()
+        service.metrics.connections.labels("websocket").set_function(lambda: len(self.heartbeats))
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """The handler of the route."""
@@ -55,8 +58,10 @@ class WebSocketEdge:
             visitor = await self.admission.visitor(request, position=request.query.get("position"))
             protocol = self._choose(request)
             answer = self._handshake(request, protocol)
+            counts_as_session(request, True)
             release = await self.admission.hold(visitor)
         except Refused as refused:
+            counts_as_session(request, False)
             return refused.response
         taken = take_over(request)
         if taken is None:
@@ -76,22 +81,27 @@ class WebSocketEdge:
         if protocol is None:
             message = f"subprotocol {offered[0]!r} is not known: offer {JSON} or {RAW}"
             raise self.admission.refuse(400, "invalid", message)
-        if request.headers.get("Upgrade", "").lower() != "websocket":
-            raise self.admission.refuse(426, "invalid", "this address takes WebSocket upgrades")
         return protocol
 
     def _handshake(self, request: web.Request, protocol: str) -> bytes:
         offered = protocol if protocol in offered_protocols(request) else None
         try:
-            return switching_protocols(request.headers, offered)
+            return switching_protocols(request.headers.items(), offered, request.version[:2])
         except InvalidHandshake as error:
-            raise self.admission.refuse(400, "invalid", str(error)) from None
+            refused = self.admission.refuse(error.status, "invalid", str(error))
+            if error.status == 426:
+                refused.response.headers.update(
+                    {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": VERSION}
+                )
+            raise refused from None
 
 
 class _Client:
     """One connection of a session: what its frames ask for is the dispatcher's."""
 
-    __slots__ = ("_catching_up", "_connection", "_edge", "_parts", "_release", "_rows", "_session", "stream")
+    __slots__ = (
+        "_catching_up", "_connection", "_edge", "_invalid", "_parts", "_release", "_rows", "_session", "_since", "stream",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -107,6 +117,8 @@ class _Client:
         # The last request was a row of numbers, to be read at once: so will be the next. For the queue they stay as they
         # are written: to write numbers anew costs more than all else that is done there.
         self._rows = True
+        self._invalid = 0  # frames that were none of the protocol, since `_since` (of the service's clock)
+        self._since = 0.0
         self._catching_up: asyncio.Task[None] | None = None
         self._session: Session | None = None  # once it is the session's
         self._connection: Connection | None = None
@@ -207,9 +219,20 @@ class _Client:
         except InvalidFrame as error:
             self._edge.service.metrics.frames.inc()
             _refuse(session, Fault(Code.INVALID, error.message), error.id)
+            self._count_invalid(connection)
         except Exception:
             _log.exception("a frame failed", extra=ids(session=session.id))
             connection.close(CloseCode.INTERNAL, "internal error: resume")
+
+    def _count_invalid(self, connection: Connection) -> None:
+        """One more frame that is good for nothing: too many in a minute end the connection."""
+        now = self._edge.service.clock()
+        if now - self._since > _MINUTE:
+            self._invalid, self._since = 0, now
+        self._invalid += 1
+        most = self._edge.service.config.limits.invalid_frames
+        if self._invalid > most:
+            connection.close(CloseCode.POLICY, f"more than {most} invalid frames in a minute (limits.invalid_frames)")
 
     def _infer(self, session: Session, message: Infer | InferRow) -> None:
         try:
@@ -241,6 +264,8 @@ class _Client:
         except Unauthorized as error:
             service.metrics.refreshed.labels("refused").inc()
             _refuse(session, Fault(Code.UNAUTHORIZED, str(error)), None)
+            if session.connection is self._connection and self._connection is not None:
+                self._count_invalid(self._connection)
             return
         except KeysUnavailable as error:
             _refuse(session, Fault(Code.OVERLOADED, str(error), retry_after_ms=10_000), None)

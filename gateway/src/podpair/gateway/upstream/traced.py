@@ -9,6 +9,7 @@ from contextlib import aclosing, contextmanager
 import aiohttp
 
 from podpair.gateway.core.http_response import Response
+from podpair.gateway.core.masking import masked
 from podpair.gateway.core.models import Model
 from podpair.gateway.core.questions import Question
 from podpair.gateway.tracing import CURRENT, Tracer
@@ -33,7 +34,7 @@ class TracedUpstream:
 
     @contextmanager
     def _span(self, trace: str, model: str) -> Iterator[None]:
-        about = {"podpair.model": model, "server.address": self.url}
+        about = {"podpair.model": model, "server.address": masked(self.url)}
         with self._tracer.spanning("call model", "client", trace, about) as span:
             if span is None:
                 yield

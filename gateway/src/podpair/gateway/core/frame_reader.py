@@ -1,0 +1,212 @@
+"""Reads the frames that a WebSocket client sends (RFC 6455, 5), one at a time, so that the caller decides how many a turn.
+
+Invariant: what breaks a MUST of the RFC is refused with the close code that it names, and no more than `limit` bytes of a
+message, beside what one read brought, are ever held.
+"""
+
+from collections.abc import Callable
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+
+Unmask = Callable[[bytes, bytearray], object]
+"""Applies a mask (4 bytes) to a payload, in place."""
+
+_PROTOCOL_ERROR, _INVALID_TEXT, _TOO_LARGE = 1002, 1007, 1009
+_CODES = frozenset(
+    (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014)
+)  # of IANA's registry, to send
+
+
+class FrameError(Exception):
+    """What came breaks the protocol, or is too large; `code` is the close code that says so."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+def unmask(mask: bytes, payload: bytearray) -> None:
+    """Apply `mask` to `payload` in place, in pure Python."""
+    size = len(payload)
+    repeated = (mask * (size // 4 + 1))[:size]
+    payload[:] = (int.from_bytes(payload, "little") ^ int.from_bytes(repeated, "little")).to_bytes(size, "little")
+
+
+class FrameReader:
+    """The frames of one client. `limit`: bytes of a message, however many frames it comes in.
+
+    `more` says whether bytes are left behind the frame that was taken last.
+    """
+
+    __slots__ = ("_at", "_data", "_limit", "_message", "_opcode", "_unmask", "more")
+
+    def __init__(self, limit: int, unmask: Unmask = unmask) -> None:
+        self._limit = limit
+        self._unmask = unmask
+        self._data: bytes | bytearray = b""  # what was read, from `_at` on
+        self._at = 0
+        self._opcode = TEXT  # of the message that has begun
+        self._message: bytearray | None = None  # its frames so far
+        self.more = False
+
+    @property
+    def pending(self) -> int:
+        """Bytes that were read and not yet taken."""
+        return len(self._data) - self._at
+
+    def feed(self, data: bytes) -> None:
+        """Add what was read."""
+        if not self.more:
+            self._data, self._at = data, 0
+        else:
+            if self._at or not isinstance(self._data, bytearray):
+                self._data, self._at = bytearray(memoryview(self._data)[self._at :]), 0
+            self._data += data
+        self.more = True
+
+    def whole_text(self, data: bytes) -> str | None:
+        """The message, where nothing is pending and `data` is one frame that holds it, as nearly always; else None.
+
+        What `next` would do with it, in a third of the time. Raises FrameError.
+        """
+        size = len(data)
+        if size < 6 or data[0] != 0x81 or self.more or self._message is not None:  # final, no reserved bit, text
+            return None
+        second = data[1]
+        if second == 0xFE:
+            start = 8
+            length = data[2] << 8 | data[3] if size > start else 0
+            if length < 126:
+                return None
+        else:
+            start, length = 6, second - 0x80
+        if start + length != size or length > self._limit:
+            return None
+        payload = bytearray(data[start:])
+        self._unmask(data[start - 4 : start], payload)
+        return _text(payload)
+
+    def next(self) -> tuple[int, str | bytes] | None:
+        """The next frame's opcode, and its message or payload; None until more is fed.
+
+        A message is told with its last frame, by the opcode of its first; each frame before it as CONTINUATION, empty.
+        Raises FrameError; then nothing more can be read.
+        """
+        data, at = self._data, self._at
+        start, end = at + 2, len(data)
+        if end < start:
+            return self._wait()
+        first, second = data[at], data[at + 1]
+        length = second - 0x80
+        if first != 0x81 or not 0 <= length <= 126 or self._message is not None:  # all but short, whole texts
+            return self._other(first, second)
+        if length == 126:
+            start += 2
+            length = data[at + 2] << 8 | data[at + 3] if end >= start else 0
+            if length < 126:
+                return self._other(first, second)
+        if length > self._limit:
+            return self._other(first, second)
+        start += 4
+        stop = start + length
+        if end < stop:
+            return self._wait()
+        payload = bytearray(data[start:stop])
+        self._unmask(bytes(data[start - 4 : start]), payload)
+        self._taken(stop)
+        return TEXT, _text(payload)
+
+    def _other(self, first: int, second: int) -> tuple[int, str | bytes] | None:
+        """The next frame, whatever it is: its first bytes are these."""
+        data, at = self._data, self._at
+        start, end = at + 2, len(data)
+        opcode, length = first & 0x0F, second & 0x7F
+        if first & 0x70:
+            raise FrameError(_PROTOCOL_ERROR, "a reserved bit is set, and no extension was agreed on")
+        if not second & 0x80:
+            raise FrameError(_PROTOCOL_ERROR, "a client's frame must be masked")
+        if opcode >= CLOSE:
+            _check_control(opcode, first, length)
+        else:
+            if opcode > BINARY:
+                raise FrameError(_PROTOCOL_ERROR, f"opcode {opcode} is reserved")
+            if (opcode == CONTINUATION) is (self._message is None):
+                wrong = "another message begins in" if opcode else "a continuation without"
+                raise FrameError(_PROTOCOL_ERROR, f"{wrong} a fragmented message")
+            if length > 125:
+                size = 2 if length == 126 else 8
+                start += size
+                if end < start:
+                    return self._wait()
+                length = int.from_bytes(data[start - size : start], "big")
+                if length < (126 if size == 2 else 0x10000) or length >> 63:
+                    raise FrameError(_PROTOCOL_ERROR, "a frame's length is not written as it must be")
+            if length + (len(self._message) if self._message is not None else 0) > self._limit:
+                raise FrameError(_TOO_LARGE, f"a message is larger than {self._limit} bytes")
+        start += 4
+        stop = start + length
+        if end < stop:
+            return self._wait()
+        payload = bytearray(data[start:stop])
+        self._unmask(bytes(data[start - 4 : start]), payload)
+        self._taken(stop)
+        if opcode >= CLOSE:
+            return opcode, bytes(payload)
+        return self._joined(opcode, payload, last=first >= 0x80)
+
+    def _taken(self, stop: int) -> None:
+        """What lies before `stop` is done with."""
+        if stop < len(self._data):
+            self._at = stop
+        else:
+            self._data, self._at, self.more = b"", 0, False
+
+    def _wait(self) -> tuple[int, str | bytes] | None:
+        """No frame is complete: keep no more than what is not yet taken."""
+        if self._at:
+            self._data, self._at = bytearray(memoryview(self._data)[self._at :]), 0
+        return None
+
+    def _joined(self, opcode: int, payload: bytearray, *, last: bool) -> tuple[int, str | bytes]:
+        """A data frame's message where it is the last of it."""
+        if opcode == CONTINUATION or not last:
+            if self._message is None:
+                self._opcode, self._message = opcode, payload
+            else:
+                self._message += payload
+            if not last:
+                return CONTINUATION, b""
+            opcode, payload, self._message = self._opcode, self._message, None
+        if opcode == BINARY:
+            return BINARY, bytes(payload)
+        return TEXT, _text(payload)
+
+
+def _text(payload: bytearray) -> str:
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        raise FrameError(_INVALID_TEXT, "a text message is not UTF-8") from None
+
+
+def _check_control(opcode: int, first: int, length: int) -> None:
+    if opcode > PONG:
+        raise FrameError(_PROTOCOL_ERROR, f"opcode {opcode} is reserved")
+    if first < 0x80:
+        raise FrameError(_PROTOCOL_ERROR, "a control frame must not be fragmented")
+    if length > 125:
+        raise FrameError(_PROTOCOL_ERROR, "a control frame holds at most 125 bytes")
+
+
+def close_code(payload: bytes) -> int | None:
+    """The code of a close frame's payload, None where it has none. Raises FrameError."""
+    if not payload:
+        return None
+    code = int.from_bytes(payload[:2], "big")
+    if len(payload) == 1 or not (code in _CODES or 3000 <= code <= 4999):
+        raise FrameError(_PROTOCOL_ERROR, "a close frame's code is none that may be sent")
+    try:
+        payload[2:].decode()
+    except UnicodeDecodeError:
+        raise FrameError(_INVALID_TEXT, "a close frame's reason is not UTF-8") from None
+    return code

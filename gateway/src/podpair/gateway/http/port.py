@@ -1,0 +1,48 @@
+"""How a port of the gateway takes connections: by which limits, and counted where."""
+
+import ssl
+from functools import partial
+
+from aiohttp import web
+
+from podpair.gateway.config.model import Config
+from podpair.gateway.http.acceptor import Acceptor
+from podpair.gateway.http.connections import ConnectionLimits, Connections
+from podpair.gateway.metrics import Metrics
+
+
+def make_acceptor(
+    runner: web.AppRunner, config: Config, metrics: Metrics, context: ssl.SSLContext | None, *, public: bool = True
+) -> Acceptor:
+    """What takes connections for `runner`, which is set up, once it is told where to listen.
+
+    A port that is not public is for operators and probes: it may have the last file descriptors, and the connections that it
+    holds are not in the metrics. Raises UnsupportedAiohttp.
+    """
+    http = config.http
+    limits = ConnectionLimits(
+        tls_handshake=http.tls_handshake_seconds,
+        head=http.head_seconds,
+        stall=http.stall_seconds,
+        keep_alive=http.keep_alive_seconds,
+        connections=config.limits.connections,
+    )
+    if runner.server is None:
+        raise RuntimeError("the runner is not set up")
+    connections = Connections(limits, lambda reason: metrics.connections_closed.labels(reason).inc())
+    acceptor = Acceptor(
+        runner.server,
+        connections,
+        context=lambda: context,
+        on_refused=lambda reason: metrics.connections_refused.labels(reason).inc(),
+        reserve=public,
+    )
+    if public:
+        metrics.connections.labels("tls_handshake").set_function(lambda: acceptor.beginning)
+        for kind in connections.counts():
+            metrics.connections.labels(kind).set_function(partial(_count, connections, kind))
+    return acceptor
+
+
+def _count(connections: Connections, kind: str) -> int:
+    return connections.counts()[kind]

@@ -1,0 +1,192 @@
+"""What a WebSocket client may send, and by which close code all else is refused (RFC 6455, 5 and 7.4)."""
+
+import os
+import struct
+
+import pytest
+
+from podpair.gateway.core.frame_reader import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    FrameError,
+    FrameReader,
+    close_code,
+    unmask,
+)
+
+LIMIT = 100_000
+MASK = b"\x01\x82\x03\xfe"
+
+
+def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, bits: int = 0, masked: bool = True) -> bytes:
+    size = len(payload)
+    head = bytes([fin << 7 | bits | opcode])
+    if size < 126:
+        head += bytes([masked << 7 | size])
+    elif size < 0x10000:
+        head += bytes([masked << 7 | 126]) + struct.pack(">H", size)
+    else:
+        head += bytes([masked << 7 | 127]) + struct.pack(">Q", size)
+    hidden = bytearray(payload)
+    if masked:
+        unmask(MASK, hidden)
+        head += MASK
+    return head + hidden
+
+
+def read(*pieces: bytes, limit: int = LIMIT) -> list[tuple[int, str | bytes]]:
+    reader, found = FrameReader(limit), []
+    for piece in pieces:
+        reader.feed(piece)
+        while reader.more and (taken := reader.next()) is not None:
+            found.append(taken)
+    return found
+
+
+TEXTS = ["", "a", "ä" * 62, "x" * 125, "x" * 126, "x" * 65535, "x" * 65536, "\U0001f600" * 20]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_message_however_it_is_cut(text: str) -> None:
+    whole = frame(TEXT, text.encode())
+    assert read(whole) == [(TEXT, text)]
+    assert read(whole[:1], whole[1:3], whole[3:7], whole[7:]) == [(TEXT, text)]
+    assert read(whole + whole, whole) == [(TEXT, text)] * 3
+    if len(whole) < 1000:
+        assert read(*(whole[i : i + 1] for i in range(len(whole)))) == [(TEXT, text)]
+    taken = FrameReader(LIMIT).whole_text(whole)
+    assert taken == (text if len(text.encode()) < 65536 else None)
+
+
+def test_the_short_way_is_taken_by_nothing_but_one_whole_text() -> None:
+    good = frame(TEXT, b"text")
+    for other in (
+        good[:-1], good + b"\x81", good * 2, frame(BINARY, b"text"), frame(TEXT, b"text", fin=False), frame(PING, b"text"),
+        frame(TEXT, b"text", masked=False), frame(TEXT, b"text", bits=0x40), b"", good[:3], frame(TEXT, b"x" * 200)[:4],
+        frame(TEXT, b"x" * (LIMIT + 1)),
+    ):  # fmt: skip
+        assert FrameReader(LIMIT).whole_text(other) is None
+    begun = FrameReader(LIMIT)
+    begun.feed(frame(TEXT, b"te", fin=False))
+    assert begun.next() == (CONTINUATION, b"")
+    assert begun.whole_text(good) is None
+
+
+def test_a_message_in_fragments_with_control_frames_between() -> None:
+    data = (
+        frame(TEXT, "ä".encode()[:1], fin=False)
+        + frame(PING, b"there?")
+        + frame(CONTINUATION, "ä".encode()[1:], fin=False)
+        + frame(PONG)
+        + frame(CONTINUATION, b"", fin=False)
+        + frame(CONTINUATION, b"!")
+        + frame(BINARY, b"\x00\xff")
+    )
+    fragment = (CONTINUATION, b"")
+    wanted = [fragment, (PING, b"there?"), fragment, (PONG, b""), fragment, (TEXT, "ä!"), (BINARY, b"\x00\xff")]
+    assert read(data) == wanted
+    assert read(*(data[i : i + 1] for i in range(len(data)))) == wanted
+
+
+def test_fragments_are_put_together_at_their_size_not_its_square() -> None:
+    """A megabyte, a byte at a time: were it copied with each, this would take minutes."""
+    size = 1 << 20
+    first, middle, last = frame(TEXT, b"x", fin=False), frame(CONTINUATION, b"x", fin=False), frame(CONTINUATION, b"x")
+    reader = FrameReader(size)
+    reader.feed(first)
+    assert reader.next() == (CONTINUATION, b"")
+    for _ in range((size - 2) // 1022):
+        reader.feed(middle * 1022)
+        while reader.more:
+            assert reader.next() == (CONTINUATION, b"")
+    reader.feed(middle * ((size - 2) % 1022) + last)
+    while reader.more:
+        taken = reader.next()
+    assert taken == (TEXT, "x" * size)
+
+
+WRONG: dict[str, tuple[bytes, int]] = {
+    "not masked": (frame(TEXT, b"hello", masked=False), 1002),
+    "not masked, empty": (frame(TEXT, masked=False), 1002),
+    "a ping that is not masked": (frame(PING, masked=False), 1002),
+    "a close that is not masked": (frame(CLOSE, masked=False), 1002),
+    "reserved bit 1": (frame(TEXT, b"x", bits=0x40), 1002),
+    "reserved bit 2": (frame(TEXT, b"x", bits=0x20), 1002),
+    "reserved bit 3": (frame(PING, b"x", bits=0x10), 1002),
+    **{f"opcode {n}": (frame(n), 1002) for n in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)},
+    "a ping of 126 bytes": (frame(PING, b"x" * 126), 1002),
+    "a pong of 126 bytes": (frame(PONG, b"x" * 126), 1002),
+    "a close of 126 bytes": (frame(CLOSE, b"x" * 126), 1002),
+    "a fragmented ping": (frame(PING, fin=False), 1002),
+    "a fragmented close": (frame(CLOSE, fin=False), 1002),
+    "a continuation of nothing": (frame(CONTINUATION, b"x"), 1002),
+    "a continuation of nothing that goes on": (frame(CONTINUATION, b"x", fin=False), 1002),
+    "a continuation of what has ended": (frame(TEXT, b"x") + frame(CONTINUATION, b"x"), 1002),
+    "a text within a text": (frame(TEXT, b"x", fin=False) + frame(TEXT, b"y"), 1002),
+    "a text within an empty fragment": (frame(TEXT, fin=False) + frame(TEXT, b"y"), 1002),
+    "a fragment within a fragment": (frame(BINARY, b"x", fin=False) + frame(TEXT, b"y", fin=False), 1002),
+    "a short length in two bytes": (b"\x81\xfe\x00\x05" + MASK + b"hello", 1002),
+    "a short length in eight bytes": (b"\x81\xff" + struct.pack(">Q", 200) + MASK + b"x" * 200, 1002),
+    "a length with its highest bit": (b"\x81\xff" + struct.pack(">Q", 1 << 63 | 5) + MASK, 1002),
+    "not UTF-8": (frame(TEXT, b"\xff"), 1007),
+    "half a character": (frame(TEXT, "ä".encode()[:1]), 1007),
+    "a surrogate": (frame(TEXT, b"\xed\xa0\x80"), 1007),
+    "half a character at the end of fragments": (
+        frame(TEXT, b"x", fin=False) + frame(CONTINUATION, "ä".encode()[:1]),
+        1007,
+    ),
+    "too large": (frame(TEXT, b"x" * (LIMIT + 1)), 1009),
+    "too large, says its head": (b"\x81\xff" + struct.pack(">Q", LIMIT + 1) + MASK, 1009),
+    "too large together": (frame(TEXT, b"x" * LIMIT, fin=False) + frame(CONTINUATION, b"x"), 1009),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_refused_and_how(name: str) -> None:
+    data, code = WRONG[name]
+    for pieces in ((data,), (data[:1], data[1:2], data[2:])):
+        with pytest.raises(FrameError) as refused:
+            read(*pieces)
+        assert refused.value.code == code
+    assert read(frame(TEXT, b"x" * LIMIT)) == [(TEXT, "x" * LIMIT)]
+
+
+@pytest.mark.parametrize(
+    "code", [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1014, 3000, 3999, 4000, 4999]
+)
+def test_a_close_code(code: int) -> None:
+    assert close_code(struct.pack(">H", code)) == code
+    assert close_code(struct.pack(">H", code) + b"weg") == code
+
+
+def test_a_close_without_a_code() -> None:
+    assert close_code(b"") is None
+
+
+@pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535])
+def test_a_close_code_that_may_not_be_sent(code: int) -> None:
+    with pytest.raises(FrameError) as refused:
+        close_code(struct.pack(">H", code))
+    assert refused.value.code == 1002
+
+
+@pytest.mark.parametrize(("payload", "code"), [(b"\x03", 1002), (b"\x03\xe8\xff", 1007)])
+def test_a_close_that_is_none(payload: bytes, code: int) -> None:
+    with pytest.raises(FrameError) as refused:
+        close_code(payload)
+    assert refused.value.code == code
+
+
+def test_masks() -> None:
+    from aiohttp._websocket.helpers import websocket_mask
+
+    for size in (0, 1, 2, 3, 4, 5, 7, 8, 9, 31, 4096, 4099):
+        mask, payload = os.urandom(4), os.urandom(size)
+        ours, theirs = bytearray(payload), bytearray(payload)
+        unmask(mask, ours)
+        websocket_mask(mask, theirs)
+        assert ours == theirs
