@@ -16,6 +16,7 @@ from podpair.gateway.core.generate import StreamFailed, generate_body, part_of_e
 from podpair.gateway.core.models import Model, model_of
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.questions import Question
+from podpair.gateway.core.records import unix_milliseconds
 from podpair.gateway.core.sse import Events
 from podpair.gateway.core.tensors import Output, unpack
 from podpair.gateway.tracing import CURRENT
@@ -239,7 +240,7 @@ def _about(deadline: float | None, key: str) -> list[tuple[str, str]]:
     """What podpair's own container reads besides V2; others don't mind."""
     headers = []
     if deadline is not None:
-        headers.append(("podpair-deadline", str(int(deadline * 1000))))
+        headers.append(("podpair-deadline", str(unix_milliseconds(deadline))))
     if key:
         headers.append(("podpair-key", quote(key, safe="")))
     if trace := CURRENT.get():
