@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from harness import environments
-from harness.kafka import Broker, libraries
+from harness.kafka import Broker
 from harness.machine import require
 from harness.processes import ROOT
 from podpair.gateway.core.partitions import home_partition
@@ -59,7 +59,8 @@ def at_home(broker: Broker, topic: tuple[str, int]) -> int:
     name, width = topic
     consumer = Consumer({"bootstrap.servers": broker.address, "group.id": "unused", "enable.partition.eof": True})
     consumer.assign([TopicPartition(name, partition, 0) for partition in range(width)])
-    unread, found = set(range(width)), {}
+    unread = set(range(width))
+    found: dict[str, int | None] = {}
     while unread:
         message = consumer.poll(60)
         assert message is not None
@@ -108,13 +109,6 @@ def test_kcat(broker: Broker, topic: tuple[str, int], partitioner: str | None, s
     lines = "".join(f"{key}\t{{}}\n" for key in KEYS).encode()
     subprocess.run([kcat, "-P", "-b", broker.address, "-t", topic[0], "-K", "\t", *more], input=lines, check=True)
     expect(at_home(broker, topic), said, topic[1])
-
-
-@slow
-def test_java(broker: Broker, topic: tuple[str, int]) -> None:
-    (java,) = require("java")
-    run([java, "-XX:TieredStopAtLevel=1", "-cp", f"{libraries()}/*", HERE / "java" / "Produce.java"], broker, topic)
-    expect(at_home(broker, topic), "all", topic[1])
 
 
 @slow
