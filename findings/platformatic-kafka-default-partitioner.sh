@@ -5,7 +5,7 @@
 # elsewhere: right in a topic of 8 partitions, wrong for about half of all keys in one of 6. The package exports a
 # compatibilityPartitioner, which agrees everywhere. Output seen:
 #   8 partitions: 400 of 400 keys as Java
-#   6 partitions: 212 of 400 keys as Java
+#   6 partitions: 184 of 400 keys as Java
 # (A broker agrees: the records land where the function says.) Exits non-zero if that is no longer so.
 set -eu
 folder=$(mktemp -d)
