@@ -3,6 +3,7 @@
 import asyncio
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -130,3 +131,30 @@ async def test_a_model_that_says_far_too_much_is_quoted_in_part(
     assert error["code"] == "upstream"
     assert len(error["message"]) < 3000
     assert "1 dead letter" in await asyncio.to_thread(replay, "--list")
+
+
+async def test_old_events_do_not_have_requests_with_a_deadline_refused(
+    gateway: Gateway, broker: Broker, connect: Connect, names: dict[str, Any]
+) -> None:
+    """When something happened, and what other services' clocks say, is no measure of how long answers take."""
+    client = await connect(gateway, sid="s-old")
+    producer = Producer({"bootstrap.servers": broker.address})
+    now = time.time()
+    old: list[dict[str, Any]] = [
+        {"headers": {"ce_time": "2020-01-01T00:00:00Z"}},
+        {"timestamp": int((now - 86_400) * 1000)},
+        {"headers": {"queued_at": str(int((now - 86_400) * 1000))}},  # a copy
+        {"headers": {"ce_time": "2020-01-01t00:00:00z", "ce_source": "another"}, "timestamp": int((now - 600) * 1000)},
+    ]
+    for number, one in enumerate(old):
+        headers = {"ce_id": f"old-{number}", "ce_subject": "s-old", "model": "fake", **one.get("headers", {})}
+        more = {name: value for name, value in one.items() if name != "headers"}
+        producer.produce(names["requests"]["topic"], b'{"data":[1,2]}', headers=headers, **more)
+    producer.flush(10)
+    found = [await client.event("result") for _ in old]
+    waits = {event["id"]: event["timing"]["queue_ms"] for event in found}
+    assert waits["old-0"] < 60_000
+    for number in range(5):
+        await client.infer(f"r{number}", model="fake", data=[1, 2], route="queue", deadline_ms=60_000)
+        assert (await client.answer(f"r{number}"))["type"] == "result"
+    assert gateway.metric("limited_total", limit="deadline") == 0

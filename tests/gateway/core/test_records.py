@@ -14,6 +14,7 @@ from podpair.gateway.core.records import (
     Event,
     InvalidRecord,
     Kind,
+    Request,
     answer_headers,
     event_of_record,
     record_value,
@@ -125,6 +126,7 @@ def test_every_record_becomes_an_event_in_utf8_json(value: bytes | None, headers
     assert (event.kind is Kind.PUSH) == ("id" not in body)
 
 
+GOOD = {"ce_id": b"r", "ce_subject": b"s", "model": b"m"}
 texts = st.text(max_size=20).filter(lambda t: "\x00" not in t)
 moments = st.integers(0, 4_000_000_000_000).map(lambda ms: ms / 1000)
 
@@ -138,8 +140,60 @@ def test_a_queued_request_reads_back(
     )
     found = request_of_record(b"{}", headers)
     assert (found.id, found.session, found.model, found.body) == (request, session, model, b"{}")
-    assert found.deadline == (None if deadline is None else pytest.approx(deadline, abs=0.001))
-    assert found.time == pytest.approx(now, abs=0.001)
+    assert isinstance(found, Request)
+    assert found.deadline == deadline  # to the millisecond, which both are whole ones of
+    assert found.time == pytest.approx(now, abs=1e-5)
+
+
+@pytest.mark.parametrize("moment", [8368.524, 1700000000.001, 1700000000.999, 4000000000.029, 0.0, 1.001, 0.29])
+def test_a_time_of_whole_milliseconds_comes_back_as_it_was(moment: float) -> None:
+    """8368.524 * 1000 is 8368523.999… to a computer."""
+    headers = request_headers(request_id="r", session="s", model="m", source="g", now=moment, deadline=moment)
+    found = request_of_record(b"{}", headers)
+    assert isinstance(found, Request)
+    assert (found.time, found.deadline, found.queued_at) == (pytest.approx(moment, abs=1e-6), moment, moment)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("1970-01-01T00:00:10Z", 10),
+        ("1970-01-01t00:00:10z", 10),
+        ("1970-01-01 00:00:10z", 10),
+        ("1970-01-01t01:30:10+01:30", 10),
+        ("1969-12-31T23:00:10-01:00", 10),
+        ("1970-01-01T00:00:10-00:00", 10),
+        ("1970-01-01T00:00:10.5Z", 10.5),
+        ("1970-01-01T00:00:10.000000000000000000001z", 10),
+        ("1970-01-01T00:00:10.25+00:00", 10.25),
+        ("1970-01-02T00:00:00Z", 86400),
+        ("1998-12-31T23:59:60Z", 915148800),
+        ("1990-12-31T15:59:60-08:00", 662688000),
+        ("2016-12-31T23:59:60.5z", 1483228800.5),
+        ("2024-02-29T12:00:00Z", 1709208000),
+        ("0000-01-01T00:00:00Z", -62167219200),
+        ("0000-02-29T00:00:00z", -62162121600),
+        ("9999-12-31T23:59:59.999Z", 253402300799.999),
+        ("9999-12-31T23:59:59-23:59", 253402387139),
+        ("2026-01-01", 1767225600),  # ISO 8601's, not RFC 3339's: there is no doubt about what is meant
+        ("2026-01-01T00:00:00", 1767225600),
+    ],
+)
+def test_any_time_of_rfc_3339_is_read(text: str, seconds: float) -> None:
+    found = request_of_record(b"{}", [*GOOD.items(), ("ce_time", text.encode())])
+    assert isinstance(found, Request)
+    assert found.time == pytest.approx(seconds, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "now", "1970-01-01T24:00:01Z", "1970-01-01T00:60:00Z", "1970-01-01T00:00:61Z", "1970-13-01T00:00:00Z",
+     "2023-02-29T00:00:00Z", "1970-01-01T00:00:00+24:00", "1970-01-01T00:00:00+01:60",
+     "١970-01-01T00:00:00Z"],
+)  # fmt: skip
+def test_what_is_no_time_says_so(text: str) -> None:
+    with pytest.raises(InvalidRecord, match="ce_time"):
+        request_of_record(b"{}", [*GOOD.items(), ("ce_time", text.encode())])
 
 
 def test_the_headers_are_a_cloudevent() -> None:
@@ -150,9 +204,6 @@ def test_the_headers_are_a_cloudevent() -> None:
         "ce_specversion": b"1.0", "ce_id": b"r", "ce_type": b"dev.podpair.error", "ce_source": b"gw-1",
         "ce_subject": b"s", "content-type": b"application/json",
     }  # fmt: skip
-
-
-GOOD = {"ce_id": b"r", "ce_subject": b"s", "model": b"m"}
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
 """What a dead letter says besides the request that it was: why it is dead, and where it came from.
 
-Invariant: burying and reviving a record loses nothing of it but its deadline, which has no meaning any more.
+Invariant: burying and reviving a record loses nothing of it but its deadline, which has no meaning any more, and the mark
+of the gateway that queued it: how long it takes from then on says nothing about how long requests wait.
 """
 
 from typing import NamedTuple
 
 from podpair.gateway.core.protocol import shortened
-from podpair.gateway.core.records import Headers
+from podpair.gateway.core.records import QUEUED_AT, Headers
 
 _PREFIX = "dead_"
+_REPLAYS = "replays"  # how often it was put back
 
 
 class DeadLetter(NamedTuple):
@@ -34,8 +36,12 @@ def buried(
 
 
 def revived(headers: Headers | None) -> list[tuple[str, bytes | None]]:
-    """The headers of the request that a dead letter was, to be tried again."""
-    return [(name, value) for name, value in headers or () if not name.startswith(_PREFIX) and name != "deadline"]
+    """The headers of the request that a dead letter was, to be tried again: `replays` says how often that was done."""
+    before = dict(headers or ()).get(_REPLAYS) or b""
+    times = int(before) + 1 if before.isdigit() and len(before) < 10 else 1
+    left = ("deadline", QUEUED_AT, _REPLAYS)
+    kept = [(name, value) for name, value in headers or () if not name.startswith(_PREFIX) and name not in left]
+    return [*kept, (_REPLAYS, b"%d" % times)]
 
 
 def dead_letter_of(headers: Headers | None) -> DeadLetter:

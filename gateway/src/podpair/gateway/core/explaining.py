@@ -16,6 +16,7 @@ from podpair.gateway.core.records import CANCEL, ERROR, PARTIAL, RESULT
 Log = Literal["requests", "results", "dead"]
 _LISTED = 20  # requests of a session that are told one by one
 _LONGEST = 300  # characters of a message
+_YEAR_9999 = 253_402_300_800.0  # its end, in Unix seconds
 
 
 class Seen(NamedTuple):
@@ -169,4 +170,7 @@ def _waiting(record: Seen, share: Share) -> list[str]:
 
 
 def _at(time: float) -> str:
+    """A record's own time, which is whatever its producer's clock said."""
+    if not 0.0 <= time < _YEAR_9999:
+        return "(no time)"
     return datetime.fromtimestamp(time, UTC).isoformat(sep=" ", timespec="milliseconds").replace("+00:00", "Z")

@@ -4,8 +4,9 @@ Invariant: a record whose value is not what its type says still becomes an event
 """
 
 import base64
+import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import IntEnum
 from functools import lru_cache
 from typing import NamedTuple
@@ -23,6 +24,8 @@ RESULT = b"dev.podpair.result"
 ERROR = b"dev.podpair.error"
 PUSH = b"dev.podpair.push"
 CANCEL = b"dev.podpair.cancel"
+QUEUED_AT = "queued_at"
+"""The header by which a gateway marks the requests that it queues: when, in Unix milliseconds."""
 _YEAR_9999 = 253_402_300_800_000  # its end, in Unix milliseconds
 
 
@@ -164,9 +167,11 @@ class Request(NamedTuple):
     session: str
     model: str
     deadline: float | None  # Unix seconds
-    time: float | None  # Unix seconds: when it was queued
+    time: float | None  # Unix seconds: when what it is about happened (ce_time)
     body: bytes
     trace: str = ""  # traceparent
+    queued_at: float | None = None  # Unix seconds: when a gateway queued it; None: another service did, or a replay
+    written: float | None = None  # Unix seconds: when its record was written, as far as its worker knows
 
 
 class Cancellation(NamedTuple):
@@ -180,14 +185,20 @@ class InvalidRecord(ValueError):
     """A record on the requests topic that no worker can serve."""
 
 
+def unix_milliseconds(seconds: float) -> int:
+    """Whole milliseconds of Unix seconds; what was whole ones stays so, though 8368.524 * 1000 is less than 8368524."""
+    return int(seconds * 1000 + 0.01)
+
+
 def request_headers(
     *, request_id: str, session: str, model: str, source: str, now: float, deadline: float | None
 ) -> list[tuple[str, bytes]]:
     """The headers of a request record. `now` and `deadline` are Unix seconds."""
     headers = _headers(REQUEST, request_id, session, source, now)
     headers.append(("model", model.encode()))
+    headers.append((QUEUED_AT, b"%d" % unix_milliseconds(now)))
     if deadline is not None:
-        headers.append(("deadline", b"%d" % int(deadline * 1000)))
+        headers.append(("deadline", b"%d" % unix_milliseconds(deadline)))
     return headers
 
 
@@ -213,7 +224,7 @@ def _headers(ce_type: bytes, request_id: str, session: str, source: str, now: fl
         ("ce_type", ce_type),
         ("ce_source", source.encode()),
         ("ce_subject", session.encode()),
-        _time(int(now * 1000)),
+        _time(unix_milliseconds(now)),
         _CONTENT_TYPE,
     ]
 
@@ -229,9 +240,31 @@ def _time(milliseconds: int) -> tuple[str, bytes]:
     return "ce_time", datetime.fromtimestamp(seconds, UTC).strftime(f"%Y-%m-%dT%H:%M:%S.{rest:03}+00:00").encode()
 
 
+_RFC_3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII)
+_CYCLE = 146_097  # days of 400 years, after which the calendar repeats itself
+_EPOCH = date(1970, 1, 1).toordinal()
+
+
 @lru_cache(256)
 def _time_of(ce_time: bytes) -> float:
-    return datetime.fromisoformat(ce_time.decode()).timestamp()
+    """Unix seconds of an RFC 3339 time; other forms of ISO 8601 are read, too, as UTC where they name no offset.
+
+    A leap second is the first one of the next minute. Raises ValueError.
+    """
+    text = ce_time.decode()
+    found = _RFC_3339.fullmatch(text)
+    if found is None:
+        other = datetime.fromisoformat(text)
+        return (other if other.tzinfo is not None else other.replace(tzinfo=UTC)).timestamp()
+    year, month, day, hour, minute, second = (int(part) for part in found.groups()[:6])
+    fraction, sign, hours, minutes = found.groups()[6:]
+    if hour > 23 or minute > 59 or second > 60 or int(hours or 0) > 23 or int(minutes or 0) > 59:
+        raise ValueError(f"{text!r} is no time of a day")
+    # Python's calendar begins with the year 1.
+    days = date(year, month, day).toordinal() if year else date(400, month, day).toordinal() - _CYCLE
+    offset = int(hours or 0) * 3600 + int(minutes or 0) * 60
+    whole = (days - _EPOCH) * 86400 + hour * 3600 + minute * 60 + second - (-offset if sign == "-" else offset)
+    return whole + float(fraction or 0)
 
 
 def request_of_record(value: bytes | None, headers: Headers | None) -> Request | Cancellation:
@@ -252,7 +285,15 @@ def request_of_record(value: bytes | None, headers: Headers | None) -> Request |
     except ValueError as error:
         raise InvalidRecord(f"header deadline or ce_time: {error}") from None
     trace = found.get("traceparent", b"").decode(errors="replace")
-    return Request(text["ce_id"], text["ce_subject"], text["model"], deadline, time, value or b"", trace)
+    queued_at = _mark(found.get(QUEUED_AT))
+    return Request(text["ce_id"], text["ce_subject"], text["model"], deadline, time, value or b"", trace, queued_at)
+
+
+def _mark(queued_at: bytes | None) -> float | None:
+    """What a gateway's mark says; what is no number was not written by one."""
+    if queued_at is None or len(queued_at) > 15 or not queued_at.isdigit():
+        return None
+    return int(queued_at) / 1000
 
 
 def _unix_seconds(milliseconds: int) -> float:

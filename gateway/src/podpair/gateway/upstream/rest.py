@@ -18,6 +18,7 @@ from podpair.gateway.core.http_response import Response
 from podpair.gateway.core.models import Model, model_of
 from podpair.gateway.core.protocol import Fault
 from podpair.gateway.core.questions import Question
+from podpair.gateway.core.records import unix_milliseconds
 from podpair.gateway.core.sse import Events, EventTooLarge
 from podpair.gateway.core.tensors import Output, count_of, unpack
 from podpair.gateway.tracing import CURRENT
@@ -263,7 +264,7 @@ def _about(deadline: float | None, key: str) -> list[tuple[str, str]]:
     """What podpair's own container reads besides V2; others don't mind."""
     headers = []
     if deadline is not None:
-        headers.append(("podpair-deadline", str(int(deadline * 1000))))
+        headers.append(("podpair-deadline", str(unix_milliseconds(deadline))))
     if key:
         headers.append(("podpair-key", quote(key, safe="")))
     if trace := CURRENT.get():

@@ -66,7 +66,7 @@ class Attempting:
                 return body
 
     async def _ask(self, request: Request, question: Question, parts: PartWriter | None, *, alone: bool) -> bytes:
-        queue_ms = max(0.0, (time.time() - request.time) * 1000) if request.time else None
+        queue_ms = max(0.0, (time.time() - request.written) * 1000) if request.written is not None else None
         if not self._readiness.ready:
             await self._until_ready(request.deadline)
         on_part = None if parts is None else parts.part

@@ -17,6 +17,7 @@ from podpair.gateway.core.offsets import ContiguousOffsets
 from podpair.gateway.core.pace import QUEUE, Paces
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.questions import question_of_body
+from podpair.gateway.core.queue_time import AppendTimes, representative_wait
 from podpair.gateway.core.records import Cancellation, Headers, Request, request_of_record
 from podpair.gateway.core.remembered import Remembered
 from podpair.gateway.kafka.producer import NotWritten, Outgoing, Written
@@ -51,13 +52,14 @@ class Work(Protocol):
     """A request partition."""
 
     offsets: ContiguousOffsets
+    times: AppendTimes
     plain: "set[Hand]"
 
 
 class Hand(Running):
     """A plain request in hand, until its offset is finished."""
 
-    __slots__ = ("ask", "body", "done", "offset", "outcome", "queued", "record", "request", "who", "work")
+    __slots__ = ("ask", "body", "done", "offset", "outcome", "queued", "record", "request", "who", "work", "written")
 
     ask: Ask
 
@@ -68,7 +70,9 @@ class Hand(Running):
         self.offset = offset
         self.request = request
         self.who: Who = (request.session, request.id)
-        self.queued = 0.0 if request.time is None else max(0.0, time.time() - request.time)  # seconds on the topic
+        now = time.time()
+        self.written = work.times.observe(record.timestamp(), request, now)  # Unix seconds; None: not known
+        self.queued = 0.0 if self.written is None else now - self.written  # seconds on the topic
         self.outcome = "result"
         self.body: bytes = b""  # of its answer
         self.done: asyncio.Future[None] | None = None  # made for who waits until it is in hand no more
@@ -141,8 +145,8 @@ class PlainRequests:
                 self._gone(hand)
                 self._failed(hand, outcome)
                 continue
-            if hand.request.time is not None:
-                slowest = max(slowest, now - hand.request.time)
+            if hand.written is not None:
+                slowest = max(slowest, representative_wait(hand.request, hand.written, now))
                 outcome = with_queue_ms(outcome, hand.queued * 1000)
             hand.body = b"{%b}" % outcome
             self._answered.keep(hand.who, hand.body, len(hand.body))

@@ -21,6 +21,7 @@ from podpair.gateway.core.offsets import Commit, ContiguousOffsets
 from podpair.gateway.core.pace import QUEUE, Paces
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.questions import question_of_body
+from podpair.gateway.core.queue_time import AppendTimes, representative_wait
 from podpair.gateway.core.records import Cancellation, Headers, InvalidRecord, Request, request_of_record
 from podpair.gateway.core.remembered import Remembered
 from podpair.gateway.kafka.member import GroupMember
@@ -46,7 +47,7 @@ _GRACE = 3.0  # seconds that requests in hand may take to end when their partiti
 class _Partition:
     """The requests of one partition that are worked on, for as long as it is this member's."""
 
-    __slots__ = ("gone", "last", "newest", "offsets", "plain", "served", "tasks")
+    __slots__ = ("gone", "last", "newest", "offsets", "plain", "served", "tasks", "times")
 
     def __init__(
         self,
@@ -55,6 +56,7 @@ class _Partition:
         served: Callable[[set[asyncio.Task[None]], asyncio.Task[None]], None],
     ) -> None:
         self.offsets = ContiguousOffsets(finished, incarnation)
+        self.times = AppendTimes()
         self.tasks: set[asyncio.Task[None]] = set()
         self.plain: set[Hand] = set()  # those that have no task
         self.served = partial(served, self.tasks)
@@ -204,7 +206,7 @@ class Worker:
     def _failed(self, hand: Hand, error: Exception) -> None:
         """A plain request has no answer yet."""
         work = cast("_Partition", hand.work)
-        self._begin(work, self._serve(work, hand.record, hand.offset, None, error))
+        self._begin(work, self._serve(work, hand.record, hand.offset, None, error, hand.written))
 
     def _refused(self, hand: Hand, record: Outgoing) -> None:
         """The answer to a plain request is not in Kafka yet."""
@@ -235,8 +237,9 @@ class Worker:
         offset: int,
         before: asyncio.Task[None] | None,
         failed: Exception | None = None,
+        written: float | None = None,
     ) -> None:
-        """`failed`: the model was asked already, and that is what came of it."""
+        """`failed`: the model was asked already, and that is what came of it; `written` is known by then."""
         try:
             request = request_of_record(record.value(), cast("Headers | None", record.headers()))
         except InvalidRecord as error:
@@ -254,6 +257,9 @@ class Worker:
                 self.on_taken_back(request.session, request.id)
                 outcome, records = "cancellation", []
             else:
+                if failed is None:
+                    written = work.times.observe(record.timestamp(), request, time.time())
+                request = request._replace(written=written)
                 outcome, records = await self._unless_taken_back(record, request, before, failed)
         await self._end(work, record, offset, outcome, records)
 
@@ -333,8 +339,9 @@ class Worker:
             _log.exception("queued request failed", extra=_about(request))
             fault = Fault(Code.INTERNAL, f"internal error: {type(error).__name__}")
         else:
-            if request.time is not None:
-                self._paces.saw(QUEUE, max(0.0, time.time() - request.time), time.monotonic())
+            waited = representative_wait(request, request.written, time.time())
+            if waited > 0.0:
+                self._paces.saw(QUEUE, waited, time.monotonic())
             self._answered.keep((request.session, request.id), body, len(body))
             return "result", [self._answers.result(request.session, request.id, body)]
         records = []
