@@ -48,9 +48,13 @@ class ServiceUnavailable(Unavailable):
 
     reason = "busy"
 
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message, said=message)
+    def __init__(self, message: str, retry_after: float, *, said: str = "") -> None:
+        super().__init__(message, said=said)
         self.retry_after = retry_after  # seconds
+
+    @property
+    def client_message(self) -> str:
+        return self.said or "the model is busy"
 
 
 class Busy(Exception):
@@ -139,7 +143,8 @@ class Attempts:
         """The terminal error after the last attempt."""
         if isinstance(error, Busy | ServiceUnavailable):
             tries = _times(self.refused + 1)
-            return Fault(Code.UPSTREAM, f"the model was busy {tries} in {self.waited:.3g} s: {error}")
+            said = error.client_message if isinstance(error, ServiceUnavailable) else error
+            return Fault(Code.UPSTREAM, f"the model was busy {tries} in {self.waited:.3g} s: {said}")
         if isinstance(error, Unavailable) and error.midway:
             return Fault(Code.UPSTREAM, f"the model died {_times(self.crashed)} while it had this request")
         return Fault(Code.UPSTREAM, f"the model failed {_times(self.made)}: {error}")

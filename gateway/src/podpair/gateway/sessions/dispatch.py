@@ -257,10 +257,11 @@ class Dispatcher:
         if spills and not isinstance(error, Failed):
             self._spill(session, question, error)
             return
+        message = error.client_message if isinstance(error, Unavailable) else str(error)
         if isinstance(error, Busy | ServiceUnavailable):
-            fault = Fault(Code.OVERLOADED, str(error), retry_after_ms=int(error.retry_after * 1000))
+            fault = Fault(Code.OVERLOADED, message, retry_after_ms=int(error.retry_after * 1000))
         else:
-            fault = Fault(Code.UPSTREAM, error.client_message if isinstance(error, Unavailable) else str(error))
+            fault = Fault(Code.UPSTREAM, message)
         self._finish_with(session, question.id, fault)
 
     def _spill(self, session: Session, question: Question, error: Unavailable | Busy) -> None:

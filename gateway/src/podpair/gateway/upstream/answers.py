@@ -40,7 +40,7 @@ def error_of_status(status: int, body: bytes, headers: Mapping[bytes, bytes]) ->
         case 429:
             return Busy(wait_of(headers, 0.05))
         case 503:
-            return ServiceUnavailable(message, wait_of(headers, _SERVICE_BUSY))
+            return ServiceUnavailable(message, wait_of(headers, _SERVICE_BUSY), said=message)
         case 504:
             return Fault(Code.DEADLINE_EXCEEDED, message)
         case _ if 400 <= status < 500:
@@ -77,7 +77,7 @@ def error_of_client(url: str, error: Exception) -> Unavailable | Failed:
         # Whoever could not connect has not given it anything to die of.
         return Unavailable(message, down=True)
     if isinstance(error, aiohttp.ClientResponseError | aiohttp.InvalidURL | ValueError):
-        return Failed(f"{url}: its answer is not HTTP/1.1")
+        return Failed("its answer is not HTTP/1.1")  # which clients are told, and so not where it is
     return Unavailable(message, midway=True)
 
 

@@ -67,7 +67,7 @@ class _Connection(asyncio.Protocol):
         try:
             response = reader.feed(data)
         except BadResponse as error:
-            self._fail(Failed(f"{self.pool.url}: its answer is not HTTP/1.1: {error}"))
+            self._fail(Failed(f"its answer is not HTTP/1.1: {error}"))
         except ResponseTooLarge:
             self._fail(TooLarge(self.pool.limit))
         else:
