@@ -12,9 +12,9 @@ from aiohttp import web
 from podpair.gateway import logs
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Config
-from podpair.gateway.http.acceptor import Acceptor, raise_descriptor_limit
+from podpair.gateway.http.acceptor import Acceptor
 from podpair.gateway.http.app import make_app
-from podpair.gateway.http.port import make_acceptor
+from podpair.gateway.http.port import make_acceptor, raise_descriptor_limit
 from podpair.gateway.http.tls import certificate_of
 from podpair.gateway.kafka.threads import call_on
 from podpair.gateway.kafka.topics import MissingTopic
