@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable
 from aiohttp import web
 from prometheus_client import generate_latest
 
+from podpair.operator.listening.acceptor import Acceptor
+from podpair.operator.listening.connections import ConnectionLimits
+from podpair.operator.listening.port import LIMITS, make_acceptor
 from podpair.operator.metrics import Metrics
 
 Check = Callable[[], Iterable[str]]
@@ -17,10 +20,12 @@ Check = Callable[[], Iterable[str]]
 class HealthServer:
     """Serves the three; `url` is known once it is started."""
 
-    def __init__(self, metrics: Metrics, unhealthy: Check, unready: Check) -> None:
+    def __init__(self, metrics: Metrics, unhealthy: Check, unready: Check, limits: ConnectionLimits = LIMITS) -> None:
         self._metrics = metrics
         self._checks = {"/healthz": unhealthy, "/readyz": unready}
+        self._limits = limits
         self._runner: web.AppRunner | None = None
+        self._acceptor: Acceptor | None = None
         self.url = ""
 
     async def start(self, host: str, port: int) -> None:
@@ -31,13 +36,18 @@ class HealthServer:
         app.router.add_get("/metrics", self._all_metrics)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
-        await site.start()
-        bound = self._runner.addresses[0][1]
+        metrics = self._metrics
+        self._acceptor = make_acceptor(
+            self._runner, "health", metrics.connections_closed, metrics.connections_refused, limits=self._limits
+        )
+        await self._acceptor.listen(host, port)
+        bound = self._acceptor.addresses[0][1]
         self.url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{bound}"
 
     async def stop(self) -> None:
         """Stop listening."""
+        if self._acceptor is not None:
+            await self._acceptor.close()
         if self._runner is not None:
             await self._runner.cleanup()
 

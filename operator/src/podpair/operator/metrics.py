@@ -66,6 +66,18 @@ class Metrics:
         self.applied = Counter(
             "podpair_operator_objects", "Objects written, by kind and outcome", ["kind", "outcome"], registry=registry
         )
+        self.connections_closed = Counter(
+            "podpair_operator_connections_closed",
+            "Connections closed in a phase whose time was over, or for newer ones",
+            ["port", "reason"],
+            registry=registry,
+        )
+        self.connections_refused = Counter(
+            "podpair_operator_connections_refused",
+            "Connections refused for want of room or of file descriptors",
+            ["port", "reason"],
+            registry=registry,
+        )
         for result in _RESULTS:
             self.reconciled.labels(CONTROLLER, result)
         self.reconcile_errors.labels(CONTROLLER)

@@ -82,7 +82,7 @@ class Service:
         wanted = self._settings.metrics_api
         return ExternalMetricsApi(
             self._client,
-            MetricsServer(wanted.host, wanted.port, load.source),
+            MetricsServer(wanted.host, wanted.port, load.source, self._metrics),
             Place(self._settings.namespace, wanted.service),
             wanted.secret,
             enabled=wanted.enabled,

@@ -11,8 +11,8 @@ import uvloop
 from podpair.gateway import logs
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Config
-from podpair.gateway.http.acceptor import raise_descriptor_limit
 from podpair.gateway.http.listeners import CannotListen, Listeners
+from podpair.gateway.http.port import raise_descriptor_limit
 from podpair.gateway.http.tls import certificate_of
 from podpair.gateway.kafka.threads import call_on
 from podpair.gateway.kafka.topics import MissingTopic

@@ -113,8 +113,14 @@ class FrameReader:
             return self._wait()
         payload = bytearray(data[start:stop])
         self._unmask(bytes(data[start - 4 : start]), payload)
-        self._taken(stop)
-        return TEXT, _text(payload)
+        if stop < end:
+            self._at = stop
+        else:
+            self._data, self._at, self.more = b"", 0, False
+        try:
+            return TEXT, payload.decode()
+        except UnicodeDecodeError:
+            return TEXT, _text(payload)  # which says why not
 
     def _other(self, first: int, second: int) -> tuple[int, str | bytes] | None:
         """The next frame, whatever it is: its first bytes are these."""

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 _TLS_CLOSE = 10.0  # seconds for the end of a TLS connection
 _ACCEPTS = 64  # connections that are accepted in a turn of the loop
 _PAUSE = 0.2  # seconds without accepting after the system has refused to
-_RESERVE = 256  # descriptors that clients are not given, or a quarter of a small limit
+RESERVE = 256  # descriptors that clients are not given, or a quarter of a small limit
 _LOG_SECONDS = 10.0  # between two log lines about refused connections
 _OUT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _MESSAGE = b'{"error":{"code":"overloaded","message":"too many connections: come again"}}'
@@ -103,7 +103,7 @@ class Acceptor:
 
     def _accept(self, listening: socket.socket) -> None:
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        most = soft - min(_RESERVE, soft // 4) if self._reserve and soft != resource.RLIM_INFINITY else 1 << 30
+        most = soft - min(RESERVE, soft // 4) if self._reserve and soft != resource.RLIM_INFINITY else 1 << 30
         for _ in range(_ACCEPTS):
             try:
                 made, _address = listening.accept()
@@ -176,7 +176,7 @@ class Acceptor:
         self._refused += 1
         now = self._loop.time()
         if now - self._logged >= _LOG_SECONDS:
-            what = "file descriptors are left" if reason == "descriptors" else "room is left (limits.connections)"
+            what = "file descriptors are left" if reason == "descriptors" else "room is left"
             _log.warning("refused %d connections: no %s", self._refused, what)
             self._refused, self._logged = 0, now
 
@@ -194,19 +194,3 @@ def _bound(family: int, address: Any, port: int, backlog: int) -> socket.socket:
         made.close()
         raise
     return made
-
-
-def raise_descriptor_limit(wanted: int) -> None:
-    """Use as many file descriptors as the system allows; warn where they are fewer than `wanted`."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-    if soft != resource.RLIM_INFINITY and soft < wanted + _RESERVE:
-        _log.warning(
-            "%d file descriptors are allowed (RLIMIT_NOFILE), for up to %d connections (limits.sessions,"
-            " limits.connections): clients are refused before",
-            soft,
-            wanted,
-        )

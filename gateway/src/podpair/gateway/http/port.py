@@ -1,14 +1,19 @@
 """How a port of the gateway takes connections: by which limits, and counted where."""
 
+import contextlib
+import logging
+import resource
 import ssl
 from functools import partial
 
 from aiohttp import web
 
 from podpair.gateway.config.model import Config
-from podpair.gateway.http.acceptor import Acceptor
+from podpair.gateway.http.acceptor import RESERVE, Acceptor
 from podpair.gateway.http.connections import ConnectionLimits, Connections
 from podpair.gateway.metrics import Metrics
+
+_log = logging.getLogger(__name__)
 
 
 def make_acceptor(
@@ -46,3 +51,19 @@ def make_acceptor(
 
 def _count(connections: Connections, kind: str) -> int:
     return connections.counts()[kind]
+
+
+def raise_descriptor_limit(wanted: int) -> None:
+    """Use as many file descriptors as the system allows; warn where they are fewer than `wanted`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    if soft != resource.RLIM_INFINITY and soft < wanted + RESERVE:
+        _log.warning(
+            "%d file descriptors are allowed (RLIMIT_NOFILE), for up to %d connections (limits.sessions,"
+            " limits.connections): clients are refused before",
+            soft,
+            wanted,
+        )

@@ -142,11 +142,10 @@ class WebSocketStream(asyncio.Protocol):
                 if frame is None:
                     break
                 opcode, data = frame
-                if opcode in (TEXT, BINARY):
-                    if not self._closing:
-                        self._on_message(data)
+                if opcode == TEXT and not self._closing:
+                    self._on_message(data)
                 else:
-                    self._control(opcode, data)
+                    self._other(opcode, data)
                 size += len(data)
                 if not reader.more or self._ended or self._held or size > _BYTES:
                     break
@@ -160,7 +159,8 @@ class WebSocketStream(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._next_turn)
         elif self._eof:
             self.transport.close()
-        self._pong()
+        if self._ping is not None:
+            self._pong()
         self._read_on()
 
     def _next_turn(self) -> None:
@@ -168,8 +168,11 @@ class WebSocketStream(asyncio.Protocol):
         if not self._ended and not self._held:
             self._take()
 
-    def _control(self, opcode: int, data: Any) -> None:
-        if opcode == PING:
+    def _other(self, opcode: int, data: Any) -> None:
+        if opcode == BINARY:
+            if not self._closing:
+                self._on_message(data)
+        elif opcode == PING:
             self._ping = data  # of several only the last has to be answered (RFC 6455, 5.5.3)
         elif opcode == CLOSE:
             code = self.close_code = close_code(data)

@@ -2,15 +2,14 @@
 
 Invariant: no question is answered unless it came with the API server's client certificate; only /healthz is for everyone. A new
 certificate, its own or the API server's authority, counts for connections from then on, and refuses none: the socket stays.
-Connections are accepted here rather than by asyncio's own server, which before Python 3.13 can't end those that it accepted: one
-in the middle of its handshake would outlive `stop`.
+Connections are accepted by `listening` rather than by asyncio's own server, which before Python 3.13 can't end those that it
+accepted: one in the middle of its handshake would outlive `stop`.
 """
 
 import asyncio
 import datetime as dt
 import logging
 import os
-import socket
 import ssl
 from collections.abc import Awaitable, Callable
 
@@ -27,59 +26,72 @@ from podpair.operator.core.external_metrics import (
 )
 from podpair.operator.core.front_proxy import FrontProxy
 from podpair.operator.core.measures import Measures
+from podpair.operator.listening.acceptor import Acceptor
+from podpair.operator.listening.connections import ConnectionLimits
+from podpair.operator.listening.port import LIMITS, make_acceptor
+from podpair.operator.metrics import Metrics
 from podpair.operator.metrics_api.certificates import ServingCertificate
 
 Source = Callable[[str, str, str], Awaitable[Measures | None]]
 """(namespace, name, metric) → what is known of that InferenceGateway, at least of that metric; None: there is none."""
 _HEALTH = "/healthz"
-_PAUSE = 1.0  # seconds
-_HANDSHAKE = 10.0
 _log = logging.getLogger(__name__)
 
 
 class MetricsServer:
     """Listens from `serve` on, until `stop`."""
 
-    def __init__(self, host: str, port: int, source: Source) -> None:
+    def __init__(
+        self, host: str, port: int, source: Source, metrics: Metrics, limits: ConnectionLimits = LIMITS
+    ) -> None:
         self._host, self._port = host, port
         self._source = source
-        self._socket: socket.socket | None = None
+        self._metrics = metrics
+        self._limits = limits
         self._context: ssl.SSLContext | None = None
-        self._accepting: asyncio.Task[None] | None = None
-        self._handshakes: set[asyncio.Task[None]] = set()
+        self._acceptor: Acceptor | None = None
         self._runner: web.AppRunner | None = None
         self._serving: tuple[ServingCertificate, FrontProxy] | None = None
 
     @property
     def port(self) -> int:
         """The port that it listens on."""
-        return int(self._socket.getsockname()[1]) if self._socket is not None else self._port
+        addresses = self._acceptor.addresses if self._acceptor is not None else []
+        return int(addresses[0][1]) if addresses else self._port
 
     async def serve(self, certificate: ServingCertificate, front_proxy: FrontProxy) -> None:
         """From now on show this certificate, and answer those. Raises OSError where the address can't be had."""
         if self._serving == (certificate, front_proxy):
             return
-        if self._socket is None:
-            self._socket = await asyncio.to_thread(_listening, self._host, self._port)
         if self._runner is None:
             self._runner = web.AppRunner(self._app(), access_log=None)
             await self._runner.setup()
         if self._runner.server is None:
             raise RuntimeError("the metrics API was stopped")
-        before, self._context = self._context, await asyncio.to_thread(_context, certificate, front_proxy)
-        self._serving = certificate, front_proxy
-        if before is not None:
+        self._context = await asyncio.to_thread(_context, certificate, front_proxy)
+        if self._acceptor is None:
+            acceptor = self._acceptor = make_acceptor(
+                self._runner,
+                "metrics_api",
+                self._metrics.connections_closed,
+                self._metrics.connections_refused,
+                context=lambda: self._context,
+                limits=self._limits,
+            )
+        else:
+            acceptor = self._acceptor
+        if acceptor.addresses:
+            self._serving = certificate, front_proxy
             _log.info("the metrics API has a new certificate")
             return
-        self._accepting = asyncio.create_task(self._accept(self._socket, self._runner.server), name="metrics API")
+        await acceptor.listen(self._host, self._port)
+        self._serving = certificate, front_proxy
         _log.info("the metrics API is served", extra={"port": self.port})
 
     async def stop(self) -> None:
         """End all connections; those whose peer is slow to say goodbye, too."""
-        tasks = [*([self._accepting] if self._accepting is not None else []), *self._handshakes]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._acceptor is not None:
+            await self._acceptor.close()
         if self._runner is not None and self._runner.server is not None:
             open_now = [one.transport for one in self._runner.server.connections]
             await self._runner.cleanup()
@@ -87,29 +99,6 @@ class MetricsServer:
                 if transport is not None:
                     transport.abort()
             await asyncio.sleep(0)  # the sockets are closed in the loop's next turn
-        if self._socket is not None:
-            self._socket.close()
-
-    async def _accept(self, listening: socket.socket, server: web.Server) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, _ = await loop.sock_accept(listening)
-            except OSError as error:  # such as too many open files: some are closed soon
-                _log.warning("a connection to the metrics API could not be accepted: %s", error)
-                await asyncio.sleep(_PAUSE)
-                continue
-            task = asyncio.create_task(self._begin(connection, server))
-            self._handshakes.add(task)
-            task.add_done_callback(self._handshakes.discard)
-
-    async def _begin(self, connection: socket.socket, server: web.Server) -> None:
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                server, connection, ssl=self._context, ssl_handshake_timeout=_HANDSHAKE
-            )
-        except (OSError, TimeoutError) as error:  # ssl.SSLError is an OSError: whoever it was is not the API server
-            _log.debug("a connection to the metrics API came to nothing: %s", error or type(error).__name__)
 
     def _app(self) -> web.Application:
         app = web.Application(middlewares=[self._guard])
@@ -155,13 +144,6 @@ async def _discovered(request: web.Request) -> web.Response:
     if document is None:
         raise Refusal(404, "NotFound", f"there is nothing at {request.path}")
     return web.json_response(document)
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.create_server((host, port), family=family)
-    made.setblocking(False)
-    return made
 
 
 def _context(certificate: ServingCertificate, front_proxy: FrontProxy) -> ssl.SSLContext:

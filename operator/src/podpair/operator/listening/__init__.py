@@ -1,0 +1,1 @@
+"""How the operator's ports take connections: as the gateway's do, by the same two modules."""
