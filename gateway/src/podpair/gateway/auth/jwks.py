@@ -122,7 +122,9 @@ class Jwks:
     async def _fetch(self) -> dict[str | None, jwt.PyJWK]:
         if self._http is None:
             connector = aiohttp.TCPConnector(force_close=True)
-            self._http = aiohttp.ClientSession(timeout=_TIMEOUT, connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+            self._http = aiohttp.ClientSession(
+                timeout=_TIMEOUT, connector=connector, cookie_jar=aiohttp.DummyCookieJar()
+            )
         async with self._http.get(self._url, allow_redirects=False) as response:
             response.raise_for_status()
             if response.status != 200:
