@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 CLOSE = None  # as a step: end the connection
@@ -40,7 +40,7 @@ class Asked(NamedTuple):
 
 
 Step = bytes | float | None  # bytes, seconds to wait, or CLOSE
-Script = Callable[[Asked], Sequence[Step]]
+Script = Callable[[Asked], Iterable[Step]]
 
 
 def response(status: int, body: bytes | dict[str, Any] = b"", *more: str) -> bytes:

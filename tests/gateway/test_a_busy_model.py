@@ -136,14 +136,22 @@ async def test_a_direct_request_that_is_refused_is_told_when_to_come_again(
 async def test_requests_that_share_a_call_with_one_that_is_refused_are_answered(
     gateway: Gateway, model: RawModel, connect: Connect
 ) -> None:
-    model.script = lambda asked: [0.3, *refuses(response(503, {"error": "no"}))(asked)] if asked.number == 1 else refuses(
-        response(503, {"error": "no"})
-    )(asked)  # fmt: skip
+    poisoned = refuses(response(503, {"error": "no"}))
+    held = True
+
+    def script(asked: Asked) -> Iterator[Step]:
+        while asked.number == 1 and held:
+            yield 0.01
+        yield from poisoned(asked)
+
+    model.script = script
     client = await connect(gateway)
     await ask(client, "first", 1.0)
     await soon(lambda: model.asked)
     for number in range(12):
         await ask(client, f"r{number}", POISON if number == 5 else float(number))
+        await client.event("accepted", id=f"r{number}")
+    held = False
     answers = {}
     while len(answers) < 13:
         event = await client.next()

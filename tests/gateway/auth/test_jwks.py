@@ -43,6 +43,7 @@ class Issuer:
     def __init__(self) -> None:
         self.keys: list[Any] = [published("rsa"), published("ec"), published("ed")]
         self.body: str | None = None
+        self.moved: str | None = None  # where it says that the keys are now
         self.status = 200
         self.asked = self.answered = 0
         self.open = asyncio.Event()
@@ -52,6 +53,8 @@ class Issuer:
         self.asked += 1
         await self.open.wait()
         self.answered += 1
+        if self.moved is not None:
+            raise web.HTTPFound(self.moved)
         text = self.body if self.body is not None else json.dumps({"keys": self.keys})
         return web.Response(status=self.status, text=text, content_type="application/octet-stream")
 
@@ -130,7 +133,11 @@ async def test_a_new_key_is_taken_and_an_old_one_goes(issuer: Issuer, clock: Clo
 
 async def test_keys_stay_while_the_issuer_is_away(issuer: Issuer, clock: Clock, verify: Any) -> None:
     await verify(sign("rsa"))
-    bodies = ((None, 500), ("not json", 200), ("[]", 200), ('{"keys": 5}', 200), ('{"keys": []}', 200))
+    right = json.dumps({"keys": issuer.keys})
+    bodies = (
+        (None, 500), ("not json", 200), ("[]", 200), ('{"keys": 5}', 200), ('{"keys": []}', 200), (right, 203),
+        ("[" * 100_000, 200), (right + " " * (1 << 20), 200),
+    )  # fmt: skip
     for count, (body, status) in enumerate(bodies, start=2):
         issuer.body, issuer.status = body, status
         clock.now += 301
@@ -139,6 +146,15 @@ async def test_keys_stay_while_the_issuer_is_away(issuer: Issuer, clock: Clock, 
     issuer.body, issuer.status = None, 200
     clock.now += 11
     assert await verify(sign("ec")) == "ec"
+
+
+async def test_a_redirect_of_the_issuers_is_not_followed(issuer: Issuer, verify: Any, caplog: Any) -> None:
+    """Whose keys are trusted is the configuration's to say."""
+    issuer.moved = "/keys"
+    with pytest.raises(KeysUnavailable):
+        await verify(sign("rsa"))
+    assert issuer.asked == 1
+    assert "redirects are not followed" in caplog.text
 
 
 async def test_an_issuer_that_was_never_there_is_no_fault_of_the_token(

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from podpair.gateway.config.model import Inference
-from podpair.gateway.core.attempts import Busy, Failed, Late, Unavailable
+from podpair.gateway.core.attempts import Busy, Failed, Late, ServiceUnavailable, TooLarge, Unavailable
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.questions import Question
 from podpair.gateway.upstream.grpc import GrpcUpstream
@@ -24,6 +24,8 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]
     def __init__(self) -> None:
         self.fails: tuple[grpc.StatusCode, str] | None = None
         self.parts: list[pb.ModelStreamInferResponse] = []
+        self.version = "7"
+        self.retry_after = "250"
         self.serving = b"\x08\x01"
         self.asked: list[Any] = []
 
@@ -51,9 +53,9 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     async def _infer(self, message: bytes, context: Any) -> bytes:
         if self.fails is not None:
-            await context.abort(*self.fails, (("podpair-retry-after-ms", "250"),))
+            await context.abort(*self.fails, (("podpair-retry-after-ms", self.retry_after),))
         self.asked.append((pb.ModelInferRequest.FromString(message), dict(context.invocation_metadata())))
-        answer = pb.ModelInferResponse(model_version="7")
+        answer = pb.ModelInferResponse(model_version=self.version)
         y = answer.outputs.add(name="y", datatype="FP32", shape=[1])
         y.contents.fp32_contents.append(3.0)
         return bytes(answer.SerializeToString())
@@ -121,6 +123,37 @@ async def test_what_a_status_means(
         await upstream.ask(Question("r", "sum", INPUTS), INPUTS, 5)
     if isinstance(raised.value, Busy):
         assert raised.value.retry_after == 0.25
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"), [("nan", 0.05), ("inf", 0.05), ("-1", 0.05), ("9" * 20, 30.0), ("1500", 1.5)]
+)
+async def test_when_to_come_again_is_bounded(server: Server, upstream: GrpcUpstream, said: str, seconds: float) -> None:
+    server.fails, server.retry_after = (grpc.StatusCode.RESOURCE_EXHAUSTED, "full"), said
+    with pytest.raises(Busy) as raised:
+        await upstream.ask(Question("r", "sum", INPUTS), INPUTS, 5)
+    assert raised.value.retry_after == seconds
+
+
+async def test_unavailable_by_its_own_word_is_busy_and_nobody_there_is_not(
+    server: Server, upstream: GrpcUpstream
+) -> None:
+    server.fails = (grpc.StatusCode.UNAVAILABLE, "the queue is full")
+    with pytest.raises(ServiceUnavailable, match="the queue is full"):
+        await upstream.ask(Question("r", "sum", INPUTS), INPUTS, 5)
+    away = GrpcUpstream(Inference(url="grpc://127.0.0.1:1", timeout_seconds=5))
+    with pytest.raises(Unavailable) as raised:
+        await away.ask(Question("r", "sum", INPUTS), INPUTS, 5)
+    assert (raised.value.down, raised.value.midway) == (True, False)
+    await away.close()
+
+
+async def test_an_answer_that_is_larger_than_is_taken(server: Server) -> None:
+    small = GrpcUpstream(Inference(url=server.url, timeout_seconds=5, max_response_bytes=1024))  # type: ignore[attr-defined]
+    server.version = "7" * 2000
+    with pytest.raises(TooLarge, match="max_response_bytes"):
+        await small.ask(Question("r", "sum", INPUTS), INPUTS, 5)
+    await small.close()
 
 
 async def test_a_deadline_that_has_passed_is_the_requests_own(upstream: GrpcUpstream) -> None:

@@ -8,6 +8,7 @@ that the issuer has just been asked for causes none.
 """
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -22,7 +23,16 @@ _log = logging.getLogger(__name__)
 _AT_MOST_EVERY = 10.0  # seconds between fetches that unknown key ids, or failures, cause
 _UNKNOWN_FOR = 60.0  # seconds that a key id counts as unknown after the issuer did not have it
 _UNKNOWN = 1000  # key ids that are remembered as unknown
+_LARGEST = 1 << 20  # bytes of a key set
 _TIMEOUT = aiohttp.ClientTimeout(total=5)
+
+
+def _json(text: bytes) -> Any:
+    """Raises ValueError."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its keys are nested too deep") from None
 
 
 class Jwks:
@@ -111,10 +121,20 @@ class Jwks:
 
     async def _fetch(self) -> dict[str | None, jwt.PyJWK]:
         if self._http is None:
-            self._http = aiohttp.ClientSession(timeout=_TIMEOUT)
-        async with self._http.get(self._url) as response:
+            connector = aiohttp.TCPConnector(force_close=True)
+            self._http = aiohttp.ClientSession(
+                timeout=_TIMEOUT, connector=connector, cookie_jar=aiohttp.DummyCookieJar()
+            )
+        async with self._http.get(self._url, allow_redirects=False) as response:
             response.raise_for_status()
-            found = await response.json(content_type=None)
+            if response.status != 200:
+                raise ValueError(f"it answers with status {response.status}: redirects are not followed")
+            text = bytearray()
+            async for chunk in response.content.iter_any():
+                text += chunk
+                if len(text) > _LARGEST:
+                    raise ValueError(f"its keys are larger than {_LARGEST} bytes")
+            found = _json(bytes(text))
         keys: dict[str | None, jwt.PyJWK] = {}
         for item in found["keys"] if isinstance(found, dict) and isinstance(found.get("keys"), list) else ():
             try:

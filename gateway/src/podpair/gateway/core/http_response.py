@@ -11,10 +11,13 @@ from typing import NamedTuple
 
 _MOST_OVERHEAD = 1 << 16  # bytes of an answer that are not its body, and not the bare sizes of its chunks
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [\t\x20-\x7e\x80-\xff]*)?")
-_FIELDS = re.compile(rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*(?:\r\n|\Z))*")
+_FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 _START = b"HTTP/1."
+_USUAL = b"HTTP/1.1 200 OK"
+_MOST_FIELDS, _LONGEST_FIELD = 512, 128  # header lines that are kept as they were read: most come again and again
+_fields: dict[bytes, tuple[bytes, bytes]] = {}
 
 
 class Response(NamedTuple):
@@ -33,6 +36,21 @@ class ResponseTooLarge(Exception):
     """The answer's body is larger than is taken."""
 
 
+def _field(line: bytes) -> tuple[bytes, bytes]:
+    """A header's name in lower case, and its value. Raises BadResponse."""
+    found = _fields.get(line)
+    if found is None:
+        match = _FIELD.fullmatch(line)
+        if match is None:
+            raise BadResponse("a line of its head is malformed")
+        found = match[1].lower(), match[2].rstrip(b" \t")
+        if len(line) <= _LONGEST_FIELD:
+            if len(_fields) >= _MOST_FIELDS:
+                _fields.clear()
+            _fields[line] = found
+    return found
+
+
 class ResponseReader:
     """Reads the answer to one request (not to CONNECT) with a body of at most `limit` bytes; `bodiless`: to HEAD."""
 
@@ -46,7 +64,11 @@ class ResponseReader:
         self.reusable = False
         self._limit = limit
         self._bodiless = bodiless
-        self._step: Callable[[ResponseReader], bool] = ResponseReader._head  # not bound: no cycle
+        self._step: Callable[[ResponseReader], bool] | None = None  # not bound: no cycle
+
+    def _start(self) -> None:
+        """Read step by step."""
+        self._step = ResponseReader._head
         self._buffer = b""  # what is not read yet
         self._looked = 0  # bytes of it in which no end of a head begins
         self._overhead = 0  # bytes so far that are not the body's
@@ -61,16 +83,45 @@ class ResponseReader:
         if self.response is not None:
             self.reusable = False
             return self.response
-        self._buffer = self._buffer + data if self._buffer else data
-        while self._step(self):
+        if self._step is None:
+            if self._at_once(data):
+                return self.response
+            self._start()
+            self._buffer = data
+        else:
+            self._buffer = self._buffer + data if self._buffer else data
+        while self._step is not None and self._step(self):
             pass
         if self.response is not None and self._buffer:
             self.reusable = False  # bytes behind the answer belong to nobody
         return self.response
 
+    def _at_once(self, data: bytes) -> bool:
+        """Whether the data is a whole answer of the usual kind; all else is read step by step."""
+        end = data.find(b"\r\n\r\n")
+        if not 0 <= end <= _MOST_OVERHEAD or self._bodiless:
+            return False
+        first, *lines = data[:end].split(b"\r\n")
+        if first != _USUAL:
+            return False
+        headers: dict[bytes, bytes] = {}
+        for line in lines:
+            name, value = _fields.get(line) or _field(line)
+            headers[name] = value
+        length = headers.get(b"content-length", b"")
+        size = len(data) - end - 4
+        if (
+            len(headers) != len(lines) or b"connection" in headers or b"transfer-encoding" in headers
+            or not length.isdigit() or len(length) > 18 or int(length) != size or size > self._limit
+        ):  # fmt: skip
+            return False
+        self.reusable = True
+        self.response = Response(200, headers, data[end + 4 :])
+        return True
+
     def end(self) -> Response | None:
         """The connection has ended: the answer, where that was its end; None where it is cut off."""
-        if self.response is None and self._left < 0:
+        if self.response is None and self._step is not None and self._left < 0:
             self._finish()
         return self.response
 
@@ -90,19 +141,17 @@ class ResponseReader:
         self._spend(end + 4)
         first, _, fields = buffer[:end].partition(b"\r\n")
         status = _STATUS.fullmatch(first)
-        if status is None or _FIELDS.fullmatch(fields) is None:
-            raise BadResponse("its head is malformed")
+        if status is None:
+            raise BadResponse("it has no status")
+        headers: dict[bytes, bytes] = {}
+        for line in fields.split(b"\r\n") if fields else ():
+            name, value = _field(line)
+            headers[name] = headers[name] + b", " + value if name in headers else value
         code = int(status[2])
         if code < 200:
             if code == 101:
                 raise BadResponse("it switches protocols, for which nobody asked")
             return bool(self._buffer)
-        headers: dict[bytes, bytes] = {}
-        if fields:
-            for line in fields.split(b"\r\n"):
-                name, _, value = line.partition(b":")
-                name, value = name.lower(), value.strip(b" \t")
-                headers[name] = headers[name] + b", " + value if name in headers else value
         return self._begin(code, headers, old=status[1] == b"0")
 
     def _begin(self, code: int, headers: dict[bytes, bytes], *, old: bool) -> bool:
@@ -186,8 +235,7 @@ class ResponseReader:
         if line is None:
             return False
         if line:
-            if _FIELDS.fullmatch(line) is None:
-                raise BadResponse("its trailer is malformed")
+            _field(line)
             self._spend(len(line))
             return True
         self._finish()
