@@ -23,6 +23,7 @@ from podpair.gateway.kafka.group_progress import GroupProgress
 from podpair.gateway.kafka.history import History
 from podpair.gateway.kafka.producer import RecordProducer
 from podpair.gateway.kafka.results import ResultsReader
+from podpair.gateway.kafka.topic_limits import TopicLimits
 from podpair.gateway.kafka.topic_watch import TopicWatch
 from podpair.gateway.kafka.topics import MissingTopic, Topics, Unreachable, ensure_topics
 from podpair.gateway.kafka.transactions import Transactions
@@ -134,11 +135,11 @@ class Service:
         readiness.on_change(metrics.ready.set)
         asking = Asking(config, upstream, readiness, metrics)
         undo.push_async_callback(asking.close)
-        producer = RecordProducer(config, metrics)
+        producer = RecordProducer(config, metrics, batch_bytes=topics.limits.batch_bytes)
         undo.push_async_callback(producer.close, 1.0)
-        answers = AnswerWriter(producer, config.results.topic, self.name)
+        answers = AnswerWriter(producer, config.results.topic, self.name, topics.limits)
         dead_letters = DeadLetters(config.requests.dead_letter_topic, self.name, metrics)
-        endings = self._endings(producer)
+        endings = self._endings(producer, topics.limits)
         undo.push_async_callback(endings.close)
         paces = Paces()
         worker = Worker(config, asking, readiness, answers, dead_letters, endings, paces, self.tracer, metrics)
@@ -163,7 +164,7 @@ class Service:
         undo.push_async_callback(history.close)
         pacer = Pacer()
         metrics.slow.set_function(lambda: pacer.congested)
-        joining = Joining(config, homes, self.name, reader, history, fanout, self.tokens, metrics)
+        joining = Joining(config, homes, topics.limits, self.name, reader, history, fanout, self.tokens, metrics)
         dispatcher = Dispatcher(
             config,
             self.name,
@@ -174,13 +175,14 @@ class Service:
             TakingBack(config, self.name, producer, lambda: self._request_partitions, metrics),
             registry,
             joining.logged,
+            topics.limits,
             paces,
             self.tracer,
             metrics,
         )
         worker.on_taken_back = dispatcher.taken_back
-        results_topic = ResultsTopic(config, topics, homes, reader, joining, registry)
-        topic_watch = TopicWatch(config, metrics, topics.state, self._on_topic_change)
+        results_topic = ResultsTopic(config, topics, homes, reader, history, joining, registry)
+        topic_watch = TopicWatch(config, metrics, topics, self._on_topic_change)
         lost_requests = LostRequests(
             config, registry.sessions, fanout, history, GroupProgress(config, topic_watch.admin), dispatcher.lose
         )
@@ -189,13 +191,13 @@ class Service:
             pacer, topic_watch, results_topic, lost_requests,
         )  # fmt: skip
 
-    def _endings(self, producer: RecordProducer) -> AtLeastOnce | ExactlyOnce:
+    def _endings(self, producer: RecordProducer, limits: TopicLimits) -> AtLeastOnce | ExactlyOnce:
         requests = self.config.requests
         if not requests.exactly_once:
             return AtLeastOnce(producer)
         # A pod that keeps its name fences the transaction that it left open, and nobody waits for that to time out.
         name = f"{requests.group}.{requests.instance or self.name}"
-        return ExactlyOnce(Transactions(self.config, name, self.metrics))
+        return ExactlyOnce(Transactions(self.config, name, limits.batch_bytes, self.metrics))
 
     async def _topics(self) -> Topics:
         loop = asyncio.get_running_loop()

@@ -1,6 +1,7 @@
 """Asks the broker where a results partition begins and ends."""
 
 import asyncio
+import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,6 +10,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from podpair.gateway.config.model import Config
 from podpair.gateway.kafka.clients import reader_properties
 
+_log = logging.getLogger(__name__)
 _TIMEOUT = 10.0  # seconds for a question
 _PASSING = {
     KafkaError.LEADER_NOT_AVAILABLE,
@@ -18,6 +20,18 @@ _PASSING = {
     KafkaError._UNKNOWN_TOPIC,
     KafkaError._TRANSPORT,
 }
+
+
+UNKNOWN = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC}
+_METADATA = 5.0  # seconds for the broker to say what a topic is
+
+
+def learn(consumer: Consumer, topic: str) -> None:
+    """Ask the broker what a topic is now, on the consumer's thread: by itself it would do so only after a while."""
+    try:
+        consumer.list_topics(topic, timeout=_METADATA)
+    except KafkaException as error:
+        _log.warning("asking what topic %s is: %s", topic, error.args[0].str())
 
 
 class OffsetQueries:
@@ -46,6 +60,8 @@ class OffsetQueries:
             except KafkaException as error:
                 if error.args[0].code() not in _PASSING or time.monotonic() > end:
                     raise
+                if error.args[0].code() in UNKNOWN:
+                    learn(self._consumer, self._topic)
                 time.sleep(0.05)
 
     def _ask(self, partition: int) -> tuple[int, int]:

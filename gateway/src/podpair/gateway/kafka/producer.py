@@ -72,7 +72,9 @@ _Sent = tuple[str, bytes, bytes | None, Headers, int, Told, Any]  # topic, value
 class RecordProducer:
     """`send` and `write` from the loop's thread, on which outcomes are told, too."""
 
-    def __init__(self, config: Config, metrics: Metrics, *, timeout: float = 30.0) -> None:
+    def __init__(
+        self, config: Config, metrics: Metrics, *, batch_bytes: int = 1_000_000, timeout: float = 30.0
+    ) -> None:
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._producer = Producer(
@@ -84,6 +86,7 @@ class RecordProducer:
                 partitioner="murmur2_random",
                 # Records without a key go anywhere, those of one millisecond together: a spill is spread over the fleet.
                 sticky_partitioning_linger_ms=1,
+                batch_size=batch_bytes,  # a topic's limit holds for a batch of small records, too
                 linger_ms=0,  # what waits, waits for its round
                 delivery_timeout_ms=int(timeout * 1000),
                 queue_buffering_max_messages=200_000,

@@ -18,7 +18,7 @@ from podpair.gateway.config.model import Config
 from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.tails import Record
 from podpair.gateway.kafka.clients import reader_properties
-from podpair.gateway.kafka.offsets import OffsetQueries
+from podpair.gateway.kafka.offsets import OffsetQueries, learn
 from podpair.gateway.kafka.threads import call_on
 
 _log = logging.getLogger(__name__)
@@ -26,7 +26,6 @@ _BATCH = 10_000  # records that cross to the loop together
 _IN_FLIGHT = 2  # batches: one is delivered while the next is read
 WIDENED = 600.0  # seconds in which producers learn of new partitions: twice what clients take by default
 _RETRY = 0.5  # seconds before the offsets of a partition are asked for again
-_METADATA = 5.0  # seconds for the broker to say what the topic is
 _POLL = 0.05  # seconds; how late a change of what is read takes effect
 
 
@@ -164,11 +163,8 @@ class ResultsReader:
         self._ask_for_metadata()
 
     def _ask_for_metadata(self) -> None:
-        """On the thread: it would learn of another topic's partitions only when it asks by itself."""
-        try:
-            self._consumer.list_topics(self._topic, timeout=_METADATA)
-        except KafkaException as error:
-            _log.warning("asking what topic %s is: %s", self._topic, error.args[0].str())
+        """On the thread."""
+        learn(self._consumer, self._topic)
 
     async def watermarks(self, partition: int) -> tuple[int, int]:
         """(low, high) of the partition, asked from the broker. Raises KafkaException."""

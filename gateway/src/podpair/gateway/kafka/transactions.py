@@ -38,10 +38,11 @@ class Aborted(Exception):
 class Transactions:
     """`name` is this gateway's transactional id, its own alone."""
 
-    def __init__(self, config: Config, name: str, metrics: Metrics) -> None:
+    def __init__(self, config: Config, name: str, batch_bytes: int, metrics: Metrics) -> None:
         self._config = config
         self._topic = config.requests.topic
         self._name = name
+        self._batch_bytes = batch_bytes
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, "kafka-transactions")
@@ -103,6 +104,7 @@ class Transactions:
                 # librdkafka makes no producer that would wait for a broker longer than its transactions live.
                 socket_timeout_ms=min(int(common.get("socket.timeout.ms", 60_000)), timeout_ms),
                 partitioner="murmur2_random",
+                batch_size=self._batch_bytes,
                 linger_ms=0,
                 queue_buffering_max_messages=200_000,
             )
