@@ -1,0 +1,91 @@
+"""How large a record may be is the topic's to say: the gateway's own clients follow it, and what is refused names it."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gateway.conftest import Connect
+from gateway.fake_model import FakeModel
+from harness.kafka import Broker
+from harness.pair import Gateway
+from harness.topics import TopicAdmin
+
+MB = 1_000_000
+
+
+def large(size: int) -> tuple[int, Any]:
+    output = {"name": "y", "datatype": "BYTES", "shape": [1, 1], "data": ["x" * size]}
+    return 200, {"outputs": [output], "model_version": "1"}
+
+
+def inputs(size: int) -> list[dict[str, Any]]:
+    """Some tensors of a request that is about this large."""
+    return [{"name": "x", "datatype": "BYTES", "shape": [1], "data": ["x" * size]}]
+
+
+@pytest.fixture
+def topics(broker: Broker) -> TopicAdmin:
+    return TopicAdmin(broker.address)
+
+
+@pytest.fixture
+def gateway_with(
+    real_gateway: Callable[..., Gateway], model: FakeModel, topics: TopicAdmin, names: dict[str, Any]
+) -> Callable[..., Gateway]:
+    """A gateway whose topics take records of these sizes."""
+
+    def start(requests: int, results: int, dead_letters: int = 5 * MB, **config: Any) -> Gateway:
+        topic = names["requests"]["topic"]
+        for name, size in ((topic, requests), (names["results"]["topic"], results), (f"{topic}.dlq", dead_letters)):
+            topics.create(name, 2, max_message_bytes=size)
+        inference = {"url": model.url, "probe_seconds": 0.1}
+        return real_gateway(inference=inference, limits={"message_bytes": 4 * MB}, **config)
+
+    return start
+
+
+@pytest.mark.parametrize("once", [False, True], ids=["", "exactly_once"])
+async def test_an_answer_that_the_topic_takes_arrives(
+    gateway_with: Callable[..., Gateway], model: FakeModel, connect: Connect, once: bool
+) -> None:
+    gateway = gateway_with(5 * MB, 5 * MB, requests={"exactly_once": once})
+    model.answer = large(3 * MB)
+    client = await connect(gateway)
+    await client.infer("q", route="queue", data=None, inputs=inputs(3 * MB))
+    answer = await client.answer("q")
+    assert answer["type"] == "result", answer
+    assert len(answer["outputs"][0]["data"][0]) == 3 * MB
+
+
+async def test_an_answer_that_the_topic_does_not_take_ends_in_an_error_that_names_it(
+    gateway_with: Callable[..., Gateway], model: FakeModel, connect: Connect, names: dict[str, Any]
+) -> None:
+    gateway = gateway_with(5 * MB, MB)
+    model.answer = large(2 * MB)
+    client = await connect(gateway)
+    await client.infer("q", route="queue", data=None, inputs=inputs(10))
+    answer = await client.answer("q")
+    assert answer["code"] == "internal"
+    assert f"larger than topic {names['results']['topic']} takes: {MB} (max.message.bytes)" in answer["message"]
+
+
+async def test_a_request_between_the_two_limits_is_refused_by_the_topics_name(
+    gateway_with: Callable[..., Gateway], model: FakeModel, connect: Connect, names: dict[str, Any]
+) -> None:
+    gateway = gateway_with(MB // 2, 5 * MB)
+    client = await connect(gateway)
+    limits = client.welcome["limits"]
+    assert (limits["message_bytes"], limits["queue_message_bytes"]) == (4 * MB, MB // 2 - 2048)
+    await client.infer("q", route="queue", data=None, inputs=inputs(MB))
+    answer = await client.answer("q")
+    assert answer["code"] == "invalid"
+    assert f"topic {names['requests']['topic']} takes: {MB // 2} bytes" in answer["message"]
+    await client.infer("d", route="direct", data=None, inputs=inputs(MB))
+    assert (await client.answer("d"))["type"] == "result"
+    for number in range(200):  # a batch of small records must not be larger than the topic takes, either
+        await client.infer(f"s{number}", route="queue", data=None, inputs=inputs(20_000))
+    ended = [await client.event("result") for _ in range(200)]
+    assert len({event["id"] for event in ended}) == 200
+    assert json.loads(gateway.get("/readyz")[1])["checks"]["kafka"] == "ok"
