@@ -36,9 +36,9 @@ def gateway_with(
 ) -> Callable[..., Gateway]:
     """A gateway whose topics take records of these sizes."""
 
-    def start(requests: int, results: int, dead_letters: int = 5 * MB, **config: Any) -> Gateway:
+    def start(request_bytes: int, result_bytes: int, **config: Any) -> Gateway:
         topic = names["requests"]["topic"]
-        for name, size in ((topic, requests), (names["results"]["topic"], results), (f"{topic}.dlq", dead_letters)):
+        for name, size in ((topic, request_bytes), (names["results"]["topic"], result_bytes), (f"{topic}.dlq", 5 * MB)):
             topics.create(name, 2, max_message_bytes=size)
         inference = {"url": model.url, "probe_seconds": 0.1}
         return real_gateway(inference=inference, limits={"message_bytes": 4 * MB}, **config)

@@ -135,11 +135,8 @@ class ChangeChecker:
         for client, written in self._written.items():
             seen = self._seen[client]
             everything = self._before[client] | set(seen)
-            missing = [
-                n
-                for n in range(written)
-                if n not in everything and (n >= self._settled[client] or not self._gaps[client])
-            ]
+            excused = self._settled[client] if self._gaps[client] else 0
+            missing = [n for n in range(excused, written) if n not in everything]
             twice = [n for n, times in Counter(seen).items() if times > 1]
             for what, numbers in (("missing", missing), ("twice", twice)):
                 if numbers:
