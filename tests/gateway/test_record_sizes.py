@@ -1,10 +1,12 @@
 """How large a record may be is the topic's to say: the gateway's own clients follow it, and what is refused names it."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 
 from gateway.conftest import Connect
 from gateway.fake_model import FakeModel
@@ -36,9 +38,13 @@ def gateway_with(
 ) -> Callable[..., Gateway]:
     """A gateway whose topics take records of these sizes."""
 
-    def start(request_bytes: int, result_bytes: int, **config: Any) -> Gateway:
+    def start(request_bytes: int, result_bytes: int, dead_bytes: int = 5 * MB, **config: Any) -> Gateway:
         topic = names["requests"]["topic"]
-        for name, size in ((topic, request_bytes), (names["results"]["topic"], result_bytes), (f"{topic}.dlq", 5 * MB)):
+        for name, size in (
+            (topic, request_bytes),
+            (names["results"]["topic"], result_bytes),
+            (f"{topic}.dlq", dead_bytes),
+        ):
             topics.create(name, 2, max_message_bytes=size)
         inference = {"url": model.url, "probe_seconds": 0.1}
         return real_gateway(inference=inference, limits={"message_bytes": 4 * MB}, **config)
@@ -69,6 +75,24 @@ async def test_an_answer_that_the_topic_does_not_take_ends_in_an_error_that_name
     answer = await client.answer("q")
     assert answer["code"] == "internal"
     assert f"larger than topic {names['results']['topic']} takes: {MB} (max.message.bytes)" in answer["message"]
+
+
+async def test_a_dead_letter_that_is_too_large_is_kept_without_its_value(
+    gateway_with: Callable[..., Gateway], model: FakeModel, connect: Connect, names: dict[str, Any], broker: Broker
+) -> None:
+    topic = names["requests"]["topic"] + ".dlq"
+    gateway = gateway_with(5 * MB, 5 * MB, MB // 2, requests={"attempts": 1})
+    model.answer = 500, {"error": "told to fail"}
+    client = await connect(gateway)
+    await client.infer("q", route="queue", data=None, inputs=inputs(MB))
+    assert (await client.answer("q"))["type"] == "error"
+    reader = Consumer({"bootstrap.servers": broker.address, "group.id": "r", "log_level": 0})
+    reader.assign([TopicPartition(topic, partition, 0) for partition in range(2)])
+    letter: Any = await asyncio.to_thread(reader.poll, 30)
+    reader.close()
+    headers = dict(letter.headers())
+    assert (letter.value(), headers["ce_id"]) == (b"", b"q")
+    assert f"larger than topic {topic} takes".encode() in headers["dead_reason"]
 
 
 async def test_a_request_between_the_two_limits_is_refused_by_the_topics_name(

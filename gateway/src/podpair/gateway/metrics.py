@@ -115,6 +115,11 @@ class Metrics:
         )
         self.ready = Gauge(f"{name}inference_ready", "1 while the inference container answers", registry=registry)
         self.kafka_ready = Gauge(f"{name}kafka_ready", "1 while the broker answers", registry=registry)
+        self.topics_ready = Gauge(
+            f"{name}topics_ready",
+            "1 while the topics are there, and what is read is what they are now",
+            registry=registry,
+        )
         self.topic_changes = Counter(
             f"{name}topic_changes", "Changes of a topic from outside: deleted, recreated, widened …", ["topic", "change"],
             registry=registry,

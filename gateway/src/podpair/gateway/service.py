@@ -163,6 +163,7 @@ class Service:
         history = History(config)
         undo.push_async_callback(history.close)
         pacer = Pacer()
+        metrics.topics_ready.set_function(lambda: self._why_not_topics is None)
         metrics.slow.set_function(lambda: pacer.congested)
         joining = Joining(config, homes, topics.limits, self.name, reader, history, fanout, self.tokens, metrics)
         dispatcher = Dispatcher(
@@ -280,14 +281,22 @@ class Service:
     def _kafka_check(self) -> str:
         if self.parts is None:
             return f"waiting for {self.waiting_for}"
-        watch = self.parts.topic_watch
-        if watch.away is not None:
-            return f"no answer from {self.config.kafka.bootstrap_servers}: {watch.away}"
-        if missing := sorted(name for name, state in watch.state.items() if state is None):
+        away = self.parts.topic_watch.away
+        if away is not None:
+            return f"no answer from {self.config.kafka.bootstrap_servers}: {away}"
+        return self._why_not_topics or "ok"
+
+    @property
+    def _why_not_topics(self) -> str | None:
+        """Why the topics are not, or not yet, what they should be."""
+        parts = self.parts
+        if parts is None:
+            return "not started"
+        if missing := sorted(name for name, state in parts.topic_watch.state.items() if state is None):
             return f"topic {' and '.join(missing)} is missing: it was deleted"
-        if self.parts.results_topic.changing:
+        if parts.results_topic.changing:
             return f"topic {self.config.results.topic} has changed: its partitions are being read anew"
-        return "ok"
+        return None
 
     async def stop(self) -> None:
         """Leave well: not ready, no new sessions, queued work committed, the group left, the clients sent away in turn.

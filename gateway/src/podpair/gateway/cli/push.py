@@ -42,7 +42,8 @@ def push(path: Path | None, kafka: str | None, topic: str | None, session: str, 
             failures.append(str(error))
 
     # murmur2_random: what finds a session's home partition from any librdkafka client.
-    producer = Producer(broker | {"partitioner": "murmur2_random", "delivery.timeout.ms": 10_000, "log_level": 0})
+    own = {"partitioner": "murmur2_random", "delivery.timeout.ms": 10_000, "log_level": 0}
+    producer = Producer(broker | own | {"allow.auto.create.topics": False})
     try:
         producer.produce(topic, key=session, value=value, on_delivery=delivered)
     except KafkaException as error:

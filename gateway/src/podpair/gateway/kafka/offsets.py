@@ -42,14 +42,21 @@ class OffsetQueries:
         self._consumer = Consumer(reader_properties(config))
         self._thread = ThreadPoolExecutor(1, "kafka-offsets")
         self._closed = False
+        self._incarnation = 0  # of the topic
+
+    def changed(self) -> None:
+        """The topic is another one: questions about the one before are given up."""
+        self._incarnation += 1
 
     async def watermarks(self, partition: int) -> tuple[int, int]:
         """(low, high): the partition holds the offsets low ≤ o < high. Raises KafkaException, also once this is closed."""
         if self._closed:
             raise _closed()
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._watermarks, partition)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._watermarks, partition, self._incarnation
+        )
 
-    def _watermarks(self, partition: int) -> tuple[int, int]:
+    def _watermarks(self, partition: int, incarnation: int) -> tuple[int, int]:
         # A partition that was just made, or whose broker was just lost, has no leader for a moment.
         end = time.monotonic() + _TIMEOUT
         while True:
@@ -59,6 +66,8 @@ class OffsetQueries:
                 return self._ask(partition)
             except KafkaException as error:
                 if error.args[0].code() not in _PASSING or time.monotonic() > end:
+                    raise
+                if incarnation != self._incarnation:
                     raise
                 if error.args[0].code() in UNKNOWN:
                     learn(self._consumer, self._topic)

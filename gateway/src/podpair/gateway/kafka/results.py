@@ -134,6 +134,7 @@ class ResultsReader:
         Another one is read from its start, for all that is in it is new. In one that was widened so are the new partitions;
         those that were read are read on, for some producers write there until they have learnt of it.
         """
+        self._offsets.changed()
         holds = [hold for held in self._holds.values() for hold in held if hold.session is not None]
         if widened_from is None:
             self._incarnation += 1
