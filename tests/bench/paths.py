@@ -169,7 +169,7 @@ async def _gateway(**results: Any) -> Parts:
     standing_in: dict[str, Any] = {
         "make_upstream": lambda _: _Model(),
         "ensure_topics": lambda _: Topics({}, TopicState(None, 8), TopicState(None, 8), "c", TopicLimits()),
-        "RecordProducer": lambda *_: broker,
+        "RecordProducer": lambda *_, **__: broker,
         **dict.fromkeys(("ResultsReader", "History", "TopicWatch"), idle),
     }
     config = Config.model_validate(

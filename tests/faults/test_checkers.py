@@ -71,7 +71,7 @@ def test_answers_on_the_topic(answers: list[str], fault: str | None) -> None:
         ("w0 change w1 w2 gap s2", "a: missing: [1]"),
         ("w0 w1 change s0 gap s0 s1", None),  # told twice, with the gap in between
         ("w0 w1 change gap s0 s0 s1", "a: twice: [0]"),
-        ("w0 w1 s1 s0", "a: out of order"),
+        ("w0 w1 s1 s0", "a: out of order: 0 after 1"),
     ],
 )
 def test_changes_of_a_topic(happens: str, fault: str | None) -> None:

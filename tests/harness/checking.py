@@ -142,5 +142,6 @@ class ChangeChecker:
                 if numbers:
                     found.append(f"{client}: {what}: {numbers[:5]}{' …' if len(numbers) > 5 else ''}")
             if seen != sorted(seen):
-                found.append(f"{client}: out of order")
+                at = next(i for i in range(1, len(seen)) if seen[i] < seen[i - 1])
+                found.append(f"{client}: out of order: {seen[at]} after {seen[at - 1]}")
         return found

@@ -235,12 +235,16 @@ class Service:
         return before is None or before.topic_id != requests.topic_id or before.partitions > requests.partitions
 
     async def _create_topics(self) -> None:
-        """Create a topic that was deleted as it is created at the start."""
-        parts = self.parts
-        if parts is not None and None in parts.topic_watch.state.values():
-            topics = await self._topics()
-            _log.warning("the topics are there again: %s", ", ".join(sorted(topics.state)))
-            await parts.topic_watch.refresh()
+        """Create topics that were deleted as they are created at the start."""
+        loop = asyncio.get_running_loop()
+        while (parts := self.parts) is not None and None in parts.topic_watch.state.values():
+            try:
+                await loop.run_in_executor(None, ensure_topics, self.config)
+            except (Unreachable, MissingTopic, ConfigError) as error:
+                _log.warning("a topic that was deleted can't be created: %s", error)
+                await asyncio.sleep(_RETRY)
+            else:
+                await parts.topic_watch.refresh()
 
     @property
     def _request_partitions(self) -> int:
