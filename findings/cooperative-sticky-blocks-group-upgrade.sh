@@ -63,10 +63,10 @@ from confluent_kafka.cimpl import NewTopic
 
 address = sys.argv[1]
 admin = AdminClient({"bootstrap.servers": address, "log_level": 0})
-end = time.monotonic() + 60
+end = time.monotonic() + 240
 while True:
     try:
-        admin.list_topics(timeout=5)
+        admin.list_topics(timeout=20)
         break
     except Exception:
         assert time.monotonic() < end
@@ -97,10 +97,10 @@ def change(strategy):
     group = f"g-{strategy}"
     admin.create_topics([NewTopic(group, 6, 1)])[group].result(30)
     stays = Member(group, partition_assignment_strategy=strategy, session_timeout_ms=6000)
-    assert stays.assigned.wait(60)
+    assert stays.assigned.wait(120)
     for _ in range(3):  # generations
         passing = Member(group, partition_assignment_strategy=strategy, session_timeout_ms=6000)
-        assert passing.assigned.wait(60)
+        assert passing.assigned.wait(120)
         passing.leave()
     new = Member(group, group_protocol="consumer")
     end = time.monotonic() + 60

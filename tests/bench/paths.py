@@ -35,6 +35,7 @@ from podpair.gateway.core.tensors import Output, TensorSpec
 from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.core.wires import JsonWire
 from podpair.gateway.kafka.producer import NotWritten, Outgoing, Told, Written
+from podpair.gateway.kafka.topic_limits import TopicLimits
 from podpair.gateway.kafka.topics import Topics
 from podpair.gateway.service import Parts, Service
 from podpair.gateway.sessions.connection import Connection, Pacer
@@ -170,8 +171,8 @@ async def _gateway(**results: Any) -> Parts:
 
     standing_in: dict[str, Any] = {
         "make_upstream": lambda _: _Model(),
-        "ensure_topics": lambda _: Topics({}, TopicState(None, 8), TopicState(None, 8), "abcdef"),
-        "RecordProducer": lambda *_: broker,
+        "ensure_topics": lambda _: Topics({}, TopicState(None, 8), TopicState(None, 8), "c", TopicLimits()),
+        "RecordProducer": lambda *_, **__: broker,
         **dict.fromkeys(("ResultsReader", "History", "TopicWatch"), idle),
     }
     config = Config.model_validate(

@@ -132,6 +132,25 @@ def test_a_gap_moves_the_position_past_what_cannot_be_had(to: str | None, positi
     assert state.position == position
 
 
+def test_a_queued_request_is_asked_again_after_a_gap_for_its_answer_may_be_in_it() -> None:
+    state = accepted_state("queue")
+    state.submit(Request("waits", {}))
+    gap = {"type": "gap", "from": "e.0.3", "to": "f.0.-1", "reason": "epoch"}
+    assert state.receive(gap) == [gap]
+    assert [(frame or {}).get("retry") for frame in (state.next_frame(0.0), state.next_frame(0.0))] == [True, None]
+    assert state.next_frame(0.0) is None
+    state.receive({"type": "accepted", "id": "r", "route": "queue"})
+    assert state.receive({"type": "result", "id": "r", "data": 1, "position": "f.0.0"})
+
+
+@pytest.mark.parametrize(("route", "events"), [("queue", ["gap", "error"]), ("direct", ["gap"])])
+def test_a_gap_loses_what_is_not_to_be_sent_again(route: str, events: list[str]) -> None:
+    state = accepted_state(route, resend=False)
+    told = state.receive({"type": "gap", "from": "e.0.3", "to": "f.0.-1", "reason": "epoch"})
+    assert [event["type"] for event in told] == events
+    assert [event.get("code") for event in told[1:]] == ["lost"] * (len(events) - 1)
+
+
 def test_an_unsent_request_is_cancelled_without_a_word() -> None:
     state = SessionState()
     state.submit(Request("r", {}))

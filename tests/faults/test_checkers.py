@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.checking import GapChecker, OrderChecker, TerminalChecker, TopicChecker
+from harness.checking import ChangeChecker, GapChecker, OrderChecker, TerminalChecker, TopicChecker
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,9 @@ def test_answers_on_the_topic(answers: list[str], fault: str | None) -> None:
         ([None, 3], None),
         ([0, 1, None], None),
         ([0, 1, 3], None),  # 2 was written while the topic changed
+        ([0, 1, None, 0, 1, 2, 3], None),  # the log was made again, and read from its start
         ([0, 2, 3], "a: missing, and no gap: [1]"),
+        ([0, None, 0, 2, 3], "a: missing, and no gap: [1]"),
         ([0, None, 1, 3, 2], "a: out of order: 2 after 3"),
         ([0, 1, 1, 2, 3], "a: twice: [1]"),
         ([None, 0, 3], "a: missing, and no gap: [1]"),
@@ -86,4 +88,31 @@ def test_records_of_a_log_that_is_cut(came: list[int | None], fault: str | None)
             checker.gap("a")
         else:
             checker.saw("a", number)
+    assert checker.faults() == ([fault] if fault else [])
+
+
+@pytest.mark.parametrize(
+    ("happens", "fault"),
+    [
+        ("w0 w1 s0 s1", None),
+        ("w0 w1 s1", "a: missing: [0]"),
+        ("w0 w1 change w2 gap s2", None),  # what was written before the change may be in the gap
+        ("w0 w1 change w2 s2", "a: missing: [0, 1]"),  # but not in silence
+        ("w0 change w1 w2 gap s2", "a: missing: [1]"),
+        ("w0 w1 change s0 gap s0 s1", None),  # told twice, with the gap in between
+        ("w0 w1 change gap s0 s0 s1", "a: twice: [0]"),
+        ("w0 w1 s1 s0", "a: out of order: 0 after 1"),
+    ],
+)
+def test_changes_of_a_topic(happens: str, fault: str | None) -> None:
+    checker = ChangeChecker()
+    for what in happens.split():
+        if what == "gap":
+            checker.gap("a")
+        elif what == "change":
+            checker.changed()
+        elif what[0] == "w":
+            assert checker.wrote("a") == int(what[1:])
+        else:
+            checker.saw("a", int(what[1:]))
     assert checker.faults() == ([fault] if fault else [])

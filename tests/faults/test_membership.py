@@ -8,6 +8,8 @@ import json
 from typing import Any
 
 import pytest
+from confluent_kafka import ConsumerGroupType
+from confluent_kafka.admin import AdminClient
 
 import podpair.client
 from harness.kafka import Broker
@@ -107,7 +109,7 @@ async def test_of_two_members_with_one_name_one_works_and_the_other_says_why_not
 
 @pytest.mark.timeout(900)
 async def test_a_fleet_changes_over_to_the_other_protocol_and_back_gateway_by_gateway(
-    start_pair: Any, names: dict[str, Any]
+    start_pair: Any, names: dict[str, Any], broker: Broker
 ) -> None:
     """Beyond the first generations, from which on the broker does not take classic members over."""
 
@@ -119,9 +121,14 @@ async def test_a_fleet_changes_over_to_the_other_protocol_and_back_gateway_by_ga
         shares = [gateway.metric("request_partitions") for gateway in fleet]
         return sum(shares) == 8 and min(shares) > 0
 
+    def kind() -> ConsumerGroupType:
+        groups = admin.list_consumer_groups().result(60).valid
+        return next(group.type for group in groups if group.group_id == names["requests"]["group"])
+
     def told() -> list[Any]:
         return [(gateway.metric("request_partitions"), gateway.lines[-4:]) for gateway in fleet]
 
+    admin = AdminClient({"bootstrap.servers": broker.address})
     fleet = [start("classic") for _ in range(3)]
     for _ in range(3):  # generations
         passing = start("classic")
@@ -134,8 +141,7 @@ async def test_a_fleet_changes_over_to_the_other_protocol_and_back_gateway_by_ga
             await asyncio.to_thread(until, shared, told)
             await works(fleet[place])
         if protocol == "consumer":
-            for gateway in fleet:
-                gateway.wait_for_message("all members of group")
+            await asyncio.to_thread(until, lambda: kind() is ConsumerGroupType.CONSUMER, told)
             await asyncio.to_thread(until, shared, told)
             await works(fleet[0])
     for gateway in fleet:

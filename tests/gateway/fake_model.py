@@ -45,7 +45,7 @@ class FakeModel:
         self._loop.close()
 
     async def _start(self) -> web.AppRunner:
-        app = web.Application()
+        app = web.Application(client_max_size=1 << 30)
         app.router.add_get("/v2/health/ready", self._health)
         app.router.add_get("/v2/models/{model}", self._metadata)
         app.router.add_post("/v2/models/{model}/infer", self._infer)

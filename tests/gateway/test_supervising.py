@@ -139,7 +139,7 @@ async def test_a_transaction_whose_call_does_not_come_back_has_an_outcome(
 ) -> None:
     topic = _CONFIG.requests.topic
     stuck = Stuck(monkeypatch, where, [TopicPartition(topic, 1, 7 if committed else 3, metadata="m")])
-    made = transactions.Transactions(_CONFIG, "name", supervised._metrics, supervised)
+    made = transactions.Transactions(_CONFIG, "name", 1_000_000, supervised._metrics, supervised)
     committing = made.commit([], {1: Commit(7, "m")}, None)
     try:
         async with asyncio.timeout(60):

@@ -22,7 +22,7 @@ class Watched:
 
     def __init__(self, config: Config, topics: Topics) -> None:
         self.told: asyncio.Queue[tuple[str, TopicState | None, TopicState | None]] = asyncio.Queue()
-        self.watch = TopicWatch(config, Metrics(), topics.state, lambda *change: self.told.put_nowait(change))
+        self.watch = TopicWatch(config, Metrics(), topics, lambda *change: self.told.put_nowait(change))
         self.requests, self.results = config.requests.topic, config.results.topic
 
     async def change(self) -> tuple[str, str | None]:

@@ -48,12 +48,25 @@ def at(offset: int, epoch: str = "e", partition: int = 3) -> Position:
         (at(-1), 10, Gap(at(-1), at(9), "retention")),
         (at(20), 20, Gap(at(20), at(19), "ahead")),
         (at(10**17), 20, Gap(at(10**17), at(19), "ahead")),
-        (at(14, epoch="f"), 20, Gap(at(14, epoch="f"), at(19), "epoch")),
+        (at(14, epoch="f"), 10, Gap(at(14, epoch="f"), at(9), "epoch")),  # all of another topic is new
+        (
+            at(14, epoch="narrow"),
+            15,
+            Gap(at(14, epoch="narrow"), at(14), "epoch"),
+        ),  # the same topic, with fewer partitions
+        (at(19, epoch="narrow"), 20, Gap(at(19, epoch="narrow"), at(19), "epoch")),
+        (at(8, epoch="narrow"), 10, Gap(at(8, epoch="narrow"), at(9), "epoch")),
+        (at(20, epoch="narrow"), 10, Gap(at(20, epoch="narrow"), at(9), "epoch")),
+        (
+            at(14, "narrow", partition=4),
+            10,
+            Gap(at(14, "narrow", partition=4), at(9), "epoch"),
+        ),  # its home was another one
         (at(14, partition=4), 20, Gap(at(14, partition=4), at(19), "epoch")),
     ],
 )
 def test_resume(position: Position | None, start: int, gap: Gap | None) -> None:
-    assert resume(position, epoch="e", home=3, low=10, high=20) == Resumption(start, gap)
+    assert resume(position, epoch="e", home=3, low=10, high=20, siblings={"narrow"}) == Resumption(start, gap)
 
 
 @pytest.mark.parametrize("offset", [-1, 0])

@@ -175,6 +175,7 @@ class SessionState:
             return []
         if kind == "gap":
             self.position = event.get("to") or self.position
+            return [event, *self._after_gap()]
         request_id = event.get("id")
         if request_id is None or kind not in ("accepted", "partial", "result", "error"):
             return [event]
@@ -232,6 +233,21 @@ class SessionState:
                 lost.append(_error(request.id, "lost", _why_lost(request)))
             else:
                 request.sent, request.route = False, None
+        self._outbox = deque(request.id for request in self.open.values() if not request.sent)
+        return lost
+
+    def _after_gap(self) -> list[Event]:
+        """docs/protocol.md, "Resuming": answers of queued requests may be in the gap. The gateway knows: ask again."""
+        lost = []
+        for request in list(self.open.values()):
+            if not request.sent or request.cancelled or request.route != "queue":
+                continue
+            self._in_flight -= 1
+            if request.resend:
+                request.sent, request.route = False, None
+            else:
+                del self.open[request.id]
+                lost.append(_error(request.id, "lost", "its answer may be in a gap, and it was not to be sent again"))
         self._outbox = deque(request.id for request in self.open.values() if not request.sent)
         return lost
 

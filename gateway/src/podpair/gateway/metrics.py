@@ -131,6 +131,11 @@ class Metrics:
             f"{name}kafka_client_restarts", "Kafka clients that were dead or stuck, and were replaced", ["client", "reason"],
             registry=registry,
         )  # fmt: skip
+        self.topics_ready = Gauge(
+            f"{name}topics_ready",
+            "1 while the topics are there, and what is read is what they are now",
+            registry=registry,
+        )
         self.topic_changes = Counter(
             f"{name}topic_changes", "Changes of a topic from outside: deleted, recreated, widened …", ["topic", "change"],
             registry=registry,

@@ -26,6 +26,7 @@ from podpair.gateway.kafka.history import History
 from podpair.gateway.kafka.producer import RecordProducer
 from podpair.gateway.kafka.results import ResultsReader
 from podpair.gateway.kafka.supervisor import Supervisor
+from podpair.gateway.kafka.topic_limits import TopicLimits
 from podpair.gateway.kafka.topic_watch import TopicWatch
 from podpair.gateway.kafka.topics import MissingTopic, Topics, Unreachable, ensure_topics
 from podpair.gateway.kafka.transactions import Transactions
@@ -140,13 +141,13 @@ class Service:
         undo.push_async_callback(asking.close)
         supervisor = Supervisor(metrics)
         undo.push_async_callback(supervisor.close)
-        topic_watch = TopicWatch(config, metrics, topics.state, self._on_topic_change)
+        topic_watch = TopicWatch(config, metrics, topics, self._on_topic_change)
         undo.push_async_callback(topic_watch.close)
-        producer = RecordProducer(config, metrics, topic_watch, supervisor)
+        producer = RecordProducer(config, metrics, topic_watch, supervisor, batch_bytes=topics.limits.batch_bytes)
         undo.push_async_callback(producer.close, 1.0)
-        answers = AnswerWriter(producer, config.results.topic, self.name)
+        answers = AnswerWriter(producer, config.results.topic, self.name, topics.limits)
         dead_letters = DeadLetters(config.requests.dead_letter_topic, self.name, metrics)
-        endings = self._endings(producer, supervisor)
+        endings = self._endings(producer, topics.limits, supervisor)
         undo.push_async_callback(endings.close)
         paces = Paces()
         worker = Worker(
@@ -176,8 +177,9 @@ class Service:
         history = History(config, supervisor)
         undo.push_async_callback(history.close)
         pacer = Pacer()
+        metrics.topics_ready.set_function(lambda: self._why_not_topics is None)
         metrics.slow.set_function(lambda: pacer.congested)
-        joining = Joining(config, homes, self.name, reader, history, fanout, self.tokens, metrics)
+        joining = Joining(config, homes, topics.limits, self.name, reader, history, fanout, self.tokens, metrics)
         dispatcher = Dispatcher(
             config,
             self.name,
@@ -188,12 +190,13 @@ class Service:
             TakingBack(config, self.name, producer, lambda: self._request_partitions, metrics),
             registry,
             joining.logged,
+            topics.limits,
             paces,
             self.tracer,
             metrics,
         )
         worker.on_taken_back = dispatcher.taken_back
-        results_topic = ResultsTopic(config, topics, homes, reader, joining, registry)
+        results_topic = ResultsTopic(config, topics, homes, reader, history, joining, registry)
         lost_requests = LostRequests(
             config, registry.sessions, fanout, history, GroupProgress(config, topic_watch.admin), dispatcher.lose
         )
@@ -202,13 +205,15 @@ class Service:
             pacer, topic_watch, results_topic, lost_requests, supervisor,
         )  # fmt: skip
 
-    def _endings(self, producer: RecordProducer, supervisor: Supervisor) -> AtLeastOnce | ExactlyOnce:
+    def _endings(
+        self, producer: RecordProducer, limits: TopicLimits, supervisor: Supervisor
+    ) -> AtLeastOnce | ExactlyOnce:
         requests = self.config.requests
         if not requests.exactly_once:
             return AtLeastOnce(producer)
         # A pod that keeps its name fences the transaction that it left open, and nobody waits for that to time out.
         name = f"{requests.group}.{requests.instance or self.name}"
-        return ExactlyOnce(Transactions(self.config, name, self.metrics, supervisor))
+        return ExactlyOnce(Transactions(self.config, name, limits.batch_bytes, self.metrics, supervisor))
 
     async def _topics(self) -> Topics:
         loop = asyncio.get_running_loop()
@@ -246,12 +251,16 @@ class Service:
         return before is None or before.topic_id != requests.topic_id or before.partitions > requests.partitions
 
     async def _create_topics(self) -> None:
-        """Create a topic that was deleted as it is created at the start."""
-        parts = self.parts
-        if parts is not None and None in parts.topic_watch.state.values():
-            topics = await self._topics()
-            _log.warning("the topics are there again: %s", ", ".join(sorted(topics.state)))
-            await parts.topic_watch.refresh()
+        """Create topics that were deleted as they are created at the start."""
+        loop = asyncio.get_running_loop()
+        while (parts := self.parts) is not None and None in parts.topic_watch.state.values():
+            try:
+                await loop.run_in_executor(None, ensure_topics, self.config)
+            except (Unreachable, MissingTopic, ConfigError) as error:
+                _log.warning("a topic that was deleted can't be created: %s", error)
+                await asyncio.sleep(_RETRY)
+            else:
+                await parts.topic_watch.refresh()
 
     @property
     def _request_partitions(self) -> int:
@@ -295,15 +304,24 @@ class Service:
     def _kafka_check(self) -> str:
         if self.parts is None:
             return masked(f"waiting for {self.waiting_for}")
-        watch = self.parts.topic_watch
-        if watch.away is not None:
-            return f"no answer from {self.config.kafka.bootstrap_servers}: {masked(watch.away)}"
-        if missing := sorted(name for name, state in watch.state.items() if state is None):
-            return f"topic {' and '.join(missing)} is missing: it was deleted"
-        if self.parts.results_topic.changing:
-            return f"topic {self.config.results.topic} has changed: its partitions are being read anew"
+        away = self.parts.topic_watch.away
+        if away is not None:
+            return f"no answer from {self.config.kafka.bootstrap_servers}: {masked(away)}"
         dead = self.parts.supervisor.troubles
-        return "; ".join(f"the {name} client is dead: {why}" for name, why in dead.items()) or "ok"
+        troubles = [f"the {name} client is dead: {why}" for name, why in dead.items()]
+        return self._why_not_topics or "; ".join(troubles) or "ok"
+
+    @property
+    def _why_not_topics(self) -> str | None:
+        """Why the topics are not, or not yet, what they should be."""
+        parts = self.parts
+        if parts is None:
+            return "not started"
+        if missing := sorted(name for name, state in parts.topic_watch.state.items() if state is None):
+            return f"topic {' and '.join(missing)} is missing: it was deleted"
+        if parts.results_topic.changing:
+            return f"topic {self.config.results.topic} has changed: its partitions are being read anew"
+        return None
 
     @property
     def ready(self) -> bool:

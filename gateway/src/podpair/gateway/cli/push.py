@@ -42,7 +42,8 @@ def push(path: Path | None, kafka: str | None, topic: str | None, session: str, 
             failures.append(str(error))
 
     # murmur2_random: what finds a session's home partition from any librdkafka client.
-    producer = Producer({"delivery.timeout.ms": 10_000, "log_level": 0} | broker | {"partitioner": "murmur2_random"})
+    own = {"partitioner": "murmur2_random", "allow.auto.create.topics": False}
+    producer = Producer({"delivery.timeout.ms": 10_000, "log_level": 0} | broker | own)
     try:
         producer.produce(topic, key=session, value=value, on_delivery=delivered)
     except KafkaException as error:

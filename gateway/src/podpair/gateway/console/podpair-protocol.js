@@ -131,7 +131,10 @@ export class SessionState {
     const { type, id, position } = event;
     if (type === "welcome") return [event, ...this.#welcome(event)];
     if (position && !this.#advance(position)) return [];
-    if (type === "gap" && event.to) this.position = event.to;
+    if (type === "gap") {
+      this.position = event.to ?? this.position;
+      return [event, ...this.#afterGap()];
+    }
     if (id == null || !["accepted", "partial", "result", "error"].includes(type)) return [event];
     const request = this.open.get(id);
     if (!request) return [];
@@ -173,6 +176,23 @@ export class SessionState {
       this.forget(request.id);
       if (request.cancelled) this.#controls.push({ type: "cancel", id: request.id });
       else lost.push({ type: "error", id: request.id, code: "lost", message: "the connection broke before its end" });
+    }
+    this.#outbox = [...this.open.values()].filter((request) => !request.sent).map((request) => request.id);
+    this.#inFlight = this.open.size - this.#outbox.length;
+    return lost;
+  }
+
+  /** Answers of queued requests may be in the gap. The gateway knows: ask again. */
+  #afterGap() {
+    const lost = [];
+    for (const request of this.open.values()) {
+      if (!request.sent || request.cancelled || request.route !== "queue") continue;
+      if (request.resend) {
+        Object.assign(request, { sent: false, route: undefined });
+        continue;
+      }
+      this.forget(request.id);
+      lost.push({ type: "error", id: request.id, code: "lost", message: "its answer may be in a gap" });
     }
     this.#outbox = [...this.open.values()].filter((request) => !request.sent).map((request) => request.id);
     this.#inFlight = this.open.size - this.#outbox.length;

@@ -76,6 +76,9 @@ class Admission:
         if parts.registry.connected >= limit:
             raise self.refuse(503, "overloaded", f"{limit} sessions are connected (limits.sessions)", retry_after=5)
         self._check_origin(request)
+        results = self._config.results.topic
+        if parts.topic_watch.state[results] is None:
+            raise self.refuse(503, "overloaded", f"topic {results} is missing: it was deleted", retry_after=2)
         if self._connects is not None and (wait := self._connects.take(self._service.clock())):
             self._metrics.limited.labels("connects").inc()
             message = "too many connect at once (limits.connects_per_second)"
@@ -104,9 +107,6 @@ class Admission:
 
     async def hold(self, visitor: Visitor) -> Callable[[], None]:
         """Have the home partition of the visitor's session read, until what is returned is called."""
-        results = self._config.results.topic
-        if visitor.parts.topic_watch.state[results] is None:
-            raise self.refuse(503, "overloaded", f"topic {results} is missing: it was deleted", retry_after=2)
         try:
             hold = await visitor.parts.reader.hold(visitor.session)
         except KafkaException as error:

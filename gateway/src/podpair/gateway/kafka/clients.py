@@ -28,6 +28,9 @@ def properties(config: Config, **own: Any) -> dict[str, Any]:
         "reconnect.backoff.max.ms": 1000,
         # A broker that keeps its connections and says nothing (a stopped process, a cut cable) is left after 10 s, not 60.
         "socket.timeout.ms": 10_000,
+        # The topic decides how large a record may be (topic_limits.py), up to what a broker takes in one request (100 MiB,
+        # socket.request.max.bytes). Consumers get a record whatever its size.
+        "message.max.bytes": 96_000_000,
         # What a topic has become, new partitions above all, is learnt this soon where nothing else tells of it (default: 300 s).
         "topic.metadata.refresh.interval.ms": 10_000,
         "metadata.max.age.ms": 30_000,

@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.tails import Record
 from podpair.gateway.kafka.clients import reader_properties
+from podpair.gateway.kafka.offsets import UNKNOWN, learn
 from podpair.gateway.kafka.supervisor import Calls, Supervisor, is_dead
 from podpair.gateway.kafka.threads import call_on
 
@@ -59,6 +60,7 @@ class History:
         self._waiting: dict[int, list[_Query]] = defaultdict(list)
         self._wake = threading.Condition()
         self._stopping = False
+        self._stale = False  # the consumer may not know what the topic is now
         self._in_hand: list[_Query] = []  # of the pass that is under way
         self._thread = self._begin()
 
@@ -79,6 +81,10 @@ class History:
             self._settle(query, KafkaException(KafkaError(KafkaError._TIMED_OUT, "its Kafka client was replaced")))
         if self._client is not None:
             self._client.works()
+
+    def changed(self) -> None:
+        """The topic is another one, or has other partitions."""
+        self._stale = True
 
     async def read(self, partition: int, key: bytes, start: int, end: int) -> Chunk:
         """The records of session `key` with start ≤ offset < end, or of a first part of that range.
@@ -102,6 +108,9 @@ class History:
                     break
                 partition = next(iter(self._waiting))
                 queries = self._in_hand = self._waiting.pop(partition)
+            if self._stale:
+                self._stale = False
+                learn(consumer, self._topic)
             try:
                 with calls.within(_PATIENCE):
                     self._pass(consumer, partition, queries, calls)
@@ -133,6 +142,8 @@ class History:
                     if error is not None and error.code() == KafkaError._PARTITION_EOF:
                         reached = last
                     elif error is not None:
+                        if error.code() in UNKNOWN:
+                            learn(consumer, self._topic)  # it is known the next time that somebody asks
                         raise KafkaException(error)
                     else:
                         record = cast("Record", item)

@@ -31,6 +31,17 @@ _PASSING = {
 
 _Ends = tuple[int, int]
 
+UNKNOWN = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC}
+_METADATA = 5.0  # seconds for the broker to say what a topic is
+
+
+def learn(consumer: Consumer, topic: str) -> None:
+    """Ask the broker what a topic is now, on the consumer's thread: by itself it would do so only after a while."""
+    try:
+        consumer.list_topics(topic, timeout=_METADATA)
+    except KafkaException as error:
+        _log.warning("asking what topic %s is: %s", topic, error.args[0].str())
+
 
 class _Asker:
     """A consumer that reads nothing, on a thread of its own: a consumer that polls answers no questions meanwhile."""
@@ -85,6 +96,9 @@ class _Asker:
             except KafkaException as error:
                 if error.args[0].code() not in _PASSING:
                     raise
+                if error.args[0].code() in UNKNOWN:
+                    with self._calls.within(_METADATA):
+                        learn(self._consumer, self._topic)
                 time.sleep(0.05)
             else:
                 if found is not None:
@@ -110,6 +124,10 @@ class OffsetQueries:
         self._closed = False
         if presence is not None:
             presence.on_away(self._on_presence)
+
+    def changed(self) -> None:
+        """The topic is another one: questions about the one before are given up."""
+        self._fail_all(_late(f"topic {self._config.results.topic} has changed"))
 
     async def watermarks(self, partition: int) -> tuple[int, int]:
         """(low, high): the partition holds the offsets low ≤ o < high. Raises KafkaException, also once this is closed."""

@@ -91,10 +91,12 @@ class RecordProducer:
         presence: TopicWatch | None = None,
         supervisor: Supervisor | None = None,
         *,
+        batch_bytes: int = 1_000_000,
         timeout: float = 30.0,
     ) -> None:
         self._config = config
         self._timeout = timeout
+        self._batch_bytes = batch_bytes
         self._client = None if supervisor is None else supervisor.watch("producer", self._replace)
         self._metrics = metrics
         self._presence = presence
@@ -123,6 +125,7 @@ class RecordProducer:
                 partitioner="murmur2_random",
                 # Records without a key go anywhere, those of one millisecond together: a spill is spread over the fleet.
                 sticky_partitioning_linger_ms=1,
+                batch_size=self._batch_bytes,  # a topic's limit holds for a batch of small records, too
                 linger_ms=0,  # what waits, waits for its round
                 delivery_timeout_ms=int(self._timeout * 1000),
                 queue_buffering_max_messages=200_000,

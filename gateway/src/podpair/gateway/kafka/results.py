@@ -18,7 +18,7 @@ from podpair.gateway.config.model import Config
 from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.tails import Record
 from podpair.gateway.kafka.clients import reader_properties
-from podpair.gateway.kafka.offsets import OffsetQueries
+from podpair.gateway.kafka.offsets import OffsetQueries, learn
 from podpair.gateway.kafka.supervisor import Calls, Supervisor, is_dead
 from podpair.gateway.kafka.threads import call_on
 from podpair.gateway.kafka.topic_watch import TopicWatch
@@ -164,6 +164,7 @@ class ResultsReader:
         Another one is read from its start, for all that is in it is new. In one that was widened so are the new partitions;
         those that were read are read on, for some producers write there until they have learnt of it.
         """
+        self._offsets.changed()
         holds = [hold for held in self._holds.values() for hold in held if hold.session is not None]
         if widened_from is None:
             self._incarnation += 1
@@ -193,11 +194,8 @@ class ResultsReader:
         self._ask_for_metadata(consumer)
 
     def _ask_for_metadata(self, consumer: Consumer) -> None:
-        """On the thread: it would learn of another topic's partitions only when it asks by itself."""
-        try:
-            consumer.list_topics(self._topic, timeout=_METADATA)
-        except KafkaException as error:
-            _log.warning("asking what topic %s is: %s", self._topic, error.args[0].str())
+        """On the thread."""
+        learn(consumer, self._topic)
 
     async def watermarks(self, partition: int) -> tuple[int, int]:
         """(low, high) of the partition, asked from the broker. Raises KafkaException."""

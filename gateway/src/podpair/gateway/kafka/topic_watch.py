@@ -21,12 +21,13 @@ from podpair.gateway.config.model import Config
 from podpair.gateway.core.topic_state import ObservedTopic, TopicState, change_of
 from podpair.gateway.kafka.clients import properties
 from podpair.gateway.kafka.threads import call_on
-from podpair.gateway.kafka.topics import MISSING, NO_TOPIC_IDS, describe, widths
+from podpair.gateway.kafka.topics import MISSING, NO_TOPIC_IDS, Topics, describe, widths
 from podpair.gateway.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 _PATIENCE = 2.0  # seconds for an answer, at least
 _DOUBT = 0.25  # seconds between probes while a topic may be missing
+_LIMITS = 30.0  # seconds between questions how large a record the topics take
 _SPACING = 0.1  # seconds between probes that are asked for at once
 
 OnChange = Callable[[str, TopicState | None, TopicState | None], object]
@@ -45,17 +46,19 @@ class TopicWatch:
     deleted, created (again), widened or narrowed.
     """
 
-    def __init__(self, config: Config, metrics: Metrics, state: Mapping[str, TopicState], on_change: OnChange) -> None:
+    def __init__(self, config: Config, metrics: Metrics, topics: Topics, on_change: OnChange) -> None:
         self.away: str | None = None
-        self.state: dict[str, TopicState | None] = dict(state)
+        self.state: dict[str, TopicState | None] = dict(topics.state)
         self._address = config.kafka.bootstrap_servers
         self._interval = config.kafka.probe_seconds
         self._has_ids = not config.kafka.embedded  # the mock broker has none, and would not say so
         self._metrics = metrics
         self._on_change = on_change
         self._on_away: list[Callable[[str | None], object]] = []
-        self._topics = {name: ObservedTopic(found, time.monotonic) for name, found in state.items()}
+        self._topics = {name: ObservedTopic(found, time.monotonic) for name, found in topics.state.items()}
         self._presence = config.results.topic  # what is asked for to learn whether anybody answers
+        self._limits = topics.limits
+        self._limits_due = time.monotonic() + _LIMITS
         self._blind = False  # nobody tells what the topics are; told once
         self._refused: set[str] = set()  # topics that the broker refused to describe; told once
         self._loop = asyncio.get_running_loop()
@@ -112,6 +115,7 @@ class TopicWatch:
                 _log.warning("the topics' ids can't be had: %s", error.args[0].str())
             return _Answer(None, {})
         self._blind = False
+        self._ask_for_limits()
         states: dict[str, TopicState | None] = {}
         for name, found in told.items():
             if not isinstance(found, KafkaError):
@@ -122,6 +126,12 @@ class TopicWatch:
                 self._refused.add(name)
                 _log.warning("topic %s can't be watched: %s", name, found.str())
         return _Answer(None, states)
+
+    def _ask_for_limits(self) -> None:
+        """On the thread, now and then: it is a question more, and limits are changed by people."""
+        if self._has_ids and time.monotonic() >= self._limits_due:
+            self._limits.ask(self.admin, list(self._topics), _PATIENCE)
+            self._limits_due = time.monotonic() + _LIMITS
 
     def _describe(self, patience: float) -> dict[str, TopicState | KafkaError]:
         names = list(self._topics)
@@ -158,6 +168,7 @@ class TopicWatch:
         if not topic.observe(found):
             return
         new = self.state[name] = topic.state
+        self._limits_due = 0.0
         change = change_of(old, new)
         _log.warning("topic %s was %s: it was %s, and is %s", name, change, _shown(old), _shown(new))
         self._metrics.topic_changes.labels(name, change).inc()

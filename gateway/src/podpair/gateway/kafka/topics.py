@@ -14,6 +14,7 @@ from podpair.gateway.config.model import Config
 from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.kafka.clients import check_files, properties
+from podpair.gateway.kafka.topic_limits import TopicLimits
 
 _log = logging.getLogger(__name__)
 _TIMEOUT = 5.0  # seconds for each question to the broker; a SIGTERM waits for the one in hand
@@ -40,6 +41,7 @@ class Topics(NamedTuple):
     requests: TopicState
     results: TopicState
     cluster_id: str
+    limits: TopicLimits
 
     def homes(self, config: Config) -> HomePartitions:
         """Where sessions' results are."""
@@ -115,7 +117,10 @@ def _ensured(config: Config, admin: AdminClient) -> Topics:
             config.requests.topic, config.results.topic, requests.partitions, results.partitions,
         )  # fmt: skip
     cluster_id = str(admin.list_topics(timeout=_TIMEOUT).cluster_id)
-    return Topics(state, requests, results, cluster_id)
+    limits = TopicLimits()
+    if not config.kafka.embedded:
+        limits.ask(admin, list(state), _TIMEOUT)
+    return Topics(state, requests, results, cluster_id, limits)
 
 
 def _partitions(admin: AdminClient, names: list[str], *, ask_each: bool) -> dict[str, int]:

@@ -45,12 +45,13 @@ class Aborted(Exception):
 class Transactions:
     """`name` is this gateway's transactional id, its own alone."""
 
-    def __init__(self, config: Config, name: str, metrics: Metrics, supervisor: Supervisor) -> None:
+    def __init__(self, config: Config, name: str, batch_bytes: int, metrics: Metrics, supervisor: Supervisor) -> None:
         self._config = config
         self._name = name
+        self._batch_bytes = batch_bytes
         self._metrics = metrics
         self._client = supervisor.watch("transactions", self._replace)
-        self._line = _Line(config, name, self._client.calls())
+        self._line = _Line(config, name, batch_bytes, self._client.calls())
         self._thread = CallThread("kafka-transactions")
         self._given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -85,7 +86,7 @@ class Transactions:
         """Leave the thread that is stuck, and its producer."""
         self._thread.end()
         self._thread = CallThread("kafka-transactions")
-        self._line = _Line(self._config, self._name, self._client.calls())
+        self._line = _Line(self._config, self._name, self._batch_bytes, self._client.calls())
         given_up, self._given_up = self._given_up, asyncio.get_running_loop().create_future()
         given_up.set_result(None)
 
@@ -99,7 +100,8 @@ class Transactions:
 class _Line:
     """One producer and what blocks in it; a producer that is done with gives way to one that fences it."""
 
-    def __init__(self, config: Config, name: str, calls: Calls) -> None:
+    def __init__(self, config: Config, name: str, batch_bytes: int, calls: Calls) -> None:
+        self._batch_bytes = batch_bytes
         self._config = config
         self._topic = config.requests.topic
         self._name = name
@@ -158,6 +160,7 @@ class _Line:
                 transactional_id=self._name,
                 transaction_timeout_ms=timeout_ms,
                 partitioner="murmur2_random",
+                batch_size=self._batch_bytes,
                 linger_ms=0,
                 queue_buffering_max_messages=200_000,
             )

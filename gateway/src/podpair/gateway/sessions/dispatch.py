@@ -21,6 +21,7 @@ from podpair.gateway.core.quotas import Limited
 from podpair.gateway.core.records import Event, accepted_event, direct_events, result_event
 from podpair.gateway.core.routing import Route, choose_route, may_spill
 from podpair.gateway.kafka.producer import RecordProducer
+from podpair.gateway.kafka.topic_limits import TopicLimits
 from podpair.gateway.logs import Throttle, ids
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.direct import DirectRequests
@@ -65,6 +66,7 @@ class Dispatcher:
         taking_back: TakingBack,
         registry: Registry,
         logged: Logged,
+        topic_limits: TopicLimits,
         paces: Paces,
         tracer: Tracer | None,
         metrics: Metrics,
@@ -76,7 +78,7 @@ class Dispatcher:
         self._taking_back = taking_back
         self._tasks = Tasks()
         self._replies = Replies(answers, registry, self._tasks, metrics)
-        self._queueing = Queueing(config, source, producer, taking_back, self._replies, self._finish_with)
+        self._queueing = Queueing(config, source, producer, topic_limits, taking_back, self._replies, self._finish_with)
         self._repeating = Repeating(self._replies, logged, self._begin, self._tasks, metrics)
         self._registry = registry
         self._paces = paces

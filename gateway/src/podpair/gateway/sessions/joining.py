@@ -20,6 +20,7 @@ from podpair.gateway.core.records import control_event
 from podpair.gateway.core.tails import Record
 from podpair.gateway.kafka.history import History
 from podpair.gateway.kafka.results import ResultsReader
+from podpair.gateway.kafka.topic_limits import TopicLimits
 from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.connection import Connection
@@ -39,6 +40,7 @@ class Joining:
         self,
         config: Config,
         homes: HomePartitions,
+        topic_limits: TopicLimits,
         gateway: str,
         reader: ResultsReader,
         history: History,
@@ -48,6 +50,7 @@ class Joining:
     ) -> None:
         self._config = config
         self._homes = homes
+        self._topic_limits = topic_limits
         self._gateway = gateway
         self._reader = reader
         self._history = history
@@ -66,6 +69,9 @@ class Joining:
         limits = {
             "in_flight": self._config.limits.in_flight,
             "message_bytes": self._config.limits.message_bytes,
+            "queue_message_bytes": min(
+                self._config.limits.message_bytes, self._topic_limits.value_bytes(self._config.requests.topic)
+            ),
             "idle_seconds": self._config.sessions.idle_seconds,
             "resume_seconds": self._config.sessions.resume_seconds,
         }

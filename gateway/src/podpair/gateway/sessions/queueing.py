@@ -14,9 +14,12 @@ from podpair.gateway.core.ledger import OpenRequest
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.questions import Question, question_body
 from podpair.gateway.kafka.producer import NotWritten, RecordProducer, Written, settle
+from podpair.gateway.kafka.topic_limits import TopicLimits
 from podpair.gateway.sessions.replies import Accepted, Replies
 from podpair.gateway.sessions.session import Session
 from podpair.gateway.sessions.taking_back import TakingBack
+
+_SMALL = 4096  # bytes that any topic takes
 
 
 class Queued:
@@ -48,6 +51,7 @@ class Queueing:
         config: Config,
         source: str,
         producer: RecordProducer,
+        topic_limits: TopicLimits,
         taking_back: TakingBack,
         replies: Replies,
         fail: Callable[[Session, str, Fault], None],
@@ -56,6 +60,7 @@ class Queueing:
         self._keyed = config.requests.ordering == "session"
         self._source = source
         self._producer = producer
+        self._topic_limits = topic_limits
         self._taking_back = taking_back
         self._replies = replies
         self._fail = fail
@@ -73,22 +78,30 @@ class Queueing:
         if question.trace:
             headers.append(("traceparent", question.trace.encode()))
         queued = Queued(session, question.id, session.ledger.get(question.id))
-        if (refusal := self._producer.refusal) is not None:
-            told: list[tuple[Queued, Written | NotWritten]] = [(queued, NotWritten(refusal))]
-            asyncio.get_running_loop().call_soon(self._told, told)
-            return queued
         # Without a key a spill spreads over the fleet; with one the requests of a session keep their order.
         key = session.key if self._keyed else None
-        self._producer.send(
-            self._topic, question_body(question), key=key, headers=headers, told=self._told, context=queued
-        )
+        body = question_body(question)
+        if len(body) > _SMALL and len(body) > self._topic_limits.record_bytes(self._topic):
+            # The broker would say so once it has all of it.
+            return self._refused(queued, self._too_large())
+        if (refusal := self._producer.refusal) is not None:
+            return self._refused(queued, NotWritten(refusal))
+        self._producer.send(self._topic, body, key=key, headers=headers, told=self._told, context=queued)
+        return queued
+
+    def _refused(self, queued: Queued, why: NotWritten) -> Queued:
+        told: list[tuple[Queued, Written | NotWritten]] = [(queued, why)]
+        asyncio.get_running_loop().call_soon(self._told, told)
         return queued
 
     def _told(self, told: list[tuple[Queued, Written | NotWritten]]) -> None:
         """What the broker has acknowledged together is accepted together: one write a session."""
         accepted: list[Accepted] = []
-        for queued, outcome in told:
+        for queued, what in told:
+            outcome = what
             session, request_id, request = queued.session, queued.id, queued.request
+            if isinstance(outcome, NotWritten) and outcome.too_large:
+                outcome = self._too_large()
             queued.settle(outcome)
             if isinstance(outcome, NotWritten):
                 self._fail(session, request_id, not_queued(outcome))
@@ -103,9 +116,14 @@ class Queueing:
                 accepted.append((session, request_id, request))
         self._replies.accept(accepted, "queue")
 
+    def _too_large(self) -> NotWritten:
+        most = self._topic_limits.record_bytes(self._topic)
+        message = f"the request is larger than topic {self._topic} takes: {most} bytes (its max.message.bytes)"
+        return NotWritten(message, too_large=True)
+
 
 def not_queued(error: NotWritten) -> Fault:
     """What a client is told of a request that is not in the queue."""
     if error.too_large:
-        return Fault(Code.INVALID, "the request is larger than the requests topic takes")
+        return Fault(Code.INVALID, str(error))
     return Fault(Code.OVERLOADED, f"the request is not in the queue: {error.client_message}", retry_after_ms=1000)

@@ -11,6 +11,7 @@ from typing import Any
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.topic_state import TopicState
+from podpair.gateway.kafka.history import History
 from podpair.gateway.kafka.results import ResultsReader
 from podpair.gateway.kafka.topics import Topics, epochs
 from podpair.gateway.sessions.joining import Joining
@@ -28,6 +29,7 @@ class ResultsTopic:
         topics: Topics,
         homes: HomePartitions,
         reader: ResultsReader,
+        history: History,
         joining: Joining,
         registry: Registry,
     ) -> None:
@@ -36,6 +38,7 @@ class ResultsTopic:
         self._state = topics.results
         self.homes = homes
         self._reader = reader
+        self._history = history
         self._joining = joining
         self._registry = registry
         self._going_on: asyncio.Future[Any] | None = None
@@ -57,6 +60,7 @@ class ResultsTopic:
         sessions = list(self._registry.sessions.values())
         for ledger in self._registry.ledgers_of_left:
             ledger.moved()
+        self._history.changed()
         # The sessions first: what is read already is for those whose home it is.
         self._going_on = self._joining.topic_changed(sessions, widened=widened, before=epoch)
         self._reader.changed(widened_from=before.partitions if widened else None)

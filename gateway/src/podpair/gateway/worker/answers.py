@@ -8,16 +8,18 @@ import msgspec
 from podpair.gateway.core import records
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.kafka.producer import Outgoing, RecordProducer
+from podpair.gateway.kafka.topic_limits import TopicLimits
 from podpair.gateway.worker.parts import PartWriter
 
 
 class AnswerWriter:
     """Makes the records, and writes those of requests that never were in Kafka."""
 
-    def __init__(self, producer: RecordProducer, topic: str, source: str) -> None:
+    def __init__(self, producer: RecordProducer, topic: str, source: str, limits: TopicLimits) -> None:
         self._producer = producer
         self._topic = topic
         self._source = source
+        self._limits = limits
 
     def parts(self, request: records.Request) -> PartWriter:
         """What writes the parts of a queued request's answer."""
@@ -27,7 +29,10 @@ class AnswerWriter:
         """The record of a result; `body` is its JSON object. One that is too large gives way to an error."""
 
         def instead() -> Outgoing:
-            message = f"the answer ({len(body)} bytes) is larger than topic {self._topic} takes"
+            most = self._limits.record_bytes(self._topic)
+            message = (
+                f"the answer ({len(body)} bytes) is larger than topic {self._topic} takes: {most} (max.message.bytes)"
+            )
             return self.error(session, request_id, Fault(Code.INTERNAL, message))
 
         return self._record(records.RESULT, session, request_id, body, instead)

@@ -1,6 +1,7 @@
 """Where requests go that no attempt could answer: to a topic of their own, with the reason beside them."""
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import cast
 
@@ -31,12 +32,22 @@ class DeadLetters:
         self._metrics.dead.inc()
         if self._topic is None:
             return []
-        headers = buried(
-            cast("Headers | None", record.headers()),
-            reason=reason,
-            attempts=attempts,
-            origin=origin,
-            time=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            by=self._by,
-        )
-        return [Outgoing(self._topic, record.value() or b"", record.key(), headers, f"the dead letter of {origin}")]
+        topic, value = self._topic, record.value() or b""
+
+        def letter(value: bytes, reason: str, instead: Callable[[], Outgoing] | None) -> Outgoing:
+            headers = buried(
+                cast("Headers | None", record.headers()),
+                reason=reason,
+                attempts=attempts,
+                origin=origin,
+                time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                by=self._by,
+            )
+            return Outgoing(topic, value, record.key(), headers, f"the dead letter of {origin}", instead)
+
+        def without_value() -> Outgoing:
+            """What tells at least that there was one, where the topic takes less than the requests topic does."""
+            lost = f"{reason}; its value ({len(value)} bytes) is larger than topic {topic} takes (max.message.bytes)"
+            return letter(b"", lost, None)
+
+        return [letter(value, reason, without_value)]

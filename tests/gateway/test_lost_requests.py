@@ -1,0 +1,199 @@
+"""Queued requests whose record or answer is gone from Kafka end in an error: nobody waits for ever."""
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from gateway.conftest import Connect
+from gateway.fake_model import FakeModel
+from harness.kafka import Broker
+from harness.pair import Gateway
+from harness.topics import TopicAdmin
+from podpair.gateway.config.model import Config
+from podpair.gateway.core.ledger import Ledger, OpenRequest
+from podpair.gateway.core.offsets import encoded
+from podpair.gateway.core.protocol import Fault
+from podpair.gateway.core.tails import PartitionTail
+from podpair.gateway.kafka.group_progress import GroupProgress, Progress
+from podpair.gateway.kafka.history import Chunk
+from podpair.gateway.sessions.lost_requests import LostRequests
+from podpair.gateway.sessions.session import Session
+
+NUMBERS = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
+
+
+async def test_the_requests_topic_is_made_again_while_requests_wait(
+    real_gateway: Callable[..., Gateway], model: FakeModel, connect: Connect, broker: Broker, names: dict[str, Any]
+) -> None:
+    """Their records are gone; one that was queued into the new topic is not taken for lost."""
+    requests = names["requests"]["topic"]
+    topics = TopicAdmin(broker.address)
+    gateway = real_gateway(
+        kafka={"probe_seconds": 0.2}, inference={"url": model.url, "probe_seconds": 0.1}, requests={"partitions": 2}
+    )
+    model.open.clear()
+    client = await connect(gateway, sid="waiting")
+    for number in range(10):
+        await client.infer(f"q{number}", route="queue", data=None, **NUMBERS)
+        await client.event("accepted", id=f"q{number}")
+    await asyncio.to_thread(topics.recreate, requests, 2)
+    ended = [await client.event("error") for _ in range(10)]
+    assert sorted(event["id"] for event in ended) == sorted(f"q{number}" for number in range(10))
+    assert {event["code"] for event in ended} == {"lost"}
+    assert "deleted" in ended[0]["message"]
+
+
+@pytest.fixture
+def progress(broker: Broker, names: dict[str, Any]) -> GroupProgress:
+    topics = TopicAdmin(broker.address)
+    for name in (names["requests"]["topic"], names["results"]["topic"]):
+        topics.create(name, 2)
+    return GroupProgress(_config(names, broker.address), topics.admin)
+
+
+def _config(names: dict[str, Any], address: str = "127.0.0.1:1") -> Config:
+    return Config.model_validate({"auth": {"disabled": True}, "kafka": {"bootstrap_servers": address}, **names})
+
+
+async def test_what_the_group_has_finished_is_asked_from_the_broker(
+    progress: GroupProgress, broker: Broker, names: dict[str, Any]
+) -> None:
+    topic, group = names["requests"]["topic"], names["requests"]["group"]
+    producer = Producer({"bootstrap.servers": broker.address, "log_level": 0})
+    for _ in range(10):
+        producer.produce(topic, b"{}", partition=1)
+    assert producer.flush(10) == 0
+    member = Consumer({"bootstrap.servers": broker.address, "group.id": group, "log_level": 0})
+    place = TopicPartition(topic, 1, 4, metadata=encoded({6}, 4))
+    await asyncio.to_thread(member.commit, offsets=[place], asynchronous=False)
+    await asyncio.to_thread(TopicAdmin(broker.address).cut, topic, 1, 3)
+    found = await progress.progress({0, 1})
+    assert found[1] == Progress(3, 10, 4, frozenset({6}))
+    assert [found[1].has_finished(offset) for offset in (3, 4, 6, 7)] == [True, False, True, False]
+    assert [found[1].holds(offset) for offset in (2, 3, 9, 10)] == [False, True, True, False]
+    assert not found[0].has_finished(0)
+    assert not Progress(0, 3, 10, frozenset()).has_finished(1), "what was committed is another log's"
+    member.close()
+
+
+async def test_an_open_transaction_hides_what_is_behind_it(
+    progress: GroupProgress, broker: Broker, names: dict[str, Any]
+) -> None:
+    producer = Producer(
+        {"bootstrap.servers": broker.address, "transactional.id": names["requests"]["group"], "log_level": 0}
+    )
+    await asyncio.to_thread(producer.init_transactions, 30)
+    assert await progress.readable_end(0) == 0
+    producer.begin_transaction()
+    producer.produce(names["results"]["topic"], b"{}", partition=0)
+    await asyncio.to_thread(producer.flush, 10)
+    assert await progress.readable_end(0) is None
+    await asyncio.to_thread(producer.commit_transaction, 30)
+    assert await soon_end(progress) == 2, "the transaction's marker counts"
+
+
+async def soon_end(progress: GroupProgress) -> int:
+    while (end := await progress.readable_end(0)) is None:
+        await asyncio.sleep(0.02)
+    return end
+
+
+class World:
+    """One session with an open request at offset 5 of request partition 0, and what is in Kafka by hand."""
+
+    def __init__(self, names: dict[str, Any]) -> None:
+        self.session = Session("s", "u", 0, Ledger(8))
+        self.session.connection = cast("Any", object())
+        self.session.live = True
+        self.session.ledger.open(
+            "q", OpenRequest("queue", cancels_on_disconnect=False, accepted=True, partition=0, offset=5)
+        )
+        self.place = Progress(0, 10, 0, frozenset())
+        self.end: int | None = 3
+        self.records: list[Any] = []
+        self.ended: list[str] = []
+        tails = {0: PartitionTail(3, 1 << 20)}
+        self.lost = LostRequests(
+            _config(names), {b"s": self.session}, cast("Any", SimpleNamespace(tails=tails)), cast("Any", self),
+            cast("Any", self), self._fail,
+        )  # fmt: skip
+
+    def _fail(self, session: Session, request_id: str, fault: Fault) -> None:
+        session.ledger.end(request_id)
+        self.ended.append(fault.message)
+
+    async def progress(self, _: Any) -> dict[int, Progress]:
+        return {0: self.place}
+
+    async def readable_end(self, _: int) -> int | None:
+        return self.end
+
+    async def read(self, *_: Any) -> Chunk:
+        assert self.end is not None
+        return Chunk(self.records, self.end)
+
+    async def looks(self, times: int = 2) -> None:
+        for _ in range(times):  # the first looks only which there are
+            await self.lost._look()
+        await self.lost.close()
+
+
+def answer(request_id: str, kind: str = "result") -> Any:
+    headers = [("ce_id", request_id.encode()), ("ce_type", f"dev.podpair.{kind}".encode())]
+    return SimpleNamespace(headers=lambda: headers)
+
+
+@pytest.mark.parametrize(("committed", "finished"), [(6, ()), (3, (5,))])
+async def test_one_that_is_finished_and_has_no_answer_is_ended(
+    names: dict[str, Any], committed: int, finished: tuple[int, ...]
+) -> None:
+    world = World(names)
+    world.place, world.end = Progress(0, 10, committed, frozenset(finished)), 7
+    world.records = [answer("another"), answer("q", "partial")]
+    await world.looks()
+    assert len(world.ended) == 1
+    assert "its answer is gone" in world.ended[0]
+
+
+async def test_one_whose_record_is_gone_is_ended_once_no_worker_can_have_it(names: dict[str, Any]) -> None:
+    world = World(names)
+    world.place = Progress(6, 10, 0, frozenset())
+    await world.looks()
+    assert world.ended == []
+    world.lost._missing = dict.fromkeys(world.lost._missing, 0.0)
+    await world.looks(1)
+    assert len(world.ended) == 1
+    assert "record was deleted" in world.ended[0]
+
+
+async def _not_finished(world: World) -> None:
+    world.place = Progress(0, 10, 5, frozenset({6}))
+
+
+async def _answered(world: World) -> None:
+    world.end, world.records = 7, [answer("q")]
+
+
+async def _hidden(world: World) -> None:
+    world.end = None
+
+
+async def _catching_up(world: World) -> None:
+    world.session.live = False
+
+
+async def _stale_commit(world: World) -> None:
+    world.place = Progress(0, 7, 8, frozenset())
+
+
+@pytest.mark.parametrize("state", [_not_finished, _answered, _hidden, _catching_up, _stale_commit])
+async def test_others_are_left_open(names: dict[str, Any], state: Callable[[World], Any]) -> None:
+    world = World(names)
+    world.place = Progress(0, 10, 6, frozenset())
+    await state(world)
+    await world.looks()
+    assert world.ended == []
