@@ -70,7 +70,9 @@ class Crowd:
 
     async def push(self, rounds: int) -> None:
         """Write to each client, with a producer that has just learnt what the topic is."""
-        producer = Producer({"bootstrap.servers": self._address, "partitioner": "murmur2_random", "log_level": 0})
+        # Partitions that were just made have no leader for a moment; idempotence keeps the order of what is written again.
+        own = {"partitioner": "murmur2_random", "enable.idempotence": True, "log_level": 0}
+        producer = Producer({"bootstrap.servers": self._address} | own)
         for _ in range(rounds):
             for name, session in self.sessions.items():
                 producer.produce(self._topic, key=session.session, value=b"%d" % self.pushes.wrote(name))

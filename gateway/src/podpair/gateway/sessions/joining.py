@@ -205,11 +205,11 @@ class Joining:
             connection.wire.moved(self.prefix(session.home))
             self._tell_gap(connection, Gap(before, self._position(session, plan.start - 1), "epoch"))
             session.seen = plan.start - 1
-            self._following.begin(self._caught_up(session, connection, plan.start))
+            self._following.begin(self._caught_up(session, connection, Start(plan.start, None, tried)))
 
-    async def _caught_up(self, session: Session, connection: Connection, start: int) -> None:
+    async def _caught_up(self, session: Session, connection: Connection, begin: "Start") -> None:
         try:
-            await self.catch_up(session, connection, start)
+            await self.begun(session, connection, begin)
         except KafkaException as error:
             _log.error("the results can't be read: %s", error, extra=ids(session=session.id))
             connection.close(CloseCode.TRY_AGAIN, "the results can't be read now: resume")
