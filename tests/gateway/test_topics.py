@@ -50,8 +50,8 @@ class Admin:
     def describe_topics(self, *_: Any, **__: Any) -> dict[str, Future[Any]]:
         return dict.fromkeys(NAMES, self.described)
 
-    def describe_configs(self, *_: Any, **__: Any) -> dict[Any, Future[Any]]:
-        return {SimpleNamespace(name=name): failed(KafkaError.TOPIC_AUTHORIZATION_FAILED) for name in NAMES}
+    def describe_configs(self, asked: list[Any], **_: Any) -> dict[Any, Future[Any]]:
+        return {resource: failed(KafkaError.TOPIC_AUTHORIZATION_FAILED) for resource in asked}
 
     def poll(self, _: float) -> int:
         return 0
@@ -69,6 +69,10 @@ def test_a_broker_that_knows_of_no_topic_yet_is_asked_again(monkeypatch: pytest.
     known = ensured(Admin(), monkeypatch)
     assert ensured(Admin(ignorant={0, 2}), monkeypatch, create_topics=create).state == known.state
     assert known.requests == known.results == TopicState("t-1", 4)
+
+
+def test_where_nobody_tells_how_large_records_may_be_kafkas_default_is_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ensured(Admin(), monkeypatch).limits.record_bytes("podpair.requests") == 1_048_588
 
 
 def test_a_topic_that_nobody_ever_tells_of_is_missed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
