@@ -21,7 +21,7 @@ def made(timeout: float = 30.0, **kafka: Any) -> RecordProducer:
 @pytest.fixture
 async def producer() -> AsyncIterator[RecordProducer]:
     """One whose broker is a mock of its own."""
-    producer = made(client={"test.mock.num.brokers": 1})
+    producer = made(embedded=True, client={"test.mock.num.brokers": 1, "message.max.bytes": 1_000_000})
     yield producer
     await producer.close(10)
 

@@ -129,8 +129,8 @@ class RecordProducer:
                 linger_ms=0,  # what waits, waits for its round
                 delivery_timeout_ms=int(self._timeout * 1000),
                 queue_buffering_max_messages=200_000,
-                # No more than that is handed over, but for answers.
-                queue_buffering_max_kbytes=2 * self._limit // 1024,
+                # No more than the limit is handed over, but for answers; one of these must have room in any case.
+                queue_buffering_max_kbytes=self._limit // 1024 + 200_000,
             )
             | {"error_cb": self._on_error}
         )
