@@ -28,7 +28,7 @@ async def test_a_client_that_reads_nothing(
     filling = "x" * SIZE
     for n in range(RECORDS):
         for sid in ("slow", "quick"):
-            producer.produce(names["results"]["topic"], json.dumps({"n": n, "filling": filling}), sid)
+            producer.produce(names["results"]["topic"], json.dumps({"n": n, "filling": filling}), f"user/{sid}")
         if n % ROUND == ROUND - 1:  # so much at a time that `quick`, which reads on, is never slow
             assert await asyncio.to_thread(producer.flush, 30) == 0
             received = [(await quick.event("push"))["data"]["n"] for _ in range(ROUND)]
@@ -61,7 +61,7 @@ async def test_a_burst_larger_than_its_buffer_does_not_close_a_client_that_reads
     client = await connect(gateway, sid="reads")
     producer = Producer({"bootstrap.servers": broker.address, "partitioner": "murmur2_random", "linger.ms": 50})
     for n in range(RECORDS):
-        producer.produce(names["results"]["topic"], json.dumps({"n": n, "filling": "x" * SIZE}), "reads")
+        producer.produce(names["results"]["topic"], json.dumps({"n": n, "filling": "x" * SIZE}), "user/reads")
     sent = asyncio.create_task(asyncio.to_thread(producer.flush, 30))
     assert [(await client.event("push"))["data"]["n"] for _ in range(RECORDS)] == list(range(RECORDS))
     assert await sent == 0

@@ -47,7 +47,11 @@ class Gateway(Child):
     def __init__(
         self, folder: Path, config: dict[str, Any], *, wait: bool = True, env: dict[str, str] | None = None
     ) -> None:
-        own = {"http": {"port": 0}, "auth": {"secret": SECRET}, "sessions": {"resume_secret": RESUME_SECRET}}
+        own = {
+            "http": {"port": 0},
+            "auth": {"secret": SECRET, "session_claim": "sid"},
+            "sessions": {"resume_secret": RESUME_SECRET},
+        }
         path = folder / f"gateway-{time.monotonic_ns()}.yaml"
         path.write_text(yaml.safe_dump(merge(own, config)))
         super().__init__(BIN / "podpair-gateway", "serve", "--config", path, env=env)

@@ -31,6 +31,7 @@ from podpair.gateway.sessions.draining import send_away
 from podpair.gateway.sessions.fanout import FanOut
 from podpair.gateway.sessions.joining import Joining
 from podpair.gateway.sessions.registry import Registry
+from podpair.gateway.sessions.takeovers import Takeovers
 from podpair.gateway.sessions.taking_back import TakingBack
 from podpair.gateway.tasks import Tasks
 from podpair.gateway.tracing import tracer_of
@@ -63,6 +64,7 @@ class Parts:
     reader: ResultsReader
     history: History
     joining: Joining
+    takeovers: Takeovers
     dispatcher: Dispatcher
     worker: Worker
     pacer: Pacer
@@ -163,8 +165,8 @@ class Service:
         worker.on_taken_back = dispatcher.taken_back
         presence = BrokerPresence(config, metrics)
         return Parts(
-            topics, upstream, asking, readiness, producer, registry, fanout, reader, history, joining, dispatcher, worker,
-            pacer, presence,
+            topics, upstream, asking, readiness, producer, registry, fanout, reader, history, joining,
+            Takeovers(producer, config.results.topic, self.name), dispatcher, worker, pacer, presence,
         )  # fmt: skip
 
     def _endings(self, producer: RecordProducer) -> AtLeastOnce | ExactlyOnce:

@@ -118,6 +118,9 @@ class Auth(Section):
     """Clock difference that `exp` and `nbf` are allowed."""
     required_claims: Texts = ("exp", "sub")
     """Claims that a token must have."""
+    session_claim: Annotated[str, Field(min_length=1)] | None = None
+    """A claim that names the session: 1 to 128 of A-Z a-z 0-9 . _ : @ -. The session's id is `<sub>/<claim>` then. Unset: a
+    session is new unless it is resumed. Not the `sid` of an OIDC issuer, which is one for all pages of a login."""
     query_token: bool = False
     """Take a token from `?token=` too. URLs end up in logs: leave it off where a header can be sent."""
 

@@ -6,14 +6,14 @@ from typing import Protocol
 import msgspec
 
 from podpair.gateway.core.frames import http_chunk, raw_frames, server_sent_event, text_frames
-from podpair.gateway.core.records import Event, Headers, Kind, event_of_record, record_value
+from podpair.gateway.core.records import Event, Headers, Kind, event_of_record, record_value, takeover_of
 
 
 class Wire(Protocol):
     """One way of writing events to a client."""
 
     def event(self, value: bytes | None, headers: Headers | None, offset: int) -> Event:
-        """The event that a results record at `offset` of the home partition is here."""
+        """The event that a results record at `offset` of the home partition is here; one that is for no client is a TAKEOVER."""
         ...
 
     def encode(self, events: Iterable[Event]) -> bytes:
@@ -59,7 +59,8 @@ class RawWire:
     """
 
     def event(self, value: bytes | None, headers: Headers | None, offset: int) -> Event:
-        return Event(Kind.PUSH, "push", None, value or b"", offset)
+        takeover = takeover_of(headers, offset) if headers else None
+        return takeover or Event(Kind.PUSH, "push", None, value or b"", offset)
 
     def encode(self, events: Iterable[Event]) -> bytes:
         return raw_frames(

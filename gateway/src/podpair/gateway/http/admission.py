@@ -10,9 +10,11 @@ from confluent_kafka import KafkaException
 
 from podpair.gateway.auth.identity import Identity, KeysUnavailable, Unauthorized
 from podpair.gateway.auth.origins import origin_allowed
+from podpair.gateway.auth.resume import Resumed
 from podpair.gateway.core.positions import InvalidPosition, Position
 from podpair.gateway.core.protocol import RouteName
 from podpair.gateway.core.quotas import Bucket, Forbidden, Grant, Limited
+from podpair.gateway.core.takeovers import Hold, Lineage, new_lineage
 from podpair.gateway.core.wires import Wire
 from podpair.gateway.http.errors import refusal
 from podpair.gateway.service import Parts, Service
@@ -29,6 +31,7 @@ class Visitor:
     parts: Parts
     identity: Identity
     session: str
+    hold: Hold
     resumed: bool
     position: Position | None
 
@@ -82,7 +85,13 @@ class Admission:
         except InvalidPosition as error:
             raise self.refuse(400, "invalid", str(error)) from None
         token = request.query.get("resume")
-        session = self.opened(token, identity) if token else identity.session or parts.registry.mint()
+        if token:
+            session, before = self.opened(token, identity)
+            hold = Hold(before.next(), announced=True)
+        elif identity.session is not None:
+            session, hold = identity.session, Hold(new_lineage(), announced=True)
+        else:  # nobody else can have it
+            session, hold = parts.registry.mint(), Hold(Lineage(), announced=False)
         self.check_owner(parts, session, identity)
         grant = self.grant(identity)
         if grant is not None:
@@ -90,7 +99,7 @@ class Admission:
                 grant.connect(session)
             except Limited as fault:
                 raise self.limited(fault) from None
-        return Visitor(parts, identity, session, resumed=bool(token), position=place)
+        return Visitor(parts, identity, session, hold, resumed=bool(token), position=place)
 
     def check_owner(self, parts: Parts, session_id: str, identity: Identity) -> None:
         """A session that is here must be this user's."""
@@ -115,8 +124,12 @@ class Admission:
         """The visitor's connection is made: from now on its session's events go there."""
         parts, identity = visitor.parts, visitor.identity
         connection = Connection(transport, wire, parts.pacer, self._config.sessions.buffer_bytes, close)
-        session = parts.registry.attach(visitor.session, identity.subject, connection, identity.expires_at)
+        session = parts.registry.attach(
+            visitor.session, identity.subject, connection, identity.expires_at, visitor.hold
+        )
         parts.registry.granted(session, self.grant(identity))
+        if visitor.hold.id:
+            parts.takeovers.announce(session, connection)
         self._metrics.opened.labels(kind, str(visitor.resumed).lower()).inc()
         return session, connection
 
@@ -137,15 +150,17 @@ class Admission:
         self._metrics.limited.labels(fault.limit).inc()
         return self.refuse(429, "overloaded", fault.message, retry_after=(fault.retry_after_ms or 0) / 1000)
 
-    def opened(self, resume_token: str, identity: Identity) -> str:
-        """The session of a resume token."""
+    def opened(self, resume_token: str, identity: Identity) -> Resumed:
+        """What a resume token continues."""
         try:
-            session = self._tokens.open(resume_token, identity.subject)
+            resumed = self._tokens.open(resume_token, identity.subject)
         except Unauthorized as error:
             raise self.refuse(401, "unauthorized", str(error)) from None
-        if identity.session is not None and identity.session != session:
-            raise self.refuse(401, "unauthorized", "the resume token is for another session than the token's claim sid")
-        return session
+        if identity.session is not None and identity.session != resumed.session:
+            claim = self._config.auth.session_claim
+            message = f"the resume token is for another session than the token's claim {claim} (auth.session_claim)"
+            raise self.refuse(401, "unauthorized", message)
+        return resumed
 
     async def identity(self, request: web.Request) -> Identity:
         """Whose token the request carries."""

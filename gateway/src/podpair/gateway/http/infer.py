@@ -44,9 +44,11 @@ class InferEdge:
             parts = self._admission.parts()
             identity = await self._admission.identity(request)
             resume = request.query.get("resume")
-            session_id = self._admission.opened(resume, identity) if resume else identity.session
+            session_id = self._admission.opened(resume, identity).session if resume else identity.session
             if session_id is None:
-                message = "which session? send ?resume=<token of its welcome>, or a token with the claim sid"
+                claim = self._service.config.auth.session_claim
+                named = f", or a token with the claim {claim}" if claim else ""
+                message = f"which session? send ?resume=<token of its welcome>{named}"
                 raise self._admission.refuse(400, "invalid", message)
             body = await request.read()
             self._admission.check_owner(parts, session_id, identity)

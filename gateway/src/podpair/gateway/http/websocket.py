@@ -236,7 +236,8 @@ class _Client:
             if identity.subject != session.subject:
                 raise Unauthorized("the new token is another user's")
             if identity.session is not None and identity.session != session.id:
-                raise Unauthorized("the new token is for another session (claim sid)")
+                claim = service.config.auth.session_claim
+                raise Unauthorized(f"the new token is for another session (claim {claim})")
         except Unauthorized as error:
             service.metrics.refreshed.labels("refused").inc()
             _refuse(session, Fault(Code.UNAUTHORIZED, str(error)), None)

@@ -81,7 +81,9 @@ class FanOut:
         size = tail.append(records[-1].offset() + 1, groups)
         for key, mine in groups.items():
             session = sessions.get(key) if key is not None else None
-            if session is not None and session.live:
+            if session is not None and not session.live:
+                session.notice(mine)
+            elif session is not None:
                 try:
                     delivery = session.deliver(mine)
                 except Exception:

@@ -68,7 +68,7 @@ class Joining:
         return event(
             "welcome",
             session=session.id,
-            resume=self._tokens.mint(session.id, session.subject),
+            resume=self._tokens.mint(session.id, session.subject, session.hold.lineage),
             resumed=resumed,
             position=str(Position(self._epoch, session.home, offset)),
             gateway=self._gateway,
@@ -200,6 +200,7 @@ class Joining:
             gap = Gap(self._position(session, last), self._position(session, go_on - 1), reason)
             self._tell_gap(session.connection, gap)
             session.seen = go_on - 1
+            session.hold.log_restarted(go_on)
 
 
 def _slice(records: list[Record]) -> tuple[list[Record], list[Record]]:

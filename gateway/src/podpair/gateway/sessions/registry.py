@@ -12,6 +12,7 @@ from podpair.gateway.core.partitions import home_partition, mint_session_id
 from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.quotas import Grant
 from podpair.gateway.core.records import Event
+from podpair.gateway.core.takeovers import Hold
 from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.connection import Connection
@@ -66,17 +67,20 @@ class Registry:
             return left[1]
         return Ledger(self._config.limits.in_flight, self._config.sessions.remembered_bytes)
 
-    def attach(self, session_id: str, subject: str, connection: Connection, expires_at: float | None) -> Session:
+    def attach(
+        self, session_id: str, subject: str, connection: Connection, expires_at: float | None, hold: Hold
+    ) -> Session:
         """A client is there; one that was there before is told that it was replaced. Raises NotYours."""
         session = self.session(session_id, subject)
         before = session.connection
         if before is not None:
-            before.close(CloseCode.REPLACED, "another connection took over this session")
+            session.replaced()
             self.on_unsent(session, before.unsent())
         else:
             self._count(1)
         session.ledger.reconnected()
         session.connection = connection
+        session.hold = hold
         session.live = False
         session.active = time.monotonic()
         self.refreshed(session, expires_at)

@@ -6,10 +6,14 @@ from typing import NamedTuple
 
 from podpair.gateway.core.ledger import Ledger
 from podpair.gateway.core.partials import merge_adjacent
+from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.quotas import Grant
-from podpair.gateway.core.records import Event, Kind, accepted_event
+from podpair.gateway.core.records import Event, Kind, accepted_event, takeover_of
 from podpair.gateway.core.tails import Record
+from podpair.gateway.core.takeovers import Hold, Lineage
 from podpair.gateway.sessions.connection import Connection
+
+_TERMINAL, _TAKEOVER, _PUSH = Kind.TERMINAL, Kind.TAKEOVER, Kind.PUSH
 
 
 class Delivery(NamedTuple):
@@ -29,6 +33,7 @@ class Session:
         "ends_at",
         "expires_at",
         "grant",
+        "hold",
         "home",
         "id",
         "key",
@@ -46,6 +51,7 @@ class Session:
         self.ledger = ledger
         self.grant: Grant | None = None  # what its token allows; None: whatever `limits` allow
         self.connection: Connection | None = None
+        self.hold = Hold(Lineage(), announced=False)  # the connection's, among those that other gateways may have
         self.live = False  # caught up: records are delivered as they are read
         self.seen = -1  # offset of the last record delivered, or of the one before the first
         self.expires_at: float | None = None  # Unix seconds: when its token ends
@@ -64,13 +70,22 @@ class Session:
         seen = self.seen
         events: list[Event] = []
         duplicates = 0
+        lost = False  # another connection has the session
         for record in records:
             offset: int = record.offset()
             if offset <= seen:
                 continue
             seen = offset
             event = to_event(record.value(), record.headers(), offset)
-            if event.kind is Kind.TERMINAL and event.id is not None:
+            kind = event.kind
+            if kind is _PUSH:
+                pass  # what most are
+            elif kind is _TAKEOVER:
+                lost = self.hold.saw(event.id or "", offset)
+                if lost:
+                    break
+                continue
+            elif kind is _TERMINAL and event.id is not None:
                 if self.ledger.is_second_copy(event.id, offset):
                     duplicates += 1
                     continue
@@ -84,7 +99,21 @@ class Session:
         taken = connection.send(events)
         complete = taken == len(events)
         self.seen = seen if complete else max([self.seen, *(event.offset for event in events[:taken])])
+        if lost:
+            self.replaced()
         return Delivery(taken, duplicates, complete)
+
+    def notice(self, records: Iterable[Record]) -> None:
+        """Records of the home partition that are not delivered as they come: the client has to catch up with them."""
+        for record in records:
+            found = takeover_of(record.headers(), record.offset())
+            if found is not None and self.hold.saw(found.id or "", found.offset):
+                self.replaced()
+                return
+
+    def replaced(self) -> None:
+        """Another connection has the session now."""
+        self.end(CloseCode.REPLACED, "another connection took over this session")
 
     def end(self, code: int, reason: str) -> None:
         """Close the client's connection, if there is one."""
