@@ -136,7 +136,9 @@ class Service:
         paces = Paces()
         worker = Worker(config, asking, readiness, answers, dead_letters, endings, paces, self.tracer, metrics)
         undo.push_async_callback(worker.close, 0.0)
-        registry = Registry(config, topics.result_partitions, lambda: worker.owned, metrics)
+        registry = Registry(
+            config, topics.result_partitions, lambda: worker.owned, lambda home: reader.retain(home), metrics
+        )
         fanout = FanOut(registry.sessions, config.results.tail_bytes, metrics, self.clock)
         reader = ResultsReader(
             config, opened=fanout.open, closed=fanout.close, deliver=fanout.deliver, lost=self._on_lost
@@ -145,7 +147,7 @@ class Service:
         metrics.homes.set_function(lambda: reader.partitions)
         history = History(config)
         undo.push_async_callback(history.close)
-        pacer = Pacer()
+        pacer = Pacer(config.sessions.slow_seconds, self.clock)
         metrics.slow.set_function(lambda: pacer.congested)
         joining = Joining(config, topics.epoch, self.name, reader, history, fanout, self.tokens, metrics)
         dispatcher = Dispatcher(

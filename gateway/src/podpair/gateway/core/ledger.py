@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.quotas import Grant
 from podpair.gateway.core.records import Event
 from podpair.gateway.core.remembered import Remembered
 from podpair.gateway.core.routing import Route
@@ -33,7 +34,8 @@ class OpenRequest:
     partition: int | None = None  # of the requests topic, once its record is there
     cancelled: bool = False
     span: Span | None = None  # where it is traced; ends with it
-    began: float = 0.0  # seconds on the performance counter: when it was accepted, on the direct route
+    began: float = 0.0  # seconds on the performance counter: when it was asked
+    grant: Grant | None = None  # of the token that it was asked with: it counts there until it ends
 
 
 class Ledger:
@@ -55,6 +57,8 @@ class Ledger:
         if len(self._open) >= self._limit:
             raise Fault(Code.OVERLOADED, f"{self._limit} requests of this session are in flight", retry_after_ms=100)
         self._open[request_id] = request
+        if request.grant is not None:
+            request.grant.began()
         if self._ended:
             self._ended.pop(request_id, None)
 
@@ -71,8 +75,8 @@ class Ledger:
         if request is None:
             if offset < 0:
                 return None
-        elif request.span is not None:
-            request.span.end()
+        else:
+            _close(request)
         ended = self._ended
         if ended is None:
             ended = self._ended = {}
@@ -128,10 +132,26 @@ class Ledger:
     def forget(self, request_id: str) -> None:
         """It was never accepted, or its session has left: its id is free again."""
         request = self._open.pop(request_id, None)
-        if request is not None and request.span is not None:
-            request.span.end()
+        if request is not None:
+            _close(request)
+
+    def forget_older(self, began: float) -> None:
+        """Forget requests on the queue route that were asked before `began` (on the performance counter)."""
+        while self._open:
+            request_id, request = next(iter(self._open.items()))
+            if request.route == "direct" or request.began >= began:
+                return
+            self.forget(request_id)
 
     @property
     def opened(self) -> dict[str, OpenRequest]:
         """The open requests, by id."""
         return self._open
+
+
+def _close(request: OpenRequest) -> None:
+    """It is open no more."""
+    if request.span is not None:
+        request.span.end()
+    if request.grant is not None:
+        request.grant.ended()

@@ -86,6 +86,13 @@ def takeover_event(connection: bytes | None, offset: int) -> Event:
     return Event(Kind.TAKEOVER, "takeover", (connection or b"").decode(errors="replace"), b"", offset)
 
 
+def ended_by(headers: Headers | None) -> str | None:
+    """The request that a results record with these headers ends, if it does."""
+    found = dict(headers or ())
+    request_id = found.get("ce_id") if found.get("ce_type") in (RESULT, ERROR) else None
+    return request_id.decode(errors="replace") if request_id else None
+
+
 def takeover_of(headers: Headers | None, offset: int) -> Event | None:
     """The announcement that a results record with these headers is, if it is one."""
     if not headers or ("ce_type", TAKEOVER) not in headers:

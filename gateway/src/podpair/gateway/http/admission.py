@@ -107,10 +107,10 @@ class Admission:
         if session is not None and session.subject != identity.subject:
             raise self.refuse(401, "unauthorized", "the session is another user's")
 
-    async def hold(self, visitor: Visitor) -> Callable[[], None]:
-        """Have the home partition of the visitor's session read, until what is returned is called."""
-        reader = visitor.parts.reader
-        home = visitor.parts.home(visitor.session)
+    async def hold(self, parts: Parts, session_id: str) -> Callable[[], None]:
+        """Have the home partition of a session read, until what is returned is called."""
+        reader = parts.reader
+        home = parts.home(session_id)
         try:
             await reader.hold(home)
         except KafkaException as error:

@@ -29,7 +29,7 @@ class EventStreamEdge:
         position = request.headers.get("Last-Event-ID") or request.query.get("position")
         try:
             visitor = await self._admission.visitor(request, position=position)
-            release = await self._admission.hold(visitor)
+            release = await self._admission.hold(visitor.parts, visitor.session)
         except Refused as refused:
             return refused.response
         try:

@@ -18,6 +18,7 @@ from aiohttp.base_protocol import BaseProtocol
 from podpair.gateway.core.frames import PING, close_frame, pong_frame
 
 _CLOSING = 10.0  # seconds that a client may take to read what is written for it, and to answer the close frame
+_UNREAD = 64 * 1024  # bytes that wait for a client above which its pings are not answered
 _BUCKETS = 32  # parts of all connections that are looked at one after the other, so that their pings are spread
 
 Message = str | bytes
@@ -101,7 +102,9 @@ class WebSocketStream(asyncio.Protocol):
             if not self._closing:
                 self._on_message(data)
         elif kind is WSMsgType.PING:
-            self._write(pong_frame(data))
+            # Pongs that nobody reads would fill the memory; RFC 6455, 5.5.3 asks for no more than one, to the last ping.
+            if self.transport.get_write_buffer_size() <= _UNREAD:
+                self._write(pong_frame(data))
         elif kind is WSMsgType.CLOSE:
             self.close_code = data or None
             if not self._closing:

@@ -54,7 +54,7 @@ class WebSocketEdge:
             visitor = await self.admission.visitor(request, position=request.query.get("position"))
             protocol = self._choose(request)
             answer = self._handshake(request, protocol)
-            release = await self.admission.hold(visitor)
+            release = await self.admission.hold(visitor.parts, visitor.session)
         except Refused as refused:
             return refused.response
         taken = take_over(request)
@@ -212,11 +212,12 @@ class _Client:
 
     def _infer(self, session: Session, message: Infer | InferRow) -> None:
         try:
-            if session.grant is not None:
+            # What is in flight already counts: to ask for it again, after a reconnect, takes nothing more.
+            if session.grant is not None and session.ledger.get(message.id) is None:
                 route = self._edge.admission.admit(session.grant, message.model, message.route)
                 if route != message.route:
                     message = msgspec.structs.replace(message, route=route)
-            self._parts.dispatcher.infer(session, message)
+            self._parts.dispatcher.infer(session, message, session.grant)
         except Duplicate as fault:
             _refuse(session, fault, None)
         except Fault as fault:

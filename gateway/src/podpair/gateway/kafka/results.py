@@ -9,6 +9,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -84,6 +85,13 @@ class ResultsReader:
         self._holds[partition] -= 1
         if self._holds[partition] == 0:
             self._loop.call_later(self._linger, self._drop_if_idle, partition)
+
+    def retain(self, partition: int) -> Callable[[], None] | None:
+        """Have a partition that is read be read on, until what is returned is called. None: it isn't read."""
+        if partition not in self._assigned:
+            return None
+        self._holds[partition] = self._holds.get(partition, 0) + 1
+        return partial(self.release, partition)
 
     async def watermarks(self, partition: int) -> tuple[int, int]:
         """(low, high) of the partition, asked from the broker. Raises KafkaException."""

@@ -4,7 +4,6 @@ Invariant: between the position that the client named and the first live record 
 the step from catching up to live happens within one turn of the loop.
 """
 
-import asyncio
 import logging
 
 from confluent_kafka import KafkaException
@@ -117,8 +116,8 @@ class Joining:
     async def catch_up(self, session: Session, connection: Connection, start: int, *, from_log: bool = True) -> None:
         """Send what was missed from offset `start` on, then go live. Returns early where the client leaves.
 
-        A client that takes nothing for `sessions.slow_seconds` is closed with 3008; so is one that is behind what is in
-        memory, unless `from_log`: then the broker is asked. Raises KafkaException where it does not give its records.
+        A client that is behind what is in memory is closed with 3008, unless `from_log`: then the broker is asked. Raises
+        KafkaException where it does not give its records.
         """
         source = "tail"
         while session.connection is connection and connection.open:
@@ -139,7 +138,7 @@ class Joining:
                 self._metrics.resumed.labels(source).inc(bool(missed) or source == "history")
                 return
             start = session.seen + 1
-            await self._drained(connection)
+            await connection.drained()
 
     async def logged(self, session: Session, offset: int) -> Record | None:
         """The session's record at `offset`, if the log still has it. Raises KafkaException."""
@@ -152,13 +151,6 @@ class Joining:
                 return None
             found = (await self._history.read(session.home, session.key, offset, offset + 1)).records
         return found[0] if found and found[0].offset() == offset else None
-
-    async def _drained(self, connection: Connection) -> None:
-        try:
-            async with asyncio.timeout(self._config.sessions.slow_seconds):
-                await connection.drained()
-        except TimeoutError:
-            connection.close(CloseCode.SLOW, "too slow: resume to go on")
 
     async def _read_history(self, session: Session, connection: Connection, start: int, end: int) -> int:
         """Deliver a part of what is only in the log; returns where to go on."""
@@ -178,7 +170,7 @@ class Joining:
         if session.deliver(chunk.records, merge=True).complete:
             session.seen = max(session.seen, chunk.end - 1)
         start = session.seen + 1
-        await self._drained(connection)
+        await connection.drained()
         return start
 
     def _position(self, session: Session, offset: int) -> Position:

@@ -1,4 +1,8 @@
-"""The sessions of this gateway, from their first connection until nothing here belongs to them any more."""
+"""The sessions of this gateway, from their first connection until nothing here belongs to them any more.
+
+Invariant: a request counts, in its session and under its token's rules, until it ends, whether or not its client is connected:
+a session stays while requests of it are open, and its home is read for the answers of those that were queued.
+"""
 
 import asyncio
 import logging
@@ -26,15 +30,31 @@ class NotYours(Exception):
     """The session is another user's."""
 
 
-class Registry:
-    """Sessions by key (their id in bytes), as Kafka's records name them."""
+Release = Callable[[], object]
 
-    def __init__(self, config: Config, partitions: int, owned: Callable[[], frozenset[int]], metrics: Metrics) -> None:
+
+class Registry:
+    """Sessions by key (their id in bytes), as Kafka's records name them.
+
+    `retain(partition)` has a results partition that is read be read on, until what it returns is called; None where it isn't.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        partitions: int,
+        owned: Callable[[], frozenset[int]],
+        retain: Callable[[int], Release | None],
+        metrics: Metrics,
+    ) -> None:
         self._config = config
         self._partitions = partitions
         self._owned = owned
+        self._retain = retain
         self._metrics = metrics
         self.sessions: dict[bytes, Session] = {}
+        # Those without a client that have requests open, and what lets go of their homes; oldest first.
+        self._waiting: dict[bytes, Release | None] = {}
         # What is remembered of sessions that have left, for a while: (subject, ledger, when it left), oldest first.
         self._left: dict[bytes, tuple[str, Ledger, float]] = {}
         self.connected = 0
@@ -78,6 +98,7 @@ class Registry:
             self.on_unsent(session, before.unsent())
         else:
             self._count(1)
+        self._release(session)
         session.ledger.reconnected()
         session.connection = connection
         session.hold = hold
@@ -117,16 +138,59 @@ class Registry:
         self._metrics.sessions.set(self.connected)
 
     def forget_if_done(self, session: Session) -> None:
-        """Without a client and without direct requests a session is only in Kafka."""
-        busy = any(request.route == "direct" for request in session.ledger.opened.values())
-        if session.connection is None and not busy and self.sessions.get(session.key) is session:
-            del self.sessions[session.key]
-            for request_id in [i for i, request in session.ledger.opened.items() if request.span is not None]:
-                session.ledger.forget(request_id)  # what ends it will be seen elsewhere
-            if session.ledger.remembers:
-                self._left[session.key] = (session.subject, session.ledger, time.monotonic())
-                if len(self._left) > self._config.limits.sessions:
-                    del self._left[next(iter(self._left))]
+        """Without a client and without open requests a session is only in Kafka."""
+        if session.connection is not None or self.sessions.get(session.key) is not session:
+            return
+        if not session.ledger.opened:
+            self._forget(session)
+        elif session.key not in self._waiting:
+            for request in session.ledger.opened.values():
+                if request.route == "queue" and request.span is not None:
+                    request.span.end()  # its worker's goes on
+                    request.span = None
+            self._waiting[session.key] = self._retain(session.home)
+            if len(self._waiting) > self._config.limits.sessions:
+                self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        """The session that has waited longest is no longer counted; direct requests are never given up so."""
+        for key in self._waiting:
+            session = self.sessions[key]
+            if all(request.route == "queue" for request in session.ledger.opened.values()):
+                self._forget(session)
+                return
+
+    def _forget(self, session: Session) -> None:
+        del self.sessions[session.key]
+        self._release(session)
+        for request_id in list(session.ledger.opened):
+            session.ledger.forget(request_id)
+        if session.ledger.remembers:
+            self._left[session.key] = (session.subject, session.ledger, time.monotonic())
+            if len(self._left) > self._config.limits.sessions:
+                del self._left[next(iter(self._left))]
+
+    def _release(self, session: Session) -> None:
+        release = self._waiting.pop(session.key, None)
+        if release is not None:
+            release()
+
+    def room(self, session_id: str) -> bool:
+        """Whether a request may be taken for a session whose client is not connected."""
+        return session_id.encode() in self.sessions or len(self._waiting) < self._config.limits.sessions
+
+    def connected_to(self, session_id: str) -> bool:
+        """Whether a client of the session is connected here."""
+        session = self.sessions.get(session_id.encode())
+        return session is not None and session.connection is not None
+
+    def _look_after_waiting(self) -> None:
+        # An answer that retention has taken will not be seen; nor need what is so old be counted.
+        oldest = time.perf_counter() - self._config.results.retention_seconds
+        for key in list(self._waiting):
+            session = self.sessions[key]
+            session.ledger.forget_older(oldest)
+            self.forget_if_done(session)
 
     def _forget_left(self, before: float) -> None:
         while self._left:
@@ -140,6 +204,7 @@ class Registry:
             await asyncio.sleep(_SWEEP)
             now, monotonic = time.time(), time.monotonic()
             idle = self._config.sessions.idle_seconds
+            self._look_after_waiting()
             self._forget_left(monotonic - self._config.sessions.remembered_seconds)
             for session in list(self.sessions.values()):
                 connection = session.connection
@@ -158,7 +223,7 @@ class Registry:
             session.grant.leave(session.id)
         session.grant = grant
         if grant is not None:
-            grant.enter(session.id, session.ledger)
+            grant.enter(session.id)
 
     def refreshed(self, session: Session, expires_at: float | None) -> None:
         """The session's connection has a token that expires then (Unix seconds), or never."""

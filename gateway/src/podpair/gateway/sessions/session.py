@@ -8,7 +8,7 @@ from podpair.gateway.core.ledger import Ledger
 from podpair.gateway.core.partials import merge_adjacent
 from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.quotas import Grant
-from podpair.gateway.core.records import Event, Kind, accepted_event, takeover_of
+from podpair.gateway.core.records import Event, Kind, accepted_event, ended_by, takeover_of
 from podpair.gateway.core.tails import Record
 from podpair.gateway.core.takeovers import Hold, Lineage
 from podpair.gateway.sessions.connection import Connection
@@ -104,7 +104,13 @@ class Session:
         return Delivery(taken, duplicates, complete)
 
     def notice(self, records: Iterable[Record]) -> None:
-        """Records of the home partition that are not delivered as they come: the client has to catch up with them."""
+        """Records of the home partition that are not delivered as they come: the client is away, or has to catch up."""
+        if self.connection is None:
+            for record in records:
+                request_id = ended_by(record.headers())
+                if request_id is not None and self.ledger.get(request_id) is not None:
+                    self.ledger.end(request_id, record.offset())
+            return
         for record in records:
             found = takeover_of(record.headers(), record.offset())
             if found is not None and self.hold.saw(found.id or "", found.offset):
