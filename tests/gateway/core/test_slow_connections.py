@@ -114,6 +114,8 @@ class Side:
         """What the loop and the pacer would do meanwhile."""
         for _ in range(5):
             await asyncio.sleep(0)
+        if self.pacer._timer is not None:
+            self.pacer._timer.cancel()  # the clock is the test's
         self.pacer._sweep()
         for _ in range(5):
             await asyncio.sleep(0)

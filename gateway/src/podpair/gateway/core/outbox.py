@@ -1,9 +1,9 @@
 """What waits for a slow client, and what gives way when that is too much.
 
 Invariant: the buffer holds no more than its limit and one event; adjacent partials are merged first, then progress is dropped,
-then the client is closed and may resume. A terminal event is never dropped: what came through Kafka is there again on resume, and `unsent` hands
-out the rest. A look through all events frees a good part of the buffer or is not repeated: a slow client costs no time
-that others would have.
+then the client is closed and may resume. A terminal event is never dropped: what came through Kafka is there again on resume,
+and `unsent` hands out the rest. A look through all events frees a good part of the buffer or is not repeated: a slow client
+costs no time that others would have.
 """
 
 from collections import deque
