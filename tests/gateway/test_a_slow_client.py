@@ -2,14 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import pytest
 from confluent_kafka import Producer
 
-from gateway.conftest import PATIENCE, Connect, resuming, small
+from gateway.conftest import PATIENCE, UPGRADE, Connect, resuming, small
 from harness.kafka import Broker
-from harness.pair import Gateway
+from harness.pair import Gateway, token, until
 
 RECORDS, ROUND, SIZE = 1200, 20, 20_000
 
@@ -67,3 +72,77 @@ async def test_a_burst_larger_than_its_buffer_does_not_close_a_client_that_reads
     assert await sent == 0
     assert gateway.metric("behind_total") >= 1
     await client.lives()
+
+
+PONG, PING = b"\x8a\x80\0\0\0\0", b"\x89\xfd\0\0\0\0" + b"p" * 125  # of a client: masked, with a mask of zeros
+
+
+@contextmanager
+def deaf(gateway: Gateway, path: str, frame: bytes = PONG, every: float = 0.2) -> Iterator[socket.socket]:
+    """A client that reads its welcome and then nothing, and says on and on, unasked, that it is there."""
+    host, port = gateway.url.removeprefix("http://").split(":")
+    wire = socket.socket()
+    wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    wire.connect((host, int(port)))
+    wire.settimeout(PATIENCE)
+    lines = [f"GET {path} HTTP/1.1", f"Host: {host}", f"Authorization: Bearer {token(sid='deaf')}"]
+    lines += [f"{name}: {value}" for name, value in UPGRADE.items()] if path.endswith("ws") else []
+    wire.sendall("\r\n".join([*lines, "", ""]).encode())
+    said = b""
+    while b"welcome" not in said:
+        said += wire.recv(4096)
+    over = threading.Event()
+
+    def talk() -> None:
+        while not over.wait(every):
+            try:
+                wire.sendall(frame)
+            except OSError:
+                return
+
+    talking = threading.Thread(target=talk)
+    if path.endswith("ws"):
+        talking.start()
+    try:
+        yield wire
+    finally:
+        over.set()
+        if talking.ident is not None:
+            talking.join()
+        wire.close()
+
+
+def resident(gateway: Gateway) -> int:
+    """MiB."""
+    status = Path(f"/proc/{gateway.process.pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) // 1024
+
+
+@pytest.mark.parametrize("path", ["/v1/ws", "/v1/events"])
+def test_a_client_that_reads_nothing_and_answers_pings(
+    real_gateway: Callable[..., Gateway], broker: Broker, names: dict[str, Any], path: str
+) -> None:
+    """Large records that come one at a time: none of them is too much alone."""
+    gateway = real_gateway(
+        sessions={"heartbeat_seconds": 1, "slow_seconds": 3}, results={"tail_bytes": 8 << 20}, log={"level": "debug"}
+    )
+    producer = Producer({"bootstrap.servers": broker.address, "partitioner": "murmur2_random"})
+    before = resident(gateway)
+    largest = 0
+    with deaf(gateway, path):
+        for _ in range(120):
+            producer.produce(names["results"]["topic"], json.dumps("x" * 500_000), "user/deaf")
+            assert producer.flush(30) == 0
+            largest = max(largest, resident(gateway))
+        until(lambda: gateway.metric("sessions_closed_total", reason="slow") == 1)
+    assert largest - before < 50, f"{before} MiB, then {largest} MiB, of 60 that were pushed"
+
+
+def test_pings_of_a_client_that_reads_no_pongs(real_gateway: Callable[..., Gateway]) -> None:
+    gateway = real_gateway()
+    before = resident(gateway)
+    with deaf(gateway, "/v1/ws", PING * 4000, 0.01):
+        until(lambda: gateway.metric("process_cpu_seconds_total") >= 0 and resident(gateway) > 0)
+        for _ in range(100):
+            gateway.get("/healthz")
+    assert resident(gateway) - before < 30

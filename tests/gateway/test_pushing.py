@@ -112,15 +112,15 @@ async def test_what_retention_took_is_a_gap_and_the_rest_comes(
 ) -> None:
     gateway = real_gateway()
     topic = names["results"]["topic"]
-    first = await connect(gateway, sid="late")
+    first = await connect(gateway)
     epoch, partition, _ = first.welcome["position"].split(".")
     await first.socket.close()
-    push(broker.address, "user/late", *(b"%d" % n for n in range(20)), topic=topic)
+    push(broker.address, first.welcome["session"], *(b"%d" % n for n in range(20)), topic=topic)
     admin = AdminClient({"bootstrap.servers": broker.address})
     for future in admin.delete_records([TopicPartition(topic, int(partition), 12)]).values():
         future.result(10)
     gateway = real_gateway()  # another one, which has nothing in memory
-    second = await connect(gateway, sid="late", params=resuming(first))
+    second = await connect(gateway, params=resuming(first))
     gap = await second.event("gap")
     assert gap == {
         "type": "gap", "from": first.welcome["position"], "to": f"{epoch}.{partition}.11", "reason": "retention",
@@ -130,7 +130,7 @@ async def test_what_retention_took_is_a_gap_and_the_rest_comes(
     assert events[0]["position"] == f"{epoch}.{partition}.12"
     await second.lives()
     # Just at the edge nothing is missing.
-    third = await connect(gateway, sid="late", params=resuming(first, gap["to"]))
+    third = await connect(gateway, params=resuming(first, gap["to"]))
     assert (await third.next())["data"] == 12
 
 

@@ -161,8 +161,9 @@ class Sessions(Section):
     """At SIGTERM clients are sent to other gateways spread over at most so long; few clients leave sooner."""
     buffer_bytes: Count = 1 << 20
     """What may wait in memory for one client; what is more waits in Kafka's log until the client has taken it."""
-    remembered_bytes: Annotated[int, Field(ge=0)] = 1 << 14
-    """Answers of direct requests that are kept for each session: who asks again with the same id is given the same."""
+    remembered_bytes: Annotated[int, Field(ge=0)] = 1 << 15
+    """What is kept of each session's ended requests: who asks again with the same id is given the same. One half is for the
+    ids of those that ended last (16 at least, 256 at most), the other for answers of direct requests, with their ids."""
     remembered_seconds: Seconds = 120
     """How long that outlasts the connection."""
     slow_seconds: PositiveSeconds = 10
@@ -182,13 +183,15 @@ class Limits(Section):
     sessions: Count = 20_000
     """Connections that this gateway holds."""
     connects_per_second: Annotated[float, Field(gt=0)] | None = None
-    """Connections that are let in a second, before their tokens are looked at; more are told when to come again. Unset: any."""
+    """Connections that are let in a second; more are told when to come again. Those that are refused, for their tokens or
+    otherwise, do not count. Unset: any."""
     connects_burst: Count = 1000
     """Connections that are let in at once after a pause, where `connects_per_second` is set."""
     message_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
     """Largest frame or request body from a client."""
     in_flight: Count = 256
-    """Open requests of one session."""
+    """Open requests of one session, whether or not its client is connected: queued ones count until their answers are there, or
+    for `results.retention_seconds`."""
     direct: Count = 64
     """Direct requests that the inference container has at a time; beyond it `auto` goes through Kafka."""
 

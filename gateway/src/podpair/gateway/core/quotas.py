@@ -6,6 +6,7 @@ such as `tenant` all of a tenant's users share one. Every rule that fits a token
 Invariant: what is refused is refused at once, says which limit it was, and when to come again where that helps.
 """
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -17,6 +18,7 @@ Priority = Literal["low", "normal", "high"]
 Limit = Literal["connects", "sessions", "requests_per_second", "in_flight", "models", "routes", "deadline"]
 
 _SHARES: dict[Priority, float] = {"low": 0.5, "normal": 1.0, "high": 1.25}
+_LONGEST = 256  # characters of a claim's value; of a longer one its digest is kept
 _IDLE = 10_000  # accounts above which those that count nothing are dropped
 
 
@@ -203,7 +205,18 @@ def _value(rule: Rule, claim: Any) -> str | None:
     """The value that a token is counted under; None: the rule is not for it. A list is a set of roles, or the like."""
     if claim is None:
         return None
-    values = [str(item) for item in claim] if isinstance(claim, list) else [str(claim)]
+    values = [_text(item) for item in claim] if isinstance(claim, list) else [_text(claim)]
     if rule.value is not None:
         return rule.value if rule.value in values else None
-    return ",".join(sorted(values))
+    value = ",".join(sorted(values))
+    if len(value) <= _LONGEST:
+        return value
+    return f"sha256:{hashlib.sha256(value.encode(errors='surrogatepass')).hexdigest()}"
+
+
+def _text(item: Any) -> str:
+    """A claim's value as text, of whatever type it is."""
+    try:
+        return str(item)
+    except (RecursionError, ValueError):  # nested too deep, or a number of too many digits
+        return f"({type(item).__name__})"

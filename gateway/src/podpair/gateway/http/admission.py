@@ -75,10 +75,6 @@ class Admission:
         if parts.registry.connected >= limit:
             raise self.refuse(503, "overloaded", f"{limit} sessions are connected (limits.sessions)", retry_after=5)
         self._check_origin(request)
-        if self._connects is not None and (wait := self._connects.take(self._service.clock())):
-            self._metrics.limited.labels("connects").inc()
-            message = "too many connect at once (limits.connects_per_second)"
-            raise self.refuse(503, "overloaded", message, retry_after=wait)
         identity = await self.identity(request)
         try:
             place = Position.parse(position) if position else None
@@ -99,6 +95,11 @@ class Admission:
                 grant.connect(session)
             except Limited as fault:
                 raise self.limited(fault) from None
+        # Last: whoever is refused for another reason, and above all for his token, takes no one's place.
+        if self._connects is not None and (wait := self._connects.take(self._service.clock())):
+            self._metrics.limited.labels("connects").inc()
+            message = "too many connect at once (limits.connects_per_second)"
+            raise self.refuse(503, "overloaded", message, retry_after=wait)
         return Visitor(parts, identity, session, hold, resumed=bool(token), position=place)
 
     def check_owner(self, parts: Parts, session_id: str, identity: Identity) -> None:
