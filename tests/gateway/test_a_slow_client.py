@@ -142,7 +142,6 @@ def test_pings_of_a_client_that_reads_no_pongs(real_gateway: Callable[..., Gatew
     gateway = real_gateway()
     before = resident(gateway)
     with deaf(gateway, "/v1/ws", PING * 4000, 0.01):
-        until(lambda: gateway.metric("process_cpu_seconds_total") >= 0 and resident(gateway) > 0)
         for _ in range(100):
             gateway.get("/healthz")
     assert resident(gateway) - before < 30
