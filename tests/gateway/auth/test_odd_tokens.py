@@ -151,7 +151,7 @@ def test_resume_tokens_of_any_claims(name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["exp is 10**400", "half a surrogate pair", "exp Infinity", "sub [[[[[[[[[[[[", "nested", "sid {}"]
+    "name", ["exp is 10**400", "half a surrogate pair", "exp Infinity", "sub [[[[[[[[[[[[", "sid {}"]
 )
 async def test_over_the_wire(pair: Gateway, refused: Callable[..., Awaitable[Refusal]], name: str) -> None:
     payload, said = REFUSED[name]
