@@ -130,7 +130,7 @@ def tell(address: str, operations: str, kafka: str, embedded: bool, started: flo
         f"podpair demo: ready at {address} in {time.monotonic() - started:.1f} s"
         f" · inference (digits, ONNX Runtime) · gateway · Kafka {where}\n"
         f"  open   {address}/          draw a digit, cut the wire, watch it resume\n"
-        f'  push   {command} push --kafka {kafka} --session demo \'{{"hello": "world"}}\'\n'
+        f'  push   {command} push --kafka {kafka} --session console/demo \'{{"hello": "world"}}\'\n'
         f'  ask    curl -s {address}/v2/models/digits/infer -H "Authorization: Bearer $({command} token --config'
         f' {os.path.relpath(CONFIG)})" -d @examples/digits/request.json\n'
         f"  look   {operations}/readyz and /metrics: the operators' port\n"

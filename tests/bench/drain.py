@@ -101,7 +101,7 @@ async def measure(broker: Broker, folder: Path, options: argparse.Namespace) -> 
             while time.time() < told + options.drain_seconds + 5:
                 while count < (time.time() - told) * options.rate:
                     name = names[count % len(names)]
-                    producer.produce(_TOPIC, key=name, value=str(written[name]))
+                    producer.produce(_TOPIC, key=f"{name}/{name}", value=str(written[name]))
                     written[name] += 1
                     count += 1
                 producer.poll(0)

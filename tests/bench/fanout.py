@@ -86,6 +86,7 @@ class Writer:
         if dialect == "socketio":
             self._envelope = b'{"method":"emit","event":"push","data":%b,"namespace":"/","room":"%b","host_id":"bench"}'
         self._socketio = dialect == "socketio"
+        self._name = "u{0}/b-{0:06d}" if dialect == "podpair" else "b-{0:06d}"
         self._producer = Producer(
             {"bootstrap.servers": broker.address, "partitioner": "murmur2_random", "acks": "all", "linger.ms": linger,
              "queue.buffering.max.messages": 1_000_000}
@@ -95,7 +96,7 @@ class Writer:
     def write(self, records: int, rate: float) -> float:
         """Write so many, `rate` a second (0: as fast as it goes); returns when it began."""
         producer, sessions = self._producer, self._sessions
-        names = [f"b-{i:06d}" for i in range(sessions)]
+        names = [self._name.format(i) for i in range(sessions)]
         pad = b" " * _LARGE  # JSON does not mind
         numbers = [0] * sessions
         began = time.time()

@@ -45,11 +45,11 @@ async def test_a_person_draws_a_digit_cuts_the_wire_and_misses_nothing(page: Pag
     await page.get_by_role("button", name="Draw a 2").click()
     await expect(page.locator("#digit")).to_have_text("2")
     await expect(page.locator("#route")).to_have_text("queued")
-    await push(demo, "someone", {"hello": "world"})
+    await push(demo, "console/someone", {"hello": "world"})
     await expect(page.locator("#pushes li").first).to_have_text('{"hello":"world"}')
 
     await page.get_by_role("button", name="Cut the wire").click()
-    await push(demo, "someone", {"while you": "were away"})
+    await push(demo, "console/someone", {"while you": "were away"})
     await page.get_by_role("button", name="Draw a 5").click()
     await expect(page.locator("#tray .posted").nth(1)).to_be_visible()
     # It mends itself after a few seconds.

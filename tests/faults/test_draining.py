@@ -72,7 +72,9 @@ async def test_every_client_moves_and_misses_nothing(
             await client.began.wait()
         for number in range(_PUSHES):
             for client in clients:
-                producer.produce(names["results"]["topic"], key=client.name, value=json.dumps(number))
+                producer.produce(
+                    names["results"]["topic"], key=f"{client.name}/{client.name}", value=json.dumps(number)
+                )
             producer.poll(0)
             if number == 5:
                 leaving.process.send_signal(signal.SIGTERM)

@@ -81,7 +81,9 @@ async def test_every_result_once_and_in_order(
         for number in range(each):
             for name in clients:
                 headers = [("ce_type", b"dev.podpair.result"), ("ce_id", b"r%d" % number)]
-                producer.produce(names["results"]["topic"], key=name, value=b'{"data":%d}' % number, headers=headers)
+                producer.produce(
+                    names["results"]["topic"], key=f"{name}/{name}", value=b'{"data":%d}' % number, headers=headers
+                )
             producer.poll(0)
             await asyncio.sleep(0.02)  # the results flow while the wires are cut
     assert checker.faults() == []

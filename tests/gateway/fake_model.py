@@ -63,11 +63,14 @@ class FakeModel:
         return web.json_response(_METADATA)
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        """Says the last message, word by word where a stream is wanted; the word `fail` fails it, `break` cuts it."""
+        """Says the last message, word by word where a stream is wanted; the word `fail` fails it, `break` cuts it,
+        `wait` waits for `open`."""
         body = await request.json()
         self.traces.append(request.headers.get("traceparent"))
         self.asked.append(body)
         said = body["messages"][-1]["content"]
+        while said == "wait" and not self.open.is_set():
+            await asyncio.sleep(0.01)
         head = {"id": "c-1", "created": 1, "model": body["model"]}
         if not body.get("stream"):
             if said == "fail":

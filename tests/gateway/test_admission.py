@@ -193,6 +193,15 @@ async def test_how_often_one_may_connect(
             "limits": {"connects_per_second": 0.001, "connects_burst": 2},
         }
     )  # fmt: skip
+    # What is refused for another reason takes no place of those who may come.
+    nobody = token(secret="another-secret-0123456789-0123456789-xyz")
+    for headers, params in (({}, {}), ({"Authorization": f"Bearer {nobody}"}, {}), ({"Authorization": "Bearer x"}, {})):
+        for _ in range(5):
+            assert (await refused(gateway, headers, params))[0] == 401
+    good = {"Authorization": f"Bearer {token()}"}
+    for params, status in (({"resume": "x"}, 401), ({"position": "x"}, 400)):
+        for _ in range(5):
+            assert (await refused(gateway, good, params))[0] == status
     for _ in range(2):
         await connect(gateway)
     status, error, headers = await refused(gateway, {"Authorization": f"Bearer {token()}"})

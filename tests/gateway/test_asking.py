@@ -30,12 +30,12 @@ async def test_a_browser_sends_its_token_as_a_subprotocol(pair: Gateway, http: a
     protocols = ("podpair.v1", f"bearer.{token(sid='browser')}")
     async with http.ws_connect(pair.ws, protocols=protocols, headers={"Origin": pair.url}) as socket:
         assert socket.protocol == "podpair.v1"
-        assert (await socket.receive_json())["session"] == "browser"
+        assert (await socket.receive_json())["session"] == "user/browser"
 
 
 async def test_a_token_in_the_query_where_it_is_allowed(before_model: Gateway, http: aiohttp.ClientSession) -> None:
     async with http.ws_connect(before_model.ws, params={"token": token(sid="query")}) as socket:
-        assert (await socket.receive_json())["session"] == "query"
+        assert (await socket.receive_json())["session"] == "user/query"
 
 
 @pytest.mark.parametrize(("route", "taken"), [("direct", "direct"), ("queue", "queue"), ("auto", "direct")])

@@ -274,7 +274,8 @@ async def test_a_session_that_is_another_users(
     pair: Gateway, connect: Connect, refused: Callable[..., Awaitable[Refusal]]
 ) -> None:
     client = await connect(pair, sub="alice", sid="alices")
-    status, error, _ = await refused(pair, {"Authorization": f"Bearer {token('mallory', sid='alices')}"})
+    resume = resume_token(sub="mallory", sid=client.welcome["session"])
+    status, error, _ = await refused(pair, {"Authorization": f"Bearer {token('mallory')}"}, {"resume": resume})
     assert (status, error["message"]) == (401, "the session is another user's")
     await client.lives()
 

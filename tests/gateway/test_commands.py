@@ -28,7 +28,7 @@ def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProce
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "gateway.yaml"
     path.write_text(yaml.safe_dump({
-        "auth": {"secret": SECRET, "issuer": "me", "audience": "podpair"},
+        "auth": {"secret": SECRET, "issuer": "me", "audience": "podpair", "session_claim": "sid"},
         "kafka": {"client": {"sasl.username": "u", "sasl.password": "hunter2", "ssl.key.pem": "PRIVATE"}},
     }))  # fmt: skip
     return path

@@ -31,7 +31,7 @@ async def test_a_newer_connection_takes_over(pair: Gateway, connect: Connect, pu
     first = await connect(pair, sid="taken")
     second = await connect(pair, sid="taken")
     assert await first.closed() == 4009
-    push(kafka_of(pair), "taken", b"1")
+    push(kafka_of(pair), "user/taken", b"1")
     assert (await second.event("push"))["data"] == 1
     assert first.skipped == []
 
@@ -67,7 +67,7 @@ async def test_an_idle_connection_is_closed_with_3001(
     while not closing.done():
         number += 1
         await asking.infer(f"r{number}", model="fake", data=[1, 2])
-        push(kafka_of(gateway), "receiving", b"1")
+        push(kafka_of(gateway), "user/receiving", b"1")
         await asyncio.gather(asking.answer(f"r{number}"), receiving.event("push"))
     assert closing.result() == 3001
     for client in (asking, receiving):
@@ -86,7 +86,7 @@ async def test_an_expired_token_closes_with_4001_unless_it_was_refreshed(
     await refreshed.send({"type": "refresh", "token": token(exp=later)})
     welcome = await refreshed.event("welcome")
     assert welcome["expires_at"] == later
-    assert (welcome["session"], welcome["position"]) == ("b", refreshed.welcome["position"])
+    assert (welcome["session"], welcome["position"]) == ("user/b", refreshed.welcome["position"])
     await refused.send({"type": "refresh", "token": token("mallory", exp=later)})
     error = await refused.event("error")
     assert (error["code"], error["message"]) == ("unauthorized", "the new token is another user's")
@@ -95,8 +95,8 @@ async def test_an_expired_token_closes_with_4001_unless_it_was_refreshed(
     assert time.time() >= expires
     await refreshed.infer("r", model="fake", data=[1, 2])
     assert (await refreshed.answer("r"))["type"] == "result"
-    await asyncio.to_thread(gateway.wait_for, lambda line: '"token expired"' in line and '"session": "a"' in line)
-    (record,) = [r for r in gateway.log if r["message"] == "token expired" and r["session"] == "a"]
+    await asyncio.to_thread(gateway.wait_for, lambda line: '"token expired"' in line and '"session": "user/a"' in line)
+    (record,) = [r for r in gateway.log if r["message"] == "token expired" and r["session"] == "user/a"]
     assert record["level"] == "INFO"
 
 
@@ -107,7 +107,7 @@ async def test_a_newer_token_is_for_the_same_session(before_model: Gateway, conn
     error = await client.event("error")
     assert (error["code"], error["message"]) == ("unauthorized", "the new token is for another session (claim sid)")
     await client.send({"type": "refresh", "token": token(sid="own")})
-    assert (await client.event("welcome"))["session"] == "own"
+    assert (await client.event("welcome"))["session"] == "user/own"
     assert before_model.metric("tokens_refreshed_total", outcome="taken") == taken + 1
     assert before_model.metric("tokens_refreshed_total", outcome="refused") >= 1
 

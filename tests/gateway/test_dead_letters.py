@@ -61,7 +61,7 @@ async def test_it_is_kept_with_the_reason_and_put_back(
     assert "2 dead letters" in listed
     for part in (
         "request r1",
-        "session s-dead",
+        "session user/s-dead",
         "model fake",
         f"from {names['requests']['topic']}[",
         "after 3 attempts",
@@ -90,7 +90,7 @@ async def test_a_record_that_is_no_request_does_not_stop_its_partition(
     topic = names["requests"]["topic"]
     for partition in range(8):
         producer.produce(topic, b"what?", partition=partition)
-    producer.produce(topic, b"{}", headers={"ce_id": "r-x", "ce_subject": "s-poison"})
+    producer.produce(topic, b"{}", headers={"ce_id": "r-x", "ce_subject": "user/s-poison"})
     producer.flush(10)
     error = await client.answer("r-x")
     assert (error["code"], error["message"]) == ("invalid", "header 'model' is missing")

@@ -74,10 +74,10 @@ async def test_a_posted_request_is_answered_in_the_stream(
 ) -> None:
     async with stream(http, pair, sid=f"sse-{route}") as events:
         welcome = await events.next()
-        assert welcome.data["session"] == f"sse-{route}"
+        assert welcome.data["session"] == f"user/sse-{route}"
         body = {"id": "r", "model": "digits", "data": ROW, "route": route}
         status, answer = await post(http, pair, body, sid=f"sse-{route}")
-        assert (status, answer) == (202, {"id": "r", "session": f"sse-{route}", "route": route})
+        assert (status, answer) == (202, {"id": "r", "session": f"user/sse-{route}", "route": route})
         result = await events.event("result")
         assert result.data["id"] == "r"
         assert result.id == result.data.get("position")
@@ -99,9 +99,9 @@ async def test_last_event_id_resumes(pair: Gateway, http: aiohttp.ClientSession,
         first = await events.next()
         # An EventSource that is cut before its first record has the welcome's place to come back with.
         assert first.id == first.data["position"]
-        push(kafka_of(pair), "sse-resume", b'"one"')
+        push(kafka_of(pair), "user/sse-resume", b'"one"')
         one = await events.event("push")
-    push(kafka_of(pair), "sse-resume", b'"two"', b'\n"three"\n')
+    push(kafka_of(pair), "user/sse-resume", b'"two"', b'\n"three"\n')
     async with stream(http, pair, sid="sse-resume", last=one.id) as events:
         assert (await events.next()).data["resumed"] is False  # by sid, not by a resume token
         assert [(await events.next()).data["data"] for _ in range(2)] == ["two", "three"]
@@ -152,7 +152,7 @@ async def test_a_posted_duplicate_is_refused(before_model: Gateway, model: Any, 
         status, answer = await post(http, before_model, body, sid="sse-dup")
         assert (status, "already in flight" in answer["error"]["message"]) == (400, True)
         assert await post(http, before_model, body | {"retry": True}, sid="sse-dup") == (
-            202, {"id": "r", "session": "sse-dup", "route": "direct"},
+            202, {"id": "r", "session": "user/sse-dup", "route": "direct"},
         )  # fmt: skip
         model.open.set()
         await events.event("result")

@@ -59,7 +59,7 @@ async def test_requests_that_were_answered_that_wait_and_that_were_given_up(
     told = explain("r-good")
     assert told.returncode == 0, told.stderr
     head, queued, answered, standing = told.stdout.splitlines()
-    assert head == f"request r-good  session s-explained (home partition {home})"
+    assert head == f"request r-good  session user/s-explained (home partition {home})"
     assert f"queued     at {requests}[" in queued
     assert f"by gateway {name}, model fake" in queued
     assert f"answered   at {results}[{home}]@{offset} by gateway {name}" in answered
@@ -80,8 +80,10 @@ async def test_requests_that_were_answered_that_wait_and_that_were_given_up(
     told = explain("r-waits")
     assert f"it waits or is worked on at gateway {name} (" in told.stdout
 
-    told = explain("s-explained")
-    assert told.stdout.startswith(f"session s-explained (home partition {home}: {results}[{home}] has offsets 0 to ")
+    told = explain("user/s-explained")
+    assert told.stdout.startswith(
+        f"session user/s-explained (home partition {home}: {results}[{home}] has offsets 0 to "
+    )
     assert f"through gateway {name}" in told.stdout
     assert "3 requests, 1 without an answer" in told.stdout
     assert "    r-waits: it waits" in told.stdout

@@ -35,11 +35,11 @@ async def test_pushes_arrive_in_order_each_at_its_position(pair: Gateway, connec
 
 async def test_nobody_reads_what_is_anothers(pair: Gateway, connect: Connect, push: Any) -> None:
     """Two sessions with the same home."""
-    home = home_partition("mine", 4)
-    other = next(name for name in (f"other-{n}" for n in range(1000)) if home_partition(name, 4) == home)
+    home = home_partition("user/mine", 4)
+    other = next(name for name in (f"other-{n}" for n in range(1000)) if home_partition(f"user/{name}", 4) == home)
     mine, theirs = await connect(pair, sid="mine"), await connect(pair, sid=other)
     for n in range(10):
-        push(kafka_of(pair), ("mine", other)[n % 2], b"%d" % n)
+        push(kafka_of(pair), ("user/mine", f"user/{other}")[n % 2], b"%d" % n)
     assert [(await mine.event("push"))["data"] for _ in range(5)] == [0, 2, 4, 6, 8]
     assert [(await theirs.event("push"))["data"] for _ in range(5)] == [1, 3, 5, 7, 9]
 
@@ -48,7 +48,7 @@ async def test_whatever_is_pushed_is_an_event(pair: Gateway, connect: Connect, p
     """And poison for one session holds up nobody."""
     client, other = await connect(pair, sid="poisoned"), await connect(pair)
     deep = b"[" * 50_000 + b"]" * 50_000
-    push(kafka_of(pair), "poisoned", b'{"a":1}', b"plain", b"\xff\x00", None, b"", deep, b"[1,\n2]")
+    push(kafka_of(pair), "user/poisoned", b'{"a":1}', b"plain", b"\xff\x00", None, b"", deep, b"[1,\n2]")
     assert [{k: v for k, v in (await client.event("push")).items() if k not in ("type", "position")} for _ in range(7)] == [
         {"data": {"a": 1}},
         {"data_base64": base64.b64encode(b"plain").decode()},
@@ -75,7 +75,7 @@ async def test_a_workflow_of_another_service(pair: Gateway, connect: Connect, pu
 async def test_a_raw_connection_gets_the_values_as_they_are(pair: Gateway, connect: Connect, push: Any) -> None:
     client = await connect(pair, raw=True, sid="raw-push")
     values = [b'{ "a" : 1 }', b"text", b"\xff\x00\x01", b""]
-    push(kafka_of(pair), "raw-push", *values)
+    push(kafka_of(pair), "user/raw-push", *values)
     frames = [await client.frame() for _ in values]
     assert [frame.data for frame in frames] == ['{ "a" : 1 }', "text", b"\xff\x00\x01", ""]
 
@@ -96,12 +96,12 @@ async def test_from_kcat(
 ) -> None:
     kcat = require("kcat")
     gateway = real_gateway()
-    for session in ("alice", "bob-1", "s-0123456789abcdef"):
-        client = await connect(gateway, sid=session)
+    for sub, sid in (("alice", "tab-1"), ("bob@example.com", "s-0123456789abcdef"), ("café|1", "x")):
+        client = await connect(gateway, sub=sub, sid=sid)
         await asyncio.to_thread(
             subprocess.run,
             [kcat, "-P", "-b", broker.address, "-t", names["results"]["topic"], "-X", "partitioner=murmur2_random",
-             "-k", session],
+             "-k", client.welcome["session"]],
             input=b'{"from":"kcat"}\n', check=True, timeout=30,
         )  # fmt: skip
         assert (await client.event("push"))["data"] == {"from": "kcat"}
@@ -112,15 +112,15 @@ async def test_what_retention_took_is_a_gap_and_the_rest_comes(
 ) -> None:
     gateway = real_gateway()
     topic = names["results"]["topic"]
-    first = await connect(gateway, sid="late")
+    first = await connect(gateway)
     epoch, partition, _ = first.welcome["position"].split(".")
     await first.socket.close()
-    push(broker.address, "late", *(b"%d" % n for n in range(20)), topic=topic)
+    push(broker.address, first.welcome["session"], *(b"%d" % n for n in range(20)), topic=topic)
     admin = AdminClient({"bootstrap.servers": broker.address})
     for future in admin.delete_records([TopicPartition(topic, int(partition), 12)]).values():
         future.result(10)
     gateway = real_gateway()  # another one, which has nothing in memory
-    second = await connect(gateway, sid="late", params=resuming(first))
+    second = await connect(gateway, params=resuming(first))
     gap = await second.event("gap")
     assert gap == {
         "type": "gap", "from": first.welcome["position"], "to": f"{epoch}.{partition}.11", "reason": "retention",
@@ -130,7 +130,7 @@ async def test_what_retention_took_is_a_gap_and_the_rest_comes(
     assert events[0]["position"] == f"{epoch}.{partition}.12"
     await second.lives()
     # Just at the edge nothing is missing.
-    third = await connect(gateway, sid="late", params=resuming(first, gap["to"]))
+    third = await connect(gateway, params=resuming(first, gap["to"]))
     assert (await third.next())["data"] == 12
 
 
@@ -142,7 +142,7 @@ async def test_history_that_is_not_in_memory_is_read_from_the_log(
     value = json.dumps("x" * 1000).encode()
     producer = Producer({"bootstrap.servers": broker.address, "partitioner": "murmur2_random"})
     for n in range(3000):
-        producer.produce(names["results"]["topic"], value, ("back", "another-1", "another-2")[n % 3])
+        producer.produce(names["results"]["topic"], value, ("user/back", "another-1", "another-2")[n % 3])
     assert producer.flush(20) == 0
     await first.socket.close()
     await soon(lambda: gateway.metric("sessions") == 0)

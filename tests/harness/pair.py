@@ -62,7 +62,7 @@ class Gateway(Child):
         self._operations_at = OPERATIONS if two_ports else ()
         own: dict[str, Any] = {
             "http": {"port": 0},
-            "auth": {"secret": SECRET},
+            "auth": {"secret": SECRET, "session_claim": "sid"},
             "sessions": {"resume_secret": RESUME_SECRET},
         } | ({"operations": {"port": 0}} if two_ports else {})
         path = folder / f"gateway-{time.monotonic_ns()}.yaml"

@@ -54,11 +54,12 @@ def gateway_config(tmp_path: Path, **changed: Any) -> Config:
 
 
 def test_the_gateway_reads_its_configuration(tmp_path: Path) -> None:
-    auth = {"jwksUrl": "https://login.example/jwks", "audience": "digits"}
+    auth = {"jwksUrl": "https://login.example/jwks", "audience": "digits", "sessionClaim": "tab"}
     config = gateway_config(tmp_path, gateway__auth=auth)
     assert (config.http.host, config.http.port) == ("0.0.0.0", 8080)
     assert (config.operations.enabled, config.operations.host, config.operations.port) == (True, None, 8083)
     assert (config.auth.jwks_url, config.auth.audience) == ("https://login.example/jwks", "digits")
+    assert config.auth.session_claim == "tab"
     assert (config.kafka.bootstrap_servers, config.kafka.client) == ("kafka.kafka.svc:9092", {})
     assert (config.requests.topic, config.requests.group) == ("default.digits.requests", "default.digits")
     assert (config.results.topic, config.results.partitions) == ("default.digits.results", 16)

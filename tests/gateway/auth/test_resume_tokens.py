@@ -12,6 +12,7 @@ from podpair.gateway.auth.resume import ResumeTokens
 from podpair.gateway.auth.tokens import TokenVerifier
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Auth, Sessions
+from podpair.gateway.core.takeovers import Lineage
 
 SECRET = "resume-secret-0123456789-0123456789-abc"
 OTHER = "other-secret-0123456789-0123456789-abcd"
@@ -27,14 +28,16 @@ def forge(secret: str | None = SECRET, algorithm: str = "HS256", **changed: Any)
 
 
 def test_it_is_good_on_every_gateway_with_the_secret() -> None:
-    assert tokens().open(tokens().mint("s-1", "ann"), "ann") == "s-1"
+    assert tokens().open(tokens().mint("s-1", "ann"), "ann") == ("s-1", Lineage())
+    later = Lineage("0a", 7)
+    assert tokens().open(tokens().mint("s-1", "ann", later), "ann") == ("s-1", later)
     assert tokens().shared
 
 
 def test_without_a_secret_it_is_good_here_only() -> None:
     mine, theirs = tokens(resume_secret=None), tokens(resume_secret=None)
     assert not mine.shared
-    assert mine.open(mine.mint("s", "ann"), "ann") == "s"
+    assert mine.open(mine.mint("s", "ann"), "ann").session == "s"
     with pytest.raises(Unauthorized, match="not one of ours"):
         theirs.open(mine.mint("s", "ann"), "ann")
 
@@ -77,7 +80,7 @@ def test_a_secret_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.write_text(SECRET + "\n")
     from_file = tokens(resume_secret=None, resume_secret_file=path)
-    assert from_file.open(tokens().mint("s", "ann"), "ann") == "s"
+    assert from_file.open(tokens().mint("s", "ann"), "ann").session == "s"
     path.write_text("short")
     with pytest.raises(ConfigError, match="holds 5 bytes, 32 are needed"):
         tokens(resume_secret=None, resume_secret_file=path)

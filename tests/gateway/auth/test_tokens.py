@@ -53,7 +53,7 @@ async def refusal(token: str | None, **settings: Any) -> str:
 
 async def test_a_good_token() -> None:
     found = await verifier().verify(sign(sid="s:1", role="admin"))
-    assert (found.subject, found.session, found.claims["role"]) == ("ann", "s:1", "admin")
+    assert (found.subject, found.session, found.claims["role"]) == ("ann", None, "admin")
     assert found.expires_at == pytest.approx(time.time() + 60, abs=2)
 
 
@@ -101,16 +101,10 @@ async def test_alg_none() -> None:
         ({"nbf": timedelta(seconds=60)}, "not valid yet"),
         ({"iat": timedelta(seconds=60)}, "not valid yet"),
         ({"exp": None}, "lacks the claim exp"),
-        ({"exp": "soon"}, "not a JWT"),
+        ({"exp": "soon"}, "Expiration Time claim (exp) must be an integer"),
         ({"sub": None}, "lacks the claim sub"),
         ({"sub": ""}, "sub is missing or not a text"),
         ({"sub": 5}, "Subject must be a string"),
-        ({"sid": ""}, "sid is not a session id"),
-        ({"sid": 5}, "sid is not a session id"),
-        ({"sid": "a b"}, "sid is not a session id"),
-        ({"sid": "a\n"}, "sid is not a session id"),
-        ({"sid": "x" * 129}, "sid is not a session id"),
-        ({"sid": "é"}, "sid is not a session id"),
     ],
 )
 async def test_bad_claims(changed: dict[str, Any], said: str) -> None:
@@ -205,9 +199,11 @@ async def test_a_secret_file(tmp_path: Path) -> None:
 
 
 async def test_a_development_token_is_taken() -> None:
-    config = Auth(secret=SECRET, issuer="me", audience="podpair")  # type: ignore[arg-type]
+    config = Auth(secret=SECRET, issuer="me", audience="podpair", session_claim="tab")  # type: ignore[arg-type]
     token = development_token(config, subject="ann", session="s", seconds=60, claims={"sub": "bob"})
     found = await TokenVerifier(config).verify(token)
-    assert (found.subject, found.session) == ("bob", "s")
+    assert (found.subject, found.session) == ("bob", "bob/s")
     with pytest.raises(CannotMint):
         development_token(Auth(disabled=True), subject="ann", session=None, seconds=60)
+    with pytest.raises(CannotMint, match=r"auth\.session_claim is not set"):
+        development_token(Auth(secret=SECRET), subject="ann", session="s", seconds=60)  # type: ignore[arg-type]

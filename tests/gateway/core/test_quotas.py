@@ -16,8 +16,8 @@ def granted(*rules: Rule, **claims: object) -> Grant:
     return grant
 
 
-def open_request(ledger: Ledger, name: str) -> None:
-    ledger.open(name, OpenRequest("direct", cancels_on_disconnect=False))
+def open_request(ledger: Ledger, name: str, grant: Grant) -> None:
+    ledger.open(name, OpenRequest("direct", cancels_on_disconnect=False, grant=grant))
 
 
 @given(st.lists(st.floats(0, 3), max_size=200), st.floats(0.5, 50), st.integers(1, 20))
@@ -43,21 +43,53 @@ def test_requests_of_one_user_are_counted_over_all_its_sessions_and_no_other_s()
     assert ann is not None
     assert bob is not None
     one, two = Ledger(9), Ledger(9)
-    ann.enter("one", one)
-    ann.enter("two", two)
     for ledger in (one, two):
         ann.admit("m", "auto", 0.0)
-        open_request(ledger, "r")
+        open_request(ledger, "r", ann)
     with pytest.raises(Limited, match="2 requests of sub 'ann' are in flight") as refused:
         ann.admit("m", "auto", 0.0)
     assert (refused.value.limit, refused.value.code) == ("in_flight", Code.OVERLOADED)
     assert refused.value.retry_after_ms == 100
     bob.admit("m", "auto", 0.0)
     one.end("r")
+    assert one.end("r") is None
     ann.admit("m", "auto", 0.0)
-    open_request(one, "r")
-    ann.leave("two")
+    open_request(one, "r", ann)
+    with pytest.raises(Limited):
+        ann.admit("m", "auto", 0.0)
+    two.forget("r")
+    two.forget("r")
     ann.admit("m", "auto", 0.0)
+
+
+def test_a_request_counts_under_the_token_that_it_was_asked_with() -> None:
+    quotas = Quotas([Rule("tenant", in_flight=1)])
+    acme, other = [quotas.grant({"sub": "ann", "tenant": name}, 0.0) for name in ("acme", "other")]
+    assert acme is not None
+    assert other is not None
+    ledger = Ledger(9)
+    open_request(ledger, "r", acme)
+    other.admit("m", "auto", 0.0)
+    open_request(ledger, "s", other)
+    ledger.end("r")
+    acme.admit("m", "auto", 0.0)
+    with pytest.raises(Limited, match="tenant 'other'"):
+        other.admit("m", "auto", 0.0)
+
+
+def test_what_is_too_old_is_counted_no_longer_but_for_what_runs_here() -> None:
+    grant, ledger = granted(Rule("sub", in_flight=3)), Ledger(9)
+    for name, route, began in (("a", "queue", 1.0), ("b", "queue", 2.0), ("c", "direct", 3.0), ("d", "queue", 4.0)):
+        request = OpenRequest("queue", cancels_on_disconnect=False, began=began, grant=grant)
+        ledger.open(name, request)
+        request.route = "direct" if route == "direct" else "queue"
+    ledger.forget_older(2.0)
+    assert list(ledger.opened) == ["b", "c", "d"]
+    with pytest.raises(Limited):
+        grant.admit("m", "auto", 0.0)
+    ledger.forget_older(9.0)
+    assert list(ledger.opened) == ["c", "d"]
+    grant.admit("m", "auto", 0.0)
 
 
 def test_users_of_one_tenant_share_a_budget() -> None:
@@ -88,7 +120,7 @@ def test_sessions_and_one_that_comes_back() -> None:
     grant = granted(Rule("sub", sessions=2))
     for name in ("one", "two"):
         grant.connect(name)
-        grant.enter(name, Ledger(1))
+        grant.enter(name)
     with pytest.raises(Limited, match="2 sessions of sub 'ann' are connected") as refused:
         grant.connect("three")
     assert refused.value.limit == "sessions"
@@ -135,7 +167,7 @@ def test_accounts_that_count_nothing_are_forgotten() -> None:
     quotas = Quotas([Rule("sub", requests_per_second=1)])
     kept = quotas.grant({"sub": "kept"}, 0.0)
     assert kept is not None
-    kept.enter("s", Ledger(1))
+    kept.enter("s")
     for number in range(25_000):
         assert quotas.grant({"sub": f"u{number}"}, number / 1000) is not None
     assert len(quotas) <= 10_001

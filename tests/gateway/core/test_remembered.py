@@ -1,6 +1,8 @@
 """What is kept of answers is bounded, and the oldest goes first."""
 
-from podpair.gateway.core.ledger import Ledger, OpenRequest
+import pytest
+
+from podpair.gateway.core.ledger import Ledger, OpenRequest, _size
 from podpair.gateway.core.records import Event, Kind, answer_again
 from podpair.gateway.core.remembered import Remembered
 
@@ -35,7 +37,7 @@ def answer(request_id: str, offset: int = -1) -> Event:
 
 
 def ended(request_id: str, offset: int = -1) -> Ledger:
-    ledger = Ledger(9, kept_bytes=100)
+    ledger = Ledger(9, kept_bytes=10_000)
     ledger.open(request_id, OpenRequest("direct", cancels_on_disconnect=False))
     ledger.end(request_id, offset)
     if offset < 0:
@@ -84,3 +86,29 @@ def test_the_event_of_a_record_that_is_given_again_has_no_position() -> None:
     assert (again.name, again.payload) == ("error", b'{"code":"upstream","type":"error","id":"r"}')
     assert answer_again("r", b"{}", None).payload == b'{"type":"result","id":"r"}'
     assert answer_again("r", b"[1]x", None).name == "error"
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 1000, 1 << 15])
+@pytest.mark.parametrize("request_id", ["r{}", "{:036}", "{:0128}", "\U0001f600" * 100 + "{:028}"])
+def test_what_a_session_keeps_of_ended_requests_is_bounded_with_their_ids(kept_bytes: int, request_id: str) -> None:
+    """`remembered_bytes` says how much; a few ids are kept whatever it says. Measured, not counted."""
+    import gc
+    import tracemalloc
+
+    ledger = Ledger(9, kept_bytes)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(2000):
+            name = request_id.format(number)
+            ledger.open(name, OpenRequest("direct", cancels_on_disconnect=False))
+            ledger.end(name, number if number % 2 else -1)
+            ledger.keep(Event(Kind.TERMINAL, "result", name, b'{"id":%b}' % name.encode(), -1))
+        gc.collect()
+        held = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert held <= kept_bytes * 1.25 + 16 * 800 + 4096
+    assert ledger.is_second_copy(request_id.format(1999), 1)
+    assert ledger._ended_size == sum(map(_size, ledger._ended or ()))

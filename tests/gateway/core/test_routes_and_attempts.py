@@ -139,7 +139,7 @@ def test_an_answer_to_a_request_of_another_gateway_is_passed_on() -> None:
 
 
 def test_only_so_many_ends_are_remembered() -> None:
-    ledger = opened()
+    ledger = Ledger(10, kept_bytes=1 << 17)
     for n in range(1000):
         ledger.open(f"r{n}", OpenRequest("direct", cancels_on_disconnect=False))
         ledger.end(f"r{n}")

@@ -40,6 +40,7 @@ from podpair.gateway.sessions.lost_requests import LostRequests
 from podpair.gateway.sessions.misplaced import Misplaced
 from podpair.gateway.sessions.registry import Registry
 from podpair.gateway.sessions.results_topic import ResultsTopic
+from podpair.gateway.sessions.takeovers import Takeovers
 from podpair.gateway.sessions.taking_back import TakingBack
 from podpair.gateway.tasks import Tasks
 from podpair.gateway.tracing import tracer_of
@@ -72,6 +73,7 @@ class Parts:
     reader: ResultsReader
     history: History
     joining: Joining
+    takeovers: Takeovers
     dispatcher: Dispatcher
     worker: Worker
     pacer: Pacer
@@ -157,7 +159,7 @@ class Service:
         undo.push_async_callback(worker.close, 0.0)
         self._requests = topics.requests
         homes = topics.homes(config)
-        registry = Registry(config, homes, lambda: worker.owned, metrics)
+        registry = Registry(config, homes, lambda: worker.owned, lambda session: reader.retain(session), metrics)
         misplaced = Misplaced(config.results.topic, metrics)
         fanout = FanOut(registry.sessions, config.results.tail_bytes, misplaced, metrics, self.clock)
         reader = ResultsReader(
@@ -176,7 +178,7 @@ class Service:
         metrics.homes.set_function(lambda: reader.partitions)
         history = History(config, supervisor)
         undo.push_async_callback(history.close)
-        pacer = Pacer()
+        pacer = Pacer(config.sessions.slow_seconds, self.clock)
         metrics.topics_ready.set_function(lambda: self._why_not_topics is None)
         metrics.slow.set_function(lambda: pacer.congested)
         joining = Joining(config, homes, topics.limits, self.name, reader, history, fanout, self.tokens, metrics)
@@ -201,8 +203,9 @@ class Service:
             config, registry.sessions, fanout, history, GroupProgress(config, topic_watch.admin), dispatcher.lose
         )
         return Parts(
-            topics, upstream, asking, readiness, producer, registry, fanout, reader, history, joining, dispatcher, worker,
-            pacer, topic_watch, results_topic, lost_requests, supervisor,
+            topics, upstream, asking, readiness, producer, registry, fanout, reader, history, joining,
+            Takeovers(producer, config.results.topic, self.name), dispatcher, worker, pacer, topic_watch, results_topic,
+            lost_requests, supervisor,
         )  # fmt: skip
 
     def _endings(

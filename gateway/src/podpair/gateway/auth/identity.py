@@ -7,7 +7,7 @@ class Identity(NamedTuple):
     """What a verified token says."""
 
     subject: str
-    session: str | None  # claim `sid`: the session's id, where the issuer gives it
+    session: str | None  # the session's id, where `auth.session_claim` names it: `<subject>/<claim>`
     expires_at: float | None  # Unix seconds
     claims: dict[str, Any]
 

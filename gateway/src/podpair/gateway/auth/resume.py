@@ -2,12 +2,21 @@
 
 import secrets
 import time
+from typing import NamedTuple
 
 import jwt
 
 from podpair.gateway.auth.identity import RESUME_AUDIENCE, Unauthorized
 from podpair.gateway.auth.tokens import read_secret
 from podpair.gateway.config.model import Sessions
+from podpair.gateway.core.takeovers import Lineage
+
+
+class Resumed(NamedTuple):
+    """The session that a resume token continues, and the connection that it was given to."""
+
+    session: str
+    lineage: Lineage
 
 
 class ResumeTokens:
@@ -24,13 +33,16 @@ class ResumeTokens:
             self._secret = secrets.token_bytes(32)
             self.shared = False
 
-    def mint(self, session: str, subject: str) -> str:
+    def mint(self, session: str, subject: str, lineage: Lineage = Lineage()) -> str:  # noqa: B008 - it is immutable
         """A token with which `subject` continues `session`, on any gateway with the same secret."""
-        claims = {"aud": RESUME_AUDIENCE, "sid": session, "sub": subject, "exp": int(time.time() + self._seconds)}
+        claims = {
+            "aud": RESUME_AUDIENCE, "sid": session, "sub": subject, "exp": int(time.time() + self._seconds),
+            "connection": str(lineage),
+        }  # fmt: skip
         return jwt.encode(claims, self._secret, algorithm="HS256")
 
-    def open(self, token: str, subject: str) -> str:
-        """The session that the token continues. Raises Unauthorized."""
+    def open(self, token: str, subject: str) -> Resumed:
+        """What the token continues. Raises Unauthorized."""
         try:
             claims = jwt.decode(
                 token,
@@ -41,8 +53,8 @@ class ResumeTokens:
             )
         except jwt.ExpiredSignatureError:
             raise Unauthorized("the resume token has expired: connect without it") from None
-        except (jwt.PyJWTError, UnicodeError):
+        except (jwt.PyJWTError, TypeError, ValueError, OverflowError, RecursionError):
             raise Unauthorized("the resume token is not one of ours: connect without it") from None
         if claims["sub"] != subject:
             raise Unauthorized("the resume token is another user's")
-        return str(claims["sid"])
+        return Resumed(str(claims["sid"]), Lineage.parse(claims.get("connection")))

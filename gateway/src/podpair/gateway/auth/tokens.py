@@ -13,8 +13,13 @@ from podpair.gateway.auth.identity import RESUME_AUDIENCE, Identity, Unauthorize
 from podpair.gateway.auth.jwks import Jwks
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Auth
+from podpair.gateway.core.session_ids import claimed_session_id
 
-_SESSION_ID = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
+_SESSION_CLAIM = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, and halves of surrogate pairs
+_LONGEST_SUBJECT = 1024  # bytes
+_LONGEST_REASON = 200  # characters of what the library says, which may quote the token's header
+_LATEST = 2**53  # seconds: what a JSON number holds exactly (RFC 8259, 6)
 
 
 class KeySource(Protocol):
@@ -125,7 +130,9 @@ class TokenVerifier:
             raise Unauthorized(_reason(error)) from None
         except UnicodeError:
             raise Unauthorized("the token is not a JWT") from None
-        return _identity(claims)
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            raise Unauthorized("the token holds a claim that can't be read") from None
+        return _identity(claims, self._config.session_claim)
 
     async def close(self) -> None:
         """Close what the keys came over."""
@@ -133,15 +140,38 @@ class TokenVerifier:
             await self._keys.close()
 
 
-def _identity(claims: dict[str, Any]) -> Identity:
-    subject, session, expires = claims.get("sub"), claims.get("sid"), claims.get("exp")
+def _identity(claims: dict[str, Any], session_claim: str | None) -> Identity:
+    subject = claims.get("sub")
     if claims.get("aud") == RESUME_AUDIENCE:
         raise Unauthorized("that is a resume token: send the JWT here, and it as ?resume=")
     if not isinstance(subject, str) or not subject:
         raise Unauthorized("the token's claim sub is missing or not a text")
-    if session is not None and not (isinstance(session, str) and _SESSION_ID.fullmatch(session)):
-        raise Unauthorized("the token's claim sid is not a session id: 1 to 128 of A-Z a-z 0-9 . _ : @ -")
-    return Identity(subject, session, float(expires) if expires is not None else None, claims)
+    if _UNPRINTABLE.search(subject):
+        raise Unauthorized("the token's claim sub holds control characters or half a surrogate pair")
+    if len(subject.encode()) > _LONGEST_SUBJECT:
+        raise Unauthorized(f"the token's claim sub is longer than {_LONGEST_SUBJECT} bytes")
+    return Identity(subject, _session(claims, subject, session_claim), _expiry(claims.get("exp")), claims)
+
+
+def _session(claims: dict[str, Any], subject: str, name: str | None) -> str | None:
+    """The id of the session that the claim `name` names, if there is one."""
+    session = claims.get(name) if name is not None else None
+    if session is None:
+        return None
+    if not isinstance(session, str) or not _SESSION_CLAIM.fullmatch(session):
+        raise Unauthorized(
+            f"the token's claim {name} (auth.session_claim) does not name a session: 1 to 128 of A-Z a-z 0-9 . _ : @ -"
+        )
+    return claimed_session_id(subject, session)
+
+
+def _expiry(value: Any) -> float | None:
+    """Unix seconds; None: never."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LATEST:
+        raise Unauthorized("the token's claim exp is not a time in Unix seconds")
+    return float(value)
 
 
 def _reason(error: jwt.PyJWTError) -> str:
@@ -158,6 +188,6 @@ def _reason(error: jwt.PyJWTError) -> str:
             return f"the token lacks the claim {error.claim}"
         case jwt.InvalidSignatureError():
             return "the token's signature is not good"
-        case jwt.DecodeError():
+        case jwt.DecodeError() if "claim" not in str(error):
             return "the token is not a JWT"
-    return f"the token is not good: {error}"
+    return f"the token is not good: {str(error).encode('ascii', 'backslashreplace').decode()[:_LONGEST_REASON]}"

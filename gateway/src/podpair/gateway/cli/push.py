@@ -13,13 +13,15 @@ import click
 )
 @click.option("--kafka", envvar="PODPAIR_KAFKA__BOOTSTRAP_SERVERS", help="The broker, host:port.")
 @click.option("--topic", envvar="PODPAIR_RESULTS__TOPIC", help="podpair.results, unless --config says otherwise.")
-@click.option("--session", required=True, help="The session's id.")
+@click.option("--session", required=True, help="The session's id; with --user what its token's claim says.")
+@click.option("--user", help="The session is one that tokens of this user (claim sub) name (auth.session_claim).")
 @click.argument("data")
-def push(path: Path | None, kafka: str | None, topic: str | None, session: str, data: str) -> None:
+def push(path: Path | None, kafka: str | None, topic: str | None, session: str, user: str | None, data: str) -> None:
     """Send DATA (JSON; `-` reads standard input) to a session's client, wherever it is connected."""
     from confluent_kafka import KafkaException, Producer
 
     from podpair.gateway.config.load import load
+    from podpair.gateway.core.session_ids import claimed_session_id
     from podpair.gateway.kafka.clients import properties
 
     if path is not None:
@@ -45,7 +47,8 @@ def push(path: Path | None, kafka: str | None, topic: str | None, session: str, 
     own = {"partitioner": "murmur2_random", "allow.auto.create.topics": False}
     producer = Producer({"delivery.timeout.ms": 10_000, "log_level": 0} | broker | own)
     try:
-        producer.produce(topic, key=session, value=value, on_delivery=delivered)
+        key = session if user is None else claimed_session_id(user, session)
+        producer.produce(topic, key=key, value=value, on_delivery=delivered)
     except KafkaException as error:
         raise click.ClickException(error.args[0].str()) from None
     if producer.flush(12) or failures:

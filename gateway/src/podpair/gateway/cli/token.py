@@ -26,7 +26,7 @@ def _claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> d
 @click.command()
 @click.option("--config", "path", type=click.Path(path_type=Path), help="The gateway's YAML file.")
 @click.option("--sub", "subject", default="developer", show_default=True, help="The user (claim sub).")
-@click.option("--session", help="The session's id (claim sid).")
+@click.option("--session", help="The session (claim auth.session_claim).")
 @click.option("--ttl", "seconds", default=3600.0, show_default=True, help="Seconds until it expires.")
 @click.option("--claim", "claims", multiple=True, callback=_claims, help="A further claim, NAME=VALUE (JSON, or text).")
 def token(path: Path | None, subject: str, session: str | None, seconds: float, claims: dict[str, Any]) -> None:

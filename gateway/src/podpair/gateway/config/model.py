@@ -126,6 +126,9 @@ class Auth(Section):
     """Clock difference that `exp` and `nbf` are allowed."""
     required_claims: Texts = ("exp", "sub")
     """Claims that a token must have."""
+    session_claim: Annotated[str, Field(min_length=1)] | None = None
+    """A claim that names the session: 1 to 128 of A-Z a-z 0-9 . _ : @ -. The session's id is `<sub>/<claim>` then. Unset: a
+    session is new unless it is resumed. Not the `sid` of an OIDC issuer, which is one for all pages of a login."""
     query_token: bool = False
     """Take a token from `?token=` too. URLs end up in logs: leave it off where a header can be sent."""
 
@@ -166,8 +169,9 @@ class Sessions(Section):
     """At SIGTERM clients are sent to other gateways spread over at most so long; few clients leave sooner."""
     buffer_bytes: Count = 1 << 20
     """What may wait in memory for one client; what is more waits in Kafka's log until the client has taken it."""
-    remembered_bytes: Annotated[int, Field(ge=0)] = 1 << 14
-    """Answers of direct requests that are kept for each session: who asks again with the same id is given the same."""
+    remembered_bytes: Annotated[int, Field(ge=0)] = 1 << 15
+    """What is kept of each session's ended requests: who asks again with the same id is given the same. One half is for the
+    ids of those that ended last (16 at least, 256 at most), the other for answers of direct requests, with their ids."""
     remembered_seconds: Seconds = 120
     """How long that outlasts the connection."""
     slow_seconds: PositiveSeconds = 10
@@ -190,7 +194,8 @@ class Limits(Section):
     """Connections that are no sessions (calls over HTTP, heads and handshakes that aren't complete). For one more the longest
     idle one is closed; where none is idle it is refused with 503."""
     connects_per_second: Annotated[float, Field(gt=0)] | None = None
-    """Connections that are let in a second, before their tokens are looked at; more are told when to come again. Unset: any."""
+    """Connections that are let in a second; more are told when to come again. Those that are refused, for their tokens or
+    otherwise, do not count. Unset: any."""
     connects_burst: Count = 1000
     """Connections that are let in at once after a pause, where `connects_per_second` is set."""
     message_bytes: Annotated[int, Field(ge=1024)] = 1 << 20
@@ -198,7 +203,8 @@ class Limits(Section):
     invalid_frames: Count = 100
     """Frames of one connection in a minute that are no message of the protocol, or a refused token; one more closes it (1008)."""
     in_flight: Count = 256
-    """Open requests of one session."""
+    """Open requests of one session, whether or not its client is connected: queued ones count until their answers are there, or
+    for `results.retention_seconds`."""
     direct: Count = 64
     """Direct requests that the inference container has at a time; beyond it `auto` goes through Kafka."""
 

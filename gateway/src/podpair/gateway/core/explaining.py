@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from podpair.gateway.core.dead_letters import dead_letter_of
-from podpair.gateway.core.records import CANCEL, ERROR, PARTIAL, RESULT
+from podpair.gateway.core.records import CANCEL, ERROR, PARTIAL, RESULT, TAKEOVER
 
 Log = Literal["requests", "results", "dead"]
 _LISTED = 20  # requests of a session that are told one by one
@@ -82,12 +82,18 @@ def explain_session(session: str, seen: Sequence[Seen], shares: Mapping[int, Sha
     """What a session has open, and what was last written for it. `home` says where its results are."""
     mine = [record for record in seen if record.session == session]
     lines = [f"session {session} ({home})"]
-    results = [record for record in mine if record.log == "results"]
+    taken = [record for record in mine if record.headers.get("ce_type") == TAKEOVER]
+    results = [r for r in mine if r.log == "results" and r.headers.get("ce_type") != TAKEOVER]
     if results:
         last = max(results, key=lambda record: record.offset)
         lines.append(f"  results   {len(results)} records, the last at {_at(last.time)}: {_told(last)}")
     else:
         lines.append("  results   none in the time that was looked at (--since)")
+    if taken:
+        newest = max(taken, key=lambda record: record.offset)
+        lines.append(
+            f"  client    took the session over at {_at(newest.time)}, at gateway {newest.header('ce_source')}"
+        )
     asked = [record for record in mine if record.log == "requests" and record.headers.get("ce_type") != CANCEL]
     if asked:
         newest = max(asked, key=lambda record: record.time)
@@ -120,6 +126,8 @@ def _told(record: Seen) -> str:
         return f"failed     at {record.place} by gateway {by}: {_fault(record.value)}"
     if kind == PARTIAL:
         return f"partial    {record.header('seq')} at {record.place} by gateway {by}"
+    if kind == TAKEOVER:
+        return f"taken over at {record.place} by a connection at gateway {by}"
     return f"pushed     at {record.place}" + (f" by {by}" if by else "")
 
 

@@ -12,12 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.quotas import Grant
 from podpair.gateway.core.records import Event
 from podpair.gateway.core.remembered import Remembered
 from podpair.gateway.core.routing import Route
 from podpair.gateway.core.traces import Span
 
-_REMEMBERED = 256  # ended ids of a session; a second copy comes within a rebalance, not within hundreds of requests
+# Ended ids of a session; a second copy comes within a rebalance, not within hundreds of requests.
+_REMEMBERED, _AT_LEAST = 256, 16
+_ID = 128  # bytes that an ended id costs besides its text: a place in a dictionary, an offset
+_ANSWER = 320  # bytes that a kept answer costs besides its id and its payload
 
 
 @dataclass(slots=True)
@@ -34,13 +38,17 @@ class OpenRequest:
     offset: int = -1  # … at this offset
     cancelled: bool = False
     span: Span | None = None  # where it is traced; ends with it
-    began: float = 0.0  # seconds on the performance counter: when it was accepted, on the direct route
+    began: float = 0.0  # seconds on the performance counter: when it was asked
+    grant: Grant | None = None  # of the token that it was asked with: it counts there until it ends
 
 
 class Ledger:
-    """Open and lately ended requests, by id. At most `limit` are open; answers of `kept_bytes` are kept to be given again."""
+    """Open and lately ended requests, by id. At most `limit` are open.
 
-    __slots__ = ("_answers", "_ended", "_kept_bytes", "_limit", "_open")
+    What is kept of those that have ended is about `kept_bytes`: one half for their ids, one for answers to be given again.
+    """
+
+    __slots__ = ("_answers", "_ended", "_ended_size", "_kept_bytes", "_limit", "_open")
 
     def __init__(self, limit: int, kept_bytes: int = 0) -> None:
         self._limit = limit
@@ -50,14 +58,17 @@ class Ledger:
         # Where each ended (offset in the home partition, -1: not in Kafka), in order of ending. Made when it is first
         # needed: most sessions only listen.
         self._ended: dict[str, int] | None = None
+        self._ended_size = 0  # bytes, about
 
     def open(self, request_id: str, request: OpenRequest) -> None:
         """Begin a request. Raises Fault(overloaded) where the session has too many open."""
         if len(self._open) >= self._limit:
             raise Fault(Code.OVERLOADED, f"{self._limit} requests of this session are in flight", retry_after_ms=100)
         self._open[request_id] = request
+        if request.grant is not None:
+            request.grant.began()
         if self._ended:
-            self._ended.pop(request_id, None)
+            self._forget_ended(request_id)
 
     def get(self, request_id: str) -> OpenRequest | None:
         """The open request with this id."""
@@ -72,27 +83,37 @@ class Ledger:
         if request is None:
             if offset < 0:
                 return None
-        elif request.span is not None:
-            request.span.end()
+        else:
+            _close(request)
+        self._remember(request_id, offset)
+        return request
+
+    def _remember(self, request_id: str, offset: int) -> None:
         ended = self._ended
         if ended is None:
             ended = self._ended = {}
+        if request_id not in ended:
+            self._ended_size += _size(request_id)
         ended[request_id] = offset
-        if len(ended) > _REMEMBERED:
-            del ended[next(iter(ended))]
-        return request
+        while len(ended) > _REMEMBERED or (self._ended_size > self._kept_bytes // 2 and len(ended) > _AT_LEAST):
+            self._forget_ended(next(iter(ended)))
+
+    def _forget_ended(self, request_id: str) -> None:
+        if self._ended is not None and self._ended.pop(request_id, None) is not None:
+            self._ended_size -= _size(request_id)
 
     def keep(self, answer: Event) -> None:
         """Keep the answer of a request that has ended here, for who asks it again."""
         if self._kept_bytes and answer.id is not None:
             if self._answers is None:
-                self._answers = Remembered(self._kept_bytes)
-            self._answers.keep(answer.id, answer, len(answer.payload))
+                self._answers = Remembered(self._kept_bytes // 2)
+            self._answers.keep(answer.id, answer, len(answer.payload) + _ANSWER + 2 * _text_bytes(answer.id))
 
     def reconnected(self) -> None:
         """From now on another connection has the session."""
         if self._ended is not None:
             self._ended = {request_id: offset for request_id, offset in self._ended.items() if offset >= 0} or None
+            self._ended_size = sum(map(_size, self._ended or ()))
 
     def moved(self) -> None:
         """The session's results are in another log from now on: offsets in the one before mean nothing there."""
@@ -101,8 +122,7 @@ class Ledger:
 
     def to_be_logged(self, request_id: str) -> None:
         """Its client did not get the answer: it is being written to Kafka, and what comes from there is the first copy."""
-        if self._ended is not None:
-            self._ended.pop(request_id, None)
+        self._forget_ended(request_id)
 
     def answer(self, request_id: str) -> Event | int | None:
         """The answer that an id has had lately, or its offset in the home partition. None: it has had none, or that is gone.
@@ -111,9 +131,8 @@ class Ledger:
         """
         kept = self._answers.get(request_id) if self._answers else None
         if kept is not None:
-            if self._ended is None:
-                self._ended = {}
-            self._ended.setdefault(request_id, -1)
+            if not self.has_ended(request_id):
+                self._remember(request_id, -1)
             return kept
         offset = self._ended.get(request_id, -1) if self._ended else -1
         return offset if offset >= 0 else None
@@ -134,10 +153,35 @@ class Ledger:
     def forget(self, request_id: str) -> None:
         """It was never accepted, or its session has left: its id is free again."""
         request = self._open.pop(request_id, None)
-        if request is not None and request.span is not None:
-            request.span.end()
+        if request is not None:
+            _close(request)
+
+    def forget_older(self, began: float) -> None:
+        """Forget requests on the queue route that were asked before `began` (on the performance counter)."""
+        while self._open:
+            request_id, request = next(iter(self._open.items()))
+            if request.route == "direct" or request.began >= began:
+                return
+            self.forget(request_id)
 
     @property
     def opened(self) -> dict[str, OpenRequest]:
         """The open requests, by id."""
         return self._open
+
+
+def _close(request: OpenRequest) -> None:
+    """It is open no more."""
+    if request.span is not None:
+        request.span.end()
+    if request.grant is not None:
+        request.grant.ended()
+
+
+def _size(request_id: str) -> int:
+    return _ID + _text_bytes(request_id)
+
+
+def _text_bytes(text: str) -> int:
+    """What it takes in memory, about."""
+    return len(text) if text.isascii() else 4 * len(text)

@@ -1,9 +1,9 @@
 """What waits for a slow client, and what gives way when that is too much.
 
-Invariant: the buffer is bounded; adjacent partials are merged first, then progress is dropped, then the client is closed
-and may resume. A terminal event is never dropped: what came through Kafka is there again on resume, and `unsent` hands
-out the rest. A look through all events frees a good part of the buffer or is not repeated: a slow client costs no time
-that others would have.
+Invariant: the buffer holds no more than its limit and one event; adjacent partials are merged first, then progress is dropped,
+then the client is closed and may resume. A terminal event is never dropped: what came through Kafka is there again on resume,
+and `unsent` hands out the rest. A look through all events frees a good part of the buffer or is not repeated: a slow client
+costs no time that others would have.
 """
 
 from collections import deque
@@ -35,17 +35,17 @@ class Outbox:
     def __bool__(self) -> bool:
         return bool(self._events)
 
-    def add(self, event: Event, *, extra: int = 0) -> None:
-        """Keep an event; `extra` bytes beyond the limit are for those that are in no log.
+    def add(self, event: Event, *, extra: int = 0, beside: int = 0) -> None:
+        """Keep an event; `extra` bytes beyond the limit are for those that are in no log, `beside` are held elsewhere.
 
         Raises Overflow (the event is kept all the same: it may be a terminal one).
         """
         self._events.append(event)
         self.size += _size(event)
         self._partials += event.kind is Kind.PARTIAL
-        if self.size > self._limit and not self._full:
+        if self.size + beside > self._limit and not self._full:
             self._make_room()
-        if self.size > self._limit + extra:
+        if self.size + beside > self._limit + extra:
             self._full = True
             raise Overflow
 

@@ -120,7 +120,7 @@ class InferRow(
 class Cancel(msgspec.Struct, tag="cancel", tag_field="type", forbid_unknown_fields=True, frozen=True):
     """The client no longer wants the answer to `id`."""
 
-    id: str
+    id: Annotated[str, Meta(min_length=1, max_length=128)]
 
 
 class Refresh(msgspec.Struct, tag="refresh", tag_field="type", forbid_unknown_fields=True, frozen=True):

@@ -6,18 +6,19 @@ such as `tenant` all of a tenant's users share one. Every rule that fits a token
 Invariant: what is refused is refused at once, says which limit it was, and when to come again where that helps.
 """
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple
 
-from podpair.gateway.core.ledger import Ledger
 from podpair.gateway.core.protocol import Code, Fault, RouteName
 
 Priority = Literal["low", "normal", "high"]
 Limit = Literal["connects", "sessions", "requests_per_second", "in_flight", "models", "routes", "deadline"]
 
 _SHARES: dict[Priority, float] = {"low": 0.5, "normal": 1.0, "high": 1.25}
+_LONGEST = 256  # characters of a claim's value; of a longer one its digest is kept
 _IDLE = 10_000  # accounts above which those that count nothing are dropped
 
 
@@ -83,13 +84,13 @@ class Bucket:
 class Account:
     """What is counted under one rule for one value of its claim."""
 
-    __slots__ = ("bucket", "calls", "ledgers", "rule", "who")
+    __slots__ = ("bucket", "in_flight", "rule", "sessions", "who")
 
     def __init__(self, rule: Rule, value: str, now: float) -> None:
         self.rule = rule
         self.who = f"{rule.claim} {value!r}"[:100]
-        self.ledgers: dict[str, Ledger] = {}  # of connected sessions, by id
-        self.calls = 0  # in flight, without a session
+        self.sessions: set[str] = set()  # that are connected, by id
+        self.in_flight = 0  # requests that are open, however they were asked
         rate = rule.requests_per_second
         self.bucket = Bucket(rate, max(1.0, rule.burst or rate), now) if rate is not None else None
 
@@ -103,14 +104,9 @@ class Account:
                 "requests_per_second", f"{self.who} may ask {self.rule.requests_per_second:g} times a second", wait
             )
 
-    @property
-    def in_flight(self) -> int:
-        """Requests that are open."""
-        return self.calls + sum(len(ledger.opened) for ledger in self.ledgers.values())
-
     def idle(self, now: float) -> bool:
         """Whether it can be forgotten."""
-        return not self.ledgers and not self.calls and (self.bucket is None or self.bucket.full(now))
+        return not self.sessions and not self.in_flight and (self.bucket is None or self.bucket.full(now))
 
 
 class Grant:
@@ -129,28 +125,28 @@ class Grant:
         """Raises Limited where one session more is too much; one that is connected already is not more."""
         for account in self._accounts:
             limit = account.rule.sessions
-            if limit is not None and session not in account.ledgers and len(account.ledgers) >= limit:
+            if limit is not None and session not in account.sessions and len(account.sessions) >= limit:
                 raise Limited("sessions", f"{limit} sessions of {account.who} are connected", 5.0)
 
-    def enter(self, session: str, ledger: Ledger) -> None:
-        """The session is connected: its requests count here."""
+    def enter(self, session: str) -> None:
+        """The session is connected."""
         for account in self._accounts:
-            account.ledgers[session] = ledger
+            account.sessions.add(session)
 
     def leave(self, session: str) -> None:
         """It is not any more."""
         for account in self._accounts:
-            account.ledgers.pop(session, None)
+            account.sessions.discard(session)
 
     def began(self) -> None:
-        """A call without a session has begun."""
+        """A request has begun."""
         for account in self._accounts:
-            account.calls += 1
+            account.in_flight += 1
 
     def ended(self) -> None:
         """It has ended."""
         for account in self._accounts:
-            account.calls -= 1
+            account.in_flight -= 1
 
     def allow(self, model: str, route: RouteName) -> RouteName:
         """The route to take, for `auto` one that is allowed. Raises Forbidden."""
@@ -209,7 +205,18 @@ def _value(rule: Rule, claim: Any) -> str | None:
     """The value that a token is counted under; None: the rule is not for it. A list is a set of roles, or the like."""
     if claim is None:
         return None
-    values = [str(item) for item in claim] if isinstance(claim, list) else [str(claim)]
+    values = [_text(item) for item in claim] if isinstance(claim, list) else [_text(claim)]
     if rule.value is not None:
         return rule.value if rule.value in values else None
-    return ",".join(sorted(values))
+    value = ",".join(sorted(values))
+    if len(value) <= _LONGEST:
+        return value
+    return f"sha256:{hashlib.sha256(value.encode(errors='surrogatepass')).hexdigest()}"
+
+
+def _text(item: Any) -> str:
+    """A claim's value as text, of whatever type it is."""
+    try:
+        return str(item)
+    except (RecursionError, ValueError):  # nested too deep, or a number of too many digits
+        return f"({type(item).__name__})"

@@ -24,6 +24,7 @@ RESULT = b"dev.podpair.result"
 ERROR = b"dev.podpair.error"
 PUSH = b"dev.podpair.push"
 CANCEL = b"dev.podpair.cancel"
+TAKEOVER = b"dev.podpair.takeover"
 QUEUED_AT = "queued_at"
 """The header by which a gateway marks the requests that it queues: when, in Unix milliseconds."""
 _YEAR_9999 = 253_402_300_800_000  # its end, in Unix milliseconds
@@ -36,6 +37,7 @@ class Kind(IntEnum):
     PARTIAL = 1
     TERMINAL = 2
     CONTROL = 3
+    TAKEOVER = 4  # not for clients: another connection of the session is announced
 
 
 class Event(NamedTuple):
@@ -72,12 +74,33 @@ def event_of_record(value: bytes | None, headers: Headers | None, offset: int, p
         kind = found.get("ce_type")
         if kind in _TYPED and (raw_id := found.get("ce_id")):
             return _typed(kind, raw_id.decode(errors="replace"), value, found.get("seq"), offset, prefix)
+        if kind == TAKEOVER:
+            return takeover_event(found.get("ce_id"), offset)
     if value is not None and is_json(value):
         return Event(
             Kind.PUSH, "push", None, b'{"type":"push","data":%b,"position":"%b%d"}' % (value, prefix, offset), offset
         )
     data = b'"data":null' if value is None else b'"data_base64":"%b"' % base64.b64encode(value)
     return Event(Kind.PUSH, "push", None, b'{"type":"push",%b,"position":"%b%d"}' % (data, prefix, offset), offset)
+
+
+def takeover_event(connection: bytes | None, offset: int) -> Event:
+    """The announcement of a connection that takes over the session: its id is the event's."""
+    return Event(Kind.TAKEOVER, "takeover", (connection or b"").decode(errors="replace"), b"", offset)
+
+
+def ended_by(headers: Headers | None) -> str | None:
+    """The request that a results record with these headers ends, if it does."""
+    found = dict(headers or ())
+    request_id = found.get("ce_id") if found.get("ce_type") in (RESULT, ERROR) else None
+    return request_id.decode(errors="replace") if request_id else None
+
+
+def takeover_of(headers: Headers | None, offset: int) -> Event | None:
+    """The announcement that a results record with these headers is, if it is one."""
+    if not headers or ("ce_type", TAKEOVER) not in headers:
+        return None
+    return takeover_event(dict(headers).get("ce_id"), offset)
 
 
 _TYPED = {PARTIAL: (Kind.PARTIAL, "partial"), RESULT: (Kind.TERMINAL, "result"), ERROR: (Kind.TERMINAL, "error")}
@@ -205,6 +228,11 @@ def request_headers(
 def cancel_headers(*, request_id: str, session: str, source: str, now: float) -> list[tuple[str, bytes]]:
     """The headers of a record that takes a queued request back; it has no value."""
     return _headers(CANCEL, request_id, session, source, now)
+
+
+def takeover_headers(*, connection: str, session: str, source: str, now: float) -> list[tuple[str, bytes]]:
+    """The headers of a record that announces a connection which takes over the session; it has no value."""
+    return _headers(TAKEOVER, connection, session, source, now)
 
 
 def answer_headers(

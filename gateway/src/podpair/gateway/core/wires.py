@@ -6,14 +6,22 @@ from typing import Protocol
 import msgspec
 
 from podpair.gateway.core.frames import http_chunk, raw_frames, server_sent_event, text_frames
-from podpair.gateway.core.records import Event, Headers, Kind, event_of_record, record_value, unplaced_event
+from podpair.gateway.core.records import (
+    Event,
+    Headers,
+    Kind,
+    event_of_record,
+    record_value,
+    takeover_of,
+    unplaced_event,
+)
 
 
 class Wire(Protocol):
     """One way of writing events to a client."""
 
     def event(self, value: bytes | None, headers: Headers | None, offset: int) -> Event:
-        """The event that a results record at `offset` of the home partition is here."""
+        """The event that a results record at `offset` of the home partition is here; one that is for no client is a TAKEOVER."""
         ...
 
     def unplaced(self, value: bytes | None, headers: Headers | None) -> Event:
@@ -78,7 +86,8 @@ class RawWire:
     """
 
     def event(self, value: bytes | None, headers: Headers | None, offset: int) -> Event:
-        return Event(Kind.PUSH, "push", None, value or b"", offset)
+        takeover = takeover_of(headers, offset) if headers else None
+        return takeover or Event(Kind.PUSH, "push", None, value or b"", offset)
 
     def unplaced(self, value: bytes | None, headers: Headers | None) -> Event:
         return self.event(value, headers, 0)

@@ -10,9 +10,11 @@ from confluent_kafka import KafkaException
 
 from podpair.gateway.auth.identity import Identity, KeysUnavailable, Unauthorized
 from podpair.gateway.auth.origins import origin_allowed
+from podpair.gateway.auth.resume import Resumed
 from podpair.gateway.core.positions import InvalidPosition, Position
 from podpair.gateway.core.protocol import RouteName
 from podpair.gateway.core.quotas import Bucket, Forbidden, Grant, Limited
+from podpair.gateway.core.takeovers import Hold, Lineage, new_lineage
 from podpair.gateway.core.wires import Wire
 from podpair.gateway.http.errors import refusal
 from podpair.gateway.kafka.clients import description_of
@@ -32,6 +34,7 @@ class Visitor:
     parts: Parts
     identity: Identity
     session: str
+    hold: Hold
     resumed: bool
     position: Position | None
 
@@ -79,17 +82,19 @@ class Admission:
         results = self._config.results.topic
         if parts.topic_watch.state[results] is None:
             raise self.refuse(503, "overloaded", f"topic {results} is missing: it was deleted", retry_after=2)
-        if self._connects is not None and (wait := self._connects.take(self._service.clock())):
-            self._metrics.limited.labels("connects").inc()
-            message = "too many connect at once (limits.connects_per_second)"
-            raise self.refuse(503, "overloaded", message, retry_after=wait)
         identity = await self.identity(request)
         try:
             place = Position.parse(position) if position else None
         except InvalidPosition as error:
             raise self.refuse(400, "invalid", str(error)) from None
         token = request.query.get("resume")
-        session = self.opened(token, identity) if token else identity.session or parts.registry.mint()
+        if token:
+            session, before = self.opened(token, identity)
+            hold = Hold(before.next(), announced=True)
+        elif identity.session is not None:
+            session, hold = identity.session, Hold(new_lineage(), announced=True)
+        else:  # nobody else can have it
+            session, hold = parts.registry.mint(), Hold(Lineage(), announced=False)
         self.check_owner(parts, session, identity)
         grant = self.grant(identity)
         if grant is not None:
@@ -97,7 +102,12 @@ class Admission:
                 grant.connect(session)
             except Limited as fault:
                 raise self.limited(fault) from None
-        return Visitor(parts, identity, session, resumed=bool(token), position=place)
+        # Last: whoever is refused for another reason, and above all for his token, takes no one's place.
+        if self._connects is not None and (wait := self._connects.take(self._service.clock())):
+            self._metrics.limited.labels("connects").inc()
+            message = "too many connect at once (limits.connects_per_second)"
+            raise self.refuse(503, "overloaded", message, retry_after=wait)
+        return Visitor(parts, identity, session, hold, resumed=bool(token), position=place)
 
     def check_owner(self, parts: Parts, session_id: str, identity: Identity) -> None:
         """A session that is here must be this user's."""
@@ -105,10 +115,10 @@ class Admission:
         if session is not None and session.subject != identity.subject:
             raise self.refuse(401, "unauthorized", "the session is another user's")
 
-    async def hold(self, visitor: Visitor) -> Callable[[], None]:
-        """Have the home partition of the visitor's session read, until what is returned is called."""
+    async def hold(self, parts: Parts, session_id: str) -> Callable[[], None]:
+        """Have the home partition of a session read, until what is returned is called."""
         try:
-            hold = await visitor.parts.reader.hold(visitor.session)
+            hold = await parts.reader.hold(session_id)
         except KafkaException as error:
             self._tell_of(error)
             message = f"the results can't be read now: {description_of(error.args[0])}"
@@ -128,8 +138,12 @@ class Admission:
         """The visitor's connection is made: from now on its session's events go there."""
         parts, identity = visitor.parts, visitor.identity
         connection = Connection(transport, wire, parts.pacer, self._config.sessions.buffer_bytes, close)
-        session = parts.registry.attach(visitor.session, identity.subject, connection, identity.expires_at)
+        session = parts.registry.attach(
+            visitor.session, identity.subject, connection, identity.expires_at, visitor.hold
+        )
         parts.registry.granted(session, self.grant(identity))
+        if visitor.hold.id:
+            parts.takeovers.announce(session, connection)
         self._metrics.opened.labels(kind, str(visitor.resumed).lower()).inc()
         return session, connection
 
@@ -150,15 +164,17 @@ class Admission:
         self._metrics.limited.labels(fault.limit).inc()
         return self.refuse(429, "overloaded", fault.message, retry_after=(fault.retry_after_ms or 0) / 1000)
 
-    def opened(self, resume_token: str, identity: Identity) -> str:
-        """The session of a resume token."""
+    def opened(self, resume_token: str, identity: Identity) -> Resumed:
+        """What a resume token continues."""
         try:
-            session = self._tokens.open(resume_token, identity.subject)
+            resumed = self._tokens.open(resume_token, identity.subject)
         except Unauthorized as error:
             raise self.refuse(401, "unauthorized", str(error)) from None
-        if identity.session is not None and identity.session != session:
-            raise self.refuse(401, "unauthorized", "the resume token is for another session than the token's claim sid")
-        return session
+        if identity.session is not None and identity.session != resumed.session:
+            claim = self._config.auth.session_claim
+            message = f"the resume token is for another session than the token's claim {claim} (auth.session_claim)"
+            raise self.refuse(401, "unauthorized", message)
+        return resumed
 
     async def identity(self, request: web.Request) -> Identity:
         """Whose token the request carries."""

@@ -61,7 +61,10 @@ def _minting(service: Service) -> Handler:
         except json.JSONDecodeError:
             return refusal(400, "invalid", "the body is not JSON")
         session = body.get("session") if isinstance(body, dict) else None
-        token = development_token(service.config.auth, subject="console", session=session, seconds=_TOKEN_SECONDS)
+        auth = service.config.auth
+        token = development_token(
+            auth, subject="console", session=session if auth.session_claim else None, seconds=_TOKEN_SECONDS
+        )
         return web.json_response({"token": token})
 
     return mint

@@ -31,7 +31,7 @@ class EventStreamEdge:
         try:
             visitor = await self._admission.visitor(request, position=position)
             counts_as_session(request, True)
-            release = await self._admission.hold(visitor)
+            release = await self._admission.hold(visitor.parts, visitor.session)
         except Refused as refused:
             counts_as_session(request, False)
             return refused.response

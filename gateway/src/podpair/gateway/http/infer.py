@@ -1,6 +1,6 @@
 """POST /v1/infer into a session, and the Open Inference Protocol on /v2."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.parse import quote
 
@@ -14,7 +14,7 @@ from podpair.gateway.auth.identity import Identity
 from podpair.gateway.core.attempts import Busy, Failed, Unavailable
 from podpair.gateway.core.masking import masked
 from podpair.gateway.core.passing import TO_MODEL, named, target_of, to_client
-from podpair.gateway.core.protocol import Code, Fault, InvalidFrame, decode_infer
+from podpair.gateway.core.protocol import Code, Fault, Infer, InvalidFrame, decode_infer
 from podpair.gateway.core.quotas import Forbidden, Grant
 from podpair.gateway.core.traces import Span
 from podpair.gateway.http.admission import Admission, Refused
@@ -22,7 +22,7 @@ from podpair.gateway.http.callers import while_there
 from podpair.gateway.http.errors import refusal, refusal_of, status_of, v2_error
 from podpair.gateway.http.translating import v2_document, v2_infer
 from podpair.gateway.kafka.producer import NotWritten
-from podpair.gateway.service import Service
+from podpair.gateway.service import Parts, Service
 from podpair.gateway.sessions.queueing import not_queued
 from podpair.gateway.upstream.answers import error_of_client, error_of_status
 
@@ -40,29 +40,54 @@ class InferEdge:
             parts = self._admission.parts()
             identity = await self._admission.identity(request)
             resume = request.query.get("resume")
-            session_id = self._admission.opened(resume, identity) if resume else identity.session
+            session_id = self._admission.opened(resume, identity).session if resume else identity.session
             if session_id is None:
-                message = "which session? send ?resume=<token of its welcome>, or a token with the claim sid"
+                claim = self._service.config.auth.session_claim
+                named = f", or a token with the claim {claim}" if claim else ""
+                message = f"which session? send ?resume=<token of its welcome>{named}"
                 raise self._admission.refuse(400, "invalid", message)
-            body = await request.read()
+            asked = decode_infer(await request.read())
+            release = await self._hold(parts, session_id, asked)
+        except InvalidFrame as error:
+            return refusal_of(Fault(Code.INVALID, error.message))
+        except Refused as refused:
+            return refused.response
+        try:
+            return await self._ask(request, parts, identity, session_id, asked)
+        finally:
+            release()
+
+    async def _hold(self, parts: Parts, session_id: str, asked: Infer) -> Callable[[], object]:
+        """Where its answer may come through Kafka and no client is there: have it read here, so that the request counts until
+        then.
+        """
+        if asked.route == "direct" or parts.registry.connected_to(session_id):
+            return lambda: None
+        if not parts.registry.room(session_id):
+            limit = self._service.config.limits.sessions
+            message = f"{limit} sessions without a client have requests open (limits.sessions)"
+            raise self._admission.refuse(503, "overloaded", message, retry_after=5)
+        return await self._admission.hold(parts, session_id)
+
+    async def _ask(
+        self, request: web.Request, parts: Parts, identity: Identity, session_id: str, asked: Infer
+    ) -> web.Response:
+        try:
             self._admission.check_owner(parts, session_id, identity)
         except Refused as refused:
             return refused.response
         session = parts.registry.session(session_id, identity.subject)  # checked, with no await between
         try:
-            asked = decode_infer(body)
             if self._service.tracer is not None and not asked.traceparent:
                 asked = msgspec.structs.replace(asked, traceparent=request.headers.get("traceparent", ""))
             grant = self._admission.grant(identity)
-            if grant is not None:
+            if grant is not None and session.ledger.get(asked.id) is None:
                 asked = msgspec.structs.replace(asked, route=self._admission.admit(grant, asked.model, asked.route))
-            started = parts.dispatcher.infer(session, asked)
+            started = parts.dispatcher.infer(session, asked, grant)
             running = session.ledger.get(asked.id)
             route = running.route if running is not None else "queue"
             if started is not None and started.queued is not None:
                 await started.queued.written()
-        except InvalidFrame as error:
-            return refusal_of(Fault(Code.INVALID, error.message))
         except NotWritten as error:
             return refusal_of(not_queued(error))
         except Fault as fault:

@@ -37,6 +37,7 @@ FRAMES = 64
 """Frames of one connection that are taken in a turn of the loop."""
 _BYTES = 64 * 1024  # of messages in a turn: what is larger is a turn's work alone
 _CLOSING = 10.0  # seconds that a client may take to read what is written for it, and to answer the close frame
+_UNREAD = 64 * 1024  # bytes that wait for a client above which its pings are not answered
 _BUCKETS = 32  # parts of all connections that are looked at one after the other, so that their pings are spread
 
 Message = str | bytes

@@ -59,7 +59,7 @@ class WebSocketEdge:
             protocol = self._choose(request)
             answer = self._handshake(request, protocol)
             counts_as_session(request, True)
-            release = await self.admission.hold(visitor)
+            release = await self.admission.hold(visitor.parts, visitor.session)
         except Refused as refused:
             counts_as_session(request, False)
             return refused.response
@@ -236,11 +236,12 @@ class _Client:
 
     def _infer(self, session: Session, message: Infer | InferRow) -> None:
         try:
-            if session.grant is not None:
+            # What is in flight already counts: to ask for it again, after a reconnect, takes nothing more.
+            if session.grant is not None and session.ledger.get(message.id) is None:
                 route = self._edge.admission.admit(session.grant, message.model, message.route)
                 if route != message.route:
                     message = msgspec.structs.replace(message, route=route)
-            self._parts.dispatcher.infer(session, message)
+            self._parts.dispatcher.infer(session, message, session.grant)
         except Duplicate as fault:
             _refuse(session, fault, None)
         except Fault as fault:
@@ -260,7 +261,8 @@ class _Client:
             if identity.subject != session.subject:
                 raise Unauthorized("the new token is another user's")
             if identity.session is not None and identity.session != session.id:
-                raise Unauthorized("the new token is for another session (claim sid)")
+                claim = service.config.auth.session_claim
+                raise Unauthorized(f"the new token is for another session (claim {claim})")
         except Unauthorized as error:
             service.metrics.refreshed.labels("refused").inc()
             _refuse(session, Fault(Code.UNAUTHORIZED, str(error)), None)

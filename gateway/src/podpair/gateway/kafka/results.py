@@ -197,6 +197,15 @@ class ResultsReader:
         """On the thread."""
         learn(consumer, self._topic)
 
+    def retain(self, session: str) -> Callable[[], None] | None:
+        """Have the home of a session be read on, until what is returned is called. None: it isn't read."""
+        partition = self._homes.of(session)
+        if partition not in self._assigned:
+            return None
+        hold = Hold(session, partition, self)
+        self._holds.setdefault(partition, set()).add(hold)
+        return hold.release
+
     async def watermarks(self, partition: int) -> tuple[int, int]:
         """(low, high) of the partition, asked from the broker. Raises KafkaException."""
         return await self._offsets.watermarks(partition)

@@ -1,10 +1,14 @@
 """One client's transport: events go straight to the socket while it takes them, and into a bounded outbox when it doesn't.
 
+Invariant: what the outbox and the transport hold of the log is no more than the buffer's limit and one record, whatever the
+sizes of records and batches; a client that takes nothing of it for `slow_seconds` is closed with 3008.
+
 Frames are written to the transport beside aiohttp's own (pings, closes), which is sound because both write whole frames
 in one call on the loop's thread.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 
 from podpair.gateway.core.outbox import Outbox, Overflow
@@ -13,16 +17,21 @@ from podpair.gateway.core.records import Event, Kind
 from podpair.gateway.core.wires import Wire
 
 HIGH_WATER = 64 * 1024  # bytes in the transport's own buffer above which events wait in the outbox
-_FEW = 16  # events that are written without a look at how large they are together
+_FEW = 16  # events that are encoded without a look at how large they are together
 _SWEEP = 0.02  # seconds between looks at congested connections
 
 Close = Callable[[int, str], None]
 
 
 class Pacer:
-    """Looks after the connections that are congested, and only those: the others cost nothing."""
+    """Looks after the connections that are congested, and only those: the others cost nothing.
 
-    def __init__(self) -> None:
+    One that takes nothing for `patience` seconds is closed with 3008.
+    """
+
+    def __init__(self, patience: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._patience = patience
+        self._clock = clock
         self._congested: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -41,8 +50,12 @@ class Pacer:
 
     def _sweep(self) -> None:
         self._timer = None
+        now = self._clock()
         for connection in list(self._congested):
             if connection.flush():
+                self._congested.discard(connection)
+            elif connection.idle(now) > self._patience:
+                connection.close(CloseCode.SLOW, "too slow: resume to go on")
                 self._congested.discard(connection)
         if self._congested:
             self._timer = asyncio.get_running_loop().call_later(_SWEEP, self._sweep)
@@ -51,16 +64,26 @@ class Pacer:
 class Connection:
     """A client that is there. `close(code, reason)` is how its edge (WebSocket or SSE) ends it."""
 
-    __slots__ = ("_close", "_drained", "_early", "_limit", "_outbox", "_pacer", "_transport", "closing", "wire")
+    __slots__ = (
+        "_close", "_drained", "_early", "_early_size", "_high", "_left", "_limit", "_outbox", "_pacer", "_secured", "_since",
+        "_transport", "closing", "wire",
+    )  # fmt: skip
 
     def __init__(self, transport: asyncio.WriteTransport, wire: Wire, pacer: Pacer, limit: int, close: Close) -> None:
         self._transport = transport
         self._pacer = pacer
         self._close = close
         self._limit = limit
+        self._high = min(HIGH_WATER, limit)
+        # TLS hands what it is given to a transport below it, whose buffer can't be seen until it is full: in large pieces it
+        # would hide them.
+        self._secured = transport.get_extra_info("sslcontext") is not None
+        self._left = 0  # bytes that the transport had when it was last seen to take some, and …
+        self._since = 0.0  # … when that was; 0: since the last look
         self._outbox: Outbox | None = None  # made for the client that needs one
         self._drained: asyncio.Future[None] | None = None  # what `drained` waits for
         self._early: list[Event] | None = []  # what was sent before the welcome, which comes first; None: it has come
+        self._early_size = 0  # bytes
         self.wire = wire
         self.closing = False  # nothing more is written
 
@@ -77,19 +100,28 @@ class Connection:
     def send(self, events: Sequence[Event]) -> int:
         """Write events of the log, or keep them until the client takes them; returns how many, from the first, were taken.
 
-        The others must come again, from the log, when the client has taken what waits.
+        The others must come again, from the log, when the client has taken what waits: none is taken beyond the limit.
         """
         if not events or not self.open:
             return len(events)
-        if not self.congested and (len(events) <= _FEW or sum(len(e.payload) for e in events) <= self._limit):
-            self._write(events)
-            return len(events)
+        beside = self._transport.get_write_buffer_size()
+        if (
+            not self._outbox
+            and beside <= self._high
+            and (len(events) <= _FEW or sum(len(e.payload) for e in events) <= self._limit)
+        ):
+            data = self.wire.encode(events)
+            if beside + len(data) <= self._limit or len(events) == 1:
+                self._put(data)
+                return len(events)
         outbox = self._waiting()
         taken = 0
         for event in events:
+            if outbox.size + beside > self._limit:
+                break
             taken += 1
             try:
-                outbox.add(event)
+                outbox.add(event, beside=beside)
             except Overflow:
                 break
         self.flush()
@@ -100,21 +132,28 @@ class Connection:
         if not self.open:
             return
         if self._early is not None:
-            self._early += events  # a session's open requests bound it
+            self._early += events
+            self._early_size += sum(len(event.payload) for event in events)
+            if self._early_size > 2 * self._limit:
+                self.close(CloseCode.SLOW, "too much came before the welcome: resume to go on")
         elif not self.congested:
             self._write(events)
         else:
-            outbox = self._waiting()
-            try:
-                for event in events:
+            outbox, overflowed = self._waiting(), False
+            for event in events:  # all of them: what can't be sent any more is found in there
+                try:
                     outbox.add(event, extra=self._limit)
-            except Overflow:
+                except Overflow:
+                    overflowed = True
+            if overflowed:
                 self.close(CloseCode.SLOW, "too slow: resume to go on")
 
     @property
     def congested(self) -> bool:
         """Whether the client has not taken what was written for it."""
-        return bool(self._outbox) or self._transport.get_write_buffer_size() > HIGH_WATER
+        return (
+            bool(self._outbox) or self._transport.get_write_buffer_size() > self._high or self._early_size > self._limit
+        )
 
     def _waiting(self) -> Outbox:
         if self._outbox is None:
@@ -125,12 +164,30 @@ class Connection:
     def _write(self, events: Sequence[Event]) -> None:
         data = self.wire.encode(events)
         if data:
+            self._put(data)
+
+    def _put(self, data: bytes) -> None:
+        if len(data) <= self._high:
             self._transport.write(data)
+            return
+        if self._secured:
+            view = memoryview(data)
+            for start in range(0, len(data), HIGH_WATER):
+                self._transport.write(view[start : start + HIGH_WATER])
+        else:
+            self._transport.write(data)
+        self._watch()  # it may be the last for a while
+
+    def _watch(self) -> None:
+        """Have it seen to that the client takes what it is sent."""
+        if self._transport.get_write_buffer_size() > self._high:
+            self._pacer.add(self)
 
     def welcome(self, events: Sequence[Event]) -> None:
         """Send the first events; what requests of the session had to say meanwhile follows."""
-        early, self._early = self._early or [], None
-        self.send_unlogged([*events, *early])
+        if self.open:  # else `unsent` finds what there is
+            early, self._early, self._early_size = self._early or [], None, 0
+            self.send_unlogged([*events, *early])
 
     def flush(self) -> bool:
         """Write what waits as far as the client takes it; True when nothing waits any more."""
@@ -138,12 +195,23 @@ class Connection:
             self._wake()
             return True
         outbox = self._outbox
-        while outbox and self._transport.get_write_buffer_size() <= HIGH_WATER:
-            self._write(outbox.take(HIGH_WATER))
+        if self._transport.get_write_buffer_size() < self._left:
+            self._since = 0.0
+        while outbox and self._transport.get_write_buffer_size() <= self._high:
+            self._since = 0.0
+            self._write(outbox.take(self._high))
+        self._left = self._transport.get_write_buffer_size()
         if self.congested:
             return False
+        self._since = 0.0
         self._wake()
         return True
+
+    def idle(self, now: float) -> float:
+        """For how many seconds the client has taken nothing of what waits for it, as far as was looked."""
+        if not self._since:
+            self._since = now
+        return now - self._since
 
     async def drained(self) -> None:
         """Return when the client has taken (nearly) everything, or is gone."""
@@ -166,7 +234,7 @@ class Connection:
         self.closing = True
         self._pacer.discard(self)
         self._wake()
-        early, self._early = self._early or [], None
+        early, self._early, self._early_size = self._early or [], None, 0
         left = [event for event in early if event.kind is Kind.TERMINAL and event.offset < 0]
         return left + self._outbox.unsent() if self._outbox else left
 

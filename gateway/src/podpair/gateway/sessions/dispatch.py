@@ -17,7 +17,7 @@ from podpair.gateway.core.ledger import OpenRequest
 from podpair.gateway.core.pace import QUEUE, Paces
 from podpair.gateway.core.protocol import Code, Fault, Infer, InferRow, error_event
 from podpair.gateway.core.questions import Question
-from podpair.gateway.core.quotas import Limited
+from podpair.gateway.core.quotas import Grant, Limited
 from podpair.gateway.core.records import Event, accepted_event, direct_events, result_event
 from podpair.gateway.core.routing import Route, choose_route, may_spill
 from podpair.gateway.kafka.producer import RecordProducer
@@ -88,17 +88,17 @@ class Dispatcher:
         self.direct = DirectRequests(config.limits.direct, readiness, metrics)
         registry.on_gone = self._on_gone
 
-    def infer(self, session: Session, message: Infer | InferRow) -> Started | None:
+    def infer(self, session: Session, message: Infer | InferRow, grant: Grant | None) -> Started | None:
         """Begin a request; its events go to the session. None: it repeats one that still runs, or has ended.
 
-        Raises Fault where it can't be accepted; a duplicate id in flight is such a fault, and the first goes on.
+        It counts under `grant`, what its token allows, until it ends. Raises Fault where it can't be accepted; a duplicate id
+        in flight is such a fault, and the first goes on.
         """
-        if self._repeating.answers(session, message):
+        if self._repeating.answers(session, message, grant):
             return None
-        return self._begin(session, message)
+        return self._begin(session, message, grant)
 
-    def _begin(self, session: Session, message: Infer | InferRow) -> Started:
-        grant = session.grant
+    def _begin(self, session: Session, message: Infer | InferRow, grant: Grant | None) -> Started:
         if message.route != "queue" and self.direct.room(grant):
             route: Route = "direct"  # what most are, decided at once
         else:
@@ -108,7 +108,7 @@ class Dispatcher:
         if self._producer.full:
             # On either route: an answer that its client doesn't get has to be written, too.
             raise Fault(Code.OVERLOADED, f"not accepted: {self._producer.refusal}", retry_after_ms=1000)
-        request = OpenRequest(route, message.on_disconnect == "cancel")
+        request = OpenRequest(route, message.on_disconnect == "cancel", began=time.perf_counter(), grant=grant)
         session.ledger.open(message.id, request)
         question = _question(session, message)
         if self._tracer is not None:
@@ -116,7 +116,6 @@ class Dispatcher:
         if route == "queue":
             return Started("queue", self._queueing.enqueue(session, question))
         request.spills = message.route == "auto"
-        request.began = time.perf_counter()
         self.direct.add(1)
         if question.stream:
             self._stream(session, question, request)

@@ -92,7 +92,9 @@ class FanOut:
                 continue
             if session.home != partition:
                 self._misplaced.found(session, partition, mine)
-            elif session.live:
+            elif not session.live:
+                session.notice(mine)
+            else:
                 try:
                     delivery = session.deliver(mine)
                 except Exception:

@@ -78,7 +78,7 @@ class Joining:
         return event(
             "welcome",
             session=session.id,
-            resume=self._tokens.mint(session.id, session.subject),
+            resume=self._tokens.mint(session.id, session.subject, session.hold.lineage),
             resumed=resumed,
             position=str(self._position(session, offset)),
             gateway=self._gateway,
@@ -143,8 +143,8 @@ class Joining:
     async def catch_up(self, session: Session, connection: Connection, start: int, *, from_log: bool = True) -> None:
         """Send what was missed from offset `start` on, then go live. Returns early where the client leaves or the topic changes.
 
-        A client that takes nothing for `sessions.slow_seconds` is closed with 3008; so is one that is behind what is in
-        memory, unless `from_log`: then the broker is asked. Raises KafkaException where it does not give its records.
+        A client that is behind what is in memory is closed with 3008, unless `from_log`: then the broker is asked. Raises
+        KafkaException where it does not give its records.
         """
         source, moves = "tail", session.moves
         while session.connection is connection and connection.open and session.moves == moves:
@@ -165,7 +165,7 @@ class Joining:
                 self._metrics.resumed.labels(source).inc(bool(missed) or source == "history")
                 return
             start = session.seen + 1
-            await self._drained(connection)
+            await connection.drained()
 
     def topic_changed(self, sessions: Iterable[Session], *, widened: bool, before: str) -> asyncio.Future[Any]:
         """The results topic is another one, or was `widened`; homes have moved. `before` is the epoch until now.
@@ -226,13 +226,6 @@ class Joining:
             found = (await self._history.read(session.home, session.key, offset, offset + 1)).records
         return found[0] if found and found[0].offset() == offset else None
 
-    async def _drained(self, connection: Connection) -> None:
-        try:
-            async with asyncio.timeout(self._config.sessions.slow_seconds):
-                await connection.drained()
-        except TimeoutError:
-            connection.close(CloseCode.SLOW, "too slow: resume to go on")
-
     async def _read_history(self, session: Session, connection: Connection, start: int, end: int) -> int:
         """Deliver a part of what is only in the log; returns where to go on."""
         moves = session.moves
@@ -254,7 +247,7 @@ class Joining:
         if session.deliver(chunk.records, merge=True).complete:
             session.seen = max(session.seen, chunk.end - 1)
         start = session.seen + 1
-        await self._drained(connection)
+        await connection.drained()
         return start
 
     def _position(self, session: Session, offset: int) -> Position:
@@ -281,6 +274,7 @@ class Joining:
             gap = Gap(self._position(session, last), self._position(session, go_on - 1), reason)
             self._tell_gap(session.connection, gap)
             session.seen = go_on - 1
+            session.hold.log_restarted(go_on)
 
 
 class Start(NamedTuple):

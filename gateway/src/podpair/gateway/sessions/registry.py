@@ -1,4 +1,8 @@
-"""The sessions of this gateway, from their first connection until nothing here belongs to them any more."""
+"""The sessions of this gateway, from their first connection until nothing here belongs to them any more.
+
+Invariant: a request counts, in its session and under its token's rules, until it ends, whether or not its client is connected:
+a session stays while requests of it are open, and its home is read for the answers of those that were queued.
+"""
 
 import asyncio
 import logging
@@ -12,6 +16,7 @@ from podpair.gateway.core.partitions import HomePartitions, mint_session_id
 from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.quotas import Grant
 from podpair.gateway.core.records import Event
+from podpair.gateway.core.takeovers import Hold
 from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.connection import Connection
@@ -25,17 +30,31 @@ class NotYours(Exception):
     """The session is another user's."""
 
 
+Release = Callable[[], object]
+
+
 class Registry:
-    """Sessions by key (their id in bytes), as Kafka's records name them."""
+    """Sessions by key (their id in bytes), as Kafka's records name them.
+
+    `retain(session id)` has the session's home be read on, until what it returns is called; None where it isn't read.
+    """
 
     def __init__(
-        self, config: Config, homes: HomePartitions, owned: Callable[[], frozenset[int]], metrics: Metrics
+        self,
+        config: Config,
+        homes: HomePartitions,
+        owned: Callable[[], frozenset[int]],
+        retain: Callable[[str], Release | None],
+        metrics: Metrics,
     ) -> None:
         self._config = config
         self._homes = homes
         self._owned = owned
+        self._retain = retain
         self._metrics = metrics
         self.sessions: dict[bytes, Session] = {}
+        # Those without a client that have requests open, and what lets go of their homes; oldest first.
+        self._waiting: dict[bytes, Release | None] = {}
         # What is remembered of sessions that have left, for a while: (subject, ledger, when it left), oldest first.
         self._left: dict[bytes, tuple[str, Ledger, float]] = {}
         self.connected = 0
@@ -68,17 +87,21 @@ class Registry:
             return left[1]
         return Ledger(self._config.limits.in_flight, self._config.sessions.remembered_bytes)
 
-    def attach(self, session_id: str, subject: str, connection: Connection, expires_at: float | None) -> Session:
+    def attach(
+        self, session_id: str, subject: str, connection: Connection, expires_at: float | None, hold: Hold
+    ) -> Session:
         """A client is there; one that was there before is told that it was replaced. Raises NotYours."""
         session = self.session(session_id, subject)
         before = session.connection
         if before is not None:
-            before.close(CloseCode.REPLACED, "another connection took over this session")
+            session.replaced()
             self.on_unsent(session, before.unsent())
         else:
             self._count(1)
+        self._release(session)
         session.ledger.reconnected()
         session.connection = connection
+        session.hold = hold
         session.live = False
         session.active = time.monotonic()
         self.refreshed(session, expires_at)
@@ -115,16 +138,59 @@ class Registry:
         self._metrics.sessions.set(self.connected)
 
     def forget_if_done(self, session: Session) -> None:
-        """Without a client and without direct requests a session is only in Kafka."""
-        busy = any(request.route == "direct" for request in session.ledger.opened.values())
-        if session.connection is None and not busy and self.sessions.get(session.key) is session:
-            del self.sessions[session.key]
-            for request_id in [i for i, request in session.ledger.opened.items() if request.span is not None]:
-                session.ledger.forget(request_id)  # what ends it will be seen elsewhere
-            if session.ledger.remembers:
-                self._left[session.key] = (session.subject, session.ledger, time.monotonic())
-                if len(self._left) > self._config.limits.sessions:
-                    del self._left[next(iter(self._left))]
+        """Without a client and without open requests a session is only in Kafka."""
+        if session.connection is not None or self.sessions.get(session.key) is not session:
+            return
+        if not session.ledger.opened:
+            self._forget(session)
+        elif session.key not in self._waiting:
+            for request in session.ledger.opened.values():
+                if request.route == "queue" and request.span is not None:
+                    request.span.end()  # its worker's goes on
+                    request.span = None
+            self._waiting[session.key] = self._retain(session.id)
+            if len(self._waiting) > self._config.limits.sessions:
+                self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        """The session that has waited longest is no longer counted; direct requests are never given up so."""
+        for key in self._waiting:
+            session = self.sessions[key]
+            if all(request.route == "queue" for request in session.ledger.opened.values()):
+                self._forget(session)
+                return
+
+    def _forget(self, session: Session) -> None:
+        del self.sessions[session.key]
+        self._release(session)
+        for request_id in list(session.ledger.opened):
+            session.ledger.forget(request_id)
+        if session.ledger.remembers:
+            self._left[session.key] = (session.subject, session.ledger, time.monotonic())
+            if len(self._left) > self._config.limits.sessions:
+                del self._left[next(iter(self._left))]
+
+    def _release(self, session: Session) -> None:
+        release = self._waiting.pop(session.key, None)
+        if release is not None:
+            release()
+
+    def room(self, session_id: str) -> bool:
+        """Whether a request may be taken for a session whose client is not connected."""
+        return session_id.encode() in self.sessions or len(self._waiting) < self._config.limits.sessions
+
+    def connected_to(self, session_id: str) -> bool:
+        """Whether a client of the session is connected here."""
+        session = self.sessions.get(session_id.encode())
+        return session is not None and session.connection is not None
+
+    def _look_after_waiting(self) -> None:
+        # An answer that retention has taken will not be seen; nor need what is so old be counted.
+        oldest = time.perf_counter() - self._config.results.retention_seconds
+        for key in list(self._waiting):
+            session = self.sessions[key]
+            session.ledger.forget_older(oldest)
+            self.forget_if_done(session)
 
     @property
     def ledgers_of_left(self) -> list[Ledger]:
@@ -143,6 +209,7 @@ class Registry:
             await asyncio.sleep(_SWEEP)
             now, monotonic = time.time(), time.monotonic()
             idle = self._config.sessions.idle_seconds
+            self._look_after_waiting()
             self._forget_left(monotonic - self._config.sessions.remembered_seconds)
             for session in list(self.sessions.values()):
                 connection = session.connection
@@ -161,7 +228,7 @@ class Registry:
             session.grant.leave(session.id)
         session.grant = grant
         if grant is not None:
-            grant.enter(session.id, session.ledger)
+            grant.enter(session.id)
 
     def refreshed(self, session: Session, expires_at: float | None) -> None:
         """The session's connection has a token that expires then (Unix seconds), or never."""

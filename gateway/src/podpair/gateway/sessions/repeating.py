@@ -4,6 +4,7 @@ Invariant: within the time that a session is remembered an id does not run twice
 """
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 from confluent_kafka import KafkaException
@@ -11,6 +12,7 @@ from confluent_kafka import KafkaException
 from podpair.gateway.core import records
 from podpair.gateway.core.ledger import OpenRequest
 from podpair.gateway.core.protocol import Code, Fault, Infer, InferRow, error_event
+from podpair.gateway.core.quotas import Grant
 from podpair.gateway.core.records import Event, Kind, accepted_event
 from podpair.gateway.core.tails import Record
 from podpair.gateway.logs import ids
@@ -26,13 +28,13 @@ Logged = Callable[[Session, int], Awaitable[Record | None]]
 
 
 class Repeating:
-    """Knows repeated requests. `begin(session, message)` runs one after all, and raises Fault."""
+    """Knows repeated requests. `begin(session, message, grant)` runs one after all, and raises Fault."""
 
     def __init__(
         self,
         replies: Replies,
         logged: Logged,
-        begin: Callable[[Session, Infer | InferRow], object],
+        begin: Callable[[Session, Infer | InferRow, Grant | None], object],
         tasks: Tasks,
         metrics: Metrics,
     ) -> None:
@@ -42,7 +44,7 @@ class Repeating:
         self._tasks = tasks
         self._repeated = metrics.repeated
 
-    def answers(self, session: Session, message: Infer | InferRow) -> bool:
+    def answers(self, session: Session, message: Infer | InferRow, grant: Grant | None) -> bool:
         """Whether the request repeats one: then nothing else has to be done for it.
 
         Raises Duplicate where it is in flight and its client does not say that it asks again.
@@ -63,13 +65,13 @@ class Repeating:
         if isinstance(answer, Event):
             self._replies.send(session, [accepted_event(message.id, "direct"), answer])
             return True
-        request = OpenRequest("queue", cancels_on_disconnect=False)
+        request = OpenRequest("queue", cancels_on_disconnect=False, began=time.perf_counter(), grant=grant)
         session.ledger.open(message.id, request)
         self._replies.accept([(session, message.id, request)], "queue")
-        self._tasks.begin(self._from_log(session, message, answer))
+        self._tasks.begin(self._from_log(session, message, answer, grant))
         return True
 
-    async def _from_log(self, session: Session, message: Infer | InferRow, offset: int) -> None:
+    async def _from_log(self, session: Session, message: Infer | InferRow, offset: int, grant: Grant | None) -> None:
         """Its answer stands at `offset` of the session's home. Where retention has taken it, the request runs again."""
         try:
             record = await self._logged(session, offset)
@@ -85,7 +87,7 @@ class Repeating:
             return
         session.ledger.forget(message.id)
         try:
-            self._begin(session, message)
+            self._begin(session, message, grant)
         except Fault as fault:
             terminal = Event(Kind.TERMINAL, "error", message.id, error_event(fault, message.id), -1)
             self._replies.send(session, [terminal])

@@ -6,10 +6,14 @@ from typing import NamedTuple
 
 from podpair.gateway.core.ledger import Ledger
 from podpair.gateway.core.partials import merge_adjacent
+from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.quotas import Grant
-from podpair.gateway.core.records import Event, Kind, accepted_event
+from podpair.gateway.core.records import Event, Kind, accepted_event, ended_by, takeover_of
 from podpair.gateway.core.tails import Record
+from podpair.gateway.core.takeovers import Hold, Lineage
 from podpair.gateway.sessions.connection import Connection
+
+_TERMINAL, _TAKEOVER, _PUSH = Kind.TERMINAL, Kind.TAKEOVER, Kind.PUSH
 
 
 class Delivery(NamedTuple):
@@ -29,6 +33,7 @@ class Session:
         "ends_at",
         "expires_at",
         "grant",
+        "hold",
         "home",
         "id",
         "key",
@@ -50,6 +55,7 @@ class Session:
         self.ledger = ledger
         self.grant: Grant | None = None  # what its token allows; None: whatever `limits` allow
         self.connection: Connection | None = None
+        self.hold = Hold(Lineage(), announced=False)  # the connection's, among those that other gateways may have
         self.live = False  # caught up: records are delivered as they are read
         self.seen = -1  # offset of the last record delivered, or of the one before the first
         self.expires_at: float | None = None  # Unix seconds: when its token ends
@@ -64,6 +70,7 @@ class Session:
         if previous_home != home:
             self.seen = -1
             self.ledger.moved()
+            self.hold.log_restarted(0)
         self.home = home
         self.previous_home = None if previous_home == home else previous_home
         self.moves += 1
@@ -81,13 +88,22 @@ class Session:
         seen = self.seen
         events: list[Event] = []
         duplicates = 0
+        lost = False  # another connection has the session
         for record in records:
             offset: int = record.offset()
             if offset <= seen:
                 continue
             seen = offset
             event = to_event(record.value(), record.headers(), offset)
-            if event.kind is Kind.TERMINAL and event.id is not None:
+            kind = event.kind
+            if kind is _PUSH:
+                pass  # what most are
+            elif kind is _TAKEOVER:
+                lost = self.hold.saw(event.id or "", offset)
+                if lost:
+                    break
+                continue
+            elif kind is _TERMINAL and event.id is not None:
                 if self.ledger.is_second_copy(event.id, offset):
                     duplicates += 1
                     continue
@@ -101,6 +117,8 @@ class Session:
         taken = connection.send(events)
         complete = taken == len(events)
         self.seen = seen if complete else max([self.seen, *(event.offset for event in events[:taken])])
+        if lost:
+            self.replaced()
         return Delivery(taken, duplicates, complete)
 
     def deliver_unplaced(self, records: Iterable[Record]) -> None:
@@ -114,6 +132,8 @@ class Session:
         events: list[Event] = []
         for record in records:
             event = connection.wire.unplaced(record.value(), record.headers())
+            if event.kind is _TAKEOVER:
+                continue  # who has the session is said in its home
             if event.kind is Kind.TERMINAL and event.id is not None:
                 if self.ledger.get(event.id) is None:
                     continue
@@ -122,6 +142,24 @@ class Session:
                     events.append(accepted_event(event.id, "queue"))
             events.append(event)
         self.send_all(events)
+
+    def notice(self, records: Iterable[Record]) -> None:
+        """Records of the home partition that are not delivered as they come: the client is away, or has to catch up."""
+        if self.connection is None:
+            for record in records:
+                request_id = ended_by(record.headers())
+                if request_id is not None and self.ledger.get(request_id) is not None:
+                    self.ledger.end(request_id, record.offset())
+            return
+        for record in records:
+            found = takeover_of(record.headers(), record.offset())
+            if found is not None and self.hold.saw(found.id or "", found.offset):
+                self.replaced()
+                return
+
+    def replaced(self) -> None:
+        """Another connection has the session now."""
+        self.end(CloseCode.REPLACED, "another connection took over this session")
 
     def end(self, code: int, reason: str) -> None:
         """Close the client's connection, if there is one."""

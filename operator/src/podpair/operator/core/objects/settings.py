@@ -208,7 +208,7 @@ def _auth(gateway: InferenceGateway) -> dict[str, Any]:
         settings["jwks_url"] = wanted.jwks_url
     elif mounted is not None:
         settings["secret_file" if wanted.secret_ref else "public_key_file"] = mounted.file(*mounted.keys)
-    named = {"issuer": wanted.issuer, "audience": wanted.audience}
+    named = {"issuer": wanted.issuer, "audience": wanted.audience, "session_claim": wanted.session_claim}
     return settings | {name: value for name, value in named.items() if value is not None}
 
 

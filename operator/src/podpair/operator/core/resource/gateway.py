@@ -58,6 +58,9 @@ class Auth(Section):
     """Clock difference that `exp` and `nbf` are allowed."""
     required_claims: Annotated[tuple[Text, ...], Field(max_length=32)] = ("exp", "sub")
     """Claims that a token must have."""
+    session_claim: Text | None = None
+    """A claim that names the session, whose id is `<sub>/<claim>` then. Unset: a session is new unless it is resumed. Not the
+    `sid` of an OIDC issuer, which is one for all pages of a login."""
     query_token: bool = False
     """Take a token from `?token=` too. URLs end up in logs: leave it off where a header can be sent."""
 
