@@ -179,7 +179,7 @@ async def test_sessions_are_not_bounded_by_the_times_of_requests(
         for _ in range(2):
             with wire(gateway) as made:
                 assert (await asyncio.to_thread(rest, made)).startswith(b"HTTP/1.1 408")
-        for session in ("still", "events"):
+        for session in ("user/still", "user/events"):
             push(kafka_of(gateway), session, b'"there"')
         assert (await client.event("push"))["data"] == "there"
         async with asyncio.timeout(60):

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 import aiohttp
-from confluent_kafka import Producer
+from confluent_kafka import KafkaException, Producer
 
 import podpair.client
 from harness.checking import GapChecker, OrderChecker, TerminalChecker
@@ -177,7 +177,10 @@ class Crowd:
                 self.logged.wrote(member.name, number, now)
 
         value = b'{"n":%d,"pad":"%b"}' % (member.pushed, pad.encode())
-        self._producer.produce(RESULTS, key=member.session.session, value=value, on_delivery=written)
+        try:
+            self._producer.produce(RESULTS, key=member.session.session, value=value, on_delivery=written)
+        except KafkaException as error:  # there is no such topic just now
+            written(error, None)
         member.pushed += 1
 
     async def run(self, under: Any, settle: float) -> None:
