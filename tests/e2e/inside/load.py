@@ -31,7 +31,8 @@ class Load:
         self._url, self._inputs = url, inputs
         self.names = names = [f"client-{number}" for number in range(clients)]
         claims = {"exp": time.time() + 3600}
-        self._tokens = {name: jwt.encode({**claims, "sub": name, "sid": name}, secret, "HS256") for name in names}
+        self._ids: dict[str, str] = {}  # of the sessions: what pushes are keyed by
+        self._tokens = {name: jwt.encode({**claims, "sub": name}, secret, "HS256") for name in names}
         self._producer = Producer({"bootstrap.servers": servers, "partitioner": "murmur2_random", "linger.ms": 5})
         self._topic = topic
         self._every = every
@@ -59,6 +60,7 @@ class Load:
             self._gaps += 1
 
         async with podpair.client.connect(self._url, token=self._tokens[name], on_event=saw, on_gap=gap) as session:
+            self._ids[name] = session.session
             self._open += 1
             if self._open == len(self._tokens):
                 self.all_open.set()
@@ -93,7 +95,7 @@ class Load:
         while not self._all_pushed:
             self._all_pushed = self.stopped.is_set()
             for name in self._tokens:
-                self._producer.produce(self._topic, key=name, value=json.dumps(self._pushed[name]))
+                self._producer.produce(self._topic, key=self._ids[name], value=json.dumps(self._pushed[name]))
                 self._pushed[name] += 1
             self._producer.poll(0)
             await asyncio.sleep(0 if self._all_pushed else self._every)
