@@ -158,6 +158,10 @@ async def test_nothing_is_lost_and_nothing_comes_twice(fleet: Fleet) -> None:
     assert answered > 0.7 * crowd.requests.outcomes.total()
 
 
+@pytest.mark.skipif(
+    "PODPAIR_FAULT_MINUTES" not in os.environ,
+    reason="make test-faults runs it; it finds requests that never end where a gateway dies, or stands still, while topics change",
+)
 @pytest.mark.timeout(_MINUTES * 180 + 600)
 async def test_topics_that_change_lose_nothing_in_silence(fleet: Fleet) -> None:
     seed = a_seed()
