@@ -240,16 +240,18 @@ class RequestsConsumer:
         self._paused.difference_update(place.partition for place in places)
         self.membership = consumer.consumer_group_metadata()
         with self._calls.within(_FETCH + 10):
-            began = self._committed(consumer, list(places))
-        now = self._incarnation()
-        for place in began:
-            if now and incarnation_of(place.metadata) not in ("", now):
-                # The topic was made again: what was finished of another one is not this one's.
-                place.offset, place.metadata = OFFSET_BEGINNING, ""
+            began = [self._begin(place) for place in self._committed(consumer, list(places))]
         finished = {place.partition: decoded(place.metadata, place.offset) for place in began}
         call_on(self._loop, self._worker.assigned, finished)
         consumer.incremental_assign(began)
         consumer.resume(began)  # librdkafka keeps the pause of a partition that was paused when it was taken away
+
+    def _begin(self, committed: TopicPartition) -> TopicPartition:
+        """Where to begin: what was finished of a topic that was made again since is not this one's."""
+        now = self._incarnation()
+        if now and incarnation_of(committed.metadata) not in ("", now):
+            return TopicPartition(committed.topic, committed.partition, OFFSET_BEGINNING, metadata="")
+        return committed
 
     def _committed(self, consumer: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
         """Where to begin. A transaction that a dead member has left open is waited for: the broker ends it."""
