@@ -48,13 +48,19 @@ async def test_readiness_fails_and_heals(
         assert (await session.infer("digits", [0.0] * 64, route="queue")).data["label"]
 
 
-def posts(gateway: Gateway, count: int, body: bytes, session: str = "poster") -> list[tuple[int, float]]:
-    """That many queued requests by POST, sixteen at a time: status, and seconds until it came."""
-    bearer = {"Authorization": f"Bearer {token('poster', sid=session)}"}
+def posts(gateway: Gateway, count: int, body: bytes, name: str) -> list[tuple[int, float]]:
+    """That many queued requests of one session by POST, sixteen at a time: status, and seconds until it came.
+
+    Their ids begin with the name: one that has ended is not taken again with another body.
+    """
+    bearer = {"Authorization": f"Bearer {token('poster', sid='poster')}"}
 
     def one(number: int) -> tuple[int, float]:
         began = time.monotonic()
-        head, tail = b'{"type":"infer","id":"p-%d","model":"digits","route":"queue","data":' % number, b"}"
+        head, tail = (
+            b'{"type":"infer","id":"%s-%d","model":"digits","route":"queue","data":' % (name.encode(), number),
+            b"}",
+        )
         asked = urllib.request.Request(gateway.url + "/v1/infer", head + body + tail, bearer)
         try:
             with urllib.request.urlopen(asked, timeout=60) as answer:
@@ -77,10 +83,10 @@ async def test_a_broker_that_hangs_costs_bounded_memory_and_nobody_waits_for_it(
     })  # fmt: skip
     gateway.wait_ready()
     body = b"[" + b"0.0," * 200_000 + b"0.0]"  # 800 KB
-    assert {status for status, _ in posts(gateway, 4, b"[" + b"0.0," * 63 + b"0.0]")} == {202}
+    assert {status for status, _ in posts(gateway, 4, b"[" + b"0.0," * 63 + b"0.0]", "small")} == {202}
     before = resident_mb(gateway) or 0.0
     own_broker.child.process.send_signal(signal.SIGSTOP)
-    outcomes = posts(gateway, 300, body)  # 240 MB
+    outcomes = posts(gateway, 300, body, "large")  # 240 MB
     assert {status for status, _ in outcomes} == {429}
     until(lambda: gateway.metric("kafka_ready") == 0)
     assert (resident_mb(gateway) or 0.0) < before + 250
