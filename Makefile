@@ -43,8 +43,8 @@ MINUTES ?= 10
 test-faults: setup ## everything dies and comes back for MINUTES, and nothing may be lost (PODPAIR_FAULT_SEED repeats a run's choices)
 	@PODPAIR_FAULT_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/faults/test_under_fire.py -o log_cli=true -o log_cli_level=INFO $(ARGS)
 
-test-producers: setup ## docs/producers.md, measured again: builds Kafka clients of other languages (Go, Node.js)
-	@PODPAIR_TEST_PRODUCERS=1 $(BIN)/python -m pytest tests/producers --timeout 0 $(ARGS)
+test-producers: setup ## docs/producers.md, measured again: builds Kafka clients of other languages (Go, Node.js, Rust)
+	@PODPAIR_TEST_PRODUCERS=1 $(BIN)/python -m pytest tests/producers --timeout 0 -o log_cli=true -o log_cli_level=INFO $(ARGS)
 
 fuzz: setup ## 1,000,000 frames, heads and records (or PODPAIR_FUZZ of them) for the parsers and for a gateway
 	@PODPAIR_FUZZ=$${PODPAIR_FUZZ:-1000000} $(BIN)/python -m pytest tests/gateway/fuzz --timeout 0 $(ARGS)

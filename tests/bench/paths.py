@@ -67,6 +67,9 @@ class Record:
     def key(self) -> bytes | None:
         return self._key
 
+    def timestamp(self) -> tuple[int, int]:
+        return 1, int(time.time() * 1000)
+
     def value(self) -> bytes:
         return self._value
 
@@ -149,6 +152,9 @@ class _Transport:
     def get_write_buffer_size(self) -> int:
         return 0
 
+    def get_extra_info(self, name: str) -> None:
+        """There is no TLS, nor a socket."""
+
 
 def session(number: int, pacer: Pacer) -> Session:
     """One whose client is there, and caught up."""
@@ -229,7 +235,7 @@ async def queued(items: int, together: int = 256) -> float:
         elif (items - left) % together == 0:
             worker.received(cast("Any", arriving[items - left : items - left + together]))
 
-    cast("Any", worker._consumer).give_room = give_room
+    cast("Any", worker._gate).give_room = give_room
     began = time.thread_time()
     worker.received(cast("Any", arriving[:together]))
     await done.wait()
@@ -250,7 +256,7 @@ async def direct(items: int, sessions: int = 64) -> float:
         for one in held:
             message = decode_row(frame, dispatcher.models)
             assert message is not None
-            dispatcher.infer(one, message)
+            dispatcher.infer(one, message, one.grant)
         while any(one.ledger.opened for one in held):
             await asyncio.sleep(0)
     return time.thread_time() - began

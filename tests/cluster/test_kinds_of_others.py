@@ -76,7 +76,7 @@ def test_a_pod_monitor_is_made_once_its_kind_is_known_and_nobody_misses_it_befor
         until(lambda: there(cluster, namespace, "podmonitor", "digits"), timeout=60)
         made = cluster.read("podmonitor", "digits", "-n", namespace)
         (endpoint,) = made["spec"]["podMetricsEndpoints"]
-        assert (endpoint["port"], endpoint["interval"]) == ("http", "15s")
+        assert (endpoint["port"], endpoint["interval"]) == ("operations", "15s")
         assert made["metadata"]["labels"]["release"] == "prometheus"
         apply(cluster, namespace, monitoring={"podMonitor": False})
         until(lambda: not there(cluster, namespace, "podmonitor", "digits"))

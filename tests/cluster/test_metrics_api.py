@@ -17,6 +17,7 @@ from harness.kubernetes import ApiServer, Refused
 from harness.processes import own_address
 from podpair.operator.core.api_service import NAME, PATH, Place, api_service
 from podpair.operator.core.measures import Measures
+from podpair.operator.metrics import Metrics
 from podpair.operator.metrics_api.keeping import ExternalMetricsApi
 from podpair.operator.metrics_api.server import MetricsServer
 
@@ -62,7 +63,7 @@ class Running:
 
     def __init__(self, cluster: ApiServer, namespace: str, **options: Any) -> None:
         self.kube = Kubectl(cluster)
-        self.server = MetricsServer(own_address(), 0, known)
+        self.server = MetricsServer(own_address(), 0, known, Metrics())
         self.place = Place(namespace, "metrics")
         self.api = ExternalMetricsApi(self.kube, self.server, self.place, "metrics-certificate", **options)
 

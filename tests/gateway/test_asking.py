@@ -22,7 +22,8 @@ async def test_the_subprotocol_and_the_welcome(pair: Gateway, connect: Connect, 
     assert set(welcome) == {"type", "session", "resume", "resumed", "position", "gateway", "expires_at", "limits"}
     assert (welcome["resumed"], welcome["expires_at"]) == (False, 2_000_000_000)
     assert welcome["limits"] == {
-        "in_flight": 256, "message_bytes": 1 << 20, "idle_seconds": 3600, "resume_seconds": 86_400,
+        "in_flight": 256, "message_bytes": 1 << 20, "queue_message_bytes": 1_046_540, "idle_seconds": 3600,
+        "resume_seconds": 86_400,
     }  # fmt: skip
 
 

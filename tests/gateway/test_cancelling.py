@@ -39,7 +39,7 @@ def gateway(
 
 def depth(gate: Inference) -> float:
     """How many requests wait in the model's queue."""
-    with urllib.request.urlopen(gate.operations + "/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(gate.url + "/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith('inference_queue_depth{model="gate"}'))
 

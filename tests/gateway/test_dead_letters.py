@@ -147,7 +147,7 @@ async def test_old_events_do_not_have_requests_with_a_deadline_refused(
         {"headers": {"ce_time": "2020-01-01t00:00:00z", "ce_source": "another"}, "timestamp": int((now - 600) * 1000)},
     ]
     for number, one in enumerate(old):
-        headers = {"ce_id": f"old-{number}", "ce_subject": "s-old", "model": "fake", **one.get("headers", {})}
+        headers = {"ce_id": f"old-{number}", "ce_subject": "user/s-old", "model": "fake", **one.get("headers", {})}
         more = {name: value for name, value in one.items() if name != "headers"}
         producer.produce(names["requests"]["topic"], b'{"data":[1,2]}', headers=headers, **more)
     producer.flush(10)

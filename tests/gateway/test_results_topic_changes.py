@@ -64,10 +64,10 @@ async def test_made_again_while_a_client_is_there(
 ) -> None:
     results = names["results"]["topic"]
     client = await connect(gateway, sid="there")
-    push(broker.address, "there", *(b"%d" % n for n in range(30)), topic=results)
+    push(broker.address, "user/there", *(b"%d" % n for n in range(30)), topic=results)
     assert await pushes(client, 29) == list(range(30))
     await asyncio.to_thread(topics.recreate, results, partitions)
-    push(broker.address, "there", *(b"%d" % n for n in range(100, 150)), topic=results)
+    push(broker.address, "user/there", *(b"%d" % n for n in range(100, 150)), topic=results)
     gap = await client.event("gap", reason="epoch")
     assert epoch_of(gap["from"]) == epoch_of(client.welcome["position"]) != epoch_of(gap["to"])
     assert (offset_of(gap["from"]), offset_of(gap["to"])) == (29, -1)
@@ -89,10 +89,10 @@ async def test_made_again_with_a_longer_log(
     """librdkafka goes on at its old offset then, and reports nothing."""
     results = names["results"]["topic"]
     client = await connect(gateway, sid="there")
-    push(broker.address, "there", *(b"%d" % n for n in range(5)), topic=results)
+    push(broker.address, "user/there", *(b"%d" % n for n in range(5)), topic=results)
     assert await pushes(client, 4) == list(range(5))
     await asyncio.to_thread(topics.recreate, results, 4)
-    push(broker.address, "there", *(b"%d" % n for n in range(1000, 1400)), topic=results)
+    push(broker.address, "user/there", *(b"%d" % n for n in range(1000, 1400)), topic=results)
     await client.event("gap", reason="epoch")
     assert await pushes(client, 1399) == list(range(1000, 1400))
 
@@ -102,11 +102,11 @@ async def test_made_again_while_a_client_is_away(
 ) -> None:
     results = names["results"]["topic"]
     client = await connect(gateway, sid="away")
-    push(broker.address, "away", *(b"%d" % n for n in range(30)), topic=results)
+    push(broker.address, "user/away", *(b"%d" % n for n in range(30)), topic=results)
     last = (await client.event("push", data=29))["position"]
     await client.socket.close()
     await asyncio.to_thread(topics.recreate, results, 4)
-    push(broker.address, "away", *(b"%d" % n for n in range(100, 150)), topic=results)
+    push(broker.address, "user/away", *(b"%d" % n for n in range(100, 150)), topic=results)
     await told(gateway, "recreated")
     again = await connect(gateway, sid="away", params=resuming(client, last))
     gap = await again.event("gap")
@@ -184,11 +184,11 @@ async def test_cut_while_a_client_is_there(
     """What was cut had been delivered: nothing is missed, and nothing comes twice."""
     results = names["results"]["topic"]
     client = await connect(gateway, sid="cut")
-    push(broker.address, "cut", *(b"%d" % n for n in range(30)), topic=results)
+    push(broker.address, "user/cut", *(b"%d" % n for n in range(30)), topic=results)
     last = (await client.event("push", data=9))["position"]
     assert await pushes(client, 29) == list(range(10, 30))
     await asyncio.to_thread(topics.cut, results, home_partition("cut", 4), 20)
-    push(broker.address, "cut", *(b"%d" % n for n in range(30, 60)), topic=results)
+    push(broker.address, "user/cut", *(b"%d" % n for n in range(30, 60)), topic=results)
     assert await pushes(client, 59) == list(range(30, 60))
     assert [event for event in client.skipped if event["type"] == "gap"] == []
     other = await connect(gateway, sid="cut", params=resuming(client, last))

@@ -28,11 +28,11 @@ from confluent_kafka.admin import (
 
 from harness.certificates import Authority
 from harness.machine import require
-from harness.processes import ROOT, Child, free_port
+from harness.maven import jars
+from harness.processes import Child, free_port
 
 _HERE = Path(__file__).parent
 LOG_CONFIG = _HERE / "log4j2.properties"
-_LIBS = ROOT / ".cache" / "kafka" / "libs"
 _CONFIG = """\
 process.roles=broker,controller
 node.id=1
@@ -81,24 +81,7 @@ _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 
 def libraries() -> Path:
     """The folder with the broker's jars, resolved on first use."""
-    if not (_LIBS / ".resolved").exists():
-        (maven,) = require("mvn")
-        _LIBS.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            [
-                maven,
-                "-q",
-                "-B",
-                "-f",
-                str(_HERE / "pom.xml"),
-                "dependency:copy-dependencies",
-                f"-DoutputDirectory={_LIBS}",
-            ],
-            check=True,
-            cwd=_LIBS,
-        )
-        (_LIBS / ".resolved").touch()
-    return _LIBS
+    return jars(_HERE / "pom.xml", "kafka/libs")
 
 
 class Broker:

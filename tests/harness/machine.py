@@ -6,7 +6,10 @@ With PODPAIR_TEST_REQUIRE=all nothing is skipped: what is missing fails.
 import ctypes
 import os
 import shutil
+import subprocess
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +21,10 @@ _INSTALL = {
     "go": "Go, to build Kubernetes and producers",
     "node": "Node.js (Debian: nodejs)",
     "npm": "npm (Debian: npm)",
+    "cargo": "Rust, to build producers (Debian: cargo)",
+    "cmake": "CMake, to build librdkafka (Debian: cmake)",
+    "make": "make (Debian: make)",
+    "c++": "a C++ compiler, to build librdkafka (Debian: g++)",
     "etcd": "etcd (Debian: etcd-server)",
     "docker": "Docker (Debian: docker.io)",
     "dockerd": "Docker (Debian: docker.io)",
@@ -40,7 +47,7 @@ def require(*programs: str) -> list[str]:
     found = [shutil.which(program) for program in programs]
     missing = [_INSTALL.get(p, p) for p, path in zip(programs, found, strict=True) if path is None]
     if missing:
-        _lacks(", ".join(dict.fromkeys(missing)))
+        lacks(", ".join(dict.fromkeys(missing)))
     return [path for path in found if path is not None]
 
 
@@ -49,18 +56,32 @@ def require_library(name: str) -> None:
     try:
         ctypes.CDLL(name)
     except OSError:
-        _lacks(_INSTALL.get(name, name))
+        lacks(_INSTALL.get(name, name))
 
 
 def require_root() -> None:
     """Skips the test, or fails it, where namespaces can't be made."""
     if sys.platform != "linux":
-        _lacks("Linux")
+        lacks("Linux")
     if os.geteuid() != 0:
-        _lacks("root")
+        lacks("root")
 
 
-def _lacks(what: str) -> None:
+def fetch(registry: str, *command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> None:
+    """Runs a command that only downloads, from `registry`; skips the test, or fails it, where nothing is reached.
+
+    What is built afterwards, of what is there then, has to succeed everywhere.
+    """
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True, errors="replace", timeout=900,
+        check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        lacks(f"a way to {registry}: {(done.stderr or done.stdout).strip()[-500:]}")
+
+
+def lacks(what: str) -> None:
+    """Skips the test, or fails it where nothing may be missing, naming `what` is."""
     message = f"this machine lacks {what}"
     if os.environ.get("PODPAIR_TEST_REQUIRE") == "all":
         pytest.fail(message)

@@ -3,6 +3,8 @@
 Those whose client this repository has anyway run with `make test`; the others are built first (`make test-producers`).
 """
 
+import hashlib
+import logging
 import os
 import random
 import shutil
@@ -16,12 +18,15 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from harness import environments
-from harness.kafka import Broker
-from harness.machine import require
+from harness.kafka import LOG_CONFIG, Broker
+from harness.machine import fetch, lacks, require
+from harness.maven import jars
 from harness.processes import ROOT
-from podpair.gateway.core.partitions import home_partition
+from podpair.gateway.core.partitions import home_partition, murmur2
 
+_log = logging.getLogger(__name__)
 HERE = Path(__file__).parent
+BUILT = Path(os.environ.get("PODPAIR_TEST_CACHE", ROOT / ".cache")) / "producers"
 slow = pytest.mark.skipif(not os.environ.get("PODPAIR_TEST_PRODUCERS"), reason="make test-producers builds these")
 
 
@@ -42,6 +47,15 @@ def _keys() -> list[str]:
 
 
 KEYS = _keys()
+# Keys whose hash stands at an edge of 32 bits with a sign, where a remainder or an absolute value goes wrong first.
+AT_EDGES = {
+    "aahd6ju9": 0, "aabuRwLN": 1, "aakjGLIz": 0x7FFFFFFF,
+    "aakqLX36": 0x80000000, "aaitlUYu": 0x80000001, "aajiBlPL": 0xFFFFFFFF,
+}  # fmt: skip
+# Short and long ones, and such as end, behind the last whole word of four bytes, in bytes with their highest bit set.
+ODD_KEYS = [*AT_EDGES, "a", "é", "aé", "日", "abcdé", "abcd日", "日" * 33, "x" * 10_000, "é" * 5_001]
+EMPTY = ""
+ALL_KEYS = [*KEYS, *ODD_KEYS, EMPTY]
 
 
 @pytest.fixture(params=[6, 8])
@@ -54,61 +68,90 @@ def topic(request: pytest.FixtureRequest, broker: Broker) -> Iterator[tuple[str,
     admin.delete_topics([name])[name].result(60)
 
 
-def at_home(broker: Broker, topic: tuple[str, int]) -> int:
-    """How many of the keys' records are in their homes; all have to be there."""
+def landed(broker: Broker, topic: tuple[str, int]) -> dict[str, int]:
+    """The partition of each key's record; all have to be there."""
     name, width = topic
     consumer = Consumer({"bootstrap.servers": broker.address, "group.id": "unused", "enable.partition.eof": True})
     consumer.assign([TopicPartition(name, partition, 0) for partition in range(width)])
     unread = set(range(width))
-    found: dict[str, int | None] = {}
+    found: dict[str, int] = {}
     while unread:
         message = consumer.poll(60)
         assert message is not None
         if message.error() is not None:
             unread.discard(message.partition() or 0)
         else:
-            found[(message.key() or b"").decode()] = message.partition()
+            found[(message.key() or b"").decode()] = message.partition() or 0
     consumer.close()
-    assert found.keys() == set(KEYS)
-    return sum(home_partition(key, width) == partition for key, partition in found.items())
+    assert found.keys() == set(ALL_KEYS)
+    return found
 
 
-def expect(found: int, said: str, width: int) -> None:
-    """`all`: every key; `chance`: one in as many as there are partitions; `half`: in a topic that is no power of two."""
-    if said == "all" or (said == "half" and width == 8):
-        assert found == len(KEYS)
-    elif said == "half":
-        assert 0.35 * len(KEYS) < found < 0.75 * len(KEYS)
-    else:
-        assert 0 < found < 0.3 * len(KEYS)
+def expect(found: dict[str, int], said: str, width: int) -> None:
+    """`all`: every key; `chance`: one in as many as there are partitions; `half`: in a topic that is no power of two.
 
-
-def run(command: list[str | Path], broker: Broker, topic: tuple[str, int], *more: str, cwd: Path | None = None) -> None:
-    text = "".join(f"{key}\n" for key in KEYS).encode()
-    done = subprocess.run(
-        [*map(str, command), broker.address, topic[0], *more], input=text, cwd=cwd, capture_output=True, timeout=240,
-        check=False,
+    What becomes of the empty key is no client's promise, and no session has it.
+    """
+    at_home = [key for key in found if key != EMPTY and found[key] == home_partition(key, width)]
+    ordinary = len(set(KEYS).intersection(at_home))
+    _log.info(
+        "%d partitions: %d of %d at home; the empty key in %d, where Java's is in %d",
+        width, ordinary, len(KEYS), found[EMPTY], home_partition(EMPTY, width),
     )  # fmt: skip
+    if said == "all" or (said == "half" and width == 8):
+        assert set(ALL_KEYS) - {EMPTY} == set(at_home)
+    elif said == "half":
+        assert 0.35 * len(KEYS) < ordinary < 0.75 * len(KEYS)
+    else:
+        assert 0 < ordinary < 0.3 * len(KEYS)
+
+
+def run(command: list[str | Path], broker: Broker, topic: tuple[str, int], *more: str, cwd: Path | None = None) -> str:
+    """A program of this folder writes the keys; what it printed."""
+    return piped([*command, broker.address, topic[0], *more], "".join(f"{key}\n" for key in ALL_KEYS), cwd)
+
+
+def piped(command: list[str | Path], text: str, cwd: Path | None = None) -> str:
+    done = subprocess.run(
+        [str(part) for part in command], input=text.encode(), cwd=cwd, capture_output=True, timeout=240, check=False
+    )
     assert done.returncode == 0, done.stderr.decode()[-2000:]
+    return done.stdout.decode()
+
+
+def test_the_keys_are_what_they_are_chosen_for() -> None:
+    assert {key: murmur2(key.encode()) for key in AT_EDGES} == AT_EDGES
+    assert 0.4 * len(KEYS) < sum(murmur2(key.encode()) > 0x7FFFFFFF for key in KEYS) < 0.6 * len(KEYS)
 
 
 @pytest.mark.parametrize(("partitioner", "said"), [(None, "chance"), ("murmur2_random", "all"), ("murmur2", "all")])
 def test_confluent_kafka(broker: Broker, topic: tuple[str, int], partitioner: str | None, said: str) -> None:
     more = {} if partitioner is None else {"partitioner": partitioner}
     producer = Producer({"bootstrap.servers": broker.address, **more})
-    for key in KEYS:
+    for key in ALL_KEYS:
         producer.produce(topic[0], b"{}", key=key)
     assert producer.flush(60) == 0
-    expect(at_home(broker, topic), said, topic[1])
+    expect(landed(broker, topic), said, topic[1])
 
 
 @pytest.mark.parametrize(("partitioner", "said"), [(None, "chance"), ("murmur2_random", "all")])
 def test_kcat(broker: Broker, topic: tuple[str, int], partitioner: str | None, said: str) -> None:
     (kcat,) = require("kcat")
     more = [] if partitioner is None else ["-X", f"partitioner={partitioner}"]
-    lines = "".join(f"{key}\t{{}}\n" for key in KEYS).encode()
-    subprocess.run([kcat, "-P", "-b", broker.address, "-t", topic[0], "-K", "\t", *more], input=lines, check=True)
-    expect(at_home(broker, topic), said, topic[1])
+    lines = "".join(f"{key}\t{{}}\n" for key in ALL_KEYS)
+    piped([kcat, "-P", "-b", broker.address, "-t", topic[0], "-K", "\t", *more], lines)
+    expect(landed(broker, topic), said, topic[1])
+
+
+def test_java(broker: Broker, topic: tuple[str, int]) -> None:
+    """The console producer is Java's KafkaProducer behind a reader of lines."""
+    (java,) = require("java")
+    libraries = jars(HERE / "java" / "pom.xml", "console-producer")
+    lines = "".join(f"{key}\t{{}}\n" for key in ALL_KEYS)
+    piped([java, "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", f"-Dlog4j2.configurationFile={LOG_CONFIG}",
+           "-cp", f"{libraries}/*", "org.apache.kafka.tools.ConsoleProducer", "--bootstrap-server", broker.address,
+           "--topic", topic[0], "--property", "parse.key=true", "--property", "key.separator=\t"], lines)  # fmt: skip
+    expect(landed(broker, topic), "all", topic[1])
 
 
 @slow
@@ -116,19 +159,55 @@ def test_kcat(broker: Broker, topic: tuple[str, int], partitioner: str | None, s
 def test_python(broker: Broker, topic: tuple[str, int], variant: str) -> None:
     python = environments.python(HERE / "python" / "requirements.lock")
     run([python, HERE / "python" / "produce.py"], broker, topic, variant)
-    expect(at_home(broker, topic), "all", topic[1])
+    expect(landed(broker, topic), "all", topic[1])
 
 
 @pytest.fixture(scope="session")
 def packages() -> Path:
-    """The folder in which Node's packages are installed, as the lock pins them."""
+    """The folder in which Node's packages are installed, as the lock pins them; nothing of them has been built."""
     (npm,) = require("npm")
-    folder = Path(os.environ.get("PODPAIR_TEST_CACHE", ROOT / ".cache")) / "producers" / "javascript"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("package.json", "package-lock.json"):
-        shutil.copy(HERE / "javascript" / name, folder / name)
-    subprocess.run([npm, "ci", "--silent", "--ignore-scripts"], cwd=folder, check=True)
+    lock = HERE / "javascript" / "package-lock.json"
+    folder = BUILT / f"javascript-{hashlib.sha256(lock.read_bytes()).hexdigest()[:16]}"
+    if not (folder / "complete").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("package.json", "package-lock.json"):
+            shutil.copy(HERE / "javascript" / name, folder / name)
+        fetch("npm's registry", npm, "ci", "--silent", "--ignore-scripts", cwd=folder)
+        (folder / "complete").touch()
     return folder
+
+
+@pytest.fixture(scope="session")
+def confluent(packages: Path) -> Path:
+    """The same, with @confluentinc/kafka-javascript and its librdkafka built from what is in the package.
+
+    What it would download, built, is on no registry. With Node.js's headers beside Node.js nothing else is downloaded.
+    """
+    node, npm, *_ = require("node", "npm", "make", "c++")
+    prefix = Path(node).resolve().parent.parent
+    if not (prefix / "include/node/node.h").exists():
+        lacks("Node.js's headers (Debian: libnode-dev)")
+    if not (packages / "built").exists():
+        # Linked dynamically it needs no static libraries of what librdkafka itself is linked with.
+        how = {"CKJS_LINKING": "dynamic", "npm_config_nodedir": str(prefix), "npm_config_build_from_source": "true"}
+        command = [npm, "rebuild", "@confluentinc/kafka-javascript", "--foreground-scripts"]
+        built = subprocess.run(
+            command, cwd=packages, env={**os.environ, **how}, capture_output=True, check=False, timeout=3600
+        )
+        assert built.returncode == 0, built.stderr.decode(errors="replace")[-2000:]
+        (packages / "built").touch()
+    return packages
+
+
+@slow
+@pytest.mark.parametrize(
+    ("variant", "said"),
+    [("confluent-kafkajs", "all"), ("confluent-rdkafka", "chance"), ("confluent-rdkafka-murmur2", "all")],
+)
+def test_confluent_javascript(broker: Broker, topic: tuple[str, int], confluent: Path, variant: str, said: str) -> None:
+    (node,) = require("node")
+    run([node, HERE / "javascript" / "produce.mjs"], broker, topic, variant, cwd=confluent)
+    expect(landed(broker, topic), said, topic[1])
 
 
 @slow
@@ -139,13 +218,14 @@ def packages() -> Path:
 def test_node(broker: Broker, topic: tuple[str, int], packages: Path, variant: str, said: str) -> None:
     (node,) = require("node")
     run([node, HERE / "javascript" / "produce.mjs"], broker, topic, variant, cwd=packages)
-    expect(at_home(broker, topic), said, topic[1])
+    expect(landed(broker, topic), said, topic[1])
 
 
 @pytest.fixture(scope="session")
 def in_go(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program, built from the modules that go.sum pins."""
     (go,) = require("go")
+    fetch("Go's module proxy", go, "mod", "download", cwd=HERE / "go")
     program = tmp_path_factory.mktemp("go") / "producers"
     subprocess.run([go, "build", "-o", program, "."], cwd=HERE / "go", check=True)
     return program
@@ -159,4 +239,28 @@ def in_go(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )  # fmt: skip
 def test_go(broker: Broker, topic: tuple[str, int], in_go: Path, variant: str, said: str) -> None:
     run([in_go], broker, topic, variant)
-    expect(at_home(broker, topic), said, topic[1])
+    expect(landed(broker, topic), said, topic[1])
+
+
+@pytest.fixture(scope="session")
+def in_rust() -> Path:
+    """The program, built from the crates that Cargo.lock pins, and with the librdkafka that the rdkafka crate brings."""
+    cargo, *_ = require("cargo", "cmake", "make", "c++")
+    fetch("crates.io", cargo, "fetch", "--locked", cwd=HERE / "rust")
+    command = [cargo, "build", "--quiet", "--locked", "--offline", "--target-dir", str(BUILT / "rust")]
+    subprocess.run(command, cwd=HERE / "rust", check=True)
+    return BUILT / "rust" / "debug" / "producers"
+
+
+@slow
+@pytest.mark.parametrize(("variant", "said"), [("rdkafka", "chance"), ("rdkafka-murmur2", "all")])
+def test_rust(broker: Broker, topic: tuple[str, int], in_rust: Path, variant: str, said: str) -> None:
+    run([in_rust], broker, topic, variant)
+    expect(landed(broker, topic), said, topic[1])
+
+
+@slow
+def test_rust_without_librdkafka(broker: Broker, topic: tuple[str, int], in_rust: Path) -> None:
+    """The kafka crate chooses by a hash of its own, and then writes in a way that brokers since Kafka 4.0 refuse."""
+    chosen = dict(line.split("\t")[::-1] for line in run([in_rust], broker, topic, "kafka-chooses").splitlines())
+    expect({key: int(partition) for key, partition in chosen.items()}, "chance", topic[1])

@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 from podpair.gateway.auth.resume import ResumeTokens
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.ledger import Ledger
+from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.records import Event, Kind, control_event, result_event
 from podpair.gateway.core.wires import EventStreamWire, JsonWire, RawWire, Wire
+from podpair.gateway.kafka.topic_limits import TopicLimits
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.connection import HIGH_WATER, Connection, Pacer
 from podpair.gateway.sessions.fanout import FanOut
 from podpair.gateway.sessions.joining import Joining
+from podpair.gateway.sessions.misplaced import Misplaced
 from podpair.gateway.sessions.session import Session
 
 LIMIT = 10_000
@@ -93,11 +96,12 @@ class Side:
         config = Config.model_validate({"auth": {"disabled": True}})
         metrics = Metrics()
         self.session = Session("s", "user", 0, Ledger(1000))
-        self.fanout = FanOut({b"s": self.session}, 1 << 30, metrics, lambda: self.now)
+        self.fanout = FanOut({b"s": self.session}, 1 << 30, Misplaced("results", metrics), metrics, lambda: self.now)
         self.fanout.open(0, 0)
         self.joining = Joining(
-            config, "e", "gw", cast("Any", None), cast("Any", None), self.fanout, ResumeTokens(config.sessions), metrics
-        )
+            config, HomePartitions("e", 1), TopicLimits(), "gw", cast("Any", None), cast("Any", None), self.fanout,
+            ResumeTokens(config.sessions), metrics,
+        )  # fmt: skip
         self.connection = Connection(
             cast("Any", self.transport), wire, self.pacer, limit, lambda code, _: self.closed.append(code)
         )

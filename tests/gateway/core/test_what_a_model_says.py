@@ -8,6 +8,7 @@ import pytest
 from podpair.gateway.core.attempts import (
     Attempts,
     Busy,
+    Failed,
     ServiceUnavailable,
     TooLarge,
     Unavailable,
@@ -20,6 +21,7 @@ from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.shorthand import collapse
 from podpair.gateway.core.sse import Events, EventTooLarge
 from podpair.gateway.core.tensors import Columns, Output, count_of, unpack
+from podpair.gateway.upstream.answers import error_of_status
 
 
 @pytest.mark.parametrize(
@@ -43,6 +45,12 @@ def test_when_to_come_again_as_a_date() -> None:
     }
     assert {date: until_date(date, now) for date in dates} == dates
     assert until_date(b"soon", now) is None
+
+
+def test_a_server_that_was_tired_of_an_idle_connection_says_nothing_about_the_request() -> None:
+    told = {status: error_of_status(status, b'{"error":"no"}', {}) for status in (400, 408, 422)}
+    assert isinstance(told.pop(408), Failed)
+    assert all(isinstance(error, Fault) and error.code == Code.INVALID for error in told.values())
 
 
 def test_a_model_that_is_busy_is_asked_again_for_a_bounded_time() -> None:

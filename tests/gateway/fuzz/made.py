@@ -152,7 +152,7 @@ record_headers = st.lists(
     ),
     max_size=8,
 )  # fmt: skip
-_SUBJECTS = [b"fuzzed", b"fuzzed", b"fuzzed", b"another"]
+_SUBJECTS = [b"user/fuzzed", b"user/fuzzed", b"user/fuzzed", b"another"]
 _TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 _TIMES = [b"2026-01-01T00:00:00Z", b"2026-01-01", b"0001-01-01", b"9999-12-31T23:59:59-23:59", b"now"]
 _DEADLINES = [b"0", b"-1", b"1", b"2000000000000", b"9" * 20, b"9" * 400, b"9" * 5000, b"1e3", b"nan", b"\xff"]

@@ -26,6 +26,7 @@ UPGRADE = (
 )
 SECONDS = 60.0  # for an answer that has to come
 JWT = token(sid="fuzzed", exp=int(time.time()) + 7 * 86_400)  # a million take longer than an hour
+SESSION = "user/fuzzed"
 
 
 #: A module that Python loads before the gateway: with it the words below raise what nobody expects.
@@ -192,7 +193,7 @@ async def test_records(start: Callable[..., Gateway], connect: Connect) -> None:
     def write(found: list[tuple[str, tuple[bytes | None, list[Any]]]]) -> None:
         nonlocal asked
         for topic, (value, headers) in found:
-            producer.produce(topic, value, "fuzzed", headers=headers)
+            producer.produce(topic, value, SESSION, headers=headers)
             asked += topic == "podpair.requests"
         assert producer.flush(SECONDS) == 0
         assert not reading.done()
@@ -204,7 +205,7 @@ async def test_records(start: Callable[..., Gateway], connect: Connect) -> None:
             until, lambda: worked() == asked, lambda: f"{worked()} of {asked}, {unexpected(gateway)[:3]}", SECONDS
         )
         assert await asyncio.to_thread(worked, outcome="result") > 0
-        producer.produce("podpair.results", json.dumps("the end"), "fuzzed")
+        producer.produce("podpair.results", json.dumps("the end"), SESSION)
         assert await asyncio.to_thread(producer.flush, SECONDS) == 0
         await asyncio.wait_for(reading, SECONDS)
     finally:
@@ -249,7 +250,7 @@ def test_what_is_planted_is_found(start: Callable[..., Gateway], tmp_path: Path)
     wire.send(frame(1, b'"planted"'), None)
     until(lambda: len(unexpected(planted)) == 1, lambda: planted.lines)
     producer = producer_for(planted)
-    producer.produce("podpair.requests", "planted", "fuzzed")
+    producer.produce("podpair.requests", "planted", SESSION)
     assert producer.flush(SECONDS) == 0
     until(lambda: len(unexpected(planted)) == 2, lambda: planted.lines)
     assert all("ZeroDivisionError: planted" in line for line in unexpected(planted))

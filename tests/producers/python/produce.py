@@ -23,7 +23,7 @@ def with_kafka_python(broker: str, topic: str, keys: list[bytes]) -> None:
 
 def main() -> None:
     broker, topic, variant = sys.argv[1:]
-    keys = sys.stdin.buffer.read().split()
+    keys = sys.stdin.buffer.read().split(b"\n")[:-1]
     if variant == "aiokafka":
         asyncio.run(with_aiokafka(broker, topic, keys))
     else:

@@ -8,6 +8,7 @@ sent on: who comes back may never have got it, and have asked elsewhere meanwhil
 Who asks again with an id that has ended lately is given the answer that it had: it is kept here, or stands in Kafka.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from podpair.gateway.core.traces import Span
 
 # Ended ids of a session; a second copy comes within a rebalance, not within hundreds of requests.
 _REMEMBERED, _AT_LEAST = 256, 16
-_ID = 128  # bytes that an ended id costs besides its text: a place in a dictionary, an offset
+_ID = 200  # bytes that an ended id costs besides its text: a place in an ordered dictionary, an offset
 _ANSWER = 320  # bytes that a kept answer costs besides its id and its payload
 
 
@@ -57,7 +58,7 @@ class Ledger:
         self._open: dict[str, OpenRequest] = {}
         # Where each ended (offset in the home partition, -1: not in Kafka), in order of ending. Made when it is first
         # needed: most sessions only listen.
-        self._ended: dict[str, int] | None = None
+        self._ended: OrderedDict[str, int] | None = None
         self._ended_size = 0  # bytes, about
 
     def open(self, request_id: str, request: OpenRequest) -> None:
@@ -67,7 +68,7 @@ class Ledger:
         self._open[request_id] = request
         if request.grant is not None:
             request.grant.began()
-        if self._ended:
+        if self._ended and request_id in self._ended:
             self._forget_ended(request_id)
 
     def get(self, request_id: str) -> OpenRequest | None:
@@ -83,7 +84,7 @@ class Ledger:
         if request is None:
             if offset < 0:
                 return None
-        else:
+        elif request.span is not None or request.grant is not None:
             _close(request)
         self._remember(request_id, offset)
         return request
@@ -91,12 +92,15 @@ class Ledger:
     def _remember(self, request_id: str, offset: int) -> None:
         ended = self._ended
         if ended is None:
-            ended = self._ended = {}
+            ended = self._ended = OrderedDict()
         if request_id not in ended:
-            self._ended_size += _size(request_id)
+            self._ended_size += _ID + (len(request_id) if request_id.isascii() else 4 * len(request_id))
         ended[request_id] = offset
-        while len(ended) > _REMEMBERED or (self._ended_size > self._kept_bytes // 2 and len(ended) > _AT_LEAST):
-            self._forget_ended(next(iter(ended)))
+        count = len(ended)
+        while count > _REMEMBERED or (count > _AT_LEAST and self._ended_size > self._kept_bytes // 2):
+            oldest, _ = ended.popitem(last=False)
+            self._ended_size -= _ID + (len(oldest) if oldest.isascii() else 4 * len(oldest))
+            count -= 1
 
     def _forget_ended(self, request_id: str) -> None:
         if self._ended is not None and self._ended.pop(request_id, None) is not None:
@@ -107,18 +111,20 @@ class Ledger:
         if self._kept_bytes and answer.id is not None:
             if self._answers is None:
                 self._answers = Remembered(self._kept_bytes // 2)
-            self._answers.keep(answer.id, answer, len(answer.payload) + _ANSWER + 2 * _text_bytes(answer.id))
+            text = len(answer.id) if answer.id.isascii() else 4 * len(answer.id)
+            self._answers.keep(answer.id, answer, len(answer.payload) + _ANSWER + 2 * text)
 
     def reconnected(self) -> None:
         """From now on another connection has the session."""
         if self._ended is not None:
-            self._ended = {request_id: offset for request_id, offset in self._ended.items() if offset >= 0} or None
+            logged = ((request_id, offset) for request_id, offset in self._ended.items() if offset >= 0)
+            self._ended = OrderedDict(logged) or None
             self._ended_size = sum(map(_size, self._ended or ()))
 
     def moved(self) -> None:
         """The session's results are in another log from now on: offsets in the one before mean nothing there."""
         if self._ended is not None:
-            self._ended = dict.fromkeys(self._ended, -1)
+            self._ended = OrderedDict.fromkeys(self._ended, -1)
 
     def to_be_logged(self, request_id: str) -> None:
         """Its client did not get the answer: it is being written to Kafka, and what comes from there is the first copy."""
@@ -179,9 +185,5 @@ def _close(request: OpenRequest) -> None:
 
 
 def _size(request_id: str) -> int:
-    return _ID + _text_bytes(request_id)
-
-
-def _text_bytes(text: str) -> int:
-    """What it takes in memory, about."""
-    return len(text) if text.isascii() else 4 * len(text)
+    """Bytes that an ended id takes, about."""
+    return _ID + (len(request_id) if request_id.isascii() else 4 * len(request_id))

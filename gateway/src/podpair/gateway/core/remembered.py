@@ -3,6 +3,7 @@
 Invariant: what is kept is bounded, in bytes; what was kept first goes first.
 """
 
+from collections import OrderedDict
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key")
@@ -16,7 +17,8 @@ class Remembered(Generic[Key, Value]):
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._kept: dict[Key, tuple[Value, int]] = {}
+        # Not a dict: that looks over all that was deleted at its front each time its first entry is asked for.
+        self._kept: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
         self.size = 0  # bytes
 
     def keep(self, key: Key, value: Value, size: int) -> None:
@@ -29,7 +31,7 @@ class Remembered(Generic[Key, Value]):
         kept[key] = (value, size)
         total = self.size + size
         while total > self._limit:
-            total -= kept.pop(next(iter(kept)))[1]
+            total -= kept.popitem(last=False)[1][1]
         self.size = total
 
     def get(self, key: Key) -> Value | None:

@@ -107,6 +107,7 @@ class RequestsConsumer:
         self._incarnation = incarnation
         self._died = died
         self._dead: KafkaError | None = None
+        self._failure: Exception | None = None  # of a callback
         # Who asks the coordinator is told whose partition it is.
         common: dict[str, Any] = {"client_id": f"podpair-gateway@{gateway_name()}"}
         if config.requests.instance:
@@ -122,7 +123,7 @@ class RequestsConsumer:
                 **common,
                 **(membership(config, config.requests.protocol) if own is None else own),
             )
-            | {"on_commit": self._on_commit, "error_cb": self._on_error}
+            | {"on_commit": self._guarded(self._on_commit), "error_cb": self._guarded(self._on_error)}
         )
         # Partitions whose last transaction may still be under way must not be handed on.
         self._patience = None if config.requests.exactly_once else _REVOKE
@@ -137,9 +138,28 @@ class RequestsConsumer:
     def start(self) -> None:
         """Join the group."""
         self._consumer.subscribe(
-            [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            [self._topic],
+            on_assign=self._guarded(self._on_assign),
+            on_revoke=self._guarded(self._on_revoke),
+            on_lost=self._guarded(self._on_lost),
         )
         self._thread.start()
+
+    def _guarded(self, callback: Callable[..., object]) -> Callable[..., None]:
+        """A callback whose exception waits until its poll has returned: where two of them raise in one poll, confluent-kafka
+        2.16 raises neither, but a SystemError.
+        """
+
+        def guarded(*arguments: Any) -> None:
+            try:
+                callback(*arguments)
+            except KafkaException as error:
+                _log.warning("the group of %s: %s", self._topic, error.args[0].str())
+                self._dead = self._dead or error.args[0]
+            except Exception as error:
+                self._failure = self._failure or error
+
+        return guarded
 
     def _places(self, commits: dict[int, Commit]) -> list[TopicPartition]:
         return [
@@ -178,6 +198,8 @@ class RequestsConsumer:
                     continue
                 self._apply_pause(pause)
                 first = self._consumer.poll(_POLL)
+                if self._failure is not None:
+                    raise self._failure
                 if first is None:
                     continue
                 self._taken.clear()
@@ -240,18 +262,19 @@ class RequestsConsumer:
         self._paused.difference_update(place.partition for place in places)
         self.membership = consumer.consumer_group_metadata()
         with self._calls.within(_FETCH + 10):
-            began = [self._begin(place) for place in self._committed(consumer, list(places))]
+            began = self._committed(consumer, list(places))
+        now = self._incarnation()
+        # The topic was made again: what was finished of another one is not this one's.
+        began = [
+            TopicPartition(place.topic, place.partition, OFFSET_BEGINNING, metadata="")
+            if now and incarnation_of(place.metadata) not in ("", now)
+            else place
+            for place in began
+        ]
         finished = {place.partition: decoded(place.metadata, place.offset) for place in began}
         call_on(self._loop, self._worker.assigned, finished)
         consumer.incremental_assign(began)
         consumer.resume(began)  # librdkafka keeps the pause of a partition that was paused when it was taken away
-
-    def _begin(self, committed: TopicPartition) -> TopicPartition:
-        """Where to begin: what was finished of a topic that was made again since is not this one's."""
-        now = self._incarnation()
-        if now and incarnation_of(committed.metadata) not in ("", now):
-            return TopicPartition(committed.topic, committed.partition, OFFSET_BEGINNING, metadata="")
-        return committed
 
     def _committed(self, consumer: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
         """Where to begin. A transaction that a dead member has left open is waited for: the broker ends it."""

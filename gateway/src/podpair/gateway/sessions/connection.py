@@ -136,7 +136,7 @@ class Connection:
             self._early_size += sum(len(event.payload) for event in events)
             if self._early_size > 2 * self._limit:
                 self.close(CloseCode.SLOW, "too much came before the welcome: resume to go on")
-        elif not self.congested:
+        elif not self._outbox and not self._early_size and self._transport.get_write_buffer_size() <= self._high:
             self._write(events)
         else:
             outbox, overflowed = self._waiting(), False
@@ -163,7 +163,9 @@ class Connection:
 
     def _write(self, events: Sequence[Event]) -> None:
         data = self.wire.encode(events)
-        if data:
+        if 0 < len(data) <= self._high:
+            self._transport.write(data)
+        elif data:
             self._put(data)
 
     def _put(self, data: bytes) -> None:

@@ -37,6 +37,8 @@ def error_of_status(status: int, body: bytes, headers: Mapping[bytes, bytes]) ->
     match status:
         case 404:
             return Fault(Code.NOT_FOUND, message)
+        case 408:  # of an idle connection mostly, that was about to be closed: the request was not read
+            return Failed(message)
         case 429:
             return Busy(wait_of(headers, 0.05))
         case 503:

@@ -1,0 +1,28 @@
+"""Jars, as Maven resolves a pom's dependencies: copied into a folder below .cache on first use, and kept."""
+
+import fcntl
+import hashlib
+from pathlib import Path
+
+from harness.machine import fetch, require
+from harness.processes import ROOT
+
+
+def jars(pom: Path, name: str) -> Path:
+    """The folder with the jars of a pom's dependencies; skips, or fails, where they can't be had."""
+    folder = ROOT / ".cache" / name
+    resolved = folder / f".resolved-{hashlib.sha256(pom.read_bytes()).hexdigest()[:16]}"
+    if resolved.exists():
+        return folder
+    (maven,) = require("mvn")
+    folder.mkdir(parents=True, exist_ok=True)
+    # Another run of the tests may be at it.
+    with (folder / ".lock").open("w") as copying:
+        fcntl.flock(copying, fcntl.LOCK_EX)
+        if not resolved.exists():
+            for jar in folder.glob("*.jar"):  # of another version
+                jar.unlink()
+            goal = "dependency:copy-dependencies"
+            fetch("Maven's repository", maven, "-q", "-B", "-f", pom, goal, f"-DoutputDirectory={folder}", cwd=folder)
+            resolved.touch()
+    return folder
