@@ -102,12 +102,10 @@ async def test_what_is_planted_is_found(fleet: Fleet) -> None:
         second.pushed += 1
 
     await crowd.run(fire, 60.0)
+    # Who stole requests has committed them: the gateways see that nobody answers, and their clients are told.
+    assert crowd.requests.outcomes["lost"] > 0
     told = [fault.split(":") for fault in crowd.faults()]
-    lost = {who.split("/")[1] for who, what, *_ in told if what == " accepted, never ended"}
-    # A gateway may have answered one of them before the thief had its partition, and not have committed that yet.
-    assert lost
-    assert lost <= stolen
-    assert [(who, what) for who, what, *_ in told[len(lost) :]] == [("c-0", " twice"), ("c-1", " out of order")]
+    assert [(who, what) for who, what, *_ in told] == [("c-0", " twice"), ("c-1", " out of order")]
 
 
 @pytest.mark.timeout(_MINUTES * 180 + 600)
@@ -155,9 +153,9 @@ async def test_nothing_is_lost_and_nothing_comes_twice(fleet: Fleet) -> None:
         )
     assert crowd.requests.outcomes["empty"] == 0
     assert min(storm.counts.values()) >= _LEAST
-    # Most are answered: not to answer at all would keep every promise above.
+    # Most are answered: not to answer at all would keep every promise above. The model that misbehaves has its share of errors.
     answered = sum(n for outcome, n in crowd.requests.outcomes.items() if outcome.startswith("result"))
-    assert answered > 0.9 * crowd.requests.outcomes.total()
+    assert answered > 0.7 * crowd.requests.outcomes.total()
 
 
 @pytest.mark.timeout(_MINUTES * 180 + 600)

@@ -25,7 +25,12 @@ async def test_requests_in_new_partitions_are_answered(
     producer = Producer({"bootstrap.servers": broker.address, "log_level": 0})
     for partition in range(4):
         headers = records.request_headers(
-            request_id=f"p{partition}", session="wide", model="digits", source="test", now=time.time(), deadline=None
+            request_id=f"p{partition}",
+            session="user/wide",
+            model="digits",
+            source="test",
+            now=time.time(),
+            deadline=None,
         )
         producer.produce(topic, b'{"data":%b}' % str(ROW).encode(), partition=partition, headers=headers)
     assert producer.flush(10) == 0

@@ -30,6 +30,11 @@ def gateway(real_gateway: Callable[..., Gateway]) -> Gateway:
     return real_gateway(kafka={"probe_seconds": _PROBE}, requests={"partitions": 4}, results={"partitions": 4})
 
 
+def sid_of(session: str) -> str:
+    """The claim that names a session of the tests' user."""
+    return session.removeprefix("user/")
+
+
 def epoch_of(position: str) -> str:
     return position.split(".")[0]
 
@@ -70,7 +75,9 @@ async def test_made_again_while_a_client_is_there(
     push(broker.address, "user/there", *(b"%d" % n for n in range(100, 150)), topic=results)
     gap = await client.event("gap", reason="epoch")
     assert epoch_of(gap["from"]) == epoch_of(client.welcome["position"]) != epoch_of(gap["to"])
-    assert (offset_of(gap["from"]), offset_of(gap["to"])) == (29, -1)
+    # Before the pushes stands the connection's announcement; some of the new log may have come before the change was noticed.
+    assert offset_of(gap["from"]) >= 30
+    assert offset_of(gap["to"]) == -1
     seen = [await client.event("push") for _ in range(50)]
     assert [event["data"] for event in seen] == list(range(100, 150)), "all that is in the new log, from its start"
     assert [offset_of(event["position"]) for event in seen] == list(range(50))
@@ -119,11 +126,13 @@ async def test_widened_from_outside(
 ) -> None:
     """Half of the sessions have another home then, where keyed records are from now on."""
     results = names["results"]["topic"]
-    moving = next(name for name in (f"s-{n}" for n in range(100)) if home_partition(name, 8) != home_partition(name, 4))
-    staying = next(
-        name for name in (f"s-{n}" for n in range(100)) if home_partition(name, 8) == home_partition(name, 4)
+    moving = next(
+        name for name in (f"user/s-{n}" for n in range(100)) if home_partition(name, 8) != home_partition(name, 4)
     )
-    clients = {name: await connect(gateway, sid=name) for name in (moving, staying)}
+    staying = next(
+        name for name in (f"user/s-{n}" for n in range(100)) if home_partition(name, 8) == home_partition(name, 4)
+    )
+    clients = {name: await connect(gateway, sid=sid_of(name)) for name in (moving, staying)}
     for name in clients:
         push(broker.address, name, *(b"%d" % n for n in range(10)), topic=results)
     for client in clients.values():
@@ -158,13 +167,15 @@ async def test_resuming_where_it_was_widened_meanwhile(
     gateway: Gateway, topics: TopicAdmin, connect: Connect, push: Any, broker: Broker, names: dict[str, Any]
 ) -> None:
     results = names["results"]["topic"]
-    moving = next(name for name in (f"s-{n}" for n in range(100)) if home_partition(name, 8) != home_partition(name, 4))
+    moving = next(
+        name for name in (f"user/s-{n}" for n in range(100)) if home_partition(name, 8) != home_partition(name, 4)
+    )
     staying = next(
-        name for name in (f"s-{n}" for n in range(100)) if home_partition(name, 8) == home_partition(name, 4)
+        name for name in (f"user/s-{n}" for n in range(100)) if home_partition(name, 8) == home_partition(name, 4)
     )
     left = {}
     for name in (moving, staying):
-        client = await connect(gateway, sid=name)
+        client = await connect(gateway, sid=sid_of(name))
         push(broker.address, name, *(b"%d" % n for n in range(10)), topic=results)
         left[name] = client, (await client.event("push", data=9))["position"]
         await client.socket.close()
@@ -173,7 +184,7 @@ async def test_resuming_where_it_was_widened_meanwhile(
         push(broker.address, name, *(b"%d" % n for n in range(10, 60)), topic=results)
     await told(gateway, "widened")
     for name, (client, last) in left.items():
-        again = await connect(gateway, sid=name, params=resuming(client, last))
+        again = await connect(gateway, sid=sid_of(name), params=resuming(client, last))
         assert (await again.event("gap"))["reason"] == "epoch"
         assert await pushes(again, 59) == list(range(10, 60))
 
@@ -187,7 +198,7 @@ async def test_cut_while_a_client_is_there(
     push(broker.address, "user/cut", *(b"%d" % n for n in range(30)), topic=results)
     last = (await client.event("push", data=9))["position"]
     assert await pushes(client, 29) == list(range(10, 30))
-    await asyncio.to_thread(topics.cut, results, home_partition("cut", 4), 20)
+    await asyncio.to_thread(topics.cut, results, home_partition("user/cut", 4), 20)
     push(broker.address, "user/cut", *(b"%d" % n for n in range(30, 60)), topic=results)
     assert await pushes(client, 59) == list(range(30, 60))
     assert [event for event in client.skipped if event["type"] == "gap"] == []
@@ -245,9 +256,11 @@ async def test_a_record_in_a_partition_that_is_not_its_sessions_home(
 ) -> None:
     """It is not delivered, and what comes in the home at smaller offsets is."""
     results = names["results"]["topic"]
-    mine = "mine"
-    other = next(name for name in (f"o-{n}" for n in range(99)) if home_partition(name, 4) != home_partition(mine, 4))
-    client, neighbour = await connect(gateway, sid=mine), await connect(gateway, sid=other)
+    mine = "user/mine"
+    other = next(
+        name for name in (f"user/o-{n}" for n in range(99)) if home_partition(name, 4) != home_partition(mine, 4)
+    )
+    client, neighbour = await connect(gateway, sid=sid_of(mine)), await connect(gateway, sid=sid_of(other))
     foreign = home_partition(other, 4)
     push(broker.address, other, *(b"%d" % n for n in range(50)), topic=results)
     assert await pushes(neighbour, 49) == list(range(50))
@@ -257,7 +270,7 @@ async def test_a_record_in_a_partition_that_is_not_its_sessions_home(
     assert producer.flush(10) == 0
     await soon(lambda: gateway.metric("results_records_misplaced_total", outcome="dropped"))
     warning = gateway.wait_for(lambda line: "not in the home partition" in line)
-    assert f"{results}[{foreign}]@50" in warning
+    assert f"{results}[{foreign}]@51" in warning
     assert f"whose home is {home_partition(mine, 4)}" in warning
     push(broker.address, mine, b"1", b"2", topic=results)
     assert await pushes(client, 2) == [1, 2]
@@ -265,5 +278,5 @@ async def test_a_record_in_a_partition_that_is_not_its_sessions_home(
     answer = await client.answer("q")
     assert "label" in answer["data"]
     assert answer["position"].split(".")[1] == str(home_partition(mine, 4))
-    again = await connect(gateway, sid=mine, params=resuming(client))
+    again = await connect(gateway, sid=sid_of(mine), params=resuming(client))
     assert await pushes(again, 2) == [1, 2], "nor is it when the session resumes"
