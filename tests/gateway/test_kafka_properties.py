@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from podpair.gateway.config.kafka_properties import OWNED
+from podpair.gateway.config.kafka_properties import OWNED, property_name
 from podpair.gateway.config.model import Config, Kafka
 from podpair.gateway.kafka.clients import properties
 from podpair.operator.core.resource.kafka import OWNED as OWNED_BY_RESOURCE
+from podpair.operator.core.resource.kafka import property_name as name_in_resource
 
 SOURCES = Path(__file__).parents[2] / "gateway/src/podpair/gateway"
 # Two names of librdkafka's for one property. From its CONFIGURATION.md.
@@ -99,3 +100,10 @@ def test_every_setting_that_is_named_is_there() -> None:
 
 def test_the_operator_refuses_the_same() -> None:
     assert set(OWNED_BY_RESOURCE) == set(OWNED)
+
+
+@pytest.mark.parametrize(
+    "key", ["Linger_Ms", "LOG_LEVEL", "log_level", "ssl_key", "SSL_KEY_LOCATION", "socket.timeout.ms"]
+)
+def test_the_operator_reads_a_name_as_the_gateway_does(key: str) -> None:
+    assert name_in_resource(key) == property_name(key)

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
+import aiohttp
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
 from gateway.conftest import Connect
 from gateway.fake_model import FakeModel
 from harness.kafka import Broker
-from harness.pair import Gateway
+from harness.pair import Gateway, token, until
 from harness.topics import TopicAdmin
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.ledger import Ledger, OpenRequest
@@ -45,6 +46,59 @@ async def test_the_requests_topic_is_made_again_while_requests_wait(
     assert sorted(event["id"] for event in ended) == sorted(f"q{number}" for number in range(10))
     assert {event["code"] for event in ended} == {"lost"}
     assert "deleted" in ended[0]["message"]
+
+
+@pytest.mark.parametrize("connected_before", [True, False])
+async def test_requests_whose_client_is_away_end_when_their_topic_is_made_again(
+    real_gateway: Callable[..., Gateway],
+    model: FakeModel,
+    connect: Connect,
+    broker: Broker,
+    names: dict[str, Any],
+    connected_before: bool,
+) -> None:
+    """Their places in the limit are free again, and their errors wait in the log for who comes back."""
+    gateway = real_gateway(
+        kafka={"probe_seconds": 0.2}, inference={"url": model.url, "probe_seconds": 0.1},
+        requests={"partitions": 2}, limits={"in_flight": 4},
+    )  # fmt: skip
+    model.open.clear()
+    if connected_before:
+        client = await connect(gateway, sid="away")
+        for number in range(2):
+            await client.infer(f"q{number}", route="queue", data=None, **NUMBERS)
+            await client.event("accepted", id=f"q{number}")
+        await client.socket.close()
+
+    async def post(request_id: str) -> int:
+        body = {"type": "infer", "id": request_id, "model": "digits", "route": "queue", **NUMBERS}
+        bearer = {"Authorization": f"Bearer {token(sid='away')}"}
+        async with http.post(gateway.url + "/v1/infer", json=body, headers=bearer) as answer:
+            return answer.status
+
+    async with aiohttp.ClientSession() as http:
+        for number in range(2 if connected_before else 0, 4):
+            assert await post(f"q{number}") == 202
+        assert await post("more") == 429
+        await asyncio.to_thread(TopicAdmin(broker.address).recreate, names["requests"]["topic"], 2)
+        await asyncio.to_thread(until, lambda: gateway.metric("answers_total", outcome="lost") == 4)
+        for number in range(4):
+            assert await post(f"again{number}") == 202
+        assert await post("more") == 429
+    model.open.set()
+    reader = Consumer({"bootstrap.servers": broker.address, "group.id": "reader", "log_level": 0})
+    results = names["results"]["topic"]
+    width = len(reader.list_topics(results, timeout=30).topics[results].partitions)
+    reader.assign([TopicPartition(results, partition, OFFSET_BEGINNING) for partition in range(width)])
+    ended: dict[str, str] = {}
+    async with asyncio.timeout(60):
+        while len(ended) < 8:
+            for record in await asyncio.to_thread(reader.consume, 100, 0.2):
+                headers = dict(record.headers() or ())
+                if headers["ce_type"].endswith((b".error", b".result")):
+                    ended[headers["ce_id"].decode()] = headers["ce_type"].decode().rpartition(".")[2]
+    reader.close()
+    assert ended == {f"q{n}": "error" for n in range(4)} | {f"again{n}": "result" for n in range(4)}
 
 
 @pytest.fixture

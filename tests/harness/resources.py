@@ -110,6 +110,11 @@ WRONG = {
         "requests and results need a topic each",
     ),
     "podpair's own properties": Wrong({"kafka__client": {"acks": "1"}}, "spec.kafka", "are podpair's own to set"),
+    "podpair's own in capitals": Wrong({"kafka__client": {"GROUP.ID": "g"}}, "spec.kafka", "are podpair's own to set"),
+    "a property under two spellings": Wrong(
+        {"kafka__client": {"linger.ms": "5", "LINGER_MS": "6"}}, "spec.kafka", "a property is set twice"
+    ),
+    "podpair's own, underscored": Wrong({"kafka__client": {"Group_Id": "g"}}, "spec.kafka", "are podpair's own to set"),
     "two metrics in one": Wrong(
         {"scaling": {**_SCALING, "metrics": [{"cpu": 50, "lag": 10}]}},
         "spec.scaling.metrics[0]",

@@ -71,3 +71,8 @@ def test_a_resource_can_t_make_the_operator_read_files_or_run_commands() -> None
         "debug": "all",
     }
     assert followed(client) == {"socket.keepalive.enable": "true"}
+
+
+def test_the_operator_reads_a_property_s_name_as_the_gateway_does() -> None:
+    client = {"Socket_Timeout_MS": "5000", "SSL_KEY_LOCATION": "/key.pem", "LOG_LEVEL": "3"}
+    assert followed(client) == {"socket.timeout.ms": "5000"}

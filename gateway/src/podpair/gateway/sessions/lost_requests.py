@@ -82,7 +82,7 @@ class LostRequests:
     def _queued(self) -> Iterator[_Open]:
         """Open requests of sessions that are here whose record's place is known."""
         for session in self._sessions.values():
-            if session.connection is not None and session.ledger.opened:
+            if session.ledger.opened:
                 for request_id, request in session.ledger.opened.items():
                     if request.partition is not None and request.route == "queue":
                         yield _Open(session, request_id, request)
@@ -140,10 +140,11 @@ class LostRequests:
     async def _end_if_unanswered(self, one: _Open, home: int, end: int, fault: Fault) -> None:
         session, moves = one.session, one.session.moves
         tail = self._fanout.tails.get(home)
-        # Whoever is not live has records before that to come.
-        if tail is None or session.home != home or not session.live:
+        # A client that has to catch up has records before that to come.
+        if tail is None or session.home != home or (session.connection is not None and not session.live):
             return
-        start = tail.end
+        # One that has left may not have been up to date.
+        start = tail.end if session.live or session.seen < 0 else min(tail.end, session.seen + 1)
         while start < end:
             chunk = await self._history.read(home, session.key, start, end)
             for record in chunk.records:

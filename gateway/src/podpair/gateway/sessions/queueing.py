@@ -36,7 +36,11 @@ class Queued:
     async def written(self) -> None:
         """Return when the broker has acknowledged it, if called at once. Raises NotWritten where it did not."""
         self._written = asyncio.get_running_loop().create_future()
-        await self._written
+        try:
+            await self._written
+        finally:
+            # Its error has the frames of who waits, and they have the request: a cycle would keep that for long.
+            self._written = None
 
     def settle(self, outcome: Written | NotWritten) -> None:
         if self._written is not None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from podpair.operator.core.credentials import Credentials
 from podpair.operator.core.objects.naming import brokers_from_elsewhere
 from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.core.resource.kafka import property_name
 
 _PREFIXES = ("socket.", "broker.address.", "reconnect.backoff.", "metadata.", "topic.metadata.", "api.version.")
 _HARMLESS = {
@@ -77,4 +78,5 @@ def broker_access(gateway: InferenceGateway, credentials: Credentials) -> Broker
 
 def followed(client: Mapping[str, str]) -> dict[str, str]:
     """Those of a resource's `kafka.client` that the operator's client follows too."""
-    return {name: value for name, value in client.items() if name in _HARMLESS or name.startswith(_PREFIXES)}
+    named = {property_name(key): value for key, value in client.items()}
+    return {name: value for name, value in named.items() if name in _HARMLESS or name.startswith(_PREFIXES)}

@@ -10,7 +10,7 @@ import yaml
 from podpair.operator.core.objects.naming import Manifest, consumer_group, metadata, requests_topic, results_topic
 from podpair.operator.core.resource.gateway import SHUTDOWN_SECONDS
 from podpair.operator.core.resource.igw import InferenceGateway
-from podpair.operator.core.resource.kafka import Topic
+from podpair.operator.core.resource.kafka import Topic, property_name
 from podpair.operator.core.resource.kinds import OPERATIONS_PORT, PUBLIC_PORT, amount, seconds
 
 CONFIG_FOLDER = "/etc/podpair"
@@ -228,7 +228,7 @@ def _client(gateway: InferenceGateway) -> dict[str, str]:
             certificate, key = files.keys
             properties["ssl.certificate.location"] = files.file(certificate)
             properties["ssl.key.location"] = files.file(key)
-    return properties | kafka.client
+    return properties | {property_name(name): value for name, value in kafka.client.items()}
 
 
 def gateway_variables(gateway: InferenceGateway) -> list[Manifest]:

@@ -1,5 +1,6 @@
 """`spec.kafka`: the broker, the two topics, and the group of gateways that works on requests."""
 
+from string import ascii_lowercase, ascii_uppercase
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -45,7 +46,17 @@ OWNED = (
     "on.commit",
     "on.delivery",
 )
+
+# librdkafka's properties whose names hold an underscore; in every other the gateway takes one for a dot.
+_UNDERSCORED = {"log_level", "ssl_ca", "ssl_certificate", "ssl_key", "ssl_engine_callback_data"}
+_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)  # what CEL's lowerAscii does
 _UNCHANGED = "has(self.name) == has(oldSelf.name) && (!has(self.name) || self.name == oldSelf.name)"
+
+
+def property_name(key: str) -> str:
+    """The name of librdkafka's that the gateway takes a key of `client` for."""
+    name = key.translate(_LOWER)
+    return name if name in _UNDERSCORED else name.replace("_", ".")
 
 
 class Tls(Section):
@@ -154,9 +165,17 @@ class Kafka(Section):
             lambda kafka: kafka.requests.name is None or kafka.requests.name != kafka.results.name,
         ),
         Rule(
-            "!has(self.client) || !self.client.exists(p, p in [" + ", ".join(f"'{name}'" for name in OWNED) + "])",
-            "client: " + ", ".join(OWNED) + " are podpair's own to set",
-            lambda kafka: not set(OWNED) & set(kafka.client),
+            "!has(self.client) || !self.client.exists(p, p.lowerAscii().replace('_', '.') in ["
+            + ", ".join(f"'{name}'" for name in OWNED)
+            + "])",
+            "client: " + ", ".join(OWNED) + " are podpair's own to set, in whatever case, with dots or underscores",
+            lambda kafka: not any(property_name(name) in OWNED for name in kafka.client),
+        ),
+        Rule(
+            "!has(self.client) || self.client.all(p, self.client.exists_one(q,"
+            " q.lowerAscii().replace('_', '.') == p.lowerAscii().replace('_', '.')))",
+            "client: a property is set twice, under two spellings of its name",
+            lambda kafka: len({property_name(name) for name in kafka.client}) == len(kafka.client),
         ),
     )
     bootstrap_servers: Annotated[str, Field(pattern=r"^[^\s,:]+:[0-9]+(,[^\s,:]+:[0-9]+)*$", max_length=2048)]
@@ -166,7 +185,8 @@ class Kafka(Section):
     sasl: Sasl | None = None
     """User name and password for the broker."""
     client: _Properties = Field(default_factory=dict)
-    """Any other librdkafka property, for every client of the gateway, but those that are podpair's own to set."""
+    """Any other librdkafka property, for every client of the gateway, but those that are podpair's own to set. Case doesn't
+    matter, and an underscore is a dot."""
     create_topics: bool = True
     """Create topics that are missing."""
     allow_repartition: bool = False
