@@ -245,7 +245,7 @@ def test_go(broker: Broker, topic: tuple[str, int], in_go: Path, variant: str, s
 @pytest.fixture(scope="session")
 def in_rust() -> Path:
     """The program, built from the crates that Cargo.lock pins, and with the librdkafka that the rdkafka crate brings."""
-    cargo, *_ = require("cargo", "cmake", "make", "c++")
+    cargo, *_ = require("cargo", "make", "c++")
     fetch("crates.io", cargo, "fetch", "--locked", cwd=HERE / "rust")
     command = [cargo, "build", "--quiet", "--locked", "--offline", "--target-dir", str(BUILT / "rust")]
     subprocess.run(command, cwd=HERE / "rust", check=True)
