@@ -22,7 +22,6 @@ _INSTALL = {
     "node": "Node.js (Debian: nodejs)",
     "npm": "npm (Debian: npm)",
     "cargo": "Rust, to build producers (Debian: cargo)",
-    "cmake": "CMake, to build librdkafka (Debian: cmake)",
     "make": "make (Debian: make)",
     "c++": "a C++ compiler, to build librdkafka (Debian: g++)",
     "etcd": "etcd (Debian: etcd-server)",

@@ -9,13 +9,14 @@ import os
 import random
 import shutil
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from harness import environments
 from harness.kafka import LOG_CONFIG, Broker
@@ -64,6 +65,16 @@ def topic(request: pytest.FixtureRequest, broker: Broker) -> Iterator[tuple[str,
     name, width = f"producers-{uuid.uuid4().hex[:8]}", int(request.param)
     admin = AdminClient({"bootstrap.servers": broker.address})
     admin.create_topics([NewTopic(name, width, 1)])[name].result(60)
+    # A broker tells of partitions a moment before it serves them, and some of the clients try only once.
+    places: dict[TopicPartition, OffsetSpec] = {TopicPartition(name, n): OffsetSpec.latest() for n in range(width)}
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            for place in admin.list_offsets(places).values():
+                place.result(60)
+            break
+        except KafkaException:
+            assert time.monotonic() < deadline, f"{name} is not served"
     yield name, width
     admin.delete_topics([name])[name].result(60)
 
@@ -245,7 +256,7 @@ def test_go(broker: Broker, topic: tuple[str, int], in_go: Path, variant: str, s
 @pytest.fixture(scope="session")
 def in_rust() -> Path:
     """The program, built from the crates that Cargo.lock pins, and with the librdkafka that the rdkafka crate brings."""
-    cargo, *_ = require("cargo", "cmake", "make", "c++")
+    cargo, *_ = require("cargo", "make", "c++")
     fetch("crates.io", cargo, "fetch", "--locked", cwd=HERE / "rust")
     command = [cargo, "build", "--quiet", "--locked", "--offline", "--target-dir", str(BUILT / "rust")]
     subprocess.run(command, cwd=HERE / "rust", check=True)

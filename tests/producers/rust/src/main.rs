@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io::BufRead;
 use std::time::Duration;
 
-use kafka::client::ProduceMessage;
+use kafka::client::{KafkaClient, ProduceMessage};
 use kafka::producer::{DefaultPartitioner, Partitioner, Producer as KafkaProducer, Record, Topics};
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -46,12 +46,22 @@ impl Partitioner for Telling {
 
 /// Brokers since Kafka 4.0 refuse what the crate writes, in the first version of the protocol; its choice is seen before.
 fn with_kafka(broker: &str, topic: &str, keys: &[String]) -> Result<(), Box<dyn Error>> {
-    let mut producer =
-        KafkaProducer::from_hosts(vec![broker.to_owned()]).with_partitioner(Telling(Default::default())).create()?;
+    let mut client = KafkaClient::new(vec![broker.to_owned()]);
+    // A topic that was made a moment ago may be known without its partitions; the producer never asks again.
+    for _ in 0..100 {
+        client.load_metadata_all()?;
+        if client.topics().partitions(topic).is_some_and(|all| all.iter().all(|one| one.is_available())) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let mut producer = KafkaProducer::from_client(client).with_partitioner(Telling(Default::default())).create()?;
     let records: Vec<_> = keys.iter().map(|key| Record::from_key_value(topic, key.as_bytes(), "{}")).collect();
     match producer.send_all(&records) {
-        Ok(confirms) => eprintln!("written: {confirms:?}"),
-        Err(error) => eprintln!("not written: {error}"),
+        Ok(_) => Err("the broker took the records: look where they have landed instead".into()),
+        Err(error) => {
+            eprintln!("not written: {error}");
+            Ok(())
+        }
     }
-    Ok(())
 }
