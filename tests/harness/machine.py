@@ -76,7 +76,9 @@ def fetch(registry: str, *command: str | Path, cwd: Path, env: Mapping[str, str]
         check=False,
     )  # fmt: skip
     if done.returncode != 0:
-        lacks(f"a way to {registry}: {(done.stderr or done.stdout).strip()[-500:]}")
+        lines = (done.stderr + done.stdout).strip().splitlines()
+        errors = [line.strip() for line in lines if "error" in line.lower()] or lines
+        lacks(f"a way to {registry}: {'; '.join(errors[:4])[:500]}")
 
 
 def lacks(what: str) -> None:

@@ -183,7 +183,7 @@ def packages() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("package.json", "package-lock.json"):
             shutil.copy(HERE / "javascript" / name, folder / name)
-        fetch("npm's registry", npm, "ci", "--silent", "--ignore-scripts", cwd=folder)
+        fetch("npm's registry", npm, "ci", "--loglevel=error", "--ignore-scripts", cwd=folder)
         (folder / "complete").touch()
     return folder
 
