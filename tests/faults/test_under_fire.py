@@ -184,7 +184,7 @@ async def test_topics_that_change_lose_nothing_in_silence(fleet: Fleet) -> None:
     found = [*fleet.ended(), *crowd.faults_with_gaps()]
     _log.info("seed %d; faults: %s", seed, dict(sorted(storm.counts.items())))
     _log.info("%d pushed; requests: %s", sum(m.pushed for m in crowd.members), dict(crowd.requests.outcomes))
-    _log.info("gaps: %d; errors: %s", len(crowd.gaps), dict(crowd.errors))
+    _log.info("gaps: %s; errors: %s", dict(crowd.reasons), dict(crowd.errors))
     if found:
         logs = fleet.keep_logs()
         (logs / "faults").write_text("\n".join(found))

@@ -33,10 +33,12 @@ class Member:
         self.last = -1  # the number of the last that was seen here
         self.caught_up = asyncio.Event()
 
-    def on_gap(self, gap: Any) -> None:
+    def on_gap(self, gap: podpair.client.Gap) -> None:
         """Something is missing, and the client was told."""
         self._crowd.gaps.append(f"{self.name}: {gap}")
-        self._crowd.logged.gap(self.name)
+        self._crowd.reasons[gap.reason] += 1
+        if gap.reason != "requests":  # which says nothing of pushes: none of them may be missing for that
+            self._crowd.logged.gap(self.name)
 
     def on_event(self, event: dict[str, Any]) -> None:
         """Each frame as it comes from the wire."""
@@ -145,6 +147,7 @@ class Crowd:
         self.logged = GapChecker()
         self.repeated: list[str] = []
         self.gaps: list[str] = []
+        self.reasons: Counter[str] = Counter()  # of the gaps
         self.errors: Counter[str] = Counter()
         self.terminals: Counter[str] = Counter()  # terminal events by request, as they came: clients drop a second one
         self.unwritten: list[str] = []

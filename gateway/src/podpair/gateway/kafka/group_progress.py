@@ -8,7 +8,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaE
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from podpair.gateway.config.model import Config
-from podpair.gateway.core.offsets import decoded
+from podpair.gateway.core.offsets import decoded, incarnation_of, lost_before_of
 
 _TIMEOUT = 10.0  # seconds for each question
 _UNCOMMITTED = IsolationLevel.READ_UNCOMMITTED
@@ -24,6 +24,8 @@ class Progress(NamedTuple):
     high: int
     committed: int
     finished: frozenset[int]
+    incarnation: str = ""  # of the topic that the commit is of, where it says so
+    lost_before: int = 0  # where the log began when it was last cut over records that nobody had read
 
     def has_finished(self, offset: int) -> bool:
         """Whether the request at an offset has its answer. A commit beyond the log's end is another log's."""
@@ -57,7 +59,12 @@ class GroupProgress:
         high = self._offsets(self._requests, partitions, _LATEST, _UNCOMMITTED)
         return {
             place.partition: Progress(
-                low[place.partition], high[place.partition], place.offset, decoded(place.metadata, place.offset)
+                low[place.partition],
+                high[place.partition],
+                place.offset,
+                decoded(place.metadata, place.offset),
+                incarnation_of(place.metadata),
+                lost_before_of(place.metadata),
             )
             for place in commits
             if place.error is None and place.partition in low and place.partition in high

@@ -18,7 +18,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.commits import UnsettledCommits
-from podpair.gateway.core.offsets import Commit, decoded, incarnation_of
+from podpair.gateway.core.offsets import Commit, Committed, committed_of, incarnation_of
 from podpair.gateway.kafka.clients import fetching, gateway_name, properties
 from podpair.gateway.kafka.supervisor import Calls, is_dead
 from podpair.gateway.kafka.threads import call_on
@@ -50,7 +50,7 @@ def membership(config: Config, protocol: GroupProtocol) -> dict[str, Any]:
 class Worker(Protocol):
     """Who works on the records; everything is called on the loop's thread."""
 
-    def assigned(self, partitions: dict[int, frozenset[int]]) -> None: ...
+    def assigned(self, partitions: dict[int, Committed]) -> None: ...
     def received(self, records: list[Message]) -> None: ...
     def taken(self, partitions: list[int]) -> None: ...
     async def revoked(self, partitions: list[int], *, lost: bool) -> dict[int, Commit]: ...
@@ -271,8 +271,8 @@ class RequestsConsumer:
             else place
             for place in began
         ]
-        finished = {place.partition: decoded(place.metadata, place.offset) for place in began}
-        call_on(self._loop, self._worker.assigned, finished)
+        committed = {place.partition: committed_of(place.offset, place.metadata) for place in began}
+        call_on(self._loop, self._worker.assigned, committed)
         consumer.incremental_assign(began)
         consumer.resume(began)  # librdkafka keeps the pause of a partition that was paused when it was taken away
 

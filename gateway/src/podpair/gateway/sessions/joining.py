@@ -25,6 +25,7 @@ from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.connection import Connection
 from podpair.gateway.sessions.fanout import FanOut
+from podpair.gateway.sessions.requests_topic import RequestsTopic
 from podpair.gateway.sessions.session import Session
 from podpair.gateway.tasks import Tasks
 
@@ -46,6 +47,7 @@ class Joining:
         history: History,
         fanout: FanOut,
         tokens: ResumeTokens,
+        requests_topic: RequestsTopic,
         metrics: Metrics,
     ) -> None:
         self._config = config
@@ -56,6 +58,7 @@ class Joining:
         self._history = history
         self._fanout = fanout
         self._tokens = tokens
+        self._requests_topic = requests_topic
         self._metrics = metrics
         self._following = Tasks()
         fanout.on_behind = self._on_behind
@@ -78,7 +81,7 @@ class Joining:
         return event(
             "welcome",
             session=session.id,
-            resume=self._tokens.mint(session.id, session.subject, session.hold.lineage),
+            resume=self._tokens.mint(session.id, session.subject, session.hold.lineage, session.requests_epoch),
             resumed=resumed,
             position=str(self._position(session, offset)),
             gateway=self._gateway,
@@ -93,14 +96,18 @@ class Joining:
 
         The home partition is held by the caller. Raises KafkaException where the broker does not tell what is needed.
         """
+        await self._requests_topic.known()
         plan = await self._plan(session, position)
         while plan.moves != session.moves:  # the topic has changed meanwhile
             plan = await self._plan(session, position)
         if session.connection is not connection:
             return plan  # it was replaced meanwhile: what the session has seen is the other connection's to say
+        requests_lost = self._requests_topic.welcomed(session)
         connection.wire.moved(self.prefix(session.home))
         connection.welcome((control_event("welcome", self.welcome(session, resumed=resumed, offset=plan.start - 1)),))
         self._tell_gap(connection, plan.gap)
+        if requests_lost:
+            self._requests_topic.tell(connection)
         session.seen = plan.start - 1
         return plan
 
