@@ -1,8 +1,15 @@
 """The checkers of the fault tests see planted faults, and nothing where there is none."""
 
+from collections import Counter
+from random import Random
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
 from harness.checking import ChangeChecker, GapChecker, OrderChecker, TerminalChecker, TopicChecker
+from harness.crowd import Crowd, Member
+from podpair.client import Gap
 
 
 @pytest.mark.parametrize(
@@ -89,6 +96,14 @@ def test_records_of_a_log_that_is_cut(came: list[int | None], fault: str | None)
         else:
             checker.saw("a", number)
     assert checker.faults() == ([fault] if fault else [])
+
+
+@pytest.mark.parametrize(("reason", "faults"), [("requests", ["a: missing, and no gap: [0]"]), ("epoch", [])])
+def test_a_gap_of_requests_excuses_no_push(reason: str, faults: list[str]) -> None:
+    crowd = SimpleNamespace(gaps=[], reasons=Counter(), logged=GapChecker())
+    crowd.logged.wrote("a", 0, 0.0)
+    Member("a", cast("Crowd", crowd), Random(1)).on_gap(Gap(None, None, reason))
+    assert crowd.logged.faults() == faults
 
 
 @pytest.mark.parametrize(

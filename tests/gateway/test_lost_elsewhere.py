@@ -44,12 +44,11 @@ class Change:
 def start(real_gateway: Callable[..., Gateway], model: FakeModel) -> Callable[[], Gateway]:
     """Starts a gateway of one group, at a model that is not ready: what is queued waits in the topic."""
 
-    def begin(**config: Any) -> Gateway:
+    def begin(requests: dict[str, Any] | None = None) -> Gateway:
         return real_gateway(
             kafka={"probe_seconds": 0.2},
             inference={"url": model.url, "probe_seconds": 0.1},
-            requests={"partitions": PARTITIONS},
-            **config,
+            requests={"partitions": PARTITIONS, **(requests or {})},
         )
 
     return begin
@@ -131,6 +130,43 @@ async def test_who_comes_from_a_gateway_that_is_gone_is_told(
     assert told[1] == []
     if when == "back":
         assert told[0] == [{"type": "gap", "reason": "requests"}]
+
+
+@pytest.mark.parametrize("exactly_once", [False, True])
+async def test_a_cut_is_told_of_although_reading_goes_on_behind_it(
+    start: Callable[..., Gateway],
+    unready: Callable[[Gateway], None],
+    connect: Connect,
+    broker: Broker,
+    names: dict[str, Any],
+    model: FakeModel,
+    exactly_once: bool,
+) -> None:
+    """Its owner commits beyond it at once, and leaves: what it has seen is in its commits, and nobody is told of it twice."""
+    own = {"exactly_once": exactly_once}
+    first = start(requests=own)
+    client = await connect(first)
+    for number in range(6):  # until both partitions have some
+        await queue(client, f"a{number}")
+        await client.event("result", id=f"a{number}")
+    unready(first)
+    for number in range(8):
+        await queue(client, f"q{number}")
+    await asyncio.to_thread(Change(broker, names, "cut").happen)
+    for number in range(8):
+        await queue(client, f"b{number}")
+    model.ready = True
+    for number in range(8):
+        await client.event("result")
+    first.stop()
+    second = start(requests=own)
+    client = await connect(second, params=resuming(client))
+    assert await client.event("gap") == {"type": "gap", "reason": "requests"}
+    client = await connect(second, params=resuming(client))
+    for number in range(6):
+        await queue(client, f"c{number}")
+        await client.event("result", id=f"c{number}")
+    assert [event for event in client.skipped if event["type"] == "gap"] == []
 
 
 async def test_nobody_is_told_of_what_is_not_lost(

@@ -182,7 +182,7 @@ export class SessionState {
     return lost;
   }
 
-  /** Answers of queued requests may be in the gap. The gateway knows: ask again. */
+  /** Queued requests, or their answers, may be in the gap. The gateway knows: ask again. */
   #afterGap() {
     const lost = [];
     for (const request of this.open.values()) {
@@ -192,7 +192,7 @@ export class SessionState {
         continue;
       }
       this.forget(request.id);
-      lost.push({ type: "error", id: request.id, code: "lost", message: "its answer may be in a gap" });
+      lost.push({ type: "error", id: request.id, code: "lost", message: "it may be in a gap" });
     }
     this.#outbox = [...this.open.values()].filter((request) => !request.sent).map((request) => request.id);
     this.#inFlight = this.open.size - this.#outbox.length;
