@@ -130,32 +130,21 @@ async def test_nothing_is_lost_and_nothing_comes_twice(fleet: Fleet) -> None:
             watching.cancel()
 
     await crowd.run(fire, _SETTLE)
-    found = [*fleet.ended(), *crowd.faults()]
     twice = sum(n > 1 for n in crowd.terminals.values())
-    _log.info("seed %d; faults: %s", seed, dict(sorted(storm.counts.items())))
-    _log.info("%d records pushed; requests: %s", sum(m.pushed for m in crowd.members), dict(crowd.requests.outcomes))
-    _log.info("errors: %s; second terminal events, dropped by clients: %d", dict(crowd.errors), twice)
+    report(seed, storm, crowd)
+    _log.info("second terminal events, dropped by clients: %d", twice)
+    found = [*fleet.ended(), *crowd.faults()]
     for name, (before, after) in sorted((name, halves(sizes)) for name, sizes in memory.items()):
         _log.info("%s: at most %.0f MB in the first half, %.0f MB in the second", name, before, after)
         # One that has just begun has not yet had what it keeps: tails, sessions, answers. It has with 120 MB.
-        assert after < 1.3 * max(before, 120) + 20, name
-    if found:
-        logs = fleet.keep_logs()
-        (logs / "faults").write_text("\n".join(found))
-        pytest.fail(f"{len(found)} faults, such as {found[:5]}; they and the gateways' logs are in {logs}")
-    assert [line for pair in fleet.pairs for line in pair.unforeseen()] == []
+        if after >= 1.3 * max(before, 120) + 20:
+            found.append(f"{name}: grew from {before:.0f} to {after:.0f} MB")
     # What is queued twice, by clients that were in doubt, may still be worked on when all have their answers.
     try:
-        await asyncio.to_thread(until, lambda: not open_requests(fleet), "all requests are committed", 60)
+        await asyncio.to_thread(until, lambda: not open_requests(fleet), timeout=_SETTLE)
     except AssertionError:
-        pytest.fail(
-            f"not committed, by partition: {open_requests(fleet)}; the gateways' logs are in {fleet.keep_logs()}"
-        )
-    assert crowd.requests.outcomes["empty"] == 0
-    assert min(storm.counts.values()) >= _LEAST
-    # Most are answered: not to answer at all would keep every promise above. The model that misbehaves has its share of errors.
-    answered = sum(n for outcome, n in crowd.requests.outcomes.items() if outcome.startswith("result"))
-    assert answered > 0.7 * crowd.requests.outcomes.total()
+        found.append(f"not committed, by partition: {open_requests(fleet)}")
+    judge(found, seed, storm, crowd, fleet)
 
 
 @pytest.mark.skipif(
@@ -181,18 +170,38 @@ async def test_topics_that_change_lose_nothing_in_silence(fleet: Fleet) -> None:
         await asyncio.to_thread(until, topics.settled, "both gateways are ready", 120)
 
     await crowd.run(fire, _SETTLE)
-    found = [*fleet.ended(), *crowd.faults_with_gaps()]
+    report(seed, storm, crowd)
+    judge([*fleet.ended(), *crowd.faults_with_gaps()], seed, storm, crowd, fleet)
+
+
+def report(seed: int, storm: faults.Storm, crowd: Crowd) -> None:
+    """Log what has come to pass."""
     _log.info("seed %d; faults: %s", seed, dict(sorted(storm.counts.items())))
     _log.info("%d pushed; requests: %s", sum(m.pushed for m in crowd.members), dict(crowd.requests.outcomes))
     _log.info("gaps: %s; errors: %s", dict(crowd.reasons), dict(crowd.errors))
-    if found:
-        logs = fleet.keep_logs()
-        (logs / "faults").write_text("\n".join(found))
-        pytest.fail(f"{len(found)} faults, such as {found[:5]}; they and the gateways' logs are in {logs}")
-    assert [line for pair in fleet.pairs for line in pair.unforeseen()] == []
-    assert min(storm.counts.values()) >= _LEAST
-    answered = sum(n for outcome, n in crowd.requests.outcomes.items() if outcome.startswith("result"))
-    assert answered > 0.5 * crowd.requests.outcomes.total()
+
+
+def judge(found: list[str], seed: int, storm: faults.Storm, crowd: Crowd, fleet: Fleet) -> None:
+    """Fail with all that is wrong, and what is needed to understand it, where anything is.
+
+    How many requests are answered, and how soon, is the machine's to say. But each client is: never to answer would keep
+    every promise.
+    """
+    found += [f"unforeseen: {line}" for pair in fleet.pairs for line in pair.unforeseen()]
+    found += [f"{kind}: only {n} of {_LEAST}" for kind, n in storm.counts.items() if n < _LEAST]
+    if empty := crowd.requests.outcomes["empty"]:
+        found.append(f"{empty} results without an answer")
+    found += [f"{member.name}: never answered, {member.errors}" for member in crowd.members if not member.answered]
+    if not found:
+        return
+    logs = fleet.keep_logs()
+    (logs / "faults").write_text("\n".join(found))
+    told = "\n".join(line[:500] for line in found[:20])
+    pytest.fail(
+        f"{len(found)} faults (all of them, and the gateways' logs, are in {logs}):\n{told}\n"
+        f"PODPAIR_FAULT_SEED={seed}; faults: {dict(sorted(storm.counts.items()))}\n"
+        f"requests: {dict(crowd.requests.outcomes)}; gaps: {dict(crowd.reasons)}; errors: {dict(crowd.errors)}"
+    )
 
 
 def halves(sizes: list[float]) -> tuple[float, float]:

@@ -156,7 +156,7 @@ async def test_a_cut_is_told_of_although_reading_goes_on_behind_it(
     for number in range(8):
         await queue(client, f"b{number}")
     model.ready = True
-    for number in range(8):
+    for _ in range(8):
         await client.event("result")
     first.stop()
     second = start(requests=own)

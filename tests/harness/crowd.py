@@ -30,6 +30,8 @@ class Member:
         self._positions: set[str] = set()
         self.session: podpair.client.Session | None = None
         self.pushed = 0  # records written to it
+        self.answered = 0  # requests that ended with a result
+        self.errors: Counter[str] = Counter()  # by code
         self.last = -1  # the number of the last that was seen here
         self.caught_up = asyncio.Event()
 
@@ -65,8 +67,10 @@ class Member:
             try:
                 result = await self.session.infer("digits", _ROW, route=self._rng.choice(_ROUTES), id=request)
                 outcome = f"result, {result.route}" if result.data["label"] else "empty"
+                self.answered += 1
             except podpair.client.PodpairError as error:
                 outcome = error.code
+                self.errors[outcome] += 1
                 self._crowd.errors[f"{error.code}: {error.message[:80]}"] += 1
             self._crowd.requests.ended(self.name, request, outcome)
             await asyncio.sleep(self._rng.uniform(0.2, 1.5))
