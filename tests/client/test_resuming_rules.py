@@ -144,12 +144,13 @@ def test_a_queued_request_is_asked_again_after_a_gap_for_its_answer_may_be_in_it
 
 
 def test_queued_requests_are_asked_again_when_the_requests_topic_has_lost_some() -> None:
-    """Such a gap has no positions, and skips none."""
+    """Such a gap has no positions, and skips none; but it has the token that says that its client knows."""
     state = accepted_state("queue")
     state.receive({"type": "push", "data": 1, "position": "e.0.3"})
-    assert state.receive({"type": "gap", "reason": "requests"}) == [{"type": "gap", "reason": "requests"}]
+    gap = {"type": "gap", "reason": "requests", "resume": "newer"}
+    assert state.receive(gap) == [gap]
     assert (state.next_frame(0.0) or {}).get("retry") is True
-    assert state.position == "e.0.3"
+    assert state.query() == {"resume": "newer", "position": "e.0.3"}
 
 
 def test_a_request_that_was_posted_over_http_cannot_be_asked_again_after_a_gap() -> None:

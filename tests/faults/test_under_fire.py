@@ -78,19 +78,9 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 async def test_what_is_planted_is_found(fleet: Fleet) -> None:
     """A member of the group that commits requests and answers none; a record that is pushed twice, and one in the wrong order."""
     crowd = Crowd(fleet, 30, random.Random(1))
-    stolen: set[str] = set()
-
-    def steal() -> None:
-        with faults.visitor(fleet) as thief:
-            end = time.monotonic() + 60
-            while len(stolen) < 5 and time.monotonic() < end:
-                message = thief.poll(0.1)
-                if message is not None and message.error() is None:
-                    thief.commit(message, asynchronous=False)
-                    stolen.add(dict(message.headers())["ce_id"].decode())
 
     async def fire(crowd: Crowd) -> None:
-        await asyncio.to_thread(steal)
+        await asyncio.to_thread(steal, fleet, 5)
         first, second = crowd.members[:2]
         crowd.push(first)
         first.pushed -= 1
@@ -106,6 +96,39 @@ async def test_what_is_planted_is_found(fleet: Fleet) -> None:
     assert crowd.requests.outcomes["lost"] > 0
     told = [fault.split(":") for fault in crowd.faults()]
     assert [(who, what) for who, what, *_ in told] == [("c-0", " twice"), ("c-1", " out of order")]
+
+
+@pytest.mark.timeout(300)
+async def test_a_request_that_nobody_knows_of_any_more_is_found(fleet: Fleet) -> None:
+    """The same, and the gateways that accepted the requests are killed before they have seen it."""
+    crowd = Crowd(fleet, 30, random.Random(2))
+    stolen: set[str] = set()
+
+    async def fire(_: Crowd) -> None:
+        stolen.update(await asyncio.to_thread(steal, fleet, 10))
+        for pair in fleet.pairs:
+            pair.gateway.kill()
+        for pair in fleet.pairs:
+            await asyncio.to_thread(pair.start_gateway)
+
+    await crowd.run(fire, 30.0)
+    silent = {f"{request.partition('.')[0]}/{request}: accepted, never ended" for request in stolen}
+    found = set(crowd.requests.faults())
+    assert found, stolen
+    assert found <= silent
+
+
+def steal(fleet: Fleet, count: int) -> set[str]:
+    """Commit that many requests as a member of the group that does not work on them; their ids."""
+    stolen: set[str] = set()
+    with faults.visitor(fleet) as thief:
+        end = time.monotonic() + 60
+        while len(stolen) < count and time.monotonic() < end:
+            message = thief.poll(0.1)
+            if message is not None and message.error() is None:
+                thief.commit(message, asynchronous=False)
+                stolen.add(dict(message.headers())["ce_id"].decode())
+    return stolen
 
 
 @pytest.mark.timeout(_MINUTES * 180 + 600)

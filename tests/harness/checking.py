@@ -138,6 +138,13 @@ class GapChecker:
                 elif seen != sorted(seen):
                     at = next(i for i in range(1, len(seen)) if seen[i] < seen[i - 1])
                     found.append(f"{client}: out of order: {seen[at]} after {seen[at - 1]}")
+                    print(
+                        "OOO",
+                        client,
+                        came,
+                        {n: round(wrote.get(n, 0), 2) for n in seen},
+                        [(round(a, 2), round(b, 2)) for a, b in self._unsettled],
+                    )
             missing = sorted(n for n in wrote.keys() - set(came) if not self._excused(n, wrote[n], came))
             if missing:
                 found.append(f"{client}: missing, and no gap: {missing[:5]}{' …' if len(missing) > 5 else ''}")

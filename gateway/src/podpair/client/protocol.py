@@ -175,6 +175,7 @@ class SessionState:
             return []
         if kind == "gap":
             self.position = event.get("to") or self.position
+            self.resume = event.get("resume") or self.resume
             return [event, *self._after_gap()]
         request_id = event.get("id")
         if request_id is None or kind not in ("accepted", "partial", "result", "error"):

@@ -82,6 +82,7 @@ class Parts:
     results_topic: ResultsTopic
     lost_requests: LostRequests
     requests_topic: RequestsTopic
+    group_progress: GroupProgress
     supervisor: Supervisor
 
     @property
@@ -184,12 +185,14 @@ class Service:
         metrics.topics_ready.set_function(lambda: self._why_not_topics is None)
         metrics.slow.set_function(lambda: pacer.congested)
         progress = GroupProgress(config, topic_watch.admin)
+        undo.push_async_callback(progress.close)
         requests_topic = RequestsTopic(
             registry.sessions,
             worker,
             None if config.kafka.embedded else progress,
             lambda: self._request_partitions,
             _tag(topics.requests),
+            lambda session: joining.resume_token(session),
             metrics,
         )
         undo.push_async_callback(requests_topic.close)
@@ -217,7 +220,7 @@ class Service:
         return Parts(
             topics, upstream, asking, readiness, producer, registry, fanout, reader, history, joining,
             Takeovers(producer, config.results.topic, self.name), dispatcher, worker, pacer, topic_watch, results_topic,
-            lost_requests, requests_topic, supervisor,
+            lost_requests, requests_topic, progress, supervisor,
         )  # fmt: skip
 
     def _endings(
@@ -368,6 +371,7 @@ class Service:
             await parts.history.close()
             await parts.lost_requests.close()
             await parts.requests_topic.close()
+            await parts.group_progress.close()
             await parts.topic_watch.close()
             await parts.supervisor.close()
             await parts.readiness.close()

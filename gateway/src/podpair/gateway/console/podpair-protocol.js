@@ -133,6 +133,7 @@ export class SessionState {
     if (position && !this.#advance(position)) return [];
     if (type === "gap") {
       this.position = event.to ?? this.position;
+      this.resume = event.resume ?? this.resume;
       return [event, ...this.#afterGap()];
     }
     if (id == null || !["accepted", "partial", "result", "error"].includes(type)) return [event];

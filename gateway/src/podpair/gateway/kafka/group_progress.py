@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.offsets import decoded, incarnation_of, lost_before_of
+from podpair.gateway.kafka.clients import properties
 
 _TIMEOUT = 10.0  # seconds for each question
 _UNCOMMITTED = IsolationLevel.READ_UNCOMMITTED
@@ -37,24 +39,29 @@ class Progress(NamedTuple):
 
 
 class GroupProgress:
-    """Asks, on another thread than the loop's. All raise KafkaException."""
+    """Asks, on a thread of its own. All raise KafkaException.
+
+    What is committed is asked with a consumer that never joins the group. AdminClient's list_consumer_group_offsets would
+    need none; but where the coordinator has just moved, librdkafka hands its answer to the consumer group that an AdminClient
+    doesn't have, and the process ends (librdkafka issue 5040).
+    """
 
     def __init__(self, config: Config, admin: AdminClient) -> None:
+        self._config = config
         self._requests = config.requests.topic
         self._results = config.results.topic
         self._group = config.requests.group
         self._admin = admin
+        self._consumer: Consumer | None = None  # the thread's own
+        self._thread = ThreadPoolExecutor(1, "kafka-group-progress")
 
     async def progress(self, partitions: Collection[int]) -> dict[int, Progress]:
         """How far the group is in these request partitions; those are left out that can't be told."""
-        return await asyncio.get_running_loop().run_in_executor(None, self._progress, list(partitions))
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._progress, list(partitions))
 
     def _progress(self, partitions: list[int]) -> dict[int, Progress]:
-        places = [TopicPartition(self._requests, partition) for partition in partitions]
-        asked = ConsumerGroupTopicPartitions(self._group, places)
         # First of all: what is committed is in the log by then, and so is its answer.
-        futures = self._admin.list_consumer_group_offsets([asked], request_timeout=_TIMEOUT)
-        commits = futures[self._group].result(_TIMEOUT).topic_partitions
+        commits = self._commits([TopicPartition(self._requests, partition) for partition in partitions])
         low = self._offsets(self._requests, partitions, _EARLIEST, _UNCOMMITTED)
         high = self._offsets(self._requests, partitions, _LATEST, _UNCOMMITTED)
         return {
@@ -70,9 +77,26 @@ class GroupProgress:
             if place.error is None and place.partition in low and place.partition in high
         }
 
+    def _commits(self, places: list[TopicPartition]) -> list[TopicPartition]:
+        if self._consumer is None:
+            # What a transaction that is open holds is not waited for.
+            own = {"group_id": self._group, "enable_auto_commit": False, "isolation_level": "read_uncommitted"}
+            self._consumer = Consumer(properties(self._config, **own))
+        self._consumer.poll(0)  # its log
+        return self._consumer.committed(places, timeout=_TIMEOUT)
+
+    async def close(self) -> None:
+        """Let go of the broker."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        self._thread.shutdown(wait=False)
+
+    def _close(self) -> None:
+        if self._consumer is not None:
+            self._consumer.close()
+
     async def readable_end(self, partition: int) -> int | None:
         """The end of a results partition; None while a transaction that is open hides a part of it from readers."""
-        return await asyncio.get_running_loop().run_in_executor(None, self._readable_end, partition)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._readable_end, partition)
 
     def _readable_end(self, partition: int) -> int | None:
         ends = [

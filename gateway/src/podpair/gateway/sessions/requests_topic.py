@@ -5,13 +5,14 @@ went with a topic that was deleted, or with a cut of its log, nobody else knows 
 
 Invariant: the epoch of the requests topic is another one once records are lost that nobody had read. Each gateway learns it
 from Kafka alone (the topic's id, and what the group's commits tell of cuts), each resume token has the one that its client
-was told of last, and no client goes on under another one without a `gap`.
+was told of last, and no client goes on under another one without a `gap`. The token of the new epoch comes with the gap itself:
+who does not get the one has not got the other.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from confluent_kafka import KafkaException
 
@@ -34,7 +35,7 @@ class RequestsTopic:
     """Follows the requests topic. `width` says how many partitions it has, 0 where there is none.
 
     incarnation: names the topic that there is; empty where brokers have no topic ids. progress: None where there are no cuts
-    (the embedded broker).
+    (the embedded broker). mint: makes a session's resume token.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class RequestsTopic:
         progress: GroupProgress | None,
         width: Callable[[], int],
         incarnation: str,
+        mint: Callable[[Session], str],
         metrics: Metrics,
     ) -> None:
         self._sessions = sessions
@@ -51,6 +53,7 @@ class RequestsTopic:
         self._progress = progress
         self._width = width
         self._incarnation = incarnation
+        self._mint = mint
         self._metrics = metrics
         self._cuts: dict[int, int] = {}  # by partition: where its log began when it was last cut over unread records
         self._known = asyncio.Event()  # what was lost before this gateway began
@@ -64,45 +67,55 @@ class RequestsTopic:
 
     async def known(self) -> None:
         """Return when the epoch is known, or can't be learnt for now."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE):
-                await self._known.wait()
+        if not self._known.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE):
+                    await self._known.wait()
 
     def changed(self, incarnation: str) -> None:
         """The topic is another one."""
         self._incarnation = incarnation
         self._cuts = {}
         self._known.set()
-        self._tell(always=True)
+        if self._incarnation:
+            self._tell_all()
+            return
+        for session, connection in self._there():  # nothing tells one incarnation from another
+            self._tell(session, connection)
 
     def look_soon(self) -> None:
         """Something was not there to be read."""
         self._now.set()
 
-    def welcomed(self, session: Session) -> bool:
-        """Whether a client that is being welcomed is to be told of a gap; its session's epoch is the present one then."""
+    def begin(self, session: Session) -> None:
+        """A session is about to be welcomed: one that has not been told of an epoch begins with the present one."""
+        if session.requests_epoch is None:
+            session.requests_epoch = self.epoch
+
+    def bring_up_to_date(self, session: Session, connection: Connection) -> bool:
+        """Declare a gap to a client that was welcomed where the epoch is not what it was told of; whether it was not."""
         told, now = session.requests_epoch, self.epoch
-        if now is None:
-            return False  # it is told when that is known
+        if now is None or told == now:
+            return False  # or it is told when that is known
         session.requests_epoch = now
-        return told is not None and told != now
+        if told is not None:
+            self._tell(session, connection)
+        return told is not None
 
-    def tell(self, connection: Connection) -> None:
-        """Declare the gap."""
+    def _tell(self, session: Session, connection: Connection) -> None:
         self._metrics.gaps.labels(REASON).inc()
-        connection.send_unlogged((control_event("gap", event("gap", reason=REASON)),))
+        payload = event("gap", reason=REASON, resume=self._mint(session))
+        connection.send_unlogged((control_event("gap", payload),))
 
-    def _tell(self, *, always: bool = False) -> None:
-        """Tell all that are there and were told of another epoch, or of none."""
-        now, count = self.epoch, 0
+    def _there(self) -> Iterator[tuple[Session, Connection]]:
+        """Those that were welcomed; the others are told then."""
         for session in self._sessions.values():
-            told, connection = session.requests_epoch, session.connection
-            if connection is None or not connection.welcomed or not connection.open:
-                continue  # it is told when it is welcomed
-            session.requests_epoch = now
-            if always or (told is not None and told != now):
-                self.tell(connection)
-                count += 1
+            connection = session.connection
+            if connection is not None and connection.welcomed and connection.open:
+                yield session, connection
+
+    def _tell_all(self) -> None:
+        count = sum(self.bring_up_to_date(session, connection) for session, connection in self._there())
         if count:
             _log.warning("queued requests may be lost: %d clients are told", count)
 
@@ -140,7 +153,7 @@ class RequestsTopic:
         if complete:
             self._known.set()
         if self.epoch != before:
-            self._tell()
+            self._tell_all()
         return complete and not news
 
     async def close(self) -> None:
