@@ -218,7 +218,7 @@ def judge(found: list[str], seed: int, storm: faults.Storm, crowd: Crowd, fleet:
     if not found:
         return
     logs = fleet.keep_logs()
-    (logs / "faults").write_text("\n".join(found))
+    (logs / "faults").write_text("\n".join([*found, *crowd.histories(found)]))
     told = "\n".join(line[:500] for line in found[:20])
     pytest.fail(
         f"{len(found)} faults (all of them, and the gateways' logs, are in {logs}):\n{told}\n"

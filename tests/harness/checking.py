@@ -138,17 +138,17 @@ class GapChecker:
                 elif seen != sorted(seen):
                     at = next(i for i in range(1, len(seen)) if seen[i] < seen[i - 1])
                     found.append(f"{client}: out of order: {seen[at]} after {seen[at - 1]}")
-                    print(
-                        "OOO",
-                        client,
-                        came,
-                        {n: round(wrote.get(n, 0), 2) for n in seen},
-                        [(round(a, 2), round(b, 2)) for a, b in self._unsettled],
-                    )
             missing = sorted(n for n in wrote.keys() - set(came) if not self._excused(n, wrote[n], came))
             if missing:
                 found.append(f"{client}: missing, and no gap: {missing[:5]}{' …' if len(missing) > 5 else ''}")
         return found
+
+    def history(self, client: str) -> str:
+        """All that is known of a client, to understand its faults: what came, when each was written, when topics changed."""
+        began = min((begin for begin, _ in self._unsettled), default=0.0)
+        wrote = {n: round(at - began, 2) for n, at in self._wrote[client].items()}
+        changes = [(round(begin - began, 2), round(end - began, 2)) for begin, end in self._unsettled]
+        return f"{client}: came {self._came[client]}; written at {wrote}; topics changed at {changes}, from {began:.2f}"
 
     def _excused(self, number: int, at: float, came: list[int | None]) -> bool:
         if any(begin <= at <= end for begin, end in self._unsettled):

@@ -5,6 +5,7 @@ import contextlib
 import random
 import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import aiohttp
@@ -250,6 +251,11 @@ class Crowd:
         """What is wrong, a line each."""
         self.pushes.expect({member.name: member.pushed for member in self.members})
         return [*self.requests.faults(), *self.pushes.faults(), *self.repeated, *self.gaps, *self.unwritten]
+
+    def histories(self, faults: Iterable[str]) -> list[str]:
+        """What is known of the clients whose pushes are at fault."""
+        names = {member.name for member in self.members}
+        return [self.logged.history(name) for name in sorted({fault.partition(":")[0] for fault in faults} & names)]
 
     def faults_with_gaps(self) -> list[str]:
         """The same where the topics were changed: what is missing is in a gap."""
