@@ -186,7 +186,7 @@ async def test_topics_that_change_lose_nothing_in_silence(fleet: Fleet) -> None:
         some = faults.processes(fleet, rng)
         trains = [
             topics.kinds(),
-            {kind: some[kind] for kind in ("gateway killed", "inference killed")},
+            {kind: some[kind] for kind in ("gateway killed", "gateway frozen", "inference killed")},
             {"clients cut": clients(fleet, crowd, rng)["clients cut"]} | faults.rebalances(fleet, rng),
         ]
         await storm.run(trains, _MINUTES * 60, _LEAST)

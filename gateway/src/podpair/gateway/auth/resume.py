@@ -9,17 +9,15 @@ import jwt
 from podpair.gateway.auth.identity import RESUME_AUDIENCE, Unauthorized
 from podpair.gateway.auth.tokens import read_secret
 from podpair.gateway.config.model import Sessions
-from podpair.gateway.core.takeovers import Lineage
+from podpair.gateway.core.takeovers import Stamp
 
 
 class Resumed(NamedTuple):
-    """The session that a resume token continues, and the connection that it was given to."""
+    """The session that a resume token continues, and the stamp of the connection that it was given to."""
 
     session: str
-    lineage: Lineage
-    requests_epoch: str | None = (
-        None  # of the requests topic, as its client was told of it; None: the token says nothing
-    )
+    stamp: Stamp
+    requests_epoch: str | None = None  # of the requests topic, as its client knows it; None: the token says nothing
 
 
 class ResumeTokens:
@@ -40,13 +38,13 @@ class ResumeTokens:
         self,
         session: str,
         subject: str,
-        lineage: Lineage = Lineage(),  # noqa: B008 - it is immutable
+        stamp: Stamp = Stamp(),  # noqa: B008 - it is immutable
         requests_epoch: str | None = None,
     ) -> str:
         """A token with which `subject` continues `session`, on any gateway with the same secret."""
         claims = {
             "aud": RESUME_AUDIENCE, "sid": session, "sub": subject, "exp": int(time.time() + self._seconds),
-            "connection": str(lineage), "requests": requests_epoch or "",
+            "connection": str(stamp), "requests": requests_epoch or "",
         }  # fmt: skip
         return jwt.encode(claims, self._secret, algorithm="HS256")
 
@@ -68,5 +66,5 @@ class ResumeTokens:
             raise Unauthorized("the resume token is another user's")
         epoch = claims.get("requests")
         return Resumed(
-            str(claims["sid"]), Lineage.parse(claims.get("connection")), epoch if isinstance(epoch, str) else None
+            str(claims["sid"]), Stamp.parse(claims.get("connection")), epoch if isinstance(epoch, str) else None
         )

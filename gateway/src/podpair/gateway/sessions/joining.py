@@ -94,7 +94,7 @@ class Joining:
 
     def resume_token(self, session: Session) -> str:
         """What continues the session, as far as its client has been told of what is lost."""
-        return self._tokens.mint(session.id, session.subject, session.hold.lineage, session.requests_epoch)
+        return self._tokens.mint(session.id, session.subject, session.hold.stamp, session.requests_epoch)
 
     async def begin(
         self, session: Session, connection: Connection, *, resumed: bool, position: Position | None
@@ -288,7 +288,6 @@ class Joining:
             gap = Gap(self._position(session, last), self._position(session, go_on - 1), reason)
             self._tell_gap(session.connection, gap)
             session.seen = go_on - 1
-            session.hold.log_restarted(go_on)
 
 
 class _Moved(NamedTuple):
