@@ -5,14 +5,15 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.offsets import decoded, incarnation_of, lost_before_of
 from podpair.gateway.kafka.clients import properties
 
-_TIMEOUT = 10.0  # seconds for each question
+_TIMEOUT = 5.0  # seconds for each question
+_LATE = 2 * _TIMEOUT  # seconds after which it is given up, although the client library has said nothing
 _UNCOMMITTED = IsolationLevel.READ_UNCOMMITTED
 _EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -112,7 +113,9 @@ class GroupProgress:
         futures = self._admin.list_offsets(asked, isolation_level=level, request_timeout=_TIMEOUT)
         for place, future in futures.items():
             try:
-                found[place.partition] = future.result(_TIMEOUT).offset
+                found[place.partition] = future.result(_LATE).offset
+            except TimeoutError:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"asking for the offsets of {topic}")) from None
             except KafkaException:
                 continue  # it has no leader just now, or is not there
         return found

@@ -22,6 +22,7 @@ from podpair.gateway.core.offsets import Commit, Committed, committed_of, incarn
 from podpair.gateway.kafka.clients import fetching, gateway_name, properties
 from podpair.gateway.kafka.supervisor import Calls, is_dead
 from podpair.gateway.kafka.threads import call_on
+from podpair.gateway.logs import Throttle
 
 _log = logging.getLogger(__name__)
 _POLL = 0.05  # seconds; how late a change of mind is noticed
@@ -108,6 +109,7 @@ class RequestsConsumer:
         self._died = died
         self._dead: KafkaError | None = None
         self._failure: Exception | None = None  # of a callback
+        self._told = Throttle()
         # Who asks the coordinator is told whose partition it is.
         common: dict[str, Any] = {"client_id": f"podpair-gateway@{gateway_name()}"}
         if config.requests.instance:
@@ -230,7 +232,8 @@ class RequestsConsumer:
             self._not_committed(set(failed), next(iter(failed.values())))
 
     def _not_committed(self, partitions: set[int], error: KafkaError) -> None:
-        _log.info("committing %s again: %s", self._topic, error.str(), extra={"partitions": sorted(partitions)})
+        about = {"partitions": sorted(partitions)}
+        self._told.log(_log, logging.INFO, "committing %s again: %s", self._topic, error.str(), extra=about)
         self._unsettled.failed(partitions, time.monotonic())
 
     def _apply_pause(self, pause: bool) -> None:
