@@ -256,6 +256,8 @@ class Service:
             if self.config.kafka.create_topics:
                 self._tasks.begin(self._create_topics())
             return
+        if old is None or old.topic_id != new.topic_id:
+            parts.producer.topic_replaced()
         self._tasks.begin(parts.producer.learn(topic))
         if topic == self.config.results.topic:
             parts.results_topic.changed(new)
