@@ -98,6 +98,21 @@ def test_records_of_a_log_that_is_cut(came: list[int | None], fault: str | None)
     assert checker.faults() == ([fault] if fault else [])
 
 
+def test_a_record_without_a_position_is_there_but_has_no_place_in_the_order() -> None:
+    checker = GapChecker()
+    for number in range(4):
+        checker.wrote("a", number, 0.0)
+    checker.saw("a", 0)
+    checker.saw("a", 3, placed=False)
+    checker.gap("a")
+    checker.saw("a", 2)
+    assert checker.faults() == [], "1 is in the gap, although 3 has come before it"
+    checker.wrote("a", 4, 0.0)
+    checker.wrote("a", 5, 0.0)
+    checker.saw("a", 5)
+    assert checker.faults() == ["a: missing, and no gap: [4]"]
+
+
 @pytest.mark.parametrize(("reason", "faults"), [("requests", ["a: missing, and no gap: [0]"]), ("epoch", [])])
 def test_a_gap_of_requests_excuses_no_push(reason: str, faults: list[str]) -> None:
     crowd = SimpleNamespace(gaps=[], reasons=Counter(), logged=GapChecker())

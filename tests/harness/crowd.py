@@ -51,7 +51,7 @@ class Member:
         if event["type"] in ("result", "error") and "id" in event:
             crowd.terminals[event["id"]] += 1
         if event["type"] == "push":
-            crowd.logged.saw(self.name, event["data"]["n"])
+            crowd.logged.saw(self.name, event["data"]["n"], placed="position" in event)
         position = event.get("position")
         if position is not None and event["type"] in ("result", "error", "push", "partial"):
             if position in self._positions:
