@@ -79,6 +79,7 @@ def test_answers_on_the_topic(answers: list[str], fault: str | None) -> None:
         ([0, 1, None, 0, 1, 2, 3], None),  # the log was made again, and read from its start
         ([0, 2, 3], "a: missing, and no gap: [1]"),
         ([0, None, 0, 2, 3], "a: missing, and no gap: [1]"),
+        ([0, 1, None, 0], None),  # 3 was in the home before, as 1 was
         ([0, None, 1, 3, 2], "a: out of order: 2 after 3"),
         ([0, 1, 1, 2, 3], "a: twice: [1]"),
         ([None, 0, 3], "a: missing, and no gap: [1]"),

@@ -158,7 +158,9 @@ class GapChecker:
         if any(begin <= at <= end for begin, end in self._unsettled):
             return True
         after = min((i for i, n in enumerate(came) if n is not None and n > number), default=len(came))
-        before = max((i for i, n in enumerate(came[:after]) if n is not None and n < number), default=-1)
+        # Behind a gap older ones may come again, of a partition that was the home before: the one before it tells where it was.
+        nearest = max((n for n in came[:after] if n is not None and n < number), default=None)
+        before = max((i for i, n in enumerate(came[:after]) if n is not None and n == nearest), default=-1)
         return None in came[before + 1 : after]
 
 
