@@ -126,10 +126,16 @@ async def test_who_comes_from_a_gateway_that_is_gone_is_told(
     # Who has not got the gap, but the welcome before it, is told once more.
     again = await connect(second, params=resuming(client))
     assert (await again.event("gap"))["reason"] == "requests"
-    again = await connect(second, params=resuming(client) | {"resume": told["resume"]})
-    await again.infer("d", route="direct")
-    await again.event("result")
-    assert [event for event in again.skipped if event["type"] == "gap"] == []
+    # Who has got it is not. What is lost in the other partition may have been seen later.
+    gaps = [told]
+    for _ in range(PARTITIONS):
+        again = await connect(second, params=resuming(client) | {"resume": gaps[-1]["resume"]})
+        await again.infer("d", route="direct")
+        await again.event("result")
+        gaps = [event for event in again.skipped if event["type"] == "gap"]
+        if not gaps:
+            break
+    assert gaps == []
 
 
 @pytest.mark.parametrize(("protocol", "exactly_once"), [("classic", False), ("classic", True), ("consumer", False)])
