@@ -11,6 +11,7 @@ import pytest
 from gateway.upstream.conftest import Asker, RowsServer
 from podpair.gateway.core.attempts import Failed
 from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.questions import Question
 
 Begin = Callable[..., Awaitable[Asker]]
 
@@ -202,6 +203,25 @@ async def test_a_request_that_is_cancelled_while_it_waits_is_not_sent(rows_serve
     assert [(await tasks[n])["data"]["y"] for n in (0, 2)] == [1.0, 3.0]
     await first
     assert rows_server.rows == [1, 2]
+
+
+async def test_requests_that_are_cancelled_before_their_call_begins_hold_nobody_up(
+    rows_server: RowsServer, asker: Begin
+) -> None:
+    """As where a partition is taken away in the turn in which its requests were read."""
+    asking = await asker()
+    await asking.ask("first", [1.0, 1.0])  # the model is known from now on
+    loop = asyncio.get_running_loop()
+    told: list[Any] = []
+    for number in range(8):  # more than may be in flight
+        ask = asking.asking.submit(Question(f"r{number}", "rows", row=[1.0, 2.0]), told.append)
+        loop.call_soon(ask.cancel)  # behind the look that makes the call's task, and before the task's first step
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    async with asyncio.timeout(30):
+        assert (await asking.ask("last", [1.0, 3.0]))["data"] == {"y": 4.0}
+    assert told == []
+    assert rows_server.rows == [1, 1]
 
 
 async def test_a_call_that_nobody_waits_for_is_given_up_and_one_that_somebody_does_is_not(

@@ -77,10 +77,11 @@ class Ask:
 class Run:
     """A call in flight, and how many wait for it."""
 
-    __slots__ = ("_task", "_waiting")
+    __slots__ = ("_task", "_waiting", "begun")
 
     def __init__(self, asks: Sequence[Ask]) -> None:
         self._waiting = len(asks)
+        self.begun = False  # the task has: one that is cancelled before does nothing at all, not even its `finally`
         self._task: asyncio.Task[None] | None = None
         for ask in asks:
             ask.run = self
@@ -92,7 +93,7 @@ class Run:
     def left(self) -> None:
         """One waits no longer; without any the call is given up, which the model is told."""
         self._waiting -= 1
-        if self._waiting == 0 and self._task is not None:
+        if self._waiting == 0 and self._task is not None and self.begun:
             self._task.cancel()
 
 
@@ -153,7 +154,7 @@ class Coalescer:
                 break
             lane.calls += 1
             run = Run(asks)
-            run.begin(self._tasks.begin(self._make(lane, asks)))
+            run.begin(self._tasks.begin(self._make(lane, asks, run)))
         if not lane.calls and not lane.waiting and self._lanes.get(lane.key) is lane:
             del self._lanes[lane.key]  # or a client that varies its shapes would fill the memory with them
 
@@ -175,7 +176,8 @@ class Coalescer:
             waiting.popleft()
         return taken
 
-    async def _make(self, lane: _Lane, asks: list[Ask]) -> None:
+    async def _make(self, lane: _Lane, asks: list[Ask], run: Run) -> None:
+        run.begun = True
         try:
             await self._answer(lane.model, asks)
         except Exception as error:
