@@ -97,6 +97,15 @@ def test_rows_of_many_clients_get_their_own_scores(server: Any, repository: Path
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_the_keys_are_the_labels_of_its_classes(server: Any, repository: Path, way: str) -> None:
+    for model in ("numbers", "names"):
+        _, maps = plain(repository, model, X[60:61])
+        key, score = max(maps[0].items(), key=lambda item: item[1])
+        found = infer(server, model, {"X": X[60:61]}, way, outputs=[("output_probability", {"classification": 1})])
+        assert found["output_probability"].tolist() == [[f"{score:f}:{list(maps[0]).index(key)}:{key}".encode()]]
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_no_rows_get_no_scores_for_as_many_classes(server: Any, way: str) -> None:
     found = infer(server, "names", {"X": X[:0]}, way)
     assert {name: array.shape for name, array in found.items()} == {
