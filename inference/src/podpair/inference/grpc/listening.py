@@ -41,14 +41,10 @@ class GrpcServer:
             return
         # In a thread, for the import; the server itself belongs to the loop.
         module = await asyncio.to_thread(importlib.import_module, "podpair.inference.grpc.server")
-        server: Server = module.Server(
-            self._catalog,
-            self._metrics,
-            self._settings.server.max_body_bytes,
-            settings.compression,
-            self._tracing,
-            self._held,
-        )
+        selection = await asyncio.to_thread(importlib.import_module, "podpair.inference.grpc.selection")
+        options = module.options(self._settings.server.max_body_bytes, settings.compression)
+        front = await selection.make_front(settings.server, options)
+        server: Server = module.Server(front, self._catalog, self._metrics, self._tracing, self._held)
         host, port = self._settings.server.host, self._settings.grpc_port
         address = f"{host}:{port}"
         if settings.socket is not None:
