@@ -25,14 +25,16 @@ class Chat:
 """
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Any]) -> Iterator[Any]:
+@pytest.fixture(scope="module", params=["core", "aio"])
+def server(
+    tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Any], request: pytest.FixtureRequest
+) -> Iterator[Any]:
     """The digits, and a class that streams."""
     repository = tmp_path_factory.mktemp("outside")
     (repository / "digits").symlink_to(ROOT / "examples/models/digits")
     (repository / "chat/1").mkdir(parents=True)
     (repository / "chat/1/model.py").write_text(CHAT)
-    with serve(repository) as running:
+    with serve(repository, PODPAIR_GRPC__SERVER=request.param) as running:
         yield running
 
 
