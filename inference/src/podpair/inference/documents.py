@@ -30,12 +30,12 @@ def metadata(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
 
 def parameters(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
     """What REST's metadata has besides: gRPC's message has no place for it."""
-    return {"description": model.config.description, "version": served.version}
+    return {"description": model.config.description, "version": served.version, **_rows(served)}
 
 
 def configuration(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
     """`GET /v2/models/{model}/config`, with Triton's names: how requests are batched, and tensors without their rows."""
-    batching, rows = model.config.batching, int(served.signature.batchable)
+    batching, rows = model.config.batching, int(served.signature.has_rows)
     return {
         "name": model.name,
         "platform": served.runtime.platform,
@@ -44,6 +44,7 @@ def configuration(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
         "output": [_configured(spec, rows) for spec in served.signature.outputs],
         "dynamic_batching": {"max_queue_delay_microseconds": int(batching.max_delay_ms * 1000)},
         "model_transaction_policy": {"decoupled": served.streams is not None},
+        "parameters": {name: {"string_value": value} for name, value in _rows(served).items()},
     }
 
 
@@ -55,6 +56,12 @@ def statistics(catalog: Catalog, name: str | None, version: str | None) -> dict[
         models = [catalog.model(name)] if name else catalog.models
         found = [served for model in models for served in model.versions.values()]
     return {"model_stats": [served.scheduler.statistics.document(served.model, served.version) for served in found]}
+
+
+def _rows(served: ServedVersion) -> dict[str, str]:
+    """Whether requests share runs, and why: for whoever joins requests himself, as the gateway does."""
+    decision = served.signature.decision
+    return {"rows": decision.rows.value, "rows_by": decision.by, "rows_reason": decision.reason}
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

@@ -68,14 +68,14 @@ def decode_generate(body: bytes | bytearray | memoryview, signature: Signature) 
 
 
 def encode_generate(
-    model: str, version: str, request: GenerateRequest, arrays: Sequence[Array], batchable: bool
+    model: str, version: str, request: GenerateRequest, arrays: Sequence[Array], has_rows: bool
 ) -> bytes:
     """The response to one row, or one part of it, in JSON."""
     document: dict[str, Any] = {} if request.id is None else {"id": request.id}
     document |= {"model_name": model, "model_version": version}
     for name, array in zip(request.names, arrays, strict=True):
         values: Any = to_json(array)
-        shape = array.shape[1:] if batchable else array.shape
+        shape = array.shape[1:] if has_rows else array.shape
         document[name] = values[0] if len(values) == 1 else _nested(values, shape)
     return _encoder.encode(document)
 
@@ -103,11 +103,11 @@ def _row(raw: bytes, spec: TensorSpec, index: int, signature: Signature) -> Arra
         inner = np.shape(msgspec.json.decode(raw))
     except (ValueError, RecursionError):
         raise InvalidRequestError(f"input {spec.name!r}: its lists differ in length") from None
-    shape = (1, *inner) if signature.batchable else inner
+    shape = (1, *inner) if signature.has_rows else inner
     if not inner:
         shape = (1,) * len(spec.shape)
     signature.check_header(index, spec.datatype, shape)
-    text = raw if inner and not signature.batchable else b"[" + raw + b"]"
+    text = raw if inner and not signature.has_rows else b"[" + raw + b"]"
     return from_json(msgspec.Raw(text), spec.datatype, shape, spec.name)
 
 

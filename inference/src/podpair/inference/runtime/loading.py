@@ -15,6 +15,7 @@ from podpair.inference.core.tensors import DATATYPES, Array
 from podpair.inference.core.timing import RunTimes
 from podpair.inference.runtime.protocol import Runtime
 from podpair.inference.runtime.repository import ModelFolder
+from podpair.inference.runtime.row_probing import establish_rows
 
 if TYPE_CHECKING:
     from podpair.inference.runtime.images import ImageDecoder
@@ -82,6 +83,8 @@ def load_version(folder: ModelFolder, version: int, load: Load) -> Loaded:
     try:
         signature = Signature(folder.config, runtime.inputs, runtime.outputs, source)
         decoders = decoders_of(signature, source)
+        if runtime.predicts:
+            establish_rows(runtime, signature, folder.config, run_clock(runtime), model=folder.name, version=version)
         times = _warm_up(runtime, signature, folder, version)
     except FaultsError:
         runtime.close()

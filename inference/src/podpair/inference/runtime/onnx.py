@@ -1,6 +1,7 @@
 """ONNX Runtime: one session per model version, shared by all runner threads (`run` releases the GIL)."""
 
 import logging
+import mmap
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 
 from podpair.inference.core.errors import FaultsError, InvalidRequestError
 from podpair.inference.core.model_config import ProviderConfig, RuntimeConfig
+from podpair.inference.core.onnx_graph import OnnxModel, read_model
 from podpair.inference.core.tensors import Array, TensorSpec, as_text
 from podpair.inference.runtime.cpu import available_cores, layout
 
@@ -73,6 +75,12 @@ class OnnxRuntime:
         self._invalid = ort.capi.onnxruntime_pybind11_state.InvalidArgument
         self.inputs = tuple(_spec(node, path) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node, path) for node in self._session.get_outputs())
+        self._path = path
+        # Name → what the file calls each dimension of an input or output; None: a size, or no name.
+        self.symbols: Mapping[str, tuple[str | None, ...]] = {
+            node.name: tuple(size if isinstance(size, str) else None for size in node.shape)
+            for node in (*self._session.get_inputs(), *self._session.get_outputs())
+        }
         self._names = [spec.name for spec in self.inputs]
         self._outputs = [spec.name for spec in self.outputs]
         self._texts = [i for i, spec in enumerate(self.inputs) if spec.datatype == "BYTES"]
@@ -102,12 +110,22 @@ class OnnxRuntime:
         """With the inputs where they are, and outputs that the provider may keep until all are copied at once."""
         binding = self._session.io_binding()
         for name, value in zip(self._names, values, strict=True):
-            binding.bind_cpu_input(name, np.ascontiguousarray(value))
+            binding.bind_cpu_input(name, np.asarray(value, order="C"))  # ascontiguousarray makes a scalar [1]
         for name in self._outputs:
             binding.bind_output(name)
         self._session.run_with_iobinding(binding)
         outputs: list[Array] = binding.copy_outputs_to_cpu()
         return outputs
+
+    def read_graph(self) -> OnnxModel | None:
+        """The file's nodes; None where it can't be read as ONNX."""
+        try:
+            with self._path.open("rb") as file:
+                # Not closed by name: a view of it may outlive an error.
+                return read_model(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+        except (OSError, ValueError) as error:
+            log.info("the graph can't be read", extra={"path": str(self._path), "error": str(error)})
+            return None
 
     def close(self) -> None:
         """Nothing: the session ends with its last reference."""

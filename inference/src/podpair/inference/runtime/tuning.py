@@ -18,9 +18,10 @@ from podpair.inference.core.tensors import Array
 from podpair.inference.core.tuning import Cell, Layout, hopeless, layouts, sizes
 from podpair.inference.core.v2 import RequestDecoder
 from podpair.inference.runtime.cpu import available_cores, bind_thread, preparing_threads
-from podpair.inference.runtime.loading import decoders_of, load_runtime, zeros
+from podpair.inference.runtime.loading import decoders_of, load_runtime, run_clock, zeros
 from podpair.inference.runtime.protocol import Runtime
 from podpair.inference.runtime.repository import read_class, read_model
+from podpair.inference.runtime.row_probing import establish_rows
 
 
 class Tuning:
@@ -48,6 +49,7 @@ class Tuning:
         if not runtime.predicts:
             raise FaultsError([f"{folder.path}: the model only streams: there are no batches to measure"])
         signature = Signature(folder.config, runtime.inputs, runtime.outputs, str(folder.path / "model.yaml"))
+        establish_rows(runtime, signature, folder.config, run_clock(runtime), model=folder.name, version=self.version)
         self._signature = signature
         self._sizes = sizes(largest if signature.batchable else 1)
         self._rows = self._asked(request) if request is not None else self._zeros()
