@@ -170,10 +170,10 @@ def test_a_model_that_onnx_runtime_cannot_load_or_v2_cannot_name(
     (tmp_path / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(FaultsError, match="ONNX Runtime can't load it"):
         OnnxRuntime(tmp_path / "model.onnx", RuntimeConfig())
-    node = onnx.helper.make_node("Cast", ["x"], ["y"], to=onnx.TensorProto.BFLOAT16)
-    types = {"x": (onnx.TensorProto.FLOAT, [1])}, {"y": (onnx.TensorProto.BFLOAT16, [1])}
-    save_model(tmp_path / "m/1", [node], *types)
-    with pytest.raises(FaultsError, match=r"y is a tensor\(bfloat16\)"):
+    node = onnx.helper.make_node("Cast", ["x"], ["y"], to=onnx.TensorProto.FLOAT8E4M3FN)
+    types = {"x": (onnx.TensorProto.FLOAT, [1])}, {"y": (onnx.TensorProto.FLOAT8E4M3FN, [1])}
+    save_model(tmp_path / "m/1", [node], *types, opset=19, ir_version=9)
+    with pytest.raises(FaultsError, match=r"output y is a tensor\(float8e4m3fn\)"):
         OnnxRuntime(tmp_path / "m/1/model.onnx", RuntimeConfig())
     with pytest.raises(FaultsError, match=r"none of runtime\.providers"):
         OnnxRuntime(tmp_path / "m/1/model.onnx", RuntimeConfig(providers=("NoSuchProvider",)))

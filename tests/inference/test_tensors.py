@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from podpair.inference.core import bfloat16
 from podpair.inference.core.errors import InvalidRequestError
 from podpair.inference.core.tensors import DATATYPES, datatype_of, from_json, from_numbers, from_raw, to_json, to_raw
 
@@ -19,14 +20,19 @@ SHAPES = hnp.array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=5)
 @st.composite
 def number_tensors(draw: st.DrawFn) -> tuple[str, np.ndarray]:
     name = draw(st.sampled_from(NUMBERS))
-    elements = {"allow_nan": False, "allow_infinity": False} if name.startswith("FP") else None
+    finite = {"allow_nan": False, "allow_infinity": False}
+    if name == "BF16":
+        limits = {"min_value": -(2.0**126), "max_value": 2.0**126}
+        return name, bfloat16.from_float(draw(hnp.arrays(np.float32, SHAPES, elements=finite | limits)))
+    elements = finite if name.startswith("FP") else None
     return name, draw(hnp.arrays(DATATYPES[name], SHAPES, elements=elements))
 
 
 @given(number_tensors(), st.booleans())
 def test_numbers_survive_json_flat_and_nested(tensor: tuple[str, np.ndarray], nested: bool) -> None:
     name, array = tensor
-    text = msgspec.json.encode(array.tolist() if nested else to_json(array))
+    values = bfloat16.to_float(array) if name == "BF16" else array
+    text = msgspec.json.encode(values.tolist() if nested else to_json(array))
     np.testing.assert_array_equal(from_json(msgspec.Raw(text), name, array.shape, "x"), array)
 
 

@@ -7,7 +7,14 @@ from typing import Any
 from podpair.inference.core.tensors import TensorSpec
 from podpair.inference.runtime.catalog import Catalog, ServedModel, ServedVersion
 
-EXTENSIONS = ["binary_tensor_data", "generate", "model_configuration", "model_repository", "statistics"]
+EXTENSIONS = [
+    "binary_tensor_data",
+    "classification",
+    "generate",
+    "model_configuration",
+    "model_repository",
+    "statistics",
+]
 
 
 @cache
@@ -36,13 +43,15 @@ def parameters(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
 def configuration(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
     """`GET /v2/models/{model}/config`, with Triton's names: how requests are batched, and tensors without their rows."""
     batching, rows = model.config.batching, int(served.signature.has_rows)
+    delay = {"max_queue_delay_microseconds": int(batching.max_delay_ms * 1000)}
     return {
         "name": model.name,
         "platform": served.runtime.platform,
         "max_batch_size": served.scheduler.max_items if rows else 0,
         "input": [_configured(spec.tensor, rows) for spec in served.signature.inputs],
         "output": [_configured(spec, rows) for spec in served.signature.outputs],
-        "dynamic_batching": {"max_queue_delay_microseconds": int(batching.max_delay_ms * 1000)},
+        # What is never batched has none, as Triton says it.
+        **({"dynamic_batching": delay} if rows else {}),
         "model_transaction_policy": {"decoupled": served.streams is not None},
         "parameters": {name: {"string_value": value} for name, value in _rows(served).items()},
     }
@@ -70,4 +79,5 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
 
 def _configured(spec: TensorSpec, rows: int) -> dict[str, Any]:
     datatype = "STRING" if spec.datatype == "BYTES" else spec.datatype
-    return {"name": spec.name, "data_type": f"TYPE_{datatype}", "dims": list(spec.shape[rows:])}
+    told = {"name": spec.name, "data_type": f"TYPE_{datatype}", "dims": list(spec.shape[rows:])}
+    return told | {"optional": True} if spec.optional else told

@@ -15,6 +15,7 @@ from podpair.inference.http.app import Api
 from podpair.inference.http.server import Server
 from podpair.inference.metrics import Metrics
 from podpair.inference.runtime.catalog import Catalog, Source
+from podpair.inference.runtime.loading import loader
 from podpair.inference.runtime.watching import Watching
 from podpair.inference.runtime.weights import WeightsSource
 from podpair.inference.tracing import Tracing
@@ -32,9 +33,11 @@ async def serve(settings: Settings, models: Source, weights: WeightsSource) -> N
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     metrics = Metrics()
-    catalog = Catalog(models, metrics, weights=weights.read(), prepare_threads=settings.models.prepare_threads)
+    strict = settings.models.exit_on_error
+    load = loader(settings.models.custom_op_libraries)
+    catalog = Catalog(models, metrics, load, weights.read(), settings.models.prepare_threads, strict)
     watched = models if settings.models.watch else None
-    watching = Watching(catalog, weights, watched, settings.models.poll_seconds)
+    watching = Watching(catalog, weights, watched, settings.models.poll_seconds, strict)
     server = settings.server
     tracing = Tracing(settings.tracing)
     held = HeldBytes(server.max_pending_bytes)

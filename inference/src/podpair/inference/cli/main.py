@@ -4,15 +4,36 @@ import asyncio
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from podpair.inference.core.errors import FaultsError
 
+if TYPE_CHECKING:
+    from podpair.inference.runtime.loading import Load
+
+
+def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    """Print this program's version, and the newest ONNX models that its ONNX Runtime takes."""
+    if not asked or context.resilient_parsing:
+        return
+    import os
+    from importlib.metadata import version
+
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    from podpair.inference.runtime.onnx_loading import takes
+
+    click.echo(f"podpair-inference, version {version('podpair-inference')}")
+    click.echo(takes(version("onnxruntime")))
+    context.exit()
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="podpair-inference")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
+    help="Show the version, and the newest ONNX models that can be loaded.",
+)  # fmt: skip
 def main() -> None:
     """The inference half of a pair: runs models behind the Open Inference Protocol V2."""
 
@@ -25,6 +46,7 @@ def main() -> None:
 @click.option("--host", help="The address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="The port to listen on; 0 takes a free one.  [default: 8081]")
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="A YAML file with the settings.")
+@click.option("--exit-on-error", is_flag=True, help="End where one model can't be loaded.  [default: serve the others]")
 @click.option("--tracing-endpoint", help="Where a collector takes spans over OTLP/HTTP.  [default: no tracing]")
 @click.option("--log-format", type=click.Choice(["json", "text"]), help="[default: json]")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[default: info]")
@@ -34,6 +56,7 @@ def serve(
     host: str | None,
     port: int | None,
     config: Path | None,
+    exit_on_error: bool,
     tracing_endpoint: str | None,
     log_format: str | None,
     log_level: str | None,
@@ -45,12 +68,12 @@ def serve(
     from podpair.inference import logs
     from podpair.inference.config.settings import load_settings
     from podpair.inference.core.choosing import faults_of_weights
-    from podpair.inference.runtime.repository import Models
+    from podpair.inference.runtime.repository import Models, survey
     from podpair.inference.runtime.weights import WeightsSource
 
     options: dict[str, dict[str, Any]] = {
         "server": {"host": host, "port": port},
-        "models": {"repository": models, "classes": classes or None},
+        "models": {"repository": models, "classes": classes or None, "exit_on_error": exit_on_error or None},
         "tracing": {"endpoint": tracing_endpoint},
         "log": {"format": log_format, "level": log_level},
     }
@@ -62,8 +85,10 @@ def serve(
         given = weights.read()
         if not settings.models.watch:
             # Their faults come before anything is started; where models are watched they may yet be mended.
-            found = {folder.name: folder.versions for folder in repository.read()}
-            if faults := faults_of_weights(given, found, all_there=True):
+            folders, failed = survey(repository, settings.models.exit_on_error)
+            found = {folder.name: folder.versions for folder in folders}
+            sound = {name: weights for name, weights in given.items() if name not in failed}
+            if faults := faults_of_weights(sound, found, all_there=True):
                 raise FaultsError(faults)
     except FaultsError as error:
         _refuse(error.faults, 2)
@@ -99,7 +124,11 @@ def check(models: str) -> None:
     """
     from podpair.inference.runtime.checking import check as look
 
-    report = look(models)
+    try:
+        load = _loader()
+    except FaultsError as error:
+        _refuse(error.faults, 2)
+    report = look(models, load)
     for line in report.lines:
         click.echo(line)
     if report.faults:
@@ -135,7 +164,7 @@ def bench(
     from podpair.inference.runtime.tuning import Tuning
 
     try:
-        measured = Tuning(model, version, request, threads, max_items)
+        measured = Tuning(model, version, request, threads, max_items, _loader())
         cells = list(measured.measure(rounds, seconds))
         measured.close()
     except FaultsError as error:
@@ -147,6 +176,14 @@ def bench(
     click.echo("\nmodel.yaml:")
     for line in tuning.model_yaml(chosen, intra_op=measured.intra_op):
         click.echo(f"  {line}")
+
+
+def _loader() -> "Load":
+    """What loads a model as the server would, by the environment's settings. Raises FaultsError."""
+    from podpair.inference.config.settings import load_settings
+    from podpair.inference.runtime.loading import loader
+
+    return loader(load_settings().models.custom_op_libraries)
 
 
 def _run(main_coroutine: Coroutine[Any, Any, None]) -> None:

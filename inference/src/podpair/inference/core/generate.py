@@ -17,7 +17,7 @@ import numpy as np
 
 from podpair.inference.core.errors import InvalidRequestError
 from podpair.inference.core.signature import Signature
-from podpair.inference.core.tensors import Array, TensorSpec, from_json, to_json
+from podpair.inference.core.tensors import OMITTED, Array, TensorSpec, from_json, to_json
 
 _ANY_INPUT, _ANY_OUTPUT = "text_input", "text_output"
 
@@ -59,6 +59,9 @@ def decode_generate(body: bytes | bytearray | memoryview, signature: Signature) 
     arrays = []
     for index, spec in enumerate(signature.inputs):
         raw = members.get(spec.tensor.name)
+        if raw is None and spec.tensor.optional:
+            arrays.append(OMITTED)
+            continue
         if raw is None:
             raise InvalidRequestError(f"input {spec.tensor.name!r} is missing")
         array = _row(bytes(raw), spec.tensor, index, signature)
@@ -106,7 +109,7 @@ def _row(raw: bytes, spec: TensorSpec, index: int, signature: Signature) -> Arra
     shape = (1, *inner) if signature.has_rows else inner
     if not inner:
         shape = (1,) * len(spec.shape)
-    signature.check_header(index, spec.datatype, shape)
+    shape = signature.check_header(index, spec.datatype, shape)
     text = raw if inner and not signature.has_rows else b"[" + raw + b"]"
     return from_json(msgspec.Raw(text), spec.datatype, shape, spec.name)
 

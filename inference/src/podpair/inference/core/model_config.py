@@ -97,6 +97,8 @@ class RuntimeConfig(_Section):
     # ONNX Runtime's execution providers in the order in which they are tried: CUDA, TensorRT, OpenVINO, CPU, …, or one
     # with its options.
     providers: tuple[str | ProviderConfig, ...] = ("CPU",)
+    # How far ONNX Runtime rewrites the graph when it loads it: lower where a model's answers must be those of its own nodes.
+    graph_optimization_level: Literal["disabled", "basic", "extended", "layout", "all"] = "all"
     # Bind inputs and outputs before a run: fewer copies where the provider has memory of its own.
     io_binding: bool = False
     # Streams of a Python class that may be open at the same time; past it they are refused with 429.
@@ -104,10 +106,12 @@ class RuntimeConfig(_Section):
 
 
 class WarmupConfig(_Section):
-    """Runs of zeros before the model is ready."""
+    """Runs of zeros before the model is ready. One that can't take them is served all the same, with a warning."""
 
     # The batch sizes to run; default: one row, and for ONNX 2, 4, … as long as larger ones pay.
     rows: tuple[Positive, ...] | None = None
+    # What the other dimensions of any size are, in turn until the model takes them; default: 1, 32, 256, 512.
+    sizes: tuple[Positive, ...] = ()
 
 
 class ImageConfig(_Section):

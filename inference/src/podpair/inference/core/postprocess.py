@@ -34,6 +34,16 @@ class PostProcess:
             function, spec = _softmax(step, source) if isinstance(step, SoftmaxConfig) else _argmax(step, source)
             specs[spec.name] = spec
             self._steps.append((step.input, spec.name, function))
+        # Scores → labels of their last dimension: an argmax tells them for its input, and for what was made of that.
+        self.labels: dict[str, tuple[str, ...]] = {
+            step.input: step.labels for step in steps if isinstance(step, ArgmaxConfig) and step.labels is not None
+        }
+        for step in steps:
+            if isinstance(step, SoftmaxConfig) and step.input in self.labels:
+                self.labels.setdefault(step.output, self.labels[step.input])
+        for step in reversed(steps):
+            if isinstance(step, SoftmaxConfig) and step.output in self.labels:
+                self.labels.setdefault(step.input, self.labels[step.output])
         consumed = {step.input for step in steps}
         names = [name for name in specs if name not in consumed] if served is None else served
         unknown = [name for name in names if name not in specs]

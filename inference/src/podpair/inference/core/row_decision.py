@@ -49,6 +49,9 @@ class RowDecision:
 
 def without_rows(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str | None:
     """Why tensors of these shapes have no rows of any number as their first dimension; None where they have."""
+    optional = next((spec for spec in inputs if spec.optional), None)
+    if optional is not None:
+        return f"a request may give {optional.name} or not"
     fixed = next((spec for spec in (*inputs, *outputs) if spec.shape[:1] != (-1,)), None)
     if fixed is None:
         return None

@@ -8,6 +8,7 @@ What it costs is bounded: a model that takes milliseconds is tried with everythi
 and together. That is the least that says anything.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -30,6 +31,8 @@ _COMPANIES: dict[int, tuple[tuple[int, ...], ...]] = {
 }
 _MOST = max(_COMPANIES)
 _LARGE = 64
+# Of larger rows two are drawn: to draw more would take longer than to run them.
+_MOST_ELEMENTS = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,18 @@ class ProbedInput:
     def first(self) -> str | None:
         """What the number of rows is called."""
         return self.symbols[0] if self.symbols else None
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What helps to try a model."""
+
+    # What may be spent, on the probe's clock; else four runs.
+    seconds: float
+    # Sizes of dimensions of any size that model.yaml names.
+    sizes: Sequence[int] = ()
+    # What texts may be made of: those that the model knows.
+    words: Sequence[bytes] = ()
 
 
 class _Differ(Exception):
@@ -78,21 +93,23 @@ class _Sample:
 class RowProbe:
     """One model's probe.
 
-    run: the model; it may raise anything. names: its outputs'. clock: seconds, of which `seconds` and four runs may be spent.
-    words: what texts may be made of.
+    run: the model; it may raise anything. names: its outputs'. clock: seconds, on whatever clock says what a run costs.
     """
 
     def __init__(
-        self, run: Run, inputs: Sequence[ProbedInput], names: Sequence[str], clock: Callable[[], float], seconds: float,
-        words: Sequence[bytes] = (),
-    ) -> None:  # fmt: skip
+        self,
+        run: Run,
+        inputs: Sequence[ProbedInput],
+        names: Sequence[str],
+        clock: Callable[[], float],
+        hints: Hints,
+    ) -> None:
         self._run = run
         self._inputs = inputs
         self._names = names
         self._clock = clock
-        self._end = clock() + seconds
-        self._seconds = seconds
-        self._words = words
+        self._hints = hints
+        self._end = clock() + hints.seconds
         self._draw = np.random.default_rng(5)
         # Seconds that a row takes.
         self._cost = 0.0
@@ -113,17 +130,20 @@ class RowProbe:
     def _fitting(self) -> "_Sample | None":
         """Rows of a shape and with values that the model takes, and the answers to the first two; None: it takes none."""
         started = self._clock()
+        sizes = [*self._hints.sizes, *SIZES]
+        if all(-1 not in probed.spec.shape[1:] for probed in self._inputs):
+            sizes = [1]
         for profile in PROFILES:
-            for size in SIZES if any(-1 in probed.spec.shape[1:] for probed in self._inputs) else (1,):
+            for size in sizes:
                 sample = _Sample(profile, self._rows([_inner(probed, size) for probed in self._inputs], profile))
                 if self._alone(sample, 0):
                     # The first time pays for what is made lazily.
                     begun = self._clock()
                     if self._alone(sample, 1):
                         self._cost = self._clock() - begun
-                        self._end = begun + max(self._seconds, 4 * self._cost)
+                        self._end = begun + max(self._hints.seconds, 4 * self._cost)
                         return sample
-                if self._clock() - started > max(self._seconds, 1.0):
+                if self._clock() - started > max(self._hints.seconds, 1.0):
                     return None
         return None
 
@@ -138,7 +158,7 @@ class RowProbe:
             if 2 not in counts or (index and not self._affords(5)):
                 continue
             arrays = [
-                random_rows(p.spec, count, inner, PROFILES[0], self._words, self._draw)
+                random_rows(p.spec, count, inner, PROFILES[0], self._hints.words, self._draw)
                 for p, inner, count in zip(self._inputs, shapes, counts, strict=True)
             ]
             if self._asked(arrays) is not None:
@@ -149,10 +169,11 @@ class RowProbe:
         tried: list[str] = []
         varied = False
         for profile in (first.profile, *(other for other in PROFILES if other is not first.profile)):
-            count = next((count for count in _COMPANIES if self._affords(5 * count)), 2)
-            if varied and count == 2:
+            if varied and not self._affords(20):
                 break
             sample = first if profile is first.profile else _Sample(profile, self._rows(shapes, profile))
+            drawn = len(sample.rows[0])
+            count = next((count for count in _COMPANIES if count <= drawn and self._affords(5 * count)), 2)
             if not all(self._alone(sample, i) for i in range(len(sample.alone), count)):
                 continue  # values that it doesn't take
             if not self._compare_sample(sample, count, large=not tried):
@@ -228,8 +249,9 @@ class RowProbe:
             return None
 
     def _rows(self, shapes: Sequence[tuple[int, ...]], profile: Profile) -> list[Array]:
+        count = _MOST if sum(map(math.prod, shapes)) <= _MOST_ELEMENTS else 2
         return [
-            random_rows(probed.spec, _MOST, inner, profile, self._words, self._draw)
+            random_rows(probed.spec, count, inner, profile, self._hints.words, self._draw)
             for probed, inner in zip(self._inputs, shapes, strict=True)
         ]
 

@@ -12,12 +12,14 @@ are the same or not.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from podpair.inference.core import bfloat16
 from podpair.inference.core.tensors import DATATYPES, Array, TensorSpec
 
-TOLERANCES = {2: 1e-2, 4: 1e-4, 8: 1e-9}  # bytes of a float → share of the largest number
+TOLERANCES = {2: 2e-2, 4: 1e-4, 8: 1e-9}  # bytes of a float → share of the largest number
 
 _WORDS = (b"a", b"good", b"bad", b"a good day", b"1", b"2.5", b"")
 
@@ -68,19 +70,27 @@ def random_rows(
             low, high = (0, 127) if dtype.kind == "i" else (0, 255)
         return draw.integers(low, high, shape, endpoint=True).astype(dtype)
     if profile.floats == "few":
-        return draw.integers(0, 2, shape, endpoint=True).astype(dtype)
-    values = draw.standard_normal(shape) if profile.floats == "normal" else draw.random(shape)
+        return _as(dtype, draw.integers(0, 2, shape, endpoint=True).astype(np.float32))
+    wide = np.float64 if dtype.itemsize == 8 else np.float32
+    values = draw.standard_normal(shape, wide) if profile.floats == "normal" else draw.random(shape, wide)
     if profile.scale > 1:
         # The rows' magnitudes lie apart by what matters, in whatever order.
         scales = draw.permutation(np.geomspace(profile.scale / 30, profile.scale, rows))
-        values *= scales.reshape(rows, *(1 for _ in inner))
-    return values.astype(dtype)
+        values *= scales.reshape(rows, *(1 for _ in inner)).astype(wide)
+    return _as(dtype, values)
+
+
+def _as(dtype: np.dtype[Any], values: Array) -> Array:
+    return bfloat16.from_float(values) if dtype == bfloat16.DTYPE else values.astype(dtype, copy=False)
 
 
 def same(a: Array, b: Array) -> bool:
     """Whether one answer is the other; NaN is NaN, and infinity infinity."""
     if a.shape != b.shape or a.dtype.kind != b.dtype.kind:
         return False
+    size = a.dtype.itemsize
+    if a.dtype == bfloat16.DTYPE:
+        a, b = bfloat16.to_float(a), bfloat16.to_float(b)
     if a.dtype.kind != "f":
         return bool(np.array_equal(a, b))
     finite = np.isfinite(a)
@@ -90,6 +100,4 @@ def same(a: Array, b: Array) -> bool:
     left, right = a[finite].astype(wide), b[finite].astype(wide)
     if not left.size:
         return True
-    return bool(
-        np.abs(left - right).max() <= TOLERANCES[a.dtype.itemsize] * max(np.abs(left).max(), np.abs(right).max())
-    )
+    return bool(np.abs(left - right).max() <= TOLERANCES[size] * max(np.abs(left).max(), np.abs(right).max()))

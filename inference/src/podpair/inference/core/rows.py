@@ -13,6 +13,7 @@ from typing import Any, overload
 import msgspec
 import numpy as np
 
+from podpair.inference.core import bfloat16
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.signature import is_batchable
 from podpair.inference.core.tensors import DATATYPES, Array, TensorSpec, as_text
@@ -88,7 +89,14 @@ class Rows:
             columns = [answers] if len(names) == 1 else _by_name(answers, names)
         return [self._array(spec, column) for spec, column in zip(self.outputs, columns, strict=True)]
 
+    def none(self) -> list[Array]:
+        """The output tensors of no rows at all, for which no class is asked; a dimension of any size is 0 then."""
+        shapes = [(0, *[max(0, size) for size in spec.shape[1:]]) for spec in self.outputs]
+        return [np.empty(shape, DATATYPES[spec.datatype]) for spec, shape in zip(self.outputs, shapes, strict=True)]
+
     def _column(self, spec: TensorSpec, array: Array) -> Any:
+        if spec.datatype == "BF16":
+            return bfloat16.to_float(array)
         if spec.datatype != "BYTES":
             return array
         values = as_text(array, spec.name) if spec.name in self._texts else array
@@ -136,6 +144,8 @@ def _by_name(answers: Any, names: list[str]) -> list[list[Any]]:
 def _numbers(column: Any, spec: TensorSpec) -> Array:
     """Python numbers, lists and arrays as the declared datatype; no float becomes an integer by itself."""
     try:
+        if spec.datatype == "BF16":
+            return bfloat16.from_float(np.asarray(column).astype(np.float32, casting="same_kind"))
         return np.asarray(column).astype(DATATYPES[spec.datatype], casting="same_kind", copy=False)
     except (ValueError, TypeError) as error:
         raise AnswersError(f"returned {spec.name!r} that is no {spec.datatype} {list(spec.shape)}: {error}") from None

@@ -8,7 +8,7 @@ from podpair.inference.core.model_config import ModelConfig, TensorConfig
 from podpair.inference.core.postprocess import PostProcess
 from podpair.inference.core.preprocess import PreProcess
 from podpair.inference.core.row_decision import RowDecision, Rows, decide_by_shape, without_rows
-from podpair.inference.core.tensors import Array, TensorSpec, all_finite
+from podpair.inference.core.tensors import OMITTED, Array, TensorSpec, all_finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Signature:
             for fault in _differences("inputs", declared[name], spec)
         ]
         self.model_inputs = tuple(
-            TensorSpec(name, spec.datatype, declared[name].shape if name in declared else spec.shape)
+            TensorSpec(name, spec.datatype, declared[name].shape if name in declared else spec.shape, spec.optional)
             for name, spec in found.items()
         )
         try:
@@ -66,6 +66,9 @@ class Signature:
             raise FaultsError([f"{source}: {fault}" for fault in faults])
         self.outputs = self.postprocess.outputs
         self.by_name = {spec.tensor.name: i for i, spec in enumerate(self.inputs)}
+        # Output → labels of its values, where post-processing has some.
+        self.labels = self.postprocess.labels
+        self._optional = [i for i, spec in enumerate(self.inputs) if spec.tensor.optional]
 
     def decide(self, decision: RowDecision) -> None:
         """What the rows are; before the first request."""
@@ -74,9 +77,9 @@ class Signature:
         self.batchable = decision.rows is Rows.INDEPENDENT
 
     def rows(self, arrays: Sequence[Array]) -> int:
-        """How many rows of a run a request needs: 1 where it runs alone.
+        """How many rows of a run a request needs, which may be none; 1 where it runs alone.
 
-        Raises InvalidRequestError where its inputs don't agree, or have none.
+        Raises InvalidRequestError where its inputs don't agree.
         """
         if not self.batchable:
             return 1
@@ -85,22 +88,45 @@ class Signature:
             sizes = ", ".join(f"{spec.tensor.name} {a.shape[0]}" for spec, a in zip(self.inputs, arrays, strict=True))
             raise InvalidRequestError(f"the inputs have different numbers of rows: {sizes}")
         (count,) = rows
-        if count == 0:
-            raise InvalidRequestError("the inputs have no rows")
         return count
 
-    def check_header(self, index: int, datatype: str, shape: tuple[int, ...]) -> None:
-        """Raise InvalidRequestError unless datatype and shape are what the model takes; before the data is read."""
+    def check_header(self, index: int, datatype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape in which the model takes the input; before the data is read.
+
+        One value is one value: what the model takes without dimensions may be sent as [1] or [1, 1], for want of another
+        way in most clients. Raises InvalidRequestError unless datatype and shape are what the model takes.
+        """
         spec = self.inputs[index].tensor
         expected = spec.shape
-        if datatype == spec.datatype and shape[1:] == expected[1:] and shape[:1] and expected[0] in (-1, shape[0]):
-            return  # as it mostly is
+        if (
+            datatype == spec.datatype
+            and shape[1:] == expected[1:]
+            and shape
+            and expected
+            and expected[0] in (-1, shape[0])
+        ):
+            return shape  # as it mostly is
         if datatype != spec.datatype:
             raise InvalidRequestError(f"input {spec.name!r}: datatype {datatype}, the model takes {spec.datatype}")
+        if not expected and set(shape) <= {1}:
+            return expected
         if len(shape) != len(spec.shape) or any(
             want not in (-1, have) for have, want in zip(shape, spec.shape, strict=True)
         ):
-            raise InvalidRequestError(f"input {spec.name!r}: shape {list(shape)}, the model takes {list(spec.shape)}")
+            takes = list(spec.shape) if expected else "one value, [] or [1]"
+            raise InvalidRequestError(f"input {spec.name!r}: shape {list(shape)}, the model takes {takes}")
+        return shape
+
+    def complete(self, arrays: list[Array | None]) -> tuple[Array, ...]:
+        """The arrays of all inputs. Raises InvalidRequestError where one is missing that a request may not leave out."""
+        for index in self._optional:
+            if arrays[index] is None:
+                arrays[index] = OMITTED
+        given = tuple([array for array in arrays if array is not None])
+        if len(given) < len(arrays):
+            missing = next(name for name, index in self.by_name.items() if arrays[index] is None)
+            raise InvalidRequestError(f"input {missing!r} is missing")
+        return given
 
     def check_values(self, index: int, array: Array) -> None:
         """Raise InvalidRequestError for NaN and infinities where the model doesn't take them."""

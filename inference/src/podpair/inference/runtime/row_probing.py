@@ -13,7 +13,7 @@ from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.onnx_graph import OnnxModel
 from podpair.inference.core.row_decision import RowDecision, Rows, decide, decide_by_symbols
 from podpair.inference.core.row_hazards import row_hazards
-from podpair.inference.core.row_probe import ProbedInput, RowProbe
+from podpair.inference.core.row_probe import Hints, ProbedInput, RowProbe
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import Array
 from podpair.inference.runtime.protocol import Runtime
@@ -41,7 +41,7 @@ def establish_rows(
 ) -> None:
     """Decide what the rows of a model are, and tell the signature and the log."""
     if config.rows == "auto" and signature.has_rows and isinstance(runtime, GraphRuntime):
-        signature.decide(_found(runtime, runtime, signature, clock))
+        signature.decide(_found(runtime, runtime, signature, config.warmup.sizes, clock))
     decision = signature.decision
     told = {
         "model": model,
@@ -51,20 +51,23 @@ def establish_rows(
         "reason": decision.reason,
     }
     if decision.rows is Rows.INDEPENDENT or decision.by in ("signature", "model.yaml"):
-        log.info("rows", extra=told)
-    else:
-        log.warning(
-            "requests don't share runs: a row's answer may not be the same in company",
-            extra=told | {"advice": decision.advice()},
-        )
+        log.info("rows established", extra=told)
+        return
+    log.warning(
+        "%s/%d: each request runs alone (rows: %s), by its %s: %s; %s",
+        model, version, decision.rows.value, decision.by, decision.reason, decision.advice(), extra=told,
+    )  # fmt: skip
 
 
-def _found(runtime: Runtime, graph: GraphRuntime, signature: Signature, clock: Callable[[], float]) -> RowDecision:
+def _found(
+    runtime: Runtime, graph: GraphRuntime, signature: Signature, sizes: Sequence[int], clock: Callable[[], float]
+) -> RowDecision:
     needed = signature.postprocess.needed
     names = [runtime.outputs[i].name for i in needed]
-    inputs = [ProbedInput(spec, graph.symbols[spec.name]) for spec in signature.model_inputs]
+    inputs = [ProbedInput(spec, graph.symbols.get(spec.name, (None,))) for spec in signature.model_inputs]
     by_symbols = decide_by_symbols(
-        {probed.spec.name: probed.symbols for probed in inputs}, {name: graph.symbols[name] for name in names}
+        {probed.spec.name: probed.symbols for probed in inputs},
+        {name: graph.symbols.get(name, (None,)) for name in names},
     )
     if by_symbols is not None:
         return by_symbols
@@ -76,5 +79,5 @@ def _found(runtime: Runtime, graph: GraphRuntime, signature: Signature, clock: C
         return [answers[i] for i in needed]
 
     words = () if read is None else read.words
-    finding = RowProbe(run, inputs, names, clock, _SECONDS, words).find()
+    finding = RowProbe(run, inputs, names, clock, Hints(_SECONDS, sizes, words)).find()
     return decide(finding.rows, finding.reason, hazards, signature.model_inputs)
