@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from podpair.inference.core.errors import InvalidRequestError
+from podpair.inference.core.non_finite import named, quoted
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import OMITTED, Array, TensorSpec, from_json, to_json
 
@@ -39,7 +40,7 @@ class GenerateRequest:
 def decode_generate(body: bytes | bytearray | memoryview, signature: Signature) -> GenerateRequest:
     """The request in `body`, checked against the model. Raises InvalidRequestError."""
     try:
-        members = _decoder.decode(body)
+        members = _members(body)
         request_id = msgspec.json.decode(members.pop("id", b"null"), type=str | None)
         parameters = msgspec.json.decode(members.pop("parameters", b"{}"), type=dict[str, Any])
     except msgspec.ValidationError as error:
@@ -70,6 +71,18 @@ def decode_generate(body: bytes | bytearray | memoryview, signature: Signature) 
     return GenerateRequest(request_id, tuple(arrays), parameters, names)
 
 
+def _members(body: bytes | bytearray | memoryview) -> dict[str, msgspec.Raw]:
+    try:
+        return _decoder.decode(body)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        again = quoted(body)
+        if again is None:
+            raise
+        return _decoder.decode(again)
+
+
 def encode_generate(
     model: str, version: str, request: GenerateRequest, arrays: Sequence[Array], has_rows: bool
 ) -> bytes:
@@ -77,7 +90,7 @@ def encode_generate(
     document: dict[str, Any] = {} if request.id is None else {"id": request.id}
     document |= {"model_name": model, "model_version": version}
     for name, array in zip(request.names, arrays, strict=True):
-        values: Any = to_json(array)
+        values: Any = named(to_json(array)) if array.dtype.kind in "fV" else to_json(array)
         shape = array.shape[1:] if has_rows else array.shape
         document[name] = values[0] if len(values) == 1 else _nested(values, shape)
     return _encoder.encode(document)

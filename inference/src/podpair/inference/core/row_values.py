@@ -73,6 +73,9 @@ def random_rows(
         return _as(dtype, draw.integers(0, 2, shape, endpoint=True).astype(np.float32))
     wide = np.float64 if dtype.itemsize == 8 else np.float32
     values = draw.standard_normal(shape, wide) if profile.floats == "normal" else draw.random(shape, wide)
+    if profile.scale > 100:
+        # Some rows whose numbers all have one sign: a threshold may answer to nothing else.
+        np.abs(values[::2], out=values[::2])
     if profile.scale > 1:
         # The rows' magnitudes lie apart by what matters, in whatever order.
         scales = draw.permutation(np.geomspace(profile.scale / 30, profile.scale, rows))
