@@ -79,9 +79,10 @@ class RowsServer:
 
     async def _config(self, request: web.Request) -> web.Response:
         says = {
+            **dict.fromkeys(("rows", "odd", "versions"), {"max_batch_size": 4096}),
             "four": {"max_batch_size": 4},
             "unbatched": {"max_batch_size": 0},
-            "two": {"instance_group": [{"count": 2}]},
+            "two": {"max_batch_size": 4096, "instance_group": [{"count": 2}]},
         }
         name = request.match_info["model"]
         return web.json_response(says[name]) if name in says else web.json_response({"error": "what?"}, status=404)

@@ -62,6 +62,7 @@ def model_of_messages(name: str, metadata: bytes, config: bytes | None) -> Model
             "max_batch_size": known.max_batch_size,
             "instance_group": [{"count": group.count or 1} for group in known.instance_group],
             "model_transaction_policy": {"decoupled": known.model_transaction_policy.decoupled},
+            "parameters": {name: {"string_value": value.string_value} for name, value in known.parameters.items()},
             "sequence_batching": {} if known.HasField("sequence_batching") else None,
         }
     try:
