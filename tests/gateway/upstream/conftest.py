@@ -79,7 +79,7 @@ class RowsServer:
 
     async def _config(self, request: web.Request) -> web.Response:
         says = {
-            **dict.fromkeys(("rows", "odd", "versions"), {"max_batch_size": 4096}),
+            **{name: {"max_batch_size": 4096} for name in ("rows", "odd", "versions")},
             "four": {"max_batch_size": 4},
             "unbatched": {"max_batch_size": 0},
             "two": {"max_batch_size": 4096, "instance_group": [{"count": 2}]},
