@@ -6,7 +6,7 @@ known is for the probe to find out (`core.row_probe`). So a graph without hazard
 no luck with random rows: an answer of labels may hide from them that a scale was taken over the batch.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from podpair.inference.core.onnx_graph import Constant, Graph, Node, OnnxModel
@@ -61,9 +61,12 @@ _RECURRENT = {"LSTM": 0, "GRU": 0, "RNN": 0}
 _SHAPES = {"Shape", "Size", "Constant", "ConstantOfShape", "Range", "EyeLike"}
 
 
-def row_hazards(model: OnnxModel) -> list[str]:
-    """What computes over rows for certain, a sentence for each kind of it, in the order of the graph; empty: nothing found."""
-    analysis = _Analysis(model.opset)
+def row_hazards(model: OnnxModel, outputs: Collection[str] | None = None) -> list[str]:
+    """What computes over rows for certain, a sentence for each kind of it, in the order of the graph; empty: nothing found.
+
+    outputs: those that matter; default: all.
+    """
+    analysis = _Analysis(model.opset, _needed(model.graph, model.graph.outputs if outputs is None else outputs))
     analysis.follow(model.graph)
     for node in model.functions:
         analysis.look(node, [_UNKNOWN] * len(node.inputs))
@@ -74,8 +77,10 @@ def row_hazards(model: OnnxModel) -> list[str]:
 
 
 class _Analysis:
-    def __init__(self, opset: int) -> None:
+    def __init__(self, opset: int, needed: Collection[int]) -> None:
         self._opset = opset
+        # Nodes of the main graph by their index.
+        self._needed = needed
         # Sentence by sentence, each once.
         self.found: dict[str, None] = {}
 
@@ -84,7 +89,9 @@ class _Analysis:
         values: dict[str, Value] = {name: Value(len(c.shape), None) for name, c in graph.constants.items()}
         values.update({name: Value(rank, -1 if rank is None else 0) for name, rank in graph.inputs.items()})
         constants = dict(graph.constants)
-        for node in graph.nodes:
+        for index, node in enumerate(graph.nodes):
+            if index not in self._needed:
+                continue
             given = [values.get(name, _CONSTANT) for name in node.inputs]
             values.update(zip(node.outputs, self.look(node, given, constants), strict=False))
 
@@ -121,6 +128,26 @@ class _Analysis:
 
     def _tell(self, node: Node, what: str) -> None:
         self.found.setdefault(f"{node.op} {what}", None)
+
+
+def _needed(graph: Graph, outputs: Collection[str]) -> set[int]:
+    """The nodes that something of the outputs hangs on."""
+    names, found = set(outputs), set()
+    for index in range(len(graph.nodes) - 1, -1, -1):
+        node = graph.nodes[index]
+        if not names.isdisjoint(node.outputs):
+            found.add(index)
+            names.update(_inputs(node))
+    return found
+
+
+def _inputs(node: Node) -> Iterator[str]:
+    """What a node takes, and what its bodies take from around them."""
+    yield from node.inputs
+    for graph in node.graphs:
+        yield from graph.outputs
+        for inner in graph.nodes:
+            yield from _inputs(inner)
 
 
 def _results(

@@ -72,7 +72,7 @@ def _found(
     if by_symbols is not None:
         return by_symbols
     read = graph.read_graph()
-    hazards = [] if read is None else row_hazards(read)
+    hazards = [] if read is None else row_hazards(read, names)
 
     def run(arrays: Sequence[Array]) -> list[Array]:
         answers = runtime.run(arrays)
