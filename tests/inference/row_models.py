@@ -332,6 +332,12 @@ def halves() -> Graph:
     return nodes, {"x": (F16, ["n", 8])}, {"y": (F16, ["n", 3])}, {"w": _weights(8, 3).astype(np.float16)}
 
 
+def logarithm() -> Graph:
+    return [make_node("Log", ["x"], ["y"])], {"x": (F32, ["n"])}, {"y": (F32, ["n"])}, {}
+
+
+LOGARITHM = "inputs: [{name: x, datatype: FP32, shape: [-1], allow_nan: true}]"
+
 # What each is, by itself.
 INDEPENDENT: list[Callable[[], Graph]] = [
     perceptron, convolution, embeddings, static_quantisation, recurrent, columns, words, halves,
