@@ -1,6 +1,6 @@
 """tritonclient against a server: `triton.py HTTP_ADDRESS GRPC_ADDRESS`. Runs in its own environment; fails by assertion.
 
-The server has `digits`, and `chat`: a class that answers in capitals and streams word by word.
+The server has `digits`, `logarithm`, and `chat`: a class that answers in capitals and streams word by word.
 """
 
 import asyncio
@@ -65,6 +65,13 @@ def control(client: Any) -> None:
 def sync_http(address: str) -> None:
     with triton_http.InferenceServerClient(address, concurrency=4) as client:
         control(client)
+        # Sent as bare tokens, answered by name.
+        for binary in (True, False):
+            x = triton_http.InferInput("x", [4], "FP32")
+            x.set_data_from_numpy(np.array([0, -1, np.inf, np.nan], np.float32), binary_data=binary)
+            wanted = [triton_http.InferRequestedOutput("y", binary_data=binary)]
+            found = client.infer("logarithm", [x], outputs=wanted).as_numpy("y")
+            np.testing.assert_array_equal(found, np.array([-np.inf, np.nan, np.inf, np.nan], np.float32))
         for binary in (True, False):
             inputs, outputs = tensors(triton_http, binary_data=binary)
             check(client.infer("digits", inputs, outputs=outputs, request_id="r"))

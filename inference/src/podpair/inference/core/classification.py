@@ -49,7 +49,7 @@ def classification(index: int, parameters: Mapping[str, Any], signature: Signatu
     beside = spec.name + LABELS
     return Classification(
         count,
-        signature.batchable,
+        signature.has_rows,
         signature.labels.get(spec.name, ()),
         names.index(beside) if beside in names else None,
     )

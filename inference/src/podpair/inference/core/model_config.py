@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from podpair.inference.core.geometry import ResizeRule
+from podpair.inference.core.row_decision import RowsSetting
 from podpair.inference.core.tensors import DATATYPES
 
 Positive = Annotated[int, Field(gt=0)]
@@ -213,6 +214,10 @@ class ModelConfig(_Section):
     inputs: tuple[InputConfig, ...] = ()
     # The outputs after post-processing that are served; default: all that no post-processing step has consumed.
     outputs: tuple[TensorConfig, ...] = ()
+    # What the first dimension of all tensors is. independent: rows, each answered as it would be alone, so that requests share
+    # runs; dependent: rows, but each request runs alone; none: shapes are the model's own, and each request runs alone.
+    # auto: the shapes, the graph and a probe tell (core.row_decision).
+    rows: RowsSetting = "auto"
     batching: BatchingConfig = BatchingConfig()
     warmup: WarmupConfig = WarmupConfig()
     runtime: RuntimeConfig = RuntimeConfig()

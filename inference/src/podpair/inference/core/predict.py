@@ -13,7 +13,7 @@ def decode_payload(payload: bytes, signature: Signature) -> tuple[Array, ...]:
     if len(signature.inputs) != 1:
         raise InvalidRequestError(f"the model has {len(signature.inputs)} inputs: ask it with V2's ModelInfer")
     spec = signature.inputs[0].tensor
-    shape = (1, *spec.shape[1:]) if signature.batchable else spec.shape
+    shape = (1, *spec.shape[1:]) if signature.has_rows else spec.shape
     if spec.datatype == "BYTES":
         raw = len(payload).to_bytes(4, "little") + payload
         array = from_raw(memoryview(raw), "BYTES", tuple(abs(size) for size in shape), spec.name)

@@ -61,7 +61,7 @@ class Rows:
         declared = tuple(TensorSpec(t.name, t.datatype, t.shape) for t in config.inputs)
         self.inputs = declared or (DEFAULT_INPUT,)
         self.outputs = tuple(TensorSpec(t.name, t.datatype, t.shape) for t in config.outputs) or (DEFAULT_OUTPUT,)
-        self.batchable = is_batchable(self.inputs, self.outputs)
+        self.batchable = config.rows != "none" and is_batchable(self.inputs, self.outputs)
         self._texts = {t.name for t in config.inputs if t.text and t.datatype == "BYTES"} if declared else {"input"}
 
     def batch(self, arrays: Sequence[Array]) -> Sequence[Any]:

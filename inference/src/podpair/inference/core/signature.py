@@ -7,6 +7,7 @@ from podpair.inference.core.errors import FaultsError, InvalidRequestError
 from podpair.inference.core.model_config import ModelConfig, TensorConfig
 from podpair.inference.core.postprocess import PostProcess
 from podpair.inference.core.preprocess import PreProcess
+from podpair.inference.core.row_decision import RowDecision, Rows, decide_by_shape, without_rows
 from podpair.inference.core.tensors import OMITTED, Array, TensorSpec, all_finite
 
 
@@ -23,8 +24,8 @@ class Signature:
 
     `model_inputs` are the model's own.
 
-    `batchable`: every input and output has rows of any number as its first dimension. Where that isn't so each request
-    runs alone and counts as one row.
+    `decision`: what the first dimension of all tensors is. `has_rows`: it is rows, of any number. `batchable`: each row is
+    answered as it would be alone, so that requests share runs; where that isn't so each request runs alone and counts as one.
     """
 
     def __init__(
@@ -52,6 +53,8 @@ class Signature:
             self.postprocess = PostProcess(
                 config.postprocess, outputs, [tensor.name for tensor in config.outputs] or None
             )
+            needed = [outputs[i] for i in self.postprocess.needed]
+            self.decide(decide_by_shape(config.rows, self.model_inputs, needed))
         except ValueError as error:
             raise FaultsError([f"{source}: {fault}" for fault in [*faults, str(error)]]) from None
         self.inputs = tuple(
@@ -66,11 +69,18 @@ class Signature:
         # Output → labels of its values, where post-processing has some.
         self.labels = self.postprocess.labels
         self._optional = [i for i, spec in enumerate(self.inputs) if spec.tensor.optional]
-        # What a request may give or not holds for all rows of a batch.
-        self.batchable = is_batchable(self.model_inputs, outputs) and not self._optional
+
+    def decide(self, decision: RowDecision) -> None:
+        """What the rows are; before the first request."""
+        self.decision = decision
+        self.has_rows = decision.rows is not Rows.NONE
+        self.batchable = decision.rows is Rows.INDEPENDENT
 
     def rows(self, arrays: Sequence[Array]) -> int:
-        """How many rows a request has; there may be none. InvalidRequestError where its inputs don't agree."""
+        """How many rows of a run a request needs, which may be none; 1 where it runs alone.
+
+        Raises InvalidRequestError where its inputs don't agree.
+        """
         if not self.batchable:
             return 1
         rows: set[int] = {array.shape[0] for array in arrays}
@@ -129,7 +139,7 @@ class Signature:
 
 def is_batchable(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
     """Whether every tensor has rows of any number as its first dimension."""
-    return all(spec.shape[:1] == (-1,) for spec in (*inputs, *outputs))
+    return without_rows(inputs, outputs) is None
 
 
 def _differences(section: str, declared: TensorConfig, spec: TensorSpec) -> list[str]:

@@ -7,6 +7,7 @@ row or element, save for BYTES, whose elements have no fixed size. A raw tensor 
 Source of the formats: Open Inference Protocol V2, and its binary tensor data extension (Triton).
 """
 
+import contextlib
 import math
 import struct
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from podpair.inference.core import bfloat16
 from podpair.inference.core.errors import InvalidRequestError
+from podpair.inference.core.non_finite import Name
 
 Array = NDArray[Any]
 
@@ -42,7 +44,9 @@ DATATYPES: dict[str, np.dtype[Any]] = {
     "BF16": bfloat16.DTYPE,
 }
 _NAMES = {dtype: name for name, dtype in DATATYPES.items()}
-_ELEMENTS: dict[str, Any] = {"b": bool, "i": int, "u": int, "f": float, "O": str, "V": float}
+_ELEMENTS: dict[str, Any] = {
+    "b": bool, "i": int, "u": int, "f": float, "O": str, "V": float, "named": float | Name | None,
+}  # fmt: skip
 # struct's letters, and packers for lists of up to so many numbers.
 _FORMATS = dict(zip(DATATYPES.values(), "?BHIQbhiqefd", strict=False))
 _FEW = 1024
@@ -76,7 +80,7 @@ def from_json(raw: msgspec.Raw, datatype: str, shape: tuple[int, ...], name: str
     # A tensor without dimensions may stand without a list, as numpy writes it.
     depth = len(shape) if nested else int(bool(shape))
     try:
-        values = _decoder(dtype.kind, depth).decode(text)
+        values = _elements_of(text, dtype.kind, depth)
         values = values if depth else [values]
         if dtype.kind == "O":
             array = _strings(values, shape if nested else (len(values),))
@@ -143,7 +147,10 @@ def from_raw(raw: memoryview, datatype: str, shape: tuple[int, ...], name: str) 
 
 
 def to_json(array: Array) -> list[Any]:
-    """The elements as a flat list. BYTES become text; what isn't UTF-8 can only be had as binary data."""
+    """The elements as a flat list. BYTES become text; what isn't UTF-8 can only be had as binary data.
+
+    NaN and infinity are still floats, which JSON is to name (`core.non_finite`).
+    """
     flat = (bfloat16.to_float(array) if array.dtype.kind == "V" else array).ravel().tolist()
     if array.dtype.kind in "SO":
         try:
@@ -198,6 +205,17 @@ def all_finite(array: Array) -> bool:
     finite = np.isfinite(array)
     # numpy's own way to ask costs three times this for a small array.
     return b"\0" not in finite.tobytes() if array.size <= _FEW else bool(finite.all())
+
+
+def _elements_of(text: bytes, kind: str, depth: int) -> Any:
+    """The elements in JSON, nested `depth` deep; of floats also those that only have a name, as text, and None for NaN."""
+    try:
+        return _decoder(kind, depth).decode(text)
+    except msgspec.ValidationError as error:
+        if kind in "fV":
+            with contextlib.suppress(msgspec.ValidationError):
+                return _decoder("named", depth).decode(text)
+        raise error from None
 
 
 def _decoder(kind: str, depth: int) -> msgspec.json.Decoder[Any]:

@@ -15,6 +15,7 @@ import msgspec
 
 from podpair.inference.core.classification import Classification, classification, classified
 from podpair.inference.core.errors import InvalidRequestError, ModelError
+from podpair.inference.core.non_finite import named, quoted
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import (
     DATATYPES,
@@ -170,7 +171,7 @@ class RequestDecoder:
     def _read(self, view: memoryview, end: int, header: bytes | None = None) -> InferRequest:
         """Any request. header: its JSON, where it may be remembered."""
         try:
-            request = _any.decode(view[:end])
+            request = _decoded(view[:end])
         except msgspec.ValidationError as error:
             raise InvalidRequestError(f"not a V2 inference request: {error}") from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -221,6 +222,19 @@ class RequestDecoder:
         return InferRequest(request.id, given, wanted, request.parameters, classes)
 
 
+def _decoded(text: memoryview) -> _Request[msgspec.Raw]:
+    """A request, also one with bare tokens for NaN and infinity. Raises msgspec.DecodeError, UnicodeDecodeError."""
+    try:
+        return _any.decode(text)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        again = quoted(text)
+        if again is None:
+            raise
+        return _any.decode(again)
+
+
 def encode_response(
     model: str, version: str, request: InferRequest, specs: Sequence[TensorSpec], arrays: Sequence[Array]
 ) -> tuple[list[bytes | memoryview], int | None]:
@@ -239,6 +253,11 @@ def encode_response(
             tensor.data = to_json(array)
         tensors.append(tensor)
     header = _encoder.encode(_Result(model, version, tensors, request.id))
+    if b"null" in header:
+        # What msgspec makes of NaN and infinity; to look for it costs less than to look at the numbers.
+        for tensor in tensors:
+            tensor.data = None if tensor.data is None else named(tensor.data)
+        header = _encoder.encode(_Result(model, version, tensors, request.id))
     return [header, *raw], len(header) if raw else None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from podpair.inference.core.errors import FaultsError
 from podpair.inference.core.model_config import ModelConfig
+from podpair.inference.core.row_decision import RowDecision, Rows
 from podpair.inference.core.tensors import TensorSpec
 from podpair.inference.runtime.loading import Load, load_runtime, load_version
 from podpair.inference.runtime.repository import ModelFolder, is_model, is_onnx, look_at, model_folders, read_class
@@ -68,7 +69,15 @@ def _check_versions(folder: ModelFolder, report: Report, load: Load) -> None:
         inputs = ", ".join(_told(spec.tensor) for spec in loaded.signature.inputs)
         outputs = ", ".join(_told(spec) for spec in loaded.signature.outputs)
         report.lines.append(f"{folder.name}/{version}  {loaded.runtime.platform}  {inputs} -> {outputs}")
+        report.lines.append(f"  {_rows(loaded.signature.decision)}")
         loaded.runtime.close()
+
+
+def _rows(decision: RowDecision) -> str:
+    """Whether requests share runs, why, and how to have it otherwise."""
+    shares = "requests share runs" if decision.rows is Rows.INDEPENDENT else "each request runs alone"
+    line = f"rows: {decision.rows.value}, {shares} ({decision.by}: {decision.reason})"
+    return f"{line}; {decision.advice()}" if decision.rows is not Rows.INDEPENDENT and decision.advice() else line
 
 
 def _told(spec: TensorSpec) -> str:

@@ -11,7 +11,8 @@ from podpair.inference.core.signature import Signature
 from podpair.inference.core.timing import RunTimes
 from podpair.inference.runtime.protocol import Runtime
 from podpair.inference.runtime.repository import ModelFolder, is_onnx
-from podpair.inference.runtime.warmup import warm_up
+from podpair.inference.runtime.row_probing import establish_rows
+from podpair.inference.runtime.warmup import run_clock, warm_up
 
 if TYPE_CHECKING:
     from podpair.inference.runtime.images import ImageDecoder
@@ -105,6 +106,8 @@ def load_version(folder: ModelFolder, version: int, load: Load) -> Loaded:
     try:
         signature = Signature(folder.config, runtime.inputs, runtime.outputs, source)
         decoders = decoders_of(signature, source)
+        if runtime.predicts:
+            establish_rows(runtime, signature, folder.config, run_clock(runtime), model=folder.name, version=version)
         times = warm_up(runtime, signature, folder, version)
     except FaultsError:
         runtime.close()

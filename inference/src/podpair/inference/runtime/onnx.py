@@ -6,6 +6,7 @@ decoded, a scalar has no dimensions whatever a client sent.
 
 import ctypes
 import logging
+import mmap
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from podpair.inference.core import bfloat16
 from podpair.inference.core.errors import FaultsError, InvalidRequestError
 from podpair.inference.core.maps import MapColumns
 from podpair.inference.core.model_config import RuntimeConfig
+from podpair.inference.core.onnx_graph import OnnxModel, read_model
 from podpair.inference.core.samples import zeros
 from podpair.inference.core.tensors import OMITTED, Array, TensorSpec, as_text_or_bytes
 from podpair.inference.runtime.cpu import available_cores, layout
@@ -83,6 +85,13 @@ class OnnxRuntime:
             # A request may leave these out: the model has values of its own.
             *(replace(_input(node, path), optional=True) for node in optional),
         )
+        self._path = path
+        # Name → what the file calls each dimension of an input or output; None: a size, or no name.
+        self.symbols: Mapping[str, tuple[str | None, ...]] = {
+            node.name: tuple(size if isinstance(size, str) else None for size in node.shape)
+            for node in (*self._session.get_inputs(), *optional, *self._session.get_outputs())
+            if node.type in _DATATYPES
+        }
         self._names = [spec.name for spec in self.inputs]
         # What is asked for, an output that the graph names twice once; and those of them that are maps.
         nodes = _served({node.name: node for node in self._session.get_outputs()}, outputs, path)
@@ -174,12 +183,22 @@ class OnnxRuntime:
         """With the inputs where they are, and outputs that the provider may keep until all are copied at once."""
         binding = self._session.io_binding()
         for name, value in zip(self._names, values, strict=True):
-            binding.bind_cpu_input(name, np.ascontiguousarray(value))
+            binding.bind_cpu_input(name, np.asarray(value, order="C"))  # ascontiguousarray makes a scalar [1]
         for name in self._outputs:
             binding.bind_output(name)
         self._session.run_with_iobinding(binding)
         outputs: list[Array] = binding.copy_outputs_to_cpu()
         return outputs
+
+    def read_graph(self) -> OnnxModel | None:
+        """The file's nodes; None where it can't be read as ONNX."""
+        try:
+            with self._path.open("rb") as file:
+                # Not closed by name: a view of it may outlive an error.
+                return read_model(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+        except (OSError, ValueError) as error:
+            log.info("the graph can't be read", extra={"path": str(self._path), "error": str(error)})
+            return None
 
     def close(self) -> None:
         """Nothing: the session ends with its last reference."""

@@ -21,7 +21,8 @@ from podpair.inference.runtime.cpu import available_cores, bind_thread, preparin
 from podpair.inference.runtime.loading import Load, decoders_of, load_runtime
 from podpair.inference.runtime.protocol import Runtime
 from podpair.inference.runtime.repository import is_onnx, read_class, read_model
-from podpair.inference.runtime.warmup import NoSampleError, sample
+from podpair.inference.runtime.row_probing import establish_rows
+from podpair.inference.runtime.warmup import NoSampleError, run_clock, sample
 
 
 class Tuning:
@@ -58,6 +59,7 @@ class Tuning:
         if not runtime.predicts:
             raise FaultsError([f"{folder.path}: the model only streams: there are no batches to measure"])
         signature = Signature(folder.config, runtime.inputs, runtime.outputs, str(folder.path / "model.yaml"))
+        establish_rows(runtime, signature, folder.config, run_clock(runtime), model=folder.name, version=self.version)
         self._signature = signature
         self._sizes = sizes(largest if signature.batchable else 1)
         self._rows = self._asked(request) if request is not None else self._zeros()
