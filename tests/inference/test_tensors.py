@@ -85,7 +85,7 @@ def test_an_aligned_raw_tensor_is_a_view_of_the_body() -> None:
         ("[[[1], [2]]]", "FP32", (1, 2), "not a list of FP32"),
         ('["1"]', "FP32", (1,), "not a list of FP32"),
         ("[true]", "FP32", (1,), "not a list of FP32"),
-        ("[null]", "FP32", (1,), "not a list of FP32"),
+        ("[null]", "INT64", (1,), "not a list of INT64"),
         ("1", "FP32", (1,), "not a list of FP32"),
         ('{"0": 1}', "FP32", (1,), "not a list of FP32"),
         ("[1.5]", "INT32", (1,), "not a list of INT32"),
