@@ -267,3 +267,4 @@ def test_a_refused_request_leaves_no_lines_of_onnx_runtime_s_in_the_log(
     assert server.terminate() == 0
     server.close()
     assert [record for record in server.records if "time" not in record] == []
+    assert [record for record in server.records if "Non-zero status" in record["message"]] == []

@@ -180,7 +180,13 @@ def test_a_library_that_cannot_be_used(
 
 @pytest.mark.parametrize(
     ("level", "expected"),
-    [("disabled", "ORT_DISABLE_ALL"), ("basic", "ORT_ENABLE_BASIC"), ("all", "ORT_ENABLE_ALL")],
+    [
+        ("disabled", "ORT_DISABLE_ALL"),
+        ("basic", "ORT_ENABLE_BASIC"),
+        ("extended", "ORT_ENABLE_EXTENDED"),
+        ("layout", "ORT_ENABLE_LAYOUT"),
+        ("all", "ORT_ENABLE_ALL"),
+    ],
 )
 def test_the_graph_s_optimisation_is_the_model_s_to_say(
     tmp_path: Path, save_model: Callable[..., None], level: Any, expected: str

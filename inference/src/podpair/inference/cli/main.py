@@ -25,10 +25,12 @@ def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:
     from importlib.metadata import version
 
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime  # of which there are several distributions
+
     from podpair.inference.runtime.onnx_loading import takes
 
     click.echo(f"podpair-inference, version {version('podpair-inference')}")
-    click.echo(takes(version("onnxruntime")))
+    click.echo(takes(onnxruntime.__version__))
     context.exit()
 
 
