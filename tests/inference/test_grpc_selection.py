@@ -1,5 +1,6 @@
 """Which gRPC server is used: the setting's, or grpc.aio's where grpcio's core isn't what it was."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,7 +44,7 @@ def changed(folder: Path, change: str) -> dict[str, str]:
     path = folder / "changed"
     path.mkdir()
     (path / "sitecustomize.py").write_text(HEAD + change)
-    return {"PYTHONPATH": str(path)}
+    return {"PYTHONPATH": os.pathsep.join([str(path), os.environ.get("PYTHONPATH", "")])}
 
 
 def answers(server: Any) -> None:
