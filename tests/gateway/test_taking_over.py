@@ -1,16 +1,19 @@
 """A session is one user's and one connection's, whichever gateways are come to."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
 import aiohttp
 import pytest
 
-from gateway.conftest import PATIENCE, ROW, Connect, resuming, soon
+from gateway.conftest import PATIENCE, ROW, UPGRADE, Client, Connect, resuming, soon
 from gateway.fake_model import FakeModel
 from harness.kafka import Broker
 from harness.pair import Gateway, token
+from harness.topics import TopicAdmin
 from podpair.client import TakenOver
 from podpair.client import connect as connect_client
 
@@ -125,6 +128,83 @@ async def test_what_was_asked_where_it_was_is_answered_where_it_is(
     assert (await second.answer("goes"))["code"] == "cancelled"
     model.open.set()
     assert (await second.answer("stays"))["type"] == "result"
+
+
+async def test_an_older_resume_token_makes_the_newest_connection_too(two: list[Gateway], connect: Connect) -> None:
+    """A page that was restored from a copy, or whose store missed the last welcome."""
+    first = await connect(two[0])
+    second = await connect(two[1], params=resuming(first))
+    assert await first.closed() == 4009
+    third = await connect(two[1], params=resuming(second))
+    assert await second.closed() == 4009
+    for older in (first, second, first):
+        newest = await connect(two[0], params=resuming(older))
+        assert await third.closed() == 4009
+        await newest.lives()
+        third = await connect(two[1], params=resuming(older))
+        assert await newest.closed() == 4009
+    await third.lives()
+
+
+async def test_a_client_that_is_cut_before_its_welcome_keeps_the_connection_that_it_has(
+    two: list[Gateway], connect: Connect
+) -> None:
+    """It comes back with the same token to another gateway, whose announcement stands in the log before that of the first."""
+    for number in range(10):
+        sid = f"cut-{number}"
+        place = resuming(await connect(two[0], sid=sid))
+        cut = await connect(two[0], sid=sid, params=place, raw=True)
+        os.kill(two[0].process.pid, signal.SIGSTOP)
+        try:
+            assert cut.socket._response.connection is not None
+            assert cut.socket._response.connection.transport is not None
+            cut.socket._response.connection.transport.abort()
+            client = await connect(two[1], sid=sid, params=place)
+            await client.lives()
+        finally:
+            os.kill(two[0].process.pid, signal.SIGCONT)
+        await soon(lambda: two[0].metric("sessions_connected") == 0)
+        await client.lives()
+
+
+async def test_what_a_frozen_gateway_finds_when_it_comes_to_ends_nobody(
+    two: list[Gateway], connect: Connect, http: aiohttp.ClientSession, push: Any, broker: Broker, names: Any
+) -> None:
+    frozen, other = two
+    client = await connect(other, sid="patient", params=resuming(await connect(frozen, sid="patient")))
+    os.kill(frozen.process.pid, signal.SIGSTOP)
+    try:
+        bearer = {"Authorization": f"Bearer {token(sid='patient')}"}
+        for path, more in (("ws", UPGRADE), ("events", {})):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await http.get(f"{frozen.url}/v1/{path}", headers=bearer | more, params=resuming(client))
+        client = await connect(other, sid="patient", params=resuming(client))
+    finally:
+        os.kill(frozen.process.pid, signal.SIGCONT)
+    await soon(lambda: frozen.metric("sessions_connected") == 0)
+    push(broker.address, "user/patient", b'"later"', topic=names["results"]["topic"])
+    assert (await client.event("push"))["data"] == "later"
+    await client.lives()
+
+
+async def test_one_connection_is_left_where_the_topic_is_widened_meanwhile(
+    two: list[Gateway], connect: Connect, broker: Broker, names: Any
+) -> None:
+    topics = TopicAdmin(broker.address)
+    newest: dict[str, Client] = {}
+    older: list[Client] = []
+    for width in (12, 18, 24):
+        widening = asyncio.create_task(asyncio.to_thread(topics.widen, names["results"]["topic"], width))
+        for number in range(60):
+            sid = f"w-{number % 20}"
+            client = await connect(two[(number // 20 + number) % 2], sid=sid)
+            older += [newest[sid]] if sid in newest else []
+            newest[sid] = client
+        await widening
+    await asyncio.gather(*(client.lives() for client in newest.values()))
+    assert set(await asyncio.gather(*(client.closed() for client in older))) == {4009}
+    await asyncio.gather(*(client.lives() for client in newest.values()))
 
 
 async def test_podpair_s_client_that_was_taken_over_does_not_take_it_back(

@@ -12,7 +12,7 @@ from podpair.gateway.auth.resume import ResumeTokens
 from podpair.gateway.auth.tokens import TokenVerifier
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Auth, Sessions
-from podpair.gateway.core.takeovers import Lineage
+from podpair.gateway.core.takeovers import Stamp
 
 SECRET = "resume-secret-0123456789-0123456789-abc"
 OTHER = "other-secret-0123456789-0123456789-abcd"
@@ -28,8 +28,8 @@ def forge(secret: str | None = SECRET, algorithm: str = "HS256", **changed: Any)
 
 
 def test_it_is_good_on_every_gateway_with_the_secret() -> None:
-    assert tokens().open(tokens().mint("s-1", "ann"), "ann") == ("s-1", Lineage())
-    later = Lineage("0a", 7)
+    assert tokens().open(tokens().mint("s-1", "ann"), "ann") == ("s-1", Stamp())
+    later = Stamp(7, "0a")
     assert tokens().open(tokens().mint("s-1", "ann", later), "ann") == ("s-1", later)
     assert tokens().shared
 

@@ -244,6 +244,7 @@ class Service:
         self._tasks.begin(parts.producer.learn(topic))
         if topic == self.config.results.topic:
             parts.results_topic.changed(new)
+            parts.takeovers.announce_again(parts.registry.sessions.values())
         elif topic == self.config.requests.topic and self._is_another(new):
             parts.worker.restart()
             self._tasks.begin(parts.lost_requests.requests_changed())

@@ -9,14 +9,14 @@ import jwt
 from podpair.gateway.auth.identity import RESUME_AUDIENCE, Unauthorized
 from podpair.gateway.auth.tokens import read_secret
 from podpair.gateway.config.model import Sessions
-from podpair.gateway.core.takeovers import Lineage
+from podpair.gateway.core.takeovers import Stamp
 
 
 class Resumed(NamedTuple):
-    """The session that a resume token continues, and the connection that it was given to."""
+    """The session that a resume token continues, and the stamp of the connection that it was given to."""
 
     session: str
-    lineage: Lineage
+    stamp: Stamp
 
 
 class ResumeTokens:
@@ -33,11 +33,11 @@ class ResumeTokens:
             self._secret = secrets.token_bytes(32)
             self.shared = False
 
-    def mint(self, session: str, subject: str, lineage: Lineage = Lineage()) -> str:  # noqa: B008 - it is immutable
+    def mint(self, session: str, subject: str, stamp: Stamp = Stamp()) -> str:  # noqa: B008 - it is immutable
         """A token with which `subject` continues `session`, on any gateway with the same secret."""
         claims = {
             "aud": RESUME_AUDIENCE, "sid": session, "sub": subject, "exp": int(time.time() + self._seconds),
-            "connection": str(lineage),
+            "connection": str(stamp),
         }  # fmt: skip
         return jwt.encode(claims, self._secret, algorithm="HS256")
 
@@ -57,4 +57,4 @@ class ResumeTokens:
             raise Unauthorized("the resume token is not one of ours: connect without it") from None
         if claims["sub"] != subject:
             raise Unauthorized("the resume token is another user's")
-        return Resumed(str(claims["sid"]), Lineage.parse(claims.get("connection")))
+        return Resumed(str(claims["sid"]), Stamp.parse(claims.get("connection")))

@@ -1,74 +1,56 @@
 """Which connection of a session is the newest, where several gateways may each hold one.
 
-A connection that takes over a session which may live elsewhere is announced by a record in the session's home partition.
-Invariant: of all announced connections the one whose announcement stands last in the log keeps the session, and every gateway
-that reads the log comes to that alone; an announcement that was written late, after its client had moved on, ends nobody.
+Each connection has a stamp, of the time when its client asked for it, and later than that of the connection whose resume token
+it brought. One that takes over a session which may live elsewhere is announced by a record that has its stamp.
+Invariant: of all connections of a session the one with the latest stamp keeps it, in whatever order and from whatever partition
+the announcements are read; one that is written late, after its client had moved on, ends nobody.
 """
 
+import dataclasses
 import secrets
+from collections.abc import Callable
 from typing import NamedTuple, Self
 
+_DIGITS = 19  # of a time at most
 
-class Lineage(NamedTuple):
-    """A row of connections that succeed each other by resume tokens; `generation` counts them."""
 
-    name: str = "0"  # that of a session whose id was minted: only resume tokens lead to it
-    generation: int = 0
+class Stamp(NamedTuple):
+    """When a connection was asked for. `name` tells apart what two gateways did in the same microsecond."""
+
+    time: int = 0  # microseconds since the epoch, by the gateway's clock or ahead of it
+    name: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name}.{self.generation}"
+        return f"{self.time}.{self.name}"
 
     @classmethod
     def parse(cls, text: object) -> Self:
-        """Read what `str` wrote; the first of its kind where it is anything else."""
-        name, _, generation = text.partition(".") if isinstance(text, str) else ("", "", "")
-        return (
-            cls(name, int(generation))
-            if name and generation.isdecimal() and generation.isascii() and len(generation) < 16
-            else cls()
-        )
-
-    def next(self) -> Self:
-        """That of the connection which a resume token of this one makes."""
-        return self._replace(generation=self.generation + 1)
+        """Read what `str` wrote; the earliest where it is anything else."""
+        time, _, name = text.partition(".") if isinstance(text, str) else ("", "", "")
+        return cls(int(time), name) if time.isdecimal() and time.isascii() and len(time) <= _DIGITS else cls()
 
 
-def new_lineage() -> Lineage:
-    """That of a connection which no resume token leads to, though its session may have had others."""
-    return Lineage(secrets.token_hex(8))
+class Stamps:
+    """Makes stamps, each later than the one before. `clock` gives Unix seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last = 0
+
+    def next(self, after: Stamp) -> Stamp:
+        """One for a connection that is asked for now; later than `after`, whatever the clock says."""
+        self._last = max(int(self._clock() * 1e6), self._last + 1, after.time + 1)
+        return Stamp(self._last, secrets.token_hex(8))
 
 
+@dataclasses.dataclass(slots=True)
 class Hold:
-    """One connection's hold on its session. `id` is that of its announcement; without one any other ends it."""
+    """One connection's hold on its session."""
 
-    __slots__ = ("_announced_at", "_newest", "id", "lineage")
+    stamp: Stamp
+    shared: bool  # other gateways may have a connection of the session: they are told of this one
+    announced: bool = False  # they were
 
-    def __init__(self, lineage: Lineage, *, announced: bool) -> None:
-        self.lineage = lineage
-        self.id = f"{lineage}.{secrets.token_hex(8)}" if announced else ""
-        self._announced_at: int | None = None if announced else -1  # offset of its announcement
-        self._newest = -1  # offset of the last announcement of another
-
-    def saw(self, announcement: str, offset: int) -> bool:
-        """An announcement stands at `offset` of the log; returns whether the session is another connection's now."""
-        if self.id and announcement == self.id:
-            self._announced_at = offset if self._announced_at is None else max(offset, self._announced_at)
-        elif not self._supersedes(announcement):
-            self._newest = max(offset, self._newest)
-        return self.lost
-
-    @property
-    def lost(self) -> bool:
-        """Whether another connection was announced behind this one."""
-        return self._announced_at is not None and self._newest > self._announced_at
-
-    def log_restarted(self, end: int) -> None:
-        """The log now ends at offset `end`: what it holds from there on stands behind this connection's announcement."""
-        if self._announced_at is not None:
-            self._announced_at = min(self._announced_at, end - 1)
-        self._newest = -1
-
-    def _supersedes(self, announcement: str) -> bool:
-        """Whether it is that of a connection which this one, by its resume token, came after."""
-        other = Lineage.parse(announcement.rpartition(".")[0])
-        return other.name == self.lineage.name and other.generation < self.lineage.generation
+    def loses_to(self, announcement: str | None) -> bool:
+        """Whether the connection that is announced so is a newer one."""
+        return Stamp.parse(announcement) > self.stamp

@@ -14,7 +14,7 @@ from podpair.gateway.auth.resume import Resumed
 from podpair.gateway.core.positions import InvalidPosition, Position
 from podpair.gateway.core.protocol import RouteName
 from podpair.gateway.core.quotas import Bucket, Forbidden, Grant, Limited
-from podpair.gateway.core.takeovers import Hold, Lineage, new_lineage
+from podpair.gateway.core.takeovers import Hold
 from podpair.gateway.core.wires import Wire
 from podpair.gateway.http.errors import refusal
 from podpair.gateway.kafka.clients import description_of
@@ -90,11 +90,11 @@ class Admission:
         token = request.query.get("resume")
         if token:
             session, before = self.opened(token, identity)
-            hold = Hold(before.next(), announced=True)
+            hold = parts.takeovers.hold(before, shared=True)
         elif identity.session is not None:
-            session, hold = identity.session, Hold(new_lineage(), announced=True)
+            session, hold = identity.session, parts.takeovers.hold(shared=True)
         else:  # nobody else can have it
-            session, hold = parts.registry.mint(), Hold(Lineage(), announced=False)
+            session, hold = parts.registry.mint(), parts.takeovers.hold(shared=False)
         self.check_owner(parts, session, identity)
         grant = self.grant(identity)
         if grant is not None:
@@ -142,8 +142,6 @@ class Admission:
             visitor.session, identity.subject, connection, identity.expires_at, visitor.hold
         )
         parts.registry.granted(session, self.grant(identity))
-        if visitor.hold.id:
-            parts.takeovers.announce(session, connection)
         self._metrics.opened.labels(kind, str(visitor.resumed).lower()).inc()
         return session, connection
 

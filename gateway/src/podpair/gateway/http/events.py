@@ -65,6 +65,7 @@ class EventStreamEdge:
             return response
         try:
             begun = await parts.joining.begin(session, connection, resumed=visitor.resumed, position=visitor.position)
+            parts.takeovers.announce(session, connection)
             await parts.joining.begun(session, connection, begun)
             while not done.is_set() and not transport.is_closing():
                 try:

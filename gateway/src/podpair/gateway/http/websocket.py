@@ -151,6 +151,7 @@ class _Client:
         else:
             task = self._catching_up = asyncio.create_task(self._catch_up(session, connection, begun))
             task.add_done_callback(self._caught_up)
+            parts.takeovers.announce(session, connection)
         self.stream.resume()
 
     async def _catch_up(self, session: Session, connection: Connection, begun: Start) -> None:

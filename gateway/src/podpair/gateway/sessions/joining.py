@@ -78,7 +78,7 @@ class Joining:
         return event(
             "welcome",
             session=session.id,
-            resume=self._tokens.mint(session.id, session.subject, session.hold.lineage),
+            resume=self._tokens.mint(session.id, session.subject, session.hold.stamp),
             resumed=resumed,
             position=str(self._position(session, offset)),
             gateway=self._gateway,
@@ -274,7 +274,6 @@ class Joining:
             gap = Gap(self._position(session, last), self._position(session, go_on - 1), reason)
             self._tell_gap(session.connection, gap)
             session.seen = go_on - 1
-            session.hold.log_restarted(go_on)
 
 
 class Start(NamedTuple):

@@ -11,6 +11,7 @@ import logging
 import time
 
 from podpair.gateway.core.protocol import CloseCode
+from podpair.gateway.core.records import takeover_of
 from podpair.gateway.core.tails import Record
 from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
@@ -31,6 +32,16 @@ class Misplaced:
 
     def found(self, session: Session, partition: int, records: list[Record]) -> None:
         """`records` of `session` stand in `partition`."""
+        takeovers = [
+            found for record in records if (found := takeover_of(record.headers(), record.offset())) is not None
+        ]
+        if (
+            takeovers
+        ):  # by a gateway that takes the topic for narrower or wider than it is; who is newer does not hang on it
+            session.heed(takeovers)
+            records = [record for record in records if takeover_of(record.headers(), record.offset()) is None]
+            if not records:
+                return
         if partition == session.previous_home:
             try:
                 session.deliver_unplaced(records)

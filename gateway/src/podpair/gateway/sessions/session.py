@@ -10,7 +10,7 @@ from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.quotas import Grant
 from podpair.gateway.core.records import Event, Kind, accepted_event, ended_by, takeover_of
 from podpair.gateway.core.tails import Record
-from podpair.gateway.core.takeovers import Hold, Lineage
+from podpair.gateway.core.takeovers import Hold, Stamp
 from podpair.gateway.sessions.connection import Connection
 
 _TERMINAL, _TAKEOVER, _PUSH = Kind.TERMINAL, Kind.TAKEOVER, Kind.PUSH
@@ -55,7 +55,7 @@ class Session:
         self.ledger = ledger
         self.grant: Grant | None = None  # what its token allows; None: whatever `limits` allow
         self.connection: Connection | None = None
-        self.hold = Hold(Lineage(), announced=False)  # the connection's, among those that other gateways may have
+        self.hold = Hold(Stamp(), shared=False)  # the connection's, among those that other gateways may have
         self.live = False  # caught up: records are delivered as they are read
         self.seen = -1  # offset of the last record delivered, or of the one before the first
         self.expires_at: float | None = None  # Unix seconds: when its token ends
@@ -70,7 +70,6 @@ class Session:
         if previous_home != home:
             self.seen = -1
             self.ledger.moved()
-            self.hold.log_restarted(0)
         self.home = home
         self.previous_home = None if previous_home == home else previous_home
         self.moves += 1
@@ -99,7 +98,7 @@ class Session:
             if kind is _PUSH:
                 pass  # what most are
             elif kind is _TAKEOVER:
-                lost = self.hold.saw(event.id or "", offset)
+                lost = self.hold.loses_to(event.id)
                 if lost:
                     break
                 continue
@@ -132,8 +131,6 @@ class Session:
         events: list[Event] = []
         for record in records:
             event = connection.wire.unplaced(record.value(), record.headers())
-            if event.kind is _TAKEOVER:
-                continue  # who has the session is said in its home
             if event.kind is Kind.TERMINAL and event.id is not None:
                 if self.ledger.get(event.id) is None:
                     continue
@@ -151,11 +148,12 @@ class Session:
                 if request_id is not None and self.ledger.get(request_id) is not None:
                     self.ledger.end(request_id, record.offset())
             return
-        for record in records:
-            found = takeover_of(record.headers(), record.offset())
-            if found is not None and self.hold.saw(found.id or "", found.offset):
-                self.replaced()
-                return
+        self.heed(found for record in records if (found := takeover_of(record.headers(), record.offset())) is not None)
+
+    def heed(self, takeovers: Iterable[Event]) -> None:
+        """Let go of the client's connection where a newer one is announced."""
+        if self.connection is not None and any(self.hold.loses_to(takeover.id) for takeover in takeovers):
+            self.replaced()
 
     def replaced(self) -> None:
         """Another connection has the session now."""

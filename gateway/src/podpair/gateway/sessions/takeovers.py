@@ -7,8 +7,10 @@ reads: whoever holds the session reads it, wherever that is.
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 
 from podpair.gateway.core import records
+from podpair.gateway.core.takeovers import Hold, Stamp, Stamps
 from podpair.gateway.kafka.producer import NotWritten, RecordProducer, Written
 from podpair.gateway.logs import ids
 from podpair.gateway.sessions.connection import Connection
@@ -17,7 +19,7 @@ from podpair.gateway.sessions.session import Session
 _log = logging.getLogger(__name__)
 _BACKOFF = 0.5  # seconds before an announcement that was not acknowledged is written again
 
-_About = tuple[Session, Connection, str]
+_About = tuple[Session, Connection]
 
 
 class Takeovers:
@@ -27,17 +29,33 @@ class Takeovers:
         self._producer = producer
         self._topic = topic
         self._source = source
+        self._stamps = Stamps(time.time)
+
+    def hold(self, after: Stamp = Stamp(), *, shared: bool) -> Hold:  # noqa: B008 - it is immutable
+        """That of a connection which a client asks for now; `after`: the one whose resume token it brings.
+
+        To be taken before the client is answered: one that goes elsewhere after the answer has a later stamp there.
+        """
+        return Hold(self._stamps.next(after), shared)
 
     def announce(self, session: Session, connection: Connection) -> None:
-        """The connection, with the session's `hold`, has the session from now on."""
-        self._write((session, connection, session.hold.id))
+        """Tell that the connection, which has been welcomed, has the session, if others may think that they do."""
+        if session.connection is connection and session.hold.shared:
+            session.hold.announced = True
+            self._write((session, connection))
+
+    def announce_again(self, sessions: Iterable[Session]) -> None:
+        """The results topic has changed: what stands in it may have been lost, or be in another partition than is read."""
+        for session in sessions:
+            if session.connection is not None and session.hold.announced:
+                self._write((session, session.connection))
 
     def _write(self, about: _About) -> None:
-        session, connection, announcement = about
+        session, connection = about
         if session.connection is not connection or not connection.open:
             return
         headers = records.takeover_headers(
-            connection=announcement, session=session.id, source=self._source, now=time.time()
+            connection=str(session.hold.stamp), session=session.id, source=self._source, now=time.time()
         )
         self._producer.send(
             self._topic, b"", key=session.key, headers=headers, partition=session.home, told=self._told, context=about
@@ -45,12 +63,7 @@ class Takeovers:
 
     def _told(self, told: list[tuple[_About, Written | NotWritten]]) -> None:
         for about, outcome in told:
-            session, connection, announcement = about
-            if session.connection is not connection or session.hold.id != announcement:
-                continue
-            if isinstance(outcome, Written):
-                if session.hold.saw(announcement, outcome.offset):
-                    session.replaced()
-            else:
+            session, connection = about
+            if isinstance(outcome, NotWritten) and session.connection is connection:
                 _log.warning("a takeover is announced again: %s", outcome, extra=ids(session=session.id))
                 asyncio.get_running_loop().call_later(_BACKOFF, self._write, about)
