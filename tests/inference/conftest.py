@@ -169,7 +169,7 @@ def save(
     *,
     opset: int = 17,
     ir_version: int = 8,
-    domain: str | None = None,
+    domain: tuple[str, int] | None = None,
 ) -> None:
     """Write `<model>/<version>/model.onnx`, and the model.yaml if there is something to say."""
     graph = helper.make_graph(
@@ -179,7 +179,7 @@ def save(
         [helper.make_tensor_value_info(name, *spec) for name, spec in outputs.items()],
         [onnx.numpy_helper.from_array(array, name) for name, array in (constants or {}).items()],
     )
-    opsets = [helper.make_opsetid("", opset)] + ([helper.make_opsetid(domain, 1)] if domain else [])
+    opsets = [helper.make_opsetid("", opset)] + ([helper.make_opsetid(*domain)] if domain else [])
     model = helper.make_model(graph, opset_imports=opsets)
     model.ir_version = ir_version
     path.mkdir(parents=True)
@@ -335,7 +335,7 @@ def repository(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def save_model() -> Callable[..., None]:
     """Write an ONNX model into a repository."""
     return save

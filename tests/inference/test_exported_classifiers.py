@@ -12,8 +12,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 from skl2onnx import convert_sklearn, to_onnx
-from skl2onnx.common.data_types import StringTensorType
+from skl2onnx.common.data_types import DictionaryType, FloatTensorType, StringTensorType
 from sklearn.datasets import load_iris
+from sklearn.feature_extraction import DictVectorizer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -97,6 +98,15 @@ def test_rows_of_many_clients_get_their_own_scores(server: Any, repository: Path
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_the_keys_are_the_labels_of_its_classes(server: Any, repository: Path, way: str) -> None:
+    for model in ("numbers", "names"):
+        _, maps = plain(repository, model, X[60:61])
+        key, score = max(maps[0].items(), key=lambda item: item[1])
+        found = infer(server, model, {"X": X[60:61]}, way, outputs=[("output_probability", {"classification": 1})])
+        assert found["output_probability"].tolist() == [[f"{score:f}:{list(maps[0]).index(key)}:{key}".encode()]]
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_no_rows_get_no_scores_for_as_many_classes(server: Any, way: str) -> None:
     found = infer(server, "names", {"X": X[:0]}, way)
     assert {name: array.shape for name, array in found.items()} == {
@@ -150,6 +160,28 @@ def test_an_output_that_is_not_named_is_left_out_and_one_that_cannot_be_sent_say
     server = start(tmp_path)
     assert infer(server, "m", {"x": np.array([[-1, 2]], np.float32)}, "binary")["y"].tolist() == [[1, 2]]
     assert list(infer(server, "label", {"X": X[:2]}, "binary")) == ["output_label"]
+
+
+def test_inputs_that_cannot_be_sent_say_what_can(tmp_path: Path, save_model: Callable[..., None]) -> None:
+    rows = [{"a": 1.0, "b": 2.0}, {"a": 0.0, "b": 1.0}]
+    pipeline = make_pipeline(DictVectorizer(sparse=False), LogisticRegression()).fit(rows, [0, 1])
+    types = [("d", DictionaryType(StringTensorType([1]), FloatTensorType([1])))]
+    write(tmp_path, "dictionary", convert_sklearn(pipeline, initial_types=types))
+    f32 = TensorProto.FLOAT
+    save_model(tmp_path / "sequence/1", [helper.make_node("Abs", ["x"], ["y"])], {"x": (f32, [2])}, {"y": (f32, [2])})
+    model = onnx.load(tmp_path / "sequence/1/model.onnx")
+    model.graph.input.append(helper.make_tensor_sequence_value_info("parts", f32, None))
+    onnx.save(model, tmp_path / "sequence/1/model.onnx")
+    for name, complaint in (
+        ("dictionary", r"input d is a map\(string,tensor\(float\)\).*without its DictVectorizer"),
+        ("sequence", r"input parts is a seq\(tensor\(float\)\).*SequenceConstruct"),
+    ):
+        with pytest.raises(FaultsError, match=complaint):
+            OnnxRuntime(tmp_path / name / "1/model.onnx", RuntimeConfig())
+    # As a new user would: the part behind it.
+    write(tmp_path, "columns", convert_sklearn(pipeline[1:], initial_types=[("x", FloatTensorType([None, 2]))]))
+    runtime = OnnxRuntime(tmp_path / "columns/1/model.onnx", RuntimeConfig())
+    assert runtime.run([np.array([[1, 2], [0, 1]], np.float32)])[0].tolist() == pipeline.predict(rows).tolist()
 
 
 def test_maps_whose_keys_differ_are_no_columns() -> None:

@@ -26,15 +26,17 @@ class Chat:
 """
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Any]) -> Iterator[Any]:
+@pytest.fixture(scope="module", params=["core", "aio"])
+def server(
+    tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Any], request: pytest.FixtureRequest
+) -> Iterator[Any]:
     """The digits, a class that streams, and a logarithm, whose answers aren't all finite."""
     repository = tmp_path_factory.mktemp("outside")
     (repository / "digits").symlink_to(ROOT / "examples/models/digits")
     (repository / "chat/1").mkdir(parents=True)
     (repository / "chat/1/model.py").write_text(CHAT)
     save(repository, logarithm, LOGARITHM)
-    with serve(repository) as running:
+    with serve(repository, PODPAIR_GRPC__SERVER=request.param) as running:
         yield running
 
 

@@ -11,7 +11,16 @@ from hypothesis.extra import numpy as hnp
 
 from podpair.inference.core import bfloat16
 from podpair.inference.core.errors import InvalidRequestError
-from podpair.inference.core.tensors import DATATYPES, datatype_of, from_json, from_numbers, from_raw, to_json, to_raw
+from podpair.inference.core.tensors import (
+    DATATYPES,
+    as_text_or_bytes,
+    datatype_of,
+    from_json,
+    from_numbers,
+    from_raw,
+    to_json,
+    to_raw,
+)
 
 NUMBERS = sorted(set(DATATYPES) - {"BYTES"})
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=5)
@@ -85,7 +94,7 @@ def test_an_aligned_raw_tensor_is_a_view_of_the_body() -> None:
         ("[[[1], [2]]]", "FP32", (1, 2), "not a list of FP32"),
         ('["1"]', "FP32", (1,), "not a list of FP32"),
         ("[true]", "FP32", (1,), "not a list of FP32"),
-        ("[null]", "FP32", (1,), "not a list of FP32"),
+        ("[null]", "INT64", (1,), "not a list of INT64"),
         ("1", "FP32", (1,), "not a list of FP32"),
         ('{"0": 1}', "FP32", (1,), "not a list of FP32"),
         ("[1.5]", "INT32", (1,), "not a list of INT32"),
@@ -154,3 +163,12 @@ def test_numbers_too_large_for_their_datatype_are_never_made_into_others(
 ) -> None:
     with pytest.raises((struct.error, OverflowError)):
         from_numbers([value] * count, datatype, (count,), "x")
+
+
+def test_bytes_that_are_no_text_have_a_nul_behind_each() -> None:
+    items = np.array([[b"\xff\xfe"], [b"abc"]], object)
+    found = as_text_or_bytes(items, "x")
+    assert (found.dtype, found.tolist()) == (np.dtype("S4"), items.tolist())
+    assert as_text_or_bytes(items[1:], "x").tolist() == [["abc"]]
+    with pytest.raises(InvalidRequestError, match="neither UTF-8 nor free of NUL"):
+        as_text_or_bytes(np.array([b"\xff\0"], object), "x")

@@ -1,8 +1,12 @@
 """`podpair-inference`: serve a model repository, check it, and find out how its models run best here."""
 
 import asyncio
+import logging
+import os
 import sys
+import threading
 from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -18,15 +22,20 @@ def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:
     """Print this program's version, and the newest ONNX models that its ONNX Runtime takes."""
     if not asked or context.resilient_parsing:
         return
-    import os
     from importlib.metadata import version
 
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime  # of which there are several distributions
+
     from podpair.inference.runtime.onnx_loading import takes
 
     click.echo(f"podpair-inference, version {version('podpair-inference')}")
-    click.echo(takes(version("onnxruntime")))
+    click.echo(takes(onnxruntime.__version__))
     context.exit()
+
+
+# How long threads may take to end after all else has.
+_END_SECONDS = 2.0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -203,5 +212,29 @@ def _refuse(faults: list[str], status: int) -> NoReturn:
     sys.exit(status)
 
 
+def run() -> NoReturn:
+    """The program. It ends, even where threads of a model's never do."""
+    try:
+        main()
+        status: Any = 0
+    except SystemExit as ended:
+        status = ended.code
+    watchdog = threading.Timer(_END_SECONDS, _leave, [status])
+    watchdog.daemon = True
+    watchdog.start()
+    sys.exit(status)
+
+
+def _leave(status: Any) -> None:
+    """The interpreter waits for threads that aren't daemons: it has waited long enough."""
+    names = [t.name for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
+    logging.getLogger(__name__).warning(
+        "threads of models still run, and end with the process", extra={"threads": names}
+    )
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(status if isinstance(status, int) else int(status is not None))
+
+
 if __name__ == "__main__":
-    main()
+    run()

@@ -49,6 +49,8 @@ class GrpcSettings(_Section):
     port: Annotated[int, Field(ge=0, le=65535)] | None = None
     # A Unix socket to listen at instead.
     socket: Path | None = None
+    # core: on grpcio's core, several times faster, as long as that is one that podpair knows; aio: on grpc.aio.
+    server: Literal["core", "aio"] = "core"
     # How answers are packed for clients that can unpack them.
     compression: Literal["none", "gzip", "deflate"] = "none"
 

@@ -6,6 +6,7 @@ Source: Triton's "classification extension" of the Open Inference Protocol V2 (t
 are written as its server writes them, with six decimals.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,19 +60,20 @@ def classified(
 ) -> tuple[TensorSpec, Array]:
     """The output as text: [rows, count], or [count] of a model without rows; fewer where there are fewer values."""
     by_row = wanted.by_row and array.ndim > 0
-    values = (bfloat16.to_float(array) if spec.datatype == "BF16" else array).reshape((len(array) if by_row else 1, -1))
+    rows, columns = (len(array), math.prod(array.shape[1:])) if by_row else (1, array.size)
+    values = (bfloat16.to_float(array) if spec.datatype == "BF16" else array).reshape((rows, columns))
     # Of equal values the first comes first; NaN is no largest value.
     keys = values.astype(np.float64) if values.dtype.kind == "f" else values
     order = np.argsort(keys[:, ::-1], axis=-1, kind="stable")[:, ::-1]
-    order = values.shape[1] - 1 - order
+    order = columns - 1 - order
     if values.dtype.kind == "f":
         order = np.take_along_axis(
             order, np.argsort(np.isnan(np.take_along_axis(values, order, -1)), axis=-1, kind="stable"), -1
         )
     order = order[:, : wanted.count]
-    labels = [list(wanted.labels)] * len(values)
+    labels = [list(wanted.labels)] * rows
     if wanted.labels_from is not None:
-        labels = arrays[wanted.labels_from].reshape(len(values), -1).tolist()
+        labels = arrays[wanted.labels_from].reshape(rows, columns).tolist()
     found = np.empty(order.shape, object)
     for row, indices in enumerate(order.tolist()):
         for place, index in enumerate(indices):

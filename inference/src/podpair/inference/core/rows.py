@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from podpair.inference.core import bfloat16
+from podpair.inference.core.errors import InvalidRequestError
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.signature import is_batchable
 from podpair.inference.core.tensors import DATATYPES, Array, TensorSpec, as_text
@@ -99,7 +100,12 @@ class Rows:
             return bfloat16.to_float(array)
         if spec.datatype != "BYTES":
             return array
-        values = as_text(array, spec.name) if spec.name in self._texts else array
+        try:
+            values = as_text(array, spec.name) if spec.name in self._texts else array
+        except InvalidRequestError as error:
+            raise InvalidRequestError(
+                f"{error}; a class gets bytes with text: false in its model.yaml's inputs"
+            ) from None
         return values.tolist() if values.ndim == 1 else values
 
     def _array(self, spec: TensorSpec, column: Any) -> Array:

@@ -184,18 +184,19 @@ def as_text(array: Array, name: str) -> Array:
 
 
 def as_text_or_bytes(array: Array, name: str) -> Array:
-    """As `as_text`; where an element isn't UTF-8 all are fixed-width bytes, which ONNX Runtime reads up to a NUL.
+    """As `as_text`; where an element isn't UTF-8 all are bytes, each with a NUL behind it, which is their end for ONNX Runtime.
 
-    InvalidRequestError where there is a NUL then.
+    InvalidRequestError where there is a NUL in one then.
     """
     try:
         return as_text(array, name)
     except InvalidRequestError:
-        if any(b"\0" in item for item in array.ravel().tolist()):
+        items = array.ravel().tolist()
+        if any(b"\0" in item for item in items):
             raise InvalidRequestError(
                 f"input {name!r}: an element is neither UTF-8 nor free of NUL bytes; ONNX Runtime takes no other text"
             ) from None
-        return array.astype("S")
+        return array.astype(f"S{max(map(len, items)) + 1}")
 
 
 def all_finite(array: Array) -> bool:

@@ -66,6 +66,12 @@ class Connection(asyncio.BufferedProtocol):
         self._moved = True
         self._since = self._began = 0.0
 
+    @property
+    def file(self) -> int:
+        """The file descriptor of its socket; -1: it has none."""
+        opened = None if self._transport is None else self._transport.get_extra_info("socket")
+        return -1 if opened is None else int(opened.fileno())
+
     # What the transport tells.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -247,14 +247,17 @@ def _remedy(others: Sequence[TensorSpec]) -> str:
 
 
 def _input(node: Any, path: Path) -> TensorSpec:
-    if node.type not in _DATATYPES:
-        raise FaultsError(
-            [
-                f"{path}: input {node.name} is a {node.type}; only tensors of {', '.join(_DATATYPES.values())} can be sent: "
-                "convert it in the model (Cast, SequenceConstruct), or in front of it"
-            ]
+    if node.type in _DATATYPES:
+        return _spec(node)
+    remedy = "add a Cast of a tensor that can be sent in front of it"
+    if "map(" in node.type:
+        remedy = (
+            "export what comes behind it (scikit-learn: the pipeline without its DictVectorizer), and send its columns"
         )
-    return _spec(node)
+    elif "seq(" in node.type or "optional(" in node.type:
+        remedy = "give the graph inputs of its own for the parts (SequenceConstruct, Optional)"
+    sent = ", ".join(_DATATYPES.values())
+    raise FaultsError([f"{path}: input {node.name} is a {node.type}; V2 can send only tensors of {sent}: {remedy}"])
 
 
 def _spec(node: Any) -> TensorSpec:

@@ -1,5 +1,6 @@
 """An ONNX Runtime session for a file, and in words what keeps one from being made: what is wrong, and what to do about it."""
 
+import atexit
 import logging
 import mmap
 import re
@@ -25,7 +26,8 @@ _LEVELS = {
 }
 # ONNX Runtime's log levels, from verbose to fatal.
 _SEVERITIES = (logging.DEBUG, logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
-_FATAL = 4
+_WARNING, _FATAL = 2, 4
+_taken = False
 # A path within ONNX Runtime's sources and a C++ signature, before what it has to say.
 _PLACE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |(/\S*)?onnxruntime_src\S* .*?\) (?=[A-Z])")
 # The smallest models that are too new: one for its IR version, one for its opset 1,000,000.
@@ -53,8 +55,14 @@ def limits() -> tuple[str, str]:
 
 def take_logs(ort: Any) -> None:
     """Have ONNX Runtime's own log lines go where all others do, in one form."""
+    global _taken
+    if _taken:
+        return
+    _taken = True
     if hasattr(ort, "set_default_logger_callback"):
-        ort.set_default_logger_callback(_logged, 2)
+        ort.set_default_logger_callback(_logged, _WARNING)
+        # What it says when the interpreter has gone can't come here.
+        atexit.register(ort.set_default_logger_callback, None)
     else:
         ort.set_default_logger_severity(_FATAL)
 
