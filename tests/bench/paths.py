@@ -30,6 +30,7 @@ from podpair.gateway.config.model import Config
 from podpair.gateway.core import records
 from podpair.gateway.core.ledger import Ledger
 from podpair.gateway.core.models import Model
+from podpair.gateway.core.offsets import Committed
 from podpair.gateway.core.protocol import decode_row
 from podpair.gateway.core.tensors import Output, TensorSpec
 from podpair.gateway.core.topic_state import TopicState
@@ -179,7 +180,7 @@ async def _gateway(**results: Any) -> Parts:
         "make_upstream": lambda _: _Model(),
         "ensure_topics": lambda _: Topics({}, TopicState(None, 8), TopicState(None, 8), "c", TopicLimits()),
         "RecordProducer": lambda *_, **__: broker,
-        **dict.fromkeys(("ResultsReader", "History", "TopicWatch"), idle),
+        **dict.fromkeys(("ResultsReader", "History", "TopicWatch", "RequestsTopic"), idle),
     }
     config = Config.model_validate(
         {"auth": {"secret": SECRET}, "sessions": {"resume_secret": SECRET}, "results": results}
@@ -224,7 +225,7 @@ async def queued(items: int, together: int = 256) -> float:
 
     arriving = [made(offset) for offset in range(items)]
     done = asyncio.Event()
-    worker.assigned({0: frozenset()})
+    worker.assigned({0: Committed()})
     left = items
 
     def give_room(ended: int) -> None:

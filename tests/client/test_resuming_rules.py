@@ -143,6 +143,24 @@ def test_a_queued_request_is_asked_again_after_a_gap_for_its_answer_may_be_in_it
     assert state.receive({"type": "result", "id": "r", "data": 1, "position": "f.0.0"})
 
 
+def test_queued_requests_are_asked_again_when_the_requests_topic_has_lost_some() -> None:
+    """Such a gap has no positions, and skips none; but it has the token that says that its client knows."""
+    state = accepted_state("queue")
+    state.receive({"type": "push", "data": 1, "position": "e.0.3"})
+    gap = {"type": "gap", "reason": "requests", "resume": "newer"}
+    assert state.receive(gap) == [gap]
+    assert (state.next_frame(0.0) or {}).get("retry") is True
+    assert state.query() == {"resume": "newer", "position": "e.0.3"}
+
+
+def test_a_request_that_was_posted_over_http_cannot_be_asked_again_after_a_gap() -> None:
+    state = accepted_state("direct")
+    state.adopt("posted")
+    _, error = state.receive({"type": "gap", "reason": "requests"})
+    assert (error["id"], error["code"]) == ("posted", "lost")
+    assert state.next_frame(0.0) is None
+
+
 @pytest.mark.parametrize(("route", "events"), [("queue", ["gap", "error"]), ("direct", ["gap"])])
 def test_a_gap_loses_what_is_not_to_be_sent_again(route: str, events: list[str]) -> None:
     state = accepted_state(route, resend=False)

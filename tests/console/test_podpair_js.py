@@ -244,6 +244,19 @@ async def test_a_session_that_cannot_be_resumed_begins_anew(client: Client) -> N
     assert (gap["from"], gap["to"], gap["reason"]) == ("e.3.2", "e.1.0", "session")
 
 
+async def test_queued_requests_are_asked_again_when_the_requests_topic_has_lost_some(client: Client) -> None:
+    """The gap has the token that says that this client knows of it."""
+    connection = await client.open()
+    await client.infer("queued")
+    await connection.infer()
+    await connection.send({"type": "accepted", "id": "queued", "route": "queue"})
+    await connection.send({"type": "gap", "reason": "requests", "resume": "newer"})
+    assert (await connection.infer())["retry"] is True
+    connection.cut()
+    connection = await client.gateway.welcomed()
+    assert connection.query["resume"] == "newer"
+
+
 @pytest.mark.parametrize(
     ("close", "renew", "error"),
     [

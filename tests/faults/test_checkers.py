@@ -1,8 +1,15 @@
 """The checkers of the fault tests see planted faults, and nothing where there is none."""
 
+from collections import Counter
+from random import Random
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
 from harness.checking import ChangeChecker, GapChecker, OrderChecker, TerminalChecker, TopicChecker
+from harness.crowd import Crowd, Member
+from podpair.client import Gap
 
 
 @pytest.mark.parametrize(
@@ -72,6 +79,7 @@ def test_answers_on_the_topic(answers: list[str], fault: str | None) -> None:
         ([0, 1, None, 0, 1, 2, 3], None),  # the log was made again, and read from its start
         ([0, 2, 3], "a: missing, and no gap: [1]"),
         ([0, None, 0, 2, 3], "a: missing, and no gap: [1]"),
+        ([0, 1, None, 0], None),  # 3 was in the home before, as 1 was
         ([0, None, 1, 3, 2], "a: out of order: 2 after 3"),
         ([0, 1, 1, 2, 3], "a: twice: [1]"),
         ([None, 0, 3], "a: missing, and no gap: [1]"),
@@ -89,6 +97,29 @@ def test_records_of_a_log_that_is_cut(came: list[int | None], fault: str | None)
         else:
             checker.saw("a", number)
     assert checker.faults() == ([fault] if fault else [])
+
+
+def test_a_record_without_a_position_is_there_but_has_no_place_in_the_order() -> None:
+    checker = GapChecker()
+    for number in range(4):
+        checker.wrote("a", number, 0.0)
+    checker.saw("a", 0)
+    checker.saw("a", 3, placed=False)
+    checker.gap("a")
+    checker.saw("a", 2)
+    assert checker.faults() == [], "1 is in the gap, although 3 has come before it"
+    checker.wrote("a", 4, 0.0)
+    checker.wrote("a", 5, 0.0)
+    checker.saw("a", 5)
+    assert checker.faults() == ["a: missing, and no gap: [4]"]
+
+
+@pytest.mark.parametrize(("reason", "faults"), [("requests", ["a: missing, and no gap: [0]"]), ("epoch", [])])
+def test_a_gap_of_requests_excuses_no_push(reason: str, faults: list[str]) -> None:
+    crowd = SimpleNamespace(gaps=[], reasons=Counter(), logged=GapChecker())
+    crowd.logged.wrote("a", 0, 0.0)
+    Member("a", cast("Crowd", crowd), Random(1)).on_gap(Gap(None, None, reason))
+    assert crowd.logged.faults() == faults
 
 
 @pytest.mark.parametrize(

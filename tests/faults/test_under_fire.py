@@ -78,19 +78,9 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
 async def test_what_is_planted_is_found(fleet: Fleet) -> None:
     """A member of the group that commits requests and answers none; a record that is pushed twice, and one in the wrong order."""
     crowd = Crowd(fleet, 30, random.Random(1))
-    stolen: set[str] = set()
-
-    def steal() -> None:
-        with faults.visitor(fleet) as thief:
-            end = time.monotonic() + 60
-            while len(stolen) < 5 and time.monotonic() < end:
-                message = thief.poll(0.1)
-                if message is not None and message.error() is None:
-                    thief.commit(message, asynchronous=False)
-                    stolen.add(dict(message.headers())["ce_id"].decode())
 
     async def fire(crowd: Crowd) -> None:
-        await asyncio.to_thread(steal)
+        await asyncio.to_thread(steal, fleet, 5)
         first, second = crowd.members[:2]
         crowd.push(first)
         first.pushed -= 1
@@ -106,6 +96,39 @@ async def test_what_is_planted_is_found(fleet: Fleet) -> None:
     assert crowd.requests.outcomes["lost"] > 0
     told = [fault.split(":") for fault in crowd.faults()]
     assert [(who, what) for who, what, *_ in told] == [("c-0", " twice"), ("c-1", " out of order")]
+
+
+@pytest.mark.timeout(300)
+async def test_a_request_that_nobody_knows_of_any_more_is_found(fleet: Fleet) -> None:
+    """The same, and the gateways that accepted the requests are killed before they have seen it."""
+    crowd = Crowd(fleet, 30, random.Random(2))
+    stolen: set[str] = set()
+
+    async def fire(_: Crowd) -> None:
+        stolen.update(await asyncio.to_thread(steal, fleet, 10))
+        for pair in fleet.pairs:
+            pair.gateway.kill()
+        for pair in fleet.pairs:
+            await asyncio.to_thread(pair.start_gateway)
+
+    await crowd.run(fire, 30.0)
+    silent = {f"{request.partition('.')[0]}/{request}: accepted, never ended" for request in stolen}
+    found = set(crowd.requests.faults())
+    assert found, stolen
+    assert found <= silent
+
+
+def steal(fleet: Fleet, count: int) -> set[str]:
+    """Commit that many requests as a member of the group that does not work on them; their ids."""
+    stolen: set[str] = set()
+    with faults.visitor(fleet) as thief:
+        end = time.monotonic() + 60
+        while len(stolen) < count and time.monotonic() < end:
+            message = thief.poll(0.1)
+            if message is not None and message.error() is None:
+                thief.commit(message, asynchronous=False)
+                stolen.add(dict(message.headers())["ce_id"].decode())
+    return stolen
 
 
 @pytest.mark.timeout(_MINUTES * 180 + 600)
@@ -130,38 +153,23 @@ async def test_nothing_is_lost_and_nothing_comes_twice(fleet: Fleet) -> None:
             watching.cancel()
 
     await crowd.run(fire, _SETTLE)
-    found = [*fleet.ended(), *crowd.faults()]
     twice = sum(n > 1 for n in crowd.terminals.values())
-    _log.info("seed %d; faults: %s", seed, dict(sorted(storm.counts.items())))
-    _log.info("%d records pushed; requests: %s", sum(m.pushed for m in crowd.members), dict(crowd.requests.outcomes))
-    _log.info("errors: %s; second terminal events, dropped by clients: %d", dict(crowd.errors), twice)
+    report(seed, storm, crowd)
+    _log.info("second terminal events, dropped by clients: %d", twice)
+    found = [*fleet.ended(), *crowd.faults()]
     for name, (before, after) in sorted((name, halves(sizes)) for name, sizes in memory.items()):
         _log.info("%s: at most %.0f MB in the first half, %.0f MB in the second", name, before, after)
         # One that has just begun has not yet had what it keeps: tails, sessions, answers. It has with 120 MB.
-        assert after < 1.3 * max(before, 120) + 20, name
-    if found:
-        logs = fleet.keep_logs()
-        (logs / "faults").write_text("\n".join(found))
-        pytest.fail(f"{len(found)} faults, such as {found[:5]}; they and the gateways' logs are in {logs}")
-    assert [line for pair in fleet.pairs for line in pair.unforeseen()] == []
+        if after >= 1.3 * max(before, 120) + 20:
+            found.append(f"{name}: grew from {before:.0f} to {after:.0f} MB")
     # What is queued twice, by clients that were in doubt, may still be worked on when all have their answers.
     try:
-        await asyncio.to_thread(until, lambda: not open_requests(fleet), "all requests are committed", 60)
+        await asyncio.to_thread(until, lambda: not open_requests(fleet), timeout=_SETTLE)
     except AssertionError:
-        pytest.fail(
-            f"not committed, by partition: {open_requests(fleet)}; the gateways' logs are in {fleet.keep_logs()}"
-        )
-    assert crowd.requests.outcomes["empty"] == 0
-    assert min(storm.counts.values()) >= _LEAST
-    # Most are answered: not to answer at all would keep every promise above. The model that misbehaves has its share of errors.
-    answered = sum(n for outcome, n in crowd.requests.outcomes.items() if outcome.startswith("result"))
-    assert answered > 0.7 * crowd.requests.outcomes.total()
+        found.append(f"not committed, by partition: {open_requests(fleet)}")
+    judge(found, seed, storm, crowd, fleet)
 
 
-@pytest.mark.skipif(
-    "PODPAIR_FAULT_MINUTES" not in os.environ,
-    reason="make test-faults runs it: it finds requests that never end where a gateway dies or stands still meanwhile",
-)
 @pytest.mark.timeout(_MINUTES * 180 + 600)
 async def test_topics_that_change_lose_nothing_in_silence(fleet: Fleet) -> None:
     seed = a_seed()
@@ -174,25 +182,45 @@ async def test_topics_that_change_lose_nothing_in_silence(fleet: Fleet) -> None:
         some = faults.processes(fleet, rng)
         trains = [
             topics.kinds(),
-            {kind: some[kind] for kind in ("gateway killed", "inference killed")},
+            {kind: some[kind] for kind in ("gateway killed", "gateway frozen", "inference killed")},
             {"clients cut": clients(fleet, crowd, rng)["clients cut"]} | faults.rebalances(fleet, rng),
         ]
         await storm.run(trains, _MINUTES * 60, _LEAST)
         await asyncio.to_thread(until, topics.settled, "both gateways are ready", 120)
 
     await crowd.run(fire, _SETTLE)
-    found = [*fleet.ended(), *crowd.faults_with_gaps()]
+    report(seed, storm, crowd)
+    judge([*fleet.ended(), *crowd.faults_with_gaps()], seed, storm, crowd, fleet)
+
+
+def report(seed: int, storm: faults.Storm, crowd: Crowd) -> None:
+    """Log what has come to pass."""
     _log.info("seed %d; faults: %s", seed, dict(sorted(storm.counts.items())))
     _log.info("%d pushed; requests: %s", sum(m.pushed for m in crowd.members), dict(crowd.requests.outcomes))
-    _log.info("gaps: %d; errors: %s", len(crowd.gaps), dict(crowd.errors))
-    if found:
-        logs = fleet.keep_logs()
-        (logs / "faults").write_text("\n".join(found))
-        pytest.fail(f"{len(found)} faults, such as {found[:5]}; they and the gateways' logs are in {logs}")
-    assert [line for pair in fleet.pairs for line in pair.unforeseen()] == []
-    assert min(storm.counts.values()) >= _LEAST
-    answered = sum(n for outcome, n in crowd.requests.outcomes.items() if outcome.startswith("result"))
-    assert answered > 0.5 * crowd.requests.outcomes.total()
+    _log.info("gaps: %s; errors: %s", dict(crowd.reasons), dict(crowd.errors))
+
+
+def judge(found: list[str], seed: int, storm: faults.Storm, crowd: Crowd, fleet: Fleet) -> None:
+    """Fail with all that is wrong, and what is needed to understand it, where anything is.
+
+    How many requests are answered, and how soon, is the machine's to say. But each client is: never to answer would keep
+    every promise.
+    """
+    found += [f"unforeseen: {line}" for pair in fleet.pairs for line in pair.unforeseen()]
+    found += [f"{kind}: only {n} of {_LEAST}" for kind, n in storm.counts.items() if n < _LEAST]
+    if empty := crowd.requests.outcomes["empty"]:
+        found.append(f"{empty} results without an answer")
+    found += [f"{member.name}: never answered, {member.errors}" for member in crowd.members if not member.answered]
+    if not found:
+        return
+    logs = fleet.keep_logs()
+    (logs / "faults").write_text("\n".join([*found, *crowd.histories(found)]))
+    told = "\n".join(line[:500] for line in found[:20])
+    pytest.fail(
+        f"{len(found)} faults (all of them, and the gateways' logs, are in {logs}):\n{told}\n"
+        f"PODPAIR_FAULT_SEED={seed}; faults: {dict(sorted(storm.counts.items()))}\n"
+        f"requests: {dict(crowd.requests.outcomes)}; gaps: {dict(crowd.reasons)}; errors: {dict(crowd.errors)}"
+    )
 
 
 def halves(sizes: list[float]) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """Queued requests whose record or answer is gone from Kafka end in an error: nobody waits for ever."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -102,11 +102,13 @@ async def test_requests_whose_client_is_away_end_when_their_topic_is_made_again(
 
 
 @pytest.fixture
-def progress(broker: Broker, names: dict[str, Any]) -> GroupProgress:
+async def progress(broker: Broker, names: dict[str, Any]) -> AsyncIterator[GroupProgress]:
     topics = TopicAdmin(broker.address)
     for name in (names["requests"]["topic"], names["results"]["topic"]):
         topics.create(name, 2)
-    return GroupProgress(_config(names, broker.address), topics.admin)
+    asking = GroupProgress(_config(names, broker.address), topics.admin)
+    yield asking
+    await asking.close()
 
 
 def _config(names: dict[str, Any], address: str = "127.0.0.1:1") -> Config:

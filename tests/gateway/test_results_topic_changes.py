@@ -90,6 +90,26 @@ async def test_made_again_while_a_client_is_there(
     assert (await client.answer("q"))["type"] == "result"
 
 
+async def test_every_client_is_told_of_each_change_however_many_it_has_seen(
+    gateway: Gateway, topics: TopicAdmin, connect: Connect, push: Any, broker: Broker, names: dict[str, Any]
+) -> None:
+    """Those that came before another change, and those that came after it, have the same home."""
+    results = names["results"]["topic"]
+    clients, connected = {}, 0
+    for change in range(3):
+        homes = [name for name in map(str, range(100)) if home_partition(f"user/{name}", 4) == 0]
+        for name in homes[connected : connected + 2]:
+            clients[name] = await connect(gateway, sid=name)
+        connected += 2
+        await asyncio.to_thread(topics.recreate, results, 4)
+        await soon(lambda: gateway.metric("topic_changes_total", change="recreated") == len(clients) / 2)
+        await soon(lambda: gateway.get("/readyz")[0] == 200)
+        for name, client in clients.items():
+            push(broker.address, f"user/{name}", b"%d" % change, topic=results)
+            await client.event("gap", reason="epoch")
+            assert await pushes(client, change) == [change]
+
+
 async def test_made_again_with_a_longer_log(
     gateway: Gateway, topics: TopicAdmin, connect: Connect, push: Any, broker: Broker, names: dict[str, Any]
 ) -> None:

@@ -11,7 +11,7 @@ from confluent_kafka import TopicPartition
 
 from harness.pair import RESUME_SECRET, SECRET
 from podpair.gateway.config.model import Config
-from podpair.gateway.core.offsets import Commit
+from podpair.gateway.core.offsets import Commit, Committed
 from podpair.gateway.kafka import requests
 
 _CONFIG = Config.model_validate({"auth": {"secret": SECRET}, "sessions": {"resume_secret": RESUME_SECRET}})
@@ -25,7 +25,7 @@ class Told:
         self.offsets: list[int] = []
         self.let_go = asyncio.Event()
 
-    def assigned(self, partitions: dict[int, frozenset[int]]) -> None:
+    def assigned(self, partitions: dict[int, Committed]) -> None:
         self.held |= partitions.keys()
 
     def taken(self, partitions: list[int]) -> None:
@@ -60,7 +60,7 @@ async def test_what_is_given_back_is_kept_although_the_loop_stood_still_when_it_
     """As where a process is frozen: the consumer's thread has waited for long enough before the loop has turned once."""
     monkeypatch.setattr(requests, "_REVOKE", 0.01)
     worker = Told()
-    worker.assigned({1: frozenset()})
+    worker.assigned({1: Committed()})
     consumer = requests.RequestsConsumer(_CONFIG, worker)
     place = [TopicPartition("podpair.requests", 1)]
 

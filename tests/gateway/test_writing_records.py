@@ -46,6 +46,21 @@ class Told:
             await self._all.wait()
 
 
+async def test_after_a_topic_was_replaced_records_go_out_with_another_producer(producer: RecordProducer) -> None:
+    """What was on its way is told of, one way or the other, once."""
+    told = Told(400)
+    before = producer._producer
+    for number in range(400):
+        producer.send("t", b"", key=b"%d" % number, headers=[], told=told, context=number)
+        if number == 200:
+            await asyncio.sleep(0)
+            producer.topic_replaced()
+    await told.all()
+    assert sorted(context for context, _ in told.outcomes) == list(range(400))
+    assert producer._producer is not before
+    assert all(isinstance(outcome, Written) for context, outcome in told.outcomes if context > 200)
+
+
 async def test_records_with_one_key_keep_their_order_through_all_rounds(producer: RecordProducer) -> None:
     told = Told(2000)
     for number in range(2000):

@@ -101,21 +101,23 @@ class GapChecker:
     """Each client receives its numbered records in order and each once; one that doesn't come is in a gap that was declared.
 
     For logs that are cut, deleted and made again. What was written while a topic changed (`unsettled`) may be nowhere: whether
-    it went to the old topic, the new one, or to a home that had moved, its producer did not know either.
+    it went to the old topic, the new one, or to a home that had moved, its producer did not know either. What is passed on
+    without a position, from the home before, has no place in the order.
     """
 
     def __init__(self) -> None:
         self._wrote: dict[str, dict[int, float]] = defaultdict(dict)  # client → number → when
         self._came: dict[str, list[int | None]] = defaultdict(list)  # None: a gap
+        self._unplaced: dict[str, list[int]] = defaultdict(list)
         self._unsettled: list[tuple[float, float]] = []
 
     def wrote(self, client: str, number: int, at: float) -> None:
         """The broker has acknowledged the client's record `number`, which was handed to the producer at `at`."""
         self._wrote[client][number] = at
 
-    def saw(self, client: str, number: int) -> None:
-        """`client` has received its record `number`."""
-        self._came[client].append(number)
+    def saw(self, client: str, number: int, *, placed: bool = True) -> None:
+        """`client` has received its record `number`; `placed`: with a position."""
+        (self._came if placed else self._unplaced)[client].append(number)
 
     def gap(self, client: str) -> None:
         """`client` was told that something is missing here."""
@@ -138,16 +140,27 @@ class GapChecker:
                 elif seen != sorted(seen):
                     at = next(i for i in range(1, len(seen)) if seen[i] < seen[i - 1])
                     found.append(f"{client}: out of order: {seen[at]} after {seen[at - 1]}")
-            missing = sorted(n for n in wrote.keys() - set(came) if not self._excused(n, wrote[n], came))
+            unplaced = set(self._unplaced[client])
+            missing = sorted(n for n in wrote.keys() - set(came) - unplaced if not self._excused(n, wrote[n], came))
             if missing:
                 found.append(f"{client}: missing, and no gap: {missing[:5]}{' …' if len(missing) > 5 else ''}")
         return found
+
+    def history(self, client: str) -> str:
+        """All that is known of a client, to understand its faults: what came, when each was written, when topics changed."""
+        began = min((begin for begin, _ in self._unsettled), default=0.0)
+        wrote = {n: round(at - began, 2) for n, at in self._wrote[client].items()}
+        changes = [(round(begin - began, 2), round(end - began, 2)) for begin, end in self._unsettled]
+        came = f"{client}: came {self._came[client]}, unplaced {self._unplaced[client]}"
+        return f"{came}; written at {wrote}; topics changed at {changes}, from {began:.2f}"
 
     def _excused(self, number: int, at: float, came: list[int | None]) -> bool:
         if any(begin <= at <= end for begin, end in self._unsettled):
             return True
         after = min((i for i, n in enumerate(came) if n is not None and n > number), default=len(came))
-        before = max((i for i, n in enumerate(came[:after]) if n is not None and n < number), default=-1)
+        # Behind a gap older ones may come again, of a partition that was the home before: the one before it tells where it was.
+        nearest = max((n for n in came[:after] if n is not None and n < number), default=None)
+        before = max((i for i, n in enumerate(came[:after]) if n is not None and n == nearest), default=-1)
         return None in came[before + 1 : after]
 
 

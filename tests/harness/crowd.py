@@ -5,6 +5,7 @@ import contextlib
 import random
 import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import aiohttp
@@ -30,13 +31,17 @@ class Member:
         self._positions: set[str] = set()
         self.session: podpair.client.Session | None = None
         self.pushed = 0  # records written to it
+        self.answered = 0  # requests that ended with a result
+        self.errors: Counter[str] = Counter()  # by code
         self.last = -1  # the number of the last that was seen here
         self.caught_up = asyncio.Event()
 
-    def on_gap(self, gap: Any) -> None:
+    def on_gap(self, gap: podpair.client.Gap) -> None:
         """Something is missing, and the client was told."""
         self._crowd.gaps.append(f"{self.name}: {gap}")
-        self._crowd.logged.gap(self.name)
+        self._crowd.reasons[gap.reason] += 1
+        if gap.reason != "requests":  # which says nothing of pushes: none of them may be missing for that
+            self._crowd.logged.gap(self.name)
 
     def on_event(self, event: dict[str, Any]) -> None:
         """Each frame as it comes from the wire."""
@@ -46,7 +51,7 @@ class Member:
         if event["type"] in ("result", "error") and "id" in event:
             crowd.terminals[event["id"]] += 1
         if event["type"] == "push":
-            crowd.logged.saw(self.name, event["data"]["n"])
+            crowd.logged.saw(self.name, event["data"]["n"], placed="position" in event)
         position = event.get("position")
         if position is not None and event["type"] in ("result", "error", "push", "partial"):
             if position in self._positions:
@@ -63,8 +68,10 @@ class Member:
             try:
                 result = await self.session.infer("digits", _ROW, route=self._rng.choice(_ROUTES), id=request)
                 outcome = f"result, {result.route}" if result.data["label"] else "empty"
+                self.answered += 1
             except podpair.client.PodpairError as error:
                 outcome = error.code
+                self.errors[outcome] += 1
                 self._crowd.errors[f"{error.code}: {error.message[:80]}"] += 1
             self._crowd.requests.ended(self.name, request, outcome)
             await asyncio.sleep(self._rng.uniform(0.2, 1.5))
@@ -145,6 +152,7 @@ class Crowd:
         self.logged = GapChecker()
         self.repeated: list[str] = []
         self.gaps: list[str] = []
+        self.reasons: Counter[str] = Counter()  # of the gaps
         self.errors: Counter[str] = Counter()
         self.terminals: Counter[str] = Counter()  # terminal events by request, as they came: clients drop a second one
         self.unwritten: list[str] = []
@@ -243,6 +251,11 @@ class Crowd:
         """What is wrong, a line each."""
         self.pushes.expect({member.name: member.pushed for member in self.members})
         return [*self.requests.faults(), *self.pushes.faults(), *self.repeated, *self.gaps, *self.unwritten]
+
+    def histories(self, faults: Iterable[str]) -> list[str]:
+        """What is known of the clients whose pushes are at fault."""
+        names = {member.name for member in self.members}
+        return [self.logged.history(name) for name in sorted({fault.partition(":")[0] for fault in faults} & names)]
 
     def faults_with_gaps(self) -> list[str]:
         """The same where the topics were changed: what is missing is in a gap."""

@@ -21,6 +21,8 @@ from harness.pair import until
 from harness.unruly import Mood
 
 Fault = Callable[[], Awaitable[None]]
+_LEARNT = 1.2  # seconds after a change in which the crowd's producer may not know of it yet
+_QUIET = 0.7  # seconds after that in which what is pushed must come, or be in a gap
 
 
 @dataclass(slots=True)
@@ -192,7 +194,9 @@ class Topics:
             began = time.time()
             await asyncio.to_thread(change, topic)
             await asyncio.to_thread(until, self.settled, self._told, 120)
+            await asyncio.sleep(_LEARNT)
             self._changed(began, time.time())
+            await asyncio.sleep(_QUIET)
 
         return fault
 

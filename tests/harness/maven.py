@@ -20,8 +20,8 @@ def jars(pom: Path, name: str) -> Path:
     with (folder / ".lock").open("w") as copying:
         fcntl.flock(copying, fcntl.LOCK_EX)
         if not resolved.exists():
-            for jar in folder.glob("*.jar"):  # of another version
-                jar.unlink()
+            for other in (*folder.glob("*.jar"), *folder.glob(".resolved-*")):  # of another version
+                other.unlink()
             goal = "dependency:copy-dependencies"
             fetch("Maven's repository", maven, "-q", "-B", "-f", pom, goal, f"-DoutputDirectory={folder}", cwd=folder)
             resolved.touch()

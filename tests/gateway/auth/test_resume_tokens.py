@@ -28,9 +28,9 @@ def forge(secret: str | None = SECRET, algorithm: str = "HS256", **changed: Any)
 
 
 def test_it_is_good_on_every_gateway_with_the_secret() -> None:
-    assert tokens().open(tokens().mint("s-1", "ann"), "ann") == ("s-1", Stamp())
+    assert tokens().open(tokens().mint("s-1", "ann"), "ann") == ("s-1", Stamp(), "")
     later = Stamp(7, "0a")
-    assert tokens().open(tokens().mint("s-1", "ann", later), "ann") == ("s-1", later)
+    assert tokens().open(tokens().mint("s-1", "ann", later, "ab.3"), "ann") == ("s-1", later, "ab.3")
     assert tokens().shared
 
 

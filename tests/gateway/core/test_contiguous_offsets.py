@@ -7,11 +7,14 @@ from hypothesis import strategies as st
 from podpair.gateway.core.offsets import (
     REACH,
     Commit,
+    Committed,
     ContiguousOffsets,
+    committed_of,
     decoded,
     encoded,
     incarnation_of,
     incarnation_tag,
+    lost_before_of,
 )
 
 
@@ -106,8 +109,44 @@ def test_a_commit_says_which_incarnation_of_the_topic_it_is_of() -> None:
     assert incarnation_tag(None) == ""
 
 
+@pytest.mark.parametrize("tag", ["", incarnation_tag("id")])
+def test_a_commit_tells_where_the_log_was_cut_over_unread_records_and_so_do_all_behind_it(tag: str) -> None:
+    tracked = ContiguousOffsets(incarnation=tag)
+    tracked.start(3)
+    tracked.lose(10)
+    commits = [tracked.take()]
+    for offset in (10, 11):
+        tracked.start(offset)
+    tracked.finish(11)
+    tracked.finish(3)
+    commits.append(tracked.take())
+    tracked = ContiguousOffsets({11}, tag, lost_before=10)  # the next owner
+    tracked.start(10)
+    commits.append(tracked.with_finished([10]))
+    told = [(c.offset, decoded(c.metadata, c.offset), incarnation_of(c.metadata)) for c in commits if c is not None]
+    assert told == [(3, frozenset(), tag), (10, {11}, tag), (11, frozenset(), tag)]
+    assert [committed_of(*c) for c in commits if c is not None] == [
+        Committed(3, frozenset(), 10), Committed(10, frozenset({11}), 10), Committed(11, frozenset(), 10),
+    ]  # fmt: skip
+
+
+def test_a_partition_of_which_nothing_is_left_is_committed_up_to_where_its_log_begins() -> None:
+    tracked = ContiguousOffsets()
+    tracked.lose(7)
+    assert tracked.take() == tracked.with_finished([]) == (7, "podpair::7:")
+    assert tracked.take() is None
+    assert committed_of(-1001, None) == Committed(0, frozenset(), 0)
+
+
+@pytest.mark.parametrize(
+    "metadata", [None, "", "podpair:", "podpair:ab:AQ==", "podpair:ab:x:", "podpair:a:1:2:", "else"]
+)
+def test_commits_that_tell_of_no_cut(metadata: str | None) -> None:
+    assert lost_before_of(metadata) == 0
+
+
 def test_a_commit_with_its_incarnation_is_not_longer_than_kafka_keeps() -> None:
-    assert len(encoded(range(1, REACH), 0, incarnation_tag("id"))) < 4096
+    assert len(encoded(range(1, REACH), 0, incarnation_tag("id"), 10**18)) < 4096
 
 
 def test_offsets_that_go_back_are_a_mistake() -> None:

@@ -100,7 +100,7 @@ class Side:
         self.fanout.open(0, 0)
         self.joining = Joining(
             config, HomePartitions("e", 1), TopicLimits(), "gw", cast("Any", None), cast("Any", None), self.fanout,
-            ResumeTokens(config.sessions), metrics,
+            ResumeTokens(config.sessions), cast("Any", None), metrics,
         )  # fmt: skip
         self.connection = Connection(
             cast("Any", self.transport), wire, self.pacer, limit, lambda code, _: self.closed.append(code)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podpair.gateway.core.records import Kind, event_of_record, takeover_headers, takeover_of
+from podpair.gateway.core.records import Kind, event_of_record, takeover_headers, takeover_of, unplaced_event
 from podpair.gateway.core.session_ids import LONGEST, claimed_session_id
 from podpair.gateway.core.takeovers import Hold, Stamp, Stamps
 from podpair.gateway.core.wires import EventStreamWire, JsonWire, RawWire
@@ -139,5 +139,7 @@ def test_no_connection_is_shown_an_announcement() -> None:
         event = wire.event(b"", headers, 7)
         assert (event.kind, event.id, event.offset) == (Kind.TAKEOVER, "0.1.ab", 7)
     assert takeover_of(headers, 7) == event_of_record(b"", headers, 7, b"e.0.")
+    # In the partition that was the session's home before its topic was widened it says the same, to nobody.
+    assert unplaced_event(b"", headers) == event_of_record(b"", headers, -1, b"")
     assert takeover_of([("ce_type", b"dev.podpair.push")], 7) is None
     assert takeover_of(None, 7) is None

@@ -62,8 +62,9 @@ class Push:
 class Gap:
     """Events after `start` up to and including `end` can't be had any more; None where the bound is unknown.
 
-    `reason` is the gateway's (`retention`, `epoch`, `ahead`) or this client's own: `session` when the session could not
-    be resumed and a new one began, `buffer` when pushes came faster than they were taken.
+    `reason` is the gateway's (`retention`, `epoch`, `ahead`, `requests`) or this client's own: `session` when the session
+    could not be resumed and a new one began, `buffer` when pushes came faster than they were taken. With `requests` no event
+    is missing: queued requests may be lost, and the session asks them again by itself.
     """
 
     start: str | None

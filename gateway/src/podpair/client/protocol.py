@@ -83,7 +83,7 @@ class SessionState:
 
     def adopt(self, request_id: str) -> Request:
         """Count as open a request that was posted into this session over HTTP: it was queued, its events come here."""
-        request = Request(request_id, {}, sent=True, route="queue")
+        request = Request(request_id, {}, resend=False, sent=True, route="queue")  # there is nothing to send it from
         self.open[request_id] = request
         self._in_flight += 1
         return request
@@ -175,6 +175,7 @@ class SessionState:
             return []
         if kind == "gap":
             self.position = event.get("to") or self.position
+            self.resume = event.get("resume") or self.resume
             return [event, *self._after_gap()]
         request_id = event.get("id")
         if request_id is None or kind not in ("accepted", "partial", "result", "error"):
@@ -237,7 +238,7 @@ class SessionState:
         return lost
 
     def _after_gap(self) -> list[Event]:
-        """docs/protocol.md, "Resuming": answers of queued requests may be in the gap. The gateway knows: ask again."""
+        """docs/protocol.md, "Resuming": queued requests, or their answers, may be in the gap. The gateway knows: ask again."""
         lost = []
         for request in list(self.open.values()):
             if not request.sent or request.cancelled or request.route != "queue":
@@ -247,7 +248,7 @@ class SessionState:
                 request.sent, request.route = False, None
             else:
                 del self.open[request.id]
-                lost.append(_error(request.id, "lost", "its answer may be in a gap, and it was not to be sent again"))
+                lost.append(_error(request.id, "lost", "it may be in a gap, and was not to be sent again"))
         self._outbox = deque(request.id for request in self.open.values() if not request.sent)
         return lost
 

@@ -39,6 +39,7 @@ from podpair.gateway.sessions.joining import Joining
 from podpair.gateway.sessions.lost_requests import LostRequests
 from podpair.gateway.sessions.misplaced import Misplaced
 from podpair.gateway.sessions.registry import Registry
+from podpair.gateway.sessions.requests_topic import RequestsTopic
 from podpair.gateway.sessions.results_topic import ResultsTopic
 from podpair.gateway.sessions.takeovers import Takeovers
 from podpair.gateway.sessions.taking_back import TakingBack
@@ -80,6 +81,8 @@ class Parts:
     topic_watch: TopicWatch
     results_topic: ResultsTopic
     lost_requests: LostRequests
+    requests_topic: RequestsTopic
+    group_progress: GroupProgress
     supervisor: Supervisor
 
     @property
@@ -154,7 +157,7 @@ class Service:
         paces = Paces()
         worker = Worker(
             config, asking, readiness, answers, dead_letters, endings, paces, self.tracer, metrics, supervisor,
-            lambda: _tag(topic_watch.state[config.requests.topic]),
+            lambda: _tag(topic_watch.state[config.requests.topic]), lambda: requests_topic.look_soon(),
         )  # fmt: skip
         undo.push_async_callback(worker.close, 0.0)
         self._requests = topics.requests
@@ -181,7 +184,21 @@ class Service:
         pacer = Pacer(config.sessions.slow_seconds, self.clock)
         metrics.topics_ready.set_function(lambda: self._why_not_topics is None)
         metrics.slow.set_function(lambda: pacer.congested)
-        joining = Joining(config, homes, topics.limits, self.name, reader, history, fanout, self.tokens, metrics)
+        progress = GroupProgress(config, topic_watch.admin)
+        undo.push_async_callback(progress.close)
+        requests_topic = RequestsTopic(
+            registry.sessions,
+            worker,
+            None if config.kafka.embedded else progress,
+            lambda: self._request_partitions,
+            _tag(topics.requests),
+            lambda session: joining.resume_token(session),
+            metrics,
+        )
+        undo.push_async_callback(requests_topic.close)
+        joining = Joining(
+            config, homes, topics.limits, self.name, reader, history, fanout, self.tokens, requests_topic, metrics
+        )
         dispatcher = Dispatcher(
             config,
             self.name,
@@ -199,13 +216,11 @@ class Service:
         )
         worker.on_taken_back = dispatcher.taken_back
         results_topic = ResultsTopic(config, topics, homes, reader, history, joining, registry)
-        lost_requests = LostRequests(
-            config, registry.sessions, fanout, history, GroupProgress(config, topic_watch.admin), dispatcher.lose
-        )
+        lost_requests = LostRequests(config, registry.sessions, fanout, history, progress, dispatcher.lose)
         return Parts(
             topics, upstream, asking, readiness, producer, registry, fanout, reader, history, joining,
             Takeovers(producer, config.results.topic, self.name), dispatcher, worker, pacer, topic_watch, results_topic,
-            lost_requests, supervisor,
+            lost_requests, requests_topic, progress, supervisor,
         )  # fmt: skip
 
     def _endings(
@@ -241,6 +256,8 @@ class Service:
             if self.config.kafka.create_topics:
                 self._tasks.begin(self._create_topics())
             return
+        if old is None or old.topic_id != new.topic_id:
+            parts.producer.topic_replaced()
         self._tasks.begin(parts.producer.learn(topic))
         if topic == self.config.results.topic:
             parts.results_topic.changed(new)
@@ -248,6 +265,7 @@ class Service:
         elif topic == self.config.requests.topic and self._is_another(new):
             parts.worker.restart()
             self._tasks.begin(parts.lost_requests.requests_changed())
+            parts.requests_topic.changed(_tag(new))
 
     def _is_another(self, requests: TopicState) -> bool:
         """Whether the requests topic is not the one that it was, only wider or missed for a while."""
@@ -355,6 +373,8 @@ class Service:
             await parts.reader.close()
             await parts.history.close()
             await parts.lost_requests.close()
+            await parts.requests_topic.close()
+            await parts.group_progress.close()
             await parts.topic_watch.close()
             await parts.supervisor.close()
             await parts.readiness.close()

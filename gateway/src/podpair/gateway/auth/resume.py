@@ -17,6 +17,7 @@ class Resumed(NamedTuple):
 
     session: str
     stamp: Stamp
+    requests_epoch: str | None = None  # of the requests topic, as its client knows it; None: the token says nothing
 
 
 class ResumeTokens:
@@ -33,11 +34,17 @@ class ResumeTokens:
             self._secret = secrets.token_bytes(32)
             self.shared = False
 
-    def mint(self, session: str, subject: str, stamp: Stamp = Stamp()) -> str:  # noqa: B008 - it is immutable
+    def mint(
+        self,
+        session: str,
+        subject: str,
+        stamp: Stamp = Stamp(),  # noqa: B008 - it is immutable
+        requests_epoch: str | None = None,
+    ) -> str:
         """A token with which `subject` continues `session`, on any gateway with the same secret."""
         claims = {
             "aud": RESUME_AUDIENCE, "sid": session, "sub": subject, "exp": int(time.time() + self._seconds),
-            "connection": str(stamp),
+            "connection": str(stamp), "requests": requests_epoch or "",
         }  # fmt: skip
         return jwt.encode(claims, self._secret, algorithm="HS256")
 
@@ -57,4 +64,7 @@ class ResumeTokens:
             raise Unauthorized("the resume token is not one of ours: connect without it") from None
         if claims["sub"] != subject:
             raise Unauthorized("the resume token is another user's")
-        return Resumed(str(claims["sid"]), Stamp.parse(claims.get("connection")))
+        epoch = claims.get("requests")
+        return Resumed(
+            str(claims["sid"]), Stamp.parse(claims.get("connection")), epoch if isinstance(epoch, str) else None
+        )

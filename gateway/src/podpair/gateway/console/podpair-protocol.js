@@ -133,6 +133,7 @@ export class SessionState {
     if (position && !this.#advance(position)) return [];
     if (type === "gap") {
       this.position = event.to ?? this.position;
+      this.resume = event.resume ?? this.resume;
       return [event, ...this.#afterGap()];
     }
     if (id == null || !["accepted", "partial", "result", "error"].includes(type)) return [event];
@@ -182,7 +183,7 @@ export class SessionState {
     return lost;
   }
 
-  /** Answers of queued requests may be in the gap. The gateway knows: ask again. */
+  /** Queued requests, or their answers, may be in the gap. The gateway knows: ask again. */
   #afterGap() {
     const lost = [];
     for (const request of this.open.values()) {
@@ -192,7 +193,7 @@ export class SessionState {
         continue;
       }
       this.forget(request.id);
-      lost.push({ type: "error", id: request.id, code: "lost", message: "its answer may be in a gap" });
+      lost.push({ type: "error", id: request.id, code: "lost", message: "it may be in a gap" });
     }
     this.#outbox = [...this.open.values()].filter((request) => !request.sent).map((request) => request.id);
     this.#inFlight = this.open.size - this.#outbox.length;

@@ -5,7 +5,8 @@ answers are one transaction, it does not even repeat any, however far requests h
 
 The offset of a commit is that of the first record that is not finished; its metadata holds the finished ones behind it, as a
 bitmap. Kafka keeps 4096 bytes of it (offset.metadata.max.bytes), which bounds how far ahead a finished one can be told. Before
-the bitmap stands which incarnation of the topic the commit is of: a topic that is made again keeps the group's offsets.
+the bitmap stands which incarnation of the topic the commit is of: a topic that is made again keeps the group's offsets. Where
+the log was cut over records that nobody had read, the offset at which it then began follows, for as long as the topic lives.
 """
 
 import base64
@@ -26,16 +27,25 @@ class Commit(NamedTuple):
     metadata: str  # names the finished ones behind it
 
 
+class Committed(NamedTuple):
+    """What the last commit of a partition tells whoever goes on with it."""
+
+    offset: int = 0  # of the first record that is not finished; 0 where nothing was committed
+    finished: frozenset[int] = frozenset()  # those that are finished behind it
+    lost_before: int = 0  # where the log began when it was last cut over records that nobody had read; 0: it never was
+
+
 class ContiguousOffsets:
     """The offsets of one partition that were started; `before` are those behind the committed one that ended earlier.
 
-    incarnation: names the topic that they are of, where the broker tells its id.
+    incarnation: names the topic that they are of, where the broker tells its id. lost_before: as in `Committed`.
     """
 
-    __slots__ = ("_before", "_changed", "_finished", "_incarnation", "_started", "_upto")
+    __slots__ = ("_before", "_changed", "_finished", "_incarnation", "_lost_before", "_started", "_upto")
 
-    def __init__(self, before: Collection[int] = (), incarnation: str = "") -> None:
+    def __init__(self, before: Collection[int] = (), incarnation: str = "", lost_before: int = 0) -> None:
         self._incarnation = incarnation
+        self._lost_before = lost_before
         self._started: deque[int] = deque()  # ascending, as they were read; the first is not finished
         self._finished: set[int] = set()  # those of _started that are done but wait for one before them
         self._before = set(before)  # finished by an earlier owner of the partition, and not read again yet
@@ -65,15 +75,21 @@ class ContiguousOffsets:
             self._finished.remove(done)
             self._upto = done + 1
 
+    def lose(self, log_start: int) -> None:
+        """The log begins at `log_start` now, and records before it were deleted that nobody had read. Commits tell so."""
+        self._lost_before = max(log_start, self._lost_before)
+        self._upto = max(log_start, self._upto or 0)
+        self._changed = True
+
     def with_finished(self, offsets: Collection[int]) -> Commit:
-        """The commit that tells that these have been finished too. At least one of them was started, and is not finished."""
+        """The commit that tells that these, which were started, have been finished too."""
         finished = self._finished | set(offsets)
-        upto = 0
+        upto = self._upto or 0
         for offset in self._started:
             if offset not in finished:
-                return Commit(offset, encoded(finished | self._before, offset, self._incarnation))
+                return self._commit(offset, finished | self._before)
             upto = offset + 1
-        return Commit(upto, encoded(self._before, upto, self._incarnation))
+        return self._commit(upto, self._before)
 
     def reaches(self, offset: int) -> bool:
         """Whether a commit can tell that a record that was started is finished."""
@@ -87,10 +103,13 @@ class ContiguousOffsets:
         offset = self._started[0] if self._started else self._upto
         if offset is None:
             return None
-        return Commit(offset, encoded(self._finished | self._before, offset, self._incarnation))
+        return self._commit(offset, self._finished | self._before)
+
+    def _commit(self, offset: int, finished: Collection[int]) -> Commit:
+        return Commit(offset, encoded(finished, offset, self._incarnation, self._lost_before))
 
 
-def encoded(finished: Collection[int], offset: int, incarnation: str = "") -> str:
+def encoded(finished: Collection[int], offset: int, incarnation: str = "", lost_before: int = 0) -> str:
     """The metadata of a commit at `offset`; what is out of its reach is left out."""
     bitmap = bytearray()
     for one in finished:
@@ -101,6 +120,8 @@ def encoded(finished: Collection[int], offset: int, incarnation: str = "") -> st
                 bitmap.extend(bytes(byte + 1 - len(bitmap)))
             bitmap[byte] |= 1 << bit
     told = base64.b64encode(bitmap).decode()
+    if lost_before:
+        return f"{_MARK}{incarnation}:{lost_before}:{told}"
     if incarnation:
         return f"{_MARK}{incarnation}:{told}"
     return _MARK + told if told else ""
@@ -117,6 +138,20 @@ def incarnation_of(metadata: str | None) -> str:
         return ""
     incarnation, colon, _ = metadata.removeprefix(_MARK).partition(":")
     return incarnation if colon else ""
+
+
+def lost_before_of(metadata: str | None) -> int:
+    """Where the log began when it was last cut over unread records, as a commit tells; 0: never."""
+    if not metadata or not metadata.startswith(_MARK):
+        return 0
+    members = metadata.removeprefix(_MARK).split(":")
+    told = members[1] if len(members) == 3 else ""
+    return int(told) if told.isdecimal() and told.isascii() and len(told) < 20 else 0
+
+
+def committed_of(offset: int, metadata: str | None) -> Committed:
+    """What a commit tells; librdkafka's special offsets, all negative, are none."""
+    return Committed(max(offset, 0), decoded(metadata, offset), lost_before_of(metadata))
 
 
 def decoded(metadata: str | None, offset: int) -> frozenset[int]:

@@ -141,6 +141,8 @@ def answer_again(request_id: str, value: bytes | None, headers: Headers | None) 
 def unplaced_event(value: bytes | None, headers: Headers | None) -> Event:
     """The event that a record is which has no position: it is not in its session's home partition."""
     event = event_of_record(value, headers, 0, b"")
+    if not event.payload:
+        return event._replace(offset=-1)  # clients are not shown it
     members: dict[str, msgspec.Raw] = msgspec.json.decode(event.payload, type=dict[str, msgspec.Raw])
     del members["position"]
     return event._replace(payload=_encode(members), offset=-1)

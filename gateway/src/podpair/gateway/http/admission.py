@@ -37,6 +37,7 @@ class Visitor:
     hold: Hold
     resumed: bool
     position: Position | None
+    requests_epoch: str | None  # of the requests topic, as its resume token says
 
 
 class Refused(Exception):
@@ -88,8 +89,9 @@ class Admission:
         except InvalidPosition as error:
             raise self.refuse(400, "invalid", str(error)) from None
         token = request.query.get("resume")
+        requests_epoch = None
         if token:
-            session, before = self.opened(token, identity)
+            session, before, requests_epoch = self.opened(token, identity)
             hold = parts.takeovers.hold(before, shared=True)
         elif identity.session is not None:
             session, hold = identity.session, parts.takeovers.hold(shared=True)
@@ -107,7 +109,9 @@ class Admission:
             self._metrics.limited.labels("connects").inc()
             message = "too many connect at once (limits.connects_per_second)"
             raise self.refuse(503, "overloaded", message, retry_after=wait)
-        return Visitor(parts, identity, session, hold, resumed=bool(token), position=place)
+        return Visitor(
+            parts, identity, session, hold, resumed=bool(token), position=place, requests_epoch=requests_epoch
+        )
 
     def check_owner(self, parts: Parts, session_id: str, identity: Identity) -> None:
         """A session that is here must be this user's."""
@@ -142,6 +146,7 @@ class Admission:
             visitor.session, identity.subject, connection, identity.expires_at, visitor.hold
         )
         parts.registry.granted(session, self.grant(identity))
+        session.requests_epoch = visitor.requests_epoch
         self._metrics.opened.labels(kind, str(visitor.resumed).lower()).inc()
         return session, connection
 

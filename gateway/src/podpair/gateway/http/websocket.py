@@ -278,7 +278,7 @@ class _Client:
         service.metrics.refreshed.labels("taken").inc()
         parts.registry.refreshed(session, identity.expires_at)
         parts.registry.granted(session, self._edge.admission.grant(identity))
-        welcome = parts.joining.welcome(session, resumed=True, offset=session.seen)
+        welcome = parts.joining.welcome(session, resumed=True)
         session.send(control_event("welcome", welcome))
 
 

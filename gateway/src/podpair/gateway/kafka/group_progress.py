@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from confluent_kafka import ConsumerGroupTopicPartitions, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from podpair.gateway.config.model import Config
-from podpair.gateway.core.offsets import decoded
+from podpair.gateway.core.offsets import decoded, incarnation_of, lost_before_of
+from podpair.gateway.kafka.clients import properties
 
-_TIMEOUT = 10.0  # seconds for each question
+_TIMEOUT = 5.0  # seconds for each question
+_LATE = 2 * _TIMEOUT  # seconds after which it is given up, although the client library has said nothing
 _UNCOMMITTED = IsolationLevel.READ_UNCOMMITTED
 _EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 _LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -24,6 +27,8 @@ class Progress(NamedTuple):
     high: int
     committed: int
     finished: frozenset[int]
+    incarnation: str = ""  # of the topic that the commit is of, where it says so
+    lost_before: int = 0  # where the log began when it was last cut over records that nobody had read
 
     def has_finished(self, offset: int) -> bool:
         """Whether the request at an offset has its answer. A commit beyond the log's end is another log's."""
@@ -35,37 +40,64 @@ class Progress(NamedTuple):
 
 
 class GroupProgress:
-    """Asks, on another thread than the loop's. All raise KafkaException."""
+    """Asks, on a thread of its own. All raise KafkaException.
+
+    What is committed is asked with a consumer that never joins the group. AdminClient's list_consumer_group_offsets would
+    need none; but where the coordinator has just moved, librdkafka hands its answer to the consumer group that an AdminClient
+    doesn't have, and the process ends (librdkafka issue 5040).
+    """
 
     def __init__(self, config: Config, admin: AdminClient) -> None:
+        self._config = config
         self._requests = config.requests.topic
         self._results = config.results.topic
         self._group = config.requests.group
         self._admin = admin
+        self._consumer: Consumer | None = None  # the thread's own
+        self._thread = ThreadPoolExecutor(1, "kafka-group-progress")
 
     async def progress(self, partitions: Collection[int]) -> dict[int, Progress]:
         """How far the group is in these request partitions; those are left out that can't be told."""
-        return await asyncio.get_running_loop().run_in_executor(None, self._progress, list(partitions))
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._progress, list(partitions))
 
     def _progress(self, partitions: list[int]) -> dict[int, Progress]:
-        places = [TopicPartition(self._requests, partition) for partition in partitions]
-        asked = ConsumerGroupTopicPartitions(self._group, places)
         # First of all: what is committed is in the log by then, and so is its answer.
-        futures = self._admin.list_consumer_group_offsets([asked], request_timeout=_TIMEOUT)
-        commits = futures[self._group].result(_TIMEOUT).topic_partitions
+        commits = self._commits([TopicPartition(self._requests, partition) for partition in partitions])
         low = self._offsets(self._requests, partitions, _EARLIEST, _UNCOMMITTED)
         high = self._offsets(self._requests, partitions, _LATEST, _UNCOMMITTED)
         return {
             place.partition: Progress(
-                low[place.partition], high[place.partition], place.offset, decoded(place.metadata, place.offset)
+                low[place.partition],
+                high[place.partition],
+                place.offset,
+                decoded(place.metadata, place.offset),
+                incarnation_of(place.metadata),
+                lost_before_of(place.metadata),
             )
             for place in commits
             if place.error is None and place.partition in low and place.partition in high
         }
 
+    def _commits(self, places: list[TopicPartition]) -> list[TopicPartition]:
+        if self._consumer is None:
+            # What a transaction that is open holds is not waited for.
+            own = {"group_id": self._group, "enable_auto_commit": False, "isolation_level": "read_uncommitted"}
+            self._consumer = Consumer(properties(self._config, **own))
+        self._consumer.poll(0)  # its log
+        return self._consumer.committed(places, timeout=_TIMEOUT)
+
+    async def close(self) -> None:
+        """Let go of the broker."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        self._thread.shutdown(wait=False)
+
+    def _close(self) -> None:
+        if self._consumer is not None:
+            self._consumer.close()
+
     async def readable_end(self, partition: int) -> int | None:
         """The end of a results partition; None while a transaction that is open hides a part of it from readers."""
-        return await asyncio.get_running_loop().run_in_executor(None, self._readable_end, partition)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._readable_end, partition)
 
     def _readable_end(self, partition: int) -> int | None:
         ends = [
@@ -81,7 +113,9 @@ class GroupProgress:
         futures = self._admin.list_offsets(asked, isolation_level=level, request_timeout=_TIMEOUT)
         for place, future in futures.items():
             try:
-                found[place.partition] = future.result(_TIMEOUT).offset
+                found[place.partition] = future.result(_LATE).offset
+            except TimeoutError:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"asking for the offsets of {topic}")) from None
             except KafkaException:
                 continue  # it has no leader just now, or is not there
         return found

@@ -19,7 +19,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka.admin import AdminClient
 
 from podpair.gateway.config.model import Config
-from podpair.gateway.core.offsets import Commit
+from podpair.gateway.core.offsets import Commit, Committed
 from podpair.gateway.kafka.clients import gateway_name, properties
 from podpair.gateway.kafka.requests import Gate, GroupProtocol, RequestsConsumer, Worker, membership
 from podpair.gateway.kafka.supervisor import Client, Supervisor, cause
@@ -45,7 +45,7 @@ class _Live:
         self._gate = gate
         self._works = works
 
-    def assigned(self, partitions: dict[int, frozenset[int]]) -> None:
+    def assigned(self, partitions: dict[int, Committed]) -> None:
         if self.live:
             self._worker.assigned(partitions)
             self._works()

@@ -151,6 +151,15 @@ class RecordProducer:
         if self._client is not None:
             self._client.works()
 
+    def topic_replaced(self) -> None:
+        """A topic is another one of its name: go on with another producer.
+
+        An idempotent one would go on with the sequence numbers of the partitions before, and may never get past them: its
+        records for such a partition time out, one after the other, while the others are written.
+        """
+        _log.info("another producer writes from now on")
+        self._replace()
+
     @property
     def refusal(self) -> str | None:
         """Why a request would not be in the queue soon, or None: it is refused instead of being kept."""

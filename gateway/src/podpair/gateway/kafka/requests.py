@@ -18,10 +18,11 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.commits import UnsettledCommits
-from podpair.gateway.core.offsets import Commit, decoded, incarnation_of
+from podpair.gateway.core.offsets import Commit, Committed, committed_of, incarnation_of
 from podpair.gateway.kafka.clients import fetching, gateway_name, properties
 from podpair.gateway.kafka.supervisor import Calls, is_dead
 from podpair.gateway.kafka.threads import call_on
+from podpair.gateway.logs import Throttle
 
 _log = logging.getLogger(__name__)
 _POLL = 0.05  # seconds; how late a change of mind is noticed
@@ -50,7 +51,7 @@ def membership(config: Config, protocol: GroupProtocol) -> dict[str, Any]:
 class Worker(Protocol):
     """Who works on the records; everything is called on the loop's thread."""
 
-    def assigned(self, partitions: dict[int, frozenset[int]]) -> None: ...
+    def assigned(self, partitions: dict[int, Committed]) -> None: ...
     def received(self, records: list[Message]) -> None: ...
     def taken(self, partitions: list[int]) -> None: ...
     async def revoked(self, partitions: list[int], *, lost: bool) -> dict[int, Commit]: ...
@@ -108,6 +109,7 @@ class RequestsConsumer:
         self._died = died
         self._dead: KafkaError | None = None
         self._failure: Exception | None = None  # of a callback
+        self._told = Throttle()
         # Who asks the coordinator is told whose partition it is.
         common: dict[str, Any] = {"client_id": f"podpair-gateway@{gateway_name()}"}
         if config.requests.instance:
@@ -230,7 +232,8 @@ class RequestsConsumer:
             self._not_committed(set(failed), next(iter(failed.values())))
 
     def _not_committed(self, partitions: set[int], error: KafkaError) -> None:
-        _log.info("committing %s again: %s", self._topic, error.str(), extra={"partitions": sorted(partitions)})
+        about = {"partitions": sorted(partitions)}
+        self._told.log(_log, logging.INFO, "committing %s again: %s", self._topic, error.str(), extra=about)
         self._unsettled.failed(partitions, time.monotonic())
 
     def _apply_pause(self, pause: bool) -> None:
@@ -271,8 +274,8 @@ class RequestsConsumer:
             else place
             for place in began
         ]
-        finished = {place.partition: decoded(place.metadata, place.offset) for place in began}
-        call_on(self._loop, self._worker.assigned, finished)
+        committed = {place.partition: committed_of(place.offset, place.metadata) for place in began}
+        call_on(self._loop, self._worker.assigned, committed)
         consumer.incremental_assign(began)
         consumer.resume(began)  # librdkafka keeps the pause of a partition that was paused when it was taken away
 

@@ -25,6 +25,7 @@ from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.connection import Connection
 from podpair.gateway.sessions.fanout import FanOut
+from podpair.gateway.sessions.requests_topic import RequestsTopic
 from podpair.gateway.sessions.session import Session
 from podpair.gateway.tasks import Tasks
 
@@ -46,6 +47,7 @@ class Joining:
         history: History,
         fanout: FanOut,
         tokens: ResumeTokens,
+        requests_topic: RequestsTopic,
         metrics: Metrics,
     ) -> None:
         self._config = config
@@ -56,6 +58,7 @@ class Joining:
         self._history = history
         self._fanout = fanout
         self._tokens = tokens
+        self._requests_topic = requests_topic
         self._metrics = metrics
         self._following = Tasks()
         fanout.on_behind = self._on_behind
@@ -64,8 +67,11 @@ class Joining:
         """The position up to the offset."""
         return f"{self._homes.epoch}.{partition}.".encode()
 
-    def welcome(self, session: Session, *, resumed: bool, offset: int) -> bytes:
-        """The `welcome` event; `offset` is that of the last record that the client has, or won't get."""
+    def welcome(self, session: Session, *, resumed: bool, position: Position | None = None) -> bytes:
+        """The `welcome` event; `position` is that of the last record that the client has, or was told that it won't get.
+
+        None: of the last that it was given.
+        """
         limits = {
             "in_flight": self._config.limits.in_flight,
             "message_bytes": self._config.limits.message_bytes,
@@ -78,13 +84,17 @@ class Joining:
         return event(
             "welcome",
             session=session.id,
-            resume=self._tokens.mint(session.id, session.subject, session.hold.stamp),
+            resume=self.resume_token(session),
             resumed=resumed,
-            position=str(self._position(session, offset)),
+            position=str(position or self._position(session, session.seen)),
             gateway=self._gateway,
             expires_at=session.expires_at,
             limits=limits,
         )
+
+    def resume_token(self, session: Session) -> str:
+        """What continues the session, as far as its client has been told of what is lost."""
+        return self._tokens.mint(session.id, session.subject, session.hold.stamp, session.requests_epoch)
 
     async def begin(
         self, session: Session, connection: Connection, *, resumed: bool, position: Position | None
@@ -93,14 +103,19 @@ class Joining:
 
         The home partition is held by the caller. Raises KafkaException where the broker does not tell what is needed.
         """
+        await self._requests_topic.known()
         plan = await self._plan(session, position)
         while plan.moves != session.moves:  # the topic has changed meanwhile
             plan = await self._plan(session, position)
         if session.connection is not connection:
             return plan  # it was replaced meanwhile: what the session has seen is the other connection's to say
+        self._requests_topic.begin(session)
         connection.wire.moved(self.prefix(session.home))
-        connection.welcome((control_event("welcome", self.welcome(session, resumed=resumed, offset=plan.start - 1)),))
+        # A connection may break between the two: who was not told of the gap goes on before it.
+        known = self._position(session, plan.start - 1) if plan.gap is None or position is None else position
+        connection.welcome((control_event("welcome", self.welcome(session, resumed=resumed, position=known)),))
         self._tell_gap(connection, plan.gap)
+        self._requests_topic.bring_up_to_date(session, connection)
         session.seen = plan.start - 1
         return plan
 
@@ -173,39 +188,38 @@ class Joining:
         Clients that are there are told of a gap, and go on in what is the topic now: all of it, where it is another one or
         another partition, is new to them. What is returned is done when they have been told.
         """
-        moved: dict[int, list[tuple[Session, Connection, Position]]] = {}
+        moved: dict[int, list[_Moved]] = {}
         for session in sessions:
             place = Position(before, session.home, session.seen)
             home = self._homes.of(session.id)
             session.move(home, session.home if widened else None)
             connection = session.connection
             if connection is not None and connection.welcomed:  # others are welcomed to the new topic
-                moved.setdefault(home, []).append((session, connection, place))
+                moved.setdefault(home, []).append(_Moved(session, connection, place, session.moves))
         work = [self._following.begin(self._go_on(partition, mine)) for partition, mine in moved.items()]
         return asyncio.gather(*work, return_exceptions=True)
 
-    async def _go_on(self, partition: int, moved: list[tuple[Session, Connection, Position]]) -> None:
+    async def _go_on(self, partition: int, moved: list["_Moved"]) -> None:
         """Bring clients up to date with a partition that is theirs since the topic has changed."""
-        tried = moved[0][0].moves
         while True:
             try:
-                await self._reader.reads(moved[0][0].id)
+                await self._reader.reads(moved[0].session.id)
                 low, _ = await self._reader.watermarks(partition)
                 break
             except KafkaException as error:
                 _log.warning("the results can't be read yet: %s", error.args[0].str())
                 await asyncio.sleep(_RETRY)
-                if moved[0][0].moves != tried:
+                if moved[0].session.moves != moved[0].moves:
                     return
         tail = self._fanout.tails.get(partition)
-        for session, connection, before in moved:
-            if session.connection is not connection or session.moves != tried or tail is None:
+        for session, connection, before, moves in moved:
+            if session.connection is not connection or session.moves != moves or tail is None:
                 continue  # it has a newer connection, or the topic has changed again
             plan = self._resume(session, before, min(low, tail.start), tail.end)
             connection.wire.moved(self.prefix(session.home))
             self._tell_gap(connection, Gap(before, self._position(session, plan.start - 1), "epoch"))
             session.seen = plan.start - 1
-            self._following.begin(self._caught_up(session, connection, Start(plan.start, None, tried)))
+            self._following.begin(self._caught_up(session, connection, Start(plan.start, None, moves)))
 
     async def _caught_up(self, session: Session, connection: Connection, begin: "Start") -> None:
         try:
@@ -274,6 +288,15 @@ class Joining:
             gap = Gap(self._position(session, last), self._position(session, go_on - 1), reason)
             self._tell_gap(session.connection, gap)
             session.seen = go_on - 1
+
+
+class _Moved(NamedTuple):
+    """A client that is there while the topic changes."""
+
+    session: Session
+    connection: Connection
+    before: Position  # where it was
+    moves: int  # of the session, with this change: each counts those since it came
 
 
 class Start(NamedTuple):

@@ -23,7 +23,7 @@ from podpair.gateway.core.records import ERROR, RESULT
 from podpair.gateway.kafka.group_progress import GroupProgress
 from podpair.gateway.kafka.history import History
 from podpair.gateway.kafka.requests_log import places_of
-from podpair.gateway.logs import ids
+from podpair.gateway.logs import Throttle, ids
 from podpair.gateway.sessions.fanout import FanOut
 from podpair.gateway.sessions.session import Session
 
@@ -67,6 +67,7 @@ class LostRequests:
         self._old: set[int] = set()  # open requests that were so at the last look, by identity
         self._missing: dict[int, float] = {}  # those whose record is gone, by identity: since when
         self._unsettled_until = 0.0
+        self._told = Throttle()
         self._task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
@@ -156,7 +157,7 @@ class LostRequests:
             self._end(one, fault)
 
     def _end(self, one: _Open, fault: Fault) -> None:
-        _log.warning("%s", fault.message, extra=ids(session=one.session.id, request=one.id))
+        self._told.log(_log, logging.WARNING, "%s", fault.message, extra=ids(session=one.session.id, request=one.id))
         self._fail(one.session, one.id, fault)
 
     async def close(self) -> None:

@@ -41,6 +41,7 @@ class Session:
         "live",
         "moves",
         "previous_home",
+        "requests_epoch",
         "seen",
         "subject",
     )
@@ -56,6 +57,7 @@ class Session:
         self.grant: Grant | None = None  # what its token allows; None: whatever `limits` allow
         self.connection: Connection | None = None
         self.hold = Hold(Stamp(), shared=False)  # the connection's, among those that other gateways may have
+        self.requests_epoch: str | None = None  # of the requests topic, as its client was told of it; None: of none yet
         self.live = False  # caught up: records are delivered as they are read
         self.seen = -1  # offset of the last record delivered, or of the one before the first
         self.expires_at: float | None = None  # Unix seconds: when its token ends

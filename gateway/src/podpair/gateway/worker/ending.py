@@ -39,6 +39,10 @@ class Endings(Protocol):
         """What the group member is to commit by itself."""
         ...
 
+    def lose(self, work: Work, partition: int, log_start: int) -> None:
+        """Commit that the log of a partition was cut, up to `log_start`, over records that nobody had read."""
+        ...
+
     async def close(self) -> None:
         """Stop."""
         ...
@@ -67,6 +71,9 @@ class AtLeastOnce:
     def take(self, work: Work) -> Commit | None:
         return work.offsets.take()
 
+    def lose(self, work: Work, partition: int, log_start: int) -> None:
+        work.offsets.lose(log_start)
+
     async def close(self) -> None:
         """Nothing to stop."""
 
@@ -74,16 +81,20 @@ class AtLeastOnce:
 class _Ending:
     __slots__ = ("done", "offset", "partition", "records", "work")
 
-    def __init__(self, work: Work, partition: int, offset: int, records: Sequence[Outgoing]) -> None:
+    def __init__(self, work: Work, partition: int, offset: int | None, records: Sequence[Outgoing]) -> None:
         self.work = work
         self.partition = partition
-        self.offset = offset
+        self.offset = offset  # None: only what the partition's commit tells besides has changed
         self.records = list(records)
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
     def wanted(self) -> bool:
         return not self.work.gone and not self.done.done()
+
+    @property
+    def in_reach(self) -> bool:
+        return self.offset is None or self.work.offsets.reaches(self.offset)
 
 
 class Member(Protocol):
@@ -117,6 +128,11 @@ class ExactlyOnce:
     def take(self, work: Work) -> Commit | None:
         return None
 
+    def lose(self, work: Work, partition: int, log_start: int) -> None:
+        work.offsets.lose(log_start)
+        self._ended.append(_Ending(work, partition, None, ()))
+        self._some.set()
+
     async def _run(self) -> None:
         while True:
             await self._some.wait()
@@ -130,7 +146,7 @@ class ExactlyOnce:
     async def _commit(self) -> bool:
         """Commit what can be; True where some of it has to be tried again."""
         waiting = [ending for ending in self._ended if ending.wanted]
-        batch = [ending for ending in waiting if ending.work.offsets.reaches(ending.offset)]
+        batch = [ending for ending in waiting if ending.in_reach]
         self._ended = [ending for ending in waiting if ending not in batch] if len(batch) < len(waiting) else []
         if not batch or self.member is None:
             self._ended += batch
@@ -146,7 +162,7 @@ class ExactlyOnce:
             self._ended = batch + self._ended
             return True
         for ending in batch:
-            if not ending.work.gone:
+            if not ending.work.gone and ending.offset is not None:
                 ending.work.offsets.finish(ending.offset)
             if not ending.done.done():
                 ending.done.set_result(None)
@@ -166,7 +182,9 @@ def _commits(batch: list[_Ending]) -> dict[int, Commit]:
     for ending in batch:
         by_partition.setdefault(ending.partition, []).append(ending)
     return {
-        partition: endings[0].work.offsets.with_finished([ending.offset for ending in endings])
+        partition: endings[0].work.offsets.with_finished(
+            [ending.offset for ending in endings if ending.offset is not None]
+        )
         for partition, endings in by_partition.items()
     }
 

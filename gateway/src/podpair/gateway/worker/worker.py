@@ -9,7 +9,7 @@ A model that is not there costs no attempt: its partitions are paused, and what 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from confluent_kafka import Message
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.dead_letters import dead_letter_of
-from podpair.gateway.core.offsets import Commit, ContiguousOffsets
+from podpair.gateway.core.offsets import Commit, Committed, ContiguousOffsets
 from podpair.gateway.core.pace import QUEUE, Paces
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.questions import question_of_body
@@ -47,21 +47,26 @@ _GRACE = 3.0  # seconds that requests in hand may take to end when their partiti
 class _Partition:
     """The requests of one partition that are worked on, for as long as it is this member's."""
 
-    __slots__ = ("gone", "last", "newest", "offsets", "plain", "served", "tasks", "times")
+    __slots__ = (
+        "first", "gone", "last", "lost_before", "newest", "offsets", "plain", "served", "skipped", "tasks", "times",
+    )  # fmt: skip
 
     def __init__(
         self,
-        finished: frozenset[int],
+        committed: Committed,
         incarnation: str,
         served: Callable[[set[asyncio.Task[None]], asyncio.Task[None]], None],
     ) -> None:
-        self.offsets = ContiguousOffsets(finished, incarnation)
+        self.offsets = ContiguousOffsets(committed.finished, incarnation, committed.lost_before)
         self.times = AppendTimes()
         self.tasks: set[asyncio.Task[None]] = set()
         self.plain: set[Hand] = set()  # those that have no task
         self.served = partial(served, self.tasks)
         self.newest: dict[bytes, asyncio.Task[None]] = {}  # by session, where their order is kept
+        self.first = committed.offset  # where reading begins
         self.last = -1  # the offset that was received last
+        self.lost_before = committed.lost_before
+        self.skipped: int | None = None  # the first offset that should have come, and did not; it may be a marker's
         self.gone = False  # it is another member's: nothing of it may be committed here
 
     def in_hand(self) -> set[asyncio.Future[None]]:
@@ -85,6 +90,7 @@ class Worker:
         metrics: Metrics,
         supervisor: Supervisor,
         incarnation: Callable[[], str] = str,
+        skipped: Callable[[], object] = lambda: None,
     ) -> None:
         self._readiness = readiness
         self._answers = answers
@@ -92,6 +98,7 @@ class Worker:
         self._endings = endings
         self._paces = paces
         self._tracer = tracer
+        self._topic = config.requests.topic
         self._ordered = config.requests.ordering == "session"
         self._metrics = metrics
         self._told = Throttle()
@@ -115,6 +122,7 @@ class Worker:
                 asking, answers, endings, paces, self._answered, self._running,
                 traced=tracer is not None, failed=self._failed, refused=self._refused, ended=self._ended,
             )  # fmt: skip
+        self._on_skipped = skipped
         self._member = GroupMember(config, self, lambda: self.owned, supervisor, incarnation)
         self._gate = self._member.gate
         if isinstance(endings, ExactlyOnce):
@@ -137,10 +145,10 @@ class Worker:
         self._gate.set_paused(not ready)
         self._metrics.paused.set(not ready)
 
-    def assigned(self, partitions: dict[int, frozenset[int]]) -> None:
-        """The group gave us partitions, each with the offsets that are finished behind the committed one."""
-        for partition, finished in partitions.items():
-            self._partitions[partition] = _Partition(finished, self._member.incarnation(), self._served)
+    def assigned(self, partitions: dict[int, Committed]) -> None:
+        """The group gave us partitions, each with what is committed of it."""
+        for partition, committed in partitions.items():
+            self._partitions[partition] = _Partition(committed, self._member.incarnation(), self._served)
         self._rebalanced("assigned", list(partitions))
 
     def taken(self, partitions: list[int]) -> None:
@@ -184,6 +192,8 @@ class Worker:
             if work is None or offset <= work.last:
                 self._gate.give_room(1)
                 continue
+            if offset > work.last + 1:
+                self._skip(work, offset)
             work.last = offset
             if not work.offsets.start(offset):
                 self._gate.give_room(1)
@@ -196,6 +206,41 @@ class Worker:
             if key is not None:
                 work.newest[key] = task
                 task.add_done_callback(partial(_forget, work.newest, key))
+
+    def _skip(self, work: _Partition, offset: int) -> None:
+        """The record at `offset` does not follow the last one: a transaction's marker stands between, or the log was cut."""
+        expected = max(work.last + 1, work.first)
+        if offset > expected and work.skipped is None:
+            work.skipped = expected
+            self._on_skipped()
+
+    def skips(self) -> dict[int, int]:
+        """Hand out what was skipped since the last time: by partition the first offset that did not come. For `cut`."""
+        found = {}
+        for partition, work in self._partitions.items():
+            if work.skipped is not None:
+                found[partition], work.skipped = work.skipped, None
+        return found
+
+    def cut(self, log_starts: Mapping[int, int], skips: Mapping[int, int]) -> bool:
+        """Where the partitions' logs begin, asked after `skips` was: what was cut before it was read is lost for good.
+
+        Returns whether there is any of that which was not known; commits tell of it then.
+        """
+        news = False
+        for partition, work in self._partitions.items():
+            start = log_starts.get(partition, 0)
+            unread = max(work.last + 1, work.first)
+            first = min(skips.get(partition, unread), unread if work.skipped is None else work.skipped)
+            if start <= first or start <= work.lost_before:
+                continue
+            news = True
+            work.lost_before = work.first = start
+            about = {"partition": partition, "first_unread": first, "log_start": start}
+            _log.warning("the requests topic was cut over records that nobody had read", extra=about)
+            self._metrics.topic_changes.labels(self._topic, "cut").inc()
+            self._endings.lose(work, partition, start)
+        return news
 
     def _begin(self, work: _Partition, serving: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(serving)
