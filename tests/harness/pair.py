@@ -58,11 +58,11 @@ class Gateway(Child):
         env: dict[str, str] | None = None,
         two_ports: bool = True,
     ) -> None:
-        """`two_ports` False: it is one of a checkout from before operators had a port of their own."""
+        """`two_ports` False: it is one of a checkout from before operators had a port of their own, and `sid` a setting."""
         self._operations_at = OPERATIONS if two_ports else ()
         own: dict[str, Any] = {
             "http": {"port": 0},
-            "auth": {"secret": SECRET, "session_claim": "sid"},
+            "auth": {"secret": SECRET} | ({"session_claim": "sid"} if two_ports else {}),
             "sessions": {"resume_secret": RESUME_SECRET},
         } | ({"operations": {"port": 0}} if two_ports else {})
         path = folder / f"gateway-{time.monotonic_ns()}.yaml"

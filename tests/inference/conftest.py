@@ -166,6 +166,10 @@ def save(
     outputs: dict[str, tuple[int, list[Any]]],
     constants: dict[str, Array] | None = None,
     config: dict[str, Any] | None = None,
+    *,
+    opset: int = 17,
+    ir_version: int = 8,
+    domain: tuple[str, int] | None = None,
 ) -> None:
     """Write `<model>/<version>/model.onnx`, and the model.yaml if there is something to say."""
     graph = helper.make_graph(
@@ -175,7 +179,9 @@ def save(
         [helper.make_tensor_value_info(name, *spec) for name, spec in outputs.items()],
         [onnx.numpy_helper.from_array(array, name) for name, array in (constants or {}).items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    opsets = [helper.make_opsetid("", opset)] + ([helper.make_opsetid(*domain)] if domain else [])
+    model = helper.make_model(graph, opset_imports=opsets)
+    model.ir_version = ir_version
     path.mkdir(parents=True)
     (path / "model.onnx").write_bytes(model.SerializeToString())
     if config:
@@ -329,7 +335,7 @@ def repository(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def save_model() -> Callable[..., None]:
     """Write an ONNX model into a repository."""
     return save

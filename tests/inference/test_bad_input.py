@@ -3,9 +3,12 @@
 import json
 import math
 import struct
+import sys
 from typing import Any
 
 import pytest
+
+sys.set_int_max_str_digits(10_000)  # to write what the server must not read
 
 
 def x(shape: Any = (1, 2), data: Any = (1, 2), datatype: Any = "FP32", **more: Any) -> dict[str, Any]:
@@ -43,18 +46,28 @@ CASES: list[tuple[str, str, bytes, dict[str, str], int, str]] = [
     ("wrong rank", P, body(x((2,))), {}, 400, "shape [2], the model takes [-1, -1]"),
     ("huge shape", P, body(x((10**9, 10**9))), {}, 400, "holds 2 elements"),
     ("too few elements", P, body(x((2, 2))), {}, 400, "holds 2 elements, shape [2, 2] needs 4"),
-    ("no rows", P, body(x((0, 2), ())), {}, 400, "no rows"),
+    ("size of thousands of digits", P, body(x(parameters={"binary_data_size": 10**4999})), {}, 400, ""),
+    ("shape of thousands of digits", P, body(x((10**4999, 2))), {}, 400, ""),
+    ("number of thousands of digits", P, body({**MIXED, "data": [10**4999, 2, 3, 4]}), {}, 400, ""),
     ("wrong datatype", P, body(x(datatype="FP64")), {}, 400, "datatype FP64, the model takes FP32"),
     ("no such datatype", P, body(x(datatype="FLOAT")), {}, 400, "no datatype 'FLOAT'"),
     ("text for numbers", P, body(x(data=("1", "2"))), {}, 400, "not a list of FP32"),
-    ("null", P, body(x(data=(1, None))), {}, 400, "not a list of FP32"),
+    ("null, which is NaN", P, body(x(data=(1, None))), {}, 400, "NaN or infinity"),
+    (
+        "null for an integer",
+        "/v2/models/mixed/infer",
+        body({**MIXED, "data": [1, 2, 3, None]}),
+        {},
+        400,
+        "not a list of INT64",
+    ),
     (
         "NaN in JSON",
         P,
         b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [NaN]}]}',
         {},
         400,
-        "JSON",
+        "NaN or infinity",
     ),
     ("too large for the type", P, body(x(data=(1e39, 1))), {}, 400, "NaN or infinity"),
     ("no data", P, b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2]}]}', {}, 400, "neither data nor"),
@@ -72,6 +85,8 @@ CASES: list[tuple[str, str, bytes, dict[str, str], int, str]] = [
     ("data and binary", P, body(x(parameters={"binary_data_size": 8})), {}, 400, "both data and binary_data_size"),
     ("header longer than body", P, *binary(b"\0" * 8, length=100), 400, "Inference-Header-Content-Length is"),
     ("header no number", P, body(x()), {"Inference-Header-Content-Length": "-1"}, 400, "number of bytes"),
+    ("header of 4,300 digits", P, body(x()), {"Inference-Header-Content-Length": "1" * 4300}, 400, "number of bytes"),
+    ("deadline of 4,300 digits", P, body(x()), {"podpair-deadline": "1" * 4300}, 400, "Unix milliseconds"),
     ("deadline no number", P, body(x()), {"podpair-deadline": "soon"}, 400, "Unix milliseconds"),
     ("deadline not finite", P, body(x()), {"podpair-deadline": "nan"}, 400, "Unix milliseconds"),
     ("deadline passed", P, body(x()), {"podpair-deadline": "1000"}, 504, "deadline had passed"),
@@ -103,7 +118,14 @@ def test_bad_input(served: Any, path: str, data: bytes, headers: dict[str, str],
 
 
 @pytest.mark.parametrize(
-    "path", ["/v2/models/none", "/v2/models/none/ready", "/v2/models/plus/versions/3", "/v2/nothing"]
+    "path",
+    [
+        "/v2/models/" + "9" * 4400 + "/versions/" + "9" * 4400,
+        "/v2/models/none",
+        "/v2/models/none/ready",
+        "/v2/models/plus/versions/3",
+        "/v2/nothing",
+    ],
 )
 def test_what_is_not_there_is_404(served: Any, path: str) -> None:
     answer = served.get(path)

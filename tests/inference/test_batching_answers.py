@@ -22,8 +22,8 @@ from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import Array, TensorSpec
 from podpair.inference.core.timing import RunTimes
 from podpair.inference.metrics import Metrics
-from podpair.inference.runtime.loading import LARGEST
 from podpair.inference.runtime.scheduler import FutureSink, Scheduler
+from podpair.inference.runtime.warmup import LARGEST
 
 
 class Doubling:

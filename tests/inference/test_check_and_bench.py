@@ -30,10 +30,12 @@ def cell(instances: int, rows: int, rate: float, taken: float) -> Cell:
 
 
 def test_check_tells_how_each_version_is_served() -> None:
-    line = "digits/1  onnxruntime_onnx  pixels FP32[-1, 64] -> probabilities FP32[-1, 10], label BYTES[-1]\n"
+    line = "digits/1  onnxruntime_onnx  pixels FP32[-1, 64] -> probabilities FP32[-1, 10], label BYTES[-1]"
     for folder in (DIGITS, EXAMPLES / "models"):
         found = run("check", folder)
-        assert (found.exit_code, found.stdout, found.stderr) == (0, line, "")
+        told, rows = found.stdout.splitlines()
+        assert (found.exit_code, told, found.stderr) == (0, line, "")
+        assert rows.startswith("  rows: independent, requests share runs (probe: answers to random rows (normal, ")
 
 
 def test_check_tells_every_fault_of_every_model_at_once(tmp_path: Path, save_model: Callable[..., None]) -> None:
@@ -59,13 +61,14 @@ def test_check_tells_every_fault_of_every_model_at_once(tmp_path: Path, save_mod
     )
     found = run("check", tmp_path)
     assert found.exit_code == 1
-    assert found.stdout == "good/1  onnxruntime_onnx  x FP32[-1, 2] -> y FP32[-1, 2]\n"
+    assert found.stdout.splitlines()[0] == "good/1  onnxruntime_onnx  x FP32[-1, 2] -> y FP32[-1, 2]"
+    assert len(found.stdout.splitlines()) == 2
     faults = found.stderr.splitlines()
     assert faults[0] == "podpair-inference: 7 faults:"
     for expected in (
         "twice/model.yaml: batching.max_itmes",
         "twice/model.yaml: batching.queue_size",
-        "twice/2: it holds neither model.onnx nor model.py",
+        "twice/2: it holds neither model.onnx, model.ort nor model.py",
         "twice/1/model.onnx: ONNX Runtime can't load it",
         "user/1/model.py:1: ModuleNotFoundError",
         "user/2/model.py:2: SyntaxError",
@@ -82,7 +85,9 @@ def test_check_of_what_isn_t_there(tmp_path: Path) -> None:
 
 def test_check_and_bench_take_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(EXAMPLES / "python")
-    assert run("check", "sentiment:Sentiment").stdout == "sentiment/1  python  input BYTES[-1] -> output BYTES[-1]\n"
+    told, rows = run("check", "sentiment:Sentiment").stdout.splitlines()
+    assert told == "sentiment/1  python  input BYTES[-1] -> output BYTES[-1]"
+    assert rows == "  rows: independent, requests share runs (class: predict answers each element of the batch)"
     lines = run("bench", "sentiment:Sentiment", "--rounds", 1, "--seconds", 0.001, "--threads", 2, "--max-items", 2)
     assert lines.exit_code == 0
     # A run of a class has no threads inside.

@@ -93,6 +93,39 @@ def test_answers_are_the_same_whatever_the_layout(model: Path, bound: bool, thre
     np.testing.assert_array_equal(product, a * b)
 
 
+@pytest.mark.parametrize("bound", [False, True])
+def test_scalars_stay_scalars(tmp_path: Path, save_model: Callable[..., None], bound: bool) -> None:
+    """Also where inputs are bound: a scalar that became [1] would make the answer's shape another, and fail a Scan's state."""
+    f32 = TensorProto.FLOAT
+    save_model(
+        tmp_path / "scalars/1",
+        [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Mul", ["sum", "x"], ["y"])],
+        {"a": (f32, []), "b": (f32, []), "x": (f32, [3])},
+        {"sum": (f32, []), "y": (f32, [3])},
+    )
+    runtime = OnnxRuntime(tmp_path / "scalars/1/model.onnx", RuntimeConfig(io_binding=bound))
+    a, x = np.array(2, np.float32), np.arange(6, dtype=np.float32)[::2]
+    total, product = runtime.run([a, a, x])
+    assert (total.shape, total.tolist(), product.tolist()) == ((), 4.0, [0.0, 8.0, 16.0])
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_a_scan_with_a_scalar_state(tmp_path: Path, save_model: Callable[..., None], bound: bool) -> None:
+    f32 = TensorProto.FLOAT
+    body = helper.make_graph(
+        [helper.make_node("Add", ["state", "x"], ["next"]), helper.make_node("Identity", ["next"], ["seen"])],
+        "body",
+        [helper.make_tensor_value_info(name, f32, []) for name in ("state", "x")],
+        [helper.make_tensor_value_info(name, f32, []) for name in ("next", "seen")],
+    )
+    node = helper.make_node("Scan", ["start", "xs"], ["end", "all"], body=body, num_scan_inputs=1)
+    inputs = {"start": (f32, []), "xs": (f32, [4])}
+    save_model(tmp_path / "scan/1", [node], inputs, {"end": (f32, []), "all": (f32, [4])})
+    runtime = OnnxRuntime(tmp_path / "scan/1/model.onnx", RuntimeConfig(io_binding=bound))
+    end, sums = runtime.run([np.array(1, np.float32), np.arange(4, dtype=np.float32)])
+    assert (end.shape, end.tolist(), sums.tolist()) == ((), 7.0, [1.0, 2.0, 4.0, 7.0])
+
+
 CORES = """
 import os
 class Cores:

@@ -62,8 +62,10 @@ class Client:
         return make(f"/{descriptor.full_name}/{name}", request.SerializeToString, response.FromString)
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Any]) -> Iterator[str]:
+@pytest.fixture(scope="module", params=["core", "aio"])
+def address(
+    tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Any], request: pytest.FixtureRequest
+) -> Iterator[str]:
     """A server with the digits, and a class that streams one at a time."""
     repository = tmp_path_factory.mktemp("grpc")
     (repository / "digits").symlink_to(EXAMPLES / "digits")
@@ -73,7 +75,7 @@ def address(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Any])
     (repository / "stuck/1").mkdir(parents=True)
     (repository / "stuck/1/model.py").write_text(STUCK)
     (repository / "stuck/model.yaml").write_text("warmup: {rows: []}")
-    with serve(repository) as server:
+    with serve(repository, PODPAIR_GRPC__SERVER=request.param) as server:
         yield server.record("gRPC is ready")["address"]
 
 

@@ -1,8 +1,8 @@
-"""The gRPC server on grpcio's core, over the wire: who is answered with what, who hears of a client that leaves, and its end."""
+"""The two gRPC servers, over the wire: who is answered with what, who hears of a client that leaves, and their end."""
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -10,8 +10,10 @@ import pytest
 
 from podpair.inference.core.errors import OverloadedError
 from podpair.inference.core.held import LARGE, HeldBytes
+from podpair.inference.grpc.aio_front import AioFront
+from podpair.inference.grpc.call import Call, Front
 from podpair.inference.grpc.calls import Calls
-from podpair.inference.grpc.front import Call, Front
+from podpair.inference.grpc.front import CoreFront
 from podpair.inference.metrics import Metrics
 
 
@@ -25,13 +27,19 @@ class Served:
         return self.channel.unary_unary(f"/s/{method}")(message, **options)
 
 
+@pytest.fixture(params=[CoreFront, AioFront], ids=["core", "aio"])
+def make(request: pytest.FixtureRequest) -> Callable[[], Front]:
+    """Makes a server of one kind or the other."""
+    return lambda: request.param({"grpc.so_reuseport": 0})
+
+
 @pytest.fixture
-async def served() -> AsyncIterator[Served]:
+async def served(make: Callable[[], Front]) -> AsyncIterator[Served]:
     failures: list[dict[str, Any]] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda loop, context: failures.append(context))
-    front = Front({"grpc.so_reuseport": 0})
-    port = front.start("127.0.0.1:0")
+    front = make()
+    port = await front.start("127.0.0.1:0")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield Served(front, channel)
     await asyncio.wait_for(front.stop(5), 30)
@@ -111,9 +119,16 @@ async def test_metadata_comes_in_and_a_status_with_metadata_goes_out(served: Ser
     assert ("after", "7") in list(await call.trailing_metadata())
 
 
-async def test_what_is_not_there_and_what_brings_no_message(served: Served) -> None:
+async def test_what_is_not_there(served: Served) -> None:
+    assert (await failure(served.ask("None")))[0] == "UNIMPLEMENTED"
     served.front.add_direct("s", "One", lambda message, call: call.answer(message))
     assert (await failure(served.ask("None")))[0] == "UNIMPLEMENTED"
+    assert await served.ask("One", b"there") == b"there"
+
+
+@pytest.mark.parametrize("make", [CoreFront], indirect=True)
+async def test_what_brings_no_message(served: Served) -> None:
+    served.front.add_direct("s", "One", lambda message, call: call.answer(message))
     silent = served.channel.stream_unary("/s/One")
     assert await failure(silent(iter(()))) == ("UNIMPLEMENTED", "the method takes exactly one message")
 
@@ -170,11 +185,11 @@ async def test_a_stream_whose_client_leaves_is_cancelled(served: Served) -> None
 
 
 @pytest.mark.parametrize("answered", [True, False])
-async def test_it_stops_when_calls_are_answered_or_the_time_is_up(answered: bool) -> None:
-    front = Front({"grpc.so_reuseport": 0})
+async def test_it_stops_when_calls_are_answered_or_the_time_is_up(make: Callable[[], Front], answered: bool) -> None:
+    front = make()
     begun: asyncio.Queue[Call] = asyncio.Queue()
     front.add_direct("s", "Held", lambda message, call: begun.put_nowait(call))
-    port = front.start("127.0.0.1:0")
+    port = await front.start("127.0.0.1:0")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         asked = channel.unary_unary("/s/Held")(b"")
         call = await asyncio.wait_for(begun.get(), 30)
@@ -187,16 +202,16 @@ async def test_it_stops_when_calls_are_answered_or_the_time_is_up(answered: bool
         await asyncio.wait_for(stopping, 60)
         call.answer(b"too late")
     with pytest.raises(RuntimeError, match="stopped"):
-        front.start(f"127.0.0.1:{port}")
+        await front.start(f"127.0.0.1:{port}")
 
 
-async def test_a_port_that_is_taken() -> None:
-    front = Front({"grpc.so_reuseport": 0})
+async def test_a_port_that_is_taken(make: Callable[[], Front]) -> None:
+    front = make()
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         with pytest.raises(RuntimeError):
-            front.start(f"127.0.0.1:{listener.getsockname()[1]}")
+            await front.start(f"127.0.0.1:{listener.getsockname()[1]}")
     await front.stop(1)
 
 

@@ -179,6 +179,18 @@ BROKEN = {
     "a negative length": (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n", 400),
     "a length that is no number": (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0x5\r\n\r\n", 400),
     "a length and chunks": (POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    "a length of thousands of digits": (
+        b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: " + b"0" * 5000 + b"5\r\n\r\n12345",
+        400,
+    ),
+    "two hosts": (b"GET /v2 HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+    "the same host twice": (b"GET /v2 HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n", 400),
+    "two hosts in HTTP/1.0": (b"GET /v2 HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+    "a host with a path": (b"GET /v2 HTTP/1.1\r\nHost: a b/c\r\n\r\n", 400),
+    "a host with a name of a user": (b"GET /v2 HTTP/1.1\r\nHost: me@a\r\n\r\n", 400),
+    "two hosts in one": (b"GET /v2 HTTP/1.1\r\nHost: a, b\r\n\r\n", 400),
+    "a port that is no number": (b"GET /v2 HTTP/1.1\r\nHost: a:http\r\n\r\n", 400),
+    "a host with half an escape": (b"GET /v2 HTTP/1.1\r\nHost: a%2\r\n\r\n", 400),
     "another coding": (b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
     "a space before the colon": (b"GET /v2 HTTP/1.1\r\nHost : h\r\n\r\n", 400),
     "a folded header": (b"GET /v2 HTTP/1.1\r\nHost: h\r\nA: b\r\n c\r\n\r\n", 400),
@@ -257,3 +269,12 @@ async def test_clients_that_do_not_get_on_are_ended(
         assert answer[9:12] == status
         writer.close()
         await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    "host",
+    [b"", b"h", b"h:80", b"h:", b"127.0.0.1:8081", b"[::1]:8081", b"a-b_c.example.", b"%41.b", b"[fe80::1%25eth0]"],
+)
+def test_every_host_that_there_may_be_is_taken(wire: Wire, host: bytes) -> None:
+    wire.send(b"GET /v2/health/live HTTP/1.1\r\nHost: %b\r\n\r\n" % host)
+    assert wire.answer()[0] == 200

@@ -10,8 +10,9 @@ import pytest
 
 from podpair.inference.core.errors import FaultsError
 from podpair.inference.core.model_config import ModelConfig, RuntimeConfig
+from podpair.inference.core.postprocess import softmax
 from podpair.inference.core.signature import Signature
-from podpair.inference.core.tensors import TensorSpec
+from podpair.inference.core.tensors import DATATYPES, TensorSpec
 from podpair.inference.runtime.cpu import available_cores, layout
 from podpair.inference.runtime.onnx import OnnxRuntime
 from podpair.inference.runtime.repository import read_repository
@@ -128,6 +129,20 @@ def test_softmax_and_argmax_replace_the_output_that_they_consume() -> None:
     assert index.tolist() == [0, 0]
 
 
+@pytest.mark.parametrize(("datatype", "scores"), [("FP16", 70_000), ("FP16", 3), ("FP32", 70_000), ("FP64", 3)])
+def test_softmax_sums_up_in_single_precision_at_least(datatype: str, scores: int) -> None:
+    """70,000 equal scores in half precision add up to infinity, and every probability would be 0."""
+    dtype = DATATYPES[datatype]
+    logits = np.full((2, scores), 60_000, dtype)
+    logits[1, 0] = -60_000
+    with np.errstate(all="raise", under="ignore"):
+        found = softmax(logits)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found[0], 1 / scores, rtol=2e-2)
+    np.testing.assert_allclose(found[1, 1:], 1 / (scores - 1), rtol=2e-2)
+    assert found[1, 0] == 0
+
+
 def test_an_output_that_is_named_is_served_even_if_it_was_consumed() -> None:
     sut = signature(
         postprocess=[{"op": "softmax", "input": "logits", "output": "p"}],
@@ -170,10 +185,10 @@ def test_a_model_that_onnx_runtime_cannot_load_or_v2_cannot_name(
     (tmp_path / "model.onnx").write_bytes(b"not a model")
     with pytest.raises(FaultsError, match="ONNX Runtime can't load it"):
         OnnxRuntime(tmp_path / "model.onnx", RuntimeConfig())
-    node = onnx.helper.make_node("Cast", ["x"], ["y"], to=onnx.TensorProto.BFLOAT16)
-    types = {"x": (onnx.TensorProto.FLOAT, [1])}, {"y": (onnx.TensorProto.BFLOAT16, [1])}
-    save_model(tmp_path / "m/1", [node], *types)
-    with pytest.raises(FaultsError, match=r"y is a tensor\(bfloat16\)"):
+    node = onnx.helper.make_node("Cast", ["x"], ["y"], to=onnx.TensorProto.FLOAT8E4M3FN)
+    types = {"x": (onnx.TensorProto.FLOAT, [1])}, {"y": (onnx.TensorProto.FLOAT8E4M3FN, [1])}
+    save_model(tmp_path / "m/1", [node], *types, opset=19, ir_version=9)
+    with pytest.raises(FaultsError, match=r"output y is a tensor\(float8e4m3fn\)"):
         OnnxRuntime(tmp_path / "m/1/model.onnx", RuntimeConfig())
     with pytest.raises(FaultsError, match=r"none of runtime\.providers"):
         OnnxRuntime(tmp_path / "m/1/model.onnx", RuntimeConfig(providers=("NoSuchProvider",)))

@@ -12,6 +12,7 @@ import pytest
 from harness import environments
 from harness.machine import require_library
 from harness.processes import ROOT
+from inference.row_models import LOGARITHM, logarithm, save
 
 HERE = Path(__file__).parent
 CHAT = """
@@ -25,14 +26,17 @@ class Chat:
 """
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Any]) -> Iterator[Any]:
-    """The digits, and a class that streams."""
+@pytest.fixture(scope="module", params=["core", "aio"])
+def server(
+    tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Any], request: pytest.FixtureRequest
+) -> Iterator[Any]:
+    """The digits, a class that streams, and a logarithm, whose answers aren't all finite."""
     repository = tmp_path_factory.mktemp("outside")
     (repository / "digits").symlink_to(ROOT / "examples/models/digits")
     (repository / "chat/1").mkdir(parents=True)
     (repository / "chat/1/model.py").write_text(CHAT)
-    with serve(repository) as running:
+    save(repository, logarithm, LOGARITHM)
+    with serve(repository, PODPAIR_GRPC__SERVER=request.param) as running:
         yield running
 
 

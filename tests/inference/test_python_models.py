@@ -204,7 +204,10 @@ def test_text_that_is_not_utf_8_is_refused_by_name(python: Any) -> None:
     header = json.dumps({"inputs": [tensor]}).encode()
     headers = {"Inference-Header-Content-Length": str(len(header))}
     answer = python.post("/v2/models/shout/infer", header + b"\1\0\0\0\xff", headers)
-    assert (answer.status, answer.json["error"]) == (400, "input 'input': an element isn't UTF-8")
+    assert (answer.status, answer.json["error"]) == (
+        400,
+        "input 'input': an element isn't UTF-8; a class gets bytes with text: false in its model.yaml's inputs",
+    )
 
 
 def runtime(tmp_path: Path, code: str, config: Any = None) -> PythonRuntime:

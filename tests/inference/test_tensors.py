@@ -9,8 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from podpair.inference.core import bfloat16
 from podpair.inference.core.errors import InvalidRequestError
-from podpair.inference.core.tensors import DATATYPES, datatype_of, from_json, from_numbers, from_raw, to_json, to_raw
+from podpair.inference.core.tensors import (
+    DATATYPES,
+    as_text_or_bytes,
+    datatype_of,
+    from_json,
+    from_numbers,
+    from_raw,
+    to_json,
+    to_raw,
+)
 
 NUMBERS = sorted(set(DATATYPES) - {"BYTES"})
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=5)
@@ -19,14 +29,19 @@ SHAPES = hnp.array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=5)
 @st.composite
 def number_tensors(draw: st.DrawFn) -> tuple[str, np.ndarray]:
     name = draw(st.sampled_from(NUMBERS))
-    elements = {"allow_nan": False, "allow_infinity": False} if name.startswith("FP") else None
+    finite = {"allow_nan": False, "allow_infinity": False}
+    if name == "BF16":
+        limits = {"min_value": -(2.0**126), "max_value": 2.0**126}
+        return name, bfloat16.from_float(draw(hnp.arrays(np.float32, SHAPES, elements=finite | limits)))
+    elements = finite if name.startswith("FP") else None
     return name, draw(hnp.arrays(DATATYPES[name], SHAPES, elements=elements))
 
 
 @given(number_tensors(), st.booleans())
 def test_numbers_survive_json_flat_and_nested(tensor: tuple[str, np.ndarray], nested: bool) -> None:
     name, array = tensor
-    text = msgspec.json.encode(array.tolist() if nested else to_json(array))
+    values = bfloat16.to_float(array) if name == "BF16" else array
+    text = msgspec.json.encode(values.tolist() if nested else to_json(array))
     np.testing.assert_array_equal(from_json(msgspec.Raw(text), name, array.shape, "x"), array)
 
 
@@ -79,7 +94,7 @@ def test_an_aligned_raw_tensor_is_a_view_of_the_body() -> None:
         ("[[[1], [2]]]", "FP32", (1, 2), "not a list of FP32"),
         ('["1"]', "FP32", (1,), "not a list of FP32"),
         ("[true]", "FP32", (1,), "not a list of FP32"),
-        ("[null]", "FP32", (1,), "not a list of FP32"),
+        ("[null]", "INT64", (1,), "not a list of INT64"),
         ("1", "FP32", (1,), "not a list of FP32"),
         ('{"0": 1}', "FP32", (1,), "not a list of FP32"),
         ("[1.5]", "INT32", (1,), "not a list of INT32"),
@@ -148,3 +163,12 @@ def test_numbers_too_large_for_their_datatype_are_never_made_into_others(
 ) -> None:
     with pytest.raises((struct.error, OverflowError)):
         from_numbers([value] * count, datatype, (count,), "x")
+
+
+def test_bytes_that_are_no_text_have_a_nul_behind_each() -> None:
+    items = np.array([[b"\xff\xfe"], [b"abc"]], object)
+    found = as_text_or_bytes(items, "x")
+    assert (found.dtype, found.tolist()) == (np.dtype("S4"), items.tolist())
+    assert as_text_or_bytes(items[1:], "x").tolist() == [["abc"]]
+    with pytest.raises(InvalidRequestError, match="neither UTF-8 nor free of NUL"):
+        as_text_or_bytes(np.array([b"\xff\0"], object), "x")

@@ -111,4 +111,4 @@ def test_what_a_session_keeps_of_ended_requests_is_bounded_with_their_ids(kept_b
         tracemalloc.stop()
     assert held <= kept_bytes * 1.25 + 16 * 800 + 4096
     assert ledger.is_second_copy(request_id.format(1999), 1)
-    assert ledger._ended_size == sum(map(_size, ledger._ended or ()))
+    assert ledger._ended_size == _size(ledger._ended or {})

@@ -144,6 +144,6 @@ def test_only_so_many_ends_are_remembered() -> None:
         ledger.open(f"r{n}", OpenRequest("direct", cancels_on_disconnect=False))
         ledger.end(f"r{n}")
     assert ledger._ended is not None
-    assert len(ledger._ended) == 256
+    assert 180 < len(ledger._ended) <= 256
     assert ledger.is_second_copy("r999", 1)
     assert not ledger.is_second_copy("r0", 1)

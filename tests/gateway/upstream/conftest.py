@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -24,6 +25,9 @@ class RowsServer:
     """Answers each row [a, b] with its sum. What its models are like is in their names.
 
     A row whose first number is 13 fails the call with 400, one of 14 with 500.
+
+    `silent`, `scaled` and `labels` don't say whether their rows may share a call: the first's may, the second's are scaled by the
+    largest number of a call, as a dynamically quantised model's, and the third answers with signs alone. `quotients` has a by b.
     """
 
     def __init__(self) -> None:
@@ -74,14 +78,19 @@ class RowsServer:
         return web.json_response({
             "name": name, "versions": ["1", "2"] if name == "versions" else ["1"],
             "inputs": [{"name": "x", "datatype": "FP32", "shape": [rows, 2]}],
-            "outputs": [{"name": "y", "datatype": "FP32", "shape": [rows]}],
+            "outputs": [{"name": "y", "datatype": "INT64" if name == "labels" else "FP32", "shape": [rows]}],
         })  # fmt: skip
 
     async def _config(self, request: web.Request) -> web.Response:
         says = {
+            **{name: {"max_batch_size": 4096} for name in ("rows", "odd", "versions", "quotients")},
             "four": {"max_batch_size": 4},
+            "dependent": {"max_batch_size": 64, "parameters": {"rows": {"string_value": "dependent"}}},
+            "independent": {"max_batch_size": 64, "parameters": {"rows": {"string_value": "independent"}}},
+            "quotients_alone": {"max_batch_size": 1},
+            "single": {"max_batch_size": 1},
             "unbatched": {"max_batch_size": 0},
-            "two": {"instance_group": [{"count": 2}]},
+            "two": {"max_batch_size": 4096, "instance_group": [{"count": 2}]},
         }
         name = request.match_info["model"]
         return web.json_response(says[name]) if name in says else web.json_response({"error": "what?"}, status=404)
@@ -108,6 +117,14 @@ class RowsServer:
         if any(row[0] == 14 for row in rows):
             return web.json_response({"error": "fourteen"}, status=500)
         sums = [sum(row) for row in rows]
+        if request.match_info["model"].startswith("quotients"):
+            sums = [row[0] / row[1] if row[1] else row[0] * math.inf for row in rows]
+        if request.match_info["model"] == "scaled":
+            step = max(abs(value) for row in rows for value in row) / 7 or 1
+            sums = [sum(round(value / step) * step for value in row) for row in rows]
+        if request.match_info["model"] == "labels":
+            return web.json_response({"outputs": [{"name": "y", "datatype": "INT64", "shape": [len(sums)],
+                                                   "data": [int(total > 0) for total in sums]}]})  # fmt: skip
         if request.match_info["model"] == "odd":
             sums = [sum(sums)]
         output: dict[str, Any] = {"name": "y", "datatype": "FP32", "shape": [len(sums)]}

@@ -1,6 +1,6 @@
 """KServe's clients against a server: `kserve_clients.py HTTP_ADDRESS GRPC_ADDRESS`; fails by assertion.
 
-Runs in its own environment. The server has `digits`.
+Runs in its own environment. The server has `digits` and `logarithm`.
 """
 
 import asyncio
@@ -25,6 +25,14 @@ def request(binary: bool, name: str = "pixels", outputs: bool = True) -> InferRe
     parameters = {"binary_data": binary}
     wanted = [RequestedOutput(n, parameters=dict(parameters)) for n in ("label", "probabilities")] if outputs else None
     return InferRequest("digits", [pixels], request_id="r-1", request_outputs=wanted)
+
+
+def logarithm(binary: bool) -> InferRequest:
+    """Of 0, a negative number, and NaN, which the client sends as null in JSON."""
+    x = InferInput("x", [3], "FP32")
+    x.set_data_from_numpy(np.array([0, -1, np.nan], np.float32), binary_data=binary)
+    wanted = [RequestedOutput("y", parameters={"binary_data": binary})]
+    return InferRequest("logarithm", [x], request_outputs=wanted)
 
 
 def check(answer: Any, names: list[str]) -> None:
@@ -57,6 +65,9 @@ async def rest(address: str) -> None:
         for binary in (True, False):
             check(await client.infer(url, request(binary), model_name="digits"), ["label", "probabilities"])
         check(await client.infer(url, request(False, outputs=False), model_name="digits"), ["probabilities", "label"])
+        for binary in (True, False):
+            found = (await client.infer(url, logarithm(binary), model_name="logarithm")).outputs[0].as_numpy()
+            np.testing.assert_array_equal(found, np.array([-np.inf, np.nan, np.nan], np.float32))
         error = await failure(client.infer(url, request(False, "wrong"), model_name="digits"))
         assert isinstance(error, httpx.HTTPStatusError)
         assert error.response.status_code == 400

@@ -1,6 +1,6 @@
 """tritonclient against a server: `triton.py HTTP_ADDRESS GRPC_ADDRESS`. Runs in its own environment; fails by assertion.
 
-The server has `digits`, and `chat`: a class that answers in capitals and streams word by word.
+The server has `digits`, `logarithm`, and `chat`: a class that answers in capitals and streams word by word.
 """
 
 import asyncio
@@ -30,6 +30,16 @@ def check(result: Any) -> None:
     assert [label.decode().isdigit() for label in result.as_numpy("label")] == [True, True]
 
 
+def check_classes(module: ModuleType, infer: Any) -> None:
+    """The classification extension, which these clients call `class_count`."""
+    (pixels,), _ = tensors(module)
+    result = infer("digits", [pixels], outputs=[module.InferRequestedOutput("probabilities", class_count=3)])
+    found = result.as_numpy("probabilities")
+    assert found.shape == (2, 3)
+    score, index, label = found[0, 0].decode().split(":")
+    assert (0 < float(score) <= 1, label) == (True, index)
+
+
 def text(module: ModuleType, value: str) -> list[Any]:
     tensor = module.InferInput("input", [1], "BYTES")
     tensor.set_data_from_numpy(np.array([value.encode()], object))
@@ -55,10 +65,18 @@ def control(client: Any) -> None:
 def sync_http(address: str) -> None:
     with triton_http.InferenceServerClient(address, concurrency=4) as client:
         control(client)
+        # Sent as bare tokens, answered by name.
+        for binary in (True, False):
+            x = triton_http.InferInput("x", [4], "FP32")
+            x.set_data_from_numpy(np.array([0, -1, np.inf, np.nan], np.float32), binary_data=binary)
+            wanted = [triton_http.InferRequestedOutput("y", binary_data=binary)]
+            found = client.infer("logarithm", [x], outputs=wanted).as_numpy("y")
+            np.testing.assert_array_equal(found, np.array([-np.inf, np.nan, np.inf, np.nan], np.float32))
         for binary in (True, False):
             inputs, outputs = tensors(triton_http, binary_data=binary)
             check(client.infer("digits", inputs, outputs=outputs, request_id="r"))
             check(client.async_infer("digits", inputs, outputs=outputs).get_result())
+        check_classes(triton_http, client.infer)
         for algorithm in ("gzip", "deflate"):
             check(client.infer("digits", inputs, request_compression_algorithm=algorithm))
 
@@ -69,6 +87,7 @@ def sync_grpc(address: str) -> None:
         inputs, outputs = tensors(triton_grpc)
         check(client.infer("digits", inputs, outputs=outputs, client_timeout=30))
         check(client.infer("digits", inputs, compression_algorithm="gzip"))
+        check_classes(triton_grpc, client.infer)
         answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
         client.start_stream(lambda result, error: answers.put((result, error)))
         client.async_stream_infer("chat", text(triton_grpc, "a b c"), enable_empty_final_response=True)

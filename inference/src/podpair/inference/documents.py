@@ -7,7 +7,14 @@ from typing import Any
 from podpair.inference.core.tensors import TensorSpec
 from podpair.inference.runtime.catalog import Catalog, ServedModel, ServedVersion
 
-EXTENSIONS = ["binary_tensor_data", "generate", "model_configuration", "model_repository", "statistics"]
+EXTENSIONS = [
+    "binary_tensor_data",
+    "classification",
+    "generate",
+    "model_configuration",
+    "model_repository",
+    "statistics",
+]
 
 
 @cache
@@ -30,20 +37,23 @@ def metadata(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
 
 def parameters(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
     """What REST's metadata has besides: gRPC's message has no place for it."""
-    return {"description": model.config.description, "version": served.version}
+    return {"description": model.config.description, "version": served.version, **_rows(model, served)}
 
 
 def configuration(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
     """`GET /v2/models/{model}/config`, with Triton's names: how requests are batched, and tensors without their rows."""
-    batching, rows = model.config.batching, int(served.signature.batchable)
+    batching, rows = model.config.batching, int(served.signature.has_rows)
+    delay = {"max_queue_delay_microseconds": int(batching.max_delay_ms * 1000)}
     return {
         "name": model.name,
         "platform": served.runtime.platform,
         "max_batch_size": served.scheduler.max_items if rows else 0,
         "input": [_configured(spec.tensor, rows) for spec in served.signature.inputs],
         "output": [_configured(spec, rows) for spec in served.signature.outputs],
-        "dynamic_batching": {"max_queue_delay_microseconds": int(batching.max_delay_ms * 1000)},
+        # What is never batched has none, as Triton says it.
+        **({"dynamic_batching": delay} if served.signature.batchable else {}),
         "model_transaction_policy": {"decoupled": served.streams is not None},
+        "parameters": {name: {"string_value": value} for name, value in _rows(model, served).items()},
     }
 
 
@@ -57,10 +67,25 @@ def statistics(catalog: Catalog, name: str | None, version: str | None) -> dict[
     return {"model_stats": [served.scheduler.statistics.document(served.model, served.version) for served in found]}
 
 
+def _rows(model: ServedModel, served: ServedVersion) -> dict[str, str]:
+    """Whether requests share runs, and why: for whoever joins requests himself, as the gateway does.
+
+    What a request gets that names no version may come of any that has a weight: the most careful of them speaks for all.
+    """
+    deciding = served
+    if model.weights.get(served.version):
+        others = [model.versions[version] for version, weight in model.weights.items() if weight]
+        deciding = next((other for other in (served, *others) if not other.signature.batchable), served)
+    decision = deciding.signature.decision
+    reason = decision.reason if deciding is served else f"version {deciding.version}: {decision.reason}"
+    return {"rows": decision.rows.value, "rows_by": decision.by, "rows_reason": reason}
+
+
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
 
 
 def _configured(spec: TensorSpec, rows: int) -> dict[str, Any]:
     datatype = "STRING" if spec.datatype == "BYTES" else spec.datatype
-    return {"name": spec.name, "data_type": f"TYPE_{datatype}", "dims": list(spec.shape[rows:])}
+    told = {"name": spec.name, "data_type": f"TYPE_{datatype}", "dims": list(spec.shape[rows:])}
+    return told | {"optional": True} if spec.optional else told

@@ -86,7 +86,12 @@ class Metrics:
         )
         self.queue_depth = Gauge("inference_queue_depth", "Rows waiting", ["model"], registry=self.registry)
         self.running = Gauge("inference_running_batches", "Batches in the runtime", ["model"], registry=self.registry)
-
+        self.model_ready = Gauge(
+            "inference_model_ready",
+            "1: the model is served; 0: it can't be loaded, or was unloaded",
+            ["model"],
+            registry=self.registry,
+        )
         self.open_streams = Gauge("inference_open_streams", "Answers in parts", ["model"], registry=self.registry)
         self.ingress_bytes = Gauge(
             "inference_ingress_bytes",

@@ -4,8 +4,11 @@ import asyncio
 import contextlib
 import gc
 import logging
+import math
 import signal
+import time
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from podpair.inference.config.settings import Settings
@@ -14,12 +17,17 @@ from podpair.inference.grpc.listening import GrpcServer
 from podpair.inference.http.app import Api
 from podpair.inference.http.server import Server
 from podpair.inference.metrics import Metrics
+from podpair.inference.runtime import forks
 from podpair.inference.runtime.catalog import Catalog, Source
+from podpair.inference.runtime.loading import loader
 from podpair.inference.runtime.watching import Watching
 from podpair.inference.runtime.weights import WeightsSource
 from podpair.inference.tracing import Tracing
 
 log = logging.getLogger(__name__)
+
+# What answers have to be written in, however long a model held up the stop before.
+_LAST_SECONDS = 1.0
 
 
 async def serve(settings: Settings, models: Source, weights: WeightsSource) -> None:
@@ -29,28 +37,38 @@ async def serve(settings: Settings, models: Source, weights: WeightsSource) -> N
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    # Ours, to be left where a model never comes back from its thread.
+    loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="work"))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     metrics = Metrics()
-    catalog = Catalog(models, metrics, weights=weights.read(), prepare_threads=settings.models.prepare_threads)
+    strict = settings.models.exit_on_error
+    load = loader(settings.models.custom_op_libraries)
+    catalog = Catalog(models, metrics, load, weights.read(), settings.models.prepare_threads, strict)
     watched = models if settings.models.watch else None
-    watching = Watching(catalog, weights, watched, settings.models.poll_seconds)
+    watching = Watching(catalog, weights, watched, settings.models.poll_seconds, strict)
     server = settings.server
     tracing = Tracing(settings.tracing)
     held = HeldBytes(server.max_pending_bytes)
     grpc = GrpcServer(settings, catalog, metrics, tracing, held)
     rest = Api(catalog, metrics, server.max_body_bytes, tracing).server(held)
+    forks.guard(lambda: [*rest.files(), *grpc.files()])
+    end = math.inf
     try:
         url = await _listen(rest, settings)
         log.info("listening", extra={"url": url})
         await _until_stopped(_serving(catalog, grpc, tracing, url, watching), stop)
         log.info("stopping")
+        end = time.monotonic() + server.shutdown_seconds
         await grpc.refuse()
         await catalog.stop(server.shutdown_seconds)
     finally:
         # Ends the open connections once their answers are written.
-        await asyncio.gather(grpc.stop(), rest.close(server.shutdown_seconds))
+        left = min(server.shutdown_seconds, max(_LAST_SECONDS, end - time.monotonic()))
+        await asyncio.gather(grpc.stop(), rest.close(left))
         await tracing.close()
+        forks.guard(None)
+        loop.set_default_executor(ThreadPoolExecutor(1))
     log.info("stopped")
 
 

@@ -404,9 +404,15 @@ class Coalescing(Section):
     """Requests for the same model and shape that arrive while a call is in flight go to it together, as one call."""
 
     enabled: bool = True
-    """Let requests share calls, where the model's metadata says that it takes rows of any number."""
+    """Let requests share calls, where the model takes rows of any number and a row's answer is the same alone and in company:
+    as the server says (`rows` of podpair's container, `max_batch_size` above 1 in Triton's configuration), or as is found out."""
     alone: Texts = ()
     """Models whose requests always go alone."""
+    together: Texts = ()
+    """Models whose requests share calls on your word, where the server does not say whether they may."""
+    probe: bool = True
+    """Find out whether requests may share calls, where neither the server nor `together` says: four requests' rows are asked
+    again, alone and in one call, six calls more in all. Off: they go alone."""
     calls: Count = 1
     """Calls that a model has at a time from requests that may share them; more where it says that it has more instances."""
     rows: Count = 1024

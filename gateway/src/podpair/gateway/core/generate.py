@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from podpair.gateway.core.models import Model
+from podpair.gateway.core.non_finite import decode, encode
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.questions import Question, data_of
 from podpair.gateway.core.tensors import Output, nest
@@ -62,7 +63,7 @@ def _row(tensor: _Tensor, model: Model) -> Any:
 def part_of_event(event: bytes) -> tuple[bytes, str | None]:
     """A part's data and the model's version. Raises StreamFailed, or ValueError where it is not the extension's."""
     try:
-        found = _members.decode(event)
+        found = decode(_members, event)
         told = msgspec.json.decode(found["error"]) if "error" in found else None
     except RecursionError:
         raise ValueError("nested too deep") from None
@@ -83,4 +84,4 @@ def part_of_outputs(outputs: list[Output], model: Model) -> bytes:
 
 def _only(values: dict[str, Any]) -> bytes:
     """The value of the only output, or the object of them."""
-    return _encode(next(iter(values.values())) if len(values) == 1 else values)
+    return encode(next(iter(values.values())) if len(values) == 1 else values)

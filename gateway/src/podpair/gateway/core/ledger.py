@@ -8,9 +8,10 @@ sent on: who comes back may never have got it, and have asked elsewhere meanwhil
 Who asks again with an id that has ended lately is given the answer that it had: it is kept here, or stands in Kafka.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
+from sys import getsizeof
 
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.quotas import Grant
@@ -21,8 +22,9 @@ from podpair.gateway.core.traces import Span
 
 # Ended ids of a session; a second copy comes within a rebalance, not within hundreds of requests.
 _REMEMBERED, _AT_LEAST = 256, 16
-_ID = 200  # bytes that an ended id costs besides its text: a place in an ordered dictionary, an offset
-_ANSWER = 320  # bytes that a kept answer costs besides its id and its payload
+_ID = 150  # bytes that an ended id costs besides its text: a place in a dictionary, an offset
+_MOST = _REMEMBERED * (_ID + getsizeof(""))  # bytes that so many cost at least
+_ANSWER = 220  # bytes that a kept answer costs besides its id and its payload
 
 
 @dataclass(slots=True)
@@ -49,7 +51,7 @@ class Ledger:
     What is kept of those that have ended is about `kept_bytes`: one half for their ids, one for answers to be given again.
     """
 
-    __slots__ = ("_answers", "_ended", "_ended_size", "_kept_bytes", "_limit", "_open")
+    __slots__ = ("_answers", "_ended", "_ended_most", "_ended_size", "_kept_bytes", "_limit", "_open")
 
     def __init__(self, limit: int, kept_bytes: int = 0) -> None:
         self._limit = limit
@@ -58,8 +60,9 @@ class Ledger:
         self._open: dict[str, OpenRequest] = {}
         # Where each ended (offset in the home partition, -1: not in Kafka), in order of ending. Made when it is first
         # needed: most sessions only listen.
-        self._ended: OrderedDict[str, int] | None = None
-        self._ended_size = 0  # bytes, about
+        self._ended: dict[str, int] | None = None
+        self._ended_size = 0  # bytes, about; an id that ends again is counted again until they are trimmed
+        self._ended_most = min(kept_bytes // 2, _MOST)  # bytes at which the oldest are forgotten
 
     def open(self, request_id: str, request: OpenRequest) -> None:
         """Begin a request. Raises Fault(overloaded) where the session has too many open."""
@@ -92,39 +95,44 @@ class Ledger:
     def _remember(self, request_id: str, offset: int) -> None:
         ended = self._ended
         if ended is None:
-            ended = self._ended = OrderedDict()
-        if request_id not in ended:
-            self._ended_size += _ID + (len(request_id) if request_id.isascii() else 4 * len(request_id))
+            ended = self._ended = {}
         ended[request_id] = offset
-        count = len(ended)
-        while count > _REMEMBERED or (count > _AT_LEAST and self._ended_size > self._kept_bytes // 2):
-            oldest, _ = ended.popitem(last=False)
-            self._ended_size -= _ID + (len(oldest) if oldest.isascii() else 4 * len(oldest))
-            count -= 1
+        self._ended_size += _ID + getsizeof(request_id)
+        if self._ended_size > self._ended_most:
+            self._trim(ended)
+
+    def _trim(self, ended: dict[str, int]) -> None:
+        """Forget the oldest, many at once: a dictionary looks over all that was deleted at its front for its first entry."""
+        most = min(self._kept_bytes // 2, _MOST)
+        size = _size(ended)
+        while size > most and len(ended) > _AT_LEAST:
+            ended = dict(islice(ended.items(), min((len(ended) + 3) // 4, len(ended) - _AT_LEAST), None))
+            size = _size(ended)
+        self._ended, self._ended_size = ended, size
+        # Where those that are kept in any case are larger than that, not each that comes has them looked at again.
+        self._ended_most = max(most, size + size // 4) if len(ended) <= _AT_LEAST else most
 
     def _forget_ended(self, request_id: str) -> None:
         if self._ended is not None and self._ended.pop(request_id, None) is not None:
-            self._ended_size -= _size(request_id)
+            self._ended_size -= _ID + getsizeof(request_id)
 
     def keep(self, answer: Event) -> None:
         """Keep the answer of a request that has ended here, for who asks it again."""
         if self._kept_bytes and answer.id is not None:
             if self._answers is None:
                 self._answers = Remembered(self._kept_bytes // 2)
-            text = len(answer.id) if answer.id.isascii() else 4 * len(answer.id)
-            self._answers.keep(answer.id, answer, len(answer.payload) + _ANSWER + 2 * text)
+            self._answers.keep(answer.id, answer, len(answer.payload) + _ANSWER + 2 * getsizeof(answer.id))
 
     def reconnected(self) -> None:
         """From now on another connection has the session."""
         if self._ended is not None:
-            logged = ((request_id, offset) for request_id, offset in self._ended.items() if offset >= 0)
-            self._ended = OrderedDict(logged) or None
-            self._ended_size = sum(map(_size, self._ended or ()))
+            self._ended = {request_id: offset for request_id, offset in self._ended.items() if offset >= 0} or None
+            self._ended_size = _size(self._ended or {})
 
     def moved(self) -> None:
         """The session's results are in another log from now on: offsets in the one before mean nothing there."""
         if self._ended is not None:
-            self._ended = OrderedDict.fromkeys(self._ended, -1)
+            self._ended = dict.fromkeys(self._ended, -1)
 
     def to_be_logged(self, request_id: str) -> None:
         """Its client did not get the answer: it is being written to Kafka, and what comes from there is the first copy."""
@@ -184,6 +192,6 @@ def _close(request: OpenRequest) -> None:
         request.grant.ended()
 
 
-def _size(request_id: str) -> int:
-    """Bytes that an ended id takes, about."""
-    return _ID + (len(request_id) if request_id.isascii() else 4 * len(request_id))
+def _size(ended: dict[str, int]) -> int:
+    """Bytes that ended ids take, about."""
+    return _ID * len(ended) + sum(map(getsizeof, ended))

@@ -18,11 +18,14 @@ class Model(NamedTuple):
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    batchable: bool  # every tensor has rows, of any number, as its first dimension: requests may share a call
+    batchable: bool  # every tensor has rows, of any number, as its first dimension
     max_rows: int | None  # in one call; None: the server does not say
     runs: int  # how many calls it works on at a time, as far as it says
     versions: tuple[str, ...]
     decoupled: bool  # it answers in parts
+    # Whether a row's answer is the same alone and in company, so that requests may share a call: as the server says, by
+    # podpair's `rows` or Triton's `max_batch_size`; None: it does not say.
+    shares: bool | None
 
     def only_input(self) -> InputSpec:
         """The input that shorthand is for. Raises Fault(invalid) where there is not exactly one."""
@@ -42,6 +45,7 @@ class _Metadata(msgspec.Struct):
     inputs: list[_Tensor] = []
     outputs: list[_Tensor] = []
     versions: list[str] | None = None
+    parameters: Any = None
 
 
 class _Group(msgspec.Struct):
@@ -57,6 +61,7 @@ class _Config(msgspec.Struct):
     instance_group: list[_Group] = []
     model_transaction_policy: _Policy | None = None
     sequence_batching: Any = None
+    parameters: Any = None
 
 
 def model_of(name: str, metadata: bytes, config: bytes | None) -> Model:
@@ -82,10 +87,27 @@ def model_of(name: str, metadata: bytes, config: bytes | None) -> Model:
     rows = bool(inputs) and bool(outputs) and all(t.shape[:1] == (-1,) and t.datatype in DATATYPES for t in tensors)
     # A server that says 0 has no rows there: its first dimension is something else. Sequences are one client's each.
     batchable = rows and says.max_batch_size != 0 and says.sequence_batching is None
+    shares = batchable and _shares(_rows_of(says.parameters) or _rows_of(found.parameters), says.max_batch_size)
     policy = says.model_transaction_policy
     rows_of_a_call = says.max_batch_size if (says.max_batch_size or 0) > 0 else None
     runs = sum(max(group.count, 0) for group in says.instance_group)
     return Model(
         name, inputs, outputs, batchable, rows_of_a_call, min(max(runs, 1), _MOST_RUNS),
-        tuple(found.versions or ()), policy is not None and policy.decoupled,
+        tuple(found.versions or ()), policy is not None and policy.decoupled, shares,
     )  # fmt: skip
+
+
+def _shares(rows: str | None, max_batch_size: int | None) -> bool | None:
+    """What a server says of requests in one call. podpair's container tells whether it has established it; in Triton's
+    configuration `max_batch_size` means that the model takes rows of several requests at once, 1 that it doesn't."""
+    if rows is not None:
+        return rows == "independent"
+    return None if max_batch_size is None or max_batch_size < 0 else max_batch_size > 1
+
+
+def _rows_of(parameters: Any) -> str | None:
+    """The parameter `rows` of podpair's container: of the metadata, or of the configuration in Triton's form."""
+    found = parameters.get("rows") if isinstance(parameters, dict) else None
+    if isinstance(found, dict):
+        found = found.get("string_value")
+    return found if isinstance(found, str) else None

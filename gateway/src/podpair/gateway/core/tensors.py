@@ -15,12 +15,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from podpair.gateway.core.non_finite import encode
+
 _CODES = {
     "BOOL": "?", "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "INT8": "b", "INT16": "h", "INT32": "i",
     "INT64": "q", "FP16": "e", "FP32": "f", "FP64": "d",
 }  # fmt: skip
 _ELEMENTS: dict[str, Any] = {"BOOL": bool, "BYTES": str, "FP16": float, "FP32": float, "FP64": float}
 _SIZES = {datatype: struct.calcsize(f"<{code}") for datatype, code in _CODES.items()}
+FLOATS = frozenset({"FP16", "FP32", "FP64"})
 DATATYPES = frozenset({*_CODES, "BYTES"})
 MOST_DIMENSIONS = 32
 _MOST_EMPTY = 1 << 16  # rows of a tensor without elements
@@ -197,7 +200,7 @@ class Columns:
             width = math.prod(shape[1:])
             data = values[start * width : (start + count) * width]
             found.append({"name": name, "datatype": datatype, "shape": [count, *shape[1:]], "data": data})
-        return _encode(found)
+        return encode(found)
 
 
 def _column(output: Output) -> tuple[bytes, list[bytes]]:
@@ -205,14 +208,14 @@ def _column(output: Output) -> tuple[bytes, list[bytes]]:
     _, datatype, shape, values = output
     # A server may say one datatype and send another: what does not come apart into so many rows is not numbers.
     if datatype != "BYTES" and len(shape) == 1:
-        texts = _encode(values)[1:-1].split(b",")
+        texts = encode(values)[1:-1].split(b",")
         if len(texts) == shape[0]:
             return b"%b", texts
     width = math.prod(shape[1:])
     if datatype != "BYTES" and len(shape) == 2 and width:
         # Numbers hold no brackets, so one encoding comes apart into its rows.
         nested = [values[i : i + width] for i in range(0, len(values), width)]
-        texts = _encode(nested)[2:-2].split(b"],[")
+        texts = encode(nested)[2:-2].split(b"],[")
         if len(texts) == shape[0]:
             return b"[%b]", texts
-    return b"%b", [_encode(nest(values[i * width : (i + 1) * width], shape[1:])) for i in range(shape[0])]
+    return b"%b", [encode(nest(values[i * width : (i + 1) * width], shape[1:])) for i in range(shape[0])]

@@ -5,7 +5,8 @@ from collections.abc import Collection
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-_SHARED = ("/v1/", "/v2")
+# The API, and the library (podpair.js and what it imports), which such a page imports from here.
+_SHARED = ("/v1/", "/v2", "/podpair")
 
 
 def allow_origins(app: web.Application, allowed: Collection[str]) -> None:

@@ -25,6 +25,7 @@ from podpair.gateway.upstream.calls import Upstream
 from podpair.gateway.upstream.catalog import Catalog
 from podpair.gateway.upstream.coalescing import Ask, Coalescer, Outcome, Run, Sink, seconds_left
 from podpair.gateway.upstream.readiness import Readiness
+from podpair.gateway.upstream.row_trials import RowTrials
 
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -44,6 +45,11 @@ class Asking:
         self._odd: set[str] = set()  # models that did not answer row by row
         self._packers: dict[str, Packer] = {}
         self._coalesces = config.coalescing.enabled
+        self._together = frozenset(config.coalescing.together)
+        self._trials: RowTrials | None = None
+        if config.coalescing.enabled and config.coalescing.probe:
+            self._trials = RowTrials(upstream, config.coalescing.bytes)
+        self._samplers: dict[str, Packer] = {}  # of models whose server does not say whether requests may share a call
         self._catalog = Catalog(upstream, readiness)
         self._coalescer = Coalescer(config.coalescing, upstream, self._on_odd, metrics)
         self._calls = metrics.upstream_calls.labels("alone")
@@ -57,6 +63,9 @@ class Asking:
         """Another model may stand there now."""
         self._odd.clear()
         self._packers.clear()
+        self._samplers.clear()
+        if self._trials is not None:
+            self._trials.forget()
 
     @property
     def models(self) -> Container[str]:
@@ -152,7 +161,7 @@ class Asking:
         """Whether the request went into a call with others."""
         packer = self._packers.get(model.name)
         if packer is None or packer.model is not model:
-            if not self._coalesces or not model.batchable or model.name in self._alone or model.name in self._odd:
+            if not self._may_share(ask, model):
                 return False
             packer = self._packers[model.name] = Packer(model)
         packed = packer.pack(ask.question)
@@ -160,6 +169,27 @@ class Asking:
             return False
         self._coalescer.add(ask, packed, model)
         return True
+
+    def _may_share(self, ask: Ask, model: Model) -> bool:
+        """Whether a row of the model is answered alike alone and in company, as far as is known; else all go alone."""
+        name = model.name
+        if not self._coalesces or not model.batchable or name in self._alone or name in self._odd:
+            return False
+        if model.shares or name in self._together:
+            return True
+        if self._trials is None or model.shares is False:
+            return False
+        passed = self._trials.passed(model)
+        if passed is None:
+            sampler = self._samplers.get(name)
+            if sampler is None or sampler.model is not model:
+                sampler = self._samplers[name] = Packer(model)
+            packed = sampler.pack(ask.question)
+            if packed is not None:
+                self._trials.sample(model, packed, ask.question)
+        elif name in self._samplers:
+            del self._samplers[name]
+        return passed is True
 
     def _on_odd(self, ask: Ask) -> None:
         model = self._catalog.get(ask.question.model)
@@ -240,6 +270,8 @@ class Asking:
     async def close(self) -> None:
         """Give up what is in flight."""
         await self._coalescer.close()
+        if self._trials is not None:
+            await self._trials.close()
         await self._tasks.cancel()
 
 

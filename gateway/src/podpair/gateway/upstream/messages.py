@@ -11,8 +11,9 @@ import msgspec
 
 from podpair.gateway.core.attempts import Failed
 from podpair.gateway.core.models import Model, model_of
+from podpair.gateway.core.non_finite import encode, numbers
 from podpair.gateway.core.protocol import Code, Fault
-from podpair.gateway.core.tensors import NotPackable, Output, count_of, flatten, pack, unpack
+from podpair.gateway.core.tensors import FLOATS, NotPackable, Output, count_of, flatten, pack, unpack
 from podpair.gateway.upstream.proto import v2_pb2 as pb
 
 SERVING = b"\x08\x01"  # grpc.health.v1.HealthCheckResponse with status SERVING
@@ -62,6 +63,7 @@ def model_of_messages(name: str, metadata: bytes, config: bytes | None) -> Model
             "max_batch_size": known.max_batch_size,
             "instance_group": [{"count": group.count or 1} for group in known.instance_group],
             "model_transaction_policy": {"decoupled": known.model_transaction_policy.decoupled},
+            "parameters": {name: {"string_value": value.string_value} for name, value in known.parameters.items()},
             "sequence_batching": {} if known.HasField("sequence_batching") else None,
         }
     try:
@@ -118,7 +120,7 @@ def request_of_inputs(model: str, inputs: bytes, parameters: bytes, request_id: 
             values = _flat(tensor.data)
             if len(values) != math.prod(tensor.shape):
                 raise NotPackable(f"{len(values)} elements for shape {list(tensor.shape)}")
-            raw.append(pack(values, tensor.datatype))
+            raw.append(pack(numbers(values) if tensor.datatype in FLOATS else values, tensor.datatype))
         except KeyError:
             raise Fault(Code.INVALID, f"input {tensor.name!r}: there is no datatype {tensor.datatype!r}") from None
         except NotPackable as error:
@@ -173,9 +175,7 @@ def _typed(tensor: Any) -> Sequence[Any]:
 
 def outputs_json(outputs: Sequence[Output]) -> bytes:
     """V2's `outputs` in JSON."""
-    return _encode(
-        [{"name": o.name, "datatype": o.datatype, "shape": o.shape, "data": list(o.values)} for o in outputs]
-    )
+    return encode([{"name": o.name, "datatype": o.datatype, "shape": o.shape, "data": list(o.values)} for o in outputs])
 
 
 def _parse(kind: Any, message: bytes) -> Any:

@@ -16,6 +16,7 @@ from podpair.gateway.core.frames import is_utf8
 from podpair.gateway.core.generate import StreamFailed, generate_body, part_of_event
 from podpair.gateway.core.http_response import Response
 from podpair.gateway.core.models import Model, model_of
+from podpair.gateway.core.non_finite import decode
 from podpair.gateway.core.protocol import Fault
 from podpair.gateway.core.questions import Question
 from podpair.gateway.core.records import unix_milliseconds
@@ -186,7 +187,7 @@ class RestUpstream:
         body = b'{"id":%b,"inputs":%b%b}' % (_encode(question.id), inputs, parameters)
         found = await self._post(question.model, body, [_JSON], question.deadline, question.key, timeout)
         try:
-            response = _response.decode(found.body)
+            response: _Response = decode(_response, found.body)
         except (msgspec.DecodeError, RecursionError) as error:
             raise Failed(f"its answer is not V2: {error}") from None
         _check_id(response.id, question.id)
@@ -281,7 +282,7 @@ def _read_outputs(found: Response) -> tuple[_Tensors, list[Output]]:
         if not (length.isdigit() and len(length) < 19 and int(length) <= end):
             raise ValueError(f"Inference-Header-Content-Length is {length[:20]!r} of {end} bytes")
         end = int(length)
-    answer = _tensors.decode(body[:end])
+    answer: _Tensors = decode(_tensors, body[:end])
     outputs = []
     for tensor in answer.outputs:
         size = tensor.parameters.binary_data_size if tensor.parameters is not None else None

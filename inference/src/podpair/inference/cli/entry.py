@@ -9,6 +9,6 @@ def main() -> None:
         from podpair.inference.cli.health import main as health
 
         sys.exit(health(sys.argv[2:]))
-    from podpair.inference.cli.main import main as commands
+    from podpair.inference.cli.main import run
 
-    commands()
+    run()

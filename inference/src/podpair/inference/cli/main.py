@@ -1,18 +1,48 @@
 """`podpair-inference`: serve a model repository, check it, and find out how its models run best here."""
 
 import asyncio
+import logging
+import os
 import sys
+import threading
 from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from podpair.inference.core.errors import FaultsError
 
+if TYPE_CHECKING:
+    from podpair.inference.runtime.loading import Load
+
+
+def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    """Print this program's version, and the newest ONNX models that its ONNX Runtime takes."""
+    if not asked or context.resilient_parsing:
+        return
+    from importlib.metadata import version
+
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime  # of which there are several distributions
+
+    from podpair.inference.runtime.onnx_loading import takes
+
+    click.echo(f"podpair-inference, version {version('podpair-inference')}")
+    click.echo(takes(onnxruntime.__version__))
+    context.exit()
+
+
+# How long threads may take to end after all else has.
+_END_SECONDS = 2.0
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="podpair-inference")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version,
+    help="Show the version, and the newest ONNX models that can be loaded.",
+)  # fmt: skip
 def main() -> None:
     """The inference half of a pair: runs models behind the Open Inference Protocol V2."""
 
@@ -25,6 +55,7 @@ def main() -> None:
 @click.option("--host", help="The address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="The port to listen on; 0 takes a free one.  [default: 8081]")
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="A YAML file with the settings.")
+@click.option("--exit-on-error", is_flag=True, help="End where one model can't be loaded.  [default: serve the others]")
 @click.option("--tracing-endpoint", help="Where a collector takes spans over OTLP/HTTP.  [default: no tracing]")
 @click.option("--log-format", type=click.Choice(["json", "text"]), help="[default: json]")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="[default: info]")
@@ -34,6 +65,7 @@ def serve(
     host: str | None,
     port: int | None,
     config: Path | None,
+    exit_on_error: bool,
     tracing_endpoint: str | None,
     log_format: str | None,
     log_level: str | None,
@@ -45,12 +77,12 @@ def serve(
     from podpair.inference import logs
     from podpair.inference.config.settings import load_settings
     from podpair.inference.core.choosing import faults_of_weights
-    from podpair.inference.runtime.repository import Models
+    from podpair.inference.runtime.repository import Models, survey
     from podpair.inference.runtime.weights import WeightsSource
 
     options: dict[str, dict[str, Any]] = {
         "server": {"host": host, "port": port},
-        "models": {"repository": models, "classes": classes or None},
+        "models": {"repository": models, "classes": classes or None, "exit_on_error": exit_on_error or None},
         "tracing": {"endpoint": tracing_endpoint},
         "log": {"format": log_format, "level": log_level},
     }
@@ -62,8 +94,10 @@ def serve(
         given = weights.read()
         if not settings.models.watch:
             # Their faults come before anything is started; where models are watched they may yet be mended.
-            found = {folder.name: folder.versions for folder in repository.read()}
-            if faults := faults_of_weights(given, found, all_there=True):
+            folders, failed = survey(repository, settings.models.exit_on_error)
+            found = {folder.name: folder.versions for folder in folders}
+            sound = {name: weights for name, weights in given.items() if name not in failed}
+            if faults := faults_of_weights(sound, found, all_there=True):
                 raise FaultsError(faults)
     except FaultsError as error:
         _refuse(error.faults, 2)
@@ -99,7 +133,11 @@ def check(models: str) -> None:
     """
     from podpair.inference.runtime.checking import check as look
 
-    report = look(models)
+    try:
+        load = _loader()
+    except FaultsError as error:
+        _refuse(error.faults, 2)
+    report = look(models, load)
     for line in report.lines:
         click.echo(line)
     if report.faults:
@@ -135,7 +173,7 @@ def bench(
     from podpair.inference.runtime.tuning import Tuning
 
     try:
-        measured = Tuning(model, version, request, threads, max_items)
+        measured = Tuning(model, version, request, threads, max_items, _loader())
         cells = list(measured.measure(rounds, seconds))
         measured.close()
     except FaultsError as error:
@@ -147,6 +185,14 @@ def bench(
     click.echo("\nmodel.yaml:")
     for line in tuning.model_yaml(chosen, intra_op=measured.intra_op):
         click.echo(f"  {line}")
+
+
+def _loader() -> "Load":
+    """What loads a model as the server would, by the environment's settings. Raises FaultsError."""
+    from podpair.inference.config.settings import load_settings
+    from podpair.inference.runtime.loading import loader
+
+    return loader(load_settings().models.custom_op_libraries)
 
 
 def _run(main_coroutine: Coroutine[Any, Any, None]) -> None:
@@ -166,5 +212,29 @@ def _refuse(faults: list[str], status: int) -> NoReturn:
     sys.exit(status)
 
 
+def run() -> NoReturn:
+    """The program. It ends, even where threads of a model's never do."""
+    try:
+        main()
+        status: Any = 0
+    except SystemExit as ended:
+        status = ended.code
+    watchdog = threading.Timer(_END_SECONDS, _leave, [status])
+    watchdog.daemon = True
+    watchdog.start()
+    sys.exit(status)
+
+
+def _leave(status: Any) -> None:
+    """The interpreter waits for threads that aren't daemons: it has waited long enough."""
+    names = [t.name for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
+    logging.getLogger(__name__).warning(
+        "threads of models still run, and end with the process", extra={"threads": names}
+    )
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(status if isinstance(status, int) else int(status is not None))
+
+
 if __name__ == "__main__":
-    main()
+    run()

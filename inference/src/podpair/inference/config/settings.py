@@ -49,6 +49,8 @@ class GrpcSettings(_Section):
     port: Annotated[int, Field(ge=0, le=65535)] | None = None
     # A Unix socket to listen at instead.
     socket: Path | None = None
+    # core: on grpcio's core, several times faster, as long as that is one that podpair knows; aio: on grpc.aio.
+    server: Literal["core", "aio"] = "core"
     # How answers are packed for clients that can unpack them.
     compression: Literal["none", "gzip", "deflate"] = "none"
 
@@ -66,6 +68,11 @@ class ModelsSettings(_Section):
     weights_file: Path | None = None
     # Load models that are new in the repository or have changed, and unload those that have gone.
     watch: bool = False
+    # End where one of the models can't be loaded at the start; default: the others are served, and it says so in the log, the
+    # index, its readiness and inference_model_ready.
+    exit_on_error: bool = False
+    # Libraries of custom operators that ONNX models may use, each a path or a module such as onnxruntime_extensions.
+    custom_op_libraries: tuple[str, ...] = ()
     # Threads that decode images, for all models together; default: about 80 % of the cores.
     prepare_threads: Annotated[int, Field(gt=0)] | None = None
     # How often files are looked at for changes.

@@ -16,8 +16,9 @@ import msgspec
 import numpy as np
 
 from podpair.inference.core.errors import InvalidRequestError
+from podpair.inference.core.non_finite import named, quoted
 from podpair.inference.core.signature import Signature
-from podpair.inference.core.tensors import Array, TensorSpec, from_json, to_json
+from podpair.inference.core.tensors import OMITTED, Array, TensorSpec, from_json, to_json
 
 _ANY_INPUT, _ANY_OUTPUT = "text_input", "text_output"
 
@@ -39,7 +40,7 @@ class GenerateRequest:
 def decode_generate(body: bytes | bytearray | memoryview, signature: Signature) -> GenerateRequest:
     """The request in `body`, checked against the model. Raises InvalidRequestError."""
     try:
-        members = _decoder.decode(body)
+        members = _members(body)
         request_id = msgspec.json.decode(members.pop("id", b"null"), type=str | None)
         parameters = msgspec.json.decode(members.pop("parameters", b"{}"), type=dict[str, Any])
     except msgspec.ValidationError as error:
@@ -59,6 +60,9 @@ def decode_generate(body: bytes | bytearray | memoryview, signature: Signature) 
     arrays = []
     for index, spec in enumerate(signature.inputs):
         raw = members.get(spec.tensor.name)
+        if raw is None and spec.tensor.optional:
+            arrays.append(OMITTED)
+            continue
         if raw is None:
             raise InvalidRequestError(f"input {spec.tensor.name!r} is missing")
         array = _row(bytes(raw), spec.tensor, index, signature)
@@ -67,15 +71,27 @@ def decode_generate(body: bytes | bytearray | memoryview, signature: Signature) 
     return GenerateRequest(request_id, tuple(arrays), parameters, names)
 
 
+def _members(body: bytes | bytearray | memoryview) -> dict[str, msgspec.Raw]:
+    try:
+        return _decoder.decode(body)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        again = quoted(body)
+        if again is None:
+            raise
+        return _decoder.decode(again)
+
+
 def encode_generate(
-    model: str, version: str, request: GenerateRequest, arrays: Sequence[Array], batchable: bool
+    model: str, version: str, request: GenerateRequest, arrays: Sequence[Array], has_rows: bool
 ) -> bytes:
     """The response to one row, or one part of it, in JSON."""
     document: dict[str, Any] = {} if request.id is None else {"id": request.id}
     document |= {"model_name": model, "model_version": version}
     for name, array in zip(request.names, arrays, strict=True):
-        values: Any = to_json(array)
-        shape = array.shape[1:] if batchable else array.shape
+        values: Any = named(to_json(array)) if array.dtype.kind in "fV" else to_json(array)
+        shape = array.shape[1:] if has_rows else array.shape
         document[name] = values[0] if len(values) == 1 else _nested(values, shape)
     return _encoder.encode(document)
 
@@ -103,11 +119,11 @@ def _row(raw: bytes, spec: TensorSpec, index: int, signature: Signature) -> Arra
         inner = np.shape(msgspec.json.decode(raw))
     except (ValueError, RecursionError):
         raise InvalidRequestError(f"input {spec.name!r}: its lists differ in length") from None
-    shape = (1, *inner) if signature.batchable else inner
+    shape = (1, *inner) if signature.has_rows else inner
     if not inner:
         shape = (1,) * len(spec.shape)
-    signature.check_header(index, spec.datatype, shape)
-    text = raw if inner and not signature.batchable else b"[" + raw + b"]"
+    shape = signature.check_header(index, spec.datatype, shape)
+    text = raw if inner and not signature.has_rows else b"[" + raw + b"]"
     return from_json(msgspec.Raw(text), spec.datatype, shape, spec.name)
 
 

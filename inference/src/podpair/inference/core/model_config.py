@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from podpair.inference.core.geometry import ResizeRule
+from podpair.inference.core.row_decision import RowsSetting
 from podpair.inference.core.tensors import DATATYPES
 
 Positive = Annotated[int, Field(gt=0)]
@@ -96,6 +97,8 @@ class RuntimeConfig(_Section):
     # ONNX Runtime's execution providers in the order in which they are tried: CUDA, TensorRT, OpenVINO, CPU, …, or one
     # with its options.
     providers: tuple[str | ProviderConfig, ...] = ("CPU",)
+    # How far ONNX Runtime rewrites the graph when it loads it: lower where a model's answers must be those of its own nodes.
+    graph_optimization_level: Literal["disabled", "basic", "extended", "layout", "all"] = "all"
     # Bind inputs and outputs before a run: fewer copies where the provider has memory of its own.
     io_binding: bool = False
     # Streams of a Python class that may be open at the same time; past it they are refused with 429.
@@ -103,10 +106,12 @@ class RuntimeConfig(_Section):
 
 
 class WarmupConfig(_Section):
-    """Runs of zeros before the model is ready."""
+    """Runs of zeros before the model is ready. One that can't take them is served all the same, with a warning."""
 
     # The batch sizes to run; default: one row, and for ONNX 2, 4, … as long as larger ones pay.
     rows: tuple[Positive, ...] | None = None
+    # What the other dimensions of any size are, in turn until the model takes them; default: 1, 32, 256, 512.
+    sizes: tuple[Positive, ...] = ()
 
 
 class ImageConfig(_Section):
@@ -209,6 +214,10 @@ class ModelConfig(_Section):
     inputs: tuple[InputConfig, ...] = ()
     # The outputs after post-processing that are served; default: all that no post-processing step has consumed.
     outputs: tuple[TensorConfig, ...] = ()
+    # What the first dimension of all tensors is. independent: rows, each answered as it would be alone, so that requests share
+    # runs; dependent: rows, but each request runs alone; none: shapes are the model's own, and each request runs alone.
+    # auto: the shapes, the graph and a probe tell (core.row_decision).
+    rows: RowsSetting = "auto"
     batching: BatchingConfig = BatchingConfig()
     warmup: WarmupConfig = WarmupConfig()
     runtime: RuntimeConfig = RuntimeConfig()

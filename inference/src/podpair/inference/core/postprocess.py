@@ -34,12 +34,24 @@ class PostProcess:
             function, spec = _softmax(step, source) if isinstance(step, SoftmaxConfig) else _argmax(step, source)
             specs[spec.name] = spec
             self._steps.append((step.input, spec.name, function))
+        # Scores → labels of their last dimension: an argmax tells them for its input, and for what was made of that.
+        self.labels: dict[str, tuple[str, ...]] = {
+            step.input: step.labels for step in steps if isinstance(step, ArgmaxConfig) and step.labels is not None
+        }
+        for step in steps:
+            if isinstance(step, SoftmaxConfig) and step.input in self.labels:
+                self.labels.setdefault(step.output, self.labels[step.input])
+        for step in reversed(steps):
+            if isinstance(step, SoftmaxConfig) and step.output in self.labels:
+                self.labels.setdefault(step.input, self.labels[step.output])
         consumed = {step.input for step in steps}
         names = [name for name in specs if name not in consumed] if served is None else served
         unknown = [name for name in names if name not in specs]
         if unknown:
             raise ValueError(f"outputs: no output {unknown[0]!r}; there are {', '.join(specs)}")
         self.outputs = tuple(specs[name] for name in names)
+        # Which of the model's own outputs are served, or consumed.
+        self.needed = tuple(i for i, name in enumerate(self._produced) if name in consumed or name in names)
 
     def __call__(self, arrays: Sequence[Array]) -> list[Array]:
         """The served outputs, in the order of `outputs`."""
@@ -50,9 +62,14 @@ class PostProcess:
 
 
 def softmax(logits: Array) -> Array:
-    """exp(x - max) / sum over the last dimension: never overflows, keeps the dtype."""
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    result: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    """exp(x - max) / sum over the last dimension: never overflows, keeps the dtype.
+
+    FP16 is computed in FP32: a sum of more than 65,504 is infinite in FP16.
+    """
+    wide = logits.astype(np.result_type(logits, np.float32), copy=False)
+    exponentials = np.exp(wide - wide.max(axis=-1, keepdims=True))
+    exponentials /= exponentials.sum(axis=-1, keepdims=True)
+    result: Array = exponentials.astype(logits.dtype, copy=False)
     return result
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from podpair.inference.core.errors import InvalidRequestError
 from podpair.inference.core.signature import Signature
-from podpair.inference.core.tensors import DATATYPES, Array, TensorSpec, from_raw
+from podpair.inference.core.tensors import DATATYPES, Array, TensorSpec, from_raw, to_json
 
 
 def decode_payload(payload: bytes, signature: Signature) -> tuple[Array, ...]:
@@ -13,7 +13,7 @@ def decode_payload(payload: bytes, signature: Signature) -> tuple[Array, ...]:
     if len(signature.inputs) != 1:
         raise InvalidRequestError(f"the model has {len(signature.inputs)} inputs: ask it with V2's ModelInfer")
     spec = signature.inputs[0].tensor
-    shape = (1, *spec.shape[1:]) if signature.batchable else spec.shape
+    shape = (1, *spec.shape[1:]) if signature.has_rows else spec.shape
     if spec.datatype == "BYTES":
         raw = len(payload).to_bytes(4, "little") + payload
         array = from_raw(memoryview(raw), "BYTES", tuple(abs(size) for size in shape), spec.name)
@@ -29,9 +29,9 @@ def encode_answer(specs: Sequence[TensorSpec], arrays: Sequence[Array]) -> tuple
     labels: dict[str, str] = {}
     for spec, array in zip(specs, arrays, strict=True):
         kind = spec.datatype[:2]
-        if kind == "FP" and not scores:
-            scores = array.ravel().tolist()
-        elif kind != "FP" and array.size:
+        if kind in ("FP", "BF") and not scores:
+            scores = to_json(array)
+        elif kind not in ("FP", "BF") and array.size:
             value = array.ravel()[0]
             text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
             labels.setdefault("text" if kind == "BY" else "number", text)

@@ -13,6 +13,8 @@ from typing import Any, overload
 import msgspec
 import numpy as np
 
+from podpair.inference.core import bfloat16
+from podpair.inference.core.errors import InvalidRequestError
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.signature import is_batchable
 from podpair.inference.core.tensors import DATATYPES, Array, TensorSpec, as_text
@@ -59,7 +61,7 @@ class Rows:
         declared = tuple(TensorSpec(t.name, t.datatype, t.shape) for t in config.inputs)
         self.inputs = declared or (DEFAULT_INPUT,)
         self.outputs = tuple(TensorSpec(t.name, t.datatype, t.shape) for t in config.outputs) or (DEFAULT_OUTPUT,)
-        self.batchable = is_batchable(self.inputs, self.outputs)
+        self.batchable = config.rows != "none" and is_batchable(self.inputs, self.outputs)
         self._texts = {t.name for t in config.inputs if t.text and t.datatype == "BYTES"} if declared else {"input"}
 
     def batch(self, arrays: Sequence[Array]) -> Sequence[Any]:
@@ -88,10 +90,22 @@ class Rows:
             columns = [answers] if len(names) == 1 else _by_name(answers, names)
         return [self._array(spec, column) for spec, column in zip(self.outputs, columns, strict=True)]
 
+    def none(self) -> list[Array]:
+        """The output tensors of no rows at all, for which no class is asked; a dimension of any size is 0 then."""
+        shapes = [(0, *[max(0, size) for size in spec.shape[1:]]) for spec in self.outputs]
+        return [np.empty(shape, DATATYPES[spec.datatype]) for spec, shape in zip(self.outputs, shapes, strict=True)]
+
     def _column(self, spec: TensorSpec, array: Array) -> Any:
+        if spec.datatype == "BF16":
+            return bfloat16.to_float(array)
         if spec.datatype != "BYTES":
             return array
-        values = as_text(array, spec.name) if spec.name in self._texts else array
+        try:
+            values = as_text(array, spec.name) if spec.name in self._texts else array
+        except InvalidRequestError as error:
+            raise InvalidRequestError(
+                f"{error}; a class gets bytes with text: false in its model.yaml's inputs"
+            ) from None
         return values.tolist() if values.ndim == 1 else values
 
     def _array(self, spec: TensorSpec, column: Any) -> Array:
@@ -136,6 +150,8 @@ def _by_name(answers: Any, names: list[str]) -> list[list[Any]]:
 def _numbers(column: Any, spec: TensorSpec) -> Array:
     """Python numbers, lists and arrays as the declared datatype; no float becomes an integer by itself."""
     try:
+        if spec.datatype == "BF16":
+            return bfloat16.from_float(np.asarray(column).astype(np.float32, casting="same_kind"))
         return np.asarray(column).astype(DATATYPES[spec.datatype], casting="same_kind", copy=False)
     except (ValueError, TypeError) as error:
         raise AnswersError(f"returned {spec.name!r} that is no {spec.datatype} {list(spec.shape)}: {error}") from None

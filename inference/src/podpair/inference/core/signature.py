@@ -7,7 +7,8 @@ from podpair.inference.core.errors import FaultsError, InvalidRequestError
 from podpair.inference.core.model_config import ModelConfig, TensorConfig
 from podpair.inference.core.postprocess import PostProcess
 from podpair.inference.core.preprocess import PreProcess
-from podpair.inference.core.tensors import Array, TensorSpec, all_finite
+from podpair.inference.core.row_decision import RowDecision, Rows, decide_by_shape, without_rows
+from podpair.inference.core.tensors import OMITTED, Array, TensorSpec, all_finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +24,8 @@ class Signature:
 
     `model_inputs` are the model's own.
 
-    `batchable`: every input and output has rows of any number as its first dimension. Where that isn't so each request
-    runs alone and counts as one row.
+    `decision`: what the first dimension of all tensors is. `has_rows`: it is rows, of any number. `batchable`: each row is
+    answered as it would be alone, so that requests share runs; where that isn't so each request runs alone and counts as one.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Signature:
             for fault in _differences("inputs", declared[name], spec)
         ]
         self.model_inputs = tuple(
-            TensorSpec(name, spec.datatype, declared[name].shape if name in declared else spec.shape)
+            TensorSpec(name, spec.datatype, declared[name].shape if name in declared else spec.shape, spec.optional)
             for name, spec in found.items()
         )
         try:
@@ -52,6 +53,8 @@ class Signature:
             self.postprocess = PostProcess(
                 config.postprocess, outputs, [tensor.name for tensor in config.outputs] or None
             )
+            needed = [outputs[i] for i in self.postprocess.needed]
+            self.decide(decide_by_shape(config.rows, self.model_inputs, needed))
         except ValueError as error:
             raise FaultsError([f"{source}: {fault}" for fault in [*faults, str(error)]]) from None
         self.inputs = tuple(
@@ -63,10 +66,21 @@ class Signature:
             raise FaultsError([f"{source}: {fault}" for fault in faults])
         self.outputs = self.postprocess.outputs
         self.by_name = {spec.tensor.name: i for i, spec in enumerate(self.inputs)}
-        self.batchable = is_batchable(self.model_inputs, outputs)
+        # Output → labels of its values, where post-processing has some.
+        self.labels = self.postprocess.labels
+        self._optional = [i for i, spec in enumerate(self.inputs) if spec.tensor.optional]
+
+    def decide(self, decision: RowDecision) -> None:
+        """What the rows are; before the first request."""
+        self.decision = decision
+        self.has_rows = decision.rows is not Rows.NONE
+        self.batchable = decision.rows is Rows.INDEPENDENT
 
     def rows(self, arrays: Sequence[Array]) -> int:
-        """How many rows a request has; InvalidRequestError where its inputs don't agree, or have none."""
+        """How many rows of a run a request needs, which may be none; 1 where it runs alone.
+
+        Raises InvalidRequestError where its inputs don't agree.
+        """
         if not self.batchable:
             return 1
         rows: set[int] = {array.shape[0] for array in arrays}
@@ -74,22 +88,45 @@ class Signature:
             sizes = ", ".join(f"{spec.tensor.name} {a.shape[0]}" for spec, a in zip(self.inputs, arrays, strict=True))
             raise InvalidRequestError(f"the inputs have different numbers of rows: {sizes}")
         (count,) = rows
-        if count == 0:
-            raise InvalidRequestError("the inputs have no rows")
         return count
 
-    def check_header(self, index: int, datatype: str, shape: tuple[int, ...]) -> None:
-        """Raise InvalidRequestError unless datatype and shape are what the model takes; before the data is read."""
+    def check_header(self, index: int, datatype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape in which the model takes the input; before the data is read.
+
+        One value is one value: what the model takes without dimensions may be sent as [1] or [1, 1], for want of another
+        way in most clients. Raises InvalidRequestError unless datatype and shape are what the model takes.
+        """
         spec = self.inputs[index].tensor
         expected = spec.shape
-        if datatype == spec.datatype and shape[1:] == expected[1:] and shape[:1] and expected[0] in (-1, shape[0]):
-            return  # as it mostly is
+        if (
+            datatype == spec.datatype
+            and shape[1:] == expected[1:]
+            and shape
+            and expected
+            and expected[0] in (-1, shape[0])
+        ):
+            return shape  # as it mostly is
         if datatype != spec.datatype:
             raise InvalidRequestError(f"input {spec.name!r}: datatype {datatype}, the model takes {spec.datatype}")
+        if not expected and set(shape) <= {1}:
+            return expected
         if len(shape) != len(spec.shape) or any(
             want not in (-1, have) for have, want in zip(shape, spec.shape, strict=True)
         ):
-            raise InvalidRequestError(f"input {spec.name!r}: shape {list(shape)}, the model takes {list(spec.shape)}")
+            takes = list(spec.shape) if expected else "one value, [] or [1]"
+            raise InvalidRequestError(f"input {spec.name!r}: shape {list(shape)}, the model takes {takes}")
+        return shape
+
+    def complete(self, arrays: list[Array | None]) -> tuple[Array, ...]:
+        """The arrays of all inputs. Raises InvalidRequestError where one is missing that a request may not leave out."""
+        for index in self._optional:
+            if arrays[index] is None:
+                arrays[index] = OMITTED
+        given = tuple([array for array in arrays if array is not None])
+        if len(given) < len(arrays):
+            missing = next(name for name, index in self.by_name.items() if arrays[index] is None)
+            raise InvalidRequestError(f"input {missing!r} is missing")
+        return given
 
     def check_values(self, index: int, array: Array) -> None:
         """Raise InvalidRequestError for NaN and infinities where the model doesn't take them."""
@@ -102,7 +139,7 @@ class Signature:
 
 def is_batchable(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
     """Whether every tensor has rows of any number as its first dimension."""
-    return all(spec.shape[:1] == (-1,) for spec in (*inputs, *outputs))
+    return without_rows(inputs, outputs) is None
 
 
 def _differences(section: str, declared: TensorConfig, spec: TensorSpec) -> list[str]:

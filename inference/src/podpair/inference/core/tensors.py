@@ -7,6 +7,7 @@ row or element, save for BYTES, whose elements have no fixed size. A raw tensor 
 Source of the formats: Open Inference Protocol V2, and its binary tensor data extension (Triton).
 """
 
+import contextlib
 import math
 import struct
 from dataclasses import dataclass
@@ -16,9 +17,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from podpair.inference.core import bfloat16
 from podpair.inference.core.errors import InvalidRequestError
+from podpair.inference.core.non_finite import Name
 
 Array = NDArray[Any]
+
+# Stands for an input that a request leaves to the model.
+OMITTED: Array = np.empty(0, np.uint8)
 
 # BYTES is an array of Python `bytes` (dtype object) on the way in; the way out also knows 'S', 'U' and `str` elements.
 DATATYPES: dict[str, np.dtype[Any]] = {
@@ -35,9 +41,12 @@ DATATYPES: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
     "BYTES": np.dtype("O"),
+    "BF16": bfloat16.DTYPE,
 }
 _NAMES = {dtype: name for name, dtype in DATATYPES.items()}
-_ELEMENTS: dict[str, Any] = {"b": bool, "i": int, "u": int, "f": float, "O": str}
+_ELEMENTS: dict[str, Any] = {
+    "b": bool, "i": int, "u": int, "f": float, "O": str, "V": float, "named": float | Name | None,
+}  # fmt: skip
 # struct's letters, and packers for lists of up to so many numbers.
 _FORMATS = dict(zip(DATATYPES.values(), "?BHIQbhiqefd", strict=False))
 _FEW = 1024
@@ -52,6 +61,8 @@ class TensorSpec:
     name: str
     datatype: str
     shape: tuple[int, ...]
+    # An input that a request may leave to the model.
+    optional: bool = False
 
 
 def datatype_of(dtype: np.dtype[Any]) -> str:
@@ -63,28 +74,34 @@ def from_json(raw: msgspec.Raw, datatype: str, shape: tuple[int, ...], name: str
     """The tensor in a JSON list, flat or nested as `shape`. InvalidRequestError for wrong elements, sizes or ranges."""
     dtype = DATATYPES[datatype]
     text = bytes(raw).lstrip()
+    if not shape and text[:1] == b"[":
+        text = text.lstrip(b"[ \t\r\n").rstrip(b"] \t\r\n")  # one value, in whatever lists it came
     nested = text[1:64].lstrip()[:1] == b"["
-    depth = len(shape) if nested else 1
+    # A tensor without dimensions may stand without a list, as numpy writes it.
+    depth = len(shape) if nested else int(bool(shape))
     try:
-        values = _decoder(dtype.kind, depth).decode(text)
+        values = _elements_of(text, dtype.kind, depth)
+        values = values if depth else [values]
         if dtype.kind == "O":
             array = _strings(values, shape if nested else (len(values),))
         else:
             with np.errstate(over="ignore"):  # a float too large becomes infinite, and is judged as such
-                array = np.array(values, dtype)
+                array = np.array(values, np.float32 if dtype.kind == "V" else dtype)
     except msgspec.DecodeError as error:
         raise InvalidRequestError(f"input {name!r}: data is not a list of {datatype}: {error}") from None
     except (ValueError, OverflowError) as error:
         raise InvalidRequestError(
             f"input {name!r}: data is no {datatype} tensor of shape {list(shape)}: {error}"
         ) from None
+    if nested and not array.size and array.shape == shape[: array.ndim]:
+        array = array.reshape(shape)  # what is empty ends the lists: [[], []] is any (2, 0, …)
     if array.size != math.prod(shape) or (nested and array.shape != shape):
         raise InvalidRequestError(
             f"input {name!r}: data holds {array.size} elements, shape {list(shape)} needs {math.prod(shape)}"
             if array.size != math.prod(shape)
             else f"input {name!r}: data is nested as {list(array.shape)}, its shape says {list(shape)}"
         )
-    return array.reshape(shape)
+    return bfloat16.from_float(array).reshape(shape) if dtype.kind == "V" else array.reshape(shape)
 
 
 def from_numbers(values: list[Any], datatype: str, shape: tuple[int, ...], name: str) -> Array:
@@ -130,8 +147,11 @@ def from_raw(raw: memoryview, datatype: str, shape: tuple[int, ...], name: str) 
 
 
 def to_json(array: Array) -> list[Any]:
-    """The elements as a flat list. BYTES become text; what isn't UTF-8 can only be had as binary data."""
-    flat = array.ravel().tolist()
+    """The elements as a flat list. BYTES become text; what isn't UTF-8 can only be had as binary data.
+
+    NaN and infinity are still floats, which JSON is to name (`core.non_finite`).
+    """
+    flat = (bfloat16.to_float(array) if array.dtype.kind == "V" else array).ravel().tolist()
     if array.dtype.kind in "SO":
         try:
             return [item.decode() if isinstance(item, bytes) else item for item in flat]
@@ -163,13 +183,40 @@ def as_text(array: Array, name: str) -> Array:
     return result.reshape(array.shape)
 
 
+def as_text_or_bytes(array: Array, name: str) -> Array:
+    """As `as_text`; where an element isn't UTF-8 all are bytes, each with a NUL behind it, which is their end for ONNX Runtime.
+
+    InvalidRequestError where there is a NUL in one then.
+    """
+    try:
+        return as_text(array, name)
+    except InvalidRequestError:
+        items = array.ravel().tolist()
+        if any(b"\0" in item for item in items):
+            raise InvalidRequestError(
+                f"input {name!r}: an element is neither UTF-8 nor free of NUL bytes; ONNX Runtime takes no other text"
+            ) from None
+        return array.astype(f"S{max(map(len, items)) + 1}")
+
+
 def all_finite(array: Array) -> bool:
     """False if a float array holds NaN or infinity; other arrays can't."""
     if array.dtype.kind != "f":
-        return True
+        return array.dtype.kind != "V" or bfloat16.all_finite(array)
     finite = np.isfinite(array)
     # numpy's own way to ask costs three times this for a small array.
     return b"\0" not in finite.tobytes() if array.size <= _FEW else bool(finite.all())
+
+
+def _elements_of(text: bytes, kind: str, depth: int) -> Any:
+    """The elements in JSON, nested `depth` deep; of floats also those that only have a name, as text, and None for NaN."""
+    try:
+        return _decoder(kind, depth).decode(text)
+    except msgspec.ValidationError as error:
+        if kind in "fV":
+            with contextlib.suppress(msgspec.ValidationError):
+                return _decoder("named", depth).decode(text)
+        raise error from None
 
 
 def _decoder(kind: str, depth: int) -> msgspec.json.Decoder[Any]:

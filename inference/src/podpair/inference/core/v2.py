@@ -7,13 +7,15 @@ Source: Open Inference Protocol V2 ("Inference"), and Triton's "binary tensor da
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from podpair.inference.core.classification import Classification, classification, classified
 from podpair.inference.core.errors import InvalidRequestError, ModelError
+from podpair.inference.core.non_finite import named, quoted
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import (
     DATATYPES,
@@ -74,6 +76,8 @@ class InferRequest:
     # (index among the signature's outputs, as binary data), in the order of the answer.
     wanted: Sequence[tuple[int, bool]]
     parameters: dict[str, Any]
+    # Outputs whose largest values are wanted, as text.
+    classes: Mapping[int, Classification] | None = None
 
 
 # Data is decoded by its datatype in a second pass, or, where it is a flat list of numbers as is mostly so, at once.
@@ -162,12 +166,12 @@ class RequestDecoder:
             array = arrays[index] = from_raw(view[start:end], datatype, shape, name)
             signature.check_values(index, array)
         known = plan.request
-        return InferRequest(known.id, tuple(arrays), known.wanted, dict(known.parameters))
+        return InferRequest(known.id, tuple(arrays), known.wanted, dict(known.parameters), known.classes)
 
     def _read(self, view: memoryview, end: int, header: bytes | None = None) -> InferRequest:
         """Any request. header: its JSON, where it may be remembered."""
         try:
-            request = _any.decode(view[:end])
+            request = _decoded(view[:end])
         except msgspec.ValidationError as error:
             raise InvalidRequestError(f"not a V2 inference request: {error}") from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -189,7 +193,9 @@ class RequestDecoder:
         if header is not None and len(raw) == len(arrays):
             if len(self._plans) >= _REMEMBERED:
                 self._plans.clear()
-            self._plans[header] = _Plan(InferRequest(found.id, (), found.wanted, dict(found.parameters)), tuple(raw))
+            self._plans[header] = _Plan(
+                InferRequest(found.id, (), found.wanted, dict(found.parameters), found.classes), tuple(raw)
+            )
         return found
 
     def _check(self, tensor: _Input[Any], arrays: Sequence[Array | None]) -> tuple[int, tuple[int, ...]]:
@@ -205,20 +211,28 @@ class RequestDecoder:
             raise InvalidRequestError(
                 f"input {tensor.name!r}: no datatype {tensor.datatype!r}; there are {', '.join(DATATYPES)}"
             )
-        shape = tuple(tensor.shape)
-        signature.check_header(index, tensor.datatype, shape)
-        return index, shape
+        return index, signature.check_header(index, tensor.datatype, tuple(tensor.shape))
 
-    def _complete(self, request: _Request[Any], arrays: Sequence[Array | None]) -> InferRequest:
-        given = tuple([array for array in arrays if array is not None])
-        if len(given) < len(arrays):
-            missing = next(name for name, index in self._signature.by_name.items() if arrays[index] is None)
-            raise InvalidRequestError(f"input {missing!r} is missing")
-        if request.outputs:
-            wanted = _wanted(request, self._signature)
-        else:
+    def _complete(self, request: _Request[Any], arrays: list[Array | None]) -> InferRequest:
+        given = self._signature.complete(arrays)
+        if not request.outputs:
             wanted = self._all[request.parameters.get("binary_data_output") is True]
-        return InferRequest(request.id, given, wanted, request.parameters)
+            return InferRequest(request.id, given, wanted, request.parameters)
+        wanted, classes = _wanted(request, self._signature)
+        return InferRequest(request.id, given, wanted, request.parameters, classes)
+
+
+def _decoded(text: memoryview) -> _Request[msgspec.Raw]:
+    """A request, also one with bare tokens for NaN and infinity. Raises msgspec.DecodeError, UnicodeDecodeError."""
+    try:
+        return _any.decode(text)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        again = quoted(text)
+        if again is None:
+            raise
+        return _any.decode(again)
 
 
 def encode_response(
@@ -228,6 +242,8 @@ def encode_response(
     tensors, raw = [], []
     for index, binary in request.wanted:
         spec, array = specs[index], arrays[index]
+        if request.classes is not None and index in request.classes:
+            spec, array = classified(request.classes[index], spec, array, arrays)
         tensor = _ResultTensor(spec.name, spec.datatype, array.shape)
         if binary:
             data = to_raw(array)
@@ -237,6 +253,11 @@ def encode_response(
             tensor.data = to_json(array)
         tensors.append(tensor)
     header = _encoder.encode(_Result(model, version, tensors, request.id))
+    if b"null" in header:
+        # What msgspec makes of NaN and infinity; to look for it costs less than to look at the numbers.
+        for tensor in tensors:
+            tensor.data = None if tensor.data is None else named(tensor.data)
+        header = _encoder.encode(_Result(model, version, tensors, request.id))
     return [header, *raw], len(header) if raw else None
 
 
@@ -267,12 +288,20 @@ def _array(tensor: _Input[msgspec.Raw], shape: tuple[int, ...], view: memoryview
     return from_raw(view[offset : offset + size], tensor.datatype, shape, tensor.name), offset + size
 
 
-def _wanted(request: _Request[Any], signature: Signature) -> list[tuple[int, bool]]:
+def _wanted(
+    request: _Request[Any], signature: Signature
+) -> tuple[list[tuple[int, bool]], dict[int, Classification] | None]:
+    """The outputs that are asked for, one that is named twice once, and those of them that are to be classified."""
     binary = request.parameters.get("binary_data_output") is True
     names = {spec.name: index for index, spec in enumerate(signature.outputs)}
-    wanted = []
+    wanted: dict[int, bool] = {}
+    classes = {}
     for output in request.outputs:
-        if output.name not in names:
+        index = names.get(output.name)
+        if index is None:
             raise InvalidRequestError(f"no output {output.name!r}; the model gives {', '.join(names)}")
-        wanted.append((names[output.name], output.parameters.get("binary_data", binary) is True))
-    return wanted
+        wanted[index] = output.parameters.get("binary_data", binary) is True
+        found = classification(index, output.parameters, signature)
+        if found is not None:
+            classes[index] = found
+    return list(wanted.items()), classes or None

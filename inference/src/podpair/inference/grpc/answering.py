@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 from podpair.inference.answering import Answering
 from podpair.inference.core.tensors import Array
+from podpair.inference.grpc.call import Call
 from podpair.inference.grpc.calls import Calls
-from podpair.inference.grpc.front import Call
 from podpair.inference.runtime.catalog import Catalog, ServedVersion
 from podpair.inference.tracing import Recorded
 

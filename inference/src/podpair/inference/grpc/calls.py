@@ -13,7 +13,7 @@ import grpc
 
 from podpair.inference.core.errors import InferenceError, OverloadedError
 from podpair.inference.core.held import LARGE, HeldBytes
-from podpair.inference.grpc.front import Call, CallEnded, Direct
+from podpair.inference.grpc.call import Call, CallEnded, Direct
 from podpair.inference.metrics import Metrics
 from podpair.inference.tracing import NOTHING, Recorded, Tracing
 
@@ -109,7 +109,7 @@ class Calls:
                     return await method(request, context)
             except InferenceError as error:
                 await self._abort(self._counted(error), context)
-            except CallEnded:
+            except (CallEnded, grpc.aio.AbortError):
                 raise
             except Exception as error:
                 await self._abort(self._counted(self._unexpected(error)), context)
@@ -134,6 +134,8 @@ class Calls:
                                 await write(part)
                 except InferenceError as error:
                     await write(explain(request, self._counted(error)))
+                except CallEnded:
+                    raise
                 except Exception as error:
                     await write(explain(request, self._counted(self._unexpected(error))))
                 finally:

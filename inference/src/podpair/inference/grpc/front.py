@@ -21,6 +21,8 @@ from typing import Any
 import grpc
 from grpc._cython import cygrpc
 
+from podpair.inference.grpc.call import CallEnded, Direct, Headers, decoded, messages
+
 log = logging.getLogger(__name__)
 
 # Calls that the core may announce before it is asked for more.
@@ -33,28 +35,32 @@ _FOREVER = 1e9
 _TIMEOUT, _SHUTDOWN = cygrpc.CompletionType.queue_timeout, cygrpc.CompletionType.queue_shutdown
 _ONE = "the method takes exactly one message"
 _OK, _UNIMPLEMENTED = grpc.StatusCode.OK, grpc.StatusCode.UNIMPLEMENTED
-_HEADERS = tuple[tuple[str, str], ...]
+# All else that is used of the module: a grpcio without one of them isn't for this server.
+_NEEDED = (
+    "CompletionQueue",
+    "ReceiveCloseOnServerOperation",
+    "ReceiveMessageOperation",
+    "SendInitialMetadataOperation",
+    "SendMessageOperation",
+    "SendStatusFromServerOperation",
+    "Server",
+)
 
-Direct = Callable[[bytes, "Call"], None]
+
+def missing() -> list[str]:
+    """What this grpcio's core lacks."""
+    return [name for name in _NEEDED if not hasattr(cygrpc, name)]
 
 
-class CallEnded(Exception):
-    """The call has been ended with a status, or its client has gone: there is nobody to answer."""
-
-
-class Call:
-    """One call, and the context of its method. time_remaining, invocation_metadata, abort and write are grpc.aio's.
-
-    gone: called where the client leaves, or its deadline passes, before the call is ended. ended: called when it is ended,
-    however that comes. Each is called once at most.
-    """
+class CoreCall:
+    """A `Call`, and the context of its method."""
 
     __slots__ = ("_began", "_call", "_deadline", "_front", "_metadata", "ended", "gone", "over", "serialize")
 
-    def __init__(self, front: "Front", event: Any) -> None:
+    def __init__(self, front: "CoreFront", event: Any) -> None:
         self._front = front
         self._call = event.call
-        self._metadata: _HEADERS = event.invocation_metadata
+        self._metadata: Headers = event.invocation_metadata
         # In Unix time.
         self._deadline: float = event.call_details.deadline
         self._began = False
@@ -69,7 +75,7 @@ class Call:
         left = self._deadline - time.time()
         return None if left > _FOREVER else max(0.0, left)
 
-    def invocation_metadata(self) -> _HEADERS:
+    def invocation_metadata(self) -> Headers:
         """What came with it."""
         return self._metadata
 
@@ -83,12 +89,12 @@ class Call:
         if not self.over:
             self._end(self._head(), _OK, "", ())
 
-    def fail(self, code: grpc.StatusCode, details: str = "", trailing: _HEADERS = ()) -> None:
+    def fail(self, code: grpc.StatusCode, details: str = "", trailing: Headers = ()) -> None:
         """End it with a status; nothing where it is over."""
         if not self.over:
             self._end(self._head(), code, details, trailing)
 
-    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: _HEADERS = ()) -> None:
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Headers = ()) -> None:
         """As `fail`. Raises CallEnded."""
         self.fail(code, details, trailing_metadata)
         raise CallEnded
@@ -136,7 +142,7 @@ class Call:
         self._began = True
         return (cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),)
 
-    def _end(self, operations: tuple[Any, ...], code: grpc.StatusCode, details: str, trailing: _HEADERS) -> None:
+    def _end(self, operations: tuple[Any, ...], code: grpc.StatusCode, details: str, trailing: Headers) -> None:
         status = cygrpc.SendStatusFromServerOperation(trailing, code.value[0], details.encode(), _NO_FLAGS)
         self._front.begin(self._call, (*operations, status), _nothing)
         self.gone = None
@@ -149,7 +155,7 @@ class Call:
             ended()
 
 
-class Front:
+class CoreFront:
     """The server. options: the core's channel arguments.
 
     Methods are added as to grpc.aio's: handlers of coroutines, or of async generators where answers are several; or they are
@@ -162,7 +168,7 @@ class Front:
         self._server = cygrpc.Server(tuple(options.items()), False)
         self._server.register_completion_queue(self._queue)
         # Method → what begins a call of it.
-        self._methods: dict[bytes, Callable[[Call], None]] = {}
+        self._methods: dict[bytes, Callable[[CoreCall], None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._thread: threading.Thread | None = None
         # Held while the loop takes events: the thread waits for it.
@@ -177,7 +183,7 @@ class Front:
     def add_direct(self, service: str, method: str, begin: Direct) -> None:
         """A method of one message that is called in the loop, without a task."""
 
-        def start(call: Call) -> None:
+        def start(call: CoreCall) -> None:
             call.receive(begin)
 
         self._methods[f"/{service}/{method}".encode()] = start
@@ -194,7 +200,7 @@ class Front:
 
     # Its life.
 
-    def start(self, address: str) -> int:
+    async def start(self, address: str) -> int:
         """Listen at `host:port` or `unix:path`, once; the port. Raises RuntimeError if it is taken."""
         if self._stopping:
             raise RuntimeError("it has been stopped")
@@ -294,7 +300,7 @@ class Front:
             return
         if not self._stopping:
             self._announce()
-        call = Call(self, event)
+        call = CoreCall(self, event)
         self.begin(event.call, (cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), call.closed)
         start = self._methods.get(event.call_details.method)
         if start is None:
@@ -304,8 +310,10 @@ class Front:
 
     # Methods that are coroutines.
 
-    def _in_a_task(self, run: Callable[[Any, Call], Coroutine[Any, Any, None]], handler: Any) -> Callable[[Call], None]:
-        def start(call: Call) -> None:
+    def _in_a_task(
+        self, run: Callable[[Any, CoreCall], Coroutine[Any, Any, None]], handler: Any
+    ) -> Callable[[CoreCall], None]:
+        def start(call: CoreCall) -> None:
             call.serialize = handler.response_serializer
             task = self._loop.create_task(self._guarded(run(handler, call), call))
             self._tasks.add(task)
@@ -314,7 +322,7 @@ class Front:
 
         return start
 
-    async def _guarded(self, work: Coroutine[Any, Any, None], call: Call) -> None:
+    async def _guarded(self, work: Coroutine[Any, Any, None], call: CoreCall) -> None:
         try:
             await work
         except CallEnded:
@@ -323,23 +331,23 @@ class Front:
             log.exception("a method of gRPC failed")
             call.fail(grpc.StatusCode.UNKNOWN, "an internal error; the container's log has it")
 
-    async def _one(self, handler: Any, call: Call) -> None:
+    async def _one(self, handler: Any, call: CoreCall) -> None:
         """One message, one answer."""
         message = await call.read()
         if message is None:
             await call.abort(_UNIMPLEMENTED, _ONE)
-        response = await handler.unary_unary(await _decoded(handler, call, message), call)
+        response = await handler.unary_unary(await decoded(handler, call, message), call)
         call.answer(response if handler.response_serializer is None else handler.response_serializer(response))
 
-    async def _several(self, handler: Any, call: Call) -> None:
+    async def _several(self, handler: Any, call: CoreCall) -> None:
         """Several messages or answers, or both."""
         if handler.request_streaming:
-            answers = handler.stream_stream(_messages(handler, call), call)
+            answers = handler.stream_stream(messages(handler, call, _read(call)), call)
         else:
             message = await call.read()
             if message is None:
                 await call.abort(_UNIMPLEMENTED, _ONE)
-            answers = handler.unary_stream(await _decoded(handler, call, message), call)
+            answers = handler.unary_stream(await decoded(handler, call, message), call)
         if inspect.isasyncgen(answers):
             async for answer in answers:
                 await call.write(answer)
@@ -348,18 +356,9 @@ class Front:
         call.finish()
 
 
-async def _messages(handler: Any, call: Call) -> AsyncIterator[Any]:
+async def _read(call: CoreCall) -> AsyncIterator[bytes]:
     while (message := await call.read()) is not None:
-        yield await _decoded(handler, call, message)
-
-
-async def _decoded(handler: Any, call: Call, message: Any) -> Any:
-    if handler.request_deserializer is None:
-        return message
-    try:
-        return handler.request_deserializer(message)
-    except Exception as error:  # protobuf's DecodeError has no stable home
-        return await call.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the message can't be read: {error}")
+        yield message
 
 
 def _nothing(event: Any) -> None:

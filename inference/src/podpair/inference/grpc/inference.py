@@ -15,8 +15,8 @@ from podpair.inference.core.tensors import Array
 from podpair.inference.core.v2 import InferRequest
 from podpair.inference.grpc import messages
 from podpair.inference.grpc.answering import CallAnswering
+from podpair.inference.grpc.call import Call
 from podpair.inference.grpc.calls import Calls, begun, deadline, key, traced
-from podpair.inference.grpc.front import Call
 from podpair.inference.grpc.proto import open_inference_pb2 as pb
 from podpair.inference.runtime.catalog import Catalog, ServedVersion
 from podpair.inference.tracing import Recorded, Tracing

@@ -6,6 +6,7 @@ The import takes a fifth of a second and some 20 MB; nobody who only uses REST w
 import asyncio
 import importlib
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from podpair.inference.config.addresses import refuse_taken
@@ -13,6 +14,7 @@ from podpair.inference.config.settings import Settings
 from podpair.inference.core.held import HeldBytes
 from podpair.inference.metrics import Metrics
 from podpair.inference.runtime.catalog import Catalog
+from podpair.inference.runtime.forks import sockets_at
 from podpair.inference.tracing import Tracing
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ class GrpcServer:
         self._tracing = tracing
         self._held = held
         self._server: Server | None = None
+        # Where it listens; 0: nowhere, or at a Unix socket.
+        self._port = 0
 
     async def start(self) -> None:
         """Listen. Raises OSError if a port that was asked for is taken; without the default one it is off."""
@@ -41,14 +45,10 @@ class GrpcServer:
             return
         # In a thread, for the import; the server itself belongs to the loop.
         module = await asyncio.to_thread(importlib.import_module, "podpair.inference.grpc.server")
-        server: Server = module.Server(
-            self._catalog,
-            self._metrics,
-            self._settings.server.max_body_bytes,
-            settings.compression,
-            self._tracing,
-            self._held,
-        )
+        selection = await asyncio.to_thread(importlib.import_module, "podpair.inference.grpc.selection")
+        options = module.options(self._settings.server.max_body_bytes, settings.compression)
+        front = await selection.make_front(settings.server, options)
+        server: Server = module.Server(front, self._catalog, self._metrics, self._tracing, self._held)
         host, port = self._settings.server.host, self._settings.grpc_port
         address = f"{host}:{port}"
         if settings.socket is not None:
@@ -64,7 +64,12 @@ class GrpcServer:
             log.warning("gRPC is off: its default port is taken; set grpc.port", extra={"address": address})
         else:
             self._server = server
+            self._port = bound if settings.socket is None else 0
             log.info("gRPC is ready", extra={"address": f"{host}:{bound}" if settings.socket is None else address})
+
+    def files(self) -> Iterable[int]:
+        """File descriptors of its sockets at a port."""
+        return sockets_at(self._port) if self._port else ()
 
     async def refuse(self) -> None:
         """Be unhealthy: the container stops."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from podpair.inference.core import wire
+from podpair.inference.core.classification import Classification, classification, classified
 from podpair.inference.core.errors import InvalidRequestError
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import DATATYPES, Array, TensorSpec, from_raw, to_raw
@@ -55,18 +56,15 @@ def decode(request: Any, raw: Sequence[memoryview], signature: Signature) -> Inf
             raise InvalidRequestError(f"input {tensor.name!r} is there twice")
         if "shared_memory_region" in tensor.parameters:
             raise InvalidRequestError(f"input {tensor.name!r}: shared memory is not served")
-        shape = tuple(tensor.shape)
-        signature.check_header(index, tensor.datatype, shape)
+        shape = signature.check_header(index, tensor.datatype, tuple(tensor.shape))
         if any(size < 0 for size in shape):
             raise InvalidRequestError(f"input {tensor.name!r}: a size in {list(shape)} is negative")
         array = from_raw(raw[i], tensor.datatype, shape, tensor.name) if raw else _typed(tensor, shape)
         signature.check_values(index, array)
         arrays[index] = array
-    given = tuple(array for array in arrays if array is not None)
-    if len(given) < len(arrays):
-        missing = next(name for name, index in signature.by_name.items() if arrays[index] is None)
-        raise InvalidRequestError(f"input {missing!r} is missing")
-    return InferRequest(request.id or None, given, _wanted(request, signature), parameters(request.parameters))
+    given = signature.complete(arrays)
+    wanted, classes = _wanted(request, signature)
+    return InferRequest(request.id or None, given, wanted, parameters(request.parameters), classes)
 
 
 def encode(
@@ -82,6 +80,8 @@ def encode(
     raw = []
     for index, _ in request.wanted:
         spec, array = specs[index], arrays[index]
+        if request.classes is not None and index in request.classes:
+            spec, array = classified(request.classes[index], spec, array, arrays)
         response.outputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)
         raw.append(to_raw(array))
     for name, value in (more or {}).items():
@@ -113,11 +113,19 @@ def _typed(tensor: Any, shape: tuple[int, ...]) -> Array:
     return array.reshape(shape)
 
 
-def _wanted(request: Any, signature: Signature) -> list[tuple[int, bool]]:
+def _wanted(request: Any, signature: Signature) -> tuple[list[tuple[int, bool]], dict[int, Classification] | None]:
+    """The outputs that are asked for, one that is named twice once, and those of them that are to be classified."""
     if not request.outputs:
-        return [(index, True) for index in range(len(signature.outputs))]
+        return [(index, True) for index in range(len(signature.outputs))], None
     names = {spec.name: index for index, spec in enumerate(signature.outputs)}
+    wanted: dict[int, bool] = {}
+    classes = {}
     for output in request.outputs:
-        if output.name not in names:
+        index = names.get(output.name)
+        if index is None:
             raise InvalidRequestError(f"no output {output.name!r}; the model gives {', '.join(names)}")
-    return [(names[output.name], True) for output in request.outputs]
+        wanted[index] = True
+        found = classification(index, parameters(output.parameters), signature)
+        if found is not None:
+            classes[index] = found
+    return list(wanted.items()), classes or None

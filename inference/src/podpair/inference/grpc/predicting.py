@@ -10,8 +10,8 @@ from podpair.inference.core.errors import InferenceError, InvalidRequestError
 from podpair.inference.core.predict import decode_payload, encode_answer
 from podpair.inference.core.tensors import Array
 from podpair.inference.grpc.answering import CallAnswering
+from podpair.inference.grpc.call import Call
 from podpair.inference.grpc.calls import Calls, begun, deadline, key, traced
-from podpair.inference.grpc.front import Call
 from podpair.inference.grpc.proto import podpair_pb2 as pb
 from podpair.inference.runtime.catalog import Catalog, ServedVersion
 from podpair.inference.tracing import Recorded, Tracing

@@ -8,8 +8,8 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from podpair.inference.core.held import HeldBytes
 from podpair.inference.grpc import inference, predicting
+from podpair.inference.grpc.call import Front
 from podpair.inference.grpc.calls import Calls
-from podpair.inference.grpc.front import Front
 from podpair.inference.grpc.proto import open_inference_pb2, podpair_pb2
 from podpair.inference.metrics import Metrics
 from podpair.inference.runtime.catalog import Catalog
@@ -26,31 +26,26 @@ _COMPRESSION = {
 SERVICES = (_V2.full_name, _PODPAIR.full_name)
 
 
+def options(max_body_bytes: int, compression: str) -> dict[str, int]:
+    """The core's channel arguments. compression: of answers, for clients that can unpack them."""
+    return {
+        # Another process's port is taken, not shared.
+        "grpc.so_reuseport": 0,
+        # Beside the tensors there is their description.
+        "grpc.max_receive_message_length": max_body_bytes + 65_536,
+        "grpc.max_send_message_length": -1,
+        "grpc.default_compression_algorithm": int(_COMPRESSION[compression]),
+    }
+
+
 class Server:
     """The services, and the health that they tell."""
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        metrics: Metrics,
-        max_body_bytes: int,
-        compression: str,
-        tracing: Tracing,
-        held: HeldBytes,
-    ) -> None:
+    def __init__(self, front: Front, catalog: Catalog, metrics: Metrics, tracing: Tracing, held: HeldBytes) -> None:
         calls = Calls(metrics, held)
         v2 = inference.InferenceService(catalog, calls, tracing)
         podpair = predicting.PredictService(catalog, calls, tracing)
-        self._front = front = Front(
-            {
-                # Another process's port is taken, not shared.
-                "grpc.so_reuseport": 0,
-                # Beside the tensors there is their description.
-                "grpc.max_receive_message_length": max_body_bytes + 65_536,
-                "grpc.max_send_message_length": -1,
-                "grpc.default_compression_algorithm": int(_COMPRESSION[compression]),
-            }
-        )
+        self._front = front
         parsed = [method for method in _V2.methods if method.name not in ("ModelInfer", "ModelStreamInfer")]
         streamed = grpc.stream_stream_rpc_method_handler(calls.stream(v2.ModelStreamInfer, inference.explain))
         front.add_registered_method_handlers(
@@ -70,7 +65,7 @@ class Server:
 
     async def start(self, address: str) -> int:
         """Listen at `host:port` or `unix:path`, and be healthy; the port. Raises RuntimeError if it is taken."""
-        bound = self._front.start(address)
+        bound = await self._front.start(address)
         for name in ("", *SERVICES):
             await self._health.set(name, _SERVING)
         return bound

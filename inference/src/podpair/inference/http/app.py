@@ -2,7 +2,7 @@
 
 from podpair.inference import documents
 from podpair.inference.config.settings import TracingSettings
-from podpair.inference.core.errors import NotFoundError
+from podpair.inference.core.errors import NotFoundError, UnavailableError
 from podpair.inference.core.held import HeldBytes
 from podpair.inference.http import reading
 from podpair.inference.http.failures import Failures
@@ -65,7 +65,11 @@ class Api:
         return json_response(documents.statistics(self._catalog, values.get("model"), values.get("version")))
 
     async def model_ready(self, request: Request) -> Response:
-        """200 where `infer` would be taken."""
+        """200 where `infer` would be taken; 503 and why where the model is known and can't be served."""
+        name = request.values["model"]
+        reason = self._catalog.absence(name)
+        if reason is not None:
+            raise UnavailableError(f"model {name} is not served: {reason}")
         with self._catalog.using(*reading.target(request)) as served:
             return json_response({"name": served.model, "version": served.version, "ready": True})
 

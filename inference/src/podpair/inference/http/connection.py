@@ -15,7 +15,7 @@ import numpy as np
 
 from podpair.inference.core.errors import InferenceError, TooLargeError
 from podpair.inference.http.compressing import SMALLEST_BYTES, pack
-from podpair.inference.http.heads import CHUNKED, MAX_HEAD_BYTES, ChunkedBody, Head, HeadError
+from podpair.inference.http.heads import CHUNKED, MAX_HEAD_BYTES, ChunkedBody, Head, HeadError, number_of_bytes
 from podpair.inference.http.requests import Part, Request, Response
 
 if TYPE_CHECKING:
@@ -65,6 +65,12 @@ class Connection(asyncio.BufferedProtocol):
         # the head of a request is incomplete; 0: it isn't so.
         self._moved = True
         self._since = self._began = 0.0
+
+    @property
+    def file(self) -> int:
+        """The file descriptor of its socket; -1: it has none."""
+        opened = None if self._transport is None else self._transport.get_extra_info("socket")
+        return -1 if opened is None else int(opened.fileno())
 
     # What the transport tells.
 
@@ -350,7 +356,7 @@ class Connection(asyncio.BufferedProtocol):
 
 def _aligned(length: int, header_length: str) -> memoryview:
     """Memory for a body whose tensors, which begin behind the JSON, are to be aligned; not written to before it is used."""
-    before = int(header_length) if header_length.isascii() and header_length.isdecimal() else 0
+    before = number_of_bytes(header_length) or 0
     memory = np.empty(length + _ALIGNED, np.uint8)
     start = -(memory.__array_interface__["data"][0] + min(before, length)) % _ALIGNED
     return memory[start : start + length].data

@@ -90,7 +90,7 @@ class GenerateApi:
 
 
 def _encode(served: ServedVersion, asked: GenerateRequest, arrays: list[Array]) -> bytes:
-    return encode_generate(served.model, served.version, asked, arrays, served.signature.batchable)
+    return encode_generate(served.model, served.version, asked, arrays, served.signature.has_rows)
 
 
 def _event(data: bytes) -> bytes:

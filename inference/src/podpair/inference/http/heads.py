@@ -4,6 +4,7 @@ llhttp (through httptools) judges every head that wasn't seen before, so framing
 mended in the open. A client that keeps its connection mostly sends the same head again: then a look-up is all.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -17,6 +18,11 @@ MAX_HEAD_BYTES = 16_384
 _REMEMBERED, _SHORT = 512, 2048
 
 CHUNKED = -1
+# No size has so many digits; Python refuses to read numbers of thousands.
+_DIGITS = 19
+# A name or an IPv4 address (reg-name), or an IP literal in brackets, and a port (RFC 9112, 3.2; RFC 3986, 3.2.2 and 3.2.3);
+# nothing where the target has no host.
+_HOST = re.compile(r"(\[[0-9A-Fa-fvV:.%\w~!$&'()*+,;=-]+\]|([\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(:\d*)?", re.ASCII)
 
 
 class HeadError(Exception):
@@ -125,6 +131,7 @@ class _Events:
     def __init__(self) -> None:
         self.url = b""
         self.headers: dict[str, str] = {}
+        self.hosts = 0
         self.messages = 0
         self.complete = False
         self.overrun = False
@@ -138,6 +145,7 @@ class _Events:
     def on_header(self, name: bytes, value: bytes) -> None:
         key = name.decode("latin-1").lower()
         text = value.decode("latin-1")
+        self.hosts += key == "host"
         self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
 
     def on_headers_complete(self) -> None:
@@ -172,6 +180,12 @@ def _parse(data: bytes) -> Head:
         raise HeadError(501, f"Transfer-Encoding: {coding} is not served")
     if version == "1.1" and "host" not in headers:
         raise HeadError(400, "the Host header is missing")
+    if events.hosts > 1:
+        raise HeadError(400, "the Host header is there more than once")
+    if not _HOST.fullmatch(headers.get("host", "")):
+        raise HeadError(400, "the Host header is no host, or host:port")
+    if number_of_bytes(headers.get("content-length", "0")) is None:
+        raise HeadError(400, "the Content-Length header is no number of bytes")
     method: Any = parser.get_method()
     return Head(method.decode(), _path(events.url), headers, parser.should_keep_alive(), version == "1.0")
 
@@ -184,6 +198,11 @@ def _path(url: bytes) -> str:
         except httptools.HttpParserInvalidURLError:
             raise HeadError(400, "the request's target is no path") from None
     return url.partition(b"?")[0].partition(b"#")[0].decode("latin-1")
+
+
+def number_of_bytes(text: str) -> int | None:
+    """A number of bytes that there may be; None: it is no number, or one beyond all sizes."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < _DIGITS else None
 
 
 def decoded(segment: str) -> str:

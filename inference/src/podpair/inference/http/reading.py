@@ -6,6 +6,7 @@ import zlib
 from typing import NamedTuple
 
 from podpair.inference.core.errors import InvalidRequestError, TooLargeError
+from podpair.inference.http.heads import number_of_bytes
 from podpair.inference.http.requests import Part, Request
 
 DEADLINE = "podpair-deadline"
@@ -64,9 +65,10 @@ def header_length(request: Request) -> int | None:
     header = request.header("inference-header-content-length")
     if header is None:
         return None
-    if not (header.isascii() and header.isdecimal()):
-        raise InvalidRequestError(f"{HEADER_LENGTH} is {header!r}; it is the number of bytes of the JSON")
-    return int(header)
+    length = number_of_bytes(header)
+    if length is None:
+        raise InvalidRequestError(f"{HEADER_LENGTH} is {header[:40]!r}; it is the number of bytes of the JSON")
+    return length
 
 
 def target(request: Request) -> tuple[str, str | None, str | None]:

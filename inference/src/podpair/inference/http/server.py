@@ -6,6 +6,7 @@ task get none, and heads and routes are looked up, not parsed. What the protocol
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from contextlib import suppress
 from email.utils import formatdate
 from pathlib import Path
@@ -89,6 +90,12 @@ class Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._timer is not None:
             self._timer.cancel()
+
+    def files(self) -> Iterator[int]:
+        """File descriptors of its sockets."""
+        for listener in self._listeners:
+            yield from (opened.fileno() for opened in listener.sockets)
+        yield from (number for connection in list(self.connections) if (number := connection.file) >= 0)
 
     # What connections ask for.
 

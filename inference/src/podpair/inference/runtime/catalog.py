@@ -24,10 +24,10 @@ from podpair.inference.core.traces import Trace
 from podpair.inference.core.v2 import RequestDecoder
 from podpair.inference.metrics import Metrics, ModelMetrics
 from podpair.inference.runtime.cpu import available_cores, preparing_threads
-from podpair.inference.runtime.loading import Load, Loaded, close_all, load_models, load_runtime
+from podpair.inference.runtime.loading import Load, Loaded, close_all, load_each, load_models, load_runtime
 from podpair.inference.runtime.preparing import Preparing
 from podpair.inference.runtime.protocol import Runtime, Streaming
-from podpair.inference.runtime.repository import ModelFolder
+from podpair.inference.runtime.repository import ModelFolder, survey
 from podpair.inference.runtime.scheduler import Entry, Scheduler
 from podpair.inference.runtime.streams import Streams
 
@@ -118,6 +118,7 @@ class Catalog:
         load: Load = load_runtime,
         weights: Weights | None = None,
         prepare_threads: int | None = None,
+        exit_on_error: bool = False,
     ) -> None:
         self._source = source
         self._metrics = metrics
@@ -126,6 +127,7 @@ class Catalog:
         self._weights: Weights = weights or {}
         # Threads that pre-process, of all models together; made when the first model needs them.
         self._prepare_threads = prepare_threads
+        self._exit_on_error = exit_on_error
         self._threads: ThreadPoolExecutor | None = None
         self._models: dict[str, ServedModel] = {}
         # Model → why it isn't served now.
@@ -141,14 +143,31 @@ class Catalog:
         """Those that are served, by name."""
         return [self._models[name] for name in sorted(self._models)]
 
-    async def start(self) -> None:
-        """Load and warm up every version of every model; FaultsError with all that is wrong."""
-        folders = self._source.read()
-        self._check_weights({folder.name: folder.versions for folder in folders})
-        loaded = await asyncio.to_thread(load_models, folders, self._load)
+    async def start(self) -> list[str]:
+        """Load and warm up every version of every model; the names of those that can't be loaded, whose faults are logged.
+
+        FaultsError with all that is wrong where none can be loaded, or to be strict one.
+        """
+        folders, faults = survey(self._source, self._exit_on_error)
         for folder in folders:
-            self._serve(folder, loaded[folder.name])
+            try:
+                self._check_weights({folder.name: folder.versions})
+            except FaultsError as error:
+                faults[folder.name] = error.faults
+        folders = [folder for folder in folders if folder.name not in faults]
+        loaded, unloadable = await asyncio.to_thread(load_each, folders, self._load)
+        faults |= unloadable
+        if faults and (self._exit_on_error or not loaded):
+            close_all(loaded)
+            raise FaultsError(list(dict.fromkeys(fault for found in faults.values() for fault in found)))
+        for folder in folders:
+            if folder.name in loaded:
+                self._serve(folder, loaded[folder.name])
+        for name, found in faults.items():
+            self._leave_out(name, "; ".join(found))
+            log.error("a model can't be served, the others are", extra={"model": name, "faults": found})
         self.ready = not self.stopping
+        return list(faults)
 
     async def stop(self, seconds: float) -> None:
         """Take nothing new, and wait up to `seconds` for what was taken."""
@@ -176,7 +195,7 @@ class Catalog:
                     raise FaultsError([f"{folder.path}: its files changed while they were loaded"])
             except FaultsError as error:
                 if name not in self._models:
-                    self._absent[name] = "; ".join(error.faults)
+                    self._leave_out(name, "; ".join(error.faults))
                 raise LoadError(f"model {name} can't be loaded: {'; '.join(error.faults)}") from None
             before = self._models.get(name)
             self._serve(folder, loaded[name])
@@ -189,7 +208,7 @@ class Catalog:
         async with self._changing(name):
             model = self.model(name)
             del self._models[name]
-            self._absent[name] = "it was unloaded"
+            self._leave_out(name, "it was unloaded")
             log.info("model unloaded", extra={"model": name})
             self._retire(model)
 
@@ -272,6 +291,14 @@ class Catalog:
         finally:
             self.release(served)
 
+    def absence(self, name: str) -> str | None:
+        """Why a model that is known isn't served; None: it is, or nobody knows it."""
+        return None if name in self._models else self._absent.get(name)
+
+    def _leave_out(self, name: str, reason: str) -> None:
+        self._absent[name] = reason
+        self._metrics.model_ready.labels(name).set(0)
+
     @asynccontextmanager
     async def _changing(self, name: str) -> AsyncIterator[None]:
         """One change of a model after the other, and none before the start or after the stop."""
@@ -313,6 +340,7 @@ class Catalog:
         metrics.open_streams.set_function(partial(self._streaming, name))
         self._models[name] = ServedModel(name, folder.config, weights, VersionChoice(weights), versions)
         self._absent.pop(name, None)
+        self._metrics.model_ready.labels(name).set(1)
 
     def _preparing(self, scheduler: Scheduler, folder: ModelFolder, found: Loaded) -> Preparing:
         if self._threads is None:

@@ -6,10 +6,13 @@ the serving loop: a model that blocks holds up itself alone.
 
 import asyncio
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
+
+log = logging.getLogger(__name__)
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
@@ -64,7 +67,7 @@ class LoopThread:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=self._loop.run_forever, name=self._name, daemon=True)
+                self._thread = threading.Thread(target=self._run, args=(self._loop,), name=self._name, daemon=True)
                 self._thread.start()
             return self._loop
 
@@ -72,14 +75,28 @@ class LoopThread:
         """Start a coroutine there; cancelling the future cancels it."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In the thread: until it is stopped. A task that exits ends itself, not the loop that others are on."""
+        while True:
+            try:
+                loop.run_forever()
+            except (SystemExit, KeyboardInterrupt) as error:
+                log.warning("a task of a model's asked to exit", extra={"loop": self._name, "error": repr(error)})
+            else:
+                return
+
     def close(self) -> None:
-        """Cancel what runs, and end the thread."""
+        """Cancel what runs, and end the thread; one that is stuck in the model's code is left to itself."""
         with self._lock:
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
         if loop is None or thread is None:
             return
-        asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result(5)
+        try:
+            asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result(5)
+        except TimeoutError:
+            log.warning("a model's event loop is stuck in its code, and left to itself", extra={"loop": self._name})
+            return
         loop.call_soon_threadsafe(loop.stop)
         thread.join(5)
         if not thread.is_alive():

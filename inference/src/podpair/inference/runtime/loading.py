@@ -1,30 +1,21 @@
 """From a model's files to something that has run once: loaded, checked against its model.yaml, warmed up."""
 
-import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from podpair.inference.core.errors import FaultsError
-from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.signature import Signature
-from podpair.inference.core.tensors import DATATYPES, Array
 from podpair.inference.core.timing import RunTimes
 from podpair.inference.runtime.protocol import Runtime
-from podpair.inference.runtime.repository import ModelFolder
+from podpair.inference.runtime.repository import ModelFolder, is_onnx
+from podpair.inference.runtime.row_probing import establish_rows
+from podpair.inference.runtime.warmup import run_clock, warm_up
 
 if TYPE_CHECKING:
     from podpair.inference.runtime.images import ImageDecoder
-
-log = logging.getLogger(__name__)
-
-# Rows of a batch where model.yaml doesn't say.
-LARGEST = 64
-# How long the search for the best size of a batch may take, in seconds.
-_SEARCH_SECONDS = 0.2
 
 Load = Callable[[ModelFolder, int], Runtime]
 
@@ -40,32 +31,65 @@ class Loaded:
     decoders: "Sequence[ImageDecoder | None]" = ()
 
 
-def load_runtime(folder: ModelFolder, version: int) -> Runtime:
-    """The runtime for a version's file. Each is imported only where a model needs it."""
-    path = folder.versions[version]
-    if path.suffix == ".onnx":
+def load_runtime(folder: ModelFolder, version: int, libraries: Callable[[], Sequence[Path]] = list) -> Runtime:
+    """The runtime for a version's file. Each is imported only where a model needs it.
+
+    libraries: of custom operators, for an ONNX model that has some.
+    """
+    path, config = folder.versions[version], folder.config
+    if is_onnx(path):
         from podpair.inference.runtime.onnx import OnnxRuntime
 
-        return OnnxRuntime(path, folder.config.runtime)
+        made = {step.output for step in config.postprocess}
+        outputs = {tensor.name for tensor in config.outputs} | {step.input for step in config.postprocess}
+        return OnnxRuntime(
+            path,
+            config.runtime,
+            {tensor.name for tensor in config.inputs},
+            outputs - made if config.outputs else None,
+            libraries,
+        )
     from podpair.inference.runtime.python import PythonRuntime
 
-    return PythonRuntime(path, folder.config, f"{folder.name}_{version}", folder.reference)
+    return PythonRuntime(path, config, f"{folder.name}_{version}", folder.reference)
 
 
-def load_models(folders: Sequence[ModelFolder], load: Load) -> dict[str, dict[str, Loaded]]:
-    """In a thread: every version of every model by its name. FaultsError with all that is wrong."""
+def loader(custom_op_libraries: Sequence[str]) -> Load:
+    """`load_runtime` with these libraries of custom operators, which are looked for when the first model needs them."""
+    if not custom_op_libraries:
+        return load_runtime
+
+    def libraries() -> Sequence[Path]:
+        from podpair.inference.runtime.onnx_loading import custom_op_libraries as found
+
+        return found(custom_op_libraries)
+
+    return partial(load_runtime, libraries=libraries)
+
+
+def load_each(folders: Sequence[ModelFolder], load: Load) -> tuple[dict[str, dict[str, Loaded]], dict[str, list[str]]]:
+    """In a thread: every version of every model by its name, and the faults of the models that can't be loaded whole."""
     loaded: dict[str, dict[str, Loaded]] = {}
-    faults: list[str] = []
+    faults: dict[str, list[str]] = {}
     for folder in folders:
         loaded[folder.name] = {}
         for version in folder.versions:
             try:
                 loaded[folder.name][str(version)] = load_version(folder, version, load)
             except FaultsError as error:
-                faults += error.faults
+                faults.setdefault(folder.name, []).extend(error.faults)
+        if folder.name in faults:
+            close_all({folder.name: loaded.pop(folder.name)})
+            faults[folder.name] = list(dict.fromkeys(faults[folder.name]))
+    return loaded, faults
+
+
+def load_models(folders: Sequence[ModelFolder], load: Load) -> dict[str, dict[str, Loaded]]:
+    """In a thread: every version of every model by its name. FaultsError with all that is wrong."""
+    loaded, faults = load_each(folders, load)
     if faults:
         close_all(loaded)
-        raise FaultsError(list(dict.fromkeys(faults)))
+        raise FaultsError(list(dict.fromkeys(fault for found in faults.values() for fault in found)))
     return loaded
 
 
@@ -82,7 +106,9 @@ def load_version(folder: ModelFolder, version: int, load: Load) -> Loaded:
     try:
         signature = Signature(folder.config, runtime.inputs, runtime.outputs, source)
         decoders = decoders_of(signature, source)
-        times = _warm_up(runtime, signature, folder, version)
+        if runtime.predicts:
+            establish_rows(runtime, signature, folder.config, run_clock(runtime), model=folder.name, version=version)
+        times = warm_up(runtime, signature, folder, version)
     except FaultsError:
         runtime.close()
         raise
@@ -96,65 +122,3 @@ def decoders_of(signature: Signature, source: str) -> "Sequence[ImageDecoder | N
     from podpair.inference.runtime.images import ImageDecoder
 
     return [None if spec is None else ImageDecoder(spec, source) for spec in signature.preprocess.images]
-
-
-def _warm_up(runtime: Runtime, signature: Signature, folder: ModelFolder, version: int) -> RunTimes:
-    """Run zeros (dimensions of any size: 1), so that the first request doesn't pay for what is made lazily.
-
-    Then find out what a run takes with one row, two, four, …, as long as a row gets cheaper. A class that fails on zeros is
-    served all the same unless its warm-up was asked for.
-    """
-    declared = folder.config.warmup.rows if runtime.predicts else ()
-    times = RunTimes(
-        folder.config.runtime.inline_below_ms / 1000 if runtime.inline else 0, largest_batch(folder.config, signature)
-    )
-    clock = run_clock(runtime)
-    started = time.monotonic()
-
-    def run(count: int) -> float:
-        arrays = [zeros(spec.datatype, spec.shape, count) for spec in signature.model_inputs]
-        begun = clock()
-        signature.postprocess(runtime.run(arrays))
-        return clock() - begun
-
-    try:
-        for count in (1,) if declared is None else declared:
-            run(count if signature.batchable else 1)
-        size = 1
-        while declared is None and runtime.inline:
-            run(size)
-            times.seed(size, min(run(size) for _ in range(3)))
-            if times.settled() or time.monotonic() - started > _SEARCH_SECONDS:
-                break
-            size = times.worthwhile
-    except Exception as error:
-        fault = (
-            f"{folder.path / str(version)}: the warm-up with zeros failed: {error}; "
-            "if the model can't take zeros, set warmup.rows: []"
-        )
-        if runtime.inline or declared is not None:
-            raise FaultsError([fault]) from error
-        log.warning(fault, extra={"model": folder.name, "version": version})
-    log.info(
-        "model warmed up",
-        extra={"model": folder.name, "version": version, "ms": round((time.monotonic() - started) * 1000, 1)},
-    )
-    return times
-
-
-def largest_batch(config: ModelConfig, signature: Signature) -> int:
-    """Rows that a batch may have at most."""
-    return (config.batching.max_items or LARGEST) if signature.batchable else 1
-
-
-def run_clock(runtime: Runtime) -> Callable[[], float]:
-    """What to time runs with: what the thread has computed, where it does it all, is the same on a busy machine."""
-    return time.thread_time if runtime.inline else time.monotonic
-
-
-def zeros(datatype: str, shape: tuple[int, ...], rows: int) -> Array:
-    """A tensor of so many rows where it has rows; dimensions of any size are 1. BYTES are empty."""
-    sizes = [max(1, size) for size in shape]
-    if shape[:1] == (-1,):
-        sizes[0] = rows
-    return np.full(sizes, b"" if datatype == "BYTES" else 0, DATATYPES[datatype])

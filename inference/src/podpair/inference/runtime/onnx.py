@@ -1,17 +1,29 @@
-"""ONNX Runtime: one session per model version, shared by all runner threads (`run` releases the GIL)."""
+"""ONNX Runtime: one session per model version, shared by all runner threads (`run` releases the GIL).
 
+Its inputs and outputs are made V2's tensors here: maps become columns (`core.maps`), BF16 is carried by its bits, text is
+decoded, a scalar has no dimensions whatever a client sent.
+"""
+
+import ctypes
 import logging
+import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from podpair.inference.core import bfloat16
 from podpair.inference.core.errors import FaultsError, InvalidRequestError
-from podpair.inference.core.model_config import ProviderConfig, RuntimeConfig
-from podpair.inference.core.tensors import Array, TensorSpec, as_text
+from podpair.inference.core.maps import MapColumns
+from podpair.inference.core.model_config import RuntimeConfig
+from podpair.inference.core.onnx_graph import OnnxModel, read_model
+from podpair.inference.core.samples import zeros
+from podpair.inference.core.tensors import OMITTED, Array, TensorSpec, as_text_or_bytes
 from podpair.inference.runtime.cpu import available_cores, layout
+from podpair.inference.runtime.onnx_loading import make_session, options_of, take_logs
 
 log = logging.getLogger(__name__)
 
@@ -26,117 +38,230 @@ _DATATYPES = {
     "tensor(int32)": "INT32",
     "tensor(int64)": "INT64",
     "tensor(float16)": "FP16",
+    "tensor(bfloat16)": "BF16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
 }
-# What providers are called where their name isn't ONNX Runtime's.
-_ALIASES = {"trt": "tensorrt"}
+# ONNX's number of the type, for what numpy has no name of.
+_BFLOAT16 = 16
 
 
 class OnnxRuntime:
-    """A `Runtime` for `model.onnx`. FaultsError if ONNX Runtime can't load it, or V2 has no name for its types."""
+    """A `Runtime` for an ONNX file. FaultsError if ONNX Runtime can't load it, or V2 has no name for its types.
+
+    inputs: names in model.yaml; an initialiser of the graph that is named there may be sent. outputs: those that are to be
+    served, None: all; what V2 has no type for is left out where it isn't among them. libraries: of custom operators, for a
+    model that has some.
+    """
 
     platform = "onnxruntime_onnx"
     predicts = True
     takes_parameters = False
 
-    def __init__(self, path: Path, config: RuntimeConfig) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: RuntimeConfig,
+        inputs: Collection[str] = (),
+        outputs: Collection[str] | None = None,
+        libraries: Callable[[], Sequence[Path]] = list,
+    ) -> None:
         # From 1.29 on its builds for Linux tell Microsoft of models, sessions and runs unless this is set before the import.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime as ort  # a third of the start-up time: not before it is needed
 
+        take_logs(ort)
         self.instances, threads = layout(available_cores(), config.instances, config.intra_op_threads)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = config.inter_op_threads
-        if config.inter_op_threads > 1:
-            options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
-        options.log_severity_level = 3
-        # Idle threads sleep instead of spinning: the other half of the pod needs the cores.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if config.cpus and threads > 1:
-            # Of ONNX Runtime's own threads; the one that calls it is bound by whoever made it. Its cores begin at 1.
-            own = [str(config.cpus[i % len(config.cpus)] + 1) for i in range(1, threads)]
-            options.add_session_config_entry("session.intra_op_thread_affinities", ";".join(own))
-        try:
-            self._session = ort.InferenceSession(
-                path, options, providers=_providers(config.providers, ort.get_available_providers(), path)
-            )
-        except FaultsError:
-            raise
-        except Exception as error:  # ONNX Runtime's exceptions have no base of their own
-            raise FaultsError([f"{path}: ONNX Runtime can't load it: {error}"]) from error
+        self._session = make_session(ort, path, config, options_of(ort, config, threads), libraries)
         # Where all is computed by the thread that calls.
         self.inline = self._session.get_providers() == ["CPUExecutionProvider"]
         self._binds = config.io_binding
         self._invalid = ort.capi.onnxruntime_pybind11_state.InvalidArgument
-        self.inputs = tuple(_spec(node, path) for node in self._session.get_inputs())
-        self.outputs = tuple(_spec(node, path) for node in self._session.get_outputs())
+        self._ort_value = ort.OrtValue
+        optional = [node for node in self._session.get_overridable_initializers() if node.name in inputs]
+        self.inputs = (
+            *(_input(node, path) for node in self._session.get_inputs()),
+            # A request may leave these out: the model has values of its own.
+            *(replace(_input(node, path), optional=True) for node in optional),
+        )
+        self._path = path
+        # Name → what the file calls each dimension of an input or output; None: a size, or no name.
+        self.symbols: Mapping[str, tuple[str | None, ...]] = {
+            node.name: tuple(size if isinstance(size, str) else None for size in node.shape)
+            for node in (*self._session.get_inputs(), *optional, *self._session.get_outputs())
+            if node.type in _DATATYPES
+        }
         self._names = [spec.name for spec in self.inputs]
-        self._outputs = [spec.name for spec in self.outputs]
+        # What is asked for, an output that the graph names twice once; and those of them that are maps.
+        nodes = _served({node.name: node for node in self._session.get_outputs()}, outputs, path)
+        self._outputs = [node.name for node in nodes]
+        self._maps = [_map(node) for node in nodes]
+        self._specs = [None if map_ else _spec(node) for node, map_ in zip(nodes, self._maps, strict=True)]
         self._texts = [i for i, spec in enumerate(self.inputs) if spec.datatype == "BYTES"]
+        # Types that pass numpy by.
+        self._by_value = "BF16" in {spec.datatype for spec in (*self.inputs, *filter(None, self._specs))}
+        self._plain = not (self._by_value or optional or any(self._maps))
+        if any(self._maps) or (_have_rows(self.inputs) and not _have_rows(self._told())):
+            self._observe()
+        self.outputs = self._told()
         log.info(
             "model loaded",
-            extra={
-                "path": str(path),
-                "providers": self._session.get_providers(),
-                "intra_op_threads": options.intra_op_num_threads,
-            },
+            extra={"path": str(path), "providers": self._session.get_providers(), "intra_op_threads": threads},
         )
+
+    def _told(self) -> tuple[TensorSpec, ...]:
+        """What is answered; a map is two tensors."""
+        found: list[TensorSpec] = []
+        for spec, columns in zip(self._specs, self._maps, strict=True):
+            found += columns.specs if columns is not None else [spec] if spec is not None else []
+        return tuple(found)
 
     def run(self, arrays: Sequence[Array], parameters: Sequence[Mapping[str, Any]] = ()) -> list[Array]:
         """See `Runtime.run`."""
         values = list(arrays)
         for i in self._texts:
-            values[i] = as_text(values[i], self._names[i])
+            values[i] = as_text_or_bytes(values[i], self._names[i])
         try:
+            if not self._plain:
+                return self._run_odd(values)
             if self._binds and not self._texts:
                 return self._run_bound(values)
             outputs: list[Array] = self._session.run(self._outputs, dict(zip(self._names, values, strict=True)))
         except self._invalid as error:
             raise InvalidRequestError(f"the model refuses the input: {error}") from None
+        except UnicodeDecodeError:
+            raise InvalidRequestError(
+                "the model's answer is text that isn't UTF-8, which ONNX Runtime doesn't hand over: send UTF-8"
+            ) from None
         return outputs
+
+    def _run_odd(self, values: list[Array]) -> list[Array]:
+        """With inputs that were left out, BF16 or maps."""
+        given = {name: value for name, value in zip(self._names, values, strict=True) if value is not OMITTED}
+        if self._by_value:
+            feed = {name: self._value(value) for name, value in given.items()}
+            answers: list[Any] = [_array(value) for value in self._session.run_with_ort_values(self._outputs, feed)]
+        else:
+            answers = self._session.run(self._outputs, given)
+        found: list[Array] = []
+        for answer, columns in zip(answers, self._maps, strict=True):
+            found += [answer] if columns is None else columns.arrays(answer)
+        return found
+
+    def _value(self, array: Array) -> Any:
+        if array.dtype != bfloat16.DTYPE:
+            return self._ort_value.ortvalue_from_numpy(array)
+        bits = np.asarray(array.view("<u2"), order="C")
+        return self._ort_value.ortvalue_from_numpy_with_onnx_type(
+            bits if bits.flags.aligned else bits.copy(), _BFLOAT16
+        )
+
+    def _observe(self) -> None:
+        """Find out what the file doesn't say or says wrongly: the keys of maps, and outputs of rows that it calls fixed.
+
+        LightGBM's exporter declares its labels as [1] and answers one for each row; with such an output nothing could be
+        batched. A model that can't be run with zeros is taken at its word.
+        """
+        if not _have_rows(self.inputs):
+            return
+        counts: list[list[int]] = []
+        try:
+            for rows in (2, 3):
+                outputs = self.run([zeros(spec.datatype, spec.shape, rows) for spec in self.inputs])
+                counts.append([array.shape[0] if array.ndim else 0 for array in outputs])
+        except Exception as error:
+            log.debug("zeros can't be run", extra={"error": str(error)})
+            return
+        at = 0
+        for i, (spec, columns) in enumerate(zip(self._specs, self._maps, strict=True)):
+            if spec is not None and (counts[0][at], counts[1][at]) == (2, 3):
+                self._specs[i] = TensorSpec(spec.name, spec.datatype, (-1, *spec.shape[1:]))
+            at += 1 if columns is None else 2
 
     def _run_bound(self, values: list[Array]) -> list[Array]:
         """With the inputs where they are, and outputs that the provider may keep until all are copied at once."""
         binding = self._session.io_binding()
         for name, value in zip(self._names, values, strict=True):
-            binding.bind_cpu_input(name, np.ascontiguousarray(value))
+            binding.bind_cpu_input(name, np.asarray(value, order="C"))  # ascontiguousarray makes a scalar [1]
         for name in self._outputs:
             binding.bind_output(name)
         self._session.run_with_iobinding(binding)
         outputs: list[Array] = binding.copy_outputs_to_cpu()
         return outputs
 
+    def read_graph(self) -> OnnxModel | None:
+        """The file's nodes; None where it can't be read as ONNX."""
+        try:
+            with self._path.open("rb") as file:
+                # Not closed by name: a view of it may outlive an error.
+                return read_model(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+        except (OSError, ValueError) as error:
+            log.info("the graph can't be read", extra={"path": str(self._path), "error": str(error)})
+            return None
+
     def close(self) -> None:
         """Nothing: the session ends with its last reference."""
 
 
-def _providers(
-    asked: Sequence[str | ProviderConfig], available: Sequence[str], path: Path
-) -> list[tuple[str, dict[str, Any]]]:
-    """Those that are there, in the order in which they are tried. Raises FaultsError if none is."""
-    known = {name.removesuffix("ExecutionProvider").lower(): name for name in available}
-    found = []
-    for provider in asked:
-        one = ProviderConfig(name=provider) if isinstance(provider, str) else provider
-        name = known.get(_ALIASES.get(one.name.lower(), one.name.lower().removesuffix("executionprovider")))
-        if name is None:
-            log.info("an execution provider isn't there", extra={"provider": one.name, "path": str(path)})
+def _have_rows(specs: Sequence[TensorSpec]) -> bool:
+    return all(spec.shape[:1] == (-1,) for spec in specs)
+
+
+def _array(value: Any) -> Array:
+    """A value of ONNX Runtime's as an array: BF16, for which it has none, by its bits."""
+    if value.data_type() != "tensor(bfloat16)":
+        found: Array = value.numpy()
+        return found
+    size = value.tensor_size_in_bytes()
+    content = ctypes.string_at(value.data_ptr(), size) if size else b""
+    return np.frombuffer(content, bfloat16.DTYPE).reshape(value.shape())
+
+
+def _map(node: Any) -> MapColumns | None:
+    return None if node.type in _DATATYPES else MapColumns(node.name, node.type, _DATATYPES)
+
+
+def _served(nodes: Mapping[str, Any], wanted: Collection[str] | None, path: Path) -> list[Any]:
+    """The outputs that can be served. Raises FaultsError where that leaves out one that is wanted."""
+    served, faults = [], []
+    others = [_spec(node) for node in nodes.values() if node.type in _DATATYPES]
+    for name, node in nodes.items():
+        try:
+            _map(node)
+        except ValueError:
+            if wanted is None or name in wanted:
+                faults.append(f"{path}: output {name} is a {node.type}, which V2 can't send; {_remedy(others)}")
         else:
-            found.append((name, {key: str(value) for key, value in one.options.items()}))
-    if not found:
-        names = ", ".join(provider if isinstance(provider, str) else provider.name for provider in asked)
-        raise FaultsError([f"{path}: none of runtime.providers ({names}) is there; use {', '.join(available)}"])
-    return found
+            served.append(node)
+    if faults:
+        raise FaultsError(faults)
+    return served
 
 
-def _spec(node: Any, path: Path) -> TensorSpec:
-    datatype = _DATATYPES.get(node.type)
-    if datatype is None:
-        raise FaultsError(
-            [f"{path}: {node.name} is a {node.type}; only tensors of {', '.join(_DATATYPES)} can be served"]
+def _remedy(others: Sequence[TensorSpec]) -> str:
+    if not others:
+        return "convert it in the model: the graph has to end in tensors"
+    lines = ", ".join(f"{{name: {o.name}, datatype: {o.datatype}, shape: {list(o.shape)}}}" for o in others)
+    return f"serve the others alone, in model.yaml: outputs: [{lines}]"
+
+
+def _input(node: Any, path: Path) -> TensorSpec:
+    if node.type in _DATATYPES:
+        return _spec(node)
+    remedy = "add a Cast of a tensor that can be sent in front of it"
+    if "map(" in node.type:
+        remedy = (
+            "export what comes behind it (scikit-learn: the pipeline without its DictVectorizer), and send its columns"
         )
+    elif "seq(" in node.type or "optional(" in node.type:
+        remedy = "give the graph inputs of its own for the parts (SequenceConstruct, Optional)"
+    sent = ", ".join(_DATATYPES.values())
+    raise FaultsError([f"{path}: input {node.name} is a {node.type}; V2 can send only tensors of {sent}: {remedy}"])
+
+
+def _spec(node: Any) -> TensorSpec:
     # A symbolic ("batch") or unknown (None) dimension is any size.
-    return TensorSpec(node.name, datatype, tuple(size if isinstance(size, int) else -1 for size in node.shape))
+    return TensorSpec(
+        node.name, _DATATYPES[node.type], tuple(size if isinstance(size, int) else -1 for size in node.shape)
+    )

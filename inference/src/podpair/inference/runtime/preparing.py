@@ -172,7 +172,7 @@ class Preparing:
             raise UnavailableError("the container is stopping")
         if deadline is not None and deadline <= now:
             raise DeadlineExceededError("the deadline had passed when the request arrived")
-        rows, size = self._signature.rows(arrays), self._queue_size
+        rows, size = self._signature.rows(arrays) or 1, self._queue_size
         if rows > size:
             raise TooLargeError(
                 f"{rows} rows in one request; model {self.name} takes at most {size} (batching.queue_size)"
@@ -195,6 +195,8 @@ class Preparing:
                 work.arrays[index] = room.reshape(decoder.spec.model_shape(len(images)))
                 tasks += [(decoder, i, data, room[i], len(images)) for i, data in enumerate(images)]
         work.left = len(tasks)
+        if not tasks:
+            self._loop.call_soon(self._end, work, done)
         for task in tasks:
             self._threads.submit(self._decode, work, task, done)
 

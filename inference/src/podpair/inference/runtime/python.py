@@ -69,6 +69,8 @@ class PythonRuntime:
         """See `Runtime.run`. Raises UserCodeError."""
         if self._predict is None:
             raise InvalidRequestError("the model only streams: it has no predict; ask for generate_stream")
+        if self._rows.batchable and not len(arrays[0]):
+            return self._rows.none()
         batch = self._rows.batch(arrays)
         rows = len(batch)
         extra = {"parameters": list(parameters) or [{}] * rows} if self.takes_parameters else {}

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 from pydantic import ValidationError
@@ -34,7 +34,7 @@ class ModelFolder:
 
 
 # What a version's folder may hold.
-FILES = ("model.onnx", "model.py")
+FILES = ("model.onnx", "model.ort", "model.py")
 # How deep a model's folders are looked at for changes.
 _DEEPEST = 16
 
@@ -84,6 +84,37 @@ class Models:
         """Those that could be loaded."""
         found = [] if self._repository is None else [path.name for path in model_folders(self._repository)]
         return sorted({*found, *map(_class_name, self._classes)})
+
+
+class Readable(Protocol):
+    """What holds models: all at once, or one by one."""
+
+    def read(self) -> list[ModelFolder]: ...
+    def find(self, name: str) -> ModelFolder: ...
+    def names(self) -> list[str]: ...
+
+
+def survey(source: Readable, exit_on_error: bool) -> tuple[list[ModelFolder], dict[str, list[str]]]:
+    """The models that can be read, and by their names the faults of the others, which take nothing from them.
+
+    Raises FaultsError with all that is wrong where none can be read, where what is wrong belongs to no model, or to be
+    strict.
+    """
+    try:
+        return source.read(), {}
+    except FaultsError as error:
+        if exit_on_error:
+            raise
+        folders: list[ModelFolder] = []
+        faults: dict[str, list[str]] = {}
+        for name in source.names():
+            try:
+                folders.append(source.find(name))
+            except FaultsError as found:
+                faults[name] = found.faults
+        if not folders or set(error.faults) - {fault for found in faults.values() for fault in found}:
+            raise
+        return folders, faults
 
 
 def read_class(reference: str) -> ModelFolder:
@@ -164,7 +195,9 @@ def look_at(path: Path) -> tuple[ModelConfig | None, dict[int, Path], list[str]]
         if len(found) == 1:
             versions[version] = found[0]
         else:
-            faults.append(f"{folder}: it holds {'both model.onnx and' if found else 'neither model.onnx nor'} model.py")
+            several = " and ".join(path.name for path in found)
+            held = f"{several}; a version is one of them" if found else "neither model.onnx, model.ort nor model.py"
+            faults.append(f"{folder}: it holds {held}")
     faults += [
         f"{path / 'model.yaml'}: versions.{i}.version: there is no version {share.version}"
         for i, share in enumerate(config.versions if config else ())
@@ -173,6 +206,11 @@ def look_at(path: Path) -> tuple[ModelConfig | None, dict[int, Path], list[str]]
     if not folders:
         faults.append(f"{path}: no version in it; put the model at {path / '1' / 'model.onnx'}")
     return config, versions, faults
+
+
+def is_onnx(file: Path) -> bool:
+    """Whether ONNX Runtime runs a version's file: an ONNX model, or one in ORT's own format."""
+    return file.suffix != ".py"
 
 
 def is_model(path: Path) -> bool:

@@ -34,9 +34,9 @@ from podpair.inference.core.timing import RunTimes
 from podpair.inference.core.traces import Trace
 from podpair.inference.metrics import ModelMetrics
 from podpair.inference.runtime.cpu import bind_thread
-from podpair.inference.runtime.loading import largest_batch, run_clock
 from podpair.inference.runtime.protocol import Runtime
 from podpair.inference.runtime.running import Outcome, Part, Runner
+from podpair.inference.runtime.warmup import largest_batch, run_clock
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +226,8 @@ class Scheduler:
             raise DeadlineExceededError("the deadline had passed when the request arrived")
         rows = self._signature.rows(arrays)
         key = tuple([array.shape[1:] for array in arrays])
-        item = Queued(Job(arrays, parameters, rows, sink), key, rows, now, deadline)
+        # A request without rows takes a place as well.
+        item = Queued(Job(arrays, parameters, rows, sink), key, rows or 1, now, deadline)
         self._offer(item)
         self._idle.clear()
         # Not at once: the requests that this turn of the loop has read, too, belong to the batch.

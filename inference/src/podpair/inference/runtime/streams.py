@@ -40,7 +40,7 @@ class Streams:
         deadline: on `time.monotonic()`, for the whole stream. Raises OverloadedError, DeadlineExceededError,
         InvalidRequestError or ModelError.
         """
-        if self._signature.rows(arrays) != 1:
+        if self._signature.has_rows and any(array.shape[0] != 1 for array in arrays):
             raise InvalidRequestError("a stream answers one request: send one row")
         if deadline is not None and deadline <= time.monotonic():
             raise DeadlineExceededError("the deadline had passed when the request arrived")

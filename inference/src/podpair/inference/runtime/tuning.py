@@ -18,9 +18,11 @@ from podpair.inference.core.tensors import Array
 from podpair.inference.core.tuning import Cell, Layout, hopeless, layouts, sizes
 from podpair.inference.core.v2 import RequestDecoder
 from podpair.inference.runtime.cpu import available_cores, bind_thread, preparing_threads
-from podpair.inference.runtime.loading import decoders_of, load_runtime, zeros
+from podpair.inference.runtime.loading import Load, decoders_of, load_runtime
 from podpair.inference.runtime.protocol import Runtime
-from podpair.inference.runtime.repository import read_class, read_model
+from podpair.inference.runtime.repository import is_onnx, read_class, read_model
+from podpair.inference.runtime.row_probing import establish_rows
+from podpair.inference.runtime.warmup import NoSampleError, run_clock, sample
 
 
 class Tuning:
@@ -30,7 +32,16 @@ class Tuning:
     default: zeros. threads: those that may compute at most. Raises FaultsError.
     """
 
-    def __init__(self, what: str, version: int | None, request: Path | None, threads: int | None, largest: int) -> None:
+    def __init__(
+        self,
+        what: str,
+        version: int | None,
+        request: Path | None,
+        threads: int | None,
+        largest: int,
+        load: Load = load_runtime,
+    ) -> None:
+        self._load = load
         path = Path(what)
         folder = read_model(path.resolve()) if path.is_dir() else read_class(what)
         self.version = max(folder.versions) if version is None else version
@@ -40,7 +51,7 @@ class Tuning:
         self.name = folder.name
         self.threads = threads or preparing_threads(available_cores())
         # Whether a run can have several threads.
-        self.intra_op = folder.versions[self.version].suffix == ".onnx"
+        self.intra_op = is_onnx(folder.versions[self.version])
         self._folder = folder
         # By threads inside a run: runs side by side share a session.
         self._runtimes: dict[int, Runtime] = {}
@@ -48,6 +59,7 @@ class Tuning:
         if not runtime.predicts:
             raise FaultsError([f"{folder.path}: the model only streams: there are no batches to measure"])
         signature = Signature(folder.config, runtime.inputs, runtime.outputs, str(folder.path / "model.yaml"))
+        establish_rows(runtime, signature, folder.config, run_clock(runtime), model=folder.name, version=self.version)
         self._signature = signature
         self._sizes = sizes(largest if signature.batchable else 1)
         self._rows = self._asked(request) if request is not None else self._zeros()
@@ -81,14 +93,15 @@ class Tuning:
             given = {"instances": 1, "intra_op_threads": intra_op}
             runtime = folder.config.runtime.model_copy(update=given)
             config = folder.config.model_copy(update={"runtime": runtime})
-            self._runtimes[intra_op] = load_runtime(replace(folder, config=config), self.version)
+            self._runtimes[intra_op] = self._load(replace(folder, config=config), self.version)
         return self._runtimes[intra_op]
 
     def _run(self, layout: Layout, rows: int, seconds: float) -> tuple[float, float]:
         """Rows a second of all instances together, and the median milliseconds of a run."""
         runtime = self._runtime(layout.intra_op_threads)
-        arrays = [np.resize(array, (rows, *array.shape[1:])) if len(array) != rows else array for array in self._rows]
-        arrays = arrays if self._signature.batchable else self._rows
+        arrays = self._rows
+        if self._signature.batchable:
+            arrays = [np.resize(a, (rows, *a.shape[1:])) if len(a) != rows else a for a in arrays]
         ready, end = threading.Barrier(layout.instances + 1), [0.0]
         taken: list[float] = []
         failures: list[Exception] = []
@@ -128,7 +141,12 @@ class Tuning:
         return rows * len(taken) / passed, 1000 * statistics.median(taken)
 
     def _zeros(self) -> list[Array]:
-        return [zeros(spec.datatype, spec.shape, 1) for spec in self._signature.model_inputs]
+        try:
+            return sample(self._runtime(1), self._signature, self._folder.config)[0]
+        except NoSampleError as error:
+            raise FaultsError(
+                [f"{self.name}/{self.version} can't be run with zeros: {error}; give it rows of yours with --request"]
+            ) from None
 
     def _asked(self, file: Path) -> list[Array]:
         """The model's own inputs, of the request in a file."""

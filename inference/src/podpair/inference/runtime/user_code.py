@@ -80,7 +80,10 @@ def fault(error: BaseException, path: Path) -> FaultsError:
         return FaultsError([f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"])
     frames = [f for f in traceback.extract_tb(error.__traceback__) if _lies_in(f.filename, path.parent)]
     where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(path)
-    return FaultsError([f"{where}: {type(error).__name__}: {error}"])
+    hint = ""
+    if isinstance(error, ValueError) and "signal only works in main thread" in str(error):
+        hint = "; a model is loaded beside the server, in a thread: leave signals to the server"
+    return FaultsError([f"{where}: {type(error).__name__}: {error}{hint}"])
 
 
 def locate(reference: str) -> Path:

@@ -18,30 +18,44 @@ log = logging.getLogger(__name__)
 class Watching:
     """Looks at the weights, and at `source` where there is one to watch, every `seconds`, for as long as `run` does."""
 
-    def __init__(self, catalog: Catalog, weights: WeightsSource, source: Source | None, seconds: float) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        weights: WeightsSource,
+        source: Source | None,
+        seconds: float,
+        exit_on_error: bool = False,
+    ) -> None:
         self._catalog = catalog
         self._weights = weights
         self._source = source
         self._seconds = seconds
+        self._exit_on_error = exit_on_error
         self._changes = Changes({})
 
     async def start(self) -> None:
-        """Load everything for the first time. Where models are watched, what is wrong is waited for to be mended.
+        """Load everything for the first time. Where models are watched and none can be loaded, one is waited for.
 
-        Raises FaultsError where they aren't.
+        Raises FaultsError where they aren't, or to be strict.
         """
         source = self._source
         if source is None:
+            await self._catalog.start()
+            return
+        if self._exit_on_error:
+            self._changes = Changes(await asyncio.to_thread(source.states))
             await self._catalog.start()
             return
         while True:
             states = await asyncio.to_thread(source.states)
             self._changes = Changes(states)
             try:
-                await self._catalog.start()
+                failed = await self._catalog.start()
             except FaultsError as error:
                 log.error("nothing can be served yet", extra={"faults": error.faults})
             else:
+                for name in failed:
+                    self._changes.failed(name, states.get(name, ""), time.monotonic())
                 return
             await self._until_changed(source, states)
 

@@ -24,13 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'podpair/gateway/upstream/proto/v2.proto\x12\x12podpair.gateway.v2\"$\n\x13ServerReadyResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\"-\n\x0cModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\x9f\x02\n\x15ModelMetadataResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08versions\x18\x02 \x03(\t\x12\x10\n\x08platform\x18\x03 \x01(\t\x12H\n\x06inputs\x18\x04 \x03(\x0b\x32\x38.podpair.gateway.v2.ModelMetadataResponse.TensorMetadata\x12I\n\x07outputs\x18\x05 \x03(\x0b\x32\x38.podpair.gateway.v2.ModelMetadataResponse.TensorMetadata\x1a?\n\x0eTensorMetadata\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\"\xb6\x03\n\x13ModelConfigResponse\x12>\n\x06\x63onfig\x18\x01 \x01(\x0b\x32..podpair.gateway.v2.ModelConfigResponse.Config\x1a\xde\x02\n\x06\x43onfig\x12\x16\n\x0emax_batch_size\x18\x04 \x01(\x05\x12L\n\x0einstance_group\x18\x07 \x03(\x0b\x32\x34.podpair.gateway.v2.ModelConfigResponse.Config.Group\x12S\n\x11sequence_batching\x18\r \x01(\x0b\x32\x38.podpair.gateway.v2.ModelConfigResponse.Config.Sequences\x12W\n\x18model_transaction_policy\x18\x13 \x01(\x0b\x32\x35.podpair.gateway.v2.ModelConfigResponse.Config.Policy\x1a\x16\n\x05Group\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x1a\x1b\n\x06Policy\x12\x11\n\tdecoupled\x18\x01 \x01(\x08\x1a\x0b\n\tSequences\"\x99\x01\n\x0eInferParameter\x12\x14\n\nbool_param\x18\x01 \x01(\x08H\x00\x12\x15\n\x0bint64_param\x18\x02 \x01(\x03H\x00\x12\x16\n\x0cstring_param\x18\x03 \x01(\tH\x00\x12\x16\n\x0c\x64ouble_param\x18\x04 \x01(\x01H\x00\x12\x16\n\x0cuint64_param\x18\x05 \x01(\x04H\x00\x42\x12\n\x10parameter_choice\"\xd0\x01\n\x13InferTensorContents\x12\x15\n\rbool_contents\x18\x01 \x03(\x08\x12\x14\n\x0cint_contents\x18\x02 \x03(\x05\x12\x16\n\x0eint64_contents\x18\x03 \x03(\x03\x12\x15\n\ruint_contents\x18\x04 \x03(\r\x12\x17\n\x0fuint64_contents\x18\x05 \x03(\x04\x12\x15\n\rfp32_contents\x18\x06 \x03(\x02\x12\x15\n\rfp64_contents\x18\x07 \x03(\x01\x12\x16\n\x0e\x62ytes_contents\x18\x08 \x03(\x0c\"\xff\x02\n\x11ModelInferRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12I\n\nparameters\x18\x04 \x03(\x0b\x32\x35.podpair.gateway.v2.ModelInferRequest.ParametersEntry\x12<\n\x06inputs\x18\x05 \x03(\x0b\x32,.podpair.gateway.v2.ModelInferRequest.Tensor\x12\x1a\n\x12raw_input_contents\x18\x07 \x03(\x0c\x1a\x37\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x1aU\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".podpair.gateway.v2.InferParameter:\x02\x38\x01\"\xbf\x03\n\x12ModelInferResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12J\n\nparameters\x18\x04 \x03(\x0b\x32\x36.podpair.gateway.v2.ModelInferResponse.ParametersEntry\x12>\n\x07outputs\x18\x05 \x03(\x0b\x32-.podpair.gateway.v2.ModelInferResponse.Tensor\x12\x1b\n\x13raw_output_contents\x18\x06 \x03(\x0c\x1ar\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x39\n\x08\x63ontents\x18\x05 \x01(\x0b\x32\'.podpair.gateway.v2.InferTensorContents\x1aU\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".podpair.gateway.v2.InferParameter:\x02\x38\x01\"q\n\x18ModelStreamInferResponse\x12\x15\n\rerror_message\x18\x01 \x01(\t\x12>\n\x0einfer_response\x18\x02 \x01(\x0b\x32&.podpair.gateway.v2.ModelInferResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'podpair/gateway/upstream/proto/v2.proto\x12\x12podpair.gateway.v2\"$\n\x13ServerReadyResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\"-\n\x0cModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"\x9f\x02\n\x15ModelMetadataResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08versions\x18\x02 \x03(\t\x12\x10\n\x08platform\x18\x03 \x01(\t\x12H\n\x06inputs\x18\x04 \x03(\x0b\x32\x38.podpair.gateway.v2.ModelMetadataResponse.TensorMetadata\x12I\n\x07outputs\x18\x05 \x03(\x0b\x32\x38.podpair.gateway.v2.ModelMetadataResponse.TensorMetadata\x1a?\n\x0eTensorMetadata\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\"\x9a\x05\n\x13ModelConfigResponse\x12>\n\x06\x63onfig\x18\x01 \x01(\x0b\x32..podpair.gateway.v2.ModelConfigResponse.Config\x1a\xc2\x04\n\x06\x43onfig\x12\x16\n\x0emax_batch_size\x18\x04 \x01(\x05\x12L\n\x0einstance_group\x18\x07 \x03(\x0b\x32\x34.podpair.gateway.v2.ModelConfigResponse.Config.Group\x12S\n\x11sequence_batching\x18\r \x01(\x0b\x32\x38.podpair.gateway.v2.ModelConfigResponse.Config.Sequences\x12R\n\nparameters\x18\x0e \x03(\x0b\x32>.podpair.gateway.v2.ModelConfigResponse.Config.ParametersEntry\x12W\n\x18model_transaction_policy\x18\x13 \x01(\x0b\x32\x35.podpair.gateway.v2.ModelConfigResponse.Config.Policy\x1a\x16\n\x05Group\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x1a\x1b\n\x06Policy\x12\x11\n\tdecoupled\x18\x01 \x01(\x08\x1a\x0b\n\tSequences\x1a!\n\tParameter\x12\x14\n\x0cstring_value\x18\x01 \x01(\t\x1ak\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12G\n\x05value\x18\x02 \x01(\x0b\x32\x38.podpair.gateway.v2.ModelConfigResponse.Config.Parameter:\x02\x38\x01\"\x99\x01\n\x0eInferParameter\x12\x14\n\nbool_param\x18\x01 \x01(\x08H\x00\x12\x15\n\x0bint64_param\x18\x02 \x01(\x03H\x00\x12\x16\n\x0cstring_param\x18\x03 \x01(\tH\x00\x12\x16\n\x0c\x64ouble_param\x18\x04 \x01(\x01H\x00\x12\x16\n\x0cuint64_param\x18\x05 \x01(\x04H\x00\x42\x12\n\x10parameter_choice\"\xd0\x01\n\x13InferTensorContents\x12\x15\n\rbool_contents\x18\x01 \x03(\x08\x12\x14\n\x0cint_contents\x18\x02 \x03(\x05\x12\x16\n\x0eint64_contents\x18\x03 \x03(\x03\x12\x15\n\ruint_contents\x18\x04 \x03(\r\x12\x17\n\x0fuint64_contents\x18\x05 \x03(\x04\x12\x15\n\rfp32_contents\x18\x06 \x03(\x02\x12\x15\n\rfp64_contents\x18\x07 \x03(\x01\x12\x16\n\x0e\x62ytes_contents\x18\x08 \x03(\x0c\"\xff\x02\n\x11ModelInferRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12I\n\nparameters\x18\x04 \x03(\x0b\x32\x35.podpair.gateway.v2.ModelInferRequest.ParametersEntry\x12<\n\x06inputs\x18\x05 \x03(\x0b\x32,.podpair.gateway.v2.ModelInferRequest.Tensor\x12\x1a\n\x12raw_input_contents\x18\x07 \x03(\x0c\x1a\x37\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x1aU\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".podpair.gateway.v2.InferParameter:\x02\x38\x01\"\xbf\x03\n\x12ModelInferResponse\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12J\n\nparameters\x18\x04 \x03(\x0b\x32\x36.podpair.gateway.v2.ModelInferResponse.ParametersEntry\x12>\n\x07outputs\x18\x05 \x03(\x0b\x32-.podpair.gateway.v2.ModelInferResponse.Tensor\x12\x1b\n\x13raw_output_contents\x18\x06 \x03(\x0c\x1ar\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tatype\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x03\x12\x39\n\x08\x63ontents\x18\x05 \x01(\x0b\x32\'.podpair.gateway.v2.InferTensorContents\x1aU\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x31\n\x05value\x18\x02 \x01(\x0b\x32\".podpair.gateway.v2.InferParameter:\x02\x38\x01\"q\n\x18ModelStreamInferResponse\x12\x15\n\rerror_message\x18\x01 \x01(\t\x12>\n\x0einfer_response\x18\x02 \x01(\x0b\x32&.podpair.gateway.v2.ModelInferResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'podpair.gateway.upstream.proto.v2_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_MODELCONFIGRESPONSE_CONFIG_PARAMETERSENTRY']._loaded_options = None
+  _globals['_MODELCONFIGRESPONSE_CONFIG_PARAMETERSENTRY']._serialized_options = b'8\001'
   _globals['_MODELINFERREQUEST_PARAMETERSENTRY']._loaded_options = None
   _globals['_MODELINFERREQUEST_PARAMETERSENTRY']._serialized_options = b'8\001'
   _globals['_MODELINFERRESPONSE_PARAMETERSENTRY']._loaded_options = None
@@ -44,31 +46,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELMETADATARESPONSE_TENSORMETADATA']._serialized_start=373
   _globals['_MODELMETADATARESPONSE_TENSORMETADATA']._serialized_end=436
   _globals['_MODELCONFIGRESPONSE']._serialized_start=439
-  _globals['_MODELCONFIGRESPONSE']._serialized_end=877
+  _globals['_MODELCONFIGRESPONSE']._serialized_end=1105
   _globals['_MODELCONFIGRESPONSE_CONFIG']._serialized_start=527
-  _globals['_MODELCONFIGRESPONSE_CONFIG']._serialized_end=877
-  _globals['_MODELCONFIGRESPONSE_CONFIG_GROUP']._serialized_start=813
-  _globals['_MODELCONFIGRESPONSE_CONFIG_GROUP']._serialized_end=835
-  _globals['_MODELCONFIGRESPONSE_CONFIG_POLICY']._serialized_start=837
-  _globals['_MODELCONFIGRESPONSE_CONFIG_POLICY']._serialized_end=864
-  _globals['_MODELCONFIGRESPONSE_CONFIG_SEQUENCES']._serialized_start=866
-  _globals['_MODELCONFIGRESPONSE_CONFIG_SEQUENCES']._serialized_end=877
-  _globals['_INFERPARAMETER']._serialized_start=880
-  _globals['_INFERPARAMETER']._serialized_end=1033
-  _globals['_INFERTENSORCONTENTS']._serialized_start=1036
-  _globals['_INFERTENSORCONTENTS']._serialized_end=1244
-  _globals['_MODELINFERREQUEST']._serialized_start=1247
-  _globals['_MODELINFERREQUEST']._serialized_end=1630
-  _globals['_MODELINFERREQUEST_TENSOR']._serialized_start=1488
-  _globals['_MODELINFERREQUEST_TENSOR']._serialized_end=1543
-  _globals['_MODELINFERREQUEST_PARAMETERSENTRY']._serialized_start=1545
-  _globals['_MODELINFERREQUEST_PARAMETERSENTRY']._serialized_end=1630
-  _globals['_MODELINFERRESPONSE']._serialized_start=1633
-  _globals['_MODELINFERRESPONSE']._serialized_end=2080
-  _globals['_MODELINFERRESPONSE_TENSOR']._serialized_start=1879
-  _globals['_MODELINFERRESPONSE_TENSOR']._serialized_end=1993
-  _globals['_MODELINFERRESPONSE_PARAMETERSENTRY']._serialized_start=1545
-  _globals['_MODELINFERRESPONSE_PARAMETERSENTRY']._serialized_end=1630
-  _globals['_MODELSTREAMINFERRESPONSE']._serialized_start=2082
-  _globals['_MODELSTREAMINFERRESPONSE']._serialized_end=2195
+  _globals['_MODELCONFIGRESPONSE_CONFIG']._serialized_end=1105
+  _globals['_MODELCONFIGRESPONSE_CONFIG_GROUP']._serialized_start=897
+  _globals['_MODELCONFIGRESPONSE_CONFIG_GROUP']._serialized_end=919
+  _globals['_MODELCONFIGRESPONSE_CONFIG_POLICY']._serialized_start=921
+  _globals['_MODELCONFIGRESPONSE_CONFIG_POLICY']._serialized_end=948
+  _globals['_MODELCONFIGRESPONSE_CONFIG_SEQUENCES']._serialized_start=950
+  _globals['_MODELCONFIGRESPONSE_CONFIG_SEQUENCES']._serialized_end=961
+  _globals['_MODELCONFIGRESPONSE_CONFIG_PARAMETER']._serialized_start=963
+  _globals['_MODELCONFIGRESPONSE_CONFIG_PARAMETER']._serialized_end=996
+  _globals['_MODELCONFIGRESPONSE_CONFIG_PARAMETERSENTRY']._serialized_start=998
+  _globals['_MODELCONFIGRESPONSE_CONFIG_PARAMETERSENTRY']._serialized_end=1105
+  _globals['_INFERPARAMETER']._serialized_start=1108
+  _globals['_INFERPARAMETER']._serialized_end=1261
+  _globals['_INFERTENSORCONTENTS']._serialized_start=1264
+  _globals['_INFERTENSORCONTENTS']._serialized_end=1472
+  _globals['_MODELINFERREQUEST']._serialized_start=1475
+  _globals['_MODELINFERREQUEST']._serialized_end=1858
+  _globals['_MODELINFERREQUEST_TENSOR']._serialized_start=1716
+  _globals['_MODELINFERREQUEST_TENSOR']._serialized_end=1771
+  _globals['_MODELINFERREQUEST_PARAMETERSENTRY']._serialized_start=1773
+  _globals['_MODELINFERREQUEST_PARAMETERSENTRY']._serialized_end=1858
+  _globals['_MODELINFERRESPONSE']._serialized_start=1861
+  _globals['_MODELINFERRESPONSE']._serialized_end=2308
+  _globals['_MODELINFERRESPONSE_TENSOR']._serialized_start=2107
+  _globals['_MODELINFERRESPONSE_TENSOR']._serialized_end=2221
+  _globals['_MODELINFERRESPONSE_PARAMETERSENTRY']._serialized_start=1773
+  _globals['_MODELINFERRESPONSE_PARAMETERSENTRY']._serialized_end=1858
+  _globals['_MODELSTREAMINFERRESPONSE']._serialized_start=2310
+  _globals['_MODELSTREAMINFERRESPONSE']._serialized_end=2423
 # @@protoc_insertion_point(module_scope)

@@ -46,7 +46,7 @@ class ModelMetadataResponse(_message.Message):
 class ModelConfigResponse(_message.Message):
     __slots__ = ("config",)
     class Config(_message.Message):
-        __slots__ = ("max_batch_size", "instance_group", "sequence_batching", "model_transaction_policy")
+        __slots__ = ("max_batch_size", "instance_group", "sequence_batching", "parameters", "model_transaction_policy")
         class Group(_message.Message):
             __slots__ = ("count",)
             COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -60,15 +60,29 @@ class ModelConfigResponse(_message.Message):
         class Sequences(_message.Message):
             __slots__ = ()
             def __init__(self) -> None: ...
+        class Parameter(_message.Message):
+            __slots__ = ("string_value",)
+            STRING_VALUE_FIELD_NUMBER: _ClassVar[int]
+            string_value: str
+            def __init__(self, string_value: _Optional[str] = ...) -> None: ...
+        class ParametersEntry(_message.Message):
+            __slots__ = ("key", "value")
+            KEY_FIELD_NUMBER: _ClassVar[int]
+            VALUE_FIELD_NUMBER: _ClassVar[int]
+            key: str
+            value: ModelConfigResponse.Config.Parameter
+            def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[ModelConfigResponse.Config.Parameter, _Mapping]] = ...) -> None: ...
         MAX_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
         INSTANCE_GROUP_FIELD_NUMBER: _ClassVar[int]
         SEQUENCE_BATCHING_FIELD_NUMBER: _ClassVar[int]
+        PARAMETERS_FIELD_NUMBER: _ClassVar[int]
         MODEL_TRANSACTION_POLICY_FIELD_NUMBER: _ClassVar[int]
         max_batch_size: int
         instance_group: _containers.RepeatedCompositeFieldContainer[ModelConfigResponse.Config.Group]
         sequence_batching: ModelConfigResponse.Config.Sequences
+        parameters: _containers.MessageMap[str, ModelConfigResponse.Config.Parameter]
         model_transaction_policy: ModelConfigResponse.Config.Policy
-        def __init__(self, max_batch_size: _Optional[int] = ..., instance_group: _Optional[_Iterable[_Union[ModelConfigResponse.Config.Group, _Mapping]]] = ..., sequence_batching: _Optional[_Union[ModelConfigResponse.Config.Sequences, _Mapping]] = ..., model_transaction_policy: _Optional[_Union[ModelConfigResponse.Config.Policy, _Mapping]] = ...) -> None: ...
+        def __init__(self, max_batch_size: _Optional[int] = ..., instance_group: _Optional[_Iterable[_Union[ModelConfigResponse.Config.Group, _Mapping]]] = ..., sequence_batching: _Optional[_Union[ModelConfigResponse.Config.Sequences, _Mapping]] = ..., parameters: _Optional[_Mapping[str, ModelConfigResponse.Config.Parameter]] = ..., model_transaction_policy: _Optional[_Union[ModelConfigResponse.Config.Policy, _Mapping]] = ...) -> None: ...
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     config: ModelConfigResponse.Config
     def __init__(self, config: _Optional[_Union[ModelConfigResponse.Config, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,39 @@
+"""NaN and infinity in JSON, which has no numbers for them.
+
+They are answered as the strings "NaN", "Infinity" and "-Infinity": the one form that is JSON and that tritonclient's and
+KServe's clients both read back exactly (measured with tritonclient 2.73.0 and kserve 0.21.0: bare tokens fail the whole answer in
+KServe's, null is NaN in both, whatever it was). It is protobuf's form, too.
+
+Taken are these strings, the bare tokens that tritonclient and Python's json send, and null, which is NaN: KServe's client sends
+null for all three.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+# As JSON strings.
+Name = Literal["NaN", "Infinity", "-Infinity"]
+
+# A string, which is passed over (also one that doesn't end), or a token.
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.?)*+(?:"|\Z)|-?\bInfinity\b|\bNaN\b', re.DOTALL)
+
+
+def quoted(text: bytes | bytearray | memoryview) -> bytes | None:
+    """JSON with bare tokens as JSON with strings; None where there are none."""
+    text = bytes(text)
+    if b"NaN" not in text and b"Infinity" not in text:
+        return None
+    return _TOKENS.sub(lambda found: found[0] if found[0][:1] == b'"' else b'"%b"' % found[0], text)
+
+
+def named(values: Sequence[Any]) -> list[Any]:
+    """Flat elements, with names for the floats that aren't finite."""
+    return [_name(value) if isinstance(value, float) and not math.isfinite(value) else value for value in values]
+
+
+def _name(value: float) -> Name:
+    if math.isnan(value):
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"

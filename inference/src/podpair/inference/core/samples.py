@@ -1,0 +1,16 @@
+"""Inputs made up to run a model with before anybody asks it."""
+
+import numpy as np
+
+from podpair.inference.core import bfloat16
+from podpair.inference.core.tensors import DATATYPES, Array
+
+
+def zeros(datatype: str, shape: tuple[int, ...], rows: int, size: int = 1) -> Array:
+    """A tensor of so many rows where it has rows; other dimensions of any size are `size`. BYTES are empty."""
+    sizes = [size if known < 0 else known for known in shape]
+    if shape[:1] == (-1,):
+        sizes[0] = rows
+    if datatype == "BF16":
+        return np.zeros(sizes, "<u2").view(bfloat16.DTYPE)
+    return np.full(sizes, b"" if datatype == "BYTES" else 0, DATATYPES[datatype])

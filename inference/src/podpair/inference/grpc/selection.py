@@ -1,0 +1,61 @@
+"""Which of the two servers is used: `front`, on grpcio's core, or `aio_front`, on grpc.aio.
+
+The first is several times faster, and stands on a module of grpcio that isn't public. A grpcio that it was tried with is trusted
+if the names are there; any other has to pass a trial in a process of its own first, where it can't hang or take this one along.
+"""
+
+import asyncio
+import importlib
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Literal
+
+import grpc
+
+from podpair.inference.grpc.aio_front import AioFront
+from podpair.inference.grpc.call import Front
+
+log = logging.getLogger(__name__)
+
+# Minor releases of grpcio whose core the tests run on.
+TRIED = ("1.85",)
+_TRIAL_SECONDS = 20.0
+
+
+async def make_front(kind: Literal["core", "aio"], options: Mapping[str, int]) -> Front:
+    """The server of that kind; grpc.aio's, with a warning, where this grpcio's core isn't what podpair needs."""
+    if kind == "core":
+        reason = await asyncio.to_thread(unusable)
+        if reason is None:
+            front: Front = importlib.import_module("podpair.inference.grpc.front").CoreFront(options)
+            return front
+        log.warning(
+            "gRPC is served by grpc.aio, with more CPU a call: the core of this grpcio isn't one that podpair knows; "
+            "install grpcio %s, or set grpc.server: aio",
+            " or ".join(f"{minor}.*" for minor in TRIED),
+            extra={"grpcio": grpc.__version__, "why": reason},
+        )
+    return AioFront(options)
+
+
+def unusable() -> str | None:
+    """Why grpcio's core can't be used; None: it can. In a thread: it may take a second."""
+    try:
+        missing = importlib.import_module("podpair.inference.grpc.front").missing()
+    except (ImportError, AttributeError) as error:
+        return str(error)
+    if missing:
+        return f"grpc._cython.cygrpc has no {', '.join(missing)}"
+    if grpc.__version__.startswith(tuple(f"{minor}." for minor in TRIED)):
+        return None
+    command = [sys.executable, "-m", "podpair.inference.grpc.trial"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TRIAL_SECONDS)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"the trial of grpcio {grpc.__version__} failed: {error}"
+    if done.returncode == 0:
+        return None
+    said = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+    return f"the trial of grpcio {grpc.__version__} failed: {said[0]}"

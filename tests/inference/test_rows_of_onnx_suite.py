@@ -1,0 +1,106 @@
+"""onnx's own node cases with dynamic first dimensions: none shares runs whose rows, the case's own, don't answer alike.
+
+One case of each operator; PODPAIR_TEST_MODELS=all: every case.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx.backend.test.case.node import collect_testcases
+
+from podpair.inference.core.errors import FaultsError
+from podpair.inference.core.model_config import ModelConfig
+from podpair.inference.core.row_values import same
+from podpair.inference.core.signature import Signature
+from podpair.inference.core.tensors import Array
+from podpair.inference.runtime.onnx import OnnxRuntime
+from podpair.inference.runtime.row_probing import establish_rows
+from podpair.inference.runtime.warmup import run_clock
+
+ROWS = 4
+
+
+def variant(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """With rows of any number, where it has dimensions to make them of."""
+    changed = onnx.ModelProto.FromString(model.SerializeToString())
+    for value in (*changed.graph.input, *changed.graph.output):
+        if not value.type.HasField("tensor_type") or not value.type.tensor_type.shape.dim:
+            return None
+        value.type.tensor_type.shape.dim[0].Clear()
+        value.type.tensor_type.shape.dim[0].dim_param = "n"
+    for value in changed.graph.output:
+        for dimension in value.type.tensor_type.shape.dim[1:]:
+            dimension.Clear()
+    return changed
+
+
+def cases() -> Iterator[Any]:
+    seen: set[str] = set()
+    for case in collect_testcases(None):
+        operators = case.model and "".join(node.op_type for node in case.model.graph.node)
+        if operators and (os.environ.get("PODPAIR_TEST_MODELS") == "all" or operators not in seen):
+            seen.add(operators)
+            yield case
+
+
+def rows_of(case: Any, draw: np.random.Generator) -> list[Array]:
+    """Rows of the case's own inputs, other ones by a scale."""
+    found = []
+    for given in case.data_sets[0][0]:
+        array = np.asarray(given)
+        rows = array[draw.integers(0, array.shape[0], ROWS)]
+        if array.dtype.kind == "f":
+            scales = draw.uniform(0.3, 3, (ROWS, *(1 for _ in array.shape[1:])))
+            rows = (rows * scales + 0.3 * draw.standard_normal(rows.shape)).astype(array.dtype)
+        if array.dtype.kind in "UO":
+            texts = [text.encode() if isinstance(text, str) else text for text in rows.ravel().tolist()]
+            rows = np.array(texts, object).reshape(rows.shape)
+        found.append(rows)
+    return found
+
+
+def answer_alike(runtime: OnnxRuntime, rows: list[Array]) -> bool:
+    alone = [runtime.run([array[i : i + 1] for array in rows]) for i in range(ROWS)]
+    together = runtime.run(rows)
+    return all(
+        answer.shape[:1] == (ROWS,) and same(answer[i : i + 1], alone[i][output])
+        for output, answer in enumerate(together)
+        for i in range(ROWS)
+    )
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("ignore")
+def test_no_variant_shares_runs_that_mix_its_rows(tmp_path: Path) -> None:
+    draw, wrong = np.random.default_rng(1), []
+    counts = {"independent": 0, "dependent": 0, "none": 0}
+    for case in cases():
+        changed = variant(case.model)
+        if changed is None:
+            continue
+        file = tmp_path / "model.onnx"
+        file.write_bytes(changed.SerializeToString())
+        config = ModelConfig()
+        try:
+            runtime = OnnxRuntime(file, config.runtime)
+            signature = Signature(config, runtime.inputs, runtime.outputs, "test")
+        except FaultsError:
+            continue
+        establish_rows(runtime, signature, config, run_clock(runtime), model=case.name, version=1)
+        counts[signature.decision.rows.value] += 1
+        if not signature.batchable or len(runtime.inputs) != len(case.data_sets[0][0]):
+            continue
+        try:
+            alike = answer_alike(runtime, rows_of(case, draw))
+        except Exception:
+            continue
+        if not alike:
+            wrong.append((case.name, signature.decision.reason))
+    assert wrong == []
+    # Most are row by row, and still share.
+    assert counts["independent"] > counts["dependent"] > 10, counts
