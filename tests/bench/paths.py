@@ -45,7 +45,7 @@ from podpair.gateway.upstream.calls import Call, CallAnswer
 from podpair.gateway.worker import worker as worker_module
 
 _MODEL = Model(
-    "mlp", (TensorSpec("x", "FP32", (-1, 64)),), (TensorSpec("y", "FP32", (-1, 10)),), True, None, 1, (), False
+    "mlp", (TensorSpec("x", "FP32", (-1, 64)),), (TensorSpec("y", "FP32", (-1, 10)),), True, None, 1, (), False, True
 )
 BASELINE = Path(__file__).with_name("baseline.json")
 

@@ -243,6 +243,20 @@ async def test_a_call_that_nobody_waits_for_is_given_up_and_one_that_somebody_do
     assert rows_server.given_up == 1
 
 
+async def test_calls_that_are_given_up_before_they_begin_take_no_place(rows_server: RowsServer, asker: Begin) -> None:
+    """All who wait for a call leave in the turn of the loop that made it: a burst of clients that are cut."""
+    asking = await asker()
+    assert (await asking.ask("first", [1.0, 1.0]))["data"]["y"] == 2.0
+    loop = asyncio.get_running_loop()
+    for number in range(20):
+        ask = asking.asking.submit(Question(f"gone-{number}", "rows", row=[1.0, 1.0]), lambda _: None)
+        loop.call_soon(ask.cancel)  # behind the look that makes the call, before the call's first step
+        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        assert (await asking.ask("last", [2.0, 1.0]))["data"]["y"] == 3.0
+    assert rows_server.rows == [1, 1]
+
+
 async def test_a_deadline_that_passes_ends_its_request_and_no_other(rows_server: RowsServer, asker: Begin) -> None:
     asking = await asker()
     first = await held(rows_server, asking)

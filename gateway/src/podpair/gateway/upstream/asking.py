@@ -264,7 +264,6 @@ class Asking:
 
     def _spawn(self, ask: Ask, work: Any) -> None:
         run = Run((ask,))
-        run.begun = True  # nothing has to be undone where it does not begin
         run.begin(self._tasks.begin(work))
 
     async def close(self) -> None:

@@ -10,6 +10,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -77,11 +78,10 @@ class Ask:
 class Run:
     """A call in flight, and how many wait for it."""
 
-    __slots__ = ("_task", "_waiting", "begun")
+    __slots__ = ("_task", "_waiting")
 
     def __init__(self, asks: Sequence[Ask]) -> None:
         self._waiting = len(asks)
-        self.begun = False  # the task has: one that is cancelled before does nothing at all, not even its `finally`
         self._task: asyncio.Task[None] | None = None
         for ask in asks:
             ask.run = self
@@ -93,7 +93,7 @@ class Run:
     def left(self) -> None:
         """One waits no longer; without any the call is given up, which the model is told."""
         self._waiting -= 1
-        if self._waiting == 0 and self._task is not None and self.begun:
+        if self._waiting == 0 and self._task is not None:
             self._task.cancel()
 
 
@@ -154,7 +154,10 @@ class Coalescer:
                 break
             lane.calls += 1
             run = Run(asks)
-            run.begin(self._tasks.begin(self._make(lane, asks, run)))
+            task = self._tasks.begin(self._make(lane.model, asks))
+            # Not at the end of the task's work: one that is given up before its first step does nothing at all.
+            task.add_done_callback(partial(self._made, lane))
+            run.begin(task)
         if not lane.calls and not lane.waiting and self._lanes.get(lane.key) is lane:
             del self._lanes[lane.key]  # or a client that varies its shapes would fill the memory with them
 
@@ -176,16 +179,16 @@ class Coalescer:
             waiting.popleft()
         return taken
 
-    async def _make(self, lane: _Lane, asks: list[Ask], run: Run) -> None:
-        run.begun = True
+    async def _make(self, model: Model, asks: list[Ask]) -> None:
         try:
-            await self._answer(lane.model, asks)
+            await self._answer(model, asks)
         except Exception as error:
             _log.exception("a call failed")
             _tell((ask, error) for ask in asks)
-        finally:
-            lane.calls -= 1
-            self._look(lane)
+
+    def _made(self, lane: _Lane, _: "asyncio.Task[None]") -> None:
+        lane.calls -= 1
+        self._look(lane)
 
     async def _answer(self, model: Model, asks: list[Ask], refused: "_Refused | None" = None) -> None:
         """Make the call, and tell each its outcome. `refused`: it is one of several that a call was taken apart into."""
