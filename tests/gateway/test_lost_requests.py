@@ -262,6 +262,7 @@ async def test_what_went_with_the_topic_is_ended_although_the_results_could_not_
     monkeypatch.setattr(lost_requests, "places_of", nowhere)
     monkeypatch.setattr(lost_requests, "_RETRY", 0.0)
     monkeypatch.setattr(world, "readable_end", end)
+    world.end = 7
     await world.lost.requests_changed()
     await world.lost.close()
     assert len(world.ended) == 1
