@@ -109,6 +109,7 @@ class GapChecker:
         self._wrote: dict[str, dict[int, float]] = defaultdict(dict)  # client → number → when
         self._came: dict[str, list[int | None]] = defaultdict(list)  # None: a gap
         self._unplaced: dict[str, list[int]] = defaultdict(list)
+        self._gaps: dict[str, list[tuple[int, float]]] = defaultdict(list)  # where in _came, and when
         self._unsettled: list[tuple[float, float]] = []
 
     def wrote(self, client: str, number: int, at: float) -> None:
@@ -119,8 +120,9 @@ class GapChecker:
         """`client` has received its record `number`; `placed`: with a position."""
         (self._came if placed else self._unplaced)[client].append(number)
 
-    def gap(self, client: str) -> None:
-        """`client` was told that something is missing here."""
+    def gap(self, client: str, at: float) -> None:
+        """`client` was told, at this time, that something is missing here."""
+        self._gaps[client].append((len(self._came[client]), at))
         self._came[client].append(None)
 
     def unsettled(self, begin: float, end: float) -> None:
@@ -141,7 +143,7 @@ class GapChecker:
                     at = next(i for i in range(1, len(seen)) if seen[i] < seen[i - 1])
                     found.append(f"{client}: out of order: {seen[at]} after {seen[at - 1]}")
             unplaced = set(self._unplaced[client])
-            missing = sorted(n for n in wrote.keys() - set(came) - unplaced if not self._excused(n, wrote[n], came))
+            missing = sorted(n for n in wrote.keys() - set(came) - unplaced if not self._excused(client, n))
             if missing:
                 found.append(f"{client}: missing, and no gap: {missing[:5]}{' …' if len(missing) > 5 else ''}")
         return found
@@ -151,17 +153,20 @@ class GapChecker:
         began = min((begin for begin, _ in self._unsettled), default=0.0)
         wrote = {n: round(at - began, 2) for n, at in self._wrote[client].items()}
         changes = [(round(begin - began, 2), round(end - began, 2)) for begin, end in self._unsettled]
-        came = f"{client}: came {self._came[client]}, unplaced {self._unplaced[client]}"
+        gaps = [(index, round(at - began, 2)) for index, at in self._gaps[client]]
+        came = f"{client}: came {self._came[client]}, gaps at {gaps}, unplaced {self._unplaced[client]}"
         return f"{came}; written at {wrote}; topics changed at {changes}, from {began:.2f}"
 
-    def _excused(self, number: int, at: float, came: list[int | None]) -> bool:
+    def _excused(self, client: str, number: int) -> bool:
+        at, came = self._wrote[client][number], self._came[client]
         if any(begin <= at <= end for begin, end in self._unsettled):
             return True
-        after = min((i for i, n in enumerate(came) if n is not None and n > number), default=len(came))
-        # Behind a gap older ones may come again, of a partition that was the home before: the one before it tells where it was.
-        nearest = max((n for n in came[:after] if n is not None and n < number), default=None)
-        before = max((i for i, n in enumerate(came[:after]) if n is not None and n == nearest), default=-1)
-        return None in came[before + 1 : after]
+        # A gap that was declared after it was written, and before any later one came: behind it may come what is older, too,
+        # where another partition is the home from then on.
+        return any(
+            told >= at and not any(n is not None and n > number for n in came[:index])
+            for index, told in self._gaps[client]
+        )
 
 
 def _between_gaps(came: list[int | None]) -> list[list[int]]:

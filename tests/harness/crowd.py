@@ -41,7 +41,7 @@ class Member:
         self._crowd.gaps.append(f"{self.name}: {gap}")
         self._crowd.reasons[gap.reason] += 1
         if gap.reason != "requests":  # which says nothing of pushes: none of them may be missing for that
-            self._crowd.logged.gap(self.name)
+            self._crowd.logged.gap(self.name, time.time())
 
     def on_event(self, event: dict[str, Any]) -> None:
         """Each frame as it comes from the wire."""

@@ -205,6 +205,25 @@ async def test_a_request_that_is_cancelled_while_it_waits_is_not_sent(rows_serve
     assert rows_server.rows == [1, 2]
 
 
+async def test_requests_that_are_cancelled_before_their_call_begins_hold_nobody_up(
+    rows_server: RowsServer, asker: Begin
+) -> None:
+    """As where a partition is taken away in the turn in which its requests were read."""
+    asking = await asker()
+    await asking.ask("first", [1.0, 1.0])  # the model is known from now on
+    loop = asyncio.get_running_loop()
+    told: list[Any] = []
+    for number in range(8):  # more than may be in flight
+        ask = asking.asking.submit(Question(f"r{number}", "rows", row=[1.0, 2.0]), told.append)
+        loop.call_soon(ask.cancel)  # behind the look that makes the call's task, and before the task's first step
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    async with asyncio.timeout(30):
+        assert (await asking.ask("last", [1.0, 3.0]))["data"] == {"y": 4.0}
+    assert told == []
+    assert rows_server.rows == [1, 1]
+
+
 async def test_a_call_that_nobody_waits_for_is_given_up_and_one_that_somebody_does_is_not(
     rows_server: RowsServer, asker: Begin
 ) -> None:

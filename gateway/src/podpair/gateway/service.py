@@ -216,7 +216,9 @@ class Service:
         )
         worker.on_taken_back = dispatcher.taken_back
         results_topic = ResultsTopic(config, topics, homes, reader, history, joining, registry)
-        lost_requests = LostRequests(config, registry.sessions, fanout, history, progress, dispatcher.lose)
+        lost_requests = LostRequests(
+            config, registry.sessions, fanout, history, progress, lambda: self._request_partitions, dispatcher.lose
+        )
         return Parts(
             topics, upstream, asking, readiness, producer, registry, fanout, reader, history, joining,
             Takeovers(producer, config.results.topic, self.name), dispatcher, worker, pacer, topic_watch, results_topic,

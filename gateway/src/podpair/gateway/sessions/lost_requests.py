@@ -47,7 +47,10 @@ class _Open(NamedTuple):
 
 
 class LostRequests:
-    """Looks after queued requests that are open for a while. `fail(session, id, fault)` ends one."""
+    """Looks after queued requests that are open for a while. `fail(session, id, fault)` ends one.
+
+    width: how many partitions the requests topic has; 0 where there is none.
+    """
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class LostRequests:
         fanout: FanOut,
         history: History,
         progress: GroupProgress,
+        width: Callable[[], int],
         fail: Callable[[Session, str, Fault], object],
     ) -> None:
         self._config = config
@@ -63,6 +67,7 @@ class LostRequests:
         self._fanout = fanout
         self._history = history
         self._progress = progress
+        self._width = width
         self._fail = fail
         self._old: set[int] = set()  # open requests that were so at the last look, by identity
         self._missing: dict[int, float] = {}  # those whose record is gone, by identity: since when
@@ -94,15 +99,17 @@ class LostRequests:
         old = [one for one in found if id(one.request) in before]
         if not old or time.monotonic() < self._unsettled_until:
             return
+        width = self._width()  # one that was made again may have fewer partitions
         progress = await self._progress.progress({one.request.partition or 0 for one in old})
         now, missing, answered = time.monotonic(), {}, []
         for one in old:
-            place = progress.get(one.request.partition or 0)
-            if place is None or not one.still:
+            partition = one.request.partition or 0
+            place = progress.get(partition)
+            if not one.still or (place is None and (partition < width or not width)):
                 continue
-            if place.has_finished(one.request.offset):
+            if place is not None and place.has_finished(one.request.offset):
                 answered.append(one)
-            elif not place.holds(one.request.offset):
+            elif place is None or not place.holds(one.request.offset):
                 # A worker may have it in hand, for as long as the model may take.
                 since = missing[id(one.request)] = self._missing.get(id(one.request), now)
                 if now - since >= self._config.inference.timeout_seconds:
@@ -114,19 +121,20 @@ class LostRequests:
         """The requests topic is another one: end what is not in it, and learn where the others are."""
         self._unsettled_until = time.monotonic() + _UNSETTLED
         found = {(one.session.id, one.id): one for one in self._queued()}
+        placed = False
         while found:
             try:
-                places = await places_of(self._config, found)
-                break
+                if not placed:
+                    for name, place in (await places_of(self._config, found)).items():
+                        one = found.pop(name)
+                        one.request.partition, one.request.offset = place
+                    placed = True
+                await self._end_unanswered(found.values(), _RECORD)
             except KafkaException as error:
-                _log.warning("the requests topic can't be read yet: %s", error.args[0].str())
+                _log.warning("what is lost with the requests topic can't be told yet: %s", error.args[0].str())
                 await asyncio.sleep(_RETRY)
-        else:
-            return
-        for name, place in places.items():
-            one = found.pop(name)
-            one.request.partition, one.request.offset = place
-        await self._end_unanswered(found.values(), _RECORD)
+            else:
+                return
 
     async def _end_unanswered(self, requests: Iterable[_Open], fault: Fault) -> None:
         """End those that have no answer in all that there is of their session's results."""
