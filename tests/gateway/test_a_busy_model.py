@@ -37,7 +37,6 @@ def gateway(raw_model: RawModel, tmp_path_factory: pytest.TempPathFactory) -> It
             },
             "requests": {"attempts": 2, "backoff_seconds": 0.05, "busy_seconds": 1.5, "crashes": 2},
             "auth": {"query_token": True},
-            "coalescing": {"together": ["raw"]},
             "admission": {"shed": False},
         },
     )
@@ -145,8 +144,13 @@ async def test_requests_that_share_a_call_with_one_that_is_refused_are_answered(
             yield 0.01
         yield from poisoned(asked)
 
-    model.script = script
     client = await connect(gateway)
+    for number in range(8):  # until it is known that they may share a call
+        await ask(client, f"w{number}", float(number))
+        await client.answer(f"w{number}")
+    await soon(lambda: any("its requests share calls" in line for line in gateway.lines))
+    model.asked.clear()
+    model.script = script
     await ask(client, "first", 100.0)
     await soon(lambda: model.asked)
     for number in range(12):
