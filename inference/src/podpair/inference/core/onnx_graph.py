@@ -4,7 +4,7 @@ Only what the analysis of rows needs is decoded: nodes with their attributes, th
 elements of small constants. Weights are skipped, not read: a file of gigabytes that is mapped into memory costs no more
 than its nodes.
 
-Source of the format: onnx.proto (field numbers below) and protobuf's encoding.
+Source of the format: onnx.proto (field numbers below).
 """
 
 import math
@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+from podpair.inference.core.protobuf import ProtobufError, fields, varint
+
 _INT32, _INT64 = 6, 7
 # Elements of a constant that are kept: axes, permutations and shapes are short.
 _FEW = 64
@@ -89,14 +90,14 @@ def read_model(data: memoryview) -> OnnxModel:
     """The model in the bytes of a file. Raises NotOnnxError."""
     model = OnnxModel()
     try:
-        for number, value in _fields(data):
+        for number, value in fields(data):
             if number == 7:
                 model.graph = _graph(_view(value), model.words)
             elif number == 8:
                 _read_opset(_view(value), model)
             elif number == 25:
-                model.functions += [_node(_view(v), model.words) for n, v in _fields(_view(value)) if n == 7]
-    except (IndexError, struct.error, UnicodeDecodeError, RecursionError) as error:
+                model.functions += [_node(_view(v), model.words) for n, v in fields(_view(value)) if n == 7]
+    except (ProtobufError, IndexError, struct.error, UnicodeDecodeError, RecursionError) as error:
         raise NotOnnxError(str(error)) from None
     if not model.graph.nodes and not model.graph.outputs:
         raise NotOnnxError("there is no graph in it")
@@ -104,7 +105,7 @@ def read_model(data: memoryview) -> OnnxModel:
 
 
 def _read_opset(data: memoryview, model: OnnxModel) -> None:
-    found = dict(_fields(data))
+    found = dict(fields(data))
     domain = found.get(1, b"")
     if bytes(_view(domain)) in (b"", b"ai.onnx"):
         model.opset = _integer(found.get(2, 0))
@@ -112,7 +113,7 @@ def _read_opset(data: memoryview, model: OnnxModel) -> None:
 
 def _graph(data: memoryview, words: list[bytes]) -> Graph:
     graph = Graph()
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 1:
             graph.nodes.append(_node(_view(value), words))
         elif number == 5:
@@ -130,7 +131,7 @@ def _graph(data: memoryview, words: list[bytes]) -> Graph:
 
 def _node(data: memoryview, words: list[bytes]) -> Node:
     node = Node()
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 1:
             node.inputs.append(_text(value))
         elif number == 2:
@@ -148,7 +149,7 @@ def _node(data: memoryview, words: list[bytes]) -> Node:
 
 def _read_attribute(data: memoryview, node: Node, words: list[bytes]) -> None:
     name, integers, found = "", [], None
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 1:
             name = _text(value)
         elif number == 2 and isinstance(value, memoryview):
@@ -172,7 +173,7 @@ def _tensor(data: memoryview) -> tuple[str, Constant]:
     """The name and what is kept of a TensorProto."""
     shape: list[int] = []
     name, datatype, integers, raw = "", 0, None, None
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 1:
             shape += [_signed(item) for item in _packed(value)]
         elif number == 2:
@@ -192,52 +193,15 @@ def _tensor(data: memoryview) -> tuple[str, Constant]:
 def _value_info(data: memoryview) -> tuple[str, int | None]:
     """The name of a ValueInfoProto, and its tensor's rank where that is declared."""
     name, rank = "", None
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == 1:
             name = _text(value)
         elif number == 2:
-            for kind, tensor in _fields(_view(value)):
+            for kind, tensor in fields(_view(value)):
                 if kind == 1:
-                    shapes = [_view(v) for n, v in _fields(_view(tensor)) if n == 2]
-                    rank = sum(n == 1 for n, _ in _fields(shapes[0])) if shapes else None
+                    shapes = [_view(v) for n, v in fields(_view(tensor)) if n == 2]
+                    rank = sum(n == 1 for n, _ in fields(shapes[0])) if shapes else None
     return name, rank
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, "int | memoryview"]]:
-    """Number and value of each field of a message; raises IndexError where it ends within one."""
-    offset, size = 0, len(data)
-    while offset < size:
-        tag, offset = _varint(data, offset)
-        kind = tag & 7
-        if kind == _VARINT:
-            value, offset = _varint(data, offset)
-            yield tag >> 3, value
-            continue
-        if kind == _BYTES:
-            length, offset = _varint(data, offset)
-        elif kind in (_FIXED64, _FIXED32):
-            length = 8 if kind == _FIXED64 else 4
-        else:
-            raise NotOnnxError(f"wire type {kind}")
-        if offset + length > size:
-            raise NotOnnxError("it ends within a field")
-        yield tag >> 3, data[offset : offset + length]
-        offset += length
-
-
-def _varint(data: memoryview, offset: int) -> tuple[int, int]:
-    byte = data[offset]
-    if byte < 0x80:
-        return byte, offset + 1
-    value, shift = byte & 0x7F, 7
-    while byte >= 0x80:
-        if shift > 63:
-            raise NotOnnxError("a number doesn't end")
-        offset += 1
-        byte = data[offset]
-        value |= (byte & 0x7F) << shift
-        shift += 7
-    return value, offset + 1
 
 
 def _packed(value: "int | memoryview") -> Iterator[int]:
@@ -247,7 +211,7 @@ def _packed(value: "int | memoryview") -> Iterator[int]:
         return
     offset = 0
     while offset < len(value):
-        item, offset = _varint(value, offset)
+        item, offset = varint(value, offset)
         yield item
 
 

@@ -4,15 +4,15 @@ A model that is too new for the runtime is refused by it with one number or the 
 read here: only these fields, by their numbers, so that a file of gigabytes costs a few look-ups.
 
 Source: `onnx.proto` (ModelProto: ir_version 1, producer_name 2, producer_version 3, opset_import 8; OperatorSetIdProto:
-domain 1, version 2), and protobuf's encoding.
+domain 1, version 2).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+from podpair.inference.core.protobuf import ProtobufError, fields
+
 _IR, _PRODUCER, _PRODUCER_VERSION, _OPSET = 1, 2, 3, 8
-_LONGEST = 10
 
 # Domains whose operators ONNX Runtime brings along; those of any other need a library.
 OWN_DOMAINS = frozenset(
@@ -59,52 +59,20 @@ def read_header(data: bytes | memoryview) -> OnnxHeader | None:
     ir_version, producer, version = 0, "", ""
     opsets: dict[str, int] = {}
     try:
-        for number, value in _fields(view):
+        for number, value in fields(view):
             if number == _IR and isinstance(value, int):
                 ir_version = value
             elif number == _OPSET and isinstance(value, memoryview):
-                found = dict(_fields(value))
+                found = dict(fields(value))
                 domain = _text(found.get(1))
                 opsets["" if domain == "ai.onnx" else domain] = _number(found.get(2))
             elif number == _PRODUCER:
                 producer = _text(value)
             elif number == _PRODUCER_VERSION:
                 version = _text(value)
-    except ValueError:
+    except ProtobufError:
         return None
     return OnnxHeader(ir_version, opsets, f"{producer} {version}".strip()) if ir_version else None
-
-
-def _fields(view: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Field number and value, of those that are numbers or bytes. Raises ValueError where it isn't protobuf."""
-    offset = 0
-    while offset < len(view):
-        tag, offset = _varint(view, offset)
-        kind = tag & 7
-        if kind == _VARINT:
-            value, offset = _varint(view, offset)
-            yield tag >> 3, value
-        elif kind == _BYTES:
-            length, offset = _varint(view, offset)
-            offset += length
-            if offset > len(view):
-                raise ValueError("it ends within a field")
-            yield tag >> 3, view[offset - length : offset]
-        elif kind in (_FIXED64, _FIXED32):
-            offset += 8 if kind == _FIXED64 else 4
-        else:
-            raise ValueError(f"wire type {kind}")
-
-
-def _varint(view: memoryview, offset: int) -> tuple[int, int]:
-    value = shift = 0
-    for byte in view[offset : offset + _LONGEST]:
-        value |= (byte & 0x7F) << shift
-        offset += 1
-        if byte < 0x80:
-            return value, offset
-        shift += 7
-    raise ValueError("a number doesn't end")
 
 
 def _text(value: int | memoryview | None) -> str:
