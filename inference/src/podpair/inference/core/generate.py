@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from podpair.inference.core.errors import InvalidRequestError
-from podpair.inference.core.non_finite import named, quoted
+from podpair.inference.core.non_finite import decode, named
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import OMITTED, Array, TensorSpec, from_json, to_json
 
@@ -40,7 +40,7 @@ class GenerateRequest:
 def decode_generate(body: bytes | bytearray | memoryview, signature: Signature) -> GenerateRequest:
     """The request in `body`, checked against the model. Raises InvalidRequestError."""
     try:
-        members = _members(body)
+        members = decode(_decoder, body)
         request_id = msgspec.json.decode(members.pop("id", b"null"), type=str | None)
         parameters = msgspec.json.decode(members.pop("parameters", b"{}"), type=dict[str, Any])
     except msgspec.ValidationError as error:
@@ -69,18 +69,6 @@ def decode_generate(body: bytes | bytearray | memoryview, signature: Signature) 
         signature.check_values(index, array)
         arrays.append(array)
     return GenerateRequest(request_id, tuple(arrays), parameters, names)
-
-
-def _members(body: bytes | bytearray | memoryview) -> dict[str, msgspec.Raw]:
-    try:
-        return _decoder.decode(body)
-    except msgspec.ValidationError:
-        raise
-    except msgspec.DecodeError:
-        again = quoted(body)
-        if again is None:
-            raise
-        return _decoder.decode(again)
 
 
 def encode_generate(

@@ -11,7 +11,11 @@ null for all three.
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+_T = TypeVar("_T")
 
 # As JSON strings.
 Name = Literal["NaN", "Infinity", "-Infinity"]
@@ -26,6 +30,19 @@ def quoted(text: bytes | bytearray | memoryview) -> bytes | None:
     if b"NaN" not in text and b"Infinity" not in text:
         return None
     return _TOKENS.sub(lambda found: found[0] if found[0][:1] == b'"' else b'"%b"' % found[0], text)
+
+
+def decode(decoder: msgspec.json.Decoder[_T], text: bytes | bytearray | memoryview) -> _T:
+    """What a decoder reads in JSON, or in JSON with bare tokens. Raises msgspec.DecodeError, UnicodeDecodeError."""
+    try:
+        return decoder.decode(text)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        again = quoted(text)
+        if again is None:
+            raise
+        return decoder.decode(again)
 
 
 def named(values: Sequence[Any]) -> list[Any]:

@@ -15,7 +15,7 @@ import msgspec
 
 from podpair.inference.core.classification import Classification, classification, classified
 from podpair.inference.core.errors import InvalidRequestError, ModelError
-from podpair.inference.core.non_finite import named, quoted
+from podpair.inference.core.non_finite import decode, named
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import (
     DATATYPES,
@@ -171,7 +171,7 @@ class RequestDecoder:
     def _read(self, view: memoryview, end: int, header: bytes | None = None) -> InferRequest:
         """Any request. header: its JSON, where it may be remembered."""
         try:
-            request = _decoded(view[:end])
+            request = decode(_any, view[:end])
         except msgspec.ValidationError as error:
             raise InvalidRequestError(f"not a V2 inference request: {error}") from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -220,19 +220,6 @@ class RequestDecoder:
             return InferRequest(request.id, given, wanted, request.parameters)
         wanted, classes = _wanted(request, self._signature)
         return InferRequest(request.id, given, wanted, request.parameters, classes)
-
-
-def _decoded(text: memoryview) -> _Request[msgspec.Raw]:
-    """A request, also one with bare tokens for NaN and infinity. Raises msgspec.DecodeError, UnicodeDecodeError."""
-    try:
-        return _any.decode(text)
-    except msgspec.ValidationError:
-        raise
-    except msgspec.DecodeError:
-        again = quoted(text)
-        if again is None:
-            raise
-        return _any.decode(again)
 
 
 def encode_response(
