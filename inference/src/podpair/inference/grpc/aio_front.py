@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from podpair.inference.grpc.call import CallEnded, Direct, Headers, decoded, messages
+from podpair.inference.grpc.call import CallEnded, Direct, Ending, Headers, decoded, messages
 
 
 class _Failure(NamedTuple):
@@ -20,17 +20,15 @@ class _Failure(NamedTuple):
     trailing: Headers
 
 
-class AioCall:
+class AioCall(Ending):
     """A `Call` of a method that is called directly: its handler waits for `outcome`."""
 
-    __slots__ = ("_context", "ended", "gone", "outcome", "over")
+    __slots__ = ("_context", "outcome")
 
     def __init__(self, context: Any) -> None:
+        super().__init__()
         self._context = context
         self.outcome: asyncio.Future[bytes | _Failure] = asyncio.get_running_loop().create_future()
-        self.over = False
-        self.gone: Callable[[], object] | None = None
-        self.ended: Callable[[], object] | None = None
 
     def time_remaining(self) -> float | None:
         """See `Call`."""
@@ -49,25 +47,11 @@ class AioCall:
         """See `Call`."""
         self._end(_Failure(code, details, trailing))
 
-    def leave(self) -> None:
-        """The client has gone, or its deadline has passed."""
-        if not self.over:
-            gone, self.gone = self.gone, None
-            self._over()
-            if gone is not None:
-                gone()
-
     def _end(self, outcome: "bytes | _Failure") -> None:
         if not self.over:
             self.gone = None
             self.outcome.set_result(outcome)
             self._over()
-
-    def _over(self) -> None:
-        self.over = True
-        ended, self.ended = self.ended, None
-        if ended is not None:
-            ended()
 
 
 class AioFront:

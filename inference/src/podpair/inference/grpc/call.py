@@ -39,6 +39,31 @@ class Call(Protocol):
         ...
 
 
+class Ending:
+    """How a `Call` ends, whichever server it came to."""
+
+    __slots__ = ("ended", "gone", "over")
+
+    def __init__(self) -> None:
+        self.over = False
+        self.gone: Callable[[], object] | None = None
+        self.ended: Callable[[], object] | None = None
+
+    def leave(self) -> None:
+        """The client has gone, or its deadline has passed; nothing where it is over."""
+        if not self.over:
+            gone, self.gone = self.gone, None
+            self._over()
+            if gone is not None:
+                gone()
+
+    def _over(self) -> None:
+        self.over = True
+        ended, self.ended = self.ended, None
+        if ended is not None:
+            ended()
+
+
 # A method of one message that is called in the loop, without a task, and ends the call itself, now or later.
 Direct = Callable[[bytes, Call], None]
 

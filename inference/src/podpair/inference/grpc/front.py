@@ -21,7 +21,7 @@ from typing import Any
 import grpc
 from grpc._cython import cygrpc
 
-from podpair.inference.grpc.call import CallEnded, Direct, Headers, decoded, messages
+from podpair.inference.grpc.call import CallEnded, Direct, Ending, Headers, decoded, messages
 
 log = logging.getLogger(__name__)
 
@@ -52,22 +52,19 @@ def missing() -> list[str]:
     return [name for name in _NEEDED if not hasattr(cygrpc, name)]
 
 
-class CoreCall:
+class CoreCall(Ending):
     """A `Call`, and the context of its method."""
 
-    __slots__ = ("_began", "_call", "_deadline", "_front", "_metadata", "ended", "gone", "over", "serialize")
+    __slots__ = ("_began", "_call", "_deadline", "_front", "_metadata", "serialize")
 
     def __init__(self, front: "CoreFront", event: Any) -> None:
+        super().__init__()
         self._front = front
         self._call = event.call
         self._metadata: Headers = event.invocation_metadata
         # In Unix time.
         self._deadline: float = event.call_details.deadline
         self._began = False
-        # Nothing can be sent any more.
-        self.over = False
-        self.gone: Callable[[], object] | None = None
-        self.ended: Callable[[], object] | None = None
         self.serialize: Callable[[Any], bytes] | None = None
 
     def time_remaining(self) -> float | None:
@@ -130,11 +127,8 @@ class CoreCall:
 
     def closed(self, event: Any) -> None:
         """The core says that it is over: the client has all, or has gone."""
-        if event.batch_operations[0].cancelled() and not self.over:
-            gone, self.gone = self.gone, None
-            self._over()
-            if gone is not None:
-                gone()
+        if event.batch_operations[0].cancelled():
+            self.leave()
 
     def _head(self) -> tuple[Any, ...]:
         if self._began:
@@ -147,12 +141,6 @@ class CoreCall:
         self._front.begin(self._call, (*operations, status), _nothing)
         self.gone = None
         self._over()
-
-    def _over(self) -> None:
-        self.over = True
-        ended, self.ended = self.ended, None
-        if ended is not None:
-            ended()
 
 
 class CoreFront:
