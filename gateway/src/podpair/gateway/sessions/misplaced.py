@@ -32,16 +32,12 @@ class Misplaced:
 
     def found(self, session: Session, partition: int, records: list[Record]) -> None:
         """`records` of `session` stand in `partition`."""
-        takeovers = [
-            found for record in records if (found := takeover_of(record.headers(), record.offset())) is not None
-        ]
-        if (
-            takeovers
-        ):  # by a gateway that takes the topic for narrower or wider than it is; who is newer does not hang on it
-            session.heed(takeovers)
-            records = [record for record in records if takeover_of(record.headers(), record.offset()) is None]
-            if not records:
-                return
+        found = [(record, takeover_of(record.headers(), record.offset())) for record in records]
+        # A gateway that takes the topic for narrower or wider than it is announces here; who is newer does not hang on that.
+        session.heed(takeover for _, takeover in found if takeover is not None)
+        records = [record for record, takeover in found if takeover is None]
+        if not records:
+            return
         if partition == session.previous_home:
             try:
                 session.deliver_unplaced(records)
