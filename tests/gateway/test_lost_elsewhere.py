@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from gateway.conftest import Client, Connect
+from gateway.conftest import Client, Connect, resuming
 from gateway.fake_model import FakeModel
 from harness.kafka import Broker
 from harness.pair import Gateway, until
@@ -79,10 +79,6 @@ def committed(broker: Broker, names: dict[str, Any]) -> int:
         return sum(max(place.offset, 0) for place in places)
     finally:
         consumer.close()
-
-
-def resuming(client: Client) -> dict[str, str]:
-    return {"resume": client.welcome["resume"], "position": client.welcome["position"]}
 
 
 @pytest.mark.parametrize("kind", ["made again", "cut"])
