@@ -1,5 +1,6 @@
 """With `requests.exactly_once` gateways may die whenever they like: the results topic itself holds one answer a request."""
 
+import asyncio
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -8,9 +9,11 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+import podpair.client
 from harness.checking import TopicChecker
 from harness.kafka import Broker
-from harness.pair import Gateway, until
+from harness.pair import Gateway, token, until
+from harness.topics import TopicAdmin
 
 _REQUESTS, _KILLS, _SESSIONS = 2_000, 3, 20
 
@@ -105,3 +108,36 @@ def test_an_answer_that_is_too_large_ends_in_an_error(
     assert sorted(request for _, request in seen) == ["big", "small"]
     until(lambda: gateway.metric("queue_requests_total", outcome="result") == 2)  # the model had answered both
     until(lambda: gateway.metric("transactions_total", outcome="aborted") >= 1)
+
+
+async def queue(session: Any, count: int) -> int:
+    """Ask so many queued requests; returns how many have an answer, and not an error."""
+    asked = [session.infer("digits", [0.0] * 64, route="queue") for _ in range(count)]
+    outcomes = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 120)
+    return sum(not isinstance(outcome, BaseException) for outcome in outcomes)
+
+
+@pytest.mark.parametrize("topic", ["requests", "results", "dead letters"])
+async def test_answers_go_out_again_after_a_topic_was_made_again(
+    start_pair: Any, names: dict[str, Any], broker: Broker, producer: Producer, topic: str
+) -> None:
+    """A producer keeps what it knows of partitions that are gone: sequence numbers, epochs, leaders."""
+    gateway: Gateway = start_pair(
+        requests=names["requests"] | {"exactly_once": True},
+        kafka={"bootstrap_servers": broker.address, "probe_seconds": 0.2},
+    )
+    name = names["results"]["topic"] if topic == "results" else names["requests"]["topic"]
+    name += ".dlq" if topic == "dead letters" else ""
+    topics = TopicAdmin(broker.address)
+    async with podpair.client.connect(gateway.ws, token=token("again")) as session:
+        assert await queue(session, 100) == 100
+        for _ in range(2):
+            before = gateway.metric("dead_letters_total") or 0
+            producer.produce(names["requests"]["topic"], b"no request")  # which is written in a transaction, too
+            producer.flush(30)
+            await asyncio.to_thread(until, lambda before=before: gateway.metric("dead_letters_total") == before + 1)
+            await asyncio.to_thread(topics.recreate, name, 8)
+            await queue(session, 20)  # each ends
+            await asyncio.to_thread(until, lambda: gateway.get("/readyz")[0] == 200)
+            for _ in range(3):
+                assert await queue(session, 40) == 40

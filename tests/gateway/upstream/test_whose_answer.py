@@ -2,15 +2,19 @@
 
 import asyncio
 import json
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
-from gateway.raw_model import CLOSE, CONTINUE, HINTS, PROCESSING, Asked, RawModel, Step, answer_to, response
+from gateway.raw_model import CLOSE, CONTINUE, HINTS, METADATA, PROCESSING, Asked, RawModel, Step, answer_to, response
 from podpair.gateway.config.model import Inference
 from podpair.gateway.core.attempts import Failed, Late, TooLarge, Unavailable
+from podpair.gateway.core.models import model_of
 from podpair.gateway.core.questions import Question
+from podpair.gateway.upstream.calls import Call
+from podpair.gateway.upstream.http import HttpPool
 from podpair.gateway.upstream.rest import RestUpstream
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -271,3 +275,42 @@ async def test_an_answer_that_is_no_text_is_an_error(model: RawModel, upstream: 
     model.script = lambda asked: [response(200, b'{"outputs":[{"name":"\xff","data":[1.5]}]}')]
     with pytest.raises(Failed, match="UTF-8"):
         await ask(upstream, 1)
+
+
+async def test_who_gives_up_as_the_answer_comes_ends_no_other_call(
+    model: RawModel, upstream: RestUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is free from the answer on, and may carry another's call before its task has heard of it."""
+    released = HttpPool.release
+    others: list[asyncio.Task[float]] = []
+
+    async def give_up_then_ask() -> float:
+        first.cancel()
+        return await ask(upstream, 2)
+
+    def release(pool: HttpPool, connection: Any) -> None:
+        released(pool, connection)
+        if not others:  # its step comes before that of who waits for the answer
+            others.append(asyncio.create_task(give_up_then_ask()))
+
+    monkeypatch.setattr(HttpPool, "release", release)
+    first = asyncio.create_task(ask(upstream, 1))
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert await asyncio.wait_for(others[0], 10) == 2.5
+    assert model.connections == 1, "the connection was free: its answer was whole"
+
+
+async def test_heads_of_calls_are_remembered_only_while_they_are_small(upstream: RestUpstream) -> None:
+    """Parameters are as large as clients make them, and none that was sent once is kept for ever."""
+    model = model_of("raw", json.dumps(METADATA).encode(), None)
+    tracemalloc.start()
+    try:
+        for number in range(50):
+            parameters = b'{"note":"%d%b"}' % (number, b"x" * 1_000_000)
+            head = upstream._head(Call(model, ((1, 2),), (bytes(8),), parameters, None, "", ""))
+            assert json.loads(head)["parameters"]["note"].startswith(f"{number}x")
+        del head, parameters
+        assert tracemalloc.get_traced_memory()[0] < 10_000_000
+    finally:
+        tracemalloc.stop()

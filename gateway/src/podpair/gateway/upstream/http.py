@@ -66,10 +66,14 @@ class _Connection(asyncio.Protocol):
         self._bodiless = bodiless
         transport.write(data)
 
-    def give_up(self) -> None:
-        """Nobody waits for the call any more."""
-        self.answer = None
-        self.abort()
+    def give_up(self, answer: "asyncio.Future[Response]") -> None:
+        """Nobody waits for the call with this answer any more.
+
+        Where that is there already, the connection may have the next call: it is not this one's to close.
+        """
+        if self.answer is answer:
+            self.answer = None
+            self.abort()
 
     def data_received(self, data: bytes) -> None:
         self.begun = True
@@ -189,7 +193,7 @@ class HttpPool:
             try:
                 return await answer
             except (TimeoutError, asyncio.CancelledError):
-                connection.give_up()
+                connection.give_up(answer)
                 raise
             except Unavailable:
                 # One that has rested may be closed by the server while we write to it, which is nobody's failure.

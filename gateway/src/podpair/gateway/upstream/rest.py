@@ -32,7 +32,8 @@ _METRICS_BYTES = 1 << 20
 _BINARY = "binary_tensor_data"
 _JSON = b"Content-Type: application/json\r\n"
 _RAW = b"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: %d\r\n"
-_MOST_PATHS, _MOST_HEADS = 1000, 256  # that are remembered, of a model
+_MOST_PATHS, _MOST_HEADS = 1000, 256  # that are remembered, of a model …
+_LONGEST_HEAD = 4096  # … and bytes of such a head: parameters and shapes are as large as clients make them
 
 
 class _Response(msgspec.Struct):
@@ -185,7 +186,9 @@ class RestUpstream:
         form = (call.shapes, call.parameters, *map(len, call.raw))
         head = heads.known.get(form)
         if head is None:
-            head = heads.known[form] = _head(call, binary=True)
+            head = _head(call, binary=True)
+            if len(head) <= _LONGEST_HEAD:
+                heads.known[form] = head
         return b'{"id":%b,%b' % (_encode(call.id), head[1:]) if call.id else head
 
     async def ask(self, question: Question, inputs: bytes, timeout: float) -> Answer:
