@@ -148,6 +148,34 @@ async def test_keys_stay_while_the_issuer_is_away(issuer: Issuer, clock: Clock, 
     assert await verify(sign("ec")) == "ec"
 
 
+@pytest.mark.parametrize(("behind", "status"), [(" " * (1 << 20), 200), ("", 203), ("]", 200)])
+async def test_an_answer_that_is_too_large_or_not_good_brings_no_key(
+    issuer: Issuer, clock: Clock, verify: Any, behind: str, status: int
+) -> None:
+    """Not even where it would be one: the keys in hand stay, and no other comes."""
+    await verify(sign("rsa"))
+    right = json.dumps({"keys": [published("new")]})
+    issuer.body, issuer.status = right + behind, status
+    clock.now += 11
+    assert "kid" in await refusal(verify, sign("new"))
+    assert issuer.asked == 2
+    assert await verify(sign("rsa")) == "rsa"
+    issuer.body, issuer.status = right, 200
+    clock.now += 61
+    assert await verify(sign("new")) == "new"
+
+
+async def test_an_issuer_that_says_nothing_is_not_waited_for_for_ever(issuer: Issuer, verify: Any) -> None:
+    issuer.open.clear()
+    try:
+        async with asyncio.timeout(60):
+            with pytest.raises(KeysUnavailable):
+                await verify(sign("rsa"))
+        assert issuer.asked == 1
+    finally:
+        issuer.open.set()
+
+
 async def test_a_redirect_of_the_issuers_is_not_followed(issuer: Issuer, verify: Any, caplog: Any) -> None:
     """Whose keys are trusted is the configuration's to say."""
     issuer.moved = "/keys"

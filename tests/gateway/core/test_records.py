@@ -21,6 +21,7 @@ from podpair.gateway.core.records import (
     request_headers,
     request_of_record,
     result_event,
+    unplaced_event,
 )
 from podpair.gateway.core.wires import EventStreamWire, JsonWire, RawWire
 
@@ -244,3 +245,17 @@ def test_a_text_event_and_a_stream_event_say_the_same() -> None:
     event = JsonWire(PREFIX).event(value, None, 7)
     assert event == EventStreamWire(PREFIX).event(value, None, 7)
     assert EventStreamWire(PREFIX).encode([event]).split(b"\r\n")[1].startswith(b"id: e.3.7\nevent: push\ndata: {")
+
+
+@pytest.mark.parametrize("value", [b'{"a": [1, null]}', b"\xff\x00", None, b'{"position":"forged.0.7"}'])
+@pytest.mark.parametrize("ce_type", [None, b"dev.podpair.result", b"dev.podpair.partial", b"dev.podpair.error"])
+def test_a_record_outside_its_home_is_the_same_event_without_a_position(
+    value: bytes | None, ce_type: bytes | None
+) -> None:
+    headers = [] if ce_type is None else [("ce_type", ce_type), ("ce_id", b"r")]
+    placed, unplaced = event_of_record(value, headers, 7, b"e.1."), unplaced_event(value, headers)
+    members = json.loads(placed.payload)
+    assert members.pop("position") == "e.1.7"
+    assert json.loads(unplaced.payload) == members
+    assert unplaced.offset == -1
+    assert unplaced[:3] == placed[:3]

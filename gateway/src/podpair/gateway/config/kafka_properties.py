@@ -45,6 +45,7 @@ OWNED: Mapping[str, str] = {
     "transaction.timeout.ms": "set requests.transaction_timeout_seconds",
     "partitioner": "a session's records have to be in its home partition",
     "queue.buffering.max.kbytes": "set kafka.producer_buffer_bytes",
+    "default.topic.config": "set the properties in it by their own names",
     "logger": _CALLBACK,
     "error.cb": _CALLBACK,
     "log.cb": _CALLBACK,
