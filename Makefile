@@ -90,7 +90,7 @@ lock: $(UV) ## pin every dependency anew, with hashes and without addresses
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	  $(if $(UPGRADE),--upgrade) --group build --group lint --group test --group bench --group train --group proto --extra images \
 	  $(PROJECTS:%=%/pyproject.toml) -o requirements.lock
-	@for name in clients custom_ops exporters kserve perf_analyzer; do \
+	@for name in clients custom_ops exporters kserve perf_analyzer uvicorn; do \
 	  $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	    $(if $(UPGRADE),--upgrade) tests/inference/$$name.in -o tests/inference/$$name.lock || exit 1; done
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-deps --no-emit-index-url --no-header --python-version 3.11 \
