@@ -26,6 +26,16 @@ class NotFoundError(InferenceError):
     status, kind = 404, "not_found"
 
 
+class MethodNotAllowedError(InferenceError):
+    """A method that a path doesn't take; `allowed` are those that it does."""
+
+    status, kind = 405, "invalid"
+
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+
 class TooLargeError(InferenceError):
     """More bytes or rows than this container takes in one request."""
 
