@@ -60,6 +60,10 @@ class ModelError(InferenceError):
     status, kind = 500, "model"
 
 
+class ModelEndedError(ModelError):
+    """The model's process ended while it had this request, and whatever else ran beside it."""
+
+
 class LoadError(InferenceError):
     """A model can't be loaded as it lies there; what was served before is served still."""
 

@@ -10,8 +10,9 @@ import inspect
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, closing, contextmanager
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,32 @@ Answers = list[Array]
 _loads = count()
 
 
+@dataclass(slots=True)
+class OpenStream:
+    """A stream that has begun: where its parts come, and how it is ended."""
+
+    feed: Feed[Answers]
+    # Nobody reads it any more.
+    stop: Callable[[], object]
+    # Done once nothing of it runs any more.
+    ended: "Future[None]" = field(default_factory=Future)
+
+
 class PythonRuntime:
-    """A `Runtime`, and `Streaming`, for a class. FaultsError if it can't be imported, made or loaded.
+    """A `Runtime`, and `Streaming`, for a class in this process. FaultsError if it can't be imported, made or loaded.
 
     path: the file of the class. reference: `module:Class` where it isn't in a repository. name: for its threads.
+    window: how many parts streams may be ahead of their readers.
     """
 
     platform = "python"
     inline = False
 
-    def __init__(self, path: Path, config: ModelConfig, name: str, reference: str | None = None) -> None:
+    def __init__(
+        self, path: Path, config: ModelConfig, name: str, reference: str | None = None, window: int = WINDOW
+    ) -> None:
         self._folder = path.parent
+        self._window = window
         self.instances = config.runtime.instances or 1
         self._rows = Rows(config)
         self.inputs, self.outputs = self._rows.inputs, self._rows.outputs
@@ -79,17 +95,21 @@ class PythonRuntime:
 
     async def stream(self, arrays: Sequence[Array], parameters: Mapping[str, Any]) -> AsyncGenerator[Answers, None]:
         """See `Streaming.stream`. Raises UserCodeError."""
+        opened = self.open_stream(arrays, parameters)
+        try:
+            while (part := await opened.feed.get()) is not None:
+                yield part[0]
+        finally:
+            opened.stop()
+
+    def open_stream(self, arrays: Sequence[Array], parameters: Mapping[str, Any]) -> OpenStream:
+        """Begin a stream, whose parts the loop that this is called on reads. Raises InvalidRequestError."""
         if self._stream is None:
             raise InvalidRequestError("the model has no stream")
         request = self._rows.batch(arrays)[0]
         arguments = {"parameters": parameters} if _takes_parameters(self._stream) else {}
         begin = self._feed_async if inspect.isasyncgenfunction(self._stream) else self._feed_sync
-        feed, stop = begin(request, arguments)
-        try:
-            while (part := await feed.get()) is not None:
-                yield part[0]
-        finally:
-            stop()
+        return begin(request, arguments)
 
     def close(self) -> None:
         """End the model's threads."""
@@ -101,10 +121,18 @@ class PythonRuntime:
         """What a method returned, awaited on the model's loop where it is a coroutine."""
         return self._loop.submit(value).result() if inspect.iscoroutine(value) else value
 
-    def _feed_async(self, request: Any, arguments: dict[str, Any]) -> tuple[Feed[Answers], Callable[[], object]]:
-        slots = asyncio.Semaphore(WINDOW)
+    def _feed_async(self, request: Any, arguments: dict[str, Any]) -> OpenStream:
+        slots = asyncio.Semaphore(self._window)
         loop = self._loop.loop
         feed: Feed[Answers] = Feed(lambda: loop.call_soon_threadsafe(slots.release))
+        tasks: list[asyncio.Task[None]] = []
+
+        def stop() -> None:
+            # The loop may be gone with the model.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+
+        opened = OpenStream(feed, stop)
 
         async def produce() -> None:
             try:
@@ -118,16 +146,23 @@ class PythonRuntime:
             else:
                 feed.end()
 
-        return feed, self._loop.submit(produce()).cancel
+        def begin() -> None:
+            tasks.append(loop.create_task(produce()))
+            tasks[0].add_done_callback(lambda _: opened.ended.set_result(None))
 
-    def _feed_sync(self, request: Any, arguments: dict[str, Any]) -> tuple[Feed[Answers], Callable[[], object]]:
-        slots = threading.Semaphore(WINDOW)
-        feed: Feed[Answers] = Feed(slots.release)
+        loop.call_soon_threadsafe(begin)
+        return opened
+
+    def _feed_sync(self, request: Any, arguments: dict[str, Any]) -> OpenStream:
+        slots = threading.Semaphore(self._window)
         stopped = threading.Event()
 
         def stop() -> None:
             stopped.set()
             slots.release()
+
+        opened = OpenStream(Feed(slots.release), stop)
+        feed = opened.feed
 
         def produce() -> None:
             try:
@@ -141,9 +176,11 @@ class PythonRuntime:
                 feed.end(error)
             else:
                 feed.end()
+            finally:
+                opened.ended.set_result(None)
 
         self._threads.submit(produce)
-        return feed, stop
+        return opened
 
     @contextmanager
     def _pointing(self, method: Any) -> Iterator[None]:
