@@ -71,5 +71,5 @@ class Restarting(Protocol):
         ...
 
     def before_up(self, prepare: Callable[[Runtime], object]) -> None:
-        """Have `prepare` run what has been started again before anybody else does; what it raises is logged."""
+        """Have `prepare` run what was started again before anybody else does; FaultsError: it can't be used."""
         ...

@@ -1,8 +1,8 @@
 """One end of a connection between the server and a worker process: whole messages over a Unix stream socket, blocking."""
 
 import contextlib
-import select
 import socket
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,14 +39,33 @@ class Channel:
                 return
             buffers = _behind(buffers, sent)
 
-    def receive(self, timeout: float | None = None) -> tuple[Any, list[Array]]:
+    def set_timeout(self, seconds: float | None) -> None:
+        """From now on `receive` waits so long at most; None: for ever."""
+        whole, part = divmod(seconds or 0.0, 1)
+        # The kernel's own, for which no call more is needed, as for Python's. None at all is no time-out to it.
+        value = struct.pack("@ll", int(whole), max(int(part * 1e6), 1 if seconds else 0))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
+
+    def receive(self) -> tuple[Any, list[Array]]:
         """The next message and its tensors, which are the caller's to keep and to write to.
 
-        timeout: how long the message may take to begin, in seconds. Raises TimeoutError, EOFError where the other side
-        has ended, OSError, or MessageError.
+        Raises TimeoutError, EOFError where the other side has ended, OSError, or MessageError.
         """
-        if timeout is not None and not self._rest:
-            self._wait(timeout)
+        try:
+            return self._receive()
+        except BlockingIOError:
+            raise TimeoutError from None
+
+    def shut(self) -> None:
+        """End the connection: who waits at either end learns of it."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Let go of it; nobody may be at it any more."""
+        self._socket.close()
+
+    def _receive(self) -> tuple[Any, list[Array]]:
         data = self._at_least(bytearray(self._rest), PREFIX.size)
         head, body = lengths(data[: PREFIX.size])
         data = self._at_least(data, PREFIX.size + head)
@@ -62,22 +81,6 @@ class Channel:
                 raise EOFError
             room = room[count:]
         return decode(bytes(memoryview(data)[PREFIX.size : PREFIX.size + head]), raw)
-
-    def shut(self) -> None:
-        """End the connection: who waits at either end learns of it."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """Let go of it; nobody may be at it any more."""
-        self._socket.close()
-
-    def _wait(self, timeout: float) -> None:
-        # Not select(), which can't take descriptors above 1023.
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        if not poll.poll(timeout * 1000):
-            raise TimeoutError
 
     def _at_least(self, data: bytearray, count: int) -> bytearray:
         while len(data) < count:

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import IO
 
 from podpair.inference import logs
 from podpair.inference.runtime.worker.channel import Channel
@@ -55,7 +56,7 @@ class WorkerProcess:
         ours = [Channel(pair[0]) for pair in pairs]
         self.control, self.calls = ours[0], ours[1:]
         self._theirs = [pair[1] for pair in pairs]
-        self._tracebacks = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process
+        self._tracebacks = _file_for_tracebacks()
         self._begun = threading.Event()
         self._failure: OSError | None = None
         self._pid = 0
@@ -140,7 +141,10 @@ class WorkerProcess:
             self._reaped = True
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
-            return process.wait()
+            status = process.wait()
+        if os.getpid() == 1:
+            threading.Thread(target=_reap, args=(process.pid,), daemon=True).start()
+        return status
 
     def _explain(self, status: int) -> None:
         with self._tracebacks as file:
@@ -173,6 +177,20 @@ class WorkerProcess:
     def _shut(self) -> None:
         for channel in (self.control, *self.calls):
             channel.shut()
+
+
+def _reap(group: int) -> None:
+    """In a container the first process inherits what others leave behind, and has to wait for it."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-group, 0)
+
+
+def _file_for_tracebacks() -> IO[bytes]:
+    """In memory where there is such a thing: a container may have no place to write to."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("tracebacks"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def _signal_name(number: int) -> str:

@@ -70,6 +70,7 @@ class WorkerRuntime:
         except OSError as error:
             raise FaultsError([f"{load.path}: its process can't be started: {error}"]) from None
         for call in self.process.calls:
+            call.set_timeout(self._timeout)
             self._calls.put(call)
         try:
             loaded = self._load(load, config.load_timeout_seconds)
@@ -91,7 +92,7 @@ class WorkerRuntime:
         call = self._calls.get()
         try:
             call.send(Run([*parameters]), arrays)
-            message, answers = call.receive(self._timeout)
+            message, answers = call.receive()
         except TimeoutError:
             self.process.abort(
                 f"a run took longer than {self._timeout:g} s (runtime.timeout_seconds), and its process was ended"
@@ -142,8 +143,10 @@ class WorkerRuntime:
     def _load(self, load: Load, timeout: float | None) -> Loaded:
         control = self.process.control
         try:
+            control.set_timeout(timeout)
             control.send(load)
-            message, _ = control.receive(timeout)
+            message, _ = control.receive()
+            control.set_timeout(None)
         except TimeoutError:
             self.process.abort(f"it took longer than {timeout:g} s to load (runtime.load_timeout_seconds)")
             raise FaultsError([f"{load.path}: {self.process.reason}"]) from None

@@ -120,10 +120,11 @@ class SupervisedRuntime:
         if self._prepare is not None:
             try:
                 self._prepare(worker)
-            except Exception as error:
-                if worker.process.gone.is_set():
-                    raise FaultsError([f"{worker.process.reason} while it was warmed up"]) from error
-                log.warning("the warm-up failed", extra={**self._which, "error": str(error)})
+            except FaultsError:
+                worker.close()
+                raise
+            if worker.process.gone.is_set():
+                raise FaultsError([f"{worker.process.reason} while it was warmed up"])
         return worker
 
     def _publish(self, worker: WorkerRuntime) -> None:
