@@ -339,6 +339,20 @@ def test_processes_of_its_own_end_with_it(serve: Callable[..., Any]) -> None:
         pass
 
 
+def test_processes_that_it_spawns_find_its_functions_and_imports_work_at_any_time(
+    serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    head = "import concurrent.futures, multiprocessing\ndef double(text):\n    return 2 * text\n"
+    body = (
+        "import beside\n            context = multiprocessing.get_context('spawn')\n"
+        "            with concurrent.futures.ProcessPoolExecutor(1, context) as pool:\n"
+        "                return [*pool.map(double, [beside.TEXT])]"
+    )
+    server = serve(predict(body), head=head)
+    (tmp_path / "m/1/beside.py").write_text("TEXT = 'ab'")
+    assert ask(server, "x").json["outputs"][0]["data"] == ["abab"]
+
+
 def test_unloading_and_reloading_end_its_process(serve: Callable[..., Any]) -> None:
     server = serve(predict("pass"))
     first = pid_of(server)
@@ -349,6 +363,21 @@ def test_unloading_and_reloading_end_its_process(serve: Callable[..., Any]) -> N
     while not (gone(first) and gone(second)):
         pass
     assert restarts(server, "exited") == restarts(server, "signal") == 0
+
+
+def test_unloading_ends_one_that_is_still_being_started_again(serve: Callable[..., Any], tmp_path: Path) -> None:
+    load = (
+        "    def load(self):\n        if os.path.exists(HERE + 'again'):\n"
+        "            open(HERE + 'load', 'w').write(str(os.getpid()))\n            threading.Event().wait()\n"
+        "        open(HERE + 'again', 'w').close()\n"
+    )
+    server = serve(load, predict("os._exit(3)"))
+    ask(server, "x")
+    pid = int((tmp_path / "m/load").read_text())
+    assert server.post("/v2/repository/models/m/unload", {}).status == 200
+    while not gone(pid):
+        pass
+    assert ask(server).status == 404
 
 
 def test_errors_reach_clients_as_in_the_server_s_process(serve: Callable[..., Any]) -> None:

@@ -71,9 +71,7 @@ def _in_a_process(folder: ModelFolder, version: int) -> Runtime:
     load = LoadMessage(
         path, config.model_dump_json(by_alias=True).encode(), f"{folder.name}_{version}", folder.reference
     )
-    return SupervisedRuntime(
-        folder.name, version, lambda on_end: WorkerRuntime(folder.name, load, config.runtime, on_end)
-    )
+    return SupervisedRuntime(folder.name, version, partial(WorkerRuntime, folder.name, load, config.runtime))
 
 
 def loader(custom_op_libraries: Sequence[str]) -> Load:

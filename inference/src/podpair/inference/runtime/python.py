@@ -44,17 +44,19 @@ class PythonRuntime:
     """A `Runtime`, and `Streaming`, for a class in this process. FaultsError if it can't be imported, made or loaded.
 
     path: the file of the class. reference: `module:Class` where it isn't in a repository. name: for its threads.
-    window: how many parts streams may be ahead of their readers.
+    alone: this process is the class's own. Its file is a module of the same name then, so that processes that it starts
+    find what they are to run, and what lies beside it can be imported at any time.
     """
 
     platform = "python"
     inline = False
 
     def __init__(
-        self, path: Path, config: ModelConfig, name: str, reference: str | None = None, window: int = WINDOW
+        self, path: Path, config: ModelConfig, name: str, reference: str | None = None, alone: bool = False
     ) -> None:
         self._folder = path.parent
-        self._window = window
+        # As many parts again are on their way to the server.
+        self._window = WINDOW // 2 if alone else WINDOW
         self.instances = config.runtime.instances or 1
         self._rows = Rows(config)
         self.inputs, self.outputs = self._rows.inputs, self._rows.outputs
@@ -62,8 +64,8 @@ class PythonRuntime:
             raise FaultsError([f"{path}: postprocess is for ONNX models; a class does it in predict"])
         self._loop = LoopThread(f"loop-{name}")
         # No dots: they would make it a module of a package.
-        self._module = f"podpair_model_{name}_{next(_loads)}".replace(".", "_")
-        with own_modules(self._folder, self._module) if reference is None else contextlib.nullcontext():
+        self._module = path.stem if alone else f"podpair_model_{name}_{next(_loads)}".replace(".", "_")
+        with contextlib.nullcontext() if alone or reference else own_modules(self._folder, self._module):
             found = find_class(path, reference, config.class_, self._module)
             try:
                 model = found()

@@ -76,7 +76,7 @@ class Channel:
         self._rest = bytes(memoryview(data)[end:])
         room = memoryview(raw)[len(there) :]  # type: ignore[arg-type]
         while room:
-            count = self._socket.recv_into(room)
+            count = self._socket.recv_into(room, 0, socket.MSG_WAITALL)
             if not count:
                 raise EOFError
             room = room[count:]

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 _ABORT_SECONDS = 2.0
 _CLOSE_SECONDS = 4.0
 # Bytes of a traceback that are logged.
-_TRACEBACK = 8192
+_TRACEBACK = 16384
 
 
 class WorkerProcess:

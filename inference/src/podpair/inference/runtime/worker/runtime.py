@@ -5,6 +5,7 @@ and writer are threads of their own: the serving loop waits for no socket. A cal
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
@@ -29,16 +30,18 @@ from podpair.inference.core.worker_messages import (
     Tensor,
 )
 from podpair.inference.core.worker_messages import Part as StreamPart
-from podpair.inference.runtime.feeding import Feed
+from podpair.inference.runtime.feeding import WINDOW, Feed
 from podpair.inference.runtime.worker.channel import Channel
 from podpair.inference.runtime.worker.failures import error_of
 from podpair.inference.runtime.worker.process import WorkerProcess
 
+log = logging.getLogger(__name__)
+
 Answers = list[Array]
 
-# Parts of a stream between the two processes; the worker is asked for more once so many were read.
-_WINDOW = 8
-_AT_ONCE = 4
+# Parts of a stream between the two processes, beside as many in the worker; it is asked for more once so many were read.
+_WINDOW = WINDOW // 2
+_AT_ONCE = _WINDOW // 2
 # How long a stream that was cancelled because it is late may take to end.
 _CANCEL_SECONDS = 5.0
 
@@ -46,14 +49,20 @@ _CANCEL_SECONDS = 5.0
 class WorkerRuntime:
     """A class in a process of its own. Raises FaultsError if it can't be started or loaded.
 
-    model: for messages. load: what it loads. on_end: called once its process has ended, in a thread of its own.
+    model: for messages. load: what it loads. on_start: called before that, with its process. on_end: called once that has
+    ended, in a thread of its own.
     """
 
     platform = "python"
     inline = False
 
     def __init__(
-        self, model: str, load: Load, config: RuntimeConfig, on_end: Callable[["WorkerRuntime"], object]
+        self,
+        model: str,
+        load: Load,
+        config: RuntimeConfig,
+        on_start: Callable[[WorkerProcess], object],
+        on_end: Callable[["WorkerRuntime"], object],
     ) -> None:
         self._model = model
         self._timeout = config.timeout_seconds
@@ -73,6 +82,7 @@ class WorkerRuntime:
             call.set_timeout(self._timeout)
             self._calls.put(call)
         try:
+            on_start(self.process)
             loaded = self._load(load, config.load_timeout_seconds)
         except FaultsError:
             self._control_is_free.set()
@@ -152,6 +162,9 @@ class WorkerRuntime:
             raise FaultsError([f"{load.path}: {self.process.reason}"]) from None
         except (OSError, EOFError, MessageError) as error:
             self._make_sure(error)
+            if self.process.traceback:
+                told = {"model": self._model, "traceback": self.process.traceback}
+                log.error("a model's process ended while it was loaded", extra=told)
             raise FaultsError([f"{load.path}: while it was loaded {self.process.reason}"]) from None
         if isinstance(message, Faults):
             self.process.close()

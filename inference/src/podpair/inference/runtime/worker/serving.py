@@ -8,6 +8,7 @@ they come over a thread that only reads: it notices that the server is gone what
 import asyncio
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,8 +38,6 @@ from podpair.inference.runtime.python import PythonRuntime
 from podpair.inference.runtime.worker.channel import Channel
 from podpair.inference.runtime.worker.failures import failure_of
 
-# Parts that a stream may be ahead inside this process; as many are on the way to the server.
-AHEAD = 8
 # How long the model may take to end, in seconds.
 _END_SECONDS = 2.0
 
@@ -74,7 +73,12 @@ def _load(load: Load, control: Channel) -> PythonRuntime | None:
         if config.runtime.cpus and hasattr(os, "sched_setaffinity"):
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(0, config.runtime.cpus)
-        return PythonRuntime(Path(load.path), config, load.name, load.reference, AHEAD)
+        path = Path(load.path)
+        if load.reference is None:
+            sys.path.insert(0, str(path.parent))
+            # Bytecode is told from older by seconds: a reload must not take what was there a moment ago.
+            sys.dont_write_bytecode = True
+        return PythonRuntime(path, config, load.name, load.reference, alone=True)
     except FaultsError as error:
         control.send(Faults(error.faults))
         return None

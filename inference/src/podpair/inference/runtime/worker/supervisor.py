@@ -14,18 +14,19 @@ from podpair.inference.core.errors import FaultsError, UnavailableError
 from podpair.inference.core.restarts import RestartBackoff
 from podpair.inference.core.tensors import Array
 from podpair.inference.runtime.protocol import Down, Runtime
+from podpair.inference.runtime.worker.process import WorkerProcess
 from podpair.inference.runtime.worker.runtime import WorkerRuntime
 
 log = logging.getLogger(__name__)
 
 Answers = list[Array]
-Start = Callable[[Callable[[WorkerRuntime], object]], WorkerRuntime]
+Start = Callable[[Callable[[WorkerProcess], object], Callable[[WorkerRuntime], object]], WorkerRuntime]
 
 
 class SupervisedRuntime:
     """A `Runtime`, `Streaming` and `Restarting`. Raises FaultsError where the first process can't load the class.
 
-    start: makes a process, given what is to be called when it has ended.
+    start: makes a process, given what is to be called when it was started, and when it has ended.
     """
 
     platform = "python"
@@ -42,7 +43,9 @@ class SupervisedRuntime:
         self._tell: Callable[[Down | None], object] | None = None
         self._prepare: Callable[[Runtime], object] | None = None
         self._current: WorkerRuntime | None = None
-        first = start(self._ended)
+        # The process that was started last.
+        self._latest: WorkerProcess | None = None
+        first = start(self._starts, self._ended)
         self._current = first
         self.instances = first.instances
         self.inputs, self.outputs = first.inputs, first.outputs
@@ -76,9 +79,9 @@ class SupervisedRuntime:
         """End the process, and start no other."""
         self._closed.set()
         with self._lock:
-            current, self._current = self._current, None
-        if current is not None:
-            current.close()
+            latest, self._current = self._latest, None
+        if latest is not None:
+            latest.close()
 
     @property
     def _which(self) -> dict[str, Any]:
@@ -91,6 +94,13 @@ class SupervisedRuntime:
             why = "it is being unloaded" if down is None else f"{down.reason}; it is being started again"
             raise UnavailableError(f"model {self._model} is not ready: {why}")
         return current
+
+    def _starts(self, process: WorkerProcess) -> None:
+        """A process is there, and begins to load the class."""
+        with self._lock:
+            self._latest = process
+        if self._closed.is_set():
+            process.close()
 
     def _ended(self, worker: WorkerRuntime) -> None:
         """In the thread of a process that has ended, or of who found it so: go on with the next one."""
@@ -116,7 +126,7 @@ class SupervisedRuntime:
                 return
 
     def _begin(self) -> WorkerRuntime:
-        worker = self._start(self._ended)
+        worker = self._start(self._starts, self._ended)
         if self._prepare is not None:
             try:
                 self._prepare(worker)
@@ -124,7 +134,8 @@ class SupervisedRuntime:
                 worker.close()
                 raise
             if worker.process.gone.is_set():
-                raise FaultsError([f"{worker.process.reason} while it was warmed up"])
+                hint = "what takes no zeros leaves it out: warmup: {rows: []}"
+                raise FaultsError([f"while it was warmed up {worker.process.reason}; {hint}"])
         return worker
 
     def _publish(self, worker: WorkerRuntime) -> None:
@@ -134,7 +145,6 @@ class SupervisedRuntime:
                 self._current, self._down = worker, None
                 tell = self._tell
         if closed:
-            worker.close()
             return
         log.info("a model's process is up again", extra={**self._which, "pid": worker.process.pid})
         if tell is not None:
