@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from podpair.inference.core.errors import FaultsError, UnavailableError
+from podpair.inference.core.errors import FaultsError, ModelRestartingError
 from podpair.inference.core.restarts import RestartBackoff
 from podpair.inference.core.tensors import Array
 from podpair.inference.runtime.protocol import Down, Runtime
@@ -66,7 +66,7 @@ class SupervisedRuntime:
         self._prepare = prepare
 
     def run(self, arrays: Sequence[Array], parameters: Sequence[Mapping[str, Any]] = ()) -> Answers:
-        """See `Runtime.run`. Raises UnavailableError while there is no process, and as `WorkerRuntime.run` does."""
+        """See `Runtime.run`. Raises ModelRestartingError while there is no process, and as `WorkerRuntime.run` does."""
         return self._there().run(arrays, parameters)
 
     async def stream(self, arrays: Sequence[Array], parameters: Mapping[str, Any]) -> AsyncGenerator[Answers, None]:
@@ -92,7 +92,7 @@ class SupervisedRuntime:
         if current is None:
             down = self._down
             why = "it is being unloaded" if down is None else f"{down.reason}; it is being started again"
-            raise UnavailableError(f"model {self._model} is not ready: {why}")
+            raise ModelRestartingError(f"model {self._model} is not ready: {why}")
         return current
 
     def _starts(self, process: WorkerProcess) -> None:
