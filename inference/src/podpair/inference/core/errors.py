@@ -70,6 +70,14 @@ class ModelError(InferenceError):
     status, kind = 500, "model"
 
 
+class ModelEndedError(ModelError):
+    """The model's process ended while it had this request, and whatever else ran beside it."""
+
+
+class ModelRestartingError(UnavailableError):
+    """The model's process has ended, and the next isn't ready yet."""
+
+
 class LoadError(InferenceError):
     """A model can't be loaded as it lies there; what was served before is served still."""
 
