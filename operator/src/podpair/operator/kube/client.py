@@ -22,8 +22,10 @@ from podpair.operator.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 FIELD_MANAGER = "podpair-operator"
+_LONGEST_WAIT = 3600.0
 _SECONDS = 10.0  # for a request that isn't a watch
 _PAGE = 500
+_PASSING = (408, 409, 429, 502, 503, 504)
 _APPLY, _MERGE, _JSON = "application/apply-patch+yaml", "application/merge-patch+json", "application/json"
 
 Fence = Callable[[], float]
@@ -47,6 +49,14 @@ class ApiError(Exception):
         self.reason = reason
         self.retry_after = retry_after
         """Seconds after which the server wants to be asked again, where it says so."""
+
+    @property
+    def passing(self) -> bool:
+        """Whether it is no answer: the server is busy or away, or another was faster.
+
+        500 is one: server-side apply says so of a field that there is not, and of a webhook that does not answer.
+        """
+        return self.status in _PASSING
 
 
 class Client:
@@ -213,8 +223,14 @@ async def _refused(response: aiohttp.ClientResponse) -> None:
         response.status,
         status.get("reason") or response.reason or str(response.status),
         status.get("message") or text[:500],
-        float(after) if after is not None and str(after).isdecimal() else None,
+        retry_after(after),
     )
+
+
+def retry_after(value: object) -> float | None:
+    """Seconds that the API server asks to wait, an hour at most; None: it asks for nothing, or for a date."""
+    text = str(value).strip()
+    return min(float(text), _LONGEST_WAIT) if text.isascii() and text.isdecimal() else None
 
 
 def _configuration() -> Any:

@@ -4,6 +4,7 @@
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +13,20 @@ from podpair.operator.core.drift import DIGEST, applied_by, changed_by, owns_rep
 from podpair.operator.core.events import Change
 from podpair.operator.core.objects.naming import Manifest
 from podpair.operator.core.problems import Problem
+from podpair.operator.core.reading import path_of
 from podpair.operator.core.resource.igw import InferenceGateway
 from podpair.operator.kube.caches import Caches
 from podpair.operator.kube.client import FIELD_MANAGER, ApiError, Client
-from podpair.operator.kube.kinds import AUTOSCALER, DEPLOYMENT, SCALED_OBJECT, WATCHED, Resource, resource_of
+from podpair.operator.kube.kinds import (
+    AUTOSCALER,
+    DEPLOYMENT,
+    GATEWAY,
+    SCALED_OBJECT,
+    WATCHED,
+    Resource,
+    resource_of,
+)
+from podpair.operator.kube.pod_schema import pod_faults
 from podpair.operator.logs import about
 from podpair.operator.metrics import Metrics
 
@@ -27,6 +38,9 @@ _ADVICE = {
     "ScaledObject": "install KEDA, or set scaling.provider: hpa",
     "TriggerAuthentication": "install KEDA, or set scaling.provider: hpa",
 }
+_NOT_GRANTED = re.compile(r"User \".*\" cannot ")
+_MOST_FAULTS = 3  # of a pod that are told beside what the API server says
+_PORT = re.compile(r"(?<=:)\d+(?=->)")  # of our side of a connection, which differs each time
 
 
 @dataclass
@@ -103,12 +117,15 @@ class Applier:
                 return
             if live is not None and settled(live, wanted, self._what_was_kept(place, wanted)):
                 return
+            if live is not None and not _owned(live, gateway) and await self._leaves(gateway):
+                return
             if live is not None and resource == DEPLOYMENT and "replicas" not in wanted["spec"]:
-                await self._hand_over(live)
+                live = await self._hand_over(live)
             made = await self._apply(resource, wanted, live)
         except ApiError as error:
             self._written_total.labels(place[0], "refused").inc()
-            outcome.faults.append(_fault(error, named))
+            told = fault(error, named)
+            outcome.faults.append(_explained(told, gateway) if resource == DEPLOYMENT else told)
             return
         change = _change(named, live, wanted, was_there=place in self._kept)
         self._kept[place] = _digest(wanted), part(made, wanted)
@@ -118,15 +135,27 @@ class Applier:
             self._written_total.labels(place[0], change.verb).inc()
 
     async def _apply(self, resource: Resource, wanted: Manifest, live: Manifest | None) -> Manifest:
-        """What others have added to a list stays, even where it makes the whole invalid: then our lists replace theirs."""
+        """What others have added to a list stays, even where it makes the whole invalid: then our lists replace theirs.
+
+        Only what was looked at is changed: of what is orphaned meanwhile the owner must not be put back.
+        """
         path = resource.path(wanted["metadata"]["namespace"], wanted["metadata"]["name"])
         try:
-            return await self._client.apply(path, wanted)
+            return await self._client.apply(path, _at_version(wanted, live))
         except ApiError as error:
             if live is None or error.reason != "Invalid" or "spec" not in wanted:
                 raise
-        await self._client.merge(path, {"spec": wanted["spec"]})
-        return await self._client.apply(path, wanted)
+        changed = await self._client.merge(path, _at_version({"spec": wanted["spec"]}, live))
+        return await self._client.apply(path, _at_version(wanted, changed))
+
+    async def _leaves(self, gateway: InferenceGateway) -> bool:
+        """Whether the resource is on its way out, as the API server has it now.
+
+        With `--cascade=orphan` its objects lose their owner before a watch may show why: who owned them again would have them
+        deleted with it.
+        """
+        now = await self._client.get(GATEWAY.path(gateway.metadata.namespace, gateway.metadata.name))
+        return now is None or now["metadata"]["uid"] != gateway.metadata.uid or "deletionTimestamp" in now["metadata"]
 
     async def _find(self, resource: Resource, place: _Place, gateway: InferenceGateway) -> Manifest | None:
         """The object as it is. One that no watch shows may be there all the same: without podpair's label, or not podpair's."""
@@ -137,8 +166,11 @@ class Applier:
         digest, kept = self._kept.get(place, ("", None))
         return kept if digest == _digest(wanted) else None
 
-    async def _hand_over(self, live: Manifest) -> None:
-        """Let another manager state the number of pods that there is: else the server would set it to 1 when we stop to."""
+    async def _hand_over(self, live: Manifest) -> Manifest:
+        """Let another manager state the number of pods that there is: else the server would set it to 1 when we stop to.
+
+        Returns the object as it is then.
+        """
         if owns_replicas(live, FIELD_MANAGER):
             metadata = {name: live["metadata"][name] for name in ("name", "namespace")}
             stays = {
@@ -148,7 +180,8 @@ class Applier:
                 "spec": {"replicas": live["spec"]["replicas"]},
             }
             path = DEPLOYMENT.path(metadata["namespace"], metadata["name"])
-            await self._client.apply(path, stays, manager=_HANDOVER)
+            return await self._client.apply(path, _at_version(stays, live), manager=_HANDOVER)
+        return live
 
     async def _remove(
         self, gateway: InferenceGateway, wanted: set[_Place], resources: Sequence[Resource], outcome: Outcome
@@ -161,7 +194,7 @@ class Applier:
                 try:
                     await self._client.delete(resource, one)
                 except ApiError as error:
-                    outcome.faults.append(_fault(error, f"{place[0]} {place[2]}"))
+                    outcome.faults.append(fault(error, f"{place[0]} {place[2]}"))
                     continue
                 self._kept.pop(place, None)
                 self._written.pop(place, None)
@@ -180,19 +213,36 @@ def _change(named: str, live: Manifest | None, wanted: Manifest, *, was_there: b
     return Change("changed", named)
 
 
-def _fault(error: ApiError, named: str) -> Problem:
-    """What the server's refusal means. Raises it again where it is no answer: busy, failing, another was faster."""
-    if error.status in (409, 429) or error.status >= 500:
+def fault(error: ApiError, named: str) -> Problem:
+    """What the server's refusal means. Raises it again where it is no answer."""
+    if error.passing:
         raise error
-    if "exceeded quota" in str(error):
-        return Problem("QuotaExceeded", f"{named} can't be made: {error}: raise the quota")
-    if "is being terminated" in str(error):
-        return Problem("NamespaceTerminating", f"{named} can't be made: {error}")
-    if error.status in (401, 403):
-        return Problem(
-            "NotPermitted", f"the operator may not write {named}: {error}: grant it (chart podpair-operator)"
-        )
-    return Problem("Refused", f"the API server refuses {named}: {error}")
+    said = _PORT.sub("", str(error))
+    if "exceeded quota" in said:
+        return Problem("QuotaExceeded", f"{named} can't be made: {said}: raise the quota")
+    if "is being terminated" in said:
+        return Problem("NamespaceTerminating", f"{named} can't be made: {said}")
+    if "failed calling webhook" in said:
+        return Problem("WebhookFailed", f"{named} can't be written: {said}: see to that webhook")
+    if error.status == 401 or (error.status == 403 and _NOT_GRANTED.search(said)):
+        return Problem("NotPermitted", f"the operator may not write {named}: {said}: grant it (chart podpair-operator)")
+    return Problem("Refused", f"the API server refuses {named}: {said}")
+
+
+def _explained(told: Problem, gateway: InferenceGateway) -> Problem:
+    """With the field of the resource that it is about, as far as that can be told."""
+    if told.reason != "Refused":
+        return told
+    found = [f"{path_of(one.place)}: {one.message}" for one in pod_faults(gateway)]
+    return told._replace(message="; ".join([told.message, *found[:_MOST_FAULTS]]))
+
+
+def _at_version(change: Manifest, live: Manifest | None) -> Manifest:
+    """The change, for the object as it was seen: the server refuses it (Conflict) where another was faster."""
+    if live is None:
+        return change
+    metadata = {**change.get("metadata", {}), "resourceVersion": live["metadata"]["resourceVersion"]}
+    return {**change, "metadata": metadata}
 
 
 def _owned(one: Manifest, gateway: InferenceGateway) -> bool:
