@@ -37,6 +37,7 @@ OWNED = (
     "transaction.timeout.ms",
     "partitioner",
     "queue.buffering.max.kbytes",
+    "default.topic.config",
     "logger",
     "error.cb",
     "log.cb",
