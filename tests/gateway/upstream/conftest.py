@@ -39,7 +39,9 @@ class RowsServer:
         self.given_up = 0  # calls whose client went away
         self.described = 0  # times that metadata was asked for
         self.gone: set[str] = set()  # models that were unloaded
-        self.answers_as: dict[str, str] = {}  # model → the version that answers name, where its metadata has another one
+        self.answers_as: dict[
+            str, str
+        ] = {}  # model → the version that answers name, where its metadata has another one
         self._like: dict[str, str] = {}
         self._versions: dict[str, str] = {}
         self._widths: dict[str, int] = {}

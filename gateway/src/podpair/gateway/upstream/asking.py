@@ -45,7 +45,9 @@ class Asking:
         self._upstream = upstream
         self._alone = frozenset(config.coalescing.alone)
         self._odd: set[str] = set()  # models that did not answer row by row
-        self._unlisted: defaultdict[str, set[str | None]] = defaultdict(set)  # versions that answer and aren't listed, by model
+        self._unlisted: defaultdict[str, set[str | None]] = defaultdict(
+            set
+        )  # versions that answer and aren't listed, by model
         self._packers: dict[str, Packer] = {}
         self._coalesces = config.coalescing.enabled
         self._together = frozenset(config.coalescing.together)
