@@ -1,5 +1,6 @@
 """Clients of a V2 server over its three ways, and what plain ONNX Runtime answers to the same input alone."""
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,7 +112,7 @@ async def ask_raw(client: aiohttp.ClientSession, model: str, arrays: dict[str, A
         raw += data
     head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
     headers = {"Inference-Header-Content-Length": str(len(head))}
-    async with client.post(f"/v2/models/{model}/infer", data=head + raw, headers=headers) as answer:
+    async with client.post(f"/v2/models/{model}/infer", data=io.BytesIO(head + raw), headers=headers) as answer:
         body = await answer.read()
         assert answer.status == 200, body
         start = int(answer.headers["Inference-Header-Content-Length"])

@@ -1,4 +1,4 @@
-"""What plain ONNX Runtime answers, in V2's terms: maps as columns, BF16 as numbers, texts as bytes. Nothing of podpair is used."""
+"""What plain ONNX Runtime answers, in V2's terms: maps as columns, texts as bytes. Nothing of podpair is used."""
 
 import ctypes
 from collections.abc import Mapping

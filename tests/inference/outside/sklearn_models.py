@@ -41,7 +41,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "gaussian_process": lambda: GaussianProcessRegressor().fit(X[::10], X[::10].sum(axis=1)),
     "clusters": lambda: KMeans(3, random_state=1, n_init=1).fit(X),
     "components": lambda: PCA(2).fit(X),
-    "outliers": lambda: IsolationForest(10, random_state=1).fit(X),
+    "outliers": lambda: IsolationForest(n_estimators=10, random_state=1).fit(X),
 }
 
 

@@ -25,7 +25,7 @@ from inference import row_models
 from inference.company import Alone, ask_grpc, ask_json, ask_raw, unlike
 from inference.outside import sklearn_models, wheel_models
 from inference.outside.backend_suite import ALL, Case, cases, with_rows
-from inference.outside.plain import BFLOAT16, Plain
+from inference.outside.plain import BFLOAT16, Plain, sent
 from inference.outside.tally import Tally
 from podpair.inference.core import bfloat16
 from podpair.inference.core.tensors import Array
@@ -57,7 +57,9 @@ class Subject:
                 answers = self.plain.answer(arrays).values()
             except Exception:
                 continue
-            return arrays, [a.view(bfloat16.DTYPE) if a.dtype == BFLOAT16 else a for a in answers]
+            return {key: sent(array) for key, array in arrays.items()}, [
+                a.view(bfloat16.DTYPE) if a.dtype == BFLOAT16 else a for a in answers
+            ]
         return None
 
 
@@ -145,7 +147,9 @@ def variants(repository: Path) -> list[Subject]:
             continue
         if any(array is None or not array.ndim or not array.shape[0] for array in arrays):
             continue
-        if any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in arrays):
+        if any(
+            (array.dtype.kind == "f" or array.dtype == BFLOAT16) and not np.isfinite(array).all() for array in arrays
+        ):
             continue
         try:
             plain = Plain(changed.SerializeToString())

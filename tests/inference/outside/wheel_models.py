@@ -64,7 +64,7 @@ MODELS = {
     "wake_embedding": WheelModel(
         f"{_WORDS}/embedding_model.onnx", "independent", {"input_1": (("n", 76, 32, 1), None)}
     ),
-    "wake_mels": WheelModel(f"{_WORDS}/melspectrogram.onnx", "none", {"input": ((1, 1280), None)}),
+    "wake_mels": WheelModel(f"{_WORDS}/melspectrogram.onnx", "dependent", {"input": ((1, 1280), None)}),
     "wake_speech": WheelModel(
         f"{_WORDS}/silero_vad.onnx",
         "none",
