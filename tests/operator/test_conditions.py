@@ -162,6 +162,8 @@ def test_all_is_well() -> None:
     told = status(gateway(), Seen(deployment(), kafka=TOPICS, autoscaler=scale, sessions=118), {}, NOW)
     assert conditions(told) == {
         "Ready": ("True", "Serving"),
+        "Reconciling": ("False", "AsWanted"),
+        "Stalled": ("False", "NotStalled"),
         "KafkaReady": ("True", "TopicsReady"),
         "Scaling": ("True", "Autoscaled"),
         "Degraded": ("False", "AsWanted"),
@@ -309,6 +311,15 @@ def test_every_reason_is_explained() -> None:
     explained = {
         reason for row in re.findall(r"^\| (`[A-Z].*?) \|", page, re.MULTILINE) for reason in re.findall(r"\w+", row)
     }
-    kinds = {"Ready", "KafkaReady", "Scaling", "Degraded", "Paused", "ReplicasCappedByPartitions"}
+    kinds = {
+        "Ready",
+        "Reconciling",
+        "Stalled",
+        "KafkaReady",
+        "Scaling",
+        "Degraded",
+        "Paused",
+        "ReplicasCappedByPartitions",
+    }
     assert told - explained == set()
     assert explained - kinds - told == set()

@@ -58,22 +58,82 @@ def test_a_message_however_it_is_cut(text: str) -> None:
     assert read(whole + whole, whole) == [(TEXT, text)] * 3
     if len(whole) < 1000:
         assert read(*(whole[i : i + 1] for i in range(len(whole)))) == [(TEXT, text)]
+    # What is shorter than eight bytes, or has a length of eight, is not worth it.
     taken = FrameReader(LIMIT).whole_text(whole)
-    assert taken == (text if len(text.encode()) < 65536 else None)
+    assert taken == (text if 2 <= len(text.encode()) < 65536 else None)
 
 
-def test_the_short_way_is_taken_by_nothing_but_one_whole_text() -> None:
+# Whole, in part, and wrong: none of them is one whole text of a usual length.
+OTHERS = [
+    frame(TEXT, b"text")[:-1], frame(BINARY, b"text"), frame(TEXT, b"text", fin=False), frame(PING, b"text"),
+    frame(TEXT, b"text", masked=False), frame(TEXT, b"text", bits=0x40), b"", frame(TEXT, b"text")[:3],
+    frame(TEXT, b"x" * 200)[:4], frame(TEXT, b"x" * 200)[:9], frame(TEXT, b"x" * (LIMIT + 1)),
+    # A length in more bytes than it needs: eight, of a frame as long as one of 127 bytes would be, and two.
+    b"\x81\xff" + (119).to_bytes(8, "big") + MASK + b"x" * 119, b"\x81\xff" + (127).to_bytes(8, "big") + MASK + b"x" * 127,
+    b"\x81\xfe\x00\x04" + MASK + b"text", b"\x81\xfe\x00\x7d" + MASK + b"x" * 125,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_the_short_ways_are_taken_by_nothing_but_whole_texts(other: bytes) -> None:
+    assert FrameReader(LIMIT).whole_text(other) is None
     good = frame(TEXT, b"text")
-    for other in (
-        good[:-1], good + b"\x81", good * 2, frame(BINARY, b"text"), frame(TEXT, b"text", fin=False), frame(PING, b"text"),
-        frame(TEXT, b"text", masked=False), frame(TEXT, b"text", bits=0x40), b"", good[:3], frame(TEXT, b"x" * 200)[:4],
-        frame(TEXT, b"x" * (LIMIT + 1)),
-    ):  # fmt: skip
-        assert FrameReader(LIMIT).whole_text(other) is None
+    reader = FrameReader(LIMIT)
+    reader.feed(good + good + other)
+    assert list(reader.texts(10, 1000)) == ["text", "text"]
+    alone = FrameReader(LIMIT)
+    alone.feed(other)
+    assert outcome(reader) == outcome(alone)
+
+
+def outcome(reader: FrameReader) -> object:
+    """What comes next: a frame, nothing yet, or an error."""
+    try:
+        return reader.next()
+    except FrameError as error:
+        return error.code, str(error)
+
+
+def test_the_short_ways_are_not_taken_between_fragments_nor_by_two_at_once() -> None:
+    good = frame(TEXT, b"text")
+    assert FrameReader(LIMIT).whole_text(good * 2) is None
+    assert FrameReader(LIMIT).whole_text(good + b"\x81") is None
     begun = FrameReader(LIMIT)
     begun.feed(frame(TEXT, b"te", fin=False))
     assert begun.next() == (CONTINUATION, b"")
     assert begun.whole_text(good) is None
+    begun.feed(good)
+    assert list(begun.texts(10, 1000)) == []
+
+
+def test_so_many_texts_and_so_many_bytes_at_a_time_and_each_once() -> None:
+    texts = [f"{n} " + "x" * (n % 300) for n in range(1000)]
+    data = b"".join(frame(TEXT, text.encode()) for text in texts)
+    reader, found = FrameReader(LIMIT), []
+    for start in range(0, len(data), 997):
+        reader.feed(data[start : start + 997])
+        while some := list(reader.texts(3, 400)):
+            assert len(some) == 1 or sum(map(len, some[:-1])) <= 400
+            assert len(some) <= 3
+            found += some
+        assert not reader.more or reader.next() is None
+    assert found == texts
+
+
+def test_a_text_that_is_not_utf8_is_left_to_be_refused_behind_those_before_it() -> None:
+    reader = FrameReader(LIMIT)
+    reader.feed(frame(TEXT, b"good") + frame(TEXT, b"\xc3\x28\xff"))
+    assert list(reader.texts(10, 1000)) == ["good"]
+    assert outcome(reader) == (1007, "a text message is not UTF-8")
+
+
+def test_who_stops_in_the_middle_finds_the_rest_later() -> None:
+    reader = FrameReader(LIMIT)
+    reader.feed(b"".join(frame(TEXT, text.encode()) for text in ("first", "second", "third")))
+    assert next(reader.texts(10, 1000)) == "first"
+    assert reader.more
+    assert list(reader.texts(10, 1000)) == ["second", "third"]
+    assert not reader.more
 
 
 def test_a_message_in_fragments_with_control_frames_between() -> None:

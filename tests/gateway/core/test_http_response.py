@@ -2,7 +2,13 @@
 
 import pytest
 
-from podpair.gateway.core.http_response import BadResponse, Response, ResponseReader, ResponseTooLarge
+from podpair.gateway.core.http_response import (
+    BadResponse,
+    Response,
+    ResponseReader,
+    ResponseTooLarge,
+    whole_response,
+)
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -46,6 +52,32 @@ def test_right_ones_at_once_and_in_any_two_pieces_and_byte_by_byte(name: str) ->
     for cuts in [(), *((at,) for at in range(1, len(data))), tuple(range(1, len(data)))]:
         found, again = read(data, *cuts)
         assert (found.status, found.body, again) == (status, body, reusable), cuts
+
+
+# Of one piece, of a known length, and nothing else: these are read at once.
+USUAL = {"a length", "no body"}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_is_read_at_once_is_the_same(name: str) -> None:
+    data = RIGHT[name][0]
+    assert whole_response(data, 1000) == (read(data)[0] if name in USUAL else None)
+    assert whole_response(data + b"x", 1000) is None
+    assert whole_response(data[:-1], 1000) is None
+
+
+def test_what_is_not_read_at_once() -> None:
+    length = b"Content-Length: 4\r\n"
+    for head in (
+        b"", b"Content-Length: 04\r\n", b"Content-Length: +4\r\n", b"Content-Length: 4, 4\r\n", length + b"Connection: x\r\n",
+        length + b"X: y\r\nX: z\r\n", length + b"Transfer-Encoding: chunked\r\n",
+    ):  # fmt: skip
+        assert whole_response(OK + head + b"\r\nbody", 1000) is None, head
+    assert whole_response(OK + length + b"\r\nbody", 3) is None
+    assert whole_response(OK + length + b"\r\nbody", 4) == Response(200, {b"content-length": b"4"}, b"body")
+    for wrong in (b"X : y\r\n", b" X: y\r\n", b"X: y\nZ: w\r\n", b"X\r\n"):
+        with pytest.raises(BadResponse):
+            whole_response(OK + length + wrong + b"\r\nbody", 1000)
 
 
 @pytest.mark.parametrize("name", RIGHT)

@@ -143,7 +143,7 @@ async def converse(found: list[Plan], counts: dict[str, int]) -> None:
             asked = b"request-%d" % number
             server.plans[:] = found[number:]
             try:
-                outcome: bytes | Exception = (await pool.post("/", [], asked, SECONDS)).body
+                outcome: bytes | Exception = (await pool.post("/", b"", (asked,), SECONDS)).body
             except (Failed, Unavailable, TimeoutError) as error:
                 outcome = error
             kind = "answered" if isinstance(outcome, bytes) else type(outcome).__name__

@@ -180,7 +180,7 @@ async def test_an_error_before_all_was_sent_closes_the_connection(upstream: Rest
     port = server.sockets[0].getsockname()[1]
     own = RestUpstream(Inference(url=f"http://127.0.0.1:{port}", timeout_seconds=30))
     for _ in range(2):
-        found = await own._pool.post("/v2/models/raw/infer", [], bytes(1 << 25), 30)
+        found = await own._pool.post("/v2/models/raw/infer", b"", (bytes(1 << 25),), 30)
         assert found.status == 413
     assert connections == 2
     done.set()

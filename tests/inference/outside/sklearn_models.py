@@ -9,7 +9,7 @@ from skl2onnx import to_onnx
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_iris
 from sklearn.decomposition import PCA
-from sklearn.ensemble import GradientBoostingClassifier, IsolationForest, RandomForestClassifier, RandomForestRegressor
+from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier, RandomForestRegressor
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.naive_bayes import GaussianNB
@@ -41,7 +41,6 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "gaussian_process": lambda: GaussianProcessRegressor().fit(X[::10], X[::10].sum(axis=1)),
     "clusters": lambda: KMeans(3, random_state=1, n_init=1).fit(X),
     "components": lambda: PCA(2).fit(X),
-    "outliers": lambda: IsolationForest(n_estimators=10, random_state=1).fit(X),
 }
 
 

@@ -25,7 +25,7 @@ from inference import row_models
 from inference.company import Alone, ask_grpc, ask_json, ask_raw, unlike
 from inference.outside import sklearn_models, wheel_models
 from inference.outside.backend_suite import ALL, Case, cases, with_rows
-from inference.outside.plain import BFLOAT16, Plain, sent
+from inference.outside.plain import BFLOAT16, Plain, in_bytes, sent
 from inference.outside.tally import Tally
 from podpair.inference.core import bfloat16
 from podpair.inference.core.tensors import Array
@@ -80,7 +80,8 @@ class Clients:
             for pair in mine:
                 if pair is not None:
                     ask, via = next(self._ways)
-                    found.append(unlike(await ask(via, subject.name, pair[0]), pair[1]))  # type: ignore[arg-type]
+                    answers = await ask(via, subject.name, pair[0])  # type: ignore[arg-type]
+                    found.append(unlike([in_bytes(np.asarray(answer)) for answer in answers], pair[1]))
             return found
 
         wrong = [each for one in await asyncio.gather(*map(client, drawn)) for each in one]

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 INFERENCE_LATENCY = "inference_latency_seconds"
@@ -44,6 +44,51 @@ class Durations(Collector):
                 below += count
                 buckets.append((bound, below))
             family.add_metric([label], buckets, self._sums[label])
+        return [family]
+
+
+class Tallied:
+    """The count of one value of a tally's label."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def inc(self, amount: float = 1) -> None:
+        """Count so many more."""
+        self.value += amount
+
+
+class Tally(Collector):
+    """A counter that is counted on the loop's thread alone, for what is counted with each call to the model and each batch of
+    records: the client library's own takes a lock for every change, and five calls in Python.
+    """
+
+    def __init__(self, name: str, text: str, label: str | None = None) -> None:
+        self.name = name
+        self.text = text
+        self.label = label
+        self._counts: dict[str, Tallied] = {}
+        self._only = self.labels("") if label is None else None
+
+    def labels(self, value: str) -> Tallied:
+        """What counts under this value of the label."""
+        found = self._counts.get(value)
+        if found is None:
+            found = self._counts[value] = Tallied()
+        return found
+
+    def inc(self, amount: float = 1) -> None:
+        """Count so many more, where it has no label."""
+        assert self._only is not None  # noqa: S101 - it has none
+        self._only.value += amount
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        """What the registry asks for."""
+        family = CounterMetricFamily(self.name, self.text, labels=[] if self.label is None else [self.label])
+        for value, counted in self._counts.items():
+            family.add_metric([] if self.label is None else [value], counted.value)
         return [family]
 
 
@@ -91,7 +136,7 @@ class Metrics:
             f"{name}limited", "Connections and requests refused by a limit, a permission or their deadline", ["limit"],
             registry=registry,
         )  # fmt: skip
-        self.requests = Counter(f"{name}requests", "Requests accepted", ["route"], registry=registry)
+        self.requests = Tally(f"{name}requests", "Requests accepted", "route")
         self.spilled = Counter(
             f"{name}spilled", "Direct requests that went on through Kafka", ["reason"], registry=registry
         )
@@ -103,19 +148,15 @@ class Metrics:
             f"{name}requests_repeated", "Requests whose id had ended lately, given the same answer", ["route"],
             registry=registry,
         )  # fmt: skip
-        self.answers = Counter(f"{name}answers", "Terminal events, by outcome", ["outcome"], registry=registry)
+        self.answers = Tally(f"{name}answers", "Terminal events, by outcome", "outcome")
         self.direct = Gauge(f"{name}direct_in_flight", "Direct requests that the model has", registry=registry)
         self.latency = Durations(
             f"{name}request_seconds", "From infer to the answer of a direct request", "model", _LATENCY
         )
-        registry.register(self.latency)
-        self.upstream_calls = Counter(
-            f"{name}upstream_calls",
-            "Calls to the model, shared by requests or for one alone",
-            ["kind"],
-            registry=registry,
+        self.upstream_calls = Tally(
+            f"{name}upstream_calls", "Calls to the model, shared by requests or for one alone", "kind"
         )
-        self.upstream_rows = Counter(f"{name}upstream_rows", "Rows of shared calls", registry=registry)
+        self.upstream_rows = Tally(f"{name}upstream_rows", "Rows of shared calls")
         self.upstream_asked_again = Counter(
             f"{name}upstream_asked_again", "Shared calls that failed and were asked again in halves", registry=registry
         )
@@ -141,11 +182,9 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
 
-        self.read = Counter(f"{name}results_records_read", "Records read from the results topic", registry=registry)
-        self.read_bytes = Counter(
-            f"{name}results_bytes_read", "Bytes of values read from the results topic", registry=registry
-        )
-        self.delivered = Counter(f"{name}results_records_delivered", "Records written to clients", registry=registry)
+        self.read = Tally(f"{name}results_records_read", "Records read from the results topic")
+        self.read_bytes = Tally(f"{name}results_bytes_read", "Bytes of values read from the results topic")
+        self.delivered = Tally(f"{name}results_records_delivered", "Records written to clients")
         self.misplaced = Counter(
             f"{name}results_records_misplaced", "Records outside the home partition of the session that their key names",
             ["outcome"], registry=registry,
@@ -157,9 +196,7 @@ class Metrics:
 
         self.owned = Gauge(f"{name}request_partitions", "Request partitions of this group member", registry=registry)
         self.paused = Gauge(f"{name}requests_paused", "1 while request partitions are paused", registry=registry)
-        self.worked = Counter(
-            f"{name}queue_requests", "Queued requests finished here, by outcome", ["outcome"], registry=registry
-        )
+        self.worked = Tally(f"{name}queue_requests", "Queued requests finished here, by outcome", "outcome")
         self.attempts = Counter(
             f"{name}queue_retries", "Further attempts at queued requests", ["reason"], registry=registry
         )
@@ -173,11 +210,17 @@ class Metrics:
         )
         self.rebalances = Counter(f"{name}rebalances", "Changes of the request partitions", ["kind"], registry=registry)
 
+        for metric in vars(self).values():
+            if isinstance(metric, Durations | Tally):
+                registry.register(metric)
+
     def table(self) -> list[tuple[str, str, tuple[str, ...], str]]:
         """Each metric of ours: name as it is exposed, kind, labels, what it is."""
         rows: list[tuple[str, str, tuple[str, ...], str]] = []
         for metric in vars(self).values():
-            if isinstance(metric, Durations):
+            if isinstance(metric, Tally):
+                rows.append((f"{metric.name}_total", "counter", (metric.label,) if metric.label else (), metric.text))
+            elif isinstance(metric, Durations):
                 rows.append((metric.name, "histogram", (metric.label,), metric.text))
             elif isinstance(metric, Counter | Gauge):
                 name = f"{metric._name}_total" if isinstance(metric, Counter) else metric._name

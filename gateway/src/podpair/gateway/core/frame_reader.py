@@ -4,13 +4,15 @@ Invariant: what breaks a MUST of the RFC is refused with the close code that it 
 message, beside what one read brought, are ever held.
 """
 
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 Unmask = Callable[[bytes, bytearray], object]
 """Applies a mask (4 bytes) to a payload, in place."""
 
+_head = struct.Struct(">HH4s").unpack_from  # a frame's first bytes, where its length is one of two bytes: and its mask
 _PROTOCOL_ERROR, _INVALID_TEXT, _TOO_LARGE = 1002, 1007, 1009
 _CODES = frozenset(
     (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014)
@@ -69,22 +71,58 @@ class FrameReader:
 
         What `next` would do with it, in a third of the time. Raises FrameError.
         """
-        size = len(data)
-        if size < 6 or data[0] != 0x81 or self.more or self._message is not None:  # final, no reserved bit, text
+        if len(data) < 8 or self.more or self._message is not None:
             return None
-        second = data[1]
-        if second == 0xFE:
+        head, length, mask = _head(data)
+        if head == 0x81FE and length > 125:  # final, no reserved bit, text, masked
             start = 8
-            length = data[2] << 8 | data[3] if size > start else 0
-            if length < 126:
-                return None
+        elif 0x8180 <= head < 0x81FE:
+            start, length, mask = 6, head - 0x8180, data[2:6]
         else:
-            start, length = 6, second - 0x80
-        if start + length != size or length > self._limit:
+            return None
+        if start + length != len(data) or length > self._limit:
             return None
         payload = bytearray(data[start:])
-        self._unmask(data[start - 4 : start], payload)
-        return _text(payload)
+        self._unmask(mask, payload)
+        try:
+            return payload.decode()
+        except UnicodeDecodeError:
+            return _text(payload)  # which says why not
+
+    def texts(self, most: int, size: int) -> Iterator[str]:
+        """The next messages, as far as each is one frame of a text and lies there whole: `most` of them, some `size` bytes.
+
+        What `next` would do with them, in a part of the time. All else, and what is wrong, is left to it.
+        """
+        if self._message is not None:
+            return
+        data, at, unmask, limit = self._data, self._at, self._unmask, self._limit
+        last = len(data) - 8
+        while at <= last and most > 0 and size >= 0:
+            head, length, mask = _head(data, at)
+            if head == 0x81FE and length > 125:
+                start = at + 8
+            elif 0x8180 <= head < 0x81FE:
+                start, length, mask = at + 6, head - 0x8180, bytes(data[at + 2 : at + 6])
+            else:
+                return
+            stop = start + length
+            if stop > last + 8 or length > limit:
+                return
+            payload = bytearray(data[start:stop])
+            unmask(mask, payload)
+            try:
+                text = payload.decode()
+            except UnicodeDecodeError:
+                return
+            if stop > last:
+                self._taken(stop)
+            else:
+                self._at = stop
+            yield text
+            at = stop
+            most -= 1
+            size -= length
 
     def next(self) -> tuple[int, str | bytes] | None:
         """The next frame's opcode, and its message or payload; None until more is fed.
@@ -97,35 +135,6 @@ class FrameReader:
         if end < start:
             return self._wait()
         first, second = data[at], data[at + 1]
-        length = second - 0x80
-        if first != 0x81 or not 0 <= length <= 126 or self._message is not None:  # all but short, whole texts
-            return self._other(first, second)
-        if length == 126:
-            start += 2
-            length = data[at + 2] << 8 | data[at + 3] if end >= start else 0
-            if length < 126:
-                return self._other(first, second)
-        if length > self._limit:
-            return self._other(first, second)
-        start += 4
-        stop = start + length
-        if end < stop:
-            return self._wait()
-        payload = bytearray(data[start:stop])
-        self._unmask(bytes(data[start - 4 : start]), payload)
-        if stop < end:
-            self._at = stop
-        else:
-            self._data, self._at, self.more = b"", 0, False
-        try:
-            return TEXT, payload.decode()
-        except UnicodeDecodeError:
-            return TEXT, _text(payload)  # which says why not
-
-    def _other(self, first: int, second: int) -> tuple[int, str | bytes] | None:
-        """The next frame, whatever it is: its first bytes are these."""
-        data, at = self._data, self._at
-        start, end = at + 2, len(data)
         opcode, length = first & 0x0F, second & 0x7F
         if first & 0x70:
             raise FrameError(_PROTOCOL_ERROR, "a reserved bit is set, and no extension was agreed on")
@@ -134,11 +143,7 @@ class FrameReader:
         if opcode >= CLOSE:
             _check_control(opcode, first, length)
         else:
-            if opcode > BINARY:
-                raise FrameError(_PROTOCOL_ERROR, f"opcode {opcode} is reserved")
-            if (opcode == CONTINUATION) is (self._message is None):
-                wrong = "another message begins in" if opcode else "a continuation without"
-                raise FrameError(_PROTOCOL_ERROR, f"{wrong} a fragmented message")
+            self._check_place(opcode)
             if length > 125:
                 size = 2 if length == 126 else 8
                 start += size
@@ -159,6 +164,14 @@ class FrameReader:
         if opcode >= CLOSE:
             return opcode, bytes(payload)
         return self._joined(opcode, payload, last=first >= 0x80)
+
+    def _check_place(self, opcode: int) -> None:
+        """Raises FrameError where no such data frame may stand."""
+        if opcode > BINARY:
+            raise FrameError(_PROTOCOL_ERROR, f"opcode {opcode} is reserved")
+        if (opcode == CONTINUATION) is (self._message is None):
+            wrong = "another message begins in" if opcode else "a continuation without"
+            raise FrameError(_PROTOCOL_ERROR, f"{wrong} a fragmented message")
 
     def _taken(self, stop: int) -> None:
         """What lies before `stop` is done with."""

@@ -25,10 +25,9 @@ def text_frame_header(length: int) -> bytes:
 def text_frames(payloads: Iterable[bytes]) -> bytes:
     """Each payload (UTF-8) as a text frame, all in one piece."""
     parts: list[bytes] = []
-    add = parts.append
     for payload in payloads:
-        add(text_frame_header(len(payload)))
-        add(payload)
+        size = len(payload)
+        parts += (_SHORT[size] if size < 126 else text_frame_header(size), payload)
     return b"".join(parts)
 
 

@@ -15,7 +15,8 @@ _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\x
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 _START = b"HTTP/1."
-_USUAL = b"HTTP/1.1 200 OK"
+_USUAL = b"HTTP/1.1 200 OK\r\n"
+_FRAMING = frozenset((b"connection", b"transfer-encoding"))
 _MOST_FIELDS, _LONGEST_FIELD = 512, 128  # header lines that are kept as they were read: most come again and again
 _fields: dict[bytes, tuple[bytes, bytes]] = {}
 
@@ -51,6 +52,26 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
     return found
 
 
+def whole_response(data: bytes, limit: int) -> Response | None:
+    """The answer to a request other than HEAD, where `data` is all of one of the usual kind, after which its connection may
+    carry another; None: it has to be read step by step. Raises BadResponse.
+    """
+    end = data.find(b"\r\n\r\n")
+    start = len(_USUAL)
+    if not start < end <= _MOST_OVERHEAD or not data.startswith(_USUAL):
+        return None
+    lines = data[start:end].split(b"\r\n")
+    headers = dict([_fields.get(line) or _field(line) for line in lines])
+    body = data[end + 4 :]
+    size = len(body)
+    if (
+        headers.get(b"content-length") != b"%d" % size or size > limit or len(headers) != len(lines)
+        or not _FRAMING.isdisjoint(headers)
+    ):  # fmt: skip
+        return None
+    return Response(200, headers, body)
+
+
 class ResponseReader:
     """Reads the answer to one request (not to CONNECT) with a body of at most `limit` bytes; `bodiless`: to HEAD."""
 
@@ -64,11 +85,7 @@ class ResponseReader:
         self.reusable = False
         self._limit = limit
         self._bodiless = bodiless
-        self._step: Callable[[ResponseReader], bool] | None = None  # not bound: no cycle
-
-    def _start(self) -> None:
-        """Read step by step."""
-        self._step = ResponseReader._head
+        self._step: Callable[[ResponseReader], bool] = ResponseReader._head  # not bound: no cycle
         self._buffer = b""  # what is not read yet
         self._looked = 0  # bytes of it in which no end of a head begins
         self._overhead = 0  # bytes so far that are not the body's
@@ -83,45 +100,16 @@ class ResponseReader:
         if self.response is not None:
             self.reusable = False
             return self.response
-        if self._step is None:
-            if self._at_once(data):
-                return self.response
-            self._start()
-            self._buffer = data
-        else:
-            self._buffer = self._buffer + data if self._buffer else data
-        while self._step is not None and self._step(self):
+        self._buffer = self._buffer + data if self._buffer else data
+        while self._step(self):
             pass
         if self.response is not None and self._buffer:
             self.reusable = False  # bytes behind the answer belong to nobody
         return self.response
 
-    def _at_once(self, data: bytes) -> bool:
-        """Whether the data is a whole answer of the usual kind; all else is read step by step."""
-        end = data.find(b"\r\n\r\n")
-        if not 0 <= end <= _MOST_OVERHEAD or self._bodiless:
-            return False
-        first, *lines = data[:end].split(b"\r\n")
-        if first != _USUAL:
-            return False
-        headers: dict[bytes, bytes] = {}
-        for line in lines:
-            name, value = _fields.get(line) or _field(line)
-            headers[name] = value
-        length = headers.get(b"content-length", b"")
-        size = len(data) - end - 4
-        if (
-            len(headers) != len(lines) or b"connection" in headers or b"transfer-encoding" in headers
-            or not length.isdigit() or len(length) > 18 or int(length) != size or size > self._limit
-        ):  # fmt: skip
-            return False
-        self.reusable = True
-        self.response = Response(200, headers, data[end + 4 :])
-        return True
-
     def end(self) -> Response | None:
         """The connection has ended: the answer, where that was its end; None where it is cut off."""
-        if self.response is None and self._step is not None and self._left < 0:
+        if self.response is None and self._left < 0:
             self._finish()
         return self.response
 

@@ -9,9 +9,10 @@ Who asks again with an id that has ended lately is given the answer that it had:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
 from sys import getsizeof
+
+import msgspec
 
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.quotas import Grant
@@ -27,8 +28,7 @@ _MOST = _REMEMBERED * (_ID + getsizeof(""))  # bytes that so many cost at least
 _ANSWER = 220  # bytes that a kept answer costs besides its id and its payload
 
 
-@dataclass(slots=True)
-class OpenRequest:
+class OpenRequest(msgspec.Struct, eq=False):
     """A request that was accepted, or is about to be, and has not ended."""
 
     route: Route
@@ -143,12 +143,14 @@ class Ledger:
 
         An answer that is given again from here is the one: what Kafka may still bring is its second copy.
         """
-        kept = self._answers.get(request_id) if self._answers else None
+        kept = self._answers.get(request_id) if self._answers is not None else None
         if kept is not None:
             if not self.has_ended(request_id):
                 self._remember(request_id, -1)
             return kept
-        offset = self._ended.get(request_id, -1) if self._ended else -1
+        if self._ended is None:
+            return None
+        offset = self._ended.get(request_id, -1)
         return offset if offset >= 0 else None
 
     @property

@@ -96,6 +96,8 @@ def count_of(shape: Sequence[int]) -> int:
     """How many elements a tensor of this shape has. Raises ValueError where it is none that a tensor can have."""
     if len(shape) > MOST_DIMENSIONS:
         raise ValueError(f"a shape of {len(shape)} dimensions")
+    if shape and min(shape) > 0:
+        return math.prod(shape)
     count = 1
     for size in shape:
         if size < 0:
@@ -173,11 +175,15 @@ class Columns:
     def __init__(self, outputs: Sequence[Output]) -> None:
         self._outputs = outputs
         self._columns = [_column(output) for output in outputs]
-        # The row of an only output, which is the most of it, is one formatting.
-        names = [_encode(output.name).replace(b"%", b"%%") for output in outputs]
-        patterns = [b"%b:%b" % (name, value) for name, (value, _) in zip(names, self._columns, strict=True)]
+        self._all: list[bytes] | None = None
+        if len(outputs) == 1:  # the row of an only output, which is the most of it, is one formatting
+            value, self._all = self._columns[0]
+            self._row = b"{%b:%b}" % (_member(outputs[0].name), value)
+            return
+        patterns = [
+            b"%b:%b" % (_member(output.name), value) for output, (value, _) in zip(outputs, self._columns, strict=True)
+        ]
         self._row = b"{%b}" % b",".join(patterns)
-        self._all = self._columns[0][1] if len(outputs) == 1 else None
 
     def row(self, index: int, _: int = 1) -> bytes:
         """An object of output name → value of this row, without the batch dimension."""
@@ -201,6 +207,12 @@ class Columns:
             data = values[start * width : (start + count) * width]
             found.append({"name": name, "datatype": datatype, "shape": [count, *shape[1:]], "data": data})
         return encode(found)
+
+
+@lru_cache(maxsize=1024)
+def _member(name: str) -> bytes:
+    """An output's name in a pattern of JSON."""
+    return _encode(name).replace(b"%", b"%%")
 
 
 def _column(output: Output) -> tuple[bytes, list[bytes]]:

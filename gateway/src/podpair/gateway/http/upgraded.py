@@ -136,26 +136,29 @@ class WebSocketStream(asyncio.Protocol):
 
     def _take(self) -> None:
         """Take the frames that were read: in this turn so many, the others in the next ones."""
-        reader, size = self._reader, 0
+        reader, on_message = self._reader, self._on_message
+        frames = size = 0
         try:
-            for _ in range(FRAMES):
-                frame = reader.next()
-                if frame is None:
-                    break
-                opcode, data = frame
-                if opcode == TEXT and not self._closing:
-                    self._on_message(data)
-                else:
-                    self._other(opcode, data)
-                size += len(data)
-                if not reader.more or self._ended or self._held or size > _BYTES:
-                    break
-            else:
-                size = _BYTES + 1
+            while frames < FRAMES and size <= _BYTES and reader.more and not self._ended and not self._held:
+                before = frames
+                for text in reader.texts(FRAMES - frames, _BYTES - size):
+                    frames += 1
+                    size += len(text)
+                    if not self._closing:
+                        on_message(text)
+                        if self._held:
+                            break
+                if frames == before:  # another frame comes next, or one that is not whole
+                    frame = reader.next()
+                    if frame is None:
+                        break
+                    frames += 1
+                    size += len(frame[1])
+                    self._other(*frame)
         except FrameError as error:
             self._break(error)
             return
-        if size > _BYTES and reader.more and not self._ended and not self._held:
+        if reader.more and (frames >= FRAMES or size > _BYTES) and not self._ended and not self._held:
             self._waiting = True
             asyncio.get_running_loop().call_soon(self._next_turn)
         elif self._eof:
@@ -170,7 +173,7 @@ class WebSocketStream(asyncio.Protocol):
             self._take()
 
     def _other(self, opcode: int, data: Any) -> None:
-        if opcode == BINARY:
+        if opcode in (TEXT, BINARY):
             if not self._closing:
                 self._on_message(data)
         elif opcode == PING:

@@ -127,16 +127,19 @@ class Connection:
         self.flush()
         return taken
 
-    def send_unlogged(self, events: Sequence[Event]) -> None:
-        """Write events that no log holds, or keep them; where even that is too much the client is closed with 3008."""
-        if not self.open:
-            return
+    def send_unlogged(self, events: Sequence[Event]) -> bool:
+        """Write events that no log holds, or keep them; where even that is too much the client is closed with 3008.
+
+        Returns False where it is closed already: nothing of them is kept.
+        """
+        if self.closing or self._transport.is_closing():
+            return False
         if self._early is not None:
             self._early += events
             self._early_size += sum(len(event.payload) for event in events)
             if self._early_size > 2 * self._limit:
                 self.close(CloseCode.SLOW, "too much came before the welcome: resume to go on")
-        elif not self._outbox and not self._early_size and self._transport.get_write_buffer_size() <= self._high:
+        elif not self._outbox and self._transport.get_write_buffer_size() <= self._high:
             self._write(events)
         else:
             outbox, overflowed = self._waiting(), False
@@ -147,6 +150,7 @@ class Connection:
                     overflowed = True
             if overflowed:
                 self.close(CloseCode.SLOW, "too slow: resume to go on")
+        return True
 
     @property
     def congested(self) -> bool:

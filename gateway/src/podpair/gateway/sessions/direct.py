@@ -23,10 +23,11 @@ class DirectRequests:
 
     def add(self, change: int) -> None:
         """So many have begun, or ended where it is negative."""
-        self.count += change
-        if self.count:
+        before = self.count
+        self.count = before + change
+        if not before:
             self._idle.clear()
-        else:
+        if not self.count:
             self._idle.set()
 
     def room(self, grant: Grant | None) -> bool:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Container
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.core import records
@@ -84,6 +84,7 @@ class Dispatcher:
         self._paces = paces
         self._tracer = tracer
         self._metrics = metrics
+        self._results, self._requests = metrics.answers.labels("result"), metrics.requests.labels("direct")
         self._told = Throttle()
         self.direct = DirectRequests(config.limits.direct, readiness, metrics)
         registry.on_gone = self._on_gone
@@ -202,7 +203,7 @@ class Dispatcher:
 
     def _answered(self, told: list[tuple[Ask, Outcome]]) -> None:
         """Direct requests have their outcomes: those of one call come together, and go out in one write a session."""
-        self._settle([(cast("Session", ask.context), ask.question, outcome) for ask, outcome in told])
+        self._settle([(ask.context, ask.question, outcome) for ask, outcome in told])
 
     def _settle(self, told: list[tuple[Session, Question, Outcome]]) -> None:
         self.direct.add(-len(told))
@@ -225,18 +226,16 @@ class Dispatcher:
             else:
                 accepted += 1
                 mine += direct_events(question.id, outcome)
+            session.ledger.keep(mine[-1])
             seconds.setdefault(question.model, []).append(now - request.began)
         for session, mine in events.items():
-            for event in mine:
-                if event.kind is records.Kind.TERMINAL:
-                    session.ledger.keep(event)
             self._replies.send(session, mine)
         for model, values in seconds.items():
             self._paces.saw(model, max(values), time.monotonic())
             self._metrics.latency.observe(model, values)
-            self._metrics.answers.labels("result").inc(len(values))
+            self._results.inc(len(values))
         if accepted:
-            self._metrics.requests.labels("direct").inc(accepted)
+            self._requests.inc(accepted)
 
     def _failed(self, session: Session, question: Question, error: Exception) -> None:
         request = session.ledger.get(question.id)
@@ -295,7 +294,7 @@ class Dispatcher:
             session.ledger.keep(terminal)
         events = [terminal]
         if not request.accepted and request.route == "direct":
-            self._metrics.requests.labels("direct").inc()
+            self._requests.inc()
             events.insert(0, accepted_event(request_id, "direct"))
         self._replies.send(session, events)
 

@@ -173,8 +173,8 @@ class Session:
 
     def send_all(self, events: Sequence[Event]) -> bool:
         """Send events that did not come through Kafka, in one write; False if no client is there to take them."""
-        if self.connection is None or not self.connection.open:
+        connection = self.connection
+        if connection is None or not connection.send_unlogged(events):
             return False
         self.active = time.monotonic()
-        self.connection.send_unlogged(events)
         return True

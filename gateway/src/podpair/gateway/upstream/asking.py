@@ -30,6 +30,7 @@ from podpair.gateway.upstream.row_trials import RowTrials
 
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
+_NONE: tuple[Packer | None, int] = (None, 0)
 _TIMING = b'"timing":{'  # the last member of an outcome
 _DOUBT = 1.0  # seconds: so often a refused request may have its model described anew
 _UNLISTED = 8  # versions of a model, by which its server shows that what answers name says nothing
@@ -45,10 +46,9 @@ class Asking:
         self._upstream = upstream
         self._alone = frozenset(config.coalescing.alone)
         self._odd: set[str] = set()  # models that did not answer row by row
-        self._unlisted: defaultdict[str, set[str | None]] = defaultdict(
-            set
-        )  # versions that answer and aren't listed, by model
-        self._packers: dict[str, Packer] = {}
+        # Versions that answer and aren't listed, by model.
+        self._unlisted: defaultdict[str, set[str | None]] = defaultdict(set)
+        self._packers: dict[str, tuple[Packer, int]] = {}  # and how many rows a call may have
         self._coalesces = config.coalescing.enabled
         self._together = frozenset(config.coalescing.together)
         self._trials: RowTrials | None = None
@@ -173,13 +173,13 @@ class Asking:
 
     def _shares(self, ask: Ask, model: Model) -> bool:
         """Whether the request went into a call with others."""
-        packer = self._packers.get(model.name)
+        packer, room = self._packers.get(model.name, _NONE)
         if packer is None or packer.model is not model:
             if not self._may_share(ask, model):
                 return False
-            packer = self._packers[model.name] = Packer(model)
+            packer, room = self._packers[model.name] = Packer(model), self._coalescer.room(model)
         packed = packer.pack(ask.question)
-        if packed is None or packed.form.rows > self._coalescer.room(model):
+        if packed is None or packed.form.rows > room:
             return False
         self._coalescer.add(ask, packed, model)
         return True

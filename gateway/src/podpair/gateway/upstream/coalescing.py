@@ -33,19 +33,16 @@ Outcome = bytes | Exception  # the members of a `result`, without its braces; or
 Sink = Callable[[list[tuple["Ask", Outcome]]], object]
 
 
-class Ask:
+class Ask(msgspec.Struct, eq=False):
     """A question on its way to the model, until `sink` has got its outcome, or it was cancelled."""
 
-    __slots__ = ("context", "packed", "question", "run", "settled", "sink", "timer")
-
-    def __init__(self, question: Question, sink: Sink, context: Any) -> None:
-        self.question = question
-        self.sink = sink
-        self.context = context  # the sink's own
-        self.packed: Packed | None = None
-        self.run: Run | None = None  # the call that it is in
-        self.timer: asyncio.TimerHandle | None = None
-        self.settled = False  # nobody waits for it any more
+    question: Question
+    sink: Sink
+    context: Any  # the sink's own
+    packed: Packed | None = None
+    run: "Run | None" = None  # the call that it is in
+    timer: asyncio.TimerHandle | None = None
+    settled: bool = False  # nobody waits for it any more
 
     def cancel(self) -> None:
         """Nobody waits for it any more: the sink hears nothing, and a call that was only for it is given up."""
@@ -152,7 +149,7 @@ class Coalescer:
             lane = self._lanes[key] = _Lane(key, model)
         lane.model = model
         lane.waiting.append(ask)
-        if not lane.due and lane.calls < max(self._config.calls, model.runs):
+        if not lane.due and (not lane.calls or lane.calls < max(self._config.calls, model.runs)):
             # Not at once: what this turn of the loop still reads belongs to the same call.
             lane.due = True
             self._loop.call_soon(self._look, lane)
@@ -207,16 +204,19 @@ class Coalescer:
         asks = [ask for ask in asks if not ask.settled]
         if not asks:
             return
-        refused = refused or _Refused(len(asks))
-        outcome: CallAnswer | Exception = refused.busy or await self._ask(model, asks)
-        refused.heard(outcome)
+        outcome: CallAnswer | Exception = (refused and refused.busy) or await self._ask(model, asks)
         if isinstance(outcome, CallAnswer):
+            if refused is not None:
+                refused.heard(outcome)
             try:
                 _hand_out(asks, outcome)
             except Exception as error:
                 _log.exception("an answer could not be taken apart")
                 _tell((ask, Failed(f"its answer can't be taken apart: {error}")) for ask in asks)
-        elif isinstance(outcome, _Changed) or (isinstance(outcome, _Odd) and len(asks) > 1):
+            return
+        refused = refused or _Refused(len(asks))
+        refused.heard(outcome)
+        if isinstance(outcome, _Changed) or (isinstance(outcome, _Odd) and len(asks) > 1):
             take = self._on_changed if isinstance(outcome, _Changed) else self._on_odd
             for ask in asks:
                 if not ask.settled:
@@ -239,8 +239,9 @@ class Coalescer:
                 return _Changed("another model has answered than was described")
         except Exception as error:
             return error
-        if any(output.shape[:1] != (rows,) for output in answer.outputs):
-            return _Odd(f"it answered {rows} rows with another number of them")
+        for output in answer.outputs:
+            if output.shape[:1] != (rows,):
+                return _Odd(f"it answered {rows} rows with another number of them")
         return answer
 
     async def close(self) -> None:
@@ -289,18 +290,24 @@ def _may_be_one(error: Exception, refused: _Refused) -> bool:
 
 
 def _call(model: Model, asks: list[Ask]) -> tuple[Call, int]:
+    question = asks[0].question
+    key = question.key if len(model.versions) > 1 else ""
     packs = [ask.packed for ask in asks if ask.packed is not None]
+    form = packs[0].form
+    if len(packs) == 1:
+        shapes = tuple([(form.rows, *tail) for tail in form.tails])
+        call = Call(
+            model, shapes, packs[0].raw, question.parameters, question.deadline, key, question.id, question.trace
+        )
+        return call, form.rows
     rows = sum([packed.form.rows for packed in packs])
-    shapes = tuple((rows, *tail) for tail in packs[0].form.tails)
-    raw = tuple(b"".join(parts) for parts in zip(*[packed.raw for packed in packs], strict=True))
+    shapes = tuple([(rows, *tail) for tail in form.tails])
+    raw = tuple([b"".join(parts) for parts in zip(*[packed.raw for packed in packs], strict=True)])
     deadlines = [ask.question.deadline for ask in asks]
     # The container may drop the call when nobody of it has time left.
-    deadline = max((d for d in deadlines if d is not None), default=None) if None not in deadlines else None
-    question = asks[0].question
-    call_id = question.id if len(asks) == 1 else ""
-    key = question.key if len(model.versions) > 1 else ""
+    deadline = max([d for d in deadlines if d is not None]) if None not in deadlines else None
     trace = next((ask.question.trace for ask in asks if ask.question.trace), "")
-    return Call(model, shapes, raw, question.parameters, deadline, key, call_id, trace), rows
+    return Call(model, shapes, raw, question.parameters, deadline, key, "", trace), rows
 
 
 def _hand_out(asks: list[Ask], answer: CallAnswer) -> None:

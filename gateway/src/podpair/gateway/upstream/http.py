@@ -11,12 +11,18 @@ import asyncio
 import select
 import ssl
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import cast
 from urllib.parse import urlsplit
 
 from podpair.gateway.core.attempts import Failed, TooLarge, Unavailable
-from podpair.gateway.core.http_response import BadResponse, Response, ResponseReader, ResponseTooLarge
+from podpair.gateway.core.http_response import (
+    BadResponse,
+    Response,
+    ResponseReader,
+    ResponseTooLarge,
+    whole_response,
+)
 
 _KEEP = 20.0  # seconds that an idle connection is kept; V2 servers keep theirs longer
 _RESTED = 1.0  # seconds idle after which a connection may be about to be closed by the server
@@ -31,7 +37,8 @@ class _Connection(asyncio.Protocol):
         self.answer: asyncio.Future[Response] | None = None
         self.idle_since = 0.0  # 0: it has not carried a call yet
         self.begun = False  # something has come since the last call began, or since there is a connection
-        self._reader: ResponseReader | None = None  # None: nothing was asked
+        self._bodiless = False  # the call is HEAD
+        self._reader: ResponseReader | None = None  # of an answer that comes in pieces
         self._poll: select.poll | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -48,31 +55,42 @@ class _Connection(asyncio.Protocol):
 
     def send(self, data: bytes, answer: "asyncio.Future[Response]", *, bodiless: bool) -> None:
         """Begin a call. `bodiless`: it is HEAD."""
-        assert self.transport is not None  # noqa: S101
-        if not self.idle_since and (self.transport.is_closing() or not self.untouched()):  # it was made just now
+        transport = self.transport
+        assert transport is not None  # noqa: S101
+        if not self.idle_since and (transport.is_closing() or not self.untouched()):  # it was made just now
             self.abort()
             answer.set_exception(Unavailable(f"{self.pool.url}: it speaks, or ends, before it is asked"))
             return
         self.answer = answer
         self.begun = False
-        self._reader = ResponseReader(self.pool.limit, bodiless=bodiless)
-        self.transport.write(data)
+        self._bodiless = bodiless
+        transport.write(data)
+
+    def give_up(self) -> None:
+        """Nobody waits for the call any more."""
+        self.answer = None
+        self.abort()
 
     def data_received(self, data: bytes) -> None:
         self.begun = True
-        reader = self._reader
-        if reader is None:
+        if self.answer is None:
             self.abort()  # it speaks without having been asked
             return
+        reader, response, reusable = self._reader, None, True
         try:
-            response = reader.feed(data)
+            if reader is None and not self._bodiless:
+                response = whole_response(data, self.pool.limit)
+            if response is None:
+                if reader is None:
+                    reader = self._reader = ResponseReader(self.pool.limit, bodiless=self._bodiless)
+                response, reusable = reader.feed(data), reader.reusable
         except BadResponse as error:
             self._fail(Failed(f"its answer is not HTTP/1.1: {error}"))
         except ResponseTooLarge:
             self._fail(TooLarge(self.pool.limit))
         else:
             if response is not None:
-                self._answered(response, reusable=reader.reusable)
+                self._answered(response, reusable=reusable)
 
     def eof_received(self) -> None:
         response = self._reader.end() if self._reader is not None else None
@@ -138,10 +156,10 @@ class HttpPool:
         head = "".join(lines).encode("utf-8", "surrogateescape")
         return await self._send(b"%b\r\n%b" % (head, body or b""), timeout, bodiless=method == "HEAD")
 
-    async def post(self, path: str, headers: Iterable[tuple[str, str]], body: bytes, timeout: float) -> Response:
-        """POST, and the whole answer. Raises Unavailable, Failed, or TimeoutError after `timeout` seconds.
+    def post(self, path: str, fields: bytes, body: Sequence[bytes], timeout: float) -> Awaitable[Response]:
+        """POST, and the whole answer. `fields`: header lines, each with its end. `body`: its parts, in order.
 
-        Cancelled, it closes the connection.
+        Raises Unavailable, Failed, or TimeoutError after `timeout` seconds. Cancelled, it closes the connection.
         """
         head = self._heads.get(path)
         if head is None:
@@ -150,47 +168,44 @@ class HttpPool:
             head = self._heads[path] = b"POST %b HTTP/1.1\r\nHost: %b\r\n" % (
                 (self._prefix + path).encode(), self._authority,
             )  # fmt: skip
-        lines = b"".join([b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in headers])
-        return await self._send(b"%b%bContent-Length: %d\r\n\r\n%b" % (head, lines, len(body), body), timeout)
+        size = b"%bContent-Length: %d\r\n\r\n" % (fields, sum(map(len, body)))
+        return self._send(b"".join((head, size, *body)), timeout)
 
     async def _send(self, data: bytes, timeout: float, *, bodiless: bool = False) -> Response:
-        deadline = self._loop.time() + timeout
-        connection = self._take()
-        if connection is not None:
-            rested = self._loop.time() - connection.idle_since
+        loop = self._loop
+        now = loop.time()
+        connection, sent = self._take(now), False
+        while True:
+            rested = connection is not None and now - connection.idle_since >= _RESTED
+            if connection is None:
+                try:
+                    connection = await self._connect(timeout)
+                except Unavailable as error:
+                    error.midway = sent  # a server that went away had the request before
+                    raise
+            answer: asyncio.Future[Response] = loop.create_future()
+            timer = loop.call_at(now + timeout, _time_out, answer)
+            connection.send(data, answer, bodiless=bodiless)
             try:
-                return await self._call(connection, data, deadline, bodiless=bodiless)
+                return await answer
+            except (TimeoutError, asyncio.CancelledError):
+                connection.give_up()
+                raise
             except Unavailable:
                 # One that has rested may be closed by the server while we write to it, which is nobody's failure.
-                if rested < _RESTED or connection.begun:
+                if not rested or connection.begun:
                     raise
-        try:
-            fresh = await self._connect(timeout)
-        except Unavailable as error:
-            error.midway = connection is not None  # it had the request when it went away
-            raise
-        return await self._call(fresh, data, deadline, bodiless=bodiless)
+            finally:
+                timer.cancel()
+            connection, sent = None, True
 
-    async def _call(self, connection: _Connection, data: bytes, deadline: float, *, bodiless: bool) -> Response:
-        answer: asyncio.Future[Response] = self._loop.create_future()
-        timer = self._loop.call_at(deadline, _time_out, answer)
-        connection.send(data, answer, bodiless=bodiless)
-        try:
-            return await answer
-        except (TimeoutError, asyncio.CancelledError):
-            connection.answer = None
-            connection.abort()
-            raise
-        finally:
-            timer.cancel()
-
-    def _take(self) -> _Connection | None:
+    def _take(self, now: float) -> _Connection | None:
         while self._idle:
             connection = self._idle.pop()
             transport = connection.transport
             if transport is None or transport.is_closing():
                 continue
-            if self._loop.time() - connection.idle_since > _KEEP or not connection.untouched():
+            if now - connection.idle_since > _KEEP or not connection.untouched():
                 connection.abort()
                 continue
             return connection

@@ -1,9 +1,9 @@
 """V2 over REST (Open Inference Protocol, REST, version 2), with the binary tensor and generate extensions where it has them."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Hashable, Iterable, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import aiohttp
@@ -30,8 +30,9 @@ from podpair.gateway.upstream.http import HttpPool
 _METRICS_SECONDS = 1.0
 _METRICS_BYTES = 1 << 20
 _BINARY = "binary_tensor_data"
-_JSON = ("Content-Type", "application/json")
-_RAW = ("Content-Type", "application/octet-stream")
+_JSON = b"Content-Type: application/json\r\n"
+_RAW = b"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: %d\r\n"
+_MOST_PATHS, _MOST_HEADS = 1000, 256  # that are remembered, of a model
 
 
 class _Response(msgspec.Struct):
@@ -67,6 +68,13 @@ _tensors = msgspec.json.Decoder(_Tensors)
 _encode = msgspec.json.Encoder().encode
 
 
+class _Heads(NamedTuple):
+    """What stands before the tensors of calls to a model, by their form."""
+
+    model: Model
+    known: dict[Hashable, bytes]
+
+
 class RestUpstream:
     """One inference container that answers V2 over HTTP/1.1."""
 
@@ -77,6 +85,8 @@ class RestUpstream:
         self._limit = config.max_response_bytes
         self._pool = HttpPool(config.url, self._limit)
         self._binary: bool | None = None  # whether it has the binary extension; None: not asked yet
+        self._paths: dict[str, str] = {}  # of models' calls
+        self._heads: dict[str, _Heads] = {}  # by model
         # For all that is not a call: metadata, readiness, streams. Each has a connection of its own: what aiohttp finds on an
         # idle one, it takes for the next answer. No cookie of one caller's goes out with another's request.
         self.http = aiohttp.ClientSession(
@@ -152,11 +162,12 @@ class RestUpstream:
         return found
 
     async def call(self, call: Call) -> CallAnswer:
-        head, raw = self._encoded(call)
-        headers = [_RAW, ("Inference-Header-Content-Length", str(len(head)))] if raw else [_JSON]
-        found = await self._post(
-            call.model.name, b"".join((head, *raw)), headers, call.deadline, call.key, self._timeout
-        )
+        if self._binary:
+            head = self._head(call)
+            fields, body = _RAW % len(head), (head, *call.raw)
+        else:
+            fields, body = _JSON, (_head(call, binary=False),)
+        found = await self._post(call.model.name, body, fields, call.deadline, call.key, self._timeout)
         try:
             answer, outputs = _read_outputs(found)
         except (ValueError, TypeError, RecursionError) as error:
@@ -164,28 +175,23 @@ class RestUpstream:
         _check_id(answer.id, call.id)
         return CallAnswer(outputs, answer.model_version, inference_ms(found.headers))
 
-    def _encoded(self, call: Call) -> tuple[bytes, tuple[bytes, ...]]:
-        """The JSON of a call, and what follows it."""
-        inputs = []
-        for (name, datatype, _), shape, raw in zip(call.model.inputs, call.shapes, call.raw, strict=True):
-            tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
-            if self._binary:
-                tensor["parameters"] = {"binary_data_size": len(raw)}
-            else:
-                tensor["data"] = unpack(raw, datatype, count_of(shape))
-            inputs.append(tensor)
-        body: dict[str, Any] = {"id": call.id, "inputs": inputs} if call.id else {"inputs": inputs}
-        parameters: dict[str, Any] = msgspec.json.decode(call.parameters) if call.parameters else {}
-        if self._binary:
-            parameters["binary_data_output"] = True
-        if parameters:
-            body["parameters"] = parameters
-        return _encode(body), call.raw if self._binary else ()
+    def _head(self, call: Call) -> bytes:
+        """The JSON before the tensors of a call: but for its id the same for all of a form, and so made once."""
+        heads = self._heads.get(call.model.name)
+        if heads is None or heads.model is not call.model or len(heads.known) >= _MOST_HEADS:
+            heads = self._heads[call.model.name] = _Heads(call.model, {})
+            if len(self._heads) > _MOST_PATHS:
+                self._heads.clear()
+        form = (call.shapes, call.parameters, *map(len, call.raw))
+        head = heads.known.get(form)
+        if head is None:
+            head = heads.known[form] = _head(call, binary=True)
+        return b'{"id":%b,%b' % (_encode(call.id), head[1:]) if call.id else head
 
     async def ask(self, question: Question, inputs: bytes, timeout: float) -> Answer:
         parameters = b',"parameters":' + question.parameters if question.parameters else b""
         body = b'{"id":%b,"inputs":%b%b}' % (_encode(question.id), inputs, parameters)
-        found = await self._post(question.model, body, [_JSON], question.deadline, question.key, timeout)
+        found = await self._post(question.model, (body,), _JSON, question.deadline, question.key, timeout)
         try:
             response: _Response = decode(_response, found.body)
         except (msgspec.DecodeError, RecursionError) as error:
@@ -196,17 +202,24 @@ class RestUpstream:
             raise Failed("its answer is not V2: it is not UTF-8")
         return Answer(outputs, response.model_version, inference_ms(found.headers))
 
-    async def _post(
-        self, model: str, body: bytes, headers: list[tuple[str, str]], deadline: float | None, key: str, timeout: float
-    ) -> Response:
-        return await self._posted(f"/v2/models/{quote(model, safe='')}/infer", body, headers, deadline, key, timeout)
+    def _post(
+        self, model: str, body: Sequence[bytes], fields: bytes, deadline: float | None, key: str, timeout: float
+    ) -> Awaitable[Response]:
+        path = self._paths.get(model)
+        if path is None:
+            if len(self._paths) >= _MOST_PATHS:
+                self._paths.clear()
+            path = self._paths[model] = f"/v2/models/{quote(model, safe='')}/infer"
+        return self._posted(path, body, fields, deadline, key, timeout)
 
     async def _posted(
-        self, path: str, body: bytes, headers: list[tuple[str, str]], deadline: float | None, key: str, timeout: float
+        self, path: str, body: Sequence[bytes], fields: bytes, deadline: float | None, key: str, timeout: float
     ) -> Response:
-        headers = [*headers, *_about(deadline, key)]
+        about = _about(deadline, key)
+        if about:
+            fields += b"".join([f"{name}: {value}\r\n".encode() for name, value in about])
         try:
-            found = await self._pool.post(path, headers, body, timeout)
+            found = await self._pool.post(path, fields, body, timeout)
         except TimeoutError:
             raise Late(f"no answer in {timeout:.3g} s") from None
         if found.status != 200:
@@ -227,7 +240,7 @@ class RestUpstream:
 
     async def chat(self, question: Question, timeout: float) -> bytes:
         body = chat_body(question)
-        found = await self._posted(self._chat_path, body, [_JSON], question.deadline, question.key, timeout)
+        found = await self._posted(self._chat_path, (body,), _JSON, question.deadline, question.key, timeout)
         return found.body
 
     def chat_stream(self, question: Question) -> AsyncGenerator[bytes, None]:
@@ -235,7 +248,8 @@ class RestUpstream:
 
     async def _events(self, path: str, body: bytes, question: Question) -> AsyncGenerator[bytes, None]:
         """The data of each event that answers a POST. Raises what a call raises, also after events."""
-        headers = dict([_JSON, ("Accept", "text/event-stream"), *_about(question.deadline, question.key)])
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+        headers.update(_about(question.deadline, question.key))
         # The time limit is for each part: a long answer is not a slow one.
         timeout = aiohttp.ClientTimeout(total=None, sock_read=self._timeout)
         try:
@@ -259,6 +273,25 @@ class RestUpstream:
         self._pool.close()
         await self.http.close()
         await asyncio.sleep(0)
+
+
+def _head(call: Call, *, binary: bool) -> bytes:
+    """The JSON of a call: all of it, with its id, or what stands before its tensors, without."""
+    inputs = []
+    for (name, datatype, _), shape, raw in zip(call.model.inputs, call.shapes, call.raw, strict=True):
+        tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
+        if binary:
+            tensor["parameters"] = {"binary_data_size": len(raw)}
+        else:
+            tensor["data"] = unpack(raw, datatype, count_of(shape))
+        inputs.append(tensor)
+    body: dict[str, Any] = {"id": call.id, "inputs": inputs} if call.id and not binary else {"inputs": inputs}
+    parameters: dict[str, Any] = msgspec.json.decode(call.parameters) if call.parameters else {}
+    if binary:
+        parameters["binary_data_output"] = True
+    if parameters:
+        body["parameters"] = parameters
+    return _encode(body)
 
 
 def _about(deadline: float | None, key: str) -> list[tuple[str, str]]:

@@ -111,7 +111,6 @@ class Worker:
         self.on_taken_back: Callable[[str, str], object] = lambda *_: None
         self._loop = asyncio.get_running_loop()
         self._room = 0  # requests that have ended, of which the consumer has not been told
-        self._worked: dict[str, Any] = {}  # outcome → its counter
         metrics.working.set_function(
             lambda: sum(len(work.tasks) + len(work.plain) for work in self._partitions.values())
         )
@@ -313,10 +312,7 @@ class Worker:
         self._count(outcome, 1)
 
     def _count(self, outcome: str, count: int) -> None:
-        counter = self._worked.get(outcome)
-        if counter is None:
-            counter = self._worked[outcome] = self._metrics.worked.labels(outcome)
-        counter.inc(count)
+        self._metrics.worked.labels(outcome).inc(count)
 
     async def _unless_taken_back(
         self, record: Message, request: Request, before: asyncio.Task[None] | None, failed: Exception | None

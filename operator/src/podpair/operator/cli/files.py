@@ -7,6 +7,7 @@ import click
 
 from podpair.operator.core.reading import read
 from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.kube.pod_schema import pod_faults
 
 file_argument = click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 
@@ -22,7 +23,7 @@ def read_file(file: Path, namespace: str | None = None) -> list[InferenceGateway
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         click.echo(f"podpair: {file}: {reason}", err=True)
         sys.exit(2)
-    contents = read(text, namespace)
+    contents = read(text, namespace, pod_faults)
     if contents.faults:
         count = "1 fault" if len(contents.faults) == 1 else f"{len(contents.faults)} faults"
         click.echo(f"podpair: {count} in {file}", err=True)

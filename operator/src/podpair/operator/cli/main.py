@@ -38,7 +38,8 @@ def crd(form: str) -> None:
 @cli.command()
 @file_argument
 def validate(file: Path) -> None:
-    """Check the resources in FILE (- is standard input) as the API server would; exits with 2 if one has a fault."""
+    """Check the resources in FILE (- is standard input) as the API server would, and the pods that they become by Kubernetes'
+    own schema; exits with 2 if one has a fault."""
     resources = read_file(file)
     names = ", ".join(resource.metadata.name for resource in resources)
     click.echo(f"{file}: {names} {'is' if len(resources) == 1 else 'are'} good")

@@ -12,7 +12,8 @@ from podpair.operator.core.external_api_state import ExternalApiSeen
 from podpair.operator.core.kafka_state import KafkaSeen
 from podpair.operator.core.objects.naming import Manifest, selector
 from podpair.operator.core.objects.pods import fixed_replicas
-from podpair.operator.core.problems import Problem, problems
+from podpair.operator.core.problems import Problem, problems, stuck
+from podpair.operator.core.progress import RECONCILING, STALLED, progress
 from podpair.operator.core.resource.igw import InferenceGateway
 
 Status = dict[str, Any]
@@ -71,8 +72,10 @@ def status(gateway: InferenceGateway, seen: Seen, before: Mapping[str, Any], now
     scaling = _scaling(gateway, seen.autoscaler, seen.external)
     last = {one["type"]: _Told(one["status"], one["reason"], one["message"]) for one in before.get("conditions") or []}
     kafka = _kafka(seen.kafka, last.get(KAFKA))
+    ready = _ready(gateway, seen, counts, wrong, kafka)
     told = {
-        READY: _ready(gateway, seen, counts, wrong, kafka),
+        READY: ready,
+        **_progress(seen, counts, wrong, ready, kafka),
         KAFKA: kafka,
         SCALING: scaling,
         DEGRADED: _degraded(wrong, kafka, scaling),
@@ -97,10 +100,16 @@ def status(gateway: InferenceGateway, seen: Seen, before: Mapping[str, Any], now
 def not_understood(faults: str, generation: int | None, before: Mapping[str, Any], now: str) -> Status:
     """The status of a resource that this operator can't read; what was seen of its pods stays."""
     told = _Told("False", "NotUnderstood", f"this operator can't read it, nothing is changed: {faults}")
-    wrong = {READY: told, DEGRADED: _Told("True", told.reason, told.message)}
+    wrong = {
+        READY: told,
+        RECONCILING: _Told("False", told.reason, "nothing is changed"),
+        STALLED: _Told("True", told.reason, told.message),
+        DEGRADED: _Told("True", told.reason, told.message),
+    }
     kept = {one["type"]: one for one in before.get("conditions") or [] if one["type"] not in wrong}
     made = _conditions(wrong, before.get("conditions") or [], generation, now)
-    return {**before, "conditions": [*made, *kept.values()]}
+    seen = {} if generation is None else {"observedGeneration": generation}
+    return {**before, **seen, "conditions": [*made, *kept.values()]}
 
 
 def counted(deployment: Manifest | None) -> Counts:
@@ -136,6 +145,34 @@ def _ready(gateway: InferenceGateway, seen: Seen, counts: Counts, wrong: Sequenc
         return _Told("False", "NotMade", "the Deployment has not been made yet")
     reason, awaited = _awaited(seen)
     return _Told("False", reason, f"{have}: {awaited}")
+
+
+def _progress(seen: Seen, counts: Counts, wrong: Sequence[Problem], ready: _Told, kafka: _Told) -> dict[str, _Told]:
+    """Whether the resource is what it says by now, and whether that comes by itself."""
+    found = [*wrong, *stuck(seen.deployment)]
+    if kafka.status == "False":
+        found.append(Problem(kafka.reason, kafka.message))
+    awaited = None
+    if seen.paused:
+        found = []
+    elif seen.deployment is None or counts.rolling:
+        message = f"{counts.updated} of {counts.wanted} pods have the newest template, {counts.ready} are ready"
+        awaited = (
+            Problem("RollingOut", message) if seen.deployment is not None else Problem(ready.reason, ready.message)
+        )
+    elif ready.status == "False" and ready.reason != "ScaledToZero":
+        awaited = Problem(ready.reason, ready.message)
+    elif kafka.status == "Unknown":
+        awaited = Problem(kafka.reason, kafka.message)
+    stalled, reconciling = progress(found, awaited=awaited)
+    return {
+        RECONCILING: _told(reconciling, "AsWanted" if stalled is None else "Stalled", "nothing is under way"),
+        STALLED: _told(stalled, "NotStalled", "nothing waits for somebody to do something"),
+    }
+
+
+def _told(problem: Problem | None, otherwise: str, message: str) -> _Told:
+    return _Told("True", *problem) if problem is not None else _Told("False", otherwise, message)
 
 
 def _at(gateway: InferenceGateway) -> str:

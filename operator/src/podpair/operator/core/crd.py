@@ -27,7 +27,8 @@ def crd() -> dict[str, Any]:
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": structural(Spec),
-            "status": structural(Status),
+            # Until the operator has looked, tools must not take it for done (kstatus).
+            "status": {**structural(Status), "default": {"observedGeneration": -1}},
         },
         "required": ["spec"],
         "x-kubernetes-validations": [NAME_RULE.validation()],

@@ -31,7 +31,7 @@ def problems(deployment: Manifest | None, replica_sets: Iterable[Manifest], pods
     for pod in sorted(running, key=lambda pod: pod["metadata"]["name"]):
         for one in _pod(pod):  # what is wrong with many pods is told of the first
             told.setdefault(one.message.replace(pod["metadata"]["name"], ""), one)
-    return list(told.values() or _stuck(deployment))[:_MOST]
+    return list(told.values() or stuck(deployment))[:_MOST]
 
 
 def _newest(replica_sets: Iterable[Manifest]) -> Manifest | None:
@@ -61,7 +61,8 @@ def _refused(deployment: Manifest | None, newest: Manifest | None) -> Iterator[P
                 return
 
 
-def _stuck(deployment: Manifest | None) -> Iterator[Problem]:
+def stuck(deployment: Manifest | None) -> Iterator[Problem]:
+    """A rollout whose time is up."""
     for condition in ((deployment or {}).get("status") or {}).get("conditions") or []:
         if condition["type"] == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded":
             yield Problem("RolloutStuck", f"the rollout does not get on: {condition.get('message', '')}")

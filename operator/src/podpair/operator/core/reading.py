@@ -5,7 +5,7 @@ stored resource, which may not change in some places) is left to it.
 """
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, get_args
 
 import yaml
@@ -29,6 +29,11 @@ _PATTERNS = {
     DURATION_OR_ZERO: "a duration such as 0s, 20s, 5m or 1h30m",
     QUANTITY: "a quantity such as 500m, 2, 512Mi or 1Gi",
 }
+# Fields of a pod's spec that are looked for where a container's are.
+_OF_PODS = {
+    "affinity", "dnsConfig", "dnsPolicy", "hostAliases", "hostNetwork", "nodeName", "nodeSelector", "priorityClassName",
+    "runtimeClassName", "schedulerName", "securityContext", "serviceAccountName", "tolerations", "topologySpreadConstraints",
+}  # fmt: skip
 _SHAPES = {"model_type", "model_attributes_type", "dict_type"}
 
 
@@ -50,10 +55,14 @@ class Contents(NamedTuple):
     faults: list[Fault]
 
 
-def read(text: str, namespace: str | None = None) -> Contents:
+Check = Callable[[InferenceGateway], Iterable[tuple[tuple[str | int, ...], str]]]
+"""Looks at a resource whose fields are good: what is wrong with it all the same, by place."""
+
+
+def read(text: str, namespace: str | None = None, check: Check | None = None) -> Contents:
     """The InferenceGateways in a YAML text of one or more documents; other kinds are passed over.
 
-    `namespace` is that of resources that name none.
+    `namespace` is that of resources that name none. `check` looks further.
     """
     try:
         documents = list(yaml.compose_all(text, yaml.SafeLoader))
@@ -70,7 +79,7 @@ def read(text: str, namespace: str | None = None) -> Contents:
         if isinstance(value, dict) and value.get("kind", KIND) == KIND:
             if namespace is not None and isinstance(value.get("metadata"), dict):
                 value["metadata"].setdefault("namespace", namespace)
-            _read_one(node, value, contents)
+            _read_one(node, value, contents, check)
     if not contents.resources and not contents.faults:
         contents.faults.append(Fault(1, "", f"there is no {KIND} ({API_VERSION}) in here"))
     return contents
@@ -84,10 +93,13 @@ def _construct(node: yaml.Node) -> Any:
         loader.dispose()
 
 
-def _read_one(node: yaml.Node, value: dict[str, Any], contents: Contents) -> None:
+def _read_one(node: yaml.Node, value: dict[str, Any], contents: Contents, check: Check | None) -> None:
     faults = list(_repeated(node, (), set()))
     try:
         resource = InferenceGateway.model_validate(value)
+        for where, message in check(resource) if check is not None else ():
+            place, line = _locate(node, where)
+            faults.append(Fault(line, path_of(place), message))
     except ValidationError as error:
         found = error.errors()
         for one in found:
@@ -103,15 +115,18 @@ def _read_one(node: yaml.Node, value: dict[str, Any], contents: Contents) -> Non
 
 def _told(error: Any, node: yaml.Node) -> Iterator[Fault]:
     place, line = _locate(node, error["loc"])
-    field = _path(place)
+    field = path_of(place)
     kind, context = error["type"], error.get("ctx", {})
     if kind == BROKEN_RULES:
         yield from (Fault(line, field, message) for message in context["broken"])
     elif kind == "extra_forbidden":
         name = str(error["loc"][-1])
-        yield Fault(line, field, f"there is no such field{_suggest(name, _fields(error['loc'][:-1]))}")
+        hint = suggest(name, _fields(error["loc"][:-1]))
+        if name in _OF_PODS and error["loc"][-2:-1] in ((), ("spec",), ("inference",), ("gateway",)):
+            hint = f": it is the pod's, spec.inference.podTemplate.spec.{name}"
+        yield Fault(line, field, f"there is no such field{hint}")
     elif kind == "missing":
-        yield Fault(line, _path((*place, *error["loc"][len(place) :])), "is required")
+        yield Fault(line, path_of((*place, *error["loc"][len(place) :])), "is required")
     elif kind == "string_pattern_mismatch":
         meant = _PATTERNS.get(context["pattern"], f"right: it must match {context['pattern']}")
         yield Fault(line, field, f"{error['input']!r} is not {meant}")
@@ -151,7 +166,8 @@ def _locate(node: yaml.Node, location: tuple[Any, ...]) -> tuple[tuple[Any, ...]
     return tuple(place), line + 1
 
 
-def _path(place: tuple[Any, ...]) -> str:
+def path_of(place: tuple[Any, ...]) -> str:
+    """A place as people write it: spec.inference.env[0]."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
     return text.removeprefix(".")
 
@@ -166,7 +182,7 @@ def _repeated(node: yaml.Node, place: tuple[Any, ...], looked_at: set[int]) -> I
         for key, value in node.value:
             here = (*place, key.value)
             if key.value in seen:
-                yield Fault(key.start_mark.line + 1, _path(here), "is there twice")
+                yield Fault(key.start_mark.line + 1, path_of(here), "is there twice")
             seen.add(key.value)
             yield from _repeated(value, here, looked_at)
     elif isinstance(node, yaml.SequenceNode):
@@ -191,6 +207,7 @@ def _model(annotation: Any) -> type[BaseModel] | None:
     return next((found for part in get_args(annotation) if (found := _model(part)) is not None), None)
 
 
-def _suggest(name: str, known: list[str]) -> str:
+def suggest(name: str, known: list[str]) -> str:
+    """A hint at the name that was meant, where one is like it."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""

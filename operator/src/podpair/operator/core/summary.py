@@ -11,7 +11,10 @@ from podpair.operator.core.objects.naming import Manifest, consumer_group
 from podpair.operator.core.resource.igw import InferenceGateway
 from podpair.operator.core.topics import wanted_topics
 
-_GOOD = {"Degraded": "False", "Paused": "False", "ReplicasCappedByPartitions": "False"}  # others are good where True
+_GOOD = dict.fromkeys(
+    ("Reconciling", "Stalled", "Degraded", "Paused", "ReplicasCappedByPartitions"), "False"
+)  # others: True
+_FOR_TOOLS = ("Reconciling", "Stalled")  # which say again what others say
 _UNKNOWN = "not known"
 
 
@@ -92,11 +95,12 @@ def _waits(
         return
     if generation is not None and (status.observed_generation or 0) < generation:
         yield f"the operator, which has seen generation {status.observed_generation or 0} of {generation}"
-    for one in conditions:
-        if not one.good and one.type != "Ready":
-            yield f"{one.type} {one.reason}: {one.message}"
-    if all(one.good for one in conditions if one.type != "Ready"):
-        yield from (f"{one.reason}: {one.message}" for one in conditions if one.type == "Ready" and not one.good)
+    bad = [one for one in conditions if not one.good]
+    causes = [one for one in bad if one.type not in ("Ready", *_FOR_TOOLS)]
+    yield from (f"{one.type} {one.reason}: {one.message}" for one in causes)
+    if not causes:
+        ready = [one for one in bad if one.type == "Ready"]
+        yield from (f"{one.reason}: {one.message}" for one in ready or bad)
     for pod in pods:
         told = any(f"pod {pod.name}:" in one.message for one in conditions)  # with what to do about it
         if pod.waits_for is not None and not told:

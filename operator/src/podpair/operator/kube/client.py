@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 FIELD_MANAGER = "podpair-operator"
 _SECONDS = 10.0  # for a request that isn't a watch
 _PAGE = 500
+_PASSING = (408, 409, 429, 502, 503, 504)
 _APPLY, _MERGE, _JSON = "application/apply-patch+yaml", "application/merge-patch+json", "application/json"
 
 Fence = Callable[[], float]
@@ -47,6 +48,14 @@ class ApiError(Exception):
         self.reason = reason
         self.retry_after = retry_after
         """Seconds after which the server wants to be asked again, where it says so."""
+
+    @property
+    def passing(self) -> bool:
+        """Whether it is no answer: the server is busy or away, or another was faster.
+
+        500 is one: server-side apply says so of a field that there is not, and of a webhook that does not answer.
+        """
+        return self.status in _PASSING
 
 
 class Client:

@@ -4,6 +4,7 @@
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +13,12 @@ from podpair.operator.core.drift import DIGEST, applied_by, changed_by, owns_rep
 from podpair.operator.core.events import Change
 from podpair.operator.core.objects.naming import Manifest
 from podpair.operator.core.problems import Problem
+from podpair.operator.core.reading import path_of
 from podpair.operator.core.resource.igw import InferenceGateway
 from podpair.operator.kube.caches import Caches
 from podpair.operator.kube.client import FIELD_MANAGER, ApiError, Client
 from podpair.operator.kube.kinds import AUTOSCALER, DEPLOYMENT, SCALED_OBJECT, WATCHED, Resource, resource_of
+from podpair.operator.kube.pod_schema import pod_faults
 from podpair.operator.logs import about
 from podpair.operator.metrics import Metrics
 
@@ -27,6 +30,9 @@ _ADVICE = {
     "ScaledObject": "install KEDA, or set scaling.provider: hpa",
     "TriggerAuthentication": "install KEDA, or set scaling.provider: hpa",
 }
+_NOT_GRANTED = re.compile(r"User \".*\" cannot ")
+_MOST_FAULTS = 3  # of a pod that are told beside what the API server says
+_PORT = re.compile(r"(?<=:)\d+(?=->)")  # of our side of a connection, which differs each time
 
 
 @dataclass
@@ -108,7 +114,8 @@ class Applier:
             made = await self._apply(resource, wanted, live)
         except ApiError as error:
             self._written_total.labels(place[0], "refused").inc()
-            outcome.faults.append(_fault(error, named))
+            told = fault(error, named)
+            outcome.faults.append(_explained(told, gateway) if resource == DEPLOYMENT else told)
             return
         change = _change(named, live, wanted, was_there=place in self._kept)
         self._kept[place] = _digest(wanted), part(made, wanted)
@@ -161,7 +168,7 @@ class Applier:
                 try:
                     await self._client.delete(resource, one)
                 except ApiError as error:
-                    outcome.faults.append(_fault(error, f"{place[0]} {place[2]}"))
+                    outcome.faults.append(fault(error, f"{place[0]} {place[2]}"))
                     continue
                 self._kept.pop(place, None)
                 self._written.pop(place, None)
@@ -180,19 +187,28 @@ def _change(named: str, live: Manifest | None, wanted: Manifest, *, was_there: b
     return Change("changed", named)
 
 
-def _fault(error: ApiError, named: str) -> Problem:
-    """What the server's refusal means. Raises it again where it is no answer: busy, failing, another was faster."""
-    if error.status in (409, 429) or error.status >= 500:
+def fault(error: ApiError, named: str) -> Problem:
+    """What the server's refusal means. Raises it again where it is no answer."""
+    if error.passing:
         raise error
-    if "exceeded quota" in str(error):
-        return Problem("QuotaExceeded", f"{named} can't be made: {error}: raise the quota")
-    if "is being terminated" in str(error):
-        return Problem("NamespaceTerminating", f"{named} can't be made: {error}")
-    if error.status in (401, 403):
-        return Problem(
-            "NotPermitted", f"the operator may not write {named}: {error}: grant it (chart podpair-operator)"
-        )
-    return Problem("Refused", f"the API server refuses {named}: {error}")
+    said = _PORT.sub("", str(error))
+    if "exceeded quota" in said:
+        return Problem("QuotaExceeded", f"{named} can't be made: {said}: raise the quota")
+    if "is being terminated" in said:
+        return Problem("NamespaceTerminating", f"{named} can't be made: {said}")
+    if "failed calling webhook" in said:
+        return Problem("WebhookFailed", f"{named} can't be written: {said}: see to that webhook")
+    if error.status == 401 or (error.status == 403 and _NOT_GRANTED.search(said)):
+        return Problem("NotPermitted", f"the operator may not write {named}: {said}: grant it (chart podpair-operator)")
+    return Problem("Refused", f"the API server refuses {named}: {said}")
+
+
+def _explained(told: Problem, gateway: InferenceGateway) -> Problem:
+    """With the field of the resource that it is about, as far as that can be told."""
+    if told.reason != "Refused":
+        return told
+    found = [f"{path_of(one.place)}: {one.message}" for one in pod_faults(gateway)]
+    return told._replace(message="; ".join([told.message, *found[:_MOST_FAULTS]]))
 
 
 def _owned(one: Manifest, gateway: InferenceGateway) -> bool:

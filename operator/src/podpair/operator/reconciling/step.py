@@ -3,10 +3,12 @@
 It is always the same step, whatever the cause, and it can be cut off anywhere: what it finds next time is all it needs.
 """
 
+import contextlib
 import datetime as dt
 import logging
 from collections.abc import Callable
 
+import aiohttp
 from pydantic import ValidationError
 
 from podpair.operator.core import conditions
@@ -22,7 +24,7 @@ from podpair.operator.kube.client import ApiError, Client
 from podpair.operator.kube.events import EventPoster
 from podpair.operator.kube.kinds import AUTOSCALER, DEPLOYMENT, GATEWAY, POD, REPLICA_SET, SCALED_OBJECT
 from podpair.operator.logs import about
-from podpair.operator.reconciling.applying import Applier
+from podpair.operator.reconciling.applying import Applier, fault
 from podpair.operator.reconciling.brokers import Brokers
 from podpair.operator.reconciling.finishing import Finisher
 from podpair.operator.reconciling.gateways import Gateways
@@ -30,6 +32,7 @@ from podpair.operator.reconciling.surroundings import SurroundingsReader
 
 _log = logging.getLogger(__name__)
 PAUSED = "podpair.dev/paused"
+_LASTING = 4  # failures after one another
 _MENDING_SECONDS = 10.0  # until what can't be watched, such as a permission, is tried again
 
 
@@ -58,6 +61,7 @@ class Step:
         self._finisher = finisher
         self._events = events
         self._uids: dict[Key, str] = {}
+        self._failed: dict[Key, int] = {}  # times, one after the other, that the API server gave no answer
 
     async def reconcile(self, key: Key) -> float | None:
         """One look at a resource; returns in how many seconds the next one is due, None: when something changes.
@@ -80,7 +84,13 @@ class Step:
         if manifest["metadata"].get("annotations", {}).get(PAUSED) == "true":
             await self._look(key, gateway, manifest)
             return None
-        return await self._keep(key, gateway, manifest)
+        try:
+            again = await self._keep(key, gateway, manifest)
+        except ApiError as error:
+            await self._tell_of(error, key, gateway, manifest)
+            raise
+        self._failed.pop(key, None)
+        return again
 
     async def _look(self, key: Key, gateway: InferenceGateway, manifest: Manifest) -> None:
         """Paused: see, and write nothing but what is seen."""
@@ -88,16 +98,33 @@ class Step:
         await self._report(gateway, manifest, self._seen(key, gateway, [], paused=True), [])
 
     async def _keep(self, key: Key, gateway: InferenceGateway, manifest: Manifest) -> float | None:
-        if (guarded := await self._finisher.guard(gateway, manifest)) is not None:
+        faults: list[Problem] = []
+        try:
+            guarded = await self._finisher.guard(gateway, manifest)
+        except ApiError as error:
+            guarded, faults = None, [fault(error, f"{GATEWAY.kind} {gateway.metadata.name}")]
+        if guarded is not None:
             self._gateways.take(guarded)
             manifest = guarded
         around = await self._reader.read(gateway)
         self._brokers.keep(key, gateway, around.credentials)
         outcome = await self._applier.bring(gateway, desired(gateway, around.surroundings))
         kafka = [Event("Normal", "Kafka", one).cut() for one in self._brokers.take_changes(key)]
-        faults = [*around.faults, *outcome.faults]
-        await self._report(gateway, manifest, self._seen(key, gateway, faults), [*of_changes(outcome.changes), *kafka])
-        return _MENDING_SECONDS if outcome.faults else None
+        faults += outcome.faults
+        seen = self._seen(key, gateway, [*around.faults, *faults])
+        await self._report(gateway, manifest, seen, [*of_changes(outcome.changes), *kafka])
+        return _MENDING_SECONDS if faults else None
+
+    async def _tell_of(self, error: ApiError, key: Key, gateway: InferenceGateway, manifest: Manifest) -> None:
+        """The API server gives no answer: once is nothing, but what lasts stands in the status, if that can be written."""
+        self._failed[key] = self._failed.get(key, 0) + 1
+        if self._failed[key] < _LASTING:
+            return
+        told = Problem(
+            "ApiServerFailing", f"the API server does not take what is to be written: {error}; it is tried again"
+        )
+        with contextlib.suppress(ApiError, aiohttp.ClientError, TimeoutError, OSError):
+            await self._report(gateway, manifest, self._seen(key, gateway, [told]), [])
 
     def _seen(self, key: Key, gateway: InferenceGateway, faults: list[Problem], *, paused: bool = False) -> Seen:
         name = gateway.metadata.name
@@ -150,6 +177,7 @@ class Step:
 
     async def _forget(self, key: Key) -> None:
         uid = self._uids.pop(key, None)
+        self._failed.pop(key, None)
         self._brokers.stop(key)
         self._applier.forget(*key)
         self._events.forget(uid or "")

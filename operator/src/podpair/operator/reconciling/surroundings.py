@@ -106,7 +106,7 @@ class SurroundingsReader:
                 path = SECRET.path(manifest["metadata"]["namespace"], manifest["metadata"]["name"])
                 stored = await self._client.get(path)
                 return (read_resume_key(stored) if stored is not None else None) or made
-            if error.status == 429 or error.status >= 500:
+            if error.passing:
                 raise  # anything else is told where the Secret is applied
         return made
 

@@ -232,7 +232,7 @@ def _client(gateway: InferenceGateway) -> dict[str, str]:
 
 
 def gateway_variables(gateway: InferenceGateway) -> list[Manifest]:
-    """Environment variables of the gateway: what comes from Secrets and from the pod, then the user's."""
+    """Environment variables of the gateway that come from Secrets and from the pod; what the user sets is the user's."""
     kafka = gateway.spec.kafka
     variables: list[Manifest] = []
     if kafka.sasl is not None:
@@ -242,7 +242,8 @@ def gateway_variables(gateway: InferenceGateway) -> list[Manifest]:
     if kafka.consumer_group.static_membership:
         source = {"fieldRef": {"fieldPath": "metadata.name"}}
         variables.append({"name": "PODPAIR_REQUESTS__INSTANCE", "valueFrom": source})
-    return variables
+    taken = {variable.name for variable in gateway.spec.gateway.env}
+    return [variable for variable in variables if variable["name"] not in taken]
 
 
 def _width(topic: Topic) -> dict[str, int]:

@@ -11,7 +11,7 @@ class Condition(Section):
     """One condition, as everywhere in Kubernetes."""
 
     type: Annotated[str, Field(max_length=316)]
-    """Ready, KafkaReady, Scaling, Degraded, Paused, ReplicasCappedByPartitions."""
+    """Ready, Reconciling, Stalled, KafkaReady, Scaling, Degraded, Paused, ReplicasCappedByPartitions."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
     reason: Annotated[str, Field(max_length=1024)]
@@ -28,7 +28,7 @@ class Status(Section):
     """What the operator has seen."""
 
     observed_generation: Annotated[int, Field(json_schema_extra={"format": "int64"})] | None = None
-    """The generation of the resource that this status speaks of."""
+    """The generation of the resource that this status speaks of; -1 until the operator has looked at it."""
     conditions: Annotated[
         tuple[Condition, ...],
         KeyedBy("type"),

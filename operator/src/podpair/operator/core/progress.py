@@ -1,0 +1,35 @@
+"""The conditions Reconciling and Stalled, by which kstatus (Helm's --wait, Flux, `kpt live`) judges a resource beside Ready.
+
+One of them is True while the resource is not yet what it says: Reconciling where that comes by itself, Stalled where somebody has
+to do something first. Source: sigs.k8s.io/cli-utils/pkg/kstatus.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from podpair.operator.core.kafka_state import Reason
+from podpair.operator.core.problems import Problem
+
+RECONCILING, STALLED = "Reconciling", "Stalled"
+_NEEDS_SOMEBODY = frozenset(
+    {
+        "ContainerConfigError", "KindMissing", "NameTaken", "NotPermitted", "NotUnderstood", "PodsRefused", "QuotaExceeded",
+        "Refused", "RolloutStuck", Reason.AUTHENTICATION_FAILED, Reason.CLIENT_INVALID, Reason.NOT_AUTHORIZED,
+        Reason.REPARTITION_REFUSED, Reason.TOPIC_REFUSED, Reason.TOPIC_TOO_NARROW,
+    }
+)  # fmt: skip
+
+
+class Progress(NamedTuple):
+    """Why a resource is not yet what it says, if it isn't."""
+
+    stalled: Problem | None
+    reconciling: Problem | None
+
+
+def progress(wrong: Sequence[Problem], *, awaited: Problem | None) -> Progress:
+    """`wrong`: what hinders it, `awaited`: what else it still waits for, such as a rollout."""
+    for one in wrong:
+        if one.reason in _NEEDS_SOMEBODY:
+            return Progress(one, None)
+    return Progress(None, awaited or (wrong[0] if wrong else None))
