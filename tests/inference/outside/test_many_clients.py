@@ -34,6 +34,8 @@ CLIENTS = 8
 # Requests of each client to each model.
 VARIANT, MODEL = (2, 12) if ALL else (1, 2)
 PATIENCE = 600
+# Elements of a request past which there are fewer of them: pixels in JSON take their time.
+LARGE, FEW = 20_000, 1
 # Bursts until some of a row-wise model's requests have shared a run.
 BURSTS = 50
 ROW_WISE = [*sklearn_models.MAKERS, "cnn", "perceptron", *(wheel_models.ROW_WISE if ALL else ())]
@@ -115,7 +117,8 @@ async def ask_all(server: Any, subjects: list[Subject], requests: int) -> tuple[
     total, wrong = 0, {}
     async with clients_of(server) as clients:
         for seed, subject in enumerate(subjects):
-            answered, unalike = await clients.burst(subject, seed, requests)
+            size = sum(array.size for array in subject.request(np.random.default_rng(seed)).values())
+            answered, unalike = await clients.burst(subject, seed, requests if size < LARGE else FEW)
             total += answered
             if unalike:
                 wrong[subject.name] = unalike
@@ -210,7 +213,7 @@ def server(subjects: tuple[Path, list[Subject]], serve: Callable[..., Any]) -> I
 async def test_models_that_people_have(server: Any, subjects: tuple[Path, list[Subject]], tally: Tally) -> None:
     total, wrong = await ask_all(server, subjects[1], MODEL)
     assert wrong == {}
-    assert total == CLIENTS * MODEL * len(subjects[1])
+    assert total >= (4_000 if ALL else 400)
     tally.asked(f"models of scikit-learn, of wheels and of tests ({len(subjects[1])} models)", total)
 
 
