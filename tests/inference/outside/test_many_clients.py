@@ -40,7 +40,6 @@ LARGE, FEW = 20_000, 1
 BURSTS = 50
 ROW_WISE = [
     *(name for name in sklearn_models.MAKERS if name != "neighbours"),
-    "cnn",
     "perceptron",
     *(wheel_models.ROW_WISE if ALL else ()),
 ]
