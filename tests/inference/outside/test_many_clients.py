@@ -221,6 +221,7 @@ async def test_models_that_people_have(server: Any, subjects: tuple[Path, list[S
     tally.asked(f"models of scikit-learn, of wheels and of tests ({len(subjects[1])} models)", total)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_a_convolutional_model_may_share_runs(server: Any) -> None:
     """Whether its rows get cheaper together is found out at work."""
     assert server.get("/v2/models/cnn").json["parameters"]["rows"] == "independent"
