@@ -10,7 +10,7 @@ KAFKA ?=
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-producers test-models fuzz e2e lint format lock crd proto bench bench-fanout bench-drain bench-direct bench-queued bench-whole bench-features bench-growth bench-inference bench-report images clean
+.PHONY: help setup demo test test-faults test-producers test-models fuzz e2e lint format lock crd proto bench bench-fanout bench-drain bench-direct bench-queued bench-whole bench-features bench-growth bench-inference bench-http bench-report images clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,9 @@ bench-drain: setup ## SIGTERM for a gateway with 10,000 sessions, which move to 
 bench-inference: setup ## the model's container beside its peers and session.run itself; needs wrk (ARGS="--only small --peers all")
 	@$(BIN)/python tests/bench/inference.py $(ARGS)
 
+bench-http: setup ## the model's container's HTTP server alone, beside uvicorn and granian; needs wrk
+	@$(BIN)/python tests/bench/http_server.py $(ARGS)
+
 lint: setup ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -93,7 +96,7 @@ lock: $(UV) ## pin every dependency anew, with hashes and without addresses
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	  $(if $(UPGRADE),--upgrade) --group build --group lint --group test --group bench --group train --group proto --extra images \
 	  $(PROJECTS:%=%/pyproject.toml) -o requirements.lock
-	@for name in clients custom_ops exporters kserve perf_analyzer; do \
+	@for name in clients custom_ops exporters kserve perf_analyzer uvicorn; do \
 	  $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	    $(if $(UPGRADE),--upgrade) tests/inference/$$name.in -o tests/inference/$$name.lock || exit 1; done
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-deps --no-emit-index-url --no-header --python-version 3.11 \
@@ -122,7 +125,7 @@ images: ## the three images and podpair-digits, an example (BASE=image to build 
 bench-report: setup ## tables and plots of docs/benchmarks.md, from what benches have left in var/bench
 	@$(BIN)/python tests/bench/report.py
 
-bench: bench-fanout bench-direct bench-queued bench-whole bench-features bench-growth bench-inference bench-report ## every measurement in docs/benchmarks.md
+bench: bench-fanout bench-direct bench-queued bench-whole bench-features bench-growth bench-inference bench-http bench-report ## every measurement in docs/benchmarks.md
 
 clean: ## forget the environment and everything that was generated
 	rm -rf $(VENV) .cache var .mypy_cache .ruff_cache .pytest_cache

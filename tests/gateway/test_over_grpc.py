@@ -103,6 +103,22 @@ async def test_v2_over_http_is_translated(gateway: Gateway, http: aiohttp.Client
         assert answer.status == 200
 
 
+@pytest.mark.parametrize(
+    ("deadline", "status"),
+    [
+        ("4102444800000", 200), ("4102444800000.5", 200), ("9223372036854775807", 200), ("0", 504),
+        ("9" * 20, 400), ("9" * 400, 400), ("9" * 5000, 400), ("4_102_444_800_000", 400), ("+4102444800000", 400),
+        ("-1", 400), ("4e12", 400), ("inf", 400), ("nan", 400), ("", 400),
+    ],
+)  # fmt: skip
+async def test_a_deadline_of_v2_is_a_time_or_refused(
+    gateway: Gateway, http: aiohttp.ClientSession, deadline: str, status: int
+) -> None:
+    url, headers = gateway.url + "/v2/models/digits/infer", BEARER | {"podpair-deadline": deadline}
+    async with http.post(url, json={"inputs": [TENSOR]}, headers=headers) as answer:
+        assert answer.status == status, await answer.text()
+
+
 async def test_a_model_that_goes_away_makes_the_pair_unready_until_it_is_back(
     gateway: Gateway, connect: Connect, digits: Inference, config: Path
 ) -> None:

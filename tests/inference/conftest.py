@@ -120,6 +120,12 @@ class Server:
                 return Reply(error.code, error.headers, error.read())
 
 
+@pytest.fixture(scope="module", params=[True, False], ids=["process", "thread"])
+def process(request: pytest.FixtureRequest) -> bool:
+    """`runtime.process`: whether Python classes have processes of their own; what uses it is tried both ways."""
+    return bool(request.param)
+
+
 @pytest.fixture
 def start() -> Iterator[Callable[..., Server]]:
     """Start servers that end with the test."""

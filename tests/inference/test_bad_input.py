@@ -49,6 +49,23 @@ CASES: list[tuple[str, str, bytes, dict[str, str], int, str]] = [
     ("size of thousands of digits", P, body(x(parameters={"binary_data_size": 10**4999})), {}, 400, ""),
     ("shape of thousands of digits", P, body(x((10**4999, 2))), {}, 400, ""),
     ("number of thousands of digits", P, body({**MIXED, "data": [10**4999, 2, 3, 4]}), {}, 400, ""),
+    *(
+        (f"{name} of {digits} digits", P, body(x(parameters=parameters), outputs=outputs), {}, 400, "")
+        for digits in (20, 400, 4300, 5000)
+        for name, parameters, outputs in (
+            ("a binary size", {"binary_data_size": 10 ** (digits - 1)}, []),
+            ("classes", {}, [{"name": "y", "parameters": {"classification": 10 ** (digits - 1)}}]),
+        )
+    ),
+    ("classes are true", P, body(x(), outputs=[{"name": "y", "parameters": {"classification": True}}]), {}, 400, ""),
+    (
+        "classes are a fraction",
+        P,
+        body(x(), outputs=[{"name": "y", "parameters": {"classification": 1.0}}]),
+        {},
+        400,
+        "",
+    ),
     ("wrong datatype", P, body(x(datatype="FP64")), {}, 400, "datatype FP64, the model takes FP32"),
     ("no such datatype", P, body(x(datatype="FLOAT")), {}, 400, "no datatype 'FLOAT'"),
     ("text for numbers", P, body(x(data=("1", "2"))), {}, 400, "not a list of FP32"),

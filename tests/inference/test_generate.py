@@ -46,12 +46,13 @@ class Endless:
 
 
 @pytest.fixture(scope="module")
-def streaming(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Any]) -> Iterator[Any]:
+def streaming(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Any], process: bool) -> Iterator[Any]:
     repository = tmp_path_factory.mktemp("streaming")
     for name, code in MODELS.items():
         (repository / name / "1").mkdir(parents=True)
         (repository / name / "1/model.py").write_text(code)
-    (repository / "endless/model.yaml").write_text("runtime: {max_streams: 1}")
+        runtime = {"process": process, **({"max_streams": 1} if name == "endless" else {})}
+        (repository / name / "model.yaml").write_text(json.dumps({"runtime": runtime}))
     (repository / "digits").symlink_to(Path(__file__).parents[2] / "examples/models/digits")
     with serve(repository) as server:
         yield server

@@ -220,6 +220,27 @@ class Context:
         raise Aborted(*how)
 
 
+@pytest.mark.parametrize("number", ["9" * 20, "9" * 400, "9" * 2000, "-1", "+1", "1_0", "1e400", "nan", ""])
+async def test_numbers_in_metadata_that_are_none_of_its_business_change_nothing(client: Client, number: str) -> None:
+    names = ("podpair-deadline", "inference-header-content-length", "priority", "timeout", "grpc-retry-pushback-ms")
+    metadata = [(name, number) for name in names]
+    response = await client.ModelInfer(pixels(), metadata=metadata, timeout=20)
+    assert response.outputs[0].shape[0] == 2
+
+
+@pytest.mark.parametrize("number", [(1 << 63) - 1, -(1 << 63), 0, -1])
+async def test_the_numbers_of_v2_s_own_parameters_may_be_any(client: Client, number: int) -> None:
+    request = pixels()
+    for name in ("priority", "timeout", "sequence_id"):
+        request.parameters[name].int64_param = number
+    assert (await client.ModelInfer(request, timeout=20)).outputs[0].shape[0] == 2
+
+
+@pytest.mark.parametrize("seconds", [1e5, 3e7, 1e9])
+async def test_a_deadline_may_be_far_away(client: Client, seconds: float) -> None:
+    assert (await client.ModelInfer(pixels(), timeout=seconds)).outputs[0].shape[0] == 2
+
+
 async def test_a_full_queue_says_when_to_come_again() -> None:
     async def refuse(request: Any, context: Any) -> Any:
         raise OverloadedError("full", 0.25)

@@ -115,12 +115,11 @@ def test_a_body_in_chunks(wire: Wire, size: int) -> None:
         assert good(wire.answer())
 
 
-def test_a_request_behind_chunks_in_one_piece_is_not_misread_but_has_to_come_again(wire: Wire) -> None:
-    wire.send(CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY) + LIVE)
-    answer = wire.answer()
-    assert good(answer)
-    assert answer[1]["connection"] == "close"
-    assert wire.ended()
+def test_a_request_behind_chunks_in_one_piece_is_answered_too(wire: Wire) -> None:
+    wire.send((CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY) + LIVE) * 2)
+    for _ in range(2):
+        assert good(wire.answer())
+        assert wire.answer()[2] == b'{"live":true}'
 
 
 def test_a_client_that_asks_first_is_told_to_go_on(wire: Wire) -> None:
@@ -174,7 +173,7 @@ def test_targets_with_a_query_escapes_or_a_whole_address(wire: Wire) -> None:
 BROKEN = {
     "nonsense": (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", 400),
     "HTTP/0.9": (b"GET /v2\r\n\r\n", 505),
-    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
     "two lengths": (POST + b"Content-Length: 3\r\n\r\n", 400),
     "a negative length": (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n", 400),
     "a length that is no number": (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0x5\r\n\r\n", 400),
@@ -262,13 +261,57 @@ async def test_clients_that_do_not_get_on_are_ended(
     for name in ("HEAD_SECONDS", "STALL_SECONDS", "LINGER_SECONDS", "KEEP_SECONDS"):
         monkeypatch.setattr(connection, name, 0.0)
     url = app.client._base_url
-    for sent, status in ((b"GET /v2 HT", b"408"), (POST + b"\r\n{", b"408"), (b"", b"")):
+    for sent, status in ((b"GET /v2 HT", b"408"), (POST + b"\r\n{", b"408"), (b"", b""), (b"\r\n", b"")):
         reader, writer = await asyncio.open_connection(url.host, url.port)
         writer.write(sent)
         answer = await asyncio.wait_for(reader.read(), 20)
         assert answer[9:12] == status
         writer.close()
         await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc",
+        b"GET /v2 HTTP/1.1\nHost: h\n\n",
+        b"GET /v2 HTTP/1.1\r\nHost: h\r\nA : b\r\n",
+        b"GET /v2 HTTP/1.1\r\nHost: h\r\nContent-Length: 1_0\r\n",
+        b"\0",
+    ],
+)
+def test_what_can_become_no_request_is_refused_before_it_is_complete(wire: Wire, sent: bytes) -> None:
+    for byte in sent:
+        wire.send(bytes([byte]))
+    assert wire.answer()[0] == 400
+    assert wire.ended()
+
+
+@pytest.mark.parametrize("first", [LIVE.replace(b"Host", b"Connection: close\r\nHost"), b"GET / HTTP/1.1\r\n\r\n"])
+def test_the_last_answer_arrives_whatever_was_sent_behind_it(wire: Wire, first: bytes) -> None:
+    """A socket that is closed while bytes are unread is reset, and the answer on its way lost."""
+    wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    wire.send(first)
+    for _ in range(20):
+        wire.send(b"x" * 50_000)
+    assert wire.answer()[1]["connection"] == "close"
+    assert wire.ended()
+
+
+def test_what_a_path_takes_is_told(wire: Wire) -> None:
+    asked = {
+        b"DELETE /v2": (405, "GET, HEAD, OPTIONS"),
+        b"GET /v2/models/plus/infer": (405, "OPTIONS, POST"),
+        b"PUT /v2/models/plus/versions/1/ready": (405, "GET, HEAD, OPTIONS"),
+        b"OPTIONS /v2/models/plus/generate": (200, "OPTIONS, POST"),
+        b"OPTIONS *": (200, "GET, HEAD, OPTIONS, POST"),
+        b"OPTIONS /v1": (404, None),
+        b"POST /v1": (404, None),
+    }
+    for line, expected in asked.items():
+        wire.send(line + b" HTTP/1.1\r\nHost: h\r\n\r\n")
+        status, headers, _ = wire.answer()
+        assert (status, headers.get("allow")) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Python classes as a client and their author see them: served by the real process, and their faults."""
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,8 +11,8 @@ import pytest
 
 from podpair.inference.core.errors import FaultsError
 from podpair.inference.core.model_config import ModelConfig
-from podpair.inference.runtime.python import PythonRuntime
-from podpair.inference.runtime.repository import Models
+from podpair.inference.runtime.loading import load_runtime
+from podpair.inference.runtime.repository import ModelFolder, Models
 from podpair.inference.runtime.user_code import UserCodeError
 
 EXAMPLES = Path(__file__).parents[2] / "examples/python"
@@ -111,11 +110,11 @@ def write(repository: Path, name: str, code: str, config: Any = None, version: i
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Any]) -> Iterator[Any]:
+def python(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Any], process: bool) -> Iterator[Any]:
     """The zoo of classes, served."""
     repository = tmp_path_factory.mktemp("classes")
     for name, code in ZOO.items():
-        write(repository, name, code, CONFIGS.get(name))
+        write(repository, name, code, CONFIGS.get(name, {}) | {"runtime": {"process": process}})
     (repository / "helped/1/helpers.py").write_text("NAME = 'one'")
     write(repository, "helped", ZOO["helped"], version=2)
     (repository / "helped/2/helpers.py").write_text("NAME = 'two'")
@@ -132,8 +131,9 @@ def answers(server: Any, model: str, *texts: str) -> Any:
     return ask(server, model, *texts).json["outputs"][0]["data"]
 
 
-def test_a_class_in_a_file_is_served_by_its_name(tmp_path: Path, serve: Callable[..., Any]) -> None:
+def test_a_class_in_a_file_is_served_by_its_name(tmp_path: Path, serve: Callable[..., Any], process: bool) -> None:
     (tmp_path / "model.py").write_text(SENTIMENT)
+    (tmp_path / "model.yaml").write_text(json.dumps({"runtime": {"process": process}}))
     with serve(None, "--model", "model:Sentiment", "--model", "mood=model:Sentiment", cwd=tmp_path) as server:
         assert answers(server, "sentiment", "a great day", "hm") == ["good", "bad"]
         assert answers(server, "mood", "good") == ["good"]
@@ -210,9 +210,21 @@ def test_text_that_is_not_utf_8_is_refused_by_name(python: Any) -> None:
     )
 
 
-def runtime(tmp_path: Path, code: str, config: Any = None) -> PythonRuntime:
-    (tmp_path / "model.py").write_text(code)
-    return PythonRuntime(tmp_path / "model.py", ModelConfig.model_validate(config or {}), "test")
+@pytest.fixture
+def runtime(tmp_path: Path, process: bool) -> Iterator[Callable[..., Any]]:
+    """The runtime of a class, in a process of its own or in this one."""
+    loaded = []
+
+    def load(code: str, config: Any = None) -> Any:
+        file = tmp_path / "model.py"
+        file.write_text(code)
+        given = ModelConfig.model_validate({**(config or {}), "runtime": {"process": process}})
+        loaded.append(load_runtime(ModelFolder("test", tmp_path, given, {1: file}), 1))
+        return loaded[-1]
+
+    yield load
+    for found in loaded:
+        found.close()
 
 
 @pytest.mark.parametrize(
@@ -230,9 +242,9 @@ def runtime(tmp_path: Path, code: str, config: Any = None) -> PythonRuntime:
         ("class A:\n  async def stream(self, request): return 1", "async but never yields"),
     ],
 )
-def test_a_class_that_cannot_be_loaded(tmp_path: Path, code: str, complaint: str) -> None:
+def test_a_class_that_cannot_be_loaded(tmp_path: Path, runtime: Callable[..., Any], code: str, complaint: str) -> None:
     with pytest.raises(FaultsError) as error:
-        runtime(tmp_path, code)
+        runtime(code)
     (line,) = error.value.faults
     assert line.startswith(str(tmp_path))
     assert complaint in line
@@ -241,18 +253,20 @@ def test_a_class_that_cannot_be_loaded(tmp_path: Path, code: str, complaint: str
 ONE = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]}
 
 
-def predicting(tmp_path: Path, expression: str, outputs: Any = None) -> Any:
+@pytest.fixture
+def predicting(runtime: Callable[..., Any]) -> Callable[..., Any]:
     """What `predict` returning an expression for two rows becomes."""
-    code = f"import numpy as np\nclass A:\n    def predict(self, batch):\n        return {expression}\n"
-    sut = runtime(tmp_path, code, ONE | ({"outputs": outputs} if outputs else {}))
-    try:
+
+    def predict(expression: str, outputs: Any = None) -> Any:
+        code = f"import numpy as np\nclass A:\n    def predict(self, batch):\n        return {expression}\n"
+        sut = runtime(code, ONE | ({"outputs": outputs} if outputs else {}))
         return sut.run([np.array([[1, 2], [3, 4]], np.float32)])[0]
-    finally:
-        sut.close()
+
+    return predict
 
 
-def test_answers_that_are_no_text_become_json(tmp_path: Path) -> None:
-    found = predicting(tmp_path, '[{"a": batch[0], "b": np.float32(1)}, None]')
+def test_answers_that_are_no_text_become_json(predicting: Callable[..., Any]) -> None:
+    found = predicting('[{"a": batch[0], "b": np.float32(1)}, None]')
     assert found.tolist() == [b'{"a":[1.0,2.0],"b":1.0}', b"null"]
 
 
@@ -263,8 +277,8 @@ INT64 = [{"name": "n", "datatype": "INT64", "shape": [-1]}]
 @pytest.mark.parametrize(
     "expression", ["batch * 2", "[row * 2 for row in batch]", "(list(2 * r) for r in batch)", '{"y": batch * 2}']
 )
-def test_answers_may_be_an_array_or_lists_or_columns(tmp_path: Path, expression: str) -> None:
-    found = predicting(tmp_path, expression, FP32)
+def test_answers_may_be_an_array_or_lists_or_columns(predicting: Callable[..., Any], expression: str) -> None:
+    found = predicting(expression, FP32)
     assert found.dtype == np.float32
     assert found.tolist() == [[2, 4], [6, 8]]
 
@@ -284,38 +298,41 @@ def test_answers_may_be_an_array_or_lists_or_columns(tmp_path: Path, expression:
         ("[1, ValueError('too long')]", None, "ValueError: too long (model.py:3)"),
     ],
 )
-def test_answers_that_cannot_be_right(tmp_path: Path, expression: str, outputs: Any, complaint: str) -> None:
+def test_answers_that_cannot_be_right(
+    predicting: Callable[..., Any], expression: str, outputs: Any, complaint: str
+) -> None:
     with pytest.raises(UserCodeError) as error:
-        predicting(tmp_path, expression, outputs)
+        predicting(expression, outputs)
     assert complaint in str(error.value)
 
 
-def test_bytes_that_are_no_text_are_declared_so(tmp_path: Path) -> None:
+def test_bytes_that_are_no_text_are_declared_so(runtime: Callable[..., Any]) -> None:
     tensor = {"name": "image", "datatype": "BYTES", "shape": [-1], "text": False}
-    sut = runtime(tmp_path, "class A:\n  def predict(self, b): return [x[::-1] for x in b]", {"inputs": [tensor]})
+    sut = runtime("class A:\n  def predict(self, b): return [x[::-1] for x in b]", {"inputs": [tensor]})
     array = np.empty(1, object)
     array[:] = [b"\xff\1"]
     assert sut.run([array])[0].tolist() == [b"\1\xff"]
-    sut.close()
 
 
-def test_without_rows_a_batch_is_the_one_tensor(tmp_path: Path) -> None:
+def test_without_rows_a_batch_is_the_one_tensor(runtime: Callable[..., Any]) -> None:
     config = {
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 2]}],
         "outputs": [{"name": "y", "datatype": "FP32", "shape": [2]}],
     }
-    sut = runtime(tmp_path, "class A:\n  def predict(self, batch): return [x.sum(axis=0) for x in batch]", config)
+    sut = runtime("class A:\n  def predict(self, batch): return [x.sum(axis=0) for x in batch]", config)
     assert sut.run([np.ones((2, 2), np.float32)])[0].tolist() == [2, 2]
-    sut.close()
 
 
 @pytest.mark.parametrize("kind", ["", "async "])
-async def test_a_stream_that_nobody_reads_any_more_ends_and_cleans_up(tmp_path: Path, kind: str) -> None:
+async def test_a_stream_that_nobody_reads_any_more_ends_and_cleans_up(runtime: Callable[..., Any], kind: str) -> None:
     code = f"""
 import threading
 class A:
     def __init__(self):
         A.made, A.ended = 0, threading.Event()
+    def predict(self, batch):
+        assert A.ended.wait(20)
+        return [A.made]
     {kind}def stream(self, request):
         try:
             while True:
@@ -324,18 +341,15 @@ class A:
         finally:
             A.ended.set()
 """
-    sut = runtime(tmp_path, code)
+    sut = runtime(code)
     array = np.empty(1, object)
     array[:] = [b"x"]
     parts = sut.stream([array], {})
     assert [(await anext(parts))[0].tolist() for _ in range(3)] == [[b"1"], [b"2"], [b"3"]]
-    model = sut._stream.__self__
     await parts.aclose()
-    ended: threading.Event = model.ended
-    assert ended.wait(20)
+    (made,) = sut.run([array])[0].tolist()
     # Three were read, and at most a window's worth more was made.
-    assert model.made <= 3 + 16 + 1
-    sut.close()
+    assert int(made) <= 3 + 16 + 1
 
 
 @pytest.mark.parametrize(

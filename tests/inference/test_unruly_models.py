@@ -130,14 +130,18 @@ class M:
 """
 
 
-def serve(
-    start: Callable[..., Any], folder: Path, code: str, *, instances: int = 1, wait_for: str = "ready", **settings: str
-) -> Any:
-    """A server of one model, `m`."""
-    (folder / "m/1").mkdir(parents=True)
-    (folder / "m/1/model.py").write_text(code)
-    (folder / "m/model.yaml").write_text(f"warmup: {{rows: []}}\nruntime: {{instances: {instances}}}")
-    return start(folder, wait_for=wait_for, PODPAIR_SERVER__SHUTDOWN_SECONDS="1", **settings)
+@pytest.fixture
+def serve(start: Callable[..., Any], tmp_path: Path, process: bool) -> Callable[..., Any]:
+    """A server of one model, `m`, in a process of its own or in threads of the server's."""
+
+    def begin(code: str, *, instances: int = 1, wait_for: str = "ready") -> Any:
+        (tmp_path / "m/1").mkdir(parents=True)
+        (tmp_path / "m/1/model.py").write_text(code)
+        runtime = f"runtime: {{instances: {instances}, process: {str(process).lower()}}}"
+        (tmp_path / "m/model.yaml").write_text(f"warmup: {{rows: []}}\n{runtime}")
+        return start(tmp_path, wait_for=wait_for, PODPAIR_SERVER__SHUTDOWN_SECONDS="1")
+
+    return begin
 
 
 def ask(server: Any, text: str) -> Any:
@@ -150,10 +154,8 @@ def answered(server: Any, text: str) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["predict", "async", "interrupt"])
-def test_a_model_that_exits_fails_its_request_and_says_where(
-    tmp_path: Path, start: Callable[..., Any], kind: str
-) -> None:
-    server = serve(start, tmp_path, EXITS[kind])
+def test_a_model_that_exits_fails_its_request_and_says_where(serve: Callable[..., Any], kind: str) -> None:
+    server = serve(EXITS[kind])
     for _ in range(3):
         refused = ask(server, "x")
         assert refused.status == 500
@@ -162,16 +164,16 @@ def test_a_model_that_exits_fails_its_request_and_says_where(
     assert server.terminate() == 0
 
 
-def test_a_stream_that_exits_ends_and_the_next_is_served(tmp_path: Path, start: Callable[..., Any]) -> None:
-    server = serve(start, tmp_path, STREAM)
+def test_a_stream_that_exits_ends_and_the_next_is_served(serve: Callable[..., Any]) -> None:
+    server = serve(STREAM)
     for _ in range(2):
         assert server.post("/v2/models/m/generate_stream", {"input": "x"}).status == 500
         assert b'"output":"y"' in server.post("/v2/models/m/generate_stream", {"input": "y"}).body
     assert server.terminate() == 0
 
 
-def test_a_task_that_exits_ends_itself_alone(tmp_path: Path, start: Callable[..., Any]) -> None:
-    server = serve(start, tmp_path, TASK)
+def test_a_task_that_exits_ends_itself_alone(serve: Callable[..., Any]) -> None:
+    server = serve(TASK)
     for _ in range(3):
         ask(server, "x")
         assert answered(server, "y")
@@ -180,11 +182,11 @@ def test_a_task_that_exits_ends_itself_alone(tmp_path: Path, start: Callable[...
 
 @pytest.mark.parametrize("code", [STUCK, STUCK_LOOP], ids=["thread", "loop"])
 def test_one_that_never_comes_back_keeps_neither_others_nor_the_end(
-    tmp_path: Path, start: Callable[..., Any], code: str
+    tmp_path: Path, serve: Callable[..., Any], code: str
 ) -> None:
     (tmp_path / "other/1").mkdir(parents=True)
     (tmp_path / "other/1/model.py").write_text("class O:\n    def predict(self, batch):\n        return list(batch)\n")
-    server = serve(start, tmp_path, code)
+    server = serve(code)
     with ThreadPoolExecutor(1) as threads:
         stuck = threads.submit(_quietly, ask, server, "x")
         while 'inference_running_batches{model="m"} 1.0' not in server.get("/metrics").body.decode():
@@ -197,18 +199,16 @@ def test_one_that_never_comes_back_keeps_neither_others_nor_the_end(
 
 
 @pytest.mark.parametrize(("code", "wait_for"), [(STUCK_LOAD, "listening"), (THREADS, "ready")])
-def test_threads_of_a_model_s_don_t_keep_the_process(
-    tmp_path: Path, start: Callable[..., Any], code: str, wait_for: str
-) -> None:
-    server = serve(start, tmp_path, code, wait_for=wait_for)
+def test_threads_of_a_model_s_don_t_keep_the_process(serve: Callable[..., Any], code: str, wait_for: str) -> None:
+    server = serve(code, wait_for=wait_for)
     assert server.get("/v2/health/live").status == 200
     assert server.terminate() == 0
     server.close()
     assert "threads of models still run, and end with the process" in [r["message"] for r in server.records]
 
 
-def test_a_child_that_is_ended_isn_t_the_server_s_end(tmp_path: Path, start: Callable[..., Any]) -> None:
-    server = serve(start, tmp_path, FORKS)
+def test_a_child_that_is_ended_isn_t_the_server_s_end(serve: Callable[..., Any]) -> None:
+    server = serve(FORKS)
     for _ in range(3):
         assert ask(server, "x").json["outputs"][0]["data"] == [str(-signal.SIGTERM)]
         assert answered(server, "y")
@@ -216,9 +216,9 @@ def test_a_child_that_is_ended_isn_t_the_server_s_end(tmp_path: Path, start: Cal
 
 
 def test_a_child_that_outlives_the_server_holds_neither_its_port_nor_its_connections(
-    tmp_path: Path, start: Callable[..., Any]
+    tmp_path: Path, serve: Callable[..., Any], start: Callable[..., Any]
 ) -> None:
-    server = serve(start, tmp_path, FORKS)
+    server = serve(FORKS)
     port = int(server.url.rpartition(":")[2])
     ports = {port, int(server.record("gRPC is ready")["address"].rpartition(":")[2])}
     child = int(ask(server, "stay").json["outputs"][0]["data"][0])
@@ -235,8 +235,8 @@ def test_a_child_that_outlives_the_server_holds_neither_its_port_nor_its_connect
         os.kill(child, signal.SIGKILL)
 
 
-def test_python_that_computes_holds_up_neither_health_nor_metrics(tmp_path: Path, start: Callable[..., Any]) -> None:
-    server = serve(start, tmp_path, BUSY, instances=2)
+def test_python_that_computes_holds_up_neither_health_nor_metrics(serve: Callable[..., Any]) -> None:
+    server = serve(BUSY, instances=2)
     with ThreadPoolExecutor(1) as threads:
         busy = threads.submit(ask, server, "x")
         while 'inference_running_batches{model="m"} 1.0' not in server.get("/metrics").body.decode():
@@ -249,12 +249,13 @@ def test_python_that_computes_holds_up_neither_health_nor_metrics(tmp_path: Path
         assert busy.result(60).status == 200
 
 
-def test_a_signal_handler_in_a_model_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_a_signal_handler_in_the_server_s_process_is_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "m/1").mkdir(parents=True)
     (tmp_path / "m/1/model.py").write_text(
         "import signal\nclass M:\n    def load(self):\n        signal.signal(signal.SIGUSR1, signal.SIG_IGN)\n"
         "    def predict(self, batch):\n        return list(batch)\n"
     )
+    (tmp_path / "m/model.yaml").write_text("runtime: {process: false}")
     command = [str(BIN / "podpair-inference"), "serve", "--models", str(tmp_path), "--port", "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
@@ -262,9 +263,9 @@ def test_a_signal_handler_in_a_model_is_refused_with_the_reason(tmp_path: Path) 
     assert "leave signals to the server" in done.stderr
 
 
-def test_what_a_model_prints_is_no_part_of_the_log(tmp_path: Path, start: Callable[..., Any]) -> None:
+def test_what_a_model_prints_is_no_part_of_the_log(serve: Callable[..., Any]) -> None:
     code = model("print('asked')", head="print('imported')")
-    server = serve(start, tmp_path, code)
+    server = serve(code)
     assert answered(server, "y")
     assert server.terminate() == 0
     server.close()

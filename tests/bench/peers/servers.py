@@ -61,7 +61,7 @@ def podpair(workload: Workload) -> Iterator[list[Running]]:
     http, rpc = free_port(), free_port()
     command = [str(BIN / "podpair-inference"), "serve", "--models", str(workload.repository), "--port", str(http)]
     settings = {"PODPAIR_GRPC__PORT": str(rpc), "PODPAIR_LOG__LEVEL": "warning"}
-    with _running(command, settings, _v2(workload, http, rpc)) as server:
+    with running(command, settings, _v2(workload, http, rpc)) as server:
         yield server
 
 
@@ -76,7 +76,7 @@ def native(wait_us: int) -> Starter:
             "shape": ",".join(map(str, workload.shape)), "workers": workload.workers, "wait-us": wait_us,
         }  # fmt: skip
         command = [str(rust("native_inference")), *(f"--{name}={value}" for name, value in options.items())]
-        with _running(command + ["--image"] * workload.image, {}, _v2(workload, http, rpc)) as server:
+        with running(command + ["--image"] * workload.image, {}, _v2(workload, http, rpc)) as server:
             yield server
 
     return start
@@ -97,7 +97,7 @@ def _mosec(command: Sequence[str], workload: Workload, raw: bool) -> Iterator[li
     body = workload.payload if raw else json.dumps(workload.numbers).encode()
     way = Way("HTTP, raw" if raw else "HTTP, JSON", port, body, "/inference", _BYTES if raw else _JSON)
     arguments = ["--port", str(port), "--address", "127.0.0.1", "--log-level", "error"]
-    with _running([*command, *arguments], {**workload.environment, **({"RAW": "1"} if raw else {})}, [way]) as server:
+    with running([*command, *arguments], {**workload.environment, **({"RAW": "1"} if raw else {})}, [way]) as server:
         yield server
 
 
@@ -227,12 +227,12 @@ def _onnxruntime() -> Path:
 def _peer(name: str, workload: Workload, ways: Sequence[Way], **ports: int) -> Iterator[list[Running]]:
     command = python(name, "server.py")
     arguments = [part for key, port in ports.items() for part in (f"--{key.replace('_', '-')}", str(port))]
-    with _running([*command, *arguments], workload.environment, ways) as server:
+    with running([*command, *arguments], workload.environment, ways) as server:
         yield server
 
 
 @contextmanager
-def _running(command: Sequence[str], environment: Mapping[str, str], ways: Sequence[Way]) -> Iterator[list[Running]]:
+def running(command: Sequence[str], environment: Mapping[str, str], ways: Sequence[Way]) -> Iterator[list[Running]]:
     """A server for as long as the `with` lasts, once each of its ways answers."""
     process = subprocess.Popen(
         command,

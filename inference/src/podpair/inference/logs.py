@@ -6,9 +6,20 @@ from typing import Literal
 
 from pythonjsonlogger.json import JsonFormatter
 
+_LogFormat = Literal["json", "text"]
+# What was set up, for the processes that are to do the same.
+_set_up: tuple[str, _LogFormat] | None = None
 
-def set_up(level: str, format: Literal["json", "text"]) -> None:  # noqa: A002 - the setting's own name
+
+def as_set_up() -> tuple[str, _LogFormat] | None:
+    """Level and format, once `set_up` was called."""
+    return _set_up
+
+
+def set_up(level: str, format: _LogFormat) -> None:  # noqa: A002 - the setting's own name
     """Send every logger's records to standard error."""
+    global _set_up
+    _set_up = level, format
     handler = logging.StreamHandler(sys.stderr)
     if format == "json":
         handler.setFormatter(

@@ -88,8 +88,14 @@ class Metrics:
         self.running = Gauge("inference_running_batches", "Batches in the runtime", ["model"], registry=self.registry)
         self.model_ready = Gauge(
             "inference_model_ready",
-            "1: the model is served; 0: it can't be loaded, or was unloaded",
+            "1: the model is served; 0: it can't be loaded, was unloaded, or its process is being started again",
             ["model"],
+            registry=self.registry,
+        )
+        self.worker_restarts = Counter(
+            "inference_worker_restarts",
+            "Processes of Python models that ended and were started again: signal, exited, timeout; load: could not be",
+            ["model", "reason"],
             registry=self.registry,
         )
         self.open_streams = Gauge("inference_open_streams", "Answers in parts", ["model"], registry=self.registry)

@@ -1,5 +1,7 @@
 """V2 over HTTP for a model that is asked over gRPC: the same questions as a session's, so that they share its calls."""
 
+import re
+
 import msgspec
 from aiohttp import web
 
@@ -21,6 +23,10 @@ class _Answer(msgspec.Struct):
     outputs: msgspec.Raw
     model_version: str | None = None
 
+
+# As the model's container reads it: up to the largest INT64, by which clients mean "never".
+_MILLISECONDS = re.compile(r"[0-9]{1,19}(\.[0-9]{0,9})?")
+_YEAR_9999 = 253_402_300_800.0  # its end, in Unix seconds
 
 _asked = msgspec.json.Decoder(_Asked)
 _answer = msgspec.json.Decoder(_Answer)
@@ -47,10 +53,11 @@ async def v2_infer(
 
 def _deadline(request: web.Request) -> float | None:
     text = request.headers.get("podpair-deadline")
-    try:
-        return None if text is None else int(text) / 1000
-    except ValueError:
-        raise Fault(Code.INVALID, f"podpair-deadline is {text!r}; it is a time in Unix milliseconds") from None
+    if text is None:
+        return None
+    if _MILLISECONDS.fullmatch(text) is None:
+        raise Fault(Code.INVALID, f"podpair-deadline is {text[:40]!r}; it is a time in Unix milliseconds")
+    return min(float(text) / 1000, _YEAR_9999)
 
 
 async def v2_document(path: str, asking: Asking, readiness: Readiness) -> web.Response:

@@ -1,12 +1,9 @@
 """`podpair-inference`: serve a model repository, check it, and find out how its models run best here."""
 
 import asyncio
-import logging
 import os
 import sys
-import threading
 from collections.abc import Coroutine
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -219,21 +216,10 @@ def run() -> NoReturn:
         status: Any = 0
     except SystemExit as ended:
         status = ended.code
-    watchdog = threading.Timer(_END_SECONDS, _leave, [status])
-    watchdog.daemon = True
-    watchdog.start()
+    from podpair.inference.runtime.leaving import leave_after
+
+    leave_after(_END_SECONDS, status)
     sys.exit(status)
-
-
-def _leave(status: Any) -> None:
-    """The interpreter waits for threads that aren't daemons: it has waited long enough."""
-    names = [t.name for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
-    logging.getLogger(__name__).warning(
-        "threads of models still run, and end with the process", extra={"threads": names}
-    )
-    with suppress(OSError, ValueError):
-        sys.stdout.flush()
-    os._exit(status if isinstance(status, int) else int(status is not None))
 
 
 if __name__ == "__main__":

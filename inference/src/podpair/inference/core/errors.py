@@ -26,6 +26,16 @@ class NotFoundError(InferenceError):
     status, kind = 404, "not_found"
 
 
+class MethodNotAllowedError(InferenceError):
+    """A method that a path doesn't take; `allowed` are those that it does."""
+
+    status, kind = 405, "invalid"
+
+    def __init__(self, message: str, allowed: str) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+
 class TooLargeError(InferenceError):
     """More bytes or rows than this container takes in one request."""
 
@@ -58,6 +68,14 @@ class ModelError(InferenceError):
     """The model itself failed on this request, or returned what its signature doesn't allow."""
 
     status, kind = 500, "model"
+
+
+class ModelEndedError(ModelError):
+    """The model's process ended while it had this request, and whatever else ran beside it."""
+
+
+class ModelRestartingError(UnavailableError):
+    """The model's process has ended, and the next isn't ready yet."""
 
 
 class LoadError(InferenceError):

@@ -103,6 +103,21 @@ class RuntimeConfig(_Section):
     io_binding: bool = False
     # Streams of a Python class that may be open at the same time; past it they are refused with 429.
     max_streams: Positive = 64
+    # Whether a Python class has a process of its own: what it does there (hold the GIL, crash, never return) holds up nobody
+    # else. false: threads of the server's.
+    process: bool = True
+    # How long a run in a process of its own may take, and a stream until its next part, in seconds; past it the process is
+    # ended and started again.
+    timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
+    # How long loading a class in a process of its own may take, in seconds; default: any time.
+    load_timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _only_a_process_can_be_ended(self) -> "RuntimeConfig":
+        given = sorted({"timeout_seconds", "load_timeout_seconds"} & self.model_fields_set)
+        if not self.process and given:
+            raise ValueError(f"{given[0]} needs process: true; what runs in the server's own can't be ended")
+        return self
 
 
 class WarmupConfig(_Section):

@@ -91,7 +91,7 @@ class Api:
         return Response(200, (self._metrics.render(),), _METRICS)
 
     async def nothing(self, request: Request) -> Response:
-        """Any other path, or another method."""
+        """Any other path."""
         raise NotFoundError(
             f"no {request.head.method} {request.head.path}; this is the Open Inference Protocol V2: "
             "GET /v2, GET /v2/models/NAME, POST /v2/models/NAME/infer"

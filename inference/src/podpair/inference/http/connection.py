@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from podpair.inference.core.errors import InferenceError, TooLargeError
+from podpair.inference.http.chunked_body import ChunkedBody
 from podpair.inference.http.compressing import SMALLEST_BYTES, pack
-from podpair.inference.http.heads import CHUNKED, MAX_HEAD_BYTES, ChunkedBody, Head, HeadError, number_of_bytes
+from podpair.inference.http.heads import CHUNKED, MAX_HEAD_BYTES, Head, HeadError, PartialHead, number_of_bytes
 from podpair.inference.http.requests import Part, Request, Response
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Connection(asyncio.BufferedProtocol):
         # What has come of a head, or of the requests behind the present one, from `_at` on: many small requests in one piece
         # are not to be copied again and again.
         self._pending, self._at = b"", 0
+        # The head of which only a part has come.
+        self._partial: PartialHead | None = None
         # The request whose body is being read, and what there is of it.
         self._head: Head | None = None
         self._body: memoryview | None = None
@@ -134,12 +137,12 @@ class Connection(asyncio.BufferedProtocol):
             at = self._take(data, at)
             while at < len(data) and self._request is None and not self._over:
                 at = self._take(data, at)
-            if at < len(data):
+            if at < len(data) and not self._over:
                 self._pending, self._at = data, at
         except HeadError as error:
-            self._refuse(self._server.refused(error.status, str(error)))
+            self._refuse(self._server.refused(error.status, str(error)), self._asks_for_head(data, at))
         except InferenceError as error:
-            self._refuse(self._server.failed(error, None))
+            self._refuse(self._server.failed(error, None), self._asks_for_head(data, at))
         finally:
             self._taking = False
         self._read_on()
@@ -147,63 +150,78 @@ class Connection(asyncio.BufferedProtocol):
     def _take(self, data: bytes, at: int) -> int:
         """Run the first request at `at` if it is complete; where the next one begins. Raises HeadError or InferenceError."""
         if self._head is not None:
-            self._continue(self._head, data[at:])
-            return len(data)
+            return self._continue(self._head, data, at)
+        # Empty lines before a request are nothing (RFC 9112, 2.2).
+        while data.startswith(b"\r\n", at):
+            at += 2
         end = data.find(b"\r\n\r\n", at) + 4
-        if end < at + 4 or end - at > MAX_HEAD_BYTES:
-            if len(data) - at > MAX_HEAD_BYTES:
-                raise HeadError(431, f"the request's head has more than {MAX_HEAD_BYTES} bytes")
-            # Empty lines between requests are nothing (RFC 9112, 2.2).
-            self._pending = data[at:].lstrip(b"\r\n")
-            self._began = self._began or self._server.now()
+        if not at + 4 <= end <= at + MAX_HEAD_BYTES:
+            self._expect_head(data[at:])
             return len(data)
-        if data[at : at + 2] == b"\r\n":
-            return len(data) - len(data[at:].lstrip(b"\r\n"))
-        self._began = 0.0
+        self._partial, self._began = None, 0.0
         head = self._server.heads.read(data[at:end])
         length = head.length
         if 0 <= length <= len(data) - end:
             self._run(head, data[end : end + length])
             return end + length
-        self._expect_body(head, data[at:end], data[end:])
-        return len(data)
+        return self._expect_body(head, data, end)
 
-    def _expect_body(self, head: Head, raw: bytes, data: bytes) -> None:
-        """Read a body of which only `data` has come."""
+    def _expect_head(self, data: bytes) -> None:
+        """Read a head of which only `data` has come."""
+        if not data:
+            return
+        self._partial = self._partial or PartialHead()
+        self._partial.feed(data[:MAX_HEAD_BYTES])
+        if len(data) > MAX_HEAD_BYTES:
+            if b"\r\n" not in data[:MAX_HEAD_BYTES]:
+                raise HeadError(414, f"the request's first line has more than {MAX_HEAD_BYTES} bytes")
+            raise HeadError(431, f"the request's head has more than {MAX_HEAD_BYTES} bytes")
+        self._pending = data
+        self._began = self._began or self._server.now()
+
+    def _expect_body(self, head: Head, data: bytes, at: int) -> int:
+        """Read a body of which only what is behind `at` has come; where the next request begins."""
         server = self._server
         if head.length > server.max_body_bytes:
             raise TooLargeError(f"{head.length} bytes, the limit is {server.max_body_bytes} (server.max_body_bytes)")
         server.held.check()
         self._head = head
-        if head.expects and not data:
+        came = len(data) - at
+        if head.expects and not came:
             self._transport.write(_CONTINUE)
         if head.length == CHUNKED:
-            self._chunks = ChunkedBody(raw)
-            self._continue(head, data)
-            return
+            self._chunks = ChunkedBody()
+            return self._continue(head, data, at)
         self._hold(head.length)
         self._body = _aligned(head.length, head.headers.get(LENGTH, ""))
-        self._filled = len(data)
-        self._body[: len(data)] = data
+        self._filled = came
+        self._body[:came] = data[at:]
+        return len(data)
 
-    def _continue(self, head: Head, data: bytes) -> None:
-        """More of the body."""
+    def _continue(self, head: Head, data: bytes, at: int) -> int:
+        """More of the body is in `data` from `at` on; where what is behind it begins."""
         body: Part = b""
+        end = len(data)
         if self._chunks is not None:
-            chunks = self._chunks
-            chunks.feed(data)
-            self._hold(len(chunks.content))
-            if len(chunks.content) > self._server.max_body_bytes:
+            body = self._chunks.content
+            used = self._chunks.feed(data[at:])
+            self._hold(len(body))
+            if self._chunks.size > self._server.max_body_bytes:
                 raise TooLargeError(f"more than {self._server.max_body_bytes} bytes (server.max_body_bytes)")
-            if not chunks.complete:
-                return
-            # What came behind the last chunk is in the parser, not here: such a client has to connect again.
-            self._last = self._last or chunks.followed
-            body = chunks.content
+            if used is None:
+                return end
+            end = at + used
         elif self._body is not None:
             body = self._body
         self._head = self._body = self._chunks = None
         self._run(head, body)
+        return end
+
+    def _asks_for_head(self, data: bytes, at: int) -> bool:
+        """Whether the request that is refused is a HEAD, whose answer has no content."""
+        if self._head is not None:
+            return self._head.method == "HEAD"
+        return data[at:].lstrip(b"\r\n").startswith(b"HEAD ")
 
     def _run(self, head: Head, body: Part) -> None:
         request = self._request = Request(self, head, body)
@@ -293,8 +311,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._held:
             self._release()
         if self._last:
-            self._over, self._since = True, self._server.now()
-            self._transport.close()
+            self._end()
             return
         if self._taking:
             return
@@ -309,17 +326,22 @@ class Connection(asyncio.BufferedProtocol):
             self._read_paused = False
             self._transport.resume_reading()
 
-    def _refuse(self, response: Response) -> None:
-        """Answer what can't be understood, and end: without a reset, by which the client would lose the answer."""
-        self._over = True
-        self._head = self._body = self._chunks = None
+    def _refuse(self, response: Response, bodiless: bool = False) -> None:
+        """Answer what can't be understood, and end."""
+        self._head = self._body = self._chunks = self._partial = None
         self._release()
-        self._since = self._server.now()
-        transport = self._transport
-        end = b"Content-Length: %d\r\nConnection: close\r\n%b\r\n" % (len(response.body[0]), self._server.date)
-        transport.write(b"".join((_STATUS[response.status], response.headers, end, *response.body)))
+        body = response.body[0]
+        end = b"Content-Length: %d\r\nConnection: close\r\n%b\r\n" % (len(body), self._server.date)
+        self._transport.write(b"".join((_STATUS[response.status], response.headers, end, b"" if bodiless else body)))
+        self._end()
+
+    def _end(self) -> None:
+        """Say that nothing follows, and read on for a while: a reset would lose the last answer (RFC 9112, 9.6)."""
+        self._over, self._since = True, self._server.now()
+        self._pending, self._at = b"", 0
+        self._read_on()
         with suppress(OSError, RuntimeError, NotImplementedError):
-            transport.write_eof()
+            self._transport.write_eof()
 
     # Time.
 
@@ -346,12 +368,15 @@ class Connection(asyncio.BufferedProtocol):
             self._since = 0.0
         elif self._head is not None:
             if waited > STALL_SECONDS:
-                self._refuse(self._server.refused(408, f"no more of the body has come for {STALL_SECONDS:.0f} s"))
+                self._give_up(f"no more of the body has come for {STALL_SECONDS:.0f} s")
         elif self._began:
             if now - self._began > HEAD_SECONDS:
-                self._refuse(self._server.refused(408, f"the head was not complete after {HEAD_SECONDS:.0f} s"))
+                self._give_up(f"the head was not complete after {HEAD_SECONDS:.0f} s")
         elif waited > KEEP_SECONDS:
             self._transport.close()
+
+    def _give_up(self, message: str) -> None:
+        self._refuse(self._server.refused(408, message), self._asks_for_head(self._pending, 0))
 
 
 def _aligned(length: int, header_length: str) -> memoryview:

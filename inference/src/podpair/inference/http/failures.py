@@ -3,7 +3,7 @@
 import logging
 import math
 
-from podpair.inference.core.errors import InferenceError, OverloadedError, UnavailableError
+from podpair.inference.core.errors import InferenceError, MethodNotAllowedError, OverloadedError, UnavailableError
 from podpair.inference.http.requests import Request, Response, json_response
 from podpair.inference.metrics import Metrics
 
@@ -52,4 +52,6 @@ def _headers(error: InferenceError) -> dict[str, str]:
             "Retry-After": str(math.ceil(error.retry_after)),
             RETRY_AFTER_MS: str(math.ceil(error.retry_after * 1000)),
         }
+    if isinstance(error, MethodNotAllowedError):
+        return {"Allow": error.allowed}
     return {"Retry-After": "1"} if isinstance(error, UnavailableError) else {}

@@ -1,7 +1,9 @@
 """The REST front: listens, gives requests to their handlers, and ends connections that don't get on.
 
-It is an HTTP/1.1 server of its own because a general one costs ten times what a small model does: requests that need no
-task get none, and heads and routes are looked up, not parsed. What the protocol allows is decided by llhttp (`heads`).
+It is an HTTP/1.1 server of its own because a general one costs several times what a run of a small model does, and this one
+about as much as the run (`make bench-http`, docs/benchmarks.md): requests that need no task get none, and heads and routes are
+looked up, not parsed. What the protocol allows is decided by llhttp (`heads`, `chunked_body`), and by RFC 9110 and 9112 where
+llhttp takes more; tests/inference/http_cases.yaml holds what may come and what is right.
 """
 
 import asyncio

@@ -26,7 +26,7 @@ from podpair.inference.metrics import Metrics, ModelMetrics
 from podpair.inference.runtime.cpu import available_cores, preparing_threads
 from podpair.inference.runtime.loading import Load, Loaded, close_all, load_each, load_models, load_runtime
 from podpair.inference.runtime.preparing import Preparing
-from podpair.inference.runtime.protocol import Runtime, Streaming
+from podpair.inference.runtime.protocol import Down, Restarting, Runtime, Streaming
 from podpair.inference.runtime.repository import ModelFolder, survey
 from podpair.inference.runtime.scheduler import Entry, Scheduler
 from podpair.inference.runtime.streams import Streams
@@ -73,6 +73,8 @@ class ServedVersion:
     streams: Streams | None
     # The stage before the scheduler, where the model takes images.
     preparing: Preparing | None = None
+    # Why it can't answer for the time being, where its process has ended and is started again.
+    down: str | None = None
     # Requests that hold it.
     users: int = 0
     # Set while there is none.
@@ -229,9 +231,9 @@ class Catalog:
     def index(self) -> list[dict[str, Any]]:
         """The repository as V2's index tells it: served versions, then models that aren't, and why."""
         served = [
-            {"name": model.name, "version": version, "state": "READY" if self.ready else "LOADING", "reason": ""}
+            {"name": model.name, "version": version, "state": self._state(served), "reason": served.down or ""}
             for model in self.models
-            for version in model.versions
+            for version, served in model.versions.items()
         ]
         names = (set(self._source.names()) | set(self._absent)) - set(self._models)
         absent = {name: self._absent.get(name, "it was never loaded") for name in sorted(names)}
@@ -271,6 +273,8 @@ class Catalog:
         served = self.version(name, version, key)
         if not self.ready:
             raise UnavailableError("the container is not ready yet")
+        if served.down is not None:
+            raise UnavailableError(f"model {name} is not ready: {served.down}; it is being started again")
         if not served.users:
             served.unused.clear()
         served.users += 1
@@ -294,6 +298,31 @@ class Catalog:
     def absence(self, name: str) -> str | None:
         """Why a model that is known isn't served; None: it is, or nobody knows it."""
         return None if name in self._models else self._absent.get(name)
+
+    def _state(self, served: ServedVersion) -> str:
+        if served.down is not None:
+            return "UNAVAILABLE"
+        return "READY" if self.ready else "LOADING"
+
+    def _watch(self, served: ServedVersion, runtime: Restarting) -> None:
+        """Follow a version that goes down and comes back by itself."""
+        loop = asyncio.get_running_loop()
+
+        def tell(down: Down | None) -> None:
+            # The loop may be gone after a stop that didn't wait.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._changed, served, down)
+
+        runtime.watch(tell)
+
+    def _changed(self, served: ServedVersion, down: Down | None) -> None:
+        if down is not None:
+            self._metrics.worker_restarts.labels(served.model, down.how).inc()
+        served.down = down.reason if down else None
+        model = self._models.get(served.model)
+        if model is not None and model.versions.get(served.version) is served:
+            ready = all(version.down is None for version in model.versions.values())
+            self._metrics.model_ready.labels(served.model).set(int(ready))
 
     def _leave_out(self, name: str, reason: str) -> None:
         self._absent[name] = reason
@@ -329,6 +358,8 @@ class Catalog:
                 preparing,
             )
             versions[version].unused.set()
+            if isinstance(found.runtime, Restarting):
+                self._watch(versions[version], found.runtime)
         weights = self._shares(name, folder.config, versions)
         for gauge, what in (
             (metrics.queue_depth, "depth"),

@@ -1,5 +1,6 @@
 """From a model's files to something that has run once: loaded, checked against its model.yaml, warmed up."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from podpair.inference.core.errors import FaultsError
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.timing import RunTimes
-from podpair.inference.runtime.protocol import Runtime
+from podpair.inference.runtime.protocol import Restarting, Runtime
 from podpair.inference.runtime.repository import ModelFolder, is_onnx
 from podpair.inference.runtime.row_probing import establish_rows
 from podpair.inference.runtime.warmup import run_clock, warm_up
@@ -38,6 +39,8 @@ def load_runtime(folder: ModelFolder, version: int, libraries: Callable[[], Sequ
     """
     path, config = folder.versions[version], folder.config
     if is_onnx(path):
+        if "process" in config.runtime.model_fields_set:
+            raise FaultsError([f"{folder.path / 'model.yaml'}: runtime.process is for Python classes"])
         from podpair.inference.runtime.onnx import OnnxRuntime
 
         made = {step.output for step in config.postprocess}
@@ -49,9 +52,26 @@ def load_runtime(folder: ModelFolder, version: int, libraries: Callable[[], Sequ
             outputs - made if config.outputs else None,
             libraries,
         )
+    if config.runtime.process and os.name == "posix":
+        return _in_a_process(folder, version)
     from podpair.inference.runtime.python import PythonRuntime
 
     return PythonRuntime(path, config, f"{folder.name}_{version}", folder.reference)
+
+
+def _in_a_process(folder: ModelFolder, version: int) -> Runtime:
+    """A class in a process of its own."""
+    from podpair.inference.core.worker_messages import Load as LoadMessage
+    from podpair.inference.runtime.worker.runtime import WorkerRuntime
+    from podpair.inference.runtime.worker.supervisor import SupervisedRuntime
+
+    path, config = str(folder.versions[version]), folder.config
+    if config.postprocess:
+        raise FaultsError([f"{path}: postprocess is for ONNX models; a class does it in predict"])
+    load = LoadMessage(
+        path, config.model_dump_json(by_alias=True).encode(), f"{folder.name}_{version}", folder.reference
+    )
+    return SupervisedRuntime(folder.name, version, partial(WorkerRuntime, folder.name, load, config.runtime))
 
 
 def loader(custom_op_libraries: Sequence[str]) -> Load:
@@ -109,6 +129,8 @@ def load_version(folder: ModelFolder, version: int, load: Load) -> Loaded:
         if runtime.predicts:
             establish_rows(runtime, signature, folder.config, run_clock(runtime), model=folder.name, version=version)
         times = warm_up(runtime, signature, folder, version)
+        if isinstance(runtime, Restarting):
+            runtime.before_up(lambda again: warm_up(again, signature, folder, version))
     except FaultsError:
         runtime.close()
         raise

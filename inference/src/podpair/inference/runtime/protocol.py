@@ -1,6 +1,7 @@
 """What the rest of the container needs of something that runs a model: ONNX Runtime, a Python class, or whatever joins."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from podpair.inference.core.tensors import Array, TensorSpec
@@ -48,4 +49,27 @@ class Streaming(Protocol):
 
         What the iterator hasn't been asked for isn't computed. `aclose` it.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """A model that can't be run for the time being."""
+
+    # What clients are told.
+    reason: str
+    # In a word, for the metric: exited, signal, timeout, load.
+    how: str
+
+
+@runtime_checkable
+class Restarting(Protocol):
+    """A runtime that may be down for a while, and comes back by itself."""
+
+    def watch(self, tell: Callable[[Down | None], object]) -> None:
+        """Have `tell` called, in any thread, whenever it goes down, also at each start that fails, and (None) is up again."""
+        ...
+
+    def before_up(self, prepare: Callable[[Runtime], object]) -> None:
+        """Have `prepare` run what was started again before anybody else does; FaultsError: it can't be used."""
         ...

@@ -10,8 +10,9 @@ import inspect
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, closing, contextmanager
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,34 @@ Answers = list[Array]
 _loads = count()
 
 
+@dataclass(slots=True)
+class OpenStream:
+    """A stream that has begun: where its parts come, and how it is ended."""
+
+    feed: Feed[Answers]
+    # Nobody reads it any more.
+    stop: Callable[[], object]
+    # Done once nothing of it runs any more.
+    ended: "Future[None]" = field(default_factory=Future)
+
+
 class PythonRuntime:
-    """A `Runtime`, and `Streaming`, for a class. FaultsError if it can't be imported, made or loaded.
+    """A `Runtime`, and `Streaming`, for a class in this process. FaultsError if it can't be imported, made or loaded.
 
     path: the file of the class. reference: `module:Class` where it isn't in a repository. name: for its threads.
+    alone: this process is the class's own. Its file is a module of the same name then, so that processes that it starts
+    find what they are to run, and what lies beside it can be imported at any time.
     """
 
     platform = "python"
     inline = False
 
-    def __init__(self, path: Path, config: ModelConfig, name: str, reference: str | None = None) -> None:
+    def __init__(
+        self, path: Path, config: ModelConfig, name: str, reference: str | None = None, alone: bool = False
+    ) -> None:
         self._folder = path.parent
+        # As many parts again are on their way to the server.
+        self._window = WINDOW // 2 if alone else WINDOW
         self.instances = config.runtime.instances or 1
         self._rows = Rows(config)
         self.inputs, self.outputs = self._rows.inputs, self._rows.outputs
@@ -46,8 +64,8 @@ class PythonRuntime:
             raise FaultsError([f"{path}: postprocess is for ONNX models; a class does it in predict"])
         self._loop = LoopThread(f"loop-{name}")
         # No dots: they would make it a module of a package.
-        self._module = f"podpair_model_{name}_{next(_loads)}".replace(".", "_")
-        with own_modules(self._folder, self._module) if reference is None else contextlib.nullcontext():
+        self._module = path.stem if alone else f"podpair_model_{name}_{next(_loads)}".replace(".", "_")
+        with contextlib.nullcontext() if alone or reference else own_modules(self._folder, self._module):
             found = find_class(path, reference, config.class_, self._module)
             try:
                 model = found()
@@ -79,17 +97,21 @@ class PythonRuntime:
 
     async def stream(self, arrays: Sequence[Array], parameters: Mapping[str, Any]) -> AsyncGenerator[Answers, None]:
         """See `Streaming.stream`. Raises UserCodeError."""
+        opened = self.open_stream(arrays, parameters)
+        try:
+            while (part := await opened.feed.get()) is not None:
+                yield part[0]
+        finally:
+            opened.stop()
+
+    def open_stream(self, arrays: Sequence[Array], parameters: Mapping[str, Any]) -> OpenStream:
+        """Begin a stream, whose parts the loop that this is called on reads. Raises InvalidRequestError."""
         if self._stream is None:
             raise InvalidRequestError("the model has no stream")
         request = self._rows.batch(arrays)[0]
         arguments = {"parameters": parameters} if _takes_parameters(self._stream) else {}
         begin = self._feed_async if inspect.isasyncgenfunction(self._stream) else self._feed_sync
-        feed, stop = begin(request, arguments)
-        try:
-            while (part := await feed.get()) is not None:
-                yield part[0]
-        finally:
-            stop()
+        return begin(request, arguments)
 
     def close(self) -> None:
         """End the model's threads."""
@@ -101,10 +123,18 @@ class PythonRuntime:
         """What a method returned, awaited on the model's loop where it is a coroutine."""
         return self._loop.submit(value).result() if inspect.iscoroutine(value) else value
 
-    def _feed_async(self, request: Any, arguments: dict[str, Any]) -> tuple[Feed[Answers], Callable[[], object]]:
-        slots = asyncio.Semaphore(WINDOW)
+    def _feed_async(self, request: Any, arguments: dict[str, Any]) -> OpenStream:
+        slots = asyncio.Semaphore(self._window)
         loop = self._loop.loop
         feed: Feed[Answers] = Feed(lambda: loop.call_soon_threadsafe(slots.release))
+        tasks: list[asyncio.Task[None]] = []
+
+        def stop() -> None:
+            # The loop may be gone with the model.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+
+        opened = OpenStream(feed, stop)
 
         async def produce() -> None:
             try:
@@ -118,16 +148,23 @@ class PythonRuntime:
             else:
                 feed.end()
 
-        return feed, self._loop.submit(produce()).cancel
+        def begin() -> None:
+            tasks.append(loop.create_task(produce()))
+            tasks[0].add_done_callback(lambda _: opened.ended.set_result(None))
 
-    def _feed_sync(self, request: Any, arguments: dict[str, Any]) -> tuple[Feed[Answers], Callable[[], object]]:
-        slots = threading.Semaphore(WINDOW)
-        feed: Feed[Answers] = Feed(slots.release)
+        loop.call_soon_threadsafe(begin)
+        return opened
+
+    def _feed_sync(self, request: Any, arguments: dict[str, Any]) -> OpenStream:
+        slots = threading.Semaphore(self._window)
         stopped = threading.Event()
 
         def stop() -> None:
             stopped.set()
             slots.release()
+
+        opened = OpenStream(Feed(slots.release), stop)
+        feed = opened.feed
 
         def produce() -> None:
             try:
@@ -141,9 +178,11 @@ class PythonRuntime:
                 feed.end(error)
             else:
                 feed.end()
+            finally:
+                opened.ended.set_result(None)
 
         self._threads.submit(produce)
-        return feed, stop
+        return opened
 
     @contextmanager
     def _pointing(self, method: Any) -> Iterator[None]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from podpair.inference.core.errors import InferenceError
+from podpair.inference.core.errors import InferenceError, ModelEndedError, ModelRestartingError
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import Array
 from podpair.inference.core.v2 import check_results
@@ -71,9 +71,9 @@ class Runner:
         return Outcome(results, started, self._clock() - begun, computed - started, time.monotonic() - computed)
 
     def _without(self, parts: Sequence[Part], error: Exception) -> list[list[Array] | InferenceError]:
-        """The answers to a batch that has failed, of its halves."""
-        if len(parts) == 1:
-            return [explain(self._name, error)]
+        """The answers to a batch that has failed, of its halves; where the model itself is gone there are none."""
+        if len(parts) == 1 or isinstance(error, ModelEndedError | ModelRestartingError):
+            return [explain(self._name, error)] * len(parts)
         log.warning("a batch failed, its halves run", extra={"model": self._name, "requests": len(parts)})
         middle = len(parts) // 2
         return [result for half in (parts[:middle], parts[middle:]) for result in self.run(half).results]

@@ -90,7 +90,8 @@ class Tuning:
     def _runtime(self, intra_op: int) -> Runtime:
         if intra_op not in self._runtimes:
             folder = self._folder
-            given = {"instances": 1, "intra_op_threads": intra_op}
+            # What runs side by side shares an ONNX session; a class is told how many there may be.
+            given = {"instances": 1 if self.intra_op else self.threads, "intra_op_threads": intra_op}
             runtime = folder.config.runtime.model_copy(update=given)
             config = folder.config.model_copy(update={"runtime": runtime})
             self._runtimes[intra_op] = self._load(replace(folder, config=config), self.version)

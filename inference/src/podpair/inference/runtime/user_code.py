@@ -82,7 +82,9 @@ def fault(error: BaseException, path: Path) -> FaultsError:
     where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(path)
     hint = ""
     if isinstance(error, ValueError) and "signal only works in main thread" in str(error):
-        hint = "; a model is loaded beside the server, in a thread: leave signals to the server"
+        hint = (
+            "; it is loaded beside the server, in a thread: leave signals to the server, or let it have runtime.process"
+        )
     return FaultsError([f"{where}: {type(error).__name__}: {error}{hint}"])
 
 

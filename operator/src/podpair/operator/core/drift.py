@@ -11,21 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from podpair.operator.core.objects.naming import Manifest
+from podpair.operator.core.objects.overlay import KEYS, identity
 
 DIGEST = "podpair.dev/applied"
 """The annotation that holds the digest."""
-# By which field the items of a list are told apart where others may add some; every other list is as a whole ours.
-_KEYS = {
-    "containers": ("name",),
-    "env": ("name",),
-    "hostAliases": ("ip",),
-    "imagePullSecrets": ("name",),
-    "initContainers": ("name",),
-    "ownerReferences": ("uid",),
-    "ports": ("containerPort", "port"),
-    "topologySpreadConstraints": ("topologyKey",),
-    "volumeMounts": ("mountPath",),
-    "volumes": ("name",),
+# By which fields the items of a list are told apart where others may add some; every other list is as a whole ours.
+_KEYS = {name: [keys] for name, keys in KEYS.items()} | {
+    "ownerReferences": [("uid",)],
+    "ports": [KEYS["ports"], ("port", "protocol")],  # of a container, of a Service
 }
 _UNSEEN: tuple[Any, ...] = ({}, [], None)  # the API server may keep an empty value, or leave it out
 
@@ -54,17 +47,17 @@ def part(live: Any, wanted: Any, name: str = "") -> Any:
     if isinstance(wanted, list) and isinstance(live, list):
         by = _told_apart_by(name, wanted)
         if by is not None:
-            items = {one.get(by): one for one in live if isinstance(one, Mapping)}
-            return [part(items.get(one[by]), one) for one in wanted]
+            items = {identity(one, by): one for one in live if isinstance(one, Mapping)}
+            return [part(items.get(identity(one, by)), one) for one in wanted]
         if len(wanted) == len(live):
             return [part(one, other) for one, other in zip(live, wanted, strict=True)]
     return live
 
 
-def _told_apart_by(name: str, wanted: list[Any]) -> str | None:
-    for key in _KEYS.get(name, ()):
-        if all(isinstance(one, Mapping) and key in one for one in wanted):
-            return key
+def _told_apart_by(name: str, wanted: list[Any]) -> tuple[str, ...] | None:
+    for keys in _KEYS.get(name, ()):
+        if all(isinstance(one, Mapping) and keys[0] in one for one in wanted):
+            return keys
     return None
 
 

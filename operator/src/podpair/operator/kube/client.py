@@ -22,6 +22,7 @@ from podpair.operator.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 FIELD_MANAGER = "podpair-operator"
+_LONGEST_WAIT = 3600.0
 _SECONDS = 10.0  # for a request that isn't a watch
 _PAGE = 500
 _PASSING = (408, 409, 429, 502, 503, 504)
@@ -222,8 +223,14 @@ async def _refused(response: aiohttp.ClientResponse) -> None:
         response.status,
         status.get("reason") or response.reason or str(response.status),
         status.get("message") or text[:500],
-        float(after) if after is not None and str(after).isdecimal() else None,
+        retry_after(after),
     )
+
+
+def retry_after(value: object) -> float | None:
+    """Seconds that the API server asks to wait, an hour at most; None: it asks for nothing, or for a date."""
+    text = str(value).strip()
+    return min(float(text), _LONGEST_WAIT) if text.isascii() and text.isdecimal() else None
 
 
 def _configuration() -> Any:

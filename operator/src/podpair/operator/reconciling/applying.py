@@ -17,7 +17,15 @@ from podpair.operator.core.reading import path_of
 from podpair.operator.core.resource.igw import InferenceGateway
 from podpair.operator.kube.caches import Caches
 from podpair.operator.kube.client import FIELD_MANAGER, ApiError, Client
-from podpair.operator.kube.kinds import AUTOSCALER, DEPLOYMENT, SCALED_OBJECT, WATCHED, Resource, resource_of
+from podpair.operator.kube.kinds import (
+    AUTOSCALER,
+    DEPLOYMENT,
+    GATEWAY,
+    SCALED_OBJECT,
+    WATCHED,
+    Resource,
+    resource_of,
+)
 from podpair.operator.kube.pod_schema import pod_faults
 from podpair.operator.logs import about
 from podpair.operator.metrics import Metrics
@@ -109,8 +117,10 @@ class Applier:
                 return
             if live is not None and settled(live, wanted, self._what_was_kept(place, wanted)):
                 return
+            if live is not None and not _owned(live, gateway) and await self._leaves(gateway):
+                return
             if live is not None and resource == DEPLOYMENT and "replicas" not in wanted["spec"]:
-                await self._hand_over(live)
+                live = await self._hand_over(live)
             made = await self._apply(resource, wanted, live)
         except ApiError as error:
             self._written_total.labels(place[0], "refused").inc()
@@ -125,15 +135,27 @@ class Applier:
             self._written_total.labels(place[0], change.verb).inc()
 
     async def _apply(self, resource: Resource, wanted: Manifest, live: Manifest | None) -> Manifest:
-        """What others have added to a list stays, even where it makes the whole invalid: then our lists replace theirs."""
+        """What others have added to a list stays, even where it makes the whole invalid: then our lists replace theirs.
+
+        Only what was looked at is changed: of what is orphaned meanwhile the owner must not be put back.
+        """
         path = resource.path(wanted["metadata"]["namespace"], wanted["metadata"]["name"])
         try:
-            return await self._client.apply(path, wanted)
+            return await self._client.apply(path, _at_version(wanted, live))
         except ApiError as error:
             if live is None or error.reason != "Invalid" or "spec" not in wanted:
                 raise
-        await self._client.merge(path, {"spec": wanted["spec"]})
-        return await self._client.apply(path, wanted)
+        changed = await self._client.merge(path, _at_version({"spec": wanted["spec"]}, live))
+        return await self._client.apply(path, _at_version(wanted, changed))
+
+    async def _leaves(self, gateway: InferenceGateway) -> bool:
+        """Whether the resource is on its way out, as the API server has it now.
+
+        With `--cascade=orphan` its objects lose their owner before a watch may show why: who owned them again would have them
+        deleted with it.
+        """
+        now = await self._client.get(GATEWAY.path(gateway.metadata.namespace, gateway.metadata.name))
+        return now is None or now["metadata"]["uid"] != gateway.metadata.uid or "deletionTimestamp" in now["metadata"]
 
     async def _find(self, resource: Resource, place: _Place, gateway: InferenceGateway) -> Manifest | None:
         """The object as it is. One that no watch shows may be there all the same: without podpair's label, or not podpair's."""
@@ -144,8 +166,11 @@ class Applier:
         digest, kept = self._kept.get(place, ("", None))
         return kept if digest == _digest(wanted) else None
 
-    async def _hand_over(self, live: Manifest) -> None:
-        """Let another manager state the number of pods that there is: else the server would set it to 1 when we stop to."""
+    async def _hand_over(self, live: Manifest) -> Manifest:
+        """Let another manager state the number of pods that there is: else the server would set it to 1 when we stop to.
+
+        Returns the object as it is then.
+        """
         if owns_replicas(live, FIELD_MANAGER):
             metadata = {name: live["metadata"][name] for name in ("name", "namespace")}
             stays = {
@@ -155,7 +180,8 @@ class Applier:
                 "spec": {"replicas": live["spec"]["replicas"]},
             }
             path = DEPLOYMENT.path(metadata["namespace"], metadata["name"])
-            await self._client.apply(path, stays, manager=_HANDOVER)
+            return await self._client.apply(path, _at_version(stays, live), manager=_HANDOVER)
+        return live
 
     async def _remove(
         self, gateway: InferenceGateway, wanted: set[_Place], resources: Sequence[Resource], outcome: Outcome
@@ -209,6 +235,14 @@ def _explained(told: Problem, gateway: InferenceGateway) -> Problem:
         return told
     found = [f"{path_of(one.place)}: {one.message}" for one in pod_faults(gateway)]
     return told._replace(message="; ".join([told.message, *found[:_MOST_FAULTS]]))
+
+
+def _at_version(change: Manifest, live: Manifest | None) -> Manifest:
+    """The change, for the object as it was seen: the server refuses it (Conflict) where another was faster."""
+    if live is None:
+        return change
+    metadata = {**change.get("metadata", {}), "resourceVersion": live["metadata"]["resourceVersion"]}
+    return {**change, "metadata": metadata}
 
 
 def _owned(one: Manifest, gateway: InferenceGateway) -> bool:

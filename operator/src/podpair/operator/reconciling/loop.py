@@ -67,9 +67,10 @@ class Loop:
         except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
             result = "error"
             seconds = self._queue.failed(key, getattr(error, "retry_after", None) or 0.0)
-            _log.warning(
-                "the API server: %s; again in %.1f s", error or type(error).__name__, seconds, extra=about(*key)
-            )
+            faster = isinstance(error, ApiError) and error.status == 409  # another was: it is looked at anew
+            text = "the API server: %s; again in %.1f s"
+            level = logging.DEBUG if faster else logging.WARNING
+            _log.log(level, text, error or type(error).__name__, seconds, extra=about(*key))
         except Exception:  # a resource that we stumble over must not keep others waiting
             result = "error"
             seconds = self._queue.failed(key)

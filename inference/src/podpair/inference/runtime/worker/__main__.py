@@ -1,0 +1,62 @@
+"""A worker process: `python -m podpair.inference.runtime.worker`, started by the server alone, which hands it its connections.
+
+It isn't forked: nothing of the server's threads, locks, sockets or CUDA contexts is in it. It ends with the server, also where
+that is killed: its connection ends then, and on Linux the kernel ends it (PR_SET_PDEATHSIG). The signals by which a terminal,
+`docker stop` or systemd ends a whole group are the server's affair, which ends its workers once all is answered.
+"""
+
+import contextlib
+import faulthandler
+import json
+import os
+import signal
+import socket
+import sys
+
+from podpair.inference.runtime.worker.options import Options
+
+
+def main() -> None:
+    """Serve until the server has gone."""
+    options = Options(**json.loads(sys.argv[1]))
+    _end_with(options.server)
+    # Not ignored: what a model executes would inherit that.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave_it_to_the_server)
+    faulthandler.enable(options.tracebacks)
+    for file in (options.control, *options.calls, options.tracebacks):
+        os.set_inheritable(file, False)
+    # What a model prints is seen where its process is ended, too.
+    with contextlib.suppress(AttributeError):
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    if options.log is not None:
+        from podpair.inference import logs
+
+        logs.set_up(*options.log)
+
+    from podpair.inference.runtime import forks
+    from podpair.inference.runtime.worker.channel import Channel
+    from podpair.inference.runtime.worker.serving import serve
+
+    forks.guard(lambda: (options.control, *options.calls))
+    serve(Channel(socket.socket(fileno=options.control)), [Channel(socket.socket(fileno=f)) for f in options.calls])
+
+
+def _end_with(server: int) -> None:
+    """Have the kernel end this process with the thread that started it, where it can."""
+    if sys.platform == "linux":
+        with contextlib.suppress(Exception):
+            import ctypes
+
+            # PR_SET_PDEATHSIG, see prctl(2).
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != server:
+        os._exit(1)
+
+
+def _leave_it_to_the_server(*_: object) -> None:
+    pass
+
+
+if __name__ == "__main__":
+    main()

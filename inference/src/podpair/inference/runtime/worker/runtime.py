@@ -1,0 +1,244 @@
+"""One worker process as a `Runtime`: from its start to its end, which is final.
+
+A run takes one of the connections and has it to itself until it is answered; streams share the one for control, whose reader
+and writer are threads of their own: the serving loop waits for no socket. A call that takes too long ends the process.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from functools import partial
+from itertools import count
+from queue import SimpleQueue
+from typing import Any
+
+from podpair.inference.core.errors import FaultsError, ModelEndedError, ModelError
+from podpair.inference.core.model_config import RuntimeConfig
+from podpair.inference.core.tensors import Array, TensorSpec
+from podpair.inference.core.worker_messages import (
+    Begin,
+    Cancel,
+    End,
+    Failure,
+    Faults,
+    Load,
+    Loaded,
+    MessageError,
+    More,
+    Run,
+    Tensor,
+)
+from podpair.inference.core.worker_messages import Part as StreamPart
+from podpair.inference.runtime.feeding import WINDOW, Feed
+from podpair.inference.runtime.worker.channel import Channel
+from podpair.inference.runtime.worker.failures import error_of
+from podpair.inference.runtime.worker.process import WorkerProcess
+
+log = logging.getLogger(__name__)
+
+Answers = list[Array]
+
+# Parts of a stream between the two processes, beside as many in the worker; it is asked for more once so many were read.
+_WINDOW = WINDOW // 2
+_AT_ONCE = _WINDOW // 2
+# How long a stream that was cancelled because it is late may take to end.
+_CANCEL_SECONDS = 5.0
+
+
+class WorkerRuntime:
+    """A class in a process of its own. Raises FaultsError if it can't be started or loaded.
+
+    model: for messages. load: what it loads. on_start: called before that, with its process. on_end: called once that has
+    ended, in a thread of its own.
+    """
+
+    platform = "python"
+    inline = False
+
+    def __init__(
+        self,
+        model: str,
+        load: Load,
+        config: RuntimeConfig,
+        on_start: Callable[[WorkerProcess], object],
+        on_end: Callable[["WorkerRuntime"], object],
+    ) -> None:
+        self._model = model
+        self._timeout = config.timeout_seconds
+        self.instances = config.instances or 1
+        self._on_end = on_end
+        self._streams: dict[int, Feed[Answers]] = {}
+        self._numbers = count()
+        self._outbox: SimpleQueue[tuple[Any, Sequence[Array]]] = SimpleQueue()
+        self._calls: SimpleQueue[Channel] = SimpleQueue()
+        # Set once nobody reads from the connection for control, or writes to it.
+        self._control_is_free = threading.Event()
+        try:
+            self.process = WorkerProcess(load.name, self.instances, self._has_ended)
+        except OSError as error:
+            raise FaultsError([f"{load.path}: its process can't be started: {error}"]) from None
+        for call in self.process.calls:
+            call.set_timeout(self._timeout)
+            self._calls.put(call)
+        try:
+            on_start(self.process)
+            loaded = self._load(load, config.load_timeout_seconds)
+        except FaultsError:
+            self._control_is_free.set()
+            raise
+        self.inputs, self.outputs = _specs(loaded.inputs), _specs(loaded.outputs)
+        self.predicts, self.streams = loaded.predicts, loaded.streams
+        self.takes_parameters = loaded.takes_parameters
+        if self.streams:
+            writer = threading.Thread(target=self._write, name=f"streams-to-{load.name}", daemon=True)
+            writer.start()
+            threading.Thread(target=self._read, args=(writer,), name=f"streams-of-{load.name}", daemon=True).start()
+        else:
+            self._control_is_free.set()
+
+    def run(self, arrays: Sequence[Array], parameters: Sequence[Mapping[str, Any]] = ()) -> Answers:
+        """See `Runtime.run`. Raises ModelEndedError, and what the class raises: UserCodeError, or an InferenceError."""
+        call = self._calls.get()
+        try:
+            call.send(Run([*parameters]), arrays)
+            message, answers = call.receive()
+        except TimeoutError:
+            self.process.abort(
+                f"a run took longer than {self._timeout:g} s (runtime.timeout_seconds), and its process was ended"
+            )
+            raise self._ended() from None
+        except (OSError, EOFError, MessageError) as error:
+            raise self._ended(error) from None
+        finally:
+            self._calls.put(call)
+        if isinstance(message, Failure):
+            raise error_of(message)
+        return answers
+
+    async def stream(self, arrays: Sequence[Array], parameters: Mapping[str, Any]) -> AsyncGenerator[Answers, None]:
+        """See `Streaming.stream`. Raises as `run` does."""
+        number, read = next(self._numbers), 0
+        feed = self._streams[number] = Feed(lambda: None)
+        if self.process.gone.is_set():
+            self._streams.pop(number, None)
+            raise self._ended()
+        self._post(Begin(number, _WINDOW, dict(parameters)), arrays)
+        late = False
+        try:
+            while True:
+                async with asyncio.timeout(self._timeout):
+                    part = await feed.get()
+                if part is None:
+                    return
+                read += 1
+                if read % _AT_ONCE == 0:
+                    self._post(More(number, _AT_ONCE))
+                yield part[0]
+        except TimeoutError:
+            late = True
+            raise ModelError(
+                f"model {self._model} failed: its stream had no part for {self._timeout:g} s (runtime.timeout_seconds)"
+            ) from None
+        finally:
+            if number in self._streams:
+                self._post(Cancel(number))
+                wait = min(_CANCEL_SECONDS, self._timeout) if late else self._timeout
+                asyncio.get_running_loop().call_later(wait, self._check_ended, number)
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.close()
+
+    def _load(self, load: Load, timeout: float | None) -> Loaded:
+        control = self.process.control
+        try:
+            control.set_timeout(timeout)
+            control.send(load)
+            message, _ = control.receive()
+            control.set_timeout(None)
+        except TimeoutError:
+            self.process.abort(f"it took longer than {timeout:g} s to load (runtime.load_timeout_seconds)")
+            raise FaultsError([f"{load.path}: {self.process.reason}"]) from None
+        except (OSError, EOFError, MessageError) as error:
+            self._make_sure(error)
+            if self.process.traceback:
+                told = {"model": self._model, "traceback": self.process.traceback}
+                log.error("a model's process ended while it was loaded", extra=told)
+            raise FaultsError([f"{load.path}: while it was loaded {self.process.reason}"]) from None
+        if isinstance(message, Faults):
+            self.process.close()
+            raise FaultsError(message.faults)
+        return message  # type: ignore[no-any-return]
+
+    def _has_ended(self, process: WorkerProcess) -> None:
+        """In the process's thread: let go of the connections as soon as nobody is at them, and tell of it."""
+        for _ in process.calls:
+            call = self._calls.get()
+            call.close()
+            self._calls.put(call)
+        self._control_is_free.wait()
+        process.control.close()
+        self._on_end(self)
+
+    def _make_sure(self, error: Exception | None) -> None:
+        """A process that doesn't answer any more is gone, or nearly; one that isn't has let go of its connection."""
+        if not self.process.gone.wait(_CANCEL_SECONDS):
+            self.process.abort(f"its process let go of its connection{f' ({error})' if str(error) else ''}", "exited")
+
+    def _ended(self, error: Exception | None = None) -> ModelEndedError:
+        self._make_sure(error)
+        return ModelEndedError(f"model {self._model} failed: {self.process.reason}, with the requests that it had")
+
+    def _post(self, message: Any, arrays: Sequence[Array] = ()) -> None:
+        self._outbox.put((message, arrays))
+
+    def _check_ended(self, number: int) -> None:
+        """In the loop: a stream that nobody reads has to end."""
+        if number in self._streams and not self.process.gone.is_set():
+            reason = "a stream that was cancelled didn't end (runtime.timeout_seconds), and its process was ended"
+            threading.Thread(target=partial(self.process.abort, reason), daemon=True).start()
+
+    def _write(self) -> None:
+        """In a thread: send what there is for streams, until the process has gone."""
+        while True:
+            message, arrays = self._outbox.get()
+            if message is None:
+                return
+            try:
+                self.process.control.send(message, arrays)
+            except OSError:
+                return
+            except Exception as error:
+                # It can't be sent, as it is.
+                feed = self._streams.pop(message.stream, None)
+                if feed is not None:
+                    feed.end(error)
+
+    def _read(self, writer: threading.Thread) -> None:
+        """In a thread: parts, and ends, until the process has gone; then all streams have ended."""
+        try:
+            while True:
+                self._take(*self.process.control.receive())
+        except (OSError, EOFError, MessageError) as error:
+            ended = self._ended(error)
+        self._outbox.put((None, ()))
+        writer.join()
+        self._control_is_free.set()
+        while self._streams:
+            _, feed = self._streams.popitem()
+            feed.end(ended)
+
+    def _take(self, message: Any, arrays: Answers) -> None:
+        if isinstance(message, StreamPart):
+            feed = self._streams.get(message.stream)
+            if feed is not None:
+                feed.put(arrays)
+        elif isinstance(message, End):
+            feed = self._streams.pop(message.stream, None)
+            if feed is not None:
+                feed.end(None if message.failure is None else error_of(message.failure))
+
+
+def _specs(tensors: Sequence[Tensor]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(tensor.name, tensor.datatype, tensor.shape) for tensor in tensors)
