@@ -1,5 +1,6 @@
 """Clients of a V2 server over its three ways, and what plain ONNX Runtime answers to the same input alone."""
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,9 +8,11 @@ from typing import Any
 
 import aiohttp
 import grpc
+import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 
+from podpair.inference.core import bfloat16
 from podpair.inference.core.row_values import same
 from podpair.inference.core.tensors import DATATYPES, Array, datatype_of, from_raw, to_raw
 from podpair.inference.grpc.proto import open_inference_pb2 as pb
@@ -67,17 +70,30 @@ def told(array: Array) -> tuple[str, Array]:
     """V2's datatype, and the elements as bytes where they are text."""
     if array.dtype == object:
         return "BYTES", np.array([text.encode() for text in array.ravel()], object).reshape(array.shape)
+    if array.dtype == ml_dtypes.bfloat16:
+        return "BF16", array.view(bfloat16.DTYPE)
     return datatype_of(array.dtype), array
 
 
 def of_json(tensor: dict[str, Any]) -> Array:
+    if tensor["datatype"] == "BF16":
+        return bfloat16.from_float(np.array(tensor["data"], np.float32)).reshape(tensor["shape"])
     kind = object if tensor["datatype"] == "BYTES" else DATATYPES[tensor["datatype"]]
     return np.array(tensor["data"], kind).reshape(tensor["shape"])
 
 
+def _in_json(array: Array) -> np.dtype[Any]:
+    return np.dtype(np.float32) if array.dtype == ml_dtypes.bfloat16 else array.dtype
+
+
 async def ask_json(client: aiohttp.ClientSession, model: str, arrays: dict[str, Array]) -> list[Array]:
     inputs = [
-        {"name": name, "shape": array.shape, "datatype": told(array)[0], "data": array.ravel().tolist()}
+        {
+            "name": name,
+            "shape": array.shape,
+            "datatype": told(array)[0],
+            "data": array.astype(_in_json(array)).ravel().tolist(),
+        }
         for name, array in arrays.items()
     ]
     async with client.post(f"/v2/models/{model}/infer", json={"inputs": inputs}) as answer:
@@ -96,7 +112,7 @@ async def ask_raw(client: aiohttp.ClientSession, model: str, arrays: dict[str, A
         raw += data
     head = json.dumps({"inputs": inputs, "parameters": {"binary_data_output": True}}).encode()
     headers = {"Inference-Header-Content-Length": str(len(head))}
-    async with client.post(f"/v2/models/{model}/infer", data=head + raw, headers=headers) as answer:
+    async with client.post(f"/v2/models/{model}/infer", data=io.BytesIO(head + raw), headers=headers) as answer:
         body = await answer.read()
         assert answer.status == 200, body
         start = int(answer.headers["Inference-Header-Content-Length"])

@@ -52,6 +52,7 @@ class Server:
         repository: Path | None,
         *options: str,
         wait_for: str = "ready",
+        within: float = 30,
         cwd: Path | None = None,
         **environment: str,
     ) -> None:
@@ -69,16 +70,16 @@ class Server:
         self._came = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.url = self.record(wait_for)["url"]
+        self.url = self.record(wait_for, within)["url"]
 
-    def record(self, message: str) -> dict[str, Any]:
-        """The log's first record with that message; waits for it."""
+    def record(self, message: str, within: float = 30) -> dict[str, Any]:
+        """The log's first record with that message; waits for it, so many seconds at most."""
 
         def found() -> dict[str, Any] | None:
             return next((r for r in self.records if r["message"] == message), None)
 
         with self._came:
-            self._came.wait_for(lambda: found() or self.process.poll() is not None, 30)
+            self._came.wait_for(lambda: found() or self.process.poll() is not None, within)
             record = found()
         assert record, self.records
         return record
@@ -144,8 +145,8 @@ def serve() -> Callable[..., AbstractContextManager[Server]]:
     """A server for as long as the `with` lasts: for fixtures, which share it."""
 
     @contextmanager
-    def begin(repository: Path | None, *options: str, **environment: Any) -> Iterator[Server]:
-        server = Server(repository, *options, **environment)
+    def begin(repository: Path | None, *options: str, **rest: Any) -> Iterator[Server]:
+        server = Server(repository, *options, **rest)
         try:
             yield server
         finally:

@@ -1,18 +1,14 @@
 """onnx's own node cases with dynamic first dimensions: none shares runs whose rows, the case's own, don't answer alike.
 
-One case of each operator; PODPAIR_TEST_MODELS=all: every case.
+One case of each sequence of operators; `make test-models`: every case.
 """
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx.backend.test.case.node import collect_testcases
 
+from inference.outside.backend_suite import Case, cases, with_rows
 from podpair.inference.core.errors import FaultsError
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.row_values import same
@@ -25,34 +21,10 @@ from podpair.inference.runtime.warmup import run_clock
 ROWS = 4
 
 
-def variant(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """With rows of any number, where it has dimensions to make them of."""
-    changed = onnx.ModelProto.FromString(model.SerializeToString())
-    for value in (*changed.graph.input, *changed.graph.output):
-        if not value.type.HasField("tensor_type") or not value.type.tensor_type.shape.dim:
-            return None
-        value.type.tensor_type.shape.dim[0].Clear()
-        value.type.tensor_type.shape.dim[0].dim_param = "n"
-    for value in changed.graph.output:
-        for dimension in value.type.tensor_type.shape.dim[1:]:
-            dimension.Clear()
-    return changed
-
-
-def cases() -> Iterator[Any]:
-    seen: set[str] = set()
-    for case in collect_testcases(None):
-        operators = case.model and "".join(node.op_type for node in case.model.graph.node)
-        if operators and (os.environ.get("PODPAIR_TEST_MODELS") == "all" or operators not in seen):
-            seen.add(operators)
-            yield case
-
-
-def rows_of(case: Any, draw: np.random.Generator) -> list[Array]:
+def rows_of(case: Case, draw: np.random.Generator) -> list[Array]:
     """Rows of the case's own inputs, other ones by a scale."""
     found = []
-    for given in case.data_sets[0][0]:
-        array = np.asarray(given)
+    for array in case.inputs.values():
         rows = array[draw.integers(0, array.shape[0], ROWS)]
         if array.dtype.kind == "f":
             scales = draw.uniform(0.3, 3, (ROWS, *(1 for _ in array.shape[1:])))
@@ -80,8 +52,8 @@ def test_no_variant_shares_runs_that_mix_its_rows(tmp_path: Path) -> None:
     draw, wrong = np.random.default_rng(1), []
     counts = {"independent": 0, "dependent": 0, "none": 0}
     for case in cases():
-        changed = variant(case.model)
-        if changed is None:
+        changed = with_rows(case.model)
+        if case.kind != "node" or changed is None:
             continue
         file = tmp_path / "model.onnx"
         file.write_bytes(changed.SerializeToString())
@@ -93,7 +65,7 @@ def test_no_variant_shares_runs_that_mix_its_rows(tmp_path: Path) -> None:
             continue
         establish_rows(runtime, signature, config, run_clock(runtime), model=case.name, version=1)
         counts[signature.decision.rows.value] += 1
-        if not signature.batchable or len(runtime.inputs) != len(case.data_sets[0][0]):
+        if not signature.batchable or len(runtime.inputs) != len(case.inputs):
             continue
         try:
             alike = answer_alike(runtime, rows_of(case, draw))

@@ -37,6 +37,20 @@ class RowsServer:
         self.calls: list[dict[str, Any]] = []  # the JSON of each call, its rows, and its headers
         self.arrived = asyncio.Condition()
         self.given_up = 0  # calls whose client went away
+        self.described = 0  # times that metadata was asked for
+        self.gone: set[str] = set()  # models that were unloaded
+        self.answers_as: dict[
+            str, str
+        ] = {}  # model → the version that answers name, where its metadata has another one
+        self._like: dict[str, str] = {}
+        self._versions: dict[str, str] = {}
+        self._widths: dict[str, int] = {}
+        self._inputs: dict[str, str] = {}
+
+    def reload(self, name: str, *, like: str = "", version: str = "1", width: int = 2, takes: str = "x") -> None:
+        """Exchange a model: what it is like from now on, its version, how many numbers its rows have, and its input's name."""
+        self._like[name], self._versions[name], self._widths[name] = like or name, version, width
+        self._inputs[name] = takes
 
     async def start(self) -> None:
         app = web.Application(client_max_size=1 << 26)
@@ -45,6 +59,7 @@ class RowsServer:
         app.router.add_get("/v2/models/{model}", self._metadata)
         app.router.add_get("/v2/models/{model}/config", self._config)
         app.router.add_post("/v2/models/{model}/infer", self._infer)
+        app.router.add_post("/v2/models/streams/generate_stream", self._stream)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
@@ -72,12 +87,13 @@ class RowsServer:
 
     async def _metadata(self, request: web.Request) -> web.Response:
         name = request.match_info["model"]
-        if name == "absent":
+        self.described += 1
+        if name == "absent" or name in self.gone:
             return web.json_response({"error": "no such model"}, status=404)
         rows = 1 if name == "fixed" else -1
         return web.json_response({
-            "name": name, "versions": ["1", "2"] if name == "versions" else ["1"],
-            "inputs": [{"name": "x", "datatype": "FP32", "shape": [rows, 2]}],
+            "name": name, "versions": ["1", "2"] if name == "versions" else [self._versions.get(name, "1")],
+            "inputs": [{"name": self._inputs.get(name, "x"), "datatype": "FP32", "shape": [rows, self._widths.get(name, 2)]}],
             "outputs": [{"name": "y", "datatype": "INT64" if name == "labels" else "FP32", "shape": [rows]}],
         })  # fmt: skip
 
@@ -93,7 +109,15 @@ class RowsServer:
             "two": {"max_batch_size": 4096, "instance_group": [{"count": 2}]},
         }
         name = request.match_info["model"]
+        name = self._like.get(name, name)
         return web.json_response(says[name]) if name in says else web.json_response({"error": "what?"}, status=404)
+
+    async def _stream(self, request: web.Request) -> web.Response:
+        row = (await request.json()).get(self._inputs.get("streams", "x"))
+        if row is None:
+            return web.json_response({"error": "an input is missing"}, status=400)
+        events = "".join(f"data: {json.dumps({'y': value})}\n\n" for value in row)
+        return web.Response(text=events, content_type="text/event-stream")
 
     async def _infer(self, request: web.Request) -> web.Response:
         body = await request.read()
@@ -103,7 +127,10 @@ class RowsServer:
         flat = struct.unpack(f"<{len(body[int(length) :]) // 4}f", body[int(length) :]) if length else tensor["data"]
         if flat and isinstance(flat[0], list):
             flat = [value for row in flat for value in row]
-        rows = [flat[i : i + 2] for i in range(0, len(flat), 2)]
+        name = request.match_info["model"]
+        width, version = self._widths.get(name, 2), self.answers_as.get(name) or self._versions.get(name, "1")
+        name = self._like.get(name, name)
+        rows = [flat[i : i + width] for i in range(0, len(flat), width)]
         async with self.arrived:
             self.calls.append({"document": document, "rows": rows, "headers": request.headers, "raw": bool(length)})
             self.arrived.notify_all()
@@ -112,28 +139,32 @@ class RowsServer:
         except asyncio.CancelledError:
             self.given_up += 1
             raise
+        if request.match_info["model"] in self.gone:
+            return web.json_response({"error": "no such model"}, status=404)
+        if tensor["shape"][-1] != width and len(tensor["shape"]) > 1:
+            return web.json_response({"error": f"rows of {width} numbers"}, status=400)
         if any(row[0] == 13 for row in rows):
             return web.json_response({"error": "thirteen"}, status=400)
         if any(row[0] == 14 for row in rows):
             return web.json_response({"error": "fourteen"}, status=500)
         sums = [sum(row) for row in rows]
-        if request.match_info["model"].startswith("quotients"):
+        if name.startswith("quotients"):
             sums = [row[0] / row[1] if row[1] else row[0] * math.inf for row in rows]
-        if request.match_info["model"] == "scaled":
+        if name == "scaled":
             step = max(abs(value) for row in rows for value in row) / 7 or 1
             sums = [sum(round(value / step) * step for value in row) for row in rows]
-        if request.match_info["model"] == "labels":
+        if name == "labels":
             return web.json_response({"outputs": [{"name": "y", "datatype": "INT64", "shape": [len(sums)],
                                                    "data": [int(total > 0) for total in sums]}]})  # fmt: skip
-        if request.match_info["model"] == "odd":
+        if name == "odd":
             sums = [sum(sums)]
         output: dict[str, Any] = {"name": "y", "datatype": "FP32", "shape": [len(sums)]}
         if document.get("parameters", {}).get("binary_data_output"):
             raw = struct.pack(f"<{len(sums)}f", *sums)
             output["parameters"] = {"binary_data_size": len(raw)}
-            head = json.dumps({"outputs": [output], "model_version": "1"}).encode()
+            head = json.dumps({"outputs": [output], "model_version": version}).encode()
             return web.Response(body=head + raw, headers={"Inference-Header-Content-Length": str(len(head))})
-        return web.json_response({"outputs": [output | {"data": sums}], "model_version": "1"})
+        return web.json_response({"outputs": [output | {"data": sums}], "model_version": version})
 
 
 class Asker:

@@ -27,6 +27,10 @@ class Model(NamedTuple):
     # podpair's `rows` or Triton's `max_batch_size`; None: it does not say.
     shares: bool | None
 
+    def lists(self, version: str | None) -> bool:
+        """Whether a version that answers is one that it was described with, as far as its server names versions."""
+        return not version or not self.versions or version in self.versions
+
     def only_input(self) -> InputSpec:
         """The input that shorthand is for. Raises Fault(invalid) where there is not exactly one."""
         if len(self.inputs) != 1:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Container
 from contextlib import aclosing
 from typing import Any
@@ -31,7 +32,8 @@ _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 _NONE: tuple[Packer | None, int] = (None, 0)
 _TIMING = b'"timing":{'  # the last member of an outcome
-
+_DOUBT = 1.0  # seconds: so often a refused request may have its model described anew
+_UNLISTED = 8  # versions of a model, by which its server shows that what answers name says nothing
 
 OnPart = Callable[[int, bytes], Awaitable[None]]  # gets each part's number, from 0, and its data
 
@@ -44,6 +46,8 @@ class Asking:
         self._upstream = upstream
         self._alone = frozenset(config.coalescing.alone)
         self._odd: set[str] = set()  # models that did not answer row by row
+        # Versions that answer and aren't listed, by model.
+        self._unlisted: defaultdict[str, set[str | None]] = defaultdict(set)
         self._packers: dict[str, tuple[Packer, int]] = {}  # and how many rows a call may have
         self._coalesces = config.coalescing.enabled
         self._together = frozenset(config.coalescing.together)
@@ -52,7 +56,9 @@ class Asking:
             self._trials = RowTrials(upstream, config.coalescing.bytes)
         self._samplers: dict[str, Packer] = {}  # of models whose server does not say whether requests may share a call
         self._catalog = Catalog(upstream, readiness)
-        self._coalescer = Coalescer(config.coalescing, upstream, self._on_odd, metrics)
+        self._coalescer = Coalescer(
+            config.coalescing, upstream, metrics, self._on_odd, self._on_changed, self._is_another
+        )
         self._calls = metrics.upstream_calls.labels("alone")
         self._streams = metrics.upstream_calls.labels("stream")
         self._whole = config.sessions.buffer_bytes
@@ -63,6 +69,7 @@ class Asking:
     def _on_ready(self, _: bool) -> None:
         """Another model may stand there now."""
         self._odd.clear()
+        self._unlisted.clear()
         self._packers.clear()
         self._samplers.clear()
         if self._trials is not None:
@@ -139,7 +146,11 @@ class Asking:
     async def _stream(self, question: Question, on_part: OnPart) -> bytes:
         if is_chat(question):
             return await self._chat_stream(question, on_part)
-        model = self._catalog.get(question.model) or await self._catalog.load(question.model)
+        return await self._stream_of(
+            question, self._catalog.get(question.model) or await self._catalog.load(question.model), on_part
+        )
+
+    async def _stream_of(self, question: Question, model: Model, on_part: OnPart) -> bytes:
         whole = Whole(self._whole)
         version: str | None = None
         self._streams.inc()
@@ -150,9 +161,11 @@ class Asking:
                     whole.add(part.data)
                     version = part.model_version or version
         except Fault as fault:
-            if fault.code is not Code.NOT_FOUND or whole.parts:
+            if whole.parts:
                 raise
-            return await self._alone_answer(question, model)  # a server without streams has an answer all the same
+            if fault.code is Code.NOT_FOUND:
+                return await self._alone_answer(question, model)  # a server without streams has an answer all the same
+            return await self._stream_of(question, await self._renewed(fault, question, model), on_part)
         data = whole.data([spec.name for spec in model.outputs])
         return b'%b"model":%b,"model_version":%b,"parts":%d,"timing":{}' % (
             b"" if data is None else b'"data":%b,' % data, _encode(model.name), _encode(version), whole.parts,
@@ -199,6 +212,42 @@ class Asking:
             self._packers.pop(ask.question.model, None)
             _log.warning("model %s does not answer row by row: its requests go alone", ask.question.model)
         self._spawn(ask, self._ask_alone(ask, model))
+
+    def _on_changed(self, ask: Ask) -> None:
+        self._spawn(ask, self._ask_alone(ask, self._catalog.get(ask.question.model)))
+
+    async def _is_another(self, model: Model, version: str | None) -> bool:
+        """Whether a version that isn't among the model's shows that another stands there now.
+
+        A server that names its versions otherwise in answers is told from that by asking it once.
+        """
+        unlisted = self._unlisted[model.name]
+        if version in unlisted or len(unlisted) >= _UNLISTED:
+            return False
+        try:
+            now = await self._catalog.renew(model)
+        except (Fault, Unavailable, Busy, Failed):
+            return True
+        if not (now or model).lists(version):
+            unlisted.add(version)
+        if now is not None:
+            self._odd.discard(model.name)
+        return now is not None
+
+    async def _renewed(self, fault: Fault, question: Question, model: Model | None) -> Model:
+        """Another description of the model than the one by which a request was refused. Raises the fault where there is none.
+
+        What clients write as V2's tensors means the same under any description.
+        """
+        if fault.code not in (Code.INVALID, Code.NOT_FOUND) or model is None:
+            raise fault
+        try:
+            now = await self._catalog.renew(model, unless_within=_DOUBT)
+        except (Fault, Unavailable, Busy, Failed):
+            raise fault from None
+        if now is None or question.inputs:
+            raise fault
+        return now
 
     async def _find(self, ask: Ask) -> None:
         """The first questions to a model wait until it is described."""
@@ -251,12 +300,21 @@ class Asking:
             if not is_json(answered):
                 raise Failed("its answer is not JSON")
             return _members(question, answered, None)
+        try:
+            return await self._tensors_answer(question, model)
+        except Fault as fault:
+            model = await self._renewed(fault, question, model)
+        return await self._tensors_answer(question, model)
+
+    async def _tensors_answer(self, question: Question, model: Model | None) -> bytes:
         inputs, single, shorthand = question.inputs, False, not question.inputs
         if shorthand:
             model = model or await self._catalog.load(question.model)
             inputs, single = expand(data_of(question), model.only_input())
         self._calls.inc()
         answer = await self._upstream.ask(question, inputs, self._timeout)
+        if model is not None and not model.lists(answer.model_version):
+            await self._is_another(model, answer.model_version)  # for those that come
         value = collapse(answer.outputs, single=single) if shorthand else answer.outputs
         spent = b"" if answer.inference_ms is None else b'"inference_ms":%.3f' % answer.inference_ms
         return b'"%b":%b,"model":%b,"model_version":%b,"timing":{%b}' % (

@@ -50,9 +50,16 @@ class Catalog:
         """The model. Raises Fault where there is none, Unavailable, Busy or Failed where the container does not say."""
         return await asyncio.shield(self._loads.get(name) or self._start(name))
 
-    def forget(self, name: str) -> None:
-        """A call showed that it is not what it was."""
-        self._known.pop(name, None)
+    async def renew(self, model: Model, *, unless_within: float = 0.0) -> Model | None:
+        """Describe a model anew, for a call makes one doubt that it is what it was; None: it is.
+
+        unless_within: seconds since the last time, within which that is no doubt. Raises as `load`.
+        """
+        known = self._known.get(model.name)
+        if known is not None and known.model is model and self._loop.time() - (known.until - _FRESH) < unless_within:
+            return None
+        found = known.model if known is not None and known.model is not model else await self.load(model.name)
+        return None if found == model else found
 
     def _start(self, name: str) -> "asyncio.Task[Model]":
         task = self._loads[name] = asyncio.create_task(self._load(name))
@@ -67,7 +74,10 @@ class Catalog:
             raise
         finally:
             del self._loads[name]
-        if len(self._known) >= _MOST:
+        known = self._known.get(name)
+        if known is not None and known.model == model:
+            model = known.model  # what hangs on it stays as it is
+        elif known is None and len(self._known) >= _MOST:
             del self._known[next(iter(self._known))]
         self._known[name] = _Known(model, self._loop.time() + _FRESH)
         return model

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -108,14 +108,26 @@ class _Lane:
 
 
 class Coalescer:
-    """Lanes of requests, and the calls that they make."""
+    """Lanes of requests, and the calls that they make.
+
+    on_odd: takes a request whose model does not answer row by row. on_changed: takes one whose model is not what it was when it
+    was packed. is_another: whether a version that the model was not described with shows that.
+    """
 
     def __init__(
-        self, config: Coalescing, upstream: Upstream, on_odd: Callable[[Ask], object], metrics: Metrics
+        self,
+        config: Coalescing,
+        upstream: Upstream,
+        metrics: Metrics,
+        on_odd: Callable[[Ask], object],
+        on_changed: Callable[[Ask], object],
+        is_another: Callable[[Model, str | None], Awaitable[bool]],
     ) -> None:
         self._config = config
         self._upstream = upstream
-        self._on_odd = on_odd  # takes a request whose model does not answer row by row
+        self._on_odd = on_odd
+        self._on_changed = on_changed
+        self._is_another = is_another
         self._calls = metrics.upstream_calls.labels("coalesced")
         self._rows = metrics.upstream_rows
         self._again = metrics.upstream_asked_again
@@ -204,10 +216,11 @@ class Coalescer:
             return
         refused = refused or _Refused(len(asks))
         refused.heard(outcome)
-        if isinstance(outcome, _Odd) and len(asks) > 1:
+        if isinstance(outcome, _Changed) or (isinstance(outcome, _Odd) and len(asks) > 1):
+            take = self._on_changed if isinstance(outcome, _Changed) else self._on_odd
             for ask in asks:
                 if not ask.settled:
-                    self._on_odd(ask)
+                    take(ask)
         elif len(asks) > 1 and _may_be_one(outcome, refused):
             self._again.inc()
             middle = len(asks) // 2
@@ -222,6 +235,8 @@ class Coalescer:
         self._rows.inc(rows)
         try:
             answer = await self._upstream.call(call)
+            if not model.lists(answer.model_version) and await self._is_another(model, answer.model_version):
+                return _Changed("another model has answered than was described")
         except Exception as error:
             return error
         for output in answer.outputs:
@@ -236,6 +251,10 @@ class Coalescer:
 
 class _Odd(Failed):
     """The model does not answer row by row."""
+
+
+class _Changed(Failed):
+    """Another model has answered: whether its rows may share a call is not known."""
 
 
 class _Refused:

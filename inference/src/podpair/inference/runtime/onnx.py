@@ -1,10 +1,9 @@
 """ONNX Runtime: one session per model version, shared by all runner threads (`run` releases the GIL).
 
-Its inputs and outputs are made V2's tensors here: maps become columns (`core.maps`), BF16 is carried by its bits, text is
-decoded, a scalar has no dimensions whatever a client sent.
+Its inputs and outputs are made V2's tensors here: maps become columns (`core.maps`), what numpy has no type for is carried by
+its bits (`ort_values`), text is decoded, a scalar has no dimensions whatever a client sent.
 """
 
-import ctypes
 import logging
 import mmap
 import os
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from podpair.inference.core import bfloat16
 from podpair.inference.core.errors import FaultsError, InvalidRequestError
 from podpair.inference.core.maps import MapColumns
 from podpair.inference.core.model_config import RuntimeConfig
@@ -24,6 +22,7 @@ from podpair.inference.core.samples import zeros
 from podpair.inference.core.tensors import OMITTED, Array, TensorSpec, as_text_or_bytes
 from podpair.inference.runtime.cpu import available_cores, layout
 from podpair.inference.runtime.onnx_loading import make_session, options_of, take_logs
+from podpair.inference.runtime.ort_values import CARRIED, from_value, to_value
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +37,11 @@ _DATATYPES = {
     "tensor(int32)": "INT32",
     "tensor(int64)": "INT64",
     "tensor(float16)": "FP16",
-    "tensor(bfloat16)": "BF16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
+    **{name: carried.datatype for name, carried in CARRIED.items()},
 }
-# ONNX's number of the type, for what numpy has no name of.
-_BFLOAT16 = 16
 
 
 class OnnxRuntime:
@@ -93,14 +90,15 @@ class OnnxRuntime:
             if node.type in _DATATYPES
         }
         self._names = [spec.name for spec in self.inputs]
+        types = {node.name: node.type for node in (*self._session.get_inputs(), *optional)}
+        self._types = [types[name] for name in self._names]
         # What is asked for, an output that the graph names twice once; and those of them that are maps.
         nodes = _served({node.name: node for node in self._session.get_outputs()}, outputs, path)
         self._outputs = [node.name for node in nodes]
         self._maps = [_map(node) for node in nodes]
         self._specs = [None if map_ else _spec(node) for node, map_ in zip(nodes, self._maps, strict=True)]
         self._texts = [i for i, spec in enumerate(self.inputs) if spec.datatype == "BYTES"]
-        # Types that pass numpy by.
-        self._by_value = "BF16" in {spec.datatype for spec in (*self.inputs, *filter(None, self._specs))}
+        self._by_value = not CARRIED.keys().isdisjoint([*self._types, *(node.type for node in nodes)])
         self._plain = not (self._by_value or optional or any(self._maps))
         if any(self._maps) or (_have_rows(self.inputs) and not _have_rows(self._told())):
             self._observe()
@@ -137,25 +135,21 @@ class OnnxRuntime:
         return outputs
 
     def _run_odd(self, values: list[Array]) -> list[Array]:
-        """With inputs that were left out, BF16 or maps."""
-        given = {name: value for name, value in zip(self._names, values, strict=True) if value is not OMITTED}
+        """With inputs that were left out, types that numpy hasn't, or maps."""
         if self._by_value:
-            feed = {name: self._value(value) for name, value in given.items()}
-            answers: list[Any] = [_array(value) for value in self._session.run_with_ort_values(self._outputs, feed)]
+            feed = {
+                name: to_value(self._ort_value, value, kind, name)
+                for name, value, kind in zip(self._names, values, self._types, strict=True)
+                if value is not OMITTED
+            }
+            answers: list[Any] = [from_value(value) for value in self._session.run_with_ort_values(self._outputs, feed)]
         else:
+            given = {name: value for name, value in zip(self._names, values, strict=True) if value is not OMITTED}
             answers = self._session.run(self._outputs, given)
         found: list[Array] = []
         for answer, columns in zip(answers, self._maps, strict=True):
             found += [answer] if columns is None else columns.arrays(answer)
         return found
-
-    def _value(self, array: Array) -> Any:
-        if array.dtype != bfloat16.DTYPE:
-            return self._ort_value.ortvalue_from_numpy(array)
-        bits = np.asarray(array.view("<u2"), order="C")
-        return self._ort_value.ortvalue_from_numpy_with_onnx_type(
-            bits if bits.flags.aligned else bits.copy(), _BFLOAT16
-        )
 
     def _observe(self) -> None:
         """Find out what the file doesn't say or says wrongly: the keys of maps, and outputs of rows that it calls fixed.
@@ -208,16 +202,6 @@ def _have_rows(specs: Sequence[TensorSpec]) -> bool:
     return all(spec.shape[:1] == (-1,) for spec in specs)
 
 
-def _array(value: Any) -> Array:
-    """A value of ONNX Runtime's as an array: BF16, for which it has none, by its bits."""
-    if value.data_type() != "tensor(bfloat16)":
-        found: Array = value.numpy()
-        return found
-    size = value.tensor_size_in_bytes()
-    content = ctypes.string_at(value.data_ptr(), size) if size else b""
-    return np.frombuffer(content, bfloat16.DTYPE).reshape(value.shape())
-
-
 def _map(node: Any) -> MapColumns | None:
     return None if node.type in _DATATYPES else MapColumns(node.name, node.type, _DATATYPES)
 
@@ -256,7 +240,7 @@ def _input(node: Any, path: Path) -> TensorSpec:
         )
     elif "seq(" in node.type or "optional(" in node.type:
         remedy = "give the graph inputs of its own for the parts (SequenceConstruct, Optional)"
-    sent = ", ".join(_DATATYPES.values())
+    sent = ", ".join(dict.fromkeys(_DATATYPES.values()))
     raise FaultsError([f"{path}: input {node.name} is a {node.type}; V2 can send only tensors of {sent}: {remedy}"])
 
 
