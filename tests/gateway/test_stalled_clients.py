@@ -295,26 +295,51 @@ def test_as_many_descriptors_are_used_as_the_system_allows(bounded: Gateway) -> 
     assert soft == hard
 
 
+@pytest.fixture
+def secured(
+    model: FakeModel, start_gateway: Callable[..., Gateway], tmp_path: Path
+) -> Callable[[dict[str, Any], dict[str, Any]], Gateway]:
+    """A gateway whose public port speaks TLS, with more of `http` and these `limits`."""
+
+    def start(http: dict[str, Any], limits: dict[str, Any]) -> Gateway:
+        authority = Authority("podpair test clients")
+        issued = authority.issue("gateway", ("127.0.0.1",))
+        (tmp_path / "tls.crt").write_text(issued.certificate)
+        (tmp_path / "tls.key").write_text(issued.key)
+        files = {"certificate_file": str(tmp_path / "tls.crt"), "key_file": str(tmp_path / "tls.key")}
+        config = {"kafka": {"embedded": True}, "inference": {"url": model.url}, "limits": limits}
+        gateway = start_gateway({"http": http | files, **config})
+        gateway.context = ssl.create_default_context(cadata=authority.certificate)
+        gateway.wait_ready()
+        return gateway
+
+    return start
+
+
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/1.1\r\n\r\n"])
-def test_who_does_not_finish_the_tls_handshake(
-    model: FakeModel, start_gateway: Callable[..., Gateway], tmp_path: Path, sent: bytes
-) -> None:
-    authority = Authority("podpair test clients")
-    issued = authority.issue("gateway", ("127.0.0.1",))
-    (tmp_path / "tls.crt").write_text(issued.certificate)
-    (tmp_path / "tls.key").write_text(issued.key)
-    files = {"certificate_file": str(tmp_path / "tls.crt"), "key_file": str(tmp_path / "tls.key")}
-    gateway = start_gateway({"http": SOON | files, "kafka": {"embedded": True}, "inference": {"url": model.url}})
-    gateway.context = ssl.create_default_context(cadata=authority.certificate)
-    gateway.wait_ready()
+def test_who_does_not_finish_the_tls_handshake(secured: Callable[..., Gateway], sent: bytes) -> None:
+    gateway = secured(SOON, {})
+    assert gateway.context is not None
     with wire(gateway) as made:
         made.sendall(sent)
         rest(made)  # returns once it was cut off
     until(lambda: gateway.metric("connections_closed_total", reason="tls_handshake") == 1)
     assert gateway.metric("connections", kind="tls_handshake") == 0
-    with wire(gateway) as made, gateway.context.wrap_socket(made, server_hostname="127.0.0.1") as secured:
-        secured.sendall(b"GET /hea")
-        assert secured.recv(100).startswith(b"HTTP/1.1 408")
+    with wire(gateway) as made, gateway.context.wrap_socket(made, server_hostname="127.0.0.1") as within:
+        within.sendall(b"GET /hea")
+        assert within.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def test_who_is_at_the_tls_handshake_counts(secured: Callable[..., Gateway]) -> None:
+    gateway = secured({}, {"connections": 4})
+    held = [wire(gateway) for _ in range(4)]
+    until(lambda: gateway.metric("connections", kind="tls_handshake") == 4)
+    with wire(gateway) as refused:
+        assert rest(refused) == b""  # what would be said in plain text means nothing there
+    assert gateway.metric("connections_refused_total", reason="connections") == 1
+    for made in held:
+        made.close()
+    until(lambda: gateway.metric("connections", kind="tls_handshake") == 0)
 
 
 async def test_who_does_not_answer_the_close_frame_is_cut_off(gateway: Gateway) -> None:
