@@ -96,7 +96,9 @@ async def ask_json(client: aiohttp.ClientSession, model: str, arrays: dict[str, 
         }
         for name, array in arrays.items()
     ]
-    async with client.post(f"/v2/models/{model}/infer", json={"inputs": inputs}) as answer:
+    body = io.BytesIO(json.dumps({"inputs": inputs}).encode())
+    headers = {"Content-Type": "application/json"}
+    async with client.post(f"/v2/models/{model}/infer", data=body, headers=headers) as answer:
         document = await answer.json()
         assert answer.status == 200, document
     return [of_json(tensor) for tensor in document["outputs"]]
