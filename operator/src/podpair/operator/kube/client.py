@@ -52,10 +52,13 @@ class ApiError(Exception):
 
     @property
     def passing(self) -> bool:
-        """Whether it is no answer: the server is busy or away, or another was faster.
+        """Whether it is no answer: the server is busy, fails or is away, or another was faster.
 
-        500 is one: server-side apply says so of a field that there is not, and of a webhook that does not answer.
+        Two kinds of 500 are answers: server-side apply says so, without a reason, of a field that there is not, and a webhook
+        that does not answer is an InternalError that lasts.
         """
+        if self.status == 500:
+            return self.reason == "InternalError" and "failed calling webhook" not in str(self)
         return self.status in _PASSING
 
 
