@@ -1,12 +1,13 @@
 """One API server for the tests of this folder, with the CRD in it, and a namespace for each test."""
 
+import sys
 from collections.abc import Iterator
 from itertools import count
 
 import pytest
 
 from harness.kubernetes import ApiServer
-from harness.processes import ROOT
+from harness.processes import ROOT, Child
 from podpair.operator.core.crd import NAME
 
 CRD = ROOT / "charts" / "podpair-crds" / "templates" / "crd.yaml"
@@ -43,3 +44,11 @@ def namespace(cluster: ApiServer) -> str:
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
     return name
+
+
+@pytest.fixture
+def proxy(cluster: ApiServer) -> Iterator[str]:
+    """The address of a proxy before the API server."""
+    running = Child(sys.executable, "-P", ROOT / "tests" / "harness" / "api_proxy.py", cluster.url)
+    yield running.wait_for_message("listening")["address"]
+    running.kill()

@@ -1,7 +1,6 @@
 """Operators that are killed, that start again, that are several; what they cost the API server, and how they bear a busy one."""
 
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from harness.api_proxy import Refusal, control
 from harness.kubernetes import ApiServer
 from harness.operator import Operator, kubeconfig_at, writes
 from harness.pair import until
-from harness.processes import ROOT, Child
 from harness.reconciled import ALONE, INGRESS, OBJECTS, apply, becomes, there
 from harness.resources import resource
 
@@ -87,14 +85,6 @@ def test_an_operator_that_is_killed_at_work_and_one_that_goes_on_come_to_the_sam
     until(lambda: len(objects()) == len(names) * len(OBJECTS), objects)
     keys = {cluster.read("secret", f"{name}-resume", "-n", namespace)["data"]["resume-key"] for name in names}
     assert len(keys) == len(names)
-
-
-@pytest.fixture
-def proxy(cluster: ApiServer) -> Iterator[str]:
-    """The address of a proxy before the API server."""
-    running = Child(sys.executable, "-P", ROOT / "tests" / "harness" / "api_proxy.py", cluster.url)
-    yield running.wait_for_message("listening")["address"]
-    running.kill()
 
 
 def test_a_busy_api_server_is_given_the_time_it_asks_for_and_conflicts_are_looked_at_anew(

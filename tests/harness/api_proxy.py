@@ -32,7 +32,7 @@ class Proxy:
         self._target = target
         self._refusals: dict[str, list[Refusal]] = {}
         self._refused: Counter[str] = Counter()
-        self._silent = False
+        self._silent: bool | str = False  # of all watches, or of those of one kind
 
     async def run(self) -> None:
         """Tell where it listens, and go on until killed."""
@@ -65,7 +65,7 @@ class Proxy:
             told = {"kind": "Status", "status": "Failure", "reason": reason, "message": "the proxy's", "code": status}
             return web.json_response(told, status=status, headers=headers)
         watch = request.query.get("watch") == "true"
-        if watch and self._silent:
+        if watch and self._is_silent(request):
             await asyncio.Event().wait()
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP}
         async with self._session.request(
@@ -75,14 +75,18 @@ class Proxy:
             passed = web.StreamResponse(status=answer.status, headers=kept)
             await passed.prepare(request)
             async for chunk in answer.content.iter_any():
-                if watch and self._silent:
+                if watch and self._is_silent(request):
                     await asyncio.Event().wait()
                 await passed.write(chunk)
             return passed
 
+    def _is_silent(self, request: web.Request) -> bool:
+        return self._silent is True or (bool(self._silent) and request.path.endswith(f"/{self._silent}"))
+
 
 def control(url: str, **wanted: Any) -> dict[str, int]:
-    """Tells the proxy at `url`: `refuse` the next PATCHes of objects (plural → refusals, in turn), keep watches `silent`.
+    """Tells the proxy at `url`: `refuse` the next PATCHes of objects (plural → refusals, in turn), keep watches `silent`, all
+    (True) or those of one kind (its plural).
 
     Returns how many it has refused so far, by reason.
     """
