@@ -6,6 +6,7 @@ How long others wait is counted in frames of the flood that are taken before the
 import asyncio
 import json
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
@@ -89,12 +90,26 @@ class Turns:
             def next(self) -> Any:
                 found = reader.next()
                 if found is not None:
-                    outer.now += 1
-                    outer.all += 1
-                    outer.most = max(outer.most, outer.now)
+                    outer.took()
+                return found
+
+            def texts(self, most: int, size: int) -> Iterator[str]:
+                for text in reader.texts(most, size):
+                    outer.took()
+                    yield text
+
+            def whole_text(self, data: bytes) -> str | None:
+                found: str | None = reader.whole_text(data)
+                if found is not None:
+                    outer.took()
                 return found
 
         stream._reader = Counted()  # type: ignore[assignment]
+
+    def took(self) -> None:
+        self.now += 1
+        self.all += 1
+        self.most = max(self.most, self.now)
 
     def turned(self) -> None:
         self.now = 0
