@@ -49,6 +49,10 @@ class _Query:
         return self.size >= _CHUNK_BYTES
 
 
+class _Silent(KafkaException):
+    """Nothing came of a partition, not even its end."""
+
+
 class History:
     """A thread with a consumer of its own, one pass at a time."""
 
@@ -117,6 +121,10 @@ class History:
             except KafkaException as error:
                 for query in queries:
                     self._settle(query, error)
+                if isinstance(error, _Silent):
+                    # It may hold on to what it knows of a topic that was made again since: another one knows nothing yet.
+                    consumer.close()
+                    consumer = Consumer(reader_properties(self._config, enable_partition_eof=True))
                 if self._client is not None and is_dead(error.args[0]):
                     call_on(self._loop, self._client.died, error.args[0])
         consumer.close()
@@ -136,7 +144,7 @@ class History:
                 with calls.within(_PATIENCE):
                     message = consumer.poll(_PATIENCE)
                 if message is None:
-                    raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"no history of {self._topic}[{partition}]"))
+                    raise _Silent(KafkaError(KafkaError._TIMED_OUT, f"no history of {self._topic}[{partition}]"))
                 for item in (message, *consumer.consume(10_000, 0)):
                     error = item.error()
                     if error is not None and error.code() == KafkaError._PARTITION_EOF:

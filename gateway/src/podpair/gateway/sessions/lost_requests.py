@@ -141,10 +141,16 @@ class LostRequests:
         by_home: dict[int, list[_Open]] = defaultdict(list)
         for one in requests:
             by_home[one.session.home].append(one)
+        failed: KafkaException | None = None
         for home, mine in by_home.items():
-            end = await self._progress.readable_end(home)
-            if end is not None:
-                await asyncio.gather(*(self._end_if_unanswered(one, home, end, fault) for one in mine))
+            try:
+                end = await self._progress.readable_end(home)
+                if end is not None:
+                    await asyncio.gather(*(self._end_if_unanswered(one, home, end, fault) for one in mine))
+            except KafkaException as error:  # one that can't be read holds up no other
+                failed = error
+        if failed is not None:
+            raise failed
 
     async def _end_if_unanswered(self, one: _Open, home: int, end: int, fault: Fault) -> None:
         session, moves = one.session, one.session.moves
