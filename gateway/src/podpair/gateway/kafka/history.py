@@ -102,8 +102,7 @@ class History:
         return await query.future
 
     def _run(self, turn: object, calls: Calls) -> None:
-        # Wakes at the end of a partition: the last offsets may be a transaction's markers, which no record follows.
-        consumer = Consumer(reader_properties(self._config, enable_partition_eof=True))
+        consumer = self._consumer()
         while True:
             with self._wake:
                 while not self._waiting and not self._stopping and self._turn is turn:
@@ -124,10 +123,14 @@ class History:
                 if isinstance(error, _Silent):
                     # It may hold on to what it knows of a topic that was made again since: another one knows nothing yet.
                     consumer.close()
-                    consumer = Consumer(reader_properties(self._config, enable_partition_eof=True))
+                    consumer = self._consumer()
                 if self._client is not None and is_dead(error.args[0]):
                     call_on(self._loop, self._client.died, error.args[0])
         consumer.close()
+
+    def _consumer(self) -> Consumer:
+        # Wakes at the end of a partition: the last offsets may be a transaction's markers, which no record follows.
+        return Consumer(reader_properties(self._config, enable_partition_eof=True))
 
     def _pass(self, consumer: Consumer, partition: int, queries: list[_Query], calls: Calls) -> None:
         """Read the partition once, from the first offset that a query needs to the last."""

@@ -149,7 +149,7 @@ class Coalescer:
             lane = self._lanes[key] = _Lane(key, model)
         lane.model = model
         lane.waiting.append(ask)
-        if not lane.due and (not lane.calls or lane.calls < max(self._config.calls, model.runs)):
+        if not lane.due and lane.calls < max(self._config.calls, model.runs):
             # Not at once: what this turn of the loop still reads belongs to the same call.
             lane.due = True
             self._loop.call_soon(self._look, lane)
