@@ -2,14 +2,13 @@
 
 import os
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from harness.go import installed
 from harness.kubernetes import Cluster
-from harness.machine import require
 from harness.processes import ROOT
 
 VERSION = "3.22.0"
@@ -19,28 +18,12 @@ CHARTS = ROOT / "charts"
 
 def program() -> Path:
     """The path of helm."""
-    path = Path(os.environ.get("PODPAIR_TEST_CACHE", ROOT / ".cache")) / "helm" / VERSION / "helm"
-    if not path.exists():
-        (go,) = require("go")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="podpair-helm-", dir=path.parent) as folder:
-            # As Helm's Makefile does: without the last four it takes every cluster that it can't ask for Kubernetes 1.20.
-            stamps = {"internal/version.version": f"v{VERSION}"}
-            for package in ("pkg/lint/rules", "pkg/chartutil"):
-                stamps |= {f"{package}.k8sVersionMajor": "1", f"{package}.k8sVersionMinor": KUBERNETES}
-            flags = " ".join(f"-X helm.sh/helm/v3/{name}={value}" for name, value in stamps.items())
-            command = ["nice", go, "install", "-trimpath", "-ldflags", f"-s -w {flags}"]
-            done = subprocess.run(
-                [*command, f"helm.sh/helm/v3/cmd/helm@v{VERSION}"],
-                env={**os.environ, "GOBIN": folder},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode:
-                raise RuntimeError(f"go install helm: {done.stderr[-2000:]}")
-            (Path(folder) / "helm").rename(path)
-    return path
+    # As Helm's Makefile does: without the last four it takes every cluster that it can't ask for Kubernetes 1.20.
+    stamps = {"internal/version.version": f"v{VERSION}"}
+    for package in ("pkg/lint/rules", "pkg/chartutil"):
+        stamps |= {f"{package}.k8sVersionMajor": "1", f"{package}.k8sVersionMinor": KUBERNETES}
+    flags = " ".join(f"-X helm.sh/helm/v3/{name}={value}" for name, value in stamps.items())
+    return installed("helm", VERSION, "-ldflags", f"-s -w {flags}", f"helm.sh/helm/v3/cmd/helm@v{VERSION}")
 
 
 class Failed(Exception):
