@@ -206,14 +206,15 @@ def report(seed: int, storm: faults.Storm, crowd: Crowd) -> None:
 def judge(found: list[str], seed: int, storm: faults.Storm, crowd: Crowd, fleet: Fleet) -> None:
     """Fail with all that is wrong, and what is needed to understand it, where anything is.
 
-    How many requests are answered, and how soon, is the machine's to say. But each client is: never to answer would keep
-    every promise.
+    How many requests are answered, and how soon, is the machine's to say. But each client is, once
+    all is over: never to answer would keep every promise.
     """
     found += [f"unforeseen: {line}" for pair in fleet.pairs for line in pair.unforeseen()]
     found += [f"{kind}: only {n} of {_LEAST}" for kind, n in storm.counts.items() if n < _LEAST]
     if empty := crowd.requests.outcomes["empty"]:
         found.append(f"{empty} results without an answer")
-    found += [f"{member.name}: never answered, {member.errors}" for member in crowd.members if not member.answered]
+    left = [member for member in crowd.members if not member.answered]
+    found += [f"{member.name}: not answered when all was over, {member.errors}" for member in left]
     if not found:
         return
     logs = fleet.keep_logs()
