@@ -170,9 +170,6 @@ async def test_nothing_is_lost_and_nothing_comes_twice(fleet: Fleet) -> None:
     judge(found, seed, storm, crowd, fleet)
 
 
-@pytest.mark.skipif(
-    "PODPAIR_FAULT_MINUTES" not in os.environ, reason="make test-faults runs it, until it has passed often enough"
-)
 @pytest.mark.timeout(_MINUTES * 180 + 600)
 async def test_topics_that_change_lose_nothing_in_silence(fleet: Fleet) -> None:
     seed = a_seed()
