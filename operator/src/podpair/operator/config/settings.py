@@ -31,6 +31,10 @@ Port = Annotated[int, Field(ge=0, le=65_535)]
 _DnsName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 
 
+def _comma_list(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
 class Http(_Section):
     """Where /healthz, /readyz and /metrics are served."""
 
@@ -59,6 +63,21 @@ class MetricsApi(_Section):
     """File with the authority (PEM) of the API server's client certificate; default: what the cluster publishes."""
 
 
+class Brokers(_Section):
+    """The processes that ask Kafka brokers: one for each way to one, so that a broker can end no other's."""
+
+    processes: Annotated[int, Field(ge=2, le=256)] = 6
+    """How many there are at most at the same time; where there are more brokers they take turns."""
+    process_memory_bytes: Annotated[int, Field(ge=64 << 20)] = 128 << 20
+    """Memory of one; one that takes more is ended."""
+    idle_seconds: Annotated[float, Field(ge=1)] = 60
+    """One that was not asked for so long is ended."""
+    allow_readable_credentials: bool = False
+    """Let resources show passwords (SASL PLAIN, OAUTHBEARER) to brokers without TLS, or whose certificate isn't checked."""
+    secrets: Annotated[tuple[str, ...], BeforeValidator(_comma_list)] = ()
+    """Secrets with brokers' credentials that need no label, as NAMESPACE/NAME with commas; `*` stands for anything."""
+
+
 class Lease(_Section):
     """The Lease that decides which of several operators writes."""
 
@@ -75,10 +94,6 @@ class Log(_Section):
     """Least severity."""
     format: Literal["json", "text"] = "json"
     """One JSON object a line, or text for people."""
-
-
-def _comma_list(value: object) -> object:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -106,6 +121,8 @@ class Settings(BaseSettings):
     """Health and metrics."""
     metrics_api: MetricsApi = Field(default_factory=MetricsApi)
     """The external metrics API."""
+    brokers: Brokers = Field(default_factory=Brokers)
+    """How Kafka brokers are asked, and what they may be shown."""
     lease: Lease = Field(default_factory=Lease)
     """Which of several operators writes."""
     resync_seconds: Annotated[float, Field(ge=1)] = 600
