@@ -57,7 +57,7 @@ class Service:
         self._applier = applier = Applier(client, self._caches, metrics)
         self._brokers = brokers = Brokers(topics, settings.kafka_seconds, queue.add)
         image, namespace = settings.gateway_image, settings.namespace
-        reader = SurroundingsReader(client, self._caches, self._references, applier, image, namespace)
+        reader = SurroundingsReader(client, self._caches, self._references, applier, image, namespace, settings.policy)
         events = EventPoster(client, settings.identity)
         finisher = Finisher(client, applier, brokers, reader, events)
         self._load = load = Load(Scraper(), gateways, self._caches, brokers.seen, settings.scrape_seconds, queue.add)

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from podpair.operator.core.policy import Policy
+
 PREFIX = "PODPAIR_OPERATOR_"
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -21,6 +23,9 @@ class SettingsError(Exception):
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
         self.faults = faults
+
+
+FieldPath = Annotated[str, Field(pattern=r"^(metadata|spec)(\.[^.\[\]\s]+)+$")]
 
 
 class _Section(BaseModel):
@@ -78,6 +83,14 @@ class Brokers(_Section):
     """Secrets with brokers' credentials that need no label, as NAMESPACE/NAME with commas; `*` stands for anything."""
 
 
+class PodTemplates(_Section):
+    """What resources may set of their pods."""
+
+    forbidden: Annotated[tuple[FieldPath, ...], BeforeValidator(_comma_list)] = ()
+    """Fields of a pod template that no resource may set, with commas: `spec.volumes.hostPath,spec.hostNetwork`. Lists are passed
+    through, and `*` stands for any field."""
+
+
 class Lease(_Section):
     """The Lease that decides which of several operators writes."""
 
@@ -123,6 +136,8 @@ class Settings(BaseSettings):
     """The external metrics API."""
     brokers: Brokers = Field(default_factory=Brokers)
     """How Kafka brokers are asked, and what they may be shown."""
+    pod_templates: PodTemplates = Field(default_factory=PodTemplates)
+    """What resources may set of their pods."""
     lease: Lease = Field(default_factory=Lease)
     """Which of several operators writes."""
     resync_seconds: Annotated[float, Field(ge=1)] = 600
@@ -137,6 +152,11 @@ class Settings(BaseSettings):
     """Resources that are reconciled at a time."""
     log: Log = Field(default_factory=Log)
     """What is logged."""
+
+    @property
+    def policy(self) -> Policy:
+        """What resources may not do."""
+        return Policy(self.brokers.allow_readable_credentials, self.brokers.secrets, self.pod_templates.forbidden)
 
 
 def _own_namespace() -> str:
