@@ -87,6 +87,14 @@ def pod_fields_refused(gateway: InferenceGateway, policy: Policy) -> list[tuple[
     ]
 
 
+def policy_faults(gateway: InferenceGateway, policy: Policy) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(place, what is wrong) of all that can be known without a cluster: the labels of Secrets can't."""
+    for field, told in pod_fields_refused(gateway, policy):
+        yield tuple(field.split(".")), told
+    for told in credentials_refused(gateway, {}, policy):
+        yield ("spec", "kafka"), told
+
+
 def _readable(gateway: InferenceGateway) -> str | None:
     """Why somebody else than the broker could read what the gateways prove themselves with; None: nobody could."""
     access = broker_access(gateway, Credentials())
