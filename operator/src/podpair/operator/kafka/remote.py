@@ -42,7 +42,9 @@ class RemoteTopics:
         """As `Topics.keep`, in a process of its broker's own. Raises CallFailed where it fails without a reason of its own."""
         access = broker_access(gateway, credentials)
         try:
-            found = await self.pool.call(access, _told(access), "keep", gateway, credentials, *more)
+            found = await self.pool.call(
+                access, _told(access), "keep", gateway, credentials, *more, user=_user(gateway)
+            )
             return _SEEN.validate_python(found)
         except ProcessFailed as failure:
             reason = Reason.CLIENT_BUSY if failure.how == "busy" else Reason.CLIENT_FAILED
@@ -54,7 +56,7 @@ class RemoteTopics:
         """As `Topics.forget`. Raises NotAnswered: try again later."""
         access = broker_access(gateway, credentials)
         try:
-            await self.pool.call(access, _told(access), "forget", gateway, credentials, *more)
+            await self.pool.call(access, _told(access), "forget", gateway, credentials, *more, user=_user(gateway))
         except CallFailed as failure:
             raise NotAnswered(str(failure)) from None
         except ProcessFailed as failure:
@@ -63,6 +65,10 @@ class RemoteTopics:
     async def close(self) -> None:
         """End all processes."""
         await self.pool.close()
+
+
+def _user(gateway: InferenceGateway) -> tuple[str, str]:
+    return gateway.metadata.namespace, gateway.metadata.name
 
 
 def _told(access: BrokerAccess) -> str:

@@ -27,8 +27,12 @@ class Limits(NamedTuple):
     """How many there are at most at the same time."""
     memory_bytes: int = 128 << 20
     """Memory of one; beyond it is ended."""
-    threads: int = 1024
+    memory_bytes_each: int = 2 << 20
+    """What it may have besides for each user of it."""
+    threads: int = 256
     """Threads of one; beyond it is ended."""
+    threads_each: int = 32
+    """What it may have besides for each user of it."""
     idle_seconds: float = 60.0
     """One that was not asked for so long is ended."""
     start_seconds: float = 60.0
@@ -53,6 +57,8 @@ class _Place:
     starting: asyncio.Lock = field(default_factory=asyncio.Lock)
     users: int = 0
     """Calls that have it, or wait for it."""
+    served: dict[Hashable, float] = field(default_factory=dict)
+    """Who has asked lately, and when."""
     trusted: bool = False
     used: float = 0.0
     wait: float = 0.0
@@ -91,10 +97,10 @@ class ProcessPool:
         """Process ids, by the names of keys."""
         return {place.name: place.process.pid for place in self._places.values() if place.process is not None}
 
-    async def call(self, key: Hashable, name: str, function: str, *args: Any) -> Any:
+    async def call(self, key: Hashable, name: str, function: str, *args: Any, user: Hashable = None) -> Any:
         """What `function` of the module returns in the process of `key`, as JSON tells it.
 
-        `name` is what logs call the key. Raises CallFailed with what the function raised, ProcessFailed
+        `name` is what logs call the key, `user` who asks: a process may be larger where many do. Raises CallFailed with what the function raised, ProcessFailed
         if there was no answer.
         """
         if self._closed:
@@ -106,6 +112,7 @@ class ProcessPool:
             place = self._places[key] = _Place(name, asyncio.Semaphore(self._limits.calls))
         self._check_back_off(place)
         place.users += 1
+        place.served[user] = self._clock()
         try:
             async with place.calls:
                 return await self._call(place, function, args)
@@ -227,11 +234,14 @@ class ProcessPool:
                     del self._places[key]
 
     def _check(self, place: _Place, process: ChildProcess, now: float) -> None:
-        usage = process.usage() if process.alive else None
-        if usage is not None and usage[0] > self._limits.memory_bytes:
-            process.kill(ProcessFailed("memory", f"it took more than {self._limits.memory_bytes >> 20} MiB of memory"))
-        elif usage is not None and usage[1] > self._limits.threads:
-            process.kill(ProcessFailed("threads", f"it made more than {self._limits.threads} threads"))
+        place.served = {user: when for user, when in place.served.items() if now - when <= _FORGET_SECONDS}
+        usage, limits, users = process.usage() if process.alive else None, self._limits, len(place.served)
+        memory = limits.memory_bytes + users * limits.memory_bytes_each
+        threads = limits.threads + users * limits.threads_each
+        if usage is not None and usage[0] > memory:
+            process.kill(ProcessFailed("memory", f"it took more memory than it may, {limits.memory_bytes >> 20} MiB"))
+        elif usage is not None and usage[1] > threads:
+            process.kill(ProcessFailed("threads", f"it made more threads than it may, {limits.threads}"))
         if not place.users and not process.alive:
             self._failed(place, process.failure)
         elif not place.users and now - place.used > self._limits.idle_seconds:
