@@ -100,8 +100,8 @@ class ProcessPool:
     async def call(self, key: Hashable, name: str, function: str, *args: Any, user: Hashable = None) -> Any:
         """What `function` of the module returns in the process of `key`, as JSON tells it.
 
-        `name` is what logs call the key, `user` who asks: a process may be larger where many do. Raises CallFailed with what the function raised, ProcessFailed
-        if there was no answer.
+        `name` is what logs call the key, `user` who asks: a process may be larger where many do.
+        Raises CallFailed with what the function raised, ProcessFailed if there was no answer.
         """
         if self._closed:
             raise ProcessFailed("closed", "it was ended")
