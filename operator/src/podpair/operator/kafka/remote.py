@@ -17,7 +17,6 @@ from podpair.operator.processes.pool import Limits, ProcessPool
 from podpair.operator.processes.process import CallFailed, ProcessFailed
 
 _MODULE = "podpair.operator.kafka.served"
-_SEEN = TypeAdapter(KafkaSeen)
 
 
 class NotAnswered(Exception):
@@ -39,44 +38,43 @@ class RemoteTopics:
         self.pool = ProcessPool(_MODULE, limits, log=log, on_change=on_change, on_failure=on_failure)
 
     async def keep(self, gateway: InferenceGateway, credentials: Credentials, *more: Any) -> KafkaSeen:
-        """As `Topics.keep`, in a process of its broker's own. Raises CallFailed where it fails without a reason of its own."""
+        """As `Topics.keep`. Raises CallFailed where that raised what it doesn't mean to."""
         access = broker_access(gateway, credentials)
         try:
-            found = await self.pool.call(
-                access, _told(access), "keep", gateway, credentials, *more, user=_user(gateway)
-            )
-            return _SEEN.validate_python(found)
+            seen: KafkaSeen = await self._run("keep", KafkaSeen, access, gateway, credentials, *more)
+            return seen
         except ProcessFailed as failure:
             reason = Reason.CLIENT_BUSY if failure.how == "busy" else Reason.CLIENT_FAILED
             return KafkaSeen(False, reason, _sentence(access, failure))
-        except ValidationError:
-            return KafkaSeen(False, Reason.CLIENT_FAILED, _sentence(access, "it sent what is no answer"))
 
     async def forget(self, gateway: InferenceGateway, credentials: Credentials, *more: Any) -> None:
         """As `Topics.forget`. Raises NotAnswered: try again later."""
         access = broker_access(gateway, credentials)
         try:
-            await self.pool.call(access, _told(access), "forget", gateway, credentials, *more, user=_user(gateway))
+            await self._run("forget", None, access, gateway, credentials, *more)
         except CallFailed as failure:
             raise NotAnswered(str(failure)) from None
         except ProcessFailed as failure:
             raise NotAnswered(_sentence(access, failure)) from None
+
+    async def _run(self, method: str, returns: Any, access: BrokerAccess, gateway: InferenceGateway, *args: Any) -> Any:
+        """What a method of `Topics` returns, which is a `returns`. Raises CallFailed, ProcessFailed."""
+        user = gateway.metadata.namespace, gateway.metadata.name
+        found = await self.pool.call(
+            access, f"the broker at {access.servers}", "run", method, gateway, *args, user=user
+        )
+        try:
+            return TypeAdapter(returns).validate_python(found)
+        except ValidationError:
+            raise ProcessFailed("protocol", "it sent what is no answer") from None
 
     async def close(self) -> None:
         """End all processes."""
         await self.pool.close()
 
 
-def _user(gateway: InferenceGateway) -> tuple[str, str]:
-    return gateway.metadata.namespace, gateway.metadata.name
-
-
-def _told(access: BrokerAccess) -> str:
-    return f"the broker at {access.servers}"
-
-
-def _sentence(access: BrokerAccess, why: object) -> str:
-    if isinstance(why, ProcessFailed) and why.how == "busy":
+def _sentence(access: BrokerAccess, why: ProcessFailed) -> str:
+    if why.how == "busy":
         return (
             f"the broker at {access.servers} could not be asked: {why}; podpair tries again. Raise the operator's"
             " brokers.processes (chart podpair-operator) where there are that many brokers"
