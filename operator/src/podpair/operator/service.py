@@ -45,9 +45,9 @@ _FINISHING = 10.0  # seconds that work under way may take when the operator stop
 class Service:
     """One operator. `run` until SIGTERM."""
 
-    def __init__(self, settings: Settings, topics: TopicKeeper) -> None:
+    def __init__(self, settings: Settings, topics: TopicKeeper, metrics: Metrics) -> None:
         self._settings = settings
-        self._metrics = metrics = Metrics()
+        self._metrics = metrics
         self._client = client = Client(metrics)
         self._queue = queue = WorkQueue(metrics)
         self._gateways = gateways = Gateways(client, settings.namespaces)
@@ -57,7 +57,7 @@ class Service:
         self._applier = applier = Applier(client, self._caches, metrics)
         self._brokers = brokers = Brokers(topics, settings.kafka_seconds, queue.add)
         image, namespace = settings.gateway_image, settings.namespace
-        reader = SurroundingsReader(client, self._caches, self._references, applier, image, namespace)
+        reader = SurroundingsReader(client, self._caches, self._references, applier, image, namespace, settings.policy)
         events = EventPoster(client, settings.identity)
         finisher = Finisher(client, applier, brokers, reader, events)
         self._load = load = Load(Scraper(), gateways, self._caches, brokers.seen, settings.scrape_seconds, queue.add)
@@ -214,6 +214,7 @@ class Service:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_FINISHING)
         self._references.stop()
+        await self._brokers.close()
         await self._health.stop()
         await self._client.stop()
         _log.info("stopped")

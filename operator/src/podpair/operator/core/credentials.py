@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from podpair.operator.core.kafka_state import Reason
 from podpair.operator.core.resource.igw import InferenceGateway
 
 _CERTIFICATE, _KEY = "tls.crt", "tls.key"
@@ -10,6 +11,14 @@ _CERTIFICATE, _KEY = "tls.crt", "tls.key"
 
 class MissingSecret(Exception):
     """A Secret, or one of its keys, isn't there. The text says which, who wants it, and what to do."""
+
+    reason = Reason.SECRET_MISSING
+
+
+class CredentialsRefused(MissingSecret):
+    """The installation's policy doesn't allow to show them to this broker. The text says why, and what to do."""
+
+    reason = Reason.CREDENTIALS_REFUSED
 
 
 @dataclass(frozen=True)

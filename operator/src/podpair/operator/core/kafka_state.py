@@ -22,6 +22,9 @@ class Reason(StrEnum):
     TOPIC_REFUSED = "TopicRefused"  # the broker won't make or change it so
     TOPIC_TOO_NARROW = "TopicHasTooFewPartitions"  # and createTopics is false
     REPARTITION_REFUSED = "RepartitionRefused"  # the results topic would have to grow, which moves homes
+    CREDENTIALS_REFUSED = "CredentialsRefused"  # the installation's policy doesn't allow to show them so
+    CLIENT_FAILED = "KafkaClientFailed"  # the process that asks the broker ended, or gave no answer
+    CLIENT_BUSY = "KafkaClientBusy"  # all such processes were busy with others
     UNEXPECTED = "BrokerFailed"  # any other answer of the broker
 
 
@@ -42,6 +45,6 @@ class KafkaSeen:
     """What was made or changed just now, a sentence each: for events. Empty where everything was as it should be."""
 
 
-def secret_missing(message: str) -> KafkaSeen:
-    """The broker was not asked, because a Secret lacks."""
-    return KafkaSeen(False, Reason.SECRET_MISSING, message)
+def not_asked(reason: Reason, message: str) -> KafkaSeen:
+    """The broker was not asked, for want of credentials that may be shown to it."""
+    return KafkaSeen(False, reason, message)

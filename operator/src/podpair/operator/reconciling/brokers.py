@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from podpair.operator.core.credentials import Credentials, MissingSecret
-from podpair.operator.core.kafka_state import KafkaSeen, secret_missing
+from podpair.operator.core.kafka_state import KafkaSeen, not_asked
 from podpair.operator.core.resource.igw import InferenceGateway
 from podpair.operator.kube.caches import Key
 from podpair.operator.logs import about
@@ -21,13 +21,16 @@ _log = logging.getLogger(__name__)
 
 
 class TopicKeeper(Protocol):
-    """What keeps topics: `podpair.operator.kafka.topics.Topics`."""
+    """What keeps topics: `podpair.operator.kafka.remote.RemoteTopics`."""
 
     async def keep(self, gateway: InferenceGateway, credentials: Credentials) -> KafkaSeen:
         """Make the topics as they are to be, and see how things stand."""
 
     async def forget(self, gateway: InferenceGateway, credentials: Credentials) -> None:
         """Delete the topics and the group."""
+
+    async def close(self) -> None:
+        """Let go of the brokers."""
 
 
 @dataclass
@@ -89,12 +92,17 @@ class Brokers:
         for key in list(self._all):
             self.stop(key)
 
+    async def close(self) -> None:
+        """Let all be, and let go of the brokers."""
+        self.stop_all()
+        await self._topics.close()
+
     async def _run(self, key: Key, kept: _Kept) -> None:
         while True:
             kept.asked.clear()
             try:
                 seen = (
-                    secret_missing(str(kept.credentials))
+                    not_asked(kept.credentials.reason, str(kept.credentials))
                     if isinstance(kept.credentials, MissingSecret)
                     else await self._topics.keep(kept.gateway, kept.credentials)
                 )

@@ -108,6 +108,12 @@ class Step:
             manifest = guarded
         around = await self._reader.read(gateway)
         self._brokers.keep(key, gateway, around.credentials)
+        if around.forbidden:
+            # What was written while it was allowed stays as it is.
+            await self._report(
+                gateway, manifest, self._seen(key, gateway, [*around.forbidden, *around.faults, *faults]), []
+            )
+            return None
         outcome = await self._applier.bring(gateway, desired(gateway, around.surroundings))
         kafka = [Event("Normal", "Kafka", one).cut() for one in self._brokers.take_changes(key)]
         faults += outcome.faults
