@@ -70,7 +70,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         f"{HERE}.initContainers[0].volumeMounts[0]: there is no volume none",
     ),
     "too short a time to stop": (
-        {"terminationGracePeriodSeconds": 10}, f"{HERE}.terminationGracePeriodSeconds: 10 is less than gateway.drain and",
+        {"terminationGracePeriodSeconds": 10},
+        "spec: inference.podTemplate.spec.terminationGracePeriodSeconds is less than gateway.drain (30s) and the 35 s after it",
     ),
     "pods that end": ({"restartPolicy": "Never"}, f"{HERE}.restartPolicy: pods of a Deployment are always restarted"),
 }  # fmt: skip

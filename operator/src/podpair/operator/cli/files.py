@@ -1,15 +1,23 @@
 """Reads the files that commands are given; what is wrong in one is told in full, and ends the command."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
+from podpair.operator.core.objects.network import network_faults
 from podpair.operator.core.reading import read
 from podpair.operator.core.resource.igw import InferenceGateway
-from podpair.operator.kube.pod_schema import pod_faults
+from podpair.operator.kube.pod_schema import Place, pod_faults
 
 file_argument = click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+
+
+def faults_offline(gateway: InferenceGateway) -> Iterator[tuple[Place, str]]:
+    """What can be told without a cluster of a resource whose fields are good."""
+    yield from pod_faults(gateway)
+    yield from network_faults(gateway)
 
 
 def read_file(file: Path, namespace: str | None = None) -> list[InferenceGateway]:
@@ -23,7 +31,7 @@ def read_file(file: Path, namespace: str | None = None) -> list[InferenceGateway
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         click.echo(f"podpair: {file}: {reason}", err=True)
         sys.exit(2)
-    contents = read(text, namespace, pod_faults)
+    contents = read(text, namespace, faults_offline)
     if contents.faults:
         count = "1 fault" if len(contents.faults) == 1 else f"{len(contents.faults)} faults"
         click.echo(f"podpair: {count} in {file}", err=True)

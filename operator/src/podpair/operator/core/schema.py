@@ -13,7 +13,7 @@ from podpair.operator.core.resource.rules import Section
 
 _KEPT = {
     "additionalProperties", "anyOf", "enum", "format", "items", "maxItems", "maxLength", "maxProperties", "maximum",
-    "minItems", "minLength", "minProperties", "minimum", "pattern", "type",
+    "minItems", "minLength", "minProperties", "minimum", "pattern", "properties", "type",
 }  # fmt: skip
 
 
@@ -59,7 +59,11 @@ def stated_default(field: FieldInfo) -> Any:
     value = field.get_default(call_default_factory=True)
     if isinstance(value, Section) and not value.RULES:
         return {}
-    dumped = TypeAdapter[Any](Any).dump_python(value, mode="json", by_alias=True, exclude_none=True)
+    # Items of a list are as they were written: an empty selector says something.
+    written = isinstance(value, tuple)
+    dumped = TypeAdapter[Any](Any).dump_python(
+        value, mode="json", by_alias=True, exclude_none=True, exclude_unset=written
+    )
     return _without_empty(dumped)
 
 
