@@ -45,6 +45,9 @@ class Api:
         path = resource_of(one).path(self.namespace, one["metadata"]["name"])
         return self._call("PATCH", f"{path}?{MANAGER}", one, "application/apply-patch+yaml")[0]
 
+    def close(self) -> None:
+        self._connection.close()
+
     def _call(self, method: str, path: str, body: Any, kind: str) -> tuple[str | None, dict[str, Any]]:
         self._connection.request(method, path, json.dumps(body), {**self._headers, "Content-Type": kind})
         response = self._connection.getresponse()
@@ -58,7 +61,9 @@ def api(cluster: ApiServer, namespace: str) -> Iterator[Api]:
         cluster.kubectl("apply", "--server-side", "-f", str(file))
     for name in foreign_crds.NAMES:
         cluster.await_kind(name)
-    yield Api(cluster, namespace)
+    asked = Api(cluster, namespace)
+    yield asked
+    asked.close()
     cluster.kubectl("delete", "crd", *foreign_crds.NAMES)
 
 

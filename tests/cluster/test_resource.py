@@ -34,7 +34,6 @@ def test_the_example_is_accepted_and_shows_its_defaults(cluster: ApiServer, name
     assert spec["kafka"]["results"] == {"partitions": 16, "retention": "1h"}
     assert spec["kafka"]["deletionPolicy"] == "Retain"
     assert spec["gateway"]["drain"] == "30s"
-    assert spec["inference"]["resources"]["requests"] == {"cpu": "500m", "memory": "512Mi"}
     assert spec["scaling"]["provider"] == "hpa"
     assert "replicas" not in spec
     # What the API server filled in is what the models would: reading it back changes nothing.

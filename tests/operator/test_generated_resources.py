@@ -1,6 +1,7 @@
 """Resources made from the CRD's schema: its schema, `podpair validate`, the operator and the gateway say the same of each.
 
-`make test-resources` makes 10,000 of them. With an API server, which alone knows the rules: tests/cluster/test_generated_resources.py.
+`make test-resources` makes 10,000 of them. An API server, which alone knows the rules, is asked in
+tests/cluster/test_generated_resources.py.
 """
 
 import os

@@ -59,11 +59,7 @@ def stated_default(field: FieldInfo) -> Any:
     value = field.get_default(call_default_factory=True)
     if isinstance(value, Section) and not value.RULES:
         return {}
-    # Items of a list are as they were written: an empty selector says something.
-    written = isinstance(value, tuple)
-    dumped = TypeAdapter[Any](Any).dump_python(
-        value, mode="json", by_alias=True, exclude_none=True, exclude_unset=written
-    )
+    dumped = TypeAdapter[Any](Any).dump_python(value, mode="json", by_alias=True, exclude_none=True)
     return _without_empty(dumped)
 
 

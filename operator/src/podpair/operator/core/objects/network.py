@@ -75,7 +75,7 @@ def network_policy(gateway: InferenceGateway, operator_namespace: str) -> list[M
 
 
 def _peer(peer: Peer) -> Manifest:
-    return peer.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return peer.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def network_faults(gateway: InferenceGateway) -> Iterator[tuple[tuple[str | int, ...], str]]:

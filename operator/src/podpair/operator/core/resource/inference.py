@@ -141,11 +141,12 @@ def _grace(spec: dict[str, Any]) -> dict[str, Any]:
     """The one field of a pod's spec that a rule of the resource is about has to be what it is there."""
     spec = {name: value for name, value in spec.items() if name != _GRACE or value is not None}
     grace = spec.get(_GRACE, 0)
-    if isinstance(grace, bool) or not isinstance(whole(grace), int):
-        raise PydanticCustomError("grace", "{name} is not a whole number", {"name": _GRACE})
+    if isinstance(grace, bool) or not isinstance(number := whole(grace), int) or number > _LONGEST_GRACE:
+        raise PydanticCustomError("grace", "{name} is not a whole number, or is too large", {"name": _GRACE})
     return spec
 
 
+_LONGEST_GRACE = 2**31 - 1
 _GRACE = "terminationGracePeriodSeconds"
 _PodSpec = Annotated[
     dict[str, Any],
@@ -157,7 +158,7 @@ _PodSpec = Annotated[
             "properties": {
                 _GRACE: {
                     "type": "integer",
-                    "format": "int64",
+                    "maximum": _LONGEST_GRACE,
                     "description": "How long a pod may take to stop; default: gateway.terminationGracePeriod, else drain and"
                     " 35 s, and never less.",
                 }

@@ -1,8 +1,8 @@
 """Who may reach the pods, as a NetworkPolicy has it: its own fields and rules, so that what is taken here is taken there."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from podpair.operator.core.resource.kinds import LABEL_VALUE, Labels, QualifiedName, named_well
 from podpair.operator.core.resource.rules import Rule, Section
@@ -26,7 +26,15 @@ def _valued(requirement: "Requirement") -> bool:
     return (requirement.operator in ("In", "NotIn")) == (len(requirement.values) > 0)
 
 
-class Requirement(Section):
+class _Written(Section):
+    """What is empty isn't written: the API server would take a NetworkPolicy with it for another one than it has."""
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if value}
+
+
+class Requirement(_Written):
     """One condition on a label."""
 
     RULES: ClassVar = (
@@ -44,7 +52,7 @@ class Requirement(Section):
     """The values, for In and NotIn."""
 
 
-class LabelSelector(Section):
+class LabelSelector(_Written):
     """Objects by their labels; `{}` is all."""
 
     RULES: ClassVar = (named_well("matchLabels"),)
@@ -54,7 +62,7 @@ class LabelSelector(Section):
     """Conditions on their labels."""
 
 
-class IpBlock(Section):
+class IpBlock(_Written):
     """Addresses."""
 
     cidr: _Cidr
