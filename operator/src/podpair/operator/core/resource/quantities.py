@@ -23,6 +23,10 @@ _COUNT = "^[+]?[0-9]+(k|Ki|[MGTPE]i?)?$"
 _RESOURCE = f"({_PLAIN})|({_HUGE_PAGES})|({EXTENDED})"
 
 
+def _counted(name: str) -> bool:
+    return "/" in name or name.startswith("hugepages-")
+
+
 def _named(resources: "Resources") -> bool:
     return all(
         re.fullmatch(_RESOURCE, name) and not name.startswith("requests.")
@@ -39,7 +43,7 @@ def _within(resources: "Resources") -> bool:
 
 def _whole(resources: "Resources") -> bool:
     values = [*resources.limits.items(), *(resources.requests or {}).items()]
-    return all(re.fullmatch(_PLAIN, name) or re.fullmatch(_COUNT, value) for name, value in values)
+    return all(not _counted(name) or re.fullmatch(_COUNT, value) for name, value in values)
 
 
 def _pages(resources: "Resources") -> bool:
@@ -59,7 +63,7 @@ def _beside_pages(resources: "Resources") -> bool:
 def _not_overcommitted(resources: "Resources") -> bool:
     limits = resources.limits
     return all(
-        re.fullmatch(_PLAIN, name) or (name in limits and exact(limits[name]) == exact(value))
+        not _counted(name) or (name in limits and exact(limits[name]) == exact(value))
         for name, value in (resources.requests or {}).items()
     )
 
@@ -77,6 +81,7 @@ def _both(condition: str) -> str:
     return f"!has(self.requests) || self.requests.all(k, {condition})"
 
 
+_COUNTED = "(k.contains('/') || k.startsWith('hugepages-'))"
 _LIMITED = "has(self.limits) && k in self.limits"
 _COMPARED = "quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k])))"
 
@@ -98,7 +103,7 @@ class Resources(Section):
             _within,
         ),
         Rule(
-            _each(f"k.matches('{_PLAIN}') || string(m[k]).matches('{_COUNT}')"),
+            _each(f"!{_COUNTED} || string(m[k]).matches('{_COUNT}')"),
             "huge pages and devices are counted in whole numbers",
             _whole,
         ),
@@ -119,7 +124,7 @@ class Resources(Section):
             _beside_pages,
         ),
         Rule(
-            _both(f"k.matches('{_PLAIN}') || {_LIMITED} && {_COMPARED} == 0"),
+            _both(f"!{_COUNTED} || {_LIMITED} && {_COMPARED} == 0"),
             "huge pages and devices are requested by their limits: leave them out of requests, or say the same in both",
             _not_overcommitted,
         ),
