@@ -1,4 +1,4 @@
-"""A resource that a newer CRD took, and this operator can't read: nothing of it is changed, and it can be deleted all the same."""
+"""A resource that a newer CRD took and this operator can't read: nothing of it is changed, and it can be deleted."""
 
 from collections.abc import Iterator
 

@@ -214,6 +214,11 @@ WRONG = {
     "an annotation without a name": Wrong(
         {"network": {"service": {"annotations": {"a/": "b"}}}}, "spec.network.service", "annotations: a name is"
     ),
+    "one Gateway twice": Wrong(
+        {"network": {"route": {"parentRefs": [{"name": "a"}, {"name": "a", "sectionName": "b"}]}}},
+        "spec.network.route",
+        "one Gateway is named twice",
+    ),
     "a peer of no kind": Wrong(
         {"network": {"networkPolicy": {"from": [{}]}}}, "spec.network.networkPolicy.from[0]", "a peer is an ipBlock, or"
     ),

@@ -66,8 +66,35 @@ class ParentRef(Section):
     """Its listener; default: all."""
 
 
+# `namespace` is a word of CEL's own.
+_SAME_PARENT = (
+    "q.name == p.name && has(q.__namespace__) == has(p.__namespace__) && "
+    "(!has(p.__namespace__) || q.__namespace__ == p.__namespace__)"
+)
+
+
+def _parents_differ(route: "Route") -> bool:
+    refs = route.parent_refs
+    for ref in refs:
+        same = [one for one in refs if (one.name, one.namespace) == (ref.name, ref.namespace)]
+        if len(same) > 1 and (
+            ref.section_name is None or [one.section_name for one in same].count(ref.section_name) > 1
+        ):
+            return False
+    return True
+
+
 class Route(Section):
     """An HTTPRoute (Gateway API) for the Service."""
+
+    RULES: ClassVar = (
+        Rule(
+            f"self.parentRefs.all(p, self.parentRefs.exists_one(q, {_SAME_PARENT}) || has(p.sectionName) && "
+            f"self.parentRefs.exists_one(q, {_SAME_PARENT} && has(q.sectionName) && q.sectionName == p.sectionName))",
+            "parentRefs: one Gateway is named twice: name a listener of it (sectionName) in each, and each once",
+            _parents_differ,
+        ),
+    )
 
     parent_refs: Annotated[tuple[ParentRef, ...], Field(min_length=1, max_length=32)]
     """The Gateways that it hangs on."""
