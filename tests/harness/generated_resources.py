@@ -60,10 +60,11 @@ _NAMES = (
     "requests.a.b/c",
     "kubernetes.io/x",
 )
-_PROPERTIES = (
-    "linger.ms", "linger_ms", "LINGER.MS", "acks", "Group_Id", "isolation.level", "socket.keepalive.enable", "ssl_ca",
-    "queue.buffering.max.ms", "client.id", "message.timeout.ms", "delivery.timeout.ms", "bootstrap_servers", "sasl.username",
-)  # fmt: skip
+_PROPERTIES = {
+    "linger.ms": "5", "socket.keepalive.enable": "true", "client.id": "a", "linger_ms": "6", "LINGER.MS": "7", "acks": "1",
+    "Group_Id": "a", "isolation.level": "read_uncommitted", "ssl_ca": "a", "queue.buffering.max.ms": "8", "a.b": "c",
+    "message.timeout.ms": "9", "delivery.timeout.ms": "x", "bootstrap_servers": "a", "sasl.username": "me",
+}  # fmt: skip
 _KEYS = ("a", "example.com/a", "A_b", "a b", "/a", "a/", "-a", "a" * 64)
 _ENV = ("A", "B", "PATH", "PODPAIR_SERVER__PORT")
 _PEEKED: dict[str, tuple[Any, ...]] = {
@@ -173,12 +174,14 @@ def _list(schema: Schema, dice: random.Random, place: Place) -> list[Any]:
 def _map(schema: Schema, dice: random.Random, place: Place) -> dict[str, Any]:
     last = place[-1]
     names = (
-        _PROPERTIES if last == "client" else ("max.message.bytes", "min.insync.replicas") if last == "config"
+        tuple(_PROPERTIES) if last == "client" else ("max.message.bytes", "min.insync.replicas") if last == "config"
         else _NAMES if last in ("requests", "limits") else _KEYS
     )  # fmt: skip
     usual = dice.random() < 0.85
     count = dice.choice((0, 1, 2, 3))
     chosen = [dice.choice(names[:3] if usual else names) for _ in range(count)]
+    if last == "client":
+        return {name: _PROPERTIES[name] for name in chosen}
     return {name: _value(schema["additionalProperties"], dice, (*place, name)) for name in chosen}
 
 

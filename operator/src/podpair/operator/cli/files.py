@@ -9,6 +9,7 @@ import click
 from podpair.operator.core.objects.network import network_faults
 from podpair.operator.core.reading import read
 from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.kafka.properties import property_faults
 from podpair.operator.kube.pod_schema import Place, pod_faults
 
 file_argument = click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
@@ -18,6 +19,7 @@ def faults_offline(gateway: InferenceGateway) -> Iterator[tuple[Place, str]]:
     """What can be told without a cluster of a resource whose fields are good."""
     yield from pod_faults(gateway)
     yield from network_faults(gateway)
+    yield from property_faults(gateway)
 
 
 def read_file(file: Path, namespace: str | None = None) -> list[InferenceGateway]:
