@@ -102,11 +102,10 @@ def generated(number: int) -> dict[str, Any]:
 
 def places(schema: Schema, value: Any, place: Place = ()) -> Iterator[tuple[Place, Schema, Any]]:
     """Every field that a value has, or might have: its place, schema and value (None: it isn't there)."""
-    if properties := schema.get("properties"):
-        for name, below in properties.items():
-            yield (*place, name), below, value.get(name) if isinstance(value, dict) else None
-            if isinstance(value, dict) and name in value:
-                yield from places(below, value[name], (*place, name))
+    if "properties" in schema and isinstance(value, dict):
+        for name, below in schema["properties"].items():
+            yield (*place, name), below, value.get(name)
+            yield from places(below, value.get(name), (*place, name))
     elif "items" in schema and isinstance(value, list):
         for at, item in enumerate(value):
             yield (*place, at), schema["items"], item
