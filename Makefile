@@ -10,7 +10,7 @@ KAFKA ?=
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-producers test-models fuzz e2e lint format lock crd proto bench bench-fanout bench-drain bench-direct bench-queued bench-whole bench-features bench-growth bench-inference bench-http bench-report images clean
+.PHONY: help setup demo test test-faults test-producers test-models test-resources fuzz e2e lint format lock crd proto bench bench-fanout bench-drain bench-direct bench-queued bench-whole bench-features bench-growth bench-inference bench-http bench-report images clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ test-producers: setup ## docs/producers.md, measured again: builds Kafka clients
 
 test-models: setup ## onnx's backend suite and models of wheels, all of them served and asked; prints the tables of docs/models.md
 	@PODPAIR_TEST_MODELS=all $(BIN)/python -m pytest tests/inference/outside tests/inference/test_rows_of_onnx_suite.py --timeout 0 $(ARGS)
+
+test-resources: setup ## 10,000 resources made from the CRD's schema, 300 of them at an API server: all who read one say the same of it
+	@PODPAIR_RESOURCES=$${PODPAIR_RESOURCES:-10000} PODPAIR_RESOURCES_AT_API=$${PODPAIR_RESOURCES_AT_API:-300} \
+	  $(BIN)/python -m pytest tests/operator/test_generated_resources.py tests/cluster/test_generated_resources.py --timeout 0 $(ARGS)
 
 fuzz: setup ## 1,000,000 frames, heads and records (or PODPAIR_FUZZ of them) for the parsers and for a gateway
 	@PODPAIR_FUZZ=$${PODPAIR_FUZZ:-1000000} $(BIN)/python -m pytest tests/gateway/fuzz --timeout 0 $(ARGS)

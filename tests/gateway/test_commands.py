@@ -145,6 +145,8 @@ def test_a_property_that_librdkafka_does_not_have(tmp_path: Path) -> None:
     messages = [json.loads(line)["message"] for line in done.stderr.splitlines() if line.startswith("{")]
     assert any("no.such" in message and message.startswith("kafka.client:") for message in messages)
     assert "Traceback" not in done.stderr
+    checked = run("config", "check", **environment)
+    assert (checked.returncode, "kafka.client: No such configuration property" in checked.stderr) == (2, True)
 
 
 def test_tokens_are_minted_for_this_machines_names_only(tmp_path: Path) -> None:

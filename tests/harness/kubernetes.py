@@ -175,7 +175,7 @@ class ApiServer(Cluster):
         )
         super().__init__(self._data / "kubeconfig")
         self.kubeconfig.write_text(yaml.safe_dump(self._credentials(token)))
-        self._headers = {"Authorization": f"Bearer {token}"}
+        self.authorization = f"Bearer {token}"
         until(self._ready, lambda: "\n".join(self._server.lines[-20:]), timeout=90)
 
     def _aggregation(self) -> list[str]:
@@ -248,7 +248,7 @@ class ApiServer(Cluster):
     def get(self, path: str) -> bytes:
         """GET of the API, as the administrator. Raises urllib.error.HTTPError."""
         context = ssl._create_unverified_context()
-        request = urllib.request.Request(self.url + path, headers=self._headers)
+        request = urllib.request.Request(self.url + path, headers={"Authorization": self.authorization})
         with urllib.request.urlopen(request, timeout=10, context=context) as answer:
             return bytes(answer.read())
 

@@ -140,6 +140,97 @@ WRONG = {
         "spec.disruptionBudget",
         "minAvailable and maxUnavailable are both set: choose one",
     ),
+    "a limit under the request": Wrong(
+        {"inference__resources": {"requests": {"cpu": "1.5"}, "limits": {"cpu": "1e0"}}},
+        "spec.inference.resources",
+        "requests may not be more than limits",
+    ),
+    "what no container has": Wrong(
+        {"gateway__resources": {"requests": {"cpu": 1, "Memory": "1Gi"}}},
+        "spec.gateway.resources",
+        "a container has cpu, memory",
+    ),
+    "a part of a device": Wrong(
+        {"inference__resources": {"limits": {"nvidia.com/gpu": ".5"}}},
+        "spec.inference.resources",
+        "huge pages and devices are counted in whole numbers",
+    ),
+    "a device that is only requested": Wrong(
+        {"inference__resources": {"requests": {"cpu": 1, "nvidia.com/gpu": 1}}},
+        "spec.inference.resources",
+        "are requested by their limits",
+    ),
+    "half a huge page": Wrong(
+        {"inference__resources": {"limits": {"hugepages-2Mi": "3Mi"}}},
+        "spec.inference.resources",
+        "huge pages are requested in multiples of their size",
+    ),
+    "cpu without the gateway's request": Wrong(
+        {"scaling": {**_SCALING, "metrics": [{"cpu": 50}]}, "gateway__resources": {"requests": {"memory": "1Gi"}}},
+        "spec",
+        "set gateway.resources.requests.cpu",
+    ),
+    "cpu with a request of none": Wrong(
+        {"scaling": {**_SCALING, "metrics": [{"cpu": 50}]}, "inference__resources": {"requests": {"cpu": "0.0"}}},
+        "spec",
+        "set inference.resources.requests.cpu",
+    ),
+    "too short a time to stop": Wrong(
+        {"gateway__drain": "500ms", "inference__podTemplate": {"spec": {"terminationGracePeriodSeconds": 35}}},
+        "spec",
+        "terminationGracePeriodSeconds is less than gateway.drain (500ms) and the 35 s after it take",
+    ),
+    "a variable with two values": Wrong(
+        {"inference__env": [{"name": "A", "value": "1", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]},
+        "spec.inference.env[0]",
+        "value and valueFrom are both set: choose one",
+    ),
+    "two volumes at one place": Wrong(
+        {"inference__volumes": [{"name": n, "mountPath": "/m", "source": {"emptyDir": {}}} for n in "ab"]},
+        "spec.inference",
+        "two are mounted at one place",
+    ),
+    "a volume of podpair's": Wrong(
+        {"inference__volumes": [{"name": "podpair-tmp", "mountPath": "/m", "source": {"emptyDir": {}}}]},
+        "spec.inference.volumes[0]",
+        "are podpair's own: choose others",
+    ),
+    "the name of the other topic": Wrong(
+        {"kafka__requests": {"name": "default.digits.results"}}, "spec.kafka", "ends as the results topic is called"
+    ),
+    "the name of the dead letters": Wrong(
+        {"kafka__requests": {"name": "a"}, "kafka__results": {"name": "a.dlq"}},
+        "spec.kafka",
+        "that of the dead letters",
+    ),
+    "a property under both its names": Wrong(
+        {"kafka__client": {"linger.ms": "5", "QUEUE_buffering.max.ms": "6"}}, "spec.kafka", "a property is set twice"
+    ),
+    "a session that outlasts Kafka's": Wrong(
+        {"kafka__consumerGroup": {"sessionTimeout": "1h1s"}},
+        "spec.kafka.consumerGroup",
+        "sessionTimeout (1h1s) is more than 1h",
+    ),
+    "an annotation without a name": Wrong(
+        {"network": {"service": {"annotations": {"a/": "b"}}}}, "spec.network.service", "annotations: a name is"
+    ),
+    "one Gateway twice": Wrong(
+        {"network": {"route": {"parentRefs": [{"name": "a"}, {"name": "a", "sectionName": "b"}]}}},
+        "spec.network.route",
+        "one Gateway is named twice",
+    ),
+    "a peer of no kind": Wrong(
+        {"network": {"networkPolicy": {"from": [{}]}}}, "spec.network.networkPolicy.from[0]", "a peer is an ipBlock, or"
+    ),
+    "a selector's operator without values": Wrong(
+        {
+            "network": {
+                "networkPolicy": {"from": [{"podSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}]}
+            }
+        },
+        "spec.network.networkPolicy.from[0].podSelector.matchExpressions[0]",
+        "values go with the operators In and NotIn",
+    ),
     "a long name": Wrong({"name": "d" * 53}, "", "metadata.name must be at most 52 lower-case letters"),
     "a name that begins with a digit": Wrong({"name": "3d"}, "", "and begin with a letter"),
 }

@@ -45,7 +45,10 @@ FULL: dict[str, Any] = {
             for direction in ("scaleUp", "scaleDown")
         },
     },
-    "network": {"ingress": {"host": "digits.example", "tlsSecretName": "tls"}},
+    "network": {
+        "ingress": {"host": "digits.example", "tlsSecretName": "tls"},
+        "networkPolicy": {"from": [{"podSelector": {}}], "operationsFrom": [{"podSelector": {}}]},
+    },
     "disruptionBudget": {"maxUnavailable": 1},
     "tracing": {"endpoint": "http://collector:4318/v1/traces"},
 }
@@ -59,6 +62,27 @@ BESIDES: dict[str, dict[str, Any]] = {
     "disruptionBudget.minAvailable": {"disruptionBudget": {"minAvailable": 1}},
     "scaling.prometheusUrl": {"scaling": KEDA},
 }
+PEERS: dict[str, tuple[Any, Any]] = {
+    **{
+        f"{selector}.{path}": ({selector: one}, {selector: other})
+        for selector in ("podSelector", "namespaceSelector")
+        for path, one, other in (
+            ("matchLabels", {}, {"matchLabels": {"a": "b"}}),
+            *(
+                (f"matchExpressions[].{name}", *({"matchExpressions": [{"key": "a", **it}]} for it in both))
+                for name, both in {
+                    "key": ({"operator": "Exists"}, {"key": "b", "operator": "Exists"}),
+                    "operator": ({"operator": "Exists"}, {"operator": "DoesNotExist"}),
+                    "values": ({"operator": "In", "values": ["a"]}, {"operator": "In", "values": ["b"]}),
+                }.items()
+            ),
+        )
+    },
+    "ipBlock.cidr": ({"ipBlock": {"cidr": "10.0.0.0/8"}}, {"ipBlock": {"cidr": "11.0.0.0/8"}}),
+    "ipBlock.except": (
+        {"ipBlock": {"cidr": "10.0.0.0/8"}}, {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}
+    ),
+}  # fmt: skip
 # What can't be told from the schema: both values, of the field or of what it is part of.
 VALUES: dict[str, tuple[str, Any, Any]] = {
     "gateway.auth.disabled": ("gateway.auth", {"jwksUrl": "https://one"}, {"disabled": True}),
@@ -68,7 +92,6 @@ VALUES: dict[str, tuple[str, Any, Any]] = {
         [{"name": "d", "versions": [{"version": "1", "weight": 90}, {"version": "2", "weight": 10}]}],
     ),
     "inference.podTemplate.metadata": ("inference.podTemplate.metadata", {}, {"labels": {"team": "ml"}}),
-    "inference.podTemplate.spec": ("inference.podTemplate.spec", {}, {"nodeSelector": {"gpu": "yes"}}),
     "inference.env[].valueFrom": ("inference.env[1].valueFrom", {"fieldRef": {"fieldPath": "a"}}, {"b": {}}),
     "gateway.env[].valueFrom": ("gateway.env[1].valueFrom", {"fieldRef": {"fieldPath": "a"}}, {"b": {}}),
     "inference.volumes[].source": ("inference.volumes[0].source", {"emptyDir": {}}, {"hostPath": {}}),
@@ -77,10 +100,19 @@ VALUES: dict[str, tuple[str, Any, Any]] = {
     "gateway.origins": ("gateway.origins", ["https://one"], ["https://two"]),
     "gateway.terminationGracePeriod": ("gateway.terminationGracePeriod", "100s", "101s"),
     "inference.resources.requests": ("inference.resources.requests", {"cpu": 1}, {"cpu": 2}),
+    "gateway.resources.requests": ("gateway.resources.requests", {"cpu": 1}, {"cpu": 2}),
+    "inference.podTemplate.spec.terminationGracePeriodSeconds": (
+        "inference.podTemplate.spec",
+        {},
+        {"terminationGracePeriodSeconds": 600},
+    ),
+    **{
+        f"network.networkPolicy.{field}[].{path}": (f"network.networkPolicy.{field}[0]", *both)
+        for field in ("from", "operationsFrom")
+        for path, both in PEERS.items()
+    },
     **{path: (path, 64, 65) for path in ("kafka.requests.partitions", "kafka.results.partitions")},
     "kafka.bootstrapServers": ("kafka.bootstrapServers", "one:1", "two:2"),
-    "network.networkPolicy.from": ("network.networkPolicy.from", [], [{"podSelector": {}}]),
-    "network.networkPolicy.operationsFrom": ("network.networkPolicy.operationsFrom", [], [{"podSelector": {}}]),
     "scaling.behavior.scaleUp.policies[].type": ("scaling.behavior.scaleUp.policies[0].type", "Pods", "Percent"),
     "scaling.metrics[].cpu": ("scaling.metrics", [{"cpu": 50}], [{"cpu": 60}]),
     "scaling.metrics[].latency": ("scaling.metrics", [{"latency": "50ms"}], [{"latency": "60ms"}]),
@@ -113,7 +145,7 @@ def put(spec: dict[str, Any], path: str, value: Any) -> None:
     below: Any = spec
     for step in way:
         below = below[int(step)] if isinstance(below, list) else below.setdefault(step, {})
-    below[last] = value
+    below[int(last) if isinstance(below, list) else last] = value
 
 
 def values(path: str, schema: dict[str, Any]) -> tuple[str, Any, Any]:
@@ -135,7 +167,7 @@ def values(path: str, schema: dict[str, Any]) -> tuple[str, Any, Any]:
     if schema["type"] == "object":
         return path, {}, {"nvidia.com/gpu": "1"}
     pattern = schema.get("pattern", "")
-    if "ms|s|m|h" in pattern:
+    if "ms)?" in pattern:
         return path, "6s", "7s"
     start = {"^/": "/", "^https?": "https://"}
     begin = next((text for sign, text in start.items() if pattern.startswith(sign)), "")

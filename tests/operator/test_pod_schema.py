@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from harness.resources import resource
+from podpair.operator.cli.files import faults_offline
 from podpair.operator.core.objects.pods import pod_template
 from podpair.operator.core.reading import read
 from podpair.operator.core.resource.igw import InferenceGateway
@@ -70,7 +71,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         f"{HERE}.initContainers[0].volumeMounts[0]: there is no volume none",
     ),
     "too short a time to stop": (
-        {"terminationGracePeriodSeconds": 10}, f"{HERE}.terminationGracePeriodSeconds: 10 is less than gateway.drain and",
+        {"terminationGracePeriodSeconds": 10},
+        "spec: inference.podTemplate.spec.terminationGracePeriodSeconds is less than gateway.drain (30s) and the 35 s after it",
     ),
     "pods that end": ({"restartPolicy": "Never"}, f"{HERE}.restartPolicy: pods of a Deployment are always restarted"),
 }  # fmt: skip
@@ -151,3 +153,45 @@ def test_a_variable_of_the_user_comes_over_the_operators() -> None:
     for one, variable in ((spec["containers"][0], mine), (spec["initContainers"][0], model)):
         assert [found for found in one["env"] if found["name"] == variable["name"]] == [variable]
     assert faults(gateway__env=[mine], kafka__consumerGroup={"staticMembership": True}) == []
+
+
+@pytest.mark.parametrize(
+    ("client", "said"),
+    [
+        ({"linger.msec": "5"}, 'spec.kafka.client.linger.msec: No such configuration property: "linger.msec"'),
+        (
+            {"LINGER_MS": "soon"},
+            'spec.kafka.client.LINGER_MS: Invalid value for configuration property "queue.buffering.max.ms"',
+        ),
+        ({"socket.timeout.ms": "1"}, "value 1 is outside allowed range"),
+        ({"security.protocol": "TLS"}, 'Invalid value "TLS" for configuration property "security.protocol"'),
+    ],
+)
+def test_a_property_that_librdkafka_refuses(client: dict[str, str], said: str) -> None:
+    (fault,) = read(yaml.safe_dump(resource(kafka__client=client)), check=faults_offline).faults
+    assert said in f"{fault.field}: {fault.message}"
+
+
+def test_properties_of_files_and_of_consumers_are_good() -> None:
+    client = {
+        "ssl.ca.location": "/not/here", "fetch.wait.max.ms": "5", "sasl.mechanism": "GSSAPI",
+        "plugin.library.paths": "none", "sasl.username": "me",
+    }  # fmt: skip
+    assert read(yaml.safe_dump(resource(kafka__client=client)), check=faults_offline).faults == []
+
+
+def test_networks_that_are_left_out_lie_within_the_one_that_is_meant() -> None:
+    blocks = [
+        {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16", "11.0.0.0/16", "10.0.0.0/8"]},
+        {"cidr": "::/0", "except": ["fd00::/8"]},
+    ]
+    policy = {
+        "from": [{"ipBlock": block} for block in blocks],
+        "operationsFrom": [{"ipBlock": {"cidr": "::/1", "except": ["1.0.0.0/8"]}}],
+    }
+    told = read(yaml.safe_dump(resource(network={"networkPolicy": policy})), check=faults_offline).faults
+    assert [f"{fault.field}: {fault.message}" for fault in told] == [
+        "spec.network.networkPolicy.from[0].ipBlock.except[1]: 11.0.0.0/16 doesn't lie within 10.0.0.0/8, or is all of it",
+        "spec.network.networkPolicy.from[0].ipBlock.except[2]: 10.0.0.0/8 doesn't lie within 10.0.0.0/8, or is all of it",
+        "spec.network.networkPolicy.operationsFrom[0].ipBlock.except[0]: 1.0.0.0/8 doesn't lie within ::/1, or is all of it",
+    ]

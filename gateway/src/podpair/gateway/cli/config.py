@@ -15,7 +15,7 @@ from podpair.gateway.config.load import ConfigError, load
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.masking import MASK, is_secret, masked
 from podpair.gateway.http.tls import certificate_of
-from podpair.gateway.kafka.clients import check_files, client_secrets
+from podpair.gateway.kafka.clients import check_files, check_properties, client_secrets
 
 _PAGE = """\
 # Configuring the gateway
@@ -51,6 +51,7 @@ def check(path: Path | None) -> None:
             faults += error.faults
     if faults:
         raise ConfigError(faults)
+    check_properties(config.kafka)  # with all files that it needs
     click.echo("the configuration is good")
 
 

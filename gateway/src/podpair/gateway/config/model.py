@@ -311,7 +311,7 @@ class Requests(Section):
     """How the group shares its partitions out: `classic`, by its members, on any broker; `consumer` (KIP-848), by the broker,
     from Kafka 4.0 on: nobody waits for anybody else. A fleet can be changed over one gateway after the other: while the group is
     of the other kind a gateway joins it as such, and once all want `consumer` they change together (docs/design.md)."""
-    session_timeout_seconds: PositiveSeconds = 45
+    session_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 45
     """After so long without a sign of life the group takes this member's partitions away. With protocol `consumer` the broker's
     group.consumer.session.timeout.ms says how long."""
     partitions: Count = 8

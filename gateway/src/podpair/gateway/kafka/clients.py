@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.config.model import Config, Kafka
@@ -67,6 +67,16 @@ def check_files(config: Kafka) -> None:
                 faults.append(f"kafka.client.{name}: {path}: {error.strerror}")
     if faults:
         raise ConfigError(faults)
+
+
+def check_properties(config: Kafka) -> None:
+    """Raises ConfigError where librdkafka refuses a property, by name or value. It asks no broker."""
+    given = {name: value for name, value in config.client.items() if name != "plugin.library.paths"}
+    try:
+        Producer({**given, **client_secrets(config)}, logger=logging.getLogger("podpair.gateway.kafka.librdkafka"))
+    except (KafkaException, TypeError, ValueError) as error:
+        words = error.args[0].str() if isinstance(error, KafkaException) else error
+        raise ConfigError([f"kafka.client: {str(words).strip()}"]) from None
 
 
 def client_secrets(config: Kafka) -> dict[str, str]:

@@ -9,12 +9,21 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from podpair.operator.config.settings import FieldPath
+from podpair.operator.core.objects.network import network_faults
 from podpair.operator.core.policy import Policy, policy_faults
 from podpair.operator.core.reading import read
 from podpair.operator.core.resource.igw import InferenceGateway
-from podpair.operator.kube.pod_schema import pod_faults
+from podpair.operator.kafka.properties import property_faults
+from podpair.operator.kube.pod_schema import Place, pod_faults
 
 file_argument = click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+
+
+def faults_offline(gateway: InferenceGateway) -> Iterator[tuple[Place, str]]:
+    """What can be told without a cluster of a resource whose fields are good."""
+    yield from pod_faults(gateway)
+    yield from network_faults(gateway)
+    yield from property_faults(gateway)
 
 
 def read_policy(file: Path) -> Policy:
@@ -64,8 +73,8 @@ def read_file(file: Path, namespace: str | None = None, policy: Policy | None = 
         click.echo(f"podpair: {file}: {reason}", err=True)
         sys.exit(2)
 
-    def faults(gateway: InferenceGateway) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        yield from pod_faults(gateway)
+    def faults(gateway: InferenceGateway) -> Iterator[tuple[Place, str]]:
+        yield from faults_offline(gateway)
         if policy is not None:
             yield from policy_faults(gateway, policy)
 

@@ -11,7 +11,7 @@ from typing import Any
 from podpair.operator.core.external_api_state import ExternalApiSeen
 from podpair.operator.core.kafka_state import KafkaSeen
 from podpair.operator.core.objects.naming import Manifest, selector
-from podpair.operator.core.objects.pods import fixed_replicas
+from podpair.operator.core.objects.pods import containers_without_cpu, fixed_replicas, pod_template
 from podpair.operator.core.problems import Problem, problems, stuck
 from podpair.operator.core.progress import RECONCILING, STALLED, progress
 from podpair.operator.core.resource.igw import InferenceGateway
@@ -204,11 +204,17 @@ def _kafka(seen: KafkaSeen | None, last: _Told | None) -> _Told:
 def _scaling(gateway: InferenceGateway, autoscaler: Manifest | None, external: ExternalApiSeen | None) -> _Told:
     fixed = fixed_replicas(gateway)
     if fixed is not None:
-        return _Told("True", "Fixed", f"the number of pods is fixed at {fixed}")
+        return _Told("True", "Fixed", _fixed(gateway, fixed))
     wanted = gateway.spec.scaling
     who = "KEDA" if wanted.provider == "keda" else "the HorizontalPodAutoscaler"
     by_others = wanted.provider == "keda" or all(metric.cpu is not None for metric in wanted.metrics)
     why = "" if external is None or external.served or by_others else f"; {external.message}"
+    if without := _without_cpu(gateway):
+        message = (
+            f"scaling by cpu is measured against what the containers request, and {without} of inference.podTemplate"
+            " requests no CPU: set its resources.requests.cpu, or scale by another metric"
+        )
+        return _Told("False", "MissingCPURequest", message)
     conditions = {one["type"]: one for one in ((autoscaler or {}).get("status") or {}).get("conditions") or []}
     for kind in ("AbleToScale", "ScalingActive") if wanted.provider == "hpa" else ("Ready",):
         one = conditions.get(kind)
@@ -219,6 +225,24 @@ def _scaling(gateway: InferenceGateway, autoscaler: Manifest | None, external: E
         return _Told("Unknown", "NotScaledYet", f"{who} has not looked at it yet{why}")
     measures = ", ".join(sorted({name for metric in wanted.metrics for name in metric.model_fields_set}))
     return _Told("True", "Autoscaled", f"{wanted.min} to {wanted.max} pods by {measures}")
+
+
+def _fixed(gateway: InferenceGateway, fixed: int) -> str:
+    scaling = gateway.spec.scaling
+    if gateway.spec.replicas is None:
+        return f"the number of pods is fixed at {fixed}: scaling.min and scaling.max are the same"
+    message = f"spec.replicas (kubectl scale sets it) fixes the number of pods at {fixed}"
+    if scaling.min == scaling.max:
+        return message
+    return (
+        f"{message}, and nothing scales them; for {scaling.min} to {scaling.max} pods again take it out:"
+        f' kubectl patch igw {gateway.metadata.name} --type=merge -p \'{{"spec":{{"replicas":null}}}}\''
+    )
+
+
+def _without_cpu(gateway: InferenceGateway) -> str:
+    spec = pod_template(gateway, "", {})["spec"]
+    return " and ".join(str(one.get("name")) for one in containers_without_cpu(gateway, spec))
 
 
 def _degraded(wrong: Sequence[Problem], kafka: _Told, scaling: _Told) -> _Told:

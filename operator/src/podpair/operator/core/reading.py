@@ -12,7 +12,21 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from podpair.operator.core.resource.igw import API_VERSION, KIND, InferenceGateway
-from podpair.operator.core.resource.kinds import DURATION, DURATION_OR_ZERO, QUANTITY
+from podpair.operator.core.resource.kinds import (
+    DURATION,
+    DURATION_OR_ZERO,
+    HOST,
+    IMAGE,
+    KEY,
+    MOUNT_PATH,
+    NAME,
+    OBJECT_NAME,
+    QUALIFIED_NAME,
+    QUANTITY,
+    SERVERS,
+    URL,
+    URL_PATH,
+)
 from podpair.operator.core.resource.rules import BROKEN_RULES
 
 _KINDS = {
@@ -27,7 +41,17 @@ _KINDS = {
 _PATTERNS = {
     DURATION: "a duration such as 50ms, 20s, 5m or 1h30m",
     DURATION_OR_ZERO: "a duration such as 0s, 20s, 5m or 1h30m",
+    HOST: "a DNS name such as digits.example, in lower-case letters",
+    IMAGE: "an image: there is a space in it, or nothing",
+    KEY: "a key: letters, digits, -, _ and . are",
+    MOUNT_PATH: "a path such as /models, without a colon",
+    NAME: "a name: lower-case letters, digits and hyphens between them are",
+    OBJECT_NAME: "a name: lower-case letters and digits, with single hyphens and dots between them, are",
+    QUALIFIED_NAME: "a label's name such as kubernetes.io/hostname",
     QUANTITY: "a quantity such as 500m, 2, 512Mi or 1Gi",
+    SERVERS: "host:port, several with commas",
+    URL: "a URL such as https://login.example/keys",
+    URL_PATH: "a path such as /digits: without //, /., /.. and %2F, with spaces and all that is no part of a path as %20",
 }
 # Fields of a pod's spec that are looked for where a container's are.
 _OF_PODS = {

@@ -13,7 +13,7 @@ from podpair.operator.core.resource.rules import Section
 
 _KEPT = {
     "additionalProperties", "anyOf", "enum", "format", "items", "maxItems", "maxLength", "maxProperties", "maximum",
-    "minItems", "minLength", "minProperties", "minimum", "pattern", "type",
+    "minItems", "minLength", "minProperties", "minimum", "pattern", "properties", "type",
 }  # fmt: skip
 
 

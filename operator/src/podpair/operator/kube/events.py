@@ -10,12 +10,12 @@ import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 
 from podpair.operator.core.events import Event
-from podpair.operator.core.resource.igw import API_VERSION, KIND, InferenceGateway
+from podpair.operator.core.resource.igw import API_VERSION, KIND, Metadata
 from podpair.operator.kube.client import ApiError, Client
 from podpair.operator.kube.kinds import EVENT
 from podpair.operator.logs import about
@@ -28,6 +28,13 @@ _REFILL = 20.0  # … and one more every so many seconds
 _KNOWN = 4096  # events that are remembered
 
 
+class Named(Protocol):
+    """A resource, understood or not."""
+
+    @property
+    def metadata(self) -> Metadata: ...
+
+
 class EventPoster:
     """Posts to the events API; what fails is logged, and not tried again: an event is news or nothing."""
 
@@ -37,7 +44,7 @@ class EventPoster:
         self._known: OrderedDict[tuple[str, Event], tuple[str, int, float]] = OrderedDict()  # name, count, when
         self._budget: dict[str, tuple[float, float]] = {}  # events left, as of when
 
-    async def post(self, gateway: InferenceGateway, events: Iterable[Event]) -> None:
+    async def post(self, gateway: Named, events: Iterable[Event]) -> None:
         """Tell what happened. Raises NotLeading."""
         where = about(gateway.metadata.namespace, gateway.metadata.name)
         for event in events:
@@ -60,7 +67,7 @@ class EventPoster:
         self._budget[uid] = (max(left - 1, 0.0), now)
         return left >= 1
 
-    async def _post(self, gateway: InferenceGateway, event: Event) -> None:
+    async def _post(self, gateway: Named, event: Event) -> None:
         metadata = gateway.metadata
         now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         known = (metadata.uid or "", event)
@@ -83,7 +90,7 @@ class EventPoster:
         if len(self._known) > _KNOWN:
             self._known.popitem(last=False)
 
-    def _manifest(self, gateway: InferenceGateway, event: Event, name: str, now: str) -> dict[str, Any]:
+    def _manifest(self, gateway: Named, event: Event, name: str, now: str) -> dict[str, Any]:
         metadata = gateway.metadata
         return {
             "apiVersion": EVENT.api_version,

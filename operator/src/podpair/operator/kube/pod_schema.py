@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 import kubernetes.client
 from pydantic import ValidationError
 
+from podpair.operator.core.objects.naming import Manifest
 from podpair.operator.core.objects.overlay import KEYS, identity
-from podpair.operator.core.objects.pods import pod_template
+from podpair.operator.core.objects.pods import containers_without_cpu, pod_template
 from podpair.operator.core.reading import suggest
-from podpair.operator.core.resource.gateway import STOPPING_SECONDS
 from podpair.operator.core.resource.igw import InferenceGateway
-from podpair.operator.core.resource.kinds import whole_seconds
 
 Place = tuple[str | int, ...]
 _QUANTITIES = frozenset({"capacity", "divisor", "limits", "overhead", "requests", "sizeLimit"})
@@ -43,7 +42,7 @@ def pod_faults(gateway: InferenceGateway) -> Iterator[PodFault]:
     template = pod_template(gateway, "image", {})
     found = [*_names(template, "V1PodTemplateSpec", ()), *_types(template), *_twice(template, ())]
     if not found:
-        found = list(_meaning(gateway, template["spec"]))
+        found = [*_meaning(template["spec"]), *_without_cpu(gateway, template["spec"])]
     for place, message in found:
         origin, exact = _origin(gateway, template, place)
         yield PodFault(origin, message if exact else f"the pod's {_path(template, place)}: {message}")
@@ -110,7 +109,7 @@ def _twice(value: Any, place: Place) -> Iterator[tuple[Place, str]]:
             seen.add(known)
 
 
-def _meaning(gateway: InferenceGateway, spec: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+def _meaning(spec: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
     """What the schema can't say."""
     names: set[str] = set()
     volumes = {one["name"] for one in spec.get("volumes") or []}
@@ -132,15 +131,21 @@ def _meaning(gateway: InferenceGateway, spec: Mapping[str, Any]) -> Iterator[tup
             for number, variable in enumerate(one.get("env") or []):
                 if variable.get("value") and variable.get("valueFrom"):
                     yield (*here, "env", number), "it has both a value and a valueFrom"
-    least = whole_seconds(gateway.spec.gateway.drain) + STOPPING_SECONDS
-    grace = spec.get("terminationGracePeriodSeconds")
-    if isinstance(grace, int) and grace < least:
-        message = (
-            f"{grace} is less than gateway.drain and the {STOPPING_SECONDS} s after it take ({least}): leave it out"
-        )
-        yield ("spec", "terminationGracePeriodSeconds"), message
     if spec.get("restartPolicy", "Always") != "Always":
         yield ("spec", "restartPolicy"), "pods of a Deployment are always restarted: leave it out"
+
+
+def _without_cpu(gateway: InferenceGateway, spec: Manifest) -> Iterator[tuple[Place, str]]:
+    """Containers that keep an autoscaler from scaling by CPU for ever."""
+    found = {container["name"] for container in containers_without_cpu(gateway, spec)}
+    for kind in ("initContainers", "containers"):
+        for at, one in enumerate(spec.get(kind) or []):
+            if one["name"] in found:
+                message = (
+                    f"container {one['name']} requests no CPU, which scaling by cpu is measured against:"
+                    " set its resources.requests.cpu, or scale by another metric"
+                )
+                yield ("spec", kind, at), message
 
 
 def _origin(gateway: InferenceGateway, template: Mapping[str, Any], place: Place) -> tuple[Place, bool]:

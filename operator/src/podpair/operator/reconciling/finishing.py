@@ -6,11 +6,12 @@ reached is asked again for a while, then its topics are left, and an event says 
 
 import datetime as dt
 import logging
+from typing import NamedTuple
 
 from podpair.operator.core.credentials import MissingSecret
 from podpair.operator.core.events import Event
 from podpair.operator.core.objects.naming import Manifest, requests_topic, results_topic
-from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.core.resource.igw import InferenceGateway, Metadata
 from podpair.operator.kube.client import Client
 from podpair.operator.kube.events import EventPoster
 from podpair.operator.kube.kinds import AUTOSCALER, DEPLOYMENT, GATEWAY, POD, SCALED_OBJECT
@@ -23,6 +24,10 @@ _log = logging.getLogger(__name__)
 FINALIZER = "podpair.dev/topics"
 GIVE_UP_SECONDS = 600.0
 _AGAIN_SECONDS = 10.0
+
+
+class _NotUnderstood(NamedTuple):
+    metadata: Metadata
 
 
 class Finisher:
@@ -69,6 +74,17 @@ class Finisher:
             await self._events.post(gateway, [told])
         await self._take_off(manifest)
         return None
+
+    async def let_go(self, manifest: Manifest) -> None:
+        """A resource that isn't understood goes, too; which topics are its own can't be told, so they stay.
+
+        Raises ApiError, NotLeading.
+        """
+        if FINALIZER in _finalizers(manifest):
+            left = _NotUnderstood(Metadata.model_validate(manifest["metadata"]))
+            message = "this operator can't read the resource: its topics, if it has any, are left as they are"
+            await self._events.post(left, [Event("Warning", "TopicsLeft", message)])
+            await self._take_off(manifest)
 
     async def _forget(self, gateway: InferenceGateway) -> str | None:
         """Delete the topics; None where they are gone, else why they aren't."""

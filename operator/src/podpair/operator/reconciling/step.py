@@ -77,7 +77,11 @@ class Step:
         try:
             gateway = InferenceGateway.model_validate({**manifest, "status": None})
         except ValidationError as error:
-            await self._not_understood(manifest, error)
+            if "deletionTimestamp" in manifest["metadata"]:
+                self._brokers.stop(key)
+                await self._finisher.let_go(manifest)
+            else:
+                await self._not_understood(manifest, error)
             return None
         if "deletionTimestamp" in manifest["metadata"]:
             return await self._finisher.finish(gateway, manifest)

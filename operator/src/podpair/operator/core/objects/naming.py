@@ -79,6 +79,10 @@ def brokers_from_elsewhere(gateway: InferenceGateway) -> str:
 
     def whole(server: str) -> str:
         host, _, port = server.rpartition(":")
-        return server if "." in host or host == "localhost" else f"{host}.{gateway.metadata.namespace}.svc:{port}"
+        return (
+            server
+            if "." in host or host == "localhost" or host.startswith("[")
+            else f"{host}.{gateway.metadata.namespace}.svc:{port}"
+        )
 
     return ",".join(map(whole, gateway.spec.kafka.bootstrap_servers.split(",")))

@@ -1,11 +1,15 @@
 """How clients reach the pods and who may; what keeps pods up while nodes go; what Prometheus scrapes."""
 
+from collections.abc import Iterator
+from functools import partial
+from ipaddress import ip_network
 from typing import Any
 
 from podpair.operator.core.objects.naming import Manifest, metadata, selector
 from podpair.operator.core.resource.igw import InferenceGateway
 from podpair.operator.core.resource.kinds import OPERATIONS_PORT, PUBLIC_PORT
 from podpair.operator.core.resource.network import Ingress, Route
+from podpair.operator.core.resource.peers import Peer
 
 _NAMESPACE_NAME = "kubernetes.io/metadata.name"
 
@@ -48,12 +52,12 @@ def network_policy(gateway: InferenceGateway, operator_namespace: str) -> list[M
         return []
     public: dict[str, Any] = {"ports": [{"port": PUBLIC_PORT, "protocol": "TCP"}]}
     if wanted.from_:
-        public["from"] = list(wanted.from_)
+        public["from"] = [_peer(one) for one in wanted.from_]
     # Every namespace has this label from the API server; no user can take another's.
     operator = {"namespaceSelector": {"matchLabels": {_NAMESPACE_NAME: operator_namespace}}}
     operations = {
         "ports": [{"port": OPERATIONS_PORT, "protocol": "TCP"}],
-        "from": [operator, *wanted.operations_from],
+        "from": [operator, *map(_peer, wanted.operations_from)],
     }
     spec = {
         "podSelector": {"matchLabels": selector(gateway)},
@@ -68,6 +72,24 @@ def network_policy(gateway: InferenceGateway, operator_namespace: str) -> list[M
             "spec": spec,
         }
     ]
+
+
+def _peer(peer: Peer) -> Manifest:
+    return peer.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def network_faults(gateway: InferenceGateway) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """What an API server would refuse of the NetworkPolicy, and no schema can say: where in the resource, and what."""
+    policy = gateway.spec.network.network_policy
+    for field, peers in (("from", policy.from_), ("operationsFrom", policy.operations_from)):
+        for at, peer in enumerate(peers):
+            if peer.ip_block is None:
+                continue
+            whole = ip_network(peer.ip_block.cidr, strict=False)
+            for number, part in enumerate(map(partial(ip_network, strict=False), peer.ip_block.except_)):
+                if part.version != whole.version or part == whole or not part.subnet_of(whole):  # type: ignore[arg-type]
+                    place = ("spec", "network", "networkPolicy", field, at, "ipBlock", "except", number)
+                    yield place, f"{part} doesn't lie within {whole}, or is all of it"
 
 
 def operator_namespace_of(policy: Manifest) -> str | None:

@@ -4,6 +4,7 @@ Inference is a restartable init container (a native sidecar) whose startupProbe 
 Kubernetes stops the gateway first. Every pod passes the `restricted` Pod Security Standard unless an overlay undoes it.
 """
 
+import re
 from typing import Any
 
 from podpair.operator.core.objects.naming import Manifest, labels, metadata, selector
@@ -20,10 +21,12 @@ from podpair.operator.core.objects.settings import (
 )
 from podpair.operator.core.resource.gateway import LEAVING_SECONDS, STOPPING_SECONDS
 from podpair.operator.core.resource.igw import InferenceGateway
-from podpair.operator.core.resource.inference import InferenceResources, Probe, Resources, Variable
+from podpair.operator.core.resource.inference import Probe, Variable
 from podpair.operator.core.resource.kinds import OPERATIONS_PORT, PUBLIC_PORT, whole_seconds
+from podpair.operator.core.resource.quantities import Resources
 
 _CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+_LONGEST_SECONDS = 2**31 - 1  # Kubernetes counts them in 32 bits
 _PROGRESS_SECONDS = 300  # for scheduling and pulling, besides what the model may take to load
 
 
@@ -33,7 +36,7 @@ def deployment(gateway: InferenceGateway, image: str, checksums: dict[str, str])
         "selector": {"matchLabels": selector(gateway)},
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0}},
         "revisionHistoryLimit": 3,
-        "progressDeadlineSeconds": _startup_seconds(gateway) + _PROGRESS_SECONDS,
+        "progressDeadlineSeconds": min(_startup_seconds(gateway) + _PROGRESS_SECONDS, _LONGEST_SECONDS),
         "template": pod_template(gateway, image, checksums),
     }
     replicas = fixed_replicas(gateway)
@@ -78,7 +81,38 @@ def pod_template(gateway: InferenceGateway, image: str, checksums: dict[str, str
     laid = gateway.spec.inference.pod_template
     over = {name: part for name, part in (("metadata", laid.metadata), ("spec", laid.spec)) if part is not None}
     # The selector's labels come last: without them the Deployment would not know its own pods.
-    return overlay(overlay(template, over), {"metadata": {"labels": selector(gateway)}})
+    made = overlay(overlay(template, over), {"metadata": {"labels": selector(gateway)}})
+    if isinstance(made["spec"], dict):  # removed, it would be Kubernetes' 30 s, which is never enough
+        made["spec"].setdefault("terminationGracePeriodSeconds", grace_seconds(gateway))
+    return made
+
+
+def containers_without_cpu(gateway: InferenceGateway, spec: Manifest) -> list[Manifest]:
+    """The containers of a pod that an autoscaler can't scale by CPU for: those that request none of it.
+
+    An autoscaler looks at those that stay: an init container that ends is none of them.
+    """
+    by_cpu = any(metric.cpu is not None for metric in gateway.spec.scaling.metrics)
+    if not by_cpu or fixed_replicas(gateway) is not None or _requests_cpu(spec):
+        return []
+    found = []
+    for kind in ("initContainers", "containers"):
+        items = spec.get(kind)
+        for one in items if isinstance(items, list) else ():
+            stays = isinstance(one, dict) and (kind == "containers" or one.get("restartPolicy") == "Always")
+            if stays and not _requests_cpu(one):
+                found.append(one)
+    return found
+
+
+def _requests_cpu(one: Manifest) -> bool:
+    """Whether a container, or a pod as a whole, requests CPU; a limit alone is the request, too."""
+    resources = one.get("resources")
+    parts = [resources.get(part) for part in ("limits", "requests")] if isinstance(resources, dict) else []
+    asked = None
+    for part in parts:
+        asked = part.get("cpu", asked) if isinstance(part, dict) else asked
+    return asked is not None and re.fullmatch(r"[+-]?[0.]+([a-zA-Z].*)?", str(asked)) is None
 
 
 def _inference(gateway: InferenceGateway) -> Manifest:
@@ -212,5 +246,6 @@ def _variable(variable: Variable) -> Manifest:
     return variable.model_dump(by_alias=True, exclude_none=True)
 
 
-def _resources(resources: Resources | InferenceResources) -> Manifest:
-    return {name: value for name, value in resources.model_dump().items() if value}
+def _resources(resources: Resources) -> Manifest:
+    """A limit without a request is the request too: then podpair adds none."""
+    return {name: dict(value) for name, value in (("requests", resources.asked), ("limits", resources.limits)) if value}

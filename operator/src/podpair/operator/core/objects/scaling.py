@@ -36,6 +36,7 @@ _DOWN = {
         {"type": "Percent", "value": 10, "periodSeconds": 60},
     ],
 }
+_LONGEST_POD_NAME, _RANDOM, _LONGEST_HASH = 63, 5, 10
 _SASL = {"PLAIN": "plaintext", "SCRAM-SHA-256": "scram_sha256", "SCRAM-SHA-512": "scram_sha512"}
 
 
@@ -163,7 +164,7 @@ def _lag_trigger(gateway: InferenceGateway, target: int, authenticated: bool) ->
 def _query(gateway: InferenceGateway, metric: Metric) -> tuple[str, str]:
     """A PromQL query over the resource's pods, and its target."""
     name, namespace = gateway.metadata.name, gateway.metadata.namespace
-    pods = f'{{namespace="{namespace}",pod=~"{name}-[a-z0-9]+-[a-z0-9]+"}}'
+    pods = f'{{namespace="{namespace}",pod=~"{_pod_names(name)}"}}'
     if metric.latency is not None:
         buckets = f"sum by (le) (rate(inference_latency_seconds_bucket{pods}[1m]))"
         return f"histogram_quantile(0.95, {buckets})", str(seconds(metric.latency))
@@ -171,6 +172,19 @@ def _query(gateway: InferenceGateway, metric: Metric) -> tuple[str, str]:
         return f"sum(podpair_gateway_sessions{pods})", str(metric.sessions)
     inflight = f"sum(podpair_gateway_direct_in_flight{pods}) + sum(podpair_gateway_queue_in_flight{pods})"
     return inflight, str(metric.inflight)
+
+
+def _pod_names(name: str) -> str:
+    """A regular expression for the names of a Deployment's pods: NAME-HASH-RANDOM.
+
+    All is 63 characters at most: of what is too long the end is cut off before the five random ones are put behind it, its hyphen
+    first and then some of the hash, which has up to 10. Source: k8s.io/apiserver/pkg/storage/names.
+    """
+    room = _LONGEST_POD_NAME - _RANDOM - len(name)  # for the hyphen, the hash and its hyphen
+    whole = f"[a-z0-9]+-[a-z0-9]{{{_RANDOM}}}"
+    if room >= _LONGEST_HASH + 2:
+        return f"{name}-{whole}"
+    return f"{name}-({whole}|[a-z0-9]{{{room - 1 + _RANDOM}}})"
 
 
 def _trigger_authentication(gateway: InferenceGateway) -> list[Manifest]:

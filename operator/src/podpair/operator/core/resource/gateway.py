@@ -4,19 +4,21 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from podpair.operator.core.resource.inference import PullPolicy, Resources, Variable
+from podpair.operator.core.resource.inference import PullPolicy, Variable
 from podpair.operator.core.resource.kinds import (
     Count,
     Duration,
     DurationOrZero,
+    Image,
     Quantity,
     SecretKey,
     SecretName,
     Text,
     Url,
-    amount,
+    exact,
     seconds,
 )
+from podpair.operator.core.resource.quantities import Quantities, Resources
 from podpair.operator.core.resource.rules import KeyedBy, Rule, Section
 
 LEAVING_SECONDS = 5  # until every proxy in the cluster has heard that the pod is leaving
@@ -79,7 +81,7 @@ class Sessions(Section):
         Rule(
             f"quantity(string(self.buffer)).compareTo(quantity('{_SMALLEST}')) >= 0",
             f"buffer must be {_SMALLEST} at least",
-            lambda sessions: amount(sessions.buffer) >= amount(_SMALLEST),
+            lambda sessions: exact(sessions.buffer) >= exact(_SMALLEST),
         ),
     )
     max: Count = 20_000
@@ -101,7 +103,7 @@ class Limits(Section):
         Rule(
             f"quantity(string(self.message)).compareTo(quantity('{_SMALLEST}')) >= 0",
             f"message must be {_SMALLEST} at least",
-            lambda limits: amount(limits.message) >= amount(_SMALLEST),
+            lambda limits: exact(limits.message) >= exact(_SMALLEST),
         ),
     )
     message: Quantity = "1Mi"
@@ -159,10 +161,10 @@ class Admission(Section):
 class GatewayResources(Resources):
     """What the gateway asks for and may use at most, as in a pod."""
 
-    requests: Annotated[dict[str, Quantity], Field(max_length=16)] = Field(
-        default_factory=lambda: {"cpu": "250m", "memory": "256Mi"}
-    )
-    """Set aside for it by the scheduler."""
+    DEFAULT: ClassVar = {"cpu": "250m", "memory": "256Mi"}
+    requests: Quantities | None = None
+    """Set aside for it by the scheduler. Default: 250m of CPU and 256Mi of memory, but what `limits` has is requested as it
+    stands there."""
 
 
 def _drained_in_time(gateway: "Gateway") -> bool:
@@ -183,7 +185,7 @@ class Gateway(Section):
             _drained_in_time,
         ),
     )
-    image: Text | None = None
+    image: Image | None = None
     """Its image; default: the one that belongs to the operator's version."""
     image_pull_policy: PullPolicy | None = None
     """When the image is pulled, as in a pod."""

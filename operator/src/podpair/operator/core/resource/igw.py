@@ -5,10 +5,12 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from podpair.operator.core.resource.gateway import Gateway
+from podpair.operator.core.resource.gateway import STOPPING_SECONDS, Gateway
 from podpair.operator.core.resource.inference import Inference
 from podpair.operator.core.resource.kafka import Kafka
+from podpair.operator.core.resource.kinds import seconds
 from podpair.operator.core.resource.network import DisruptionBudget, Monitoring, Network, TopologySpread, Tracing
+from podpair.operator.core.resource.quantities import requested_in_cel
 from podpair.operator.core.resource.rules import Rule, Section
 from podpair.operator.core.resource.scaling import Scaling
 from podpair.operator.core.resource.status import Status
@@ -21,9 +23,25 @@ API_VERSION = f"{GROUP}/{VERSION}"
 LONGEST_NAME = 52  # with a suffix it is still a name, and a label's value, of 63
 
 
-def _cpu_requested(spec: "Spec") -> bool:
-    by_cpu = any(metric.cpu is not None for metric in spec.scaling.metrics)
-    return not by_cpu or "cpu" in spec.inference.resources.requests or "cpu" in spec.inference.resources.limits
+def _by_cpu(spec: "Spec") -> bool:
+    fixed = spec.replicas is not None or spec.scaling.min == spec.scaling.max
+    return not fixed and any(metric.cpu is not None for metric in spec.scaling.metrics)
+
+
+def _cpu_rule(half: str) -> Rule:
+    """A HorizontalPodAutoscaler can't scale pods of which one container requests no CPU."""
+    return Rule(
+        "!self.scaling.metrics.exists(m, has(m.cpu)) || has(self.replicas) || self.scaling.min == self.scaling.max || "
+        f"{requested_in_cel(f'self.{half}', 'cpu')}",
+        f"scaling by cpu is measured against what the containers request: set {half}.resources.requests.cpu,"
+        " or scale by another metric",
+        lambda spec: not _by_cpu(spec) or getattr(spec, half).resources.is_requested("cpu"),
+    )
+
+
+def _stopped_in_time(spec: "Spec") -> bool:
+    laid = (spec.inference.pod_template.spec or {}).get("terminationGracePeriodSeconds")
+    return laid is None or seconds(spec.gateway.drain) + STOPPING_SECONDS <= laid
 
 
 class Spec(Section):
@@ -48,13 +66,16 @@ class Spec(Section):
             " pods beyond the partitions would get no queued work",
             lambda spec: spec.replicas is None or spec.replicas <= spec.kafka.requests.partitions,
         ),
+        _cpu_rule("inference"),
+        _cpu_rule("gateway"),
         Rule(
-            "!self.scaling.metrics.exists(m, has(m.cpu)) || "
-            "'cpu' in self.inference.resources.requests || "
-            "(has(self.inference.resources.limits) && 'cpu' in self.inference.resources.limits)",
-            "scaling by cpu is measured against what the containers request: set inference.resources.requests.cpu,"
-            " or scale by another metric",
-            _cpu_requested,
+            "!has(self.inference.podTemplate) || !has(self.inference.podTemplate.spec) || "
+            "!has(self.inference.podTemplate.spec.terminationGracePeriodSeconds) || "
+            f"duration(self.gateway.drain).getMilliseconds() + {STOPPING_SECONDS * 1000} <= "
+            "self.inference.podTemplate.spec.terminationGracePeriodSeconds * 1000",
+            "inference.podTemplate.spec.terminationGracePeriodSeconds is less than gateway.drain ({gateway.drain}) and the"
+            f" {STOPPING_SECONDS} s after it take: leave it out, it follows drain",
+            _stopped_in_time,
         ),
     )
     replicas: Annotated[int, Field(ge=0, le=10_000)] | None = None
@@ -82,7 +103,7 @@ class Spec(Section):
 class Metadata(BaseModel):
     """What podpair reads of the metadata; there is more."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     name: Annotated[str, Field(min_length=1)]
     namespace: str = "default"
@@ -103,7 +124,7 @@ NAME_RULE = Rule(
 class InferenceGateway(BaseModel):
     """A model that live clients talk to: pairs of an inference container and a gateway, scaled by load."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     api_version: Annotated[Literal["podpair.dev/v1alpha1"], Field(alias="apiVersion")]
     kind: Literal["InferenceGateway"]

@@ -1,26 +1,27 @@
 """`spec.inference`: the half that computes, and what is laid over the pod."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from podpair.operator.core.resource.kinds import (
     OPERATIONS_PORT,
     PUBLIC_PORT,
     Count,
     Duration,
+    Image,
+    MountPath,
     Name,
     OneOf,
     Passed,
-    Path,
-    Quantity,
     SecretName,
-    Text,
+    whole,
 )
+from podpair.operator.core.resource.quantities import Quantities, Resources
 from podpair.operator.core.resource.rules import KeyedBy, Rule, Section
 
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
-_Quantities = Annotated[dict[str, Quantity], Field(max_length=16)]
 
 
 class Version(Section):
@@ -56,32 +57,30 @@ class Model(Section):
     """Its versions; none: the container decides."""
 
 
-class Resources(Section):
-    """What a container asks for and may use at most, as in a pod."""
-
-    requests: _Quantities = Field(default_factory=dict)
-    """Set aside for it by the scheduler."""
-    limits: _Quantities = Field(default_factory=dict)
-    """What it may not exceed."""
-
-
-class InferenceResources(Section):
+class InferenceResources(Resources):
     """What the inference container asks for and may use at most, as in a pod."""
 
-    requests: _Quantities = Field(default_factory=lambda: {"cpu": "500m", "memory": "512Mi"})
-    """Set aside for it by the scheduler; CPU is what `scaling` by `cpu` is measured against."""
-    limits: _Quantities = Field(default_factory=dict)
-    """What it may not exceed, and devices such as nvidia.com/gpu."""
+    DEFAULT: ClassVar = {"cpu": "500m", "memory": "512Mi"}
+    requests: Quantities | None = None
+    """Set aside for it by the scheduler; CPU is what `scaling` by `cpu` is measured against. Default: 500m of CPU and 512Mi of
+    memory, but what `limits` has is requested as it stands there."""
 
 
 class Variable(Section):
     """An environment variable."""
 
+    RULES: ClassVar = (
+        Rule(
+            "!has(self.valueFrom) || !has(self.value) || self.value == ''",
+            "value and valueFrom are both set: choose one",
+            lambda variable: variable.value_from is None or not variable.value,
+        ),
+    )
     name: Annotated[str, Field(pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$", max_length=253)]
     """Its name."""
     value: Annotated[str, Field(max_length=32_768)] | None = None
     """Its value."""
-    value_from: Passed | None = None
+    value_from: OneOf | None = None
     """Where its value comes from, as in a pod: secretKeyRef, configMapKeyRef, fieldRef."""
 
 
@@ -119,14 +118,54 @@ class Probes(Section):
 class Volume(Section):
     """A volume of the inference container."""
 
+    RULES: ClassVar = (
+        Rule(
+            "!self.name.startsWith('podpair-') && !self.mountPath.startsWith('/etc/podpair-models')",
+            "names that begin with podpair-, and /etc/podpair-models, are podpair's own: choose others",
+            lambda volume: (
+                not volume.name.startswith("podpair-") and not volume.mount_path.startswith("/etc/podpair-models")
+            ),
+        ),
+    )
     name: Name
     """Its name in the pod."""
-    mount_path: Path
+    mount_path: MountPath
     """Where it is mounted."""
     read_only: bool = True
     """Whether it can only be read."""
     source: OneOf
     """What it is, as in a pod: {persistentVolumeClaim: {claimName: models}}, {emptyDir: {}}, …"""
+
+
+def _grace(spec: dict[str, Any]) -> dict[str, Any]:
+    """The one field of a pod's spec that a rule of the resource is about has to be what it is there."""
+    spec = {name: value for name, value in spec.items() if name != _GRACE or value is not None}
+    grace = spec.get(_GRACE, 0)
+    if isinstance(grace, bool) or not isinstance(number := whole(grace), int) or number > _LONGEST_GRACE:
+        raise PydanticCustomError("grace", "{name} is not a whole number, or is too large", {"name": _GRACE})
+    return spec
+
+
+_LONGEST_GRACE = 2**31 - 1
+_GRACE = "terminationGracePeriodSeconds"
+_PodSpec = Annotated[
+    dict[str, Any],
+    AfterValidator(_grace),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "x-kubernetes-preserve-unknown-fields": True,
+            "properties": {
+                _GRACE: {
+                    "type": "integer",
+                    "maximum": _LONGEST_GRACE,
+                    "description": "How long a pod may take to stop; default: gateway.terminationGracePeriod, else drain and"
+                    " 35 s, and never less.",
+                }
+            },
+        }
+    ),
+]
 
 
 class PodTemplate(Section):
@@ -135,7 +174,7 @@ class PodTemplate(Section):
 
     metadata: Passed | None = None
     """Labels and annotations."""
-    spec: Passed | None = None
+    spec: _PodSpec | None = None
     """The pod's spec, as in a Deployment: nodeSelector, tolerations, affinity, …"""
 
 
@@ -154,9 +193,14 @@ class Inference(Section):
             " gateway's in the same pod: choose others",
             lambda inference: not {inference.port, inference.grpc_port} & {PUBLIC_PORT, OPERATIONS_PORT},
         ),
+        Rule(
+            "!has(self.volumes) || self.volumes.all(v, self.volumes.exists_one(w, w.mountPath == v.mountPath))",
+            "volumes: two are mounted at one place",
+            lambda inference: len({one.mount_path for one in inference.volumes}) == len(inference.volumes),
+        ),
     )
 
-    image: Text
+    image: Image
     """Its image. Any that answers V2 over REST will do: podpair-inference, Triton, MLServer, KServe's runtimes."""
     image_pull_policy: PullPolicy | None = None
     """When the image is pulled, as in a pod."""

@@ -3,13 +3,25 @@
 from string import ascii_lowercase, ascii_uppercase
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from podpair.operator.core.resource.kinds import Duration, ObjectName, SecretKey, SecretName
+from podpair.operator.core.resource.kinds import (
+    SERVERS,
+    Duration,
+    Key,
+    ObjectName,
+    SecretKey,
+    SecretName,
+    seconds,
+    without_nulls,
+)
 from podpair.operator.core.resource.rules import Rule, Section
 
-_TOPIC = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$", min_length=1, max_length=249)]
-_Properties = Annotated[dict[str, Annotated[str, Field(max_length=4096)]], Field(max_length=64)]
+_TOPIC = Annotated[str, Field(pattern="^[.]*[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=249)]
+_REQUESTS_TOPIC = Annotated[str, Field(pattern="^[.]*[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=245)]  # and .dlq
+_Properties = Annotated[
+    dict[str, Annotated[str, Field(max_length=4096)]], Field(max_length=64), BeforeValidator(without_nulls)
+]
 # What kafka.client of the gateway refuses (podpair.gateway.config.kafka_properties), so that it is refused here already.
 OWNED = (
     "bootstrap.servers",
@@ -49,6 +61,8 @@ OWNED = (
 )
 
 # librdkafka's properties whose names hold an underscore; in every other the gateway takes one for a dot.
+ALIASES = {"queue.buffering.max.ms": "linger.ms", "message.timeout.ms": "delivery.timeout.ms"}
+"""Two names of one property, as the gateway has them."""
 _UNDERSCORED = {"log_level", "ssl_ca", "ssl_certificate", "ssl_key", "ssl_engine_callback_data"}
 _LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)  # what CEL's lowerAscii does
 _UNCHANGED = "has(self.name) == has(oldSelf.name) && (!has(self.name) || self.name == oldSelf.name)"
@@ -58,6 +72,11 @@ def property_name(key: str) -> str:
     """The name of librdkafka's that the gateway takes a key of `client` for."""
     name = key.translate(_LOWER)
     return name if name in _UNDERSCORED else name.replace("_", ".")
+
+
+def _meant(key: str) -> str:
+    name = property_name(key)
+    return ALIASES.get(name, name)
 
 
 class Tls(Section):
@@ -76,9 +95,9 @@ class Sasl(Section):
     """How they are shown."""
     secret_name: ObjectName
     """The Secret that holds both."""
-    username_key: Annotated[str, Field(max_length=253)] = "username"
+    username_key: Key = "username"
     """The user name's key in it."""
-    password_key: Annotated[str, Field(max_length=253)] = "password"  # noqa: S105 - the name of a key
+    password_key: Key = "password"  # noqa: S105 - the name of a key
     """The password's key in it."""
 
 
@@ -104,7 +123,7 @@ class RequestsTopic(Topic):
             "the name of the requests topic can't change: queued requests would be left behind in the old one",
         ),
     )
-    name: _TOPIC | None = None
+    name: _REQUESTS_TOPIC | None = None
     """Its name, for good. Default: NAMESPACE.NAME.requests."""
     partitions: Annotated[int, Field(ge=1, le=10_000)] = 16
     """Its partitions: no more pods than that get queued work. Keep it equal to results.partitions."""
@@ -143,6 +162,14 @@ class DeadLetters(Section):
 class ConsumerGroup(Section):
     """The Kafka consumer group of this resource's gateways."""
 
+    RULES: ClassVar = (
+        Rule(
+            "duration(self.sessionTimeout) <= duration('1h')",
+            "sessionTimeout ({sessionTimeout}) is more than 1h, the most that Kafka's clients take",
+            lambda group: seconds(group.session_timeout) <= 3600,
+        ),
+    )
+
     id: Annotated[str, Field(min_length=1, max_length=249)] | None = None
     """Its id. Default: NAMESPACE.NAME."""
     session_timeout: Duration = "45s"
@@ -156,6 +183,14 @@ class ConsumerGroup(Section):
     those of a pod that goes are idle until sessionTimeout."""
 
 
+def _is_of_dead_letters(kafka: "Kafka") -> bool:
+    """Whether the results topic may be that of the dead letters; the name of an unnamed one isn't known here."""
+    name, requests = kafka.results.name, kafka.requests.name
+    if not kafka.dead_letters.enabled or name is None or not name.endswith(".dlq"):
+        return False
+    return requests is None or name == f"{requests}.dlq"
+
+
 class Kafka(Section):
     """The broker, the two topics, and the group of gateways that works on requests."""
 
@@ -166,6 +201,26 @@ class Kafka(Section):
             lambda kafka: kafka.requests.name is None or kafka.requests.name != kafka.results.name,
         ),
         Rule(
+            "has(self.requests.name) == has(self.results.name) || "
+            "!(has(self.requests.name) && self.requests.name.endsWith('.results') || "
+            "has(self.results.name) && self.results.name.endsWith('.requests'))",
+            "requests.name ends as the results topic is called where it has no name, or results.name as the requests topic:"
+            " name both",
+            lambda kafka: (
+                not (
+                    ((kafka.requests.name or "").endswith(".results") and kafka.results.name is None)
+                    or ((kafka.results.name or "").endswith(".requests") and kafka.requests.name is None)
+                )
+            ),
+        ),
+        Rule(
+            "!self.deadLetters.enabled || !has(self.results.name) || !self.results.name.endsWith('.dlq') || "
+            "has(self.requests.name) && !(self.results.name.startsWith(self.requests.name) && "
+            "size(self.results.name) == size(self.requests.name) + 4)",
+            "results.name is that of the dead letters, which is the requests topic's and .dlq: choose another",
+            lambda kafka: not _is_of_dead_letters(kafka),
+        ),
+        Rule(
             "!has(self.client) || !self.client.exists(p, p.lowerAscii().replace('_', '.') in ["
             + ", ".join(f"'{name}'" for name in OWNED)
             + "])",
@@ -174,12 +229,18 @@ class Kafka(Section):
         ),
         Rule(
             "!has(self.client) || self.client.all(p, self.client.exists_one(q,"
-            " q.lowerAscii().replace('_', '.') == p.lowerAscii().replace('_', '.')))",
+            " q.lowerAscii().replace('_', '.') == p.lowerAscii().replace('_', '.'))) && "
+            + " && ".join(
+                "!("
+                + " && ".join(f"self.client.exists(p, p.lowerAscii().replace('_', '.') == '{name}')" for name in pair)
+                + ")"
+                for pair in ALIASES.items()
+            ),
             "client: a property is set twice, under two spellings of its name",
-            lambda kafka: len({property_name(name) for name in kafka.client}) == len(kafka.client),
+            lambda kafka: len({_meant(name) for name in kafka.client}) == len(kafka.client),
         ),
     )
-    bootstrap_servers: Annotated[str, Field(pattern=r"^[^\s,:]+:[0-9]+(,[^\s,:]+:[0-9]+)*$", max_length=2048)]
+    bootstrap_servers: Annotated[str, Field(pattern=SERVERS, max_length=2048)]
     """The broker's address, host:port; several with commas. A name without a dot is a Service of the resource's namespace."""
     tls: Tls | None = None
     """TLS to the broker; `tls: {}` trusts the image's certificate authorities."""

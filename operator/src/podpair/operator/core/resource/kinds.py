@@ -6,64 +6,104 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
+from pydantic.alias_generators import to_snake
 from pydantic_core import PydanticCustomError
 
-from podpair.operator.core.resource.rules import Section
+from podpair.operator.core.resource.rules import Rule, Section
 
 PUBLIC_PORT = 8080
 """The gateway container's port for clients, to which the Service leads."""
 OPERATIONS_PORT = 8083
 """Its port for probes, metrics and operators, to which nothing leads."""
-DURATION = r"^([1-9][0-9]*(ms|s|m|h))+$"
-DURATION_OR_ZERO = r"^(0s|([1-9][0-9]*(ms|s|m|h))+)$"
-QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei)?$"
-PERCENT = r"^[0-9]+%$"
-_UNITS = {"": Decimal(1), "m": Decimal("0.001")}
+DURATION = r"^([1-9][0-9]{0,4}h)?([1-9][0-9]{0,6}m)?([1-9][0-9]{0,8}s)?([1-9][0-9]{0,8}ms)?$"
+"""Each unit once, the largest first, as Prometheus wants it too; less than 2³¹ s, Kubernetes' longest time."""
+DURATION_OR_ZERO = DURATION.replace("^", "^(0s|").replace("$", ")$")
+QUANTITY = r"^[+]?([0-9]+([.][0-9]*)?|[.][0-9]+)(n|u|m|k|Ki|[MGTPE]i?|[eE][+-]?[0-9]{1,2})?$"
+"""As Kubernetes has it (k8s.io/apimachinery/pkg/api/resource), but for a minus: there is nothing here that may be negative."""
+PERCENT = r"^(100|[0-9]{1,2})%$"
+_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_SUBDOMAIN = rf"{_LABEL}([.]{_LABEL})*"
+NAME = rf"^{_LABEL}$"
+OBJECT_NAME = rf"^{_SUBDOMAIN}$"
+HOST = rf"^([*][.])?({_LABEL}[.])*[0-9]*[a-z]([-a-z0-9]*[a-z0-9])?$"
+"""A DNS name, and no address: the last label isn't just a number."""
+QUALIFIED_NAME = rf"^({_SUBDOMAIN}/)?[A-Za-z0-9]([-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?$"
+"""What keys of labels and annotations are."""
+LABEL_VALUE = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
+_PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_SERVER_LABEL = "[A-Za-z0-9_]([-A-Za-z0-9_]*[A-Za-z0-9_])?"
+_IPV6 = r"\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f.]*(%[A-Za-z0-9._-]+)?\]"
+_SERVER_HOST = rf"({_SERVER_LABEL}([.]{_SERVER_LABEL})*[.]?|{_IPV6})"
+SERVERS = rf"^{_SERVER_HOST}:{_PORT}(,{_SERVER_HOST}:{_PORT})*$"
+"""host:port, several with commas: what the gateway takes for `kafka.bootstrap_servers`, and a test holds them to it."""
+URL = rf"^https?://([^\s/?#@\[\]]*@)?{_SERVER_HOST}(:{_PORT})?([/?#][^\s]*)?$"
+# No part of it is empty, `.` or `..`, and no slash is hidden: Ingresses and HTTPRoutes take no such path.
+_PCHAR = "[-A-Za-z0-9_~!$&'()*+,;=:@]|%([013-9a-fA-F][0-9a-fA-F]|2[0-9a-eA-E])"
+URL_PATH = rf"^/((({_PCHAR})|[.]({_PCHAR})|[.][.]([.]|{_PCHAR}))([.]|{_PCHAR})*(/|$))*$"
+MOUNT_PATH = "^/[^:]*$"
+IMAGE = r"^[^\s]+$"
+KEY = "^[.]?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$"
+_UNITS = {"": Decimal(1), "m": Decimal("1e-3"), "u": Decimal("1e-6"), "n": Decimal("1e-9")}
 _UNITS |= {unit: Decimal(1000) ** power for power, unit in enumerate("kMGTPE", 1)}
 _UNITS |= {f"{unit}i": Decimal(1024) ** power for power, unit in enumerate("KMGTPE", 1)}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
-Duration = Annotated[str, Field(pattern=DURATION, max_length=32)]
-DurationOrZero = Annotated[str, Field(pattern=DURATION_OR_ZERO, max_length=32)]
+Duration = Annotated[str, Field(pattern=DURATION, min_length=2, max_length=32)]
+DurationOrZero = Annotated[str, Field(pattern=DURATION_OR_ZERO, min_length=2, max_length=32)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=63)]
-ObjectName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", min_length=1, max_length=253)]
+Name = Annotated[str, Field(pattern=NAME, min_length=1, max_length=63)]
+ObjectName = Annotated[str, Field(pattern=OBJECT_NAME, min_length=1, max_length=253)]
+Host = Annotated[str, Field(pattern=HOST, max_length=253)]
 Text = Annotated[str, Field(min_length=1, max_length=2048)]
-Url = Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=2048)]
-Path = Annotated[str, Field(pattern=r"^/", max_length=1024)]
+Image = Annotated[str, Field(pattern=IMAGE, max_length=2048)]
+Url = Annotated[str, Field(pattern=URL, max_length=2048)]
+UrlPath = Annotated[str, Field(pattern=URL_PATH, max_length=1024)]
+MountPath = Annotated[str, Field(pattern=MOUNT_PATH, max_length=1024)]
+Key = Annotated[str, Field(pattern=KEY, max_length=253)]
+QualifiedName = Annotated[str, Field(pattern=QUALIFIED_NAME, max_length=317)]
+
+
+def whole(value: object) -> object:
+    """A number as JSON has it: 1.0 is a whole one, true is none."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def without_nulls(value: object) -> object:
+    """A map as the API server keeps it: what is null isn't there."""
+    return {name: one for name, one in value.items() if one is not None} if isinstance(value, dict) else value
 
 
 def _quantity(value: object) -> object:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    number = whole(value)
+    if isinstance(number, float):
+        raise PydanticCustomError(
+            "unquoted", 'a number with a fraction is text here: write "{value}"', {"value": number}
+        )
+    return str(number) if isinstance(number, int) and not isinstance(number, bool) else number
 
 
-Quantity = Annotated[
-    str,
-    BeforeValidator(_quantity),
-    Field(pattern=QUANTITY, max_length=32),
-    WithJsonSchema(
-        {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}], "pattern": QUANTITY}
-    ),
-]
+def _int_or_string(pattern: str) -> WithJsonSchema:
+    kinds = [{"type": "integer"}, {"type": "string"}]
+    return WithJsonSchema(
+        {"x-kubernetes-int-or-string": True, "anyOf": kinds, "pattern": pattern, "minimum": 0, "maxLength": 32}
+    )
+
+
+Quantity = Annotated[str, BeforeValidator(_quantity), Field(pattern=QUANTITY, max_length=32), _int_or_string(QUANTITY)]
 
 
 def _int_or_percent(value: object) -> int | str:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    if isinstance(value, str) and re.match(PERCENT, value):
-        return value
+    number = whole(value)
+    if isinstance(number, int) and not isinstance(number, bool) and number >= 0:
+        return number
+    if isinstance(number, str) and re.fullmatch(PERCENT, number):
+        return number
     raise PydanticCustomError(
         "int_or_percent", "{value} is not a number, or a share such as 50%", {"value": repr(value)}
     )
 
 
-IntOrPercent = Annotated[
-    int | str,
-    PlainValidator(_int_or_percent),
-    WithJsonSchema(
-        {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}], "pattern": PERCENT}
-    ),
-]
+IntOrPercent = Annotated[int | str, PlainValidator(_int_or_percent), _int_or_string(PERCENT)]
 # Passed on as it is: the API server knows its schema, which would be large here.
 Passed = Annotated[dict[str, Any], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})]
 OneOf = Annotated[
@@ -73,7 +113,24 @@ OneOf = Annotated[
         {"type": "object", "x-kubernetes-preserve-unknown-fields": True, "minProperties": 1, "maxProperties": 1}
     ),
 ]
-Labels = Annotated[dict[str, Annotated[str, Field(max_length=262_144)]], Field(max_length=64)]
+Annotations = Annotated[
+    dict[str, Annotated[str, Field(max_length=262_144)]], Field(max_length=64), BeforeValidator(without_nulls)
+]
+Labels = Annotated[
+    dict[str, Annotated[str, Field(pattern=LABEL_VALUE, max_length=63)]],
+    Field(max_length=64),
+    BeforeValidator(without_nulls),
+]
+
+
+def named_well(field: str) -> Rule:
+    """The names in a map of labels or annotations are such as the API server takes."""
+    own = to_snake(field)
+    return Rule(
+        f"!has(self.{field}) || self.{field}.all(k, k.matches('{QUALIFIED_NAME}'))",
+        f"{field}: a name is letters, digits, -, _ and . (63 at most), after a domain and / where it has one",
+        lambda section: all(re.fullmatch(QUALIFIED_NAME, name) for name in getattr(section, own)),
+    )
 
 
 def seconds(duration: str) -> float:
@@ -86,10 +143,15 @@ def whole_seconds(duration: str) -> int:
     return math.ceil(seconds(duration))
 
 
+def exact(quantity: str) -> Decimal:
+    """A quantity as a number: `500m` is 0.5, `1e3` is 1000."""
+    number, unit = re.fullmatch(r"([+0-9.]+(?:[eE][+-]?[0-9]+)?)([a-zA-Z]*)", quantity).groups()  # type: ignore[union-attr]
+    return Decimal(number) * _UNITS[unit]
+
+
 def amount(quantity: str) -> int:
-    """A quantity as a number, rounded down: `1Mi` is 1048576."""
-    number, unit = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)", quantity).groups()  # type: ignore[union-attr]
-    return int(Decimal(number) * _UNITS[unit])
+    """A quantity as a whole number, rounded down: `1Mi` is 1048576."""
+    return int(exact(quantity))
 
 
 class SecretKey(Section):
@@ -97,7 +159,7 @@ class SecretKey(Section):
 
     name: ObjectName
     """The Secret."""
-    key: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)]
+    key: Key
     """Its key."""
 
 

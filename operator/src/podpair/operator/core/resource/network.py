@@ -4,37 +4,54 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from podpair.operator.core.resource.kinds import Count, Duration, IntOrPercent, Labels, ObjectName, Passed, Path, Url
-from podpair.operator.core.resource.rules import Rule, Section
+from podpair.operator.core.resource.kinds import (
+    Annotations,
+    Count,
+    Duration,
+    Host,
+    IntOrPercent,
+    Labels,
+    Name,
+    ObjectName,
+    QualifiedName,
+    Url,
+    UrlPath,
+    named_well,
+)
+from podpair.operator.core.resource.peers import Peer
+from podpair.operator.core.resource.rules import Distinct, Rule, Section
 
 # As Prometheus Operator and the charts of the Prometheus community label its pods.
-_PROMETHEUS = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}}}
-_Host = Annotated[str, Field(pattern=r"^(\*\.)?[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+_PROMETHEUS = Peer.model_validate(
+    {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app.kubernetes.io/name": "prometheus"}}}
+)
 
 
 class Service(Section):
     """The Service before the gateways."""
 
+    RULES: ClassVar = (named_well("annotations"),)
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
     """How it can be reached."""
     port: Annotated[int, Field(ge=1, le=65_535)] = 80
     """Its port."""
-    annotations: Labels = Field(default_factory=dict)
+    annotations: Annotations = Field(default_factory=dict)
     """Annotations of the Service, such as a cloud's for its load balancer."""
 
 
 class Ingress(Section):
     """An Ingress for the Service."""
 
-    host: _Host
+    RULES: ClassVar = (named_well("annotations"),)
+    host: Host
     """The host name."""
-    path: Path = "/"
+    path: UrlPath = "/"
     """The path, and all below it."""
     class_name: ObjectName | None = None
     """The IngressClass; default: the cluster's."""
     tls_secret_name: ObjectName | None = None
     """The Secret with the certificate; without: plain HTTP."""
-    annotations: Labels = Field(default_factory=dict)
+    annotations: Annotations = Field(default_factory=dict)
     """Annotations, such as cert-manager.io/cluster-issuer, or the controller's time-outs for WebSockets."""
 
 
@@ -43,20 +60,47 @@ class ParentRef(Section):
 
     name: ObjectName
     """Its name."""
-    namespace: ObjectName | None = None
+    namespace: Name | None = None
     """Its namespace; default: this one."""
     section_name: ObjectName | None = None
     """Its listener; default: all."""
 
 
+# `namespace` is a word of CEL's own.
+_SAME_PARENT = (
+    "q.name == p.name && has(q.__namespace__) == has(p.__namespace__) && "
+    "(!has(p.__namespace__) || q.__namespace__ == p.__namespace__)"
+)
+
+
+def _parents_differ(route: "Route") -> bool:
+    refs = route.parent_refs
+    for ref in refs:
+        same = [one for one in refs if (one.name, one.namespace) == (ref.name, ref.namespace)]
+        if len(same) > 1 and (
+            ref.section_name is None or [one.section_name for one in same].count(ref.section_name) > 1
+        ):
+            return False
+    return True
+
+
 class Route(Section):
     """An HTTPRoute (Gateway API) for the Service."""
 
+    RULES: ClassVar = (
+        Rule(
+            f"self.parentRefs.all(p, self.parentRefs.exists_one(q, {_SAME_PARENT}) || has(p.sectionName) && "
+            f"self.parentRefs.exists_one(q, {_SAME_PARENT} && has(q.sectionName) && q.sectionName == p.sectionName))",
+            "parentRefs: one Gateway is named twice: name a listener of it (sectionName) in each, and each once",
+            _parents_differ,
+        ),
+    )
+
     parent_refs: Annotated[tuple[ParentRef, ...], Field(min_length=1, max_length=32)]
     """The Gateways that it hangs on."""
-    hostnames: Annotated[tuple[_Host, ...], Field(max_length=16)] = ()
+    hostnames: Annotated[tuple[Host, ...], Field(max_length=16)] = ()
     """Host names; default: the Gateways'."""
-    path: Path = "/"
+    path: UrlPath = "/"
     """The path, and all below it."""
 
 
@@ -65,9 +109,9 @@ class NetworkPolicy(Section):
 
     enabled: bool = True
     """Let only the gateway's ports be reached: the public one (8080) and the operators' (8083: probes, metrics)."""
-    from_: Annotated[tuple[Passed, ...], Field(alias="from", max_length=32)] = ()
+    from_: Annotated[tuple[Peer, ...], Field(alias="from", max_length=32)] = ()
     """Who may reach the public port, as in a NetworkPolicy (podSelector, namespaceSelector, ipBlock); default: all."""
-    operations_from: Annotated[tuple[Passed, ...], Field(max_length=32)] = Field(default_factory=lambda: (_PROMETHEUS,))
+    operations_from: Annotated[tuple[Peer, ...], Field(max_length=32)] = Field(default_factory=lambda: (_PROMETHEUS,))
     """Who may reach the operators' port, besides the operator's namespace and the pod's own node (kubelet), which always may;
     default: Prometheus, by the label that Prometheus Operator gives its pods. None: nobody else."""
 
@@ -113,7 +157,7 @@ class DisruptionBudget(Section):
 class TopologySpread(Section):
     """How the pods are spread over the cluster."""
 
-    keys: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=317)], ...], Field(max_length=8)] = (
+    keys: Annotated[tuple[QualifiedName, ...], Field(max_length=8), Distinct()] = (
         "topology.kubernetes.io/zone",
         "kubernetes.io/hostname",
     )
@@ -127,6 +171,7 @@ class TopologySpread(Section):
 class Monitoring(Section):
     """Metrics for Prometheus."""
 
+    RULES: ClassVar = (named_well("labels"),)
     pod_monitor: bool = True
     """Make a PodMonitor where the cluster knows that kind."""
     interval: Duration = "30s"

@@ -5,10 +5,19 @@ A rule is written once: its CEL expression goes into the CRD, where the API serv
 """
 
 import re
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Self
+from collections.abc import Callable, Mapping
+from types import UnionType
+from typing import Annotated, Any, ClassVar, NamedTuple, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
@@ -51,10 +60,28 @@ class Rule(NamedTuple):
 class Section(BaseModel):
     """A mapping in the resource: camelCase in YAML, nothing unknown, its docstrings are the CRD's descriptions."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, alias_generator=to_camel, populate_by_name=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, alias_generator=to_camel)
     RULES: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_nulls_out(cls, values: Any) -> Any:
+        """The API server takes a null for a field that isn't there, whose default holds."""
+        if not isinstance(values, Mapping):
+            return values
+        known = {field.alias for field in cls.model_fields.values()}
+        return {name: value for name, value in values.items() if value is not None or name not in known}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _keep_json_types(cls, value: Any, info: ValidationInfo) -> Any:
+        """The API server converts nothing: "5" is no number, and 1 isn't true."""
+        wanted = _scalars(cls.model_fields[str(info.field_name)].annotation)
+        if wanted == {bool} and not isinstance(value, bool):
+            raise PydanticCustomError("bool_type", "Input should be a valid boolean")
+        if wanted in ({int}, {float}) and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise PydanticCustomError("int_type" if wanted == {int} else "float_type", "Input should be a valid number")
+        return value
 
     @model_validator(mode="after")
     def _keep_rules(self) -> Self:
@@ -62,6 +89,31 @@ class Section(BaseModel):
         if broken:
             raise PydanticCustomError(BROKEN_RULES, "{summary}", {"summary": "; ".join(broken), "broken": broken})
         return self
+
+
+def _scalars(annotation: Any) -> set[type]:
+    """The kinds of value that a field takes, where it is no list or mapping."""
+    if isinstance(annotation, type):
+        return {annotation} - {type(None)}
+    if isinstance(annotation, UnionType) or get_origin(annotation) in (Annotated, Union):
+        return {kind for part in get_args(annotation) for kind in _scalars(part)}
+    return set()
+
+
+class Distinct:
+    """Marks a list that has nothing twice."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._distinct, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "x-kubernetes-list-type": "set"}
+
+    def _distinct(self, items: tuple[Any, ...]) -> tuple[Any, ...]:
+        twice = next((item for at, item in enumerate(items) if item in items[:at]), None)
+        if twice is not None:
+            raise PydanticCustomError("twice", "{value} is there twice", {"value": repr(twice)})
+        return items
 
 
 class KeyedBy:

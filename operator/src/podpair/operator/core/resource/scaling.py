@@ -51,7 +51,7 @@ class Direction(Section):
     """How far back the autoscaler looks before it acts."""
     select_policy: Literal["Max", "Min", "Disabled"] | None = None
     """Which policy counts."""
-    policies: Annotated[tuple[Policy, ...], Field(max_length=8)] | None = None
+    policies: Annotated[tuple[Policy, ...], Field(min_length=1, max_length=8)] | None = None
     """What may change in which period."""
 
 

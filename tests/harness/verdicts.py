@@ -1,0 +1,124 @@
+"""What each of those who read a resource says of it: the CRD's schema, `podpair validate`, the operator, and the gateway."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jsonschema
+import yaml
+from pydantic import ValidationError
+
+from podpair.gateway.config.load import ConfigError, load
+from podpair.operator.cli.files import faults_offline
+from podpair.operator.core.desired import Surroundings, desired
+from podpair.operator.core.json_schema import json_schema
+from podpair.operator.core.objects.naming import Manifest
+from podpair.operator.core.objects.settings import CONFIG_FILE
+from podpair.operator.core.reading import read
+from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.core.resource.rules import BROKEN_RULES
+
+AROUND = Surroundings("podpair-gateway:test", "k" * 43, pod_monitors=True)
+_RULES = {BROKEN_RULES, "twice"}  # what JSON Schema can't say
+
+
+def _to_the_end(schema: Any) -> Any:
+    """Patterns as the API server's engine has them: `$` is the end, and not the newline before it."""
+    if isinstance(schema, list):
+        return [_to_the_end(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: value.replace("$", r"\Z") if name == "pattern" and isinstance(value, str) and "!$&" not in value
+        else value.replace("/|$)", r"/|\Z)").replace("*$", r"*\Z") if name == "pattern" and isinstance(value, str)
+        else _to_the_end(value)
+        for name, value in schema.items()
+    }  # fmt: skip
+
+
+_SCHEMA = _to_the_end(json_schema())
+_JUDGE = jsonschema.Draft7Validator(_SCHEMA)
+
+
+def pruned(value: Any, schema: Any) -> Any:
+    """A value as the API server reads it: what is null isn't there, where the schema says what would be."""
+    if isinstance(value, dict):
+        known, other = schema.get("properties", {}), schema.get("additionalProperties")
+        kept = {}
+        for name, one in value.items():
+            below = known.get(name, other if isinstance(other, dict) else None)
+            if one is not None or below is None:
+                kept[name] = one if below is None else pruned(one, below)
+        return kept
+    if isinstance(value, list):
+        return [pruned(one, schema.get("items", {})) for one in value]
+    return value
+
+
+class Verdict(NamedTuple):
+    """What is said of a resource; empty lists: it is good."""
+
+    schema: list[str]
+    """By the CRD's schema, without its rules."""
+    fields: list[str]
+    """By the operator's models, of single fields."""
+    rules: list[str]
+    """By them, of fields that don't fit together; not looked at where a field is wrong."""
+    validate: list[str]
+    """By `podpair validate`."""
+    gateway: InferenceGateway | None
+    """What the operator reads."""
+
+
+def verdict(made: dict[str, Any]) -> Verdict:
+    """What is said of a resource without an API server."""
+    schema = [error.message for error in _JUDGE.iter_errors(pruned(made, _SCHEMA))]
+    fields, rules, gateway = [], [], None
+    try:
+        gateway = InferenceGateway.model_validate(made)
+    except ValidationError as error:
+        found = error.errors()
+        for one in found:
+            # pydantic counts only a list's good items: where one is bad, a list that seems too short is none.
+            if one["type"] == "too_short" and any(
+                other["loc"][: len(one["loc"])] == one["loc"] for other in found if other is not one
+            ):
+                continue
+            (rules if one["type"] in _RULES else fields).append(f"{one['loc']}: {one['msg']}")
+    told = read(yaml.safe_dump(made, allow_unicode=True), check=faults_offline).faults
+    return Verdict(schema, fields, rules, [str(fault) for fault in told], gateway)
+
+
+def objects(gateway: InferenceGateway) -> list[Manifest]:
+    """What the operator makes of it."""
+    return desired(gateway, AROUND)
+
+
+def gateway_faults(made: list[Manifest]) -> list[str]:
+    """What `podpair-gateway config check` says of the ConfigMap, in the container's environment."""
+    text = next(one["data"][CONFIG_FILE] for one in made if one["kind"] == "ConfigMap" and CONFIG_FILE in one["data"])
+    assert not [name for name in os.environ if name.startswith("PODPAIR_") and "__" in name]
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        try:
+            load(Path(file.name))
+        except ConfigError as error:
+            return error.faults
+    return []
+
+
+def disagreements(made: dict[str, Any]) -> list[str]:
+    """Where two of them differ."""
+    said = verdict(made)
+    found = []
+    if bool(said.schema) != bool(said.fields):
+        found.append(f"the CRD's schema: {said.schema or 'good'}; the operator: {said.fields or 'good'}")
+    if (said.fields or said.rules) and not said.validate:
+        found.append(f"the operator: {said.fields + said.rules}; validate: good")
+    if said.gateway is not None:
+        made_of_it = objects(said.gateway)
+        if faults := gateway_faults(made_of_it):
+            found.append(f"the operator: good; the gateway: {faults}")
+    return found
