@@ -5,8 +5,10 @@ nothing differs.
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from confluent_kafka import KafkaError, TopicCollection
@@ -24,19 +26,69 @@ from podpair.operator.core.broker_access import BrokerAccess, broker_access
 from podpair.operator.core.credentials import Credentials
 from podpair.operator.core.kafka_state import KafkaSeen, Reason
 from podpair.operator.core.objects.naming import consumer_group, requests_topic
+from podpair.operator.core.ownership import (
+    Claim,
+    Forgotten,
+    GroupRecord,
+    Mark,
+    Origin,
+    Remembered,
+    Topic,
+    claim,
+    group_origin,
+    owner_of,
+    read_mark,
+)
 from podpair.operator.core.resource.igw import InferenceGateway
-from podpair.operator.core.topics import FoundTopic, TopicsPlan, WantedTopic, plan_topics, wanted_topics
+from podpair.operator.core.topics import (
+    Fault,
+    FoundTopic,
+    TopicsPlan,
+    WantedTopic,
+    plan_topics,
+    same_setting,
+    topic_records,
+    wanted_topics,
+)
 from podpair.operator.kafka.clients import PATIENCE, Client, Kept
 from podpair.operator.kafka.failures import BrokerTrouble, trouble
+from podpair.operator.kafka.groups import group_exists, member_topics
 from podpair.operator.kafka.lag import Group, LagUnknown, group_lag
+from podpair.operator.kafka.marks import Marks, MarksUnknown
 
 _WHOLE = 10.0  # seconds for all questions of one resource
 _SHOWING, _AGAIN = 3.0, 0.05  # seconds until a broker tells of a change, and between two looks
+_NOTHING = Remembered()
 _ABSENT = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.GROUP_ID_NOT_FOUND}
 
 
 class NotForgotten(Exception):
     """What is to be deleted is still there. The text says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class _Broker:
+    """One resource's ways to its broker."""
+
+    client: Client
+    group: Callable[[str], Group]
+    """By its id."""
+    marks: Marks
+
+
+@dataclass
+class _Whose:
+    """Whose the topics of a resource are, as far as could be told."""
+
+    claims: dict[str, Claim]
+    marks: dict[str, Mark]
+    fault: str | None = None
+    """Why no mark could be read or written."""
+
+    def own_mark(self, gateway: InferenceGateway, topic: str) -> Mark | None:
+        """The mark of a topic, where it is this resource's."""
+        mark = self.marks.get(topic)
+        return mark if mark is not None and mark.owner.uid == owner_of(gateway).uid else None
 
 
 class Topics:
@@ -45,37 +97,63 @@ class Topics:
     def __init__(self) -> None:
         self._clients: Kept[BrokerAccess, Client] = Kept()
         self._groups: Kept[tuple[BrokerAccess, str], Group] = Kept()
+        self._marks: Kept[BrokerAccess, Marks] = Kept()
 
-    async def keep(self, gateway: InferenceGateway, credentials: Credentials) -> KafkaSeen:
-        """Create, grow and set what is to be, and see how things stand. Raises nothing."""
+    async def keep(
+        self, gateway: InferenceGateway, credentials: Credentials, known: Remembered = _NOTHING
+    ) -> KafkaSeen:
+        """Create, grow and set what is to be, of what is this resource's, and see how things stand. Raises nothing.
+
+        `known`: what was remembered last.
+        """
+        creating: set[str] = set()
         try:
             async with asyncio.timeout(_WHOLE):
-                access, group = broker_access(gateway, credentials), consumer_group(gateway)
-                client = self._clients.get(access, lambda: Client(access))
-                return await _keep(client, self._groups.get((access, group), lambda: Group(access, group)), gateway)
+                return await _keep(self._broker(gateway, credentials), gateway, known, creating)
         except BrokerTrouble as error:
-            return error.seen
+            seen = error.seen
         except TimeoutError:
-            return trouble(_timed_out(), gateway.spec.kafka.bootstrap_servers).seen
+            seen = trouble(_timed_out(), gateway.spec.kafka.bootstrap_servers).seen
+        return replace(seen, remembered=known.with_created(creating)) if creating else seen
 
-    async def forget(self, gateway: InferenceGateway, credentials: Credentials) -> None:
-        """Delete the topics and the group, for deletionPolicy Delete. Those that aren't there are fine.
+    async def forget(
+        self, gateway: InferenceGateway, credentials: Credentials, known: Remembered = _NOTHING
+    ) -> Forgotten:
+        """Delete the group and the topics that are this resource's, for deletionPolicy Delete. Those that are gone are fine.
 
-        Raises NotForgotten: try again later. While pods are still members the group can't go.
+        Raises NotForgotten: try again later. While pods are still members the group can't go, and nothing is deleted.
         """
         try:
             async with asyncio.timeout(_WHOLE):
-                access = broker_access(gateway, credentials)
-                client = self._clients.get(access, lambda: Client(access))
-                await _forget(client, gateway)
+                return await _forget(self._broker(gateway, credentials), gateway, known)
         except BrokerTrouble as error:
             raise NotForgotten(error.seen.message) from None
         except TimeoutError:
             raise NotForgotten(trouble(_timed_out(), gateway.spec.kafka.bootstrap_servers).seen.message) from None
 
+    async def release(self, gateway: InferenceGateway, credentials: Credentials, known: Remembered = _NOTHING) -> None:
+        """Take this resource's marks off its topics, which stay. Raises nothing: a mark that stays is forgotten by the broker."""
+        with contextlib.suppress(BrokerTrouble, MarksUnknown, TimeoutError):
+            async with asyncio.timeout(_WHOLE):
+                broker = self._broker(gateway, credentials)
+                found = await _find(broker.client, _names(gateway, known))
+                whose = await _whose(broker, gateway, found, known, adopt=False)
+                own = [name for name in found if whose.own_mark(gateway, name) is not None]
+                if own:
+                    await broker.marks.write(dict.fromkeys(own))
+
+    def _broker(self, gateway: InferenceGateway, credentials: Credentials) -> _Broker:
+        access = broker_access(gateway, credentials)
+        return _Broker(
+            self._clients.get(access, lambda: Client(access)),
+            lambda group: self._groups.get((access, group), lambda: Group(access, group)),
+            self._marks.get(access, lambda: Marks(access)),
+        )
+
     async def close(self) -> None:
         """Let go of the brokers."""
         await self._groups.close()
+        await self._marks.close()
         await self._clients.close()
 
 
@@ -83,57 +161,175 @@ def _timed_out() -> KafkaError:
     return KafkaError(KafkaError._TIMED_OUT, f"no answer in {_WHOLE:.0f} s")
 
 
-async def _keep(client: Client, group: Group, gateway: InferenceGateway) -> KafkaSeen:
+async def _keep(broker: _Broker, gateway: InferenceGateway, known: Remembered, creating: set[str]) -> KafkaSeen:
+    """`creating`: the topics whose creation was asked for and that are not in the answer."""
+    client, adopt = broker.client, gateway.spec.kafka.adopt_topics
     wanted = wanted_topics(gateway)
-    found = await _look(client, gateway)
-    plan = plan_topics(gateway, found)
-    changes = await _carry_out(client, plan)
-    if changes:
-        await _shown(client, gateway)
-    widths = {name: topic.partitions for name, topic in found.items()} | dict(plan.grow)
-    widths |= {topic.name: topic.partitions for topic in plan.create}
-    requests = requests_topic(gateway)
-    notes = list(plan.notes)
+    found = await _look(client, gateway, known)
+    whose = await _whose(broker, gateway, found, known, adopt=adopt)
+    plan = plan_topics(gateway, found, whose.claims, known)
+    requests, group = requests_topic(gateway), consumer_group(gateway)
+    # Before the topics are made: a group that is there then is not this resource's.
+    there = await group_exists(client, group) if known.group(group) is None else None
+    changes = await _carry_out(client, plan, creating)
+    seen = plan
+    if changes or plan.create:
+        found = await _shown(client, gateway, plan, known, creating)
+        made = known.with_created(creating)
+        whose = await _whose(broker, gateway, found, made, adopt=adopt)
+        seen = plan_topics(gateway, found, whose.claims, made)  # another may have been quicker
+    mark, claimed = whose.own_mark(gateway, requests), whose.claims.get(requests)
+    origin = group_origin(gateway, known, mark, exists=there, requests=claimed.origin if claimed is not None else None)
+    await _mark(broker, gateway, found, whose, origin)
+    conflict, notes = None, [*seen.notes, *([whose.fault] if whose.fault is not None else [])]
+    if origin is Origin.EXISTING:
+        conflict, told = await _group_of_others(broker, gateway, found)
+        notes += told
+    groups = [one for one in known.groups if one.id != group]
+    groups += [GroupRecord(group, origin)] if origin is not None else []
+    records = topic_records(gateway, found, whose.claims, known)
+    remembered = Remembered(records, tuple(groups)).with_created(creating - found.keys())
+    widths = {topic.name: topic.partitions for topic in plan.create}
+    widths |= {name: topic.partitions for name, topic in found.items()} | dict(plan.grow)
     lag = None
     if requests in widths:
         try:
-            lag = await group_lag(client, group, requests, widths[requests])
+            lag = await group_lag(client, broker.group(group), requests, widths[requests])
         except LagUnknown as error:
             notes.append(f"lag isn't known: {error}")
-    if plan.fault is not None:
-        reason, message = plan.fault
-        return KafkaSeen(False, reason, message, lag, widths.get(requests), tuple(changes))
+        except BrokerTrouble as error:
+            raise BrokerTrouble(replace(error.seen, remembered=remembered)) from None
+    partitions, fault = widths.get(requests), seen.fault or conflict
+    if fault is not None:
+        return KafkaSeen(False, fault.reason, fault.message, lag, partitions, tuple(changes), remembered)
     good = f"{', '.join(f'{topic.name} ({widths[topic.name]})' for topic in wanted)} at {client.servers}"
     message = ". ".join([f"topics (partitions): {good}", *notes])
-    return KafkaSeen(True, Reason.TOPICS_READY, message, lag, widths.get(requests), tuple(changes))
+    return KafkaSeen(True, Reason.TOPICS_READY, message, lag, partitions, tuple(changes), remembered)
 
 
-async def _shown(client: Client, gateway: InferenceGateway) -> None:
-    """Until the broker tells of what its controller has just done, or for `_SHOWING` at most: asked too early it would be
-    told to do it again."""
+def _names(gateway: InferenceGateway, known: Remembered) -> list[str]:
+    """The topics that the resource names, and those that it once did."""
+    return list(dict.fromkeys([topic.name for topic in wanted_topics(gateway)] + [one.name for one in known.topics]))
+
+
+async def _whose(
+    broker: _Broker, gateway: InferenceGateway, found: Mapping[str, FoundTopic], known: Remembered, *, adopt: bool
+) -> _Whose:
+    """Whose the topics are that were found. `adopt`: what is nobody's is taken, if that can be seen."""
+    whose = _Whose({}, {})
+    try:
+        texts = await broker.marks.read(broker.client, found)
+    except MarksUnknown as error:
+        texts, whose.fault, adopt = {}, str(error), False
+    wanted = {topic.name for topic in wanted_topics(gateway)}
+    for name, topic in found.items():
+        mark = read_mark(texts.get(name), topic.id)
+        if mark is not None:
+            whose.marks[name] = mark
+        # Of what an earlier spec named nothing is taken, and what isn't this resource's is none of its business.
+        adopting = adopt and name in wanted
+        one = claim(gateway, name, Topic(topic.id, topic.config), mark, known, adopt=adopting)
+        if one.origin.owned or name in wanted:
+            whose.claims[name] = one
+    return whose
+
+
+async def _mark(
+    broker: _Broker,
+    gateway: InferenceGateway,
+    found: Mapping[str, FoundTopic],
+    whose: _Whose,
+    group: Origin | None,
+) -> None:
+    """Mark what is this resource's, anew once a day; and take its marks off what it lets go of."""
+    if whose.fault is not None:
+        return
+    today = int(time.time() // 86_400)
+    requests, own = requests_topic(gateway), owner_of(gateway)
+    marks: dict[str, str | None] = {}
+    for name, one in whose.claims.items():
+        has = whose.own_mark(gateway, name)
+        if one.origin.owned:
+            with_group = consumer_group(gateway) if name == requests and group is Origin.CREATED else None
+            mark = Mark(found[name].id, own, one.origin, with_group, today)
+            if mark != has:
+                marks[name] = mark.text()
+        elif has is not None:
+            marks[name] = None
+    if marks:
+        try:
+            await broker.marks.write(marks)
+        except MarksUnknown as error:
+            whose.fault = str(error)
+
+
+async def _group_of_others(
+    broker: _Broker, gateway: InferenceGateway, found: Mapping[str, FoundTopic]
+) -> tuple[Fault | None, list[str]]:
+    """Of a group that isn't this resource's: the fault that names another resource that it works for; else a note."""
+    group = consumer_group(gateway)
+    others = await _find(broker.client, sorted(await member_topics(broker.client, group) - found.keys()))
+    if not others:
+        return None, [
+            f"consumer group {group} was there already: it is used as it is, and stays when this resource goes"
+        ]
+    with contextlib.suppress(MarksUnknown):
+        for name, text in (await broker.marks.read(broker.client, others)).items():
+            mark = read_mark(text, others[name].id)
+            if mark is not None and mark.owner.uid != owner_of(gateway).uid:
+                message = (
+                    f"consumer group {group} works on topic {name} for {mark.owner}: each would wait for the other's pods,"
+                    " and it stays when this resource goes. Name another in spec.kafka.consumerGroup.id"
+                )
+                return Fault(Reason.GROUP_CONFLICT, message), []
+    return None, [f"consumer group {group} works on {', '.join(others)}, too: it stays when this resource goes"]
+
+
+async def _shown(
+    client: Client, gateway: InferenceGateway, plan: TopicsPlan, known: Remembered, creating: set[str]
+) -> dict[str, FoundTopic]:
+    """The topics once the broker tells of what its controller has just done, or as they are after `_SHOWING`: asked too early
+    it would be told to do it again."""
     end = time.monotonic() + _SHOWING
-    while time.monotonic() < end:
-        plan = plan_topics(gateway, await _look(client, gateway))
-        if not (plan.create or plan.grow or plan.alter):
-            return
+    while True:
+        found = await _look(client, gateway, known)
+        if _done(plan, found, creating) or time.monotonic() > end:
+            return found
         await asyncio.sleep(_AGAIN)
 
 
-async def _look(client: Client, gateway: InferenceGateway) -> dict[str, FoundTopic]:
+def _done(plan: TopicsPlan, found: Mapping[str, FoundTopic], creating: set[str]) -> bool:
+    return (
+        creating <= found.keys()
+        and all(name in found and found[name].partitions >= width for name, width in plan.grow.items())
+        and all(
+            name in found and same_setting((found[name].config or {}).get(key), value)
+            for name, config in plan.alter.items()
+            for key, value in config.items()
+        )
+        and all(
+            key not in (found[name].config or {}) for name in plan.reset if name in found for key in plan.reset[name]
+        )
+    )
+
+
+async def _look(client: Client, gateway: InferenceGateway, known: Remembered) -> dict[str, FoundTopic]:
     """The topics as the broker has them, with what podpair keeps of them."""
-    found = await _find(client, [topic.name for topic in wanted_topics(gateway)])
+    found = await _find(client, _names(gateway, known))
     return await _with_configs(client, found) if gateway.spec.kafka.create_topics else found
 
 
 async def _find(client: Client, names: list[str]) -> dict[str, FoundTopic]:
     """Those of the topics that the broker has."""
+    if not names:
+        return {}
     futures = client.admin.describe_topics(TopicCollection(names), request_timeout=PATIENCE)
     answers = await client.ask(futures, "looking for the topics")
     found = {}
     for name, answer in answers.items():
         if not isinstance(answer, KafkaError):
             partitions = answer.partitions
-            found[name] = FoundTopic(len(partitions), len(partitions[0].replicas))
+            found[name] = FoundTopic(len(partitions), len(partitions[0].replicas), id=str(answer.topic_id))
         elif answer.code() not in _ABSENT:
             raise trouble(answer, client.servers, f"looking for topic {name}")
     return found
@@ -156,47 +352,67 @@ async def _with_configs(client: Client, found: Mapping[str, FoundTopic]) -> dict
         # What the topic itself was given: a default that happens to be the same may change below it.
         own = ConfigSource.DYNAMIC_TOPIC_CONFIG.value
         config = {key: entry.value for key, entry in answer.items() if entry.source == own and entry.value is not None}
-        filled[resource.name] = found[resource.name]._replace(config=config)
+        effective = {key: entry.value for key, entry in answer.items() if entry.value is not None}
+        filled[resource.name] = found[resource.name]._replace(config=config, effective=effective)
     return filled
 
 
-async def _carry_out(client: Client, plan: TopicsPlan) -> list[str]:
+async def _carry_out(client: Client, plan: TopicsPlan, creating: set[str]) -> list[str]:
     """Does what is planned; sentences on what was done. Raises BrokerTrouble where the broker doesn't do it."""
     changes: list[str] = []
     for topic in plan.create:
-        changes += await _create(client, topic)
+        changes += await _create(client, topic, creating)
     if plan.grow:
         new = [NewPartitions(name, partitions) for name, partitions in plan.grow.items()]
         futures = client.admin.create_partitions(new, operation_timeout=PATIENCE / 2, request_timeout=PATIENCE)
         done = await _do(client, futures, {name: f"growing topic {name}" for name in plan.grow})
         changes += [f"Grew topic {name} to {plan.grow[name]} partitions" for name in done]
-    if plan.alter:
-        altered = [_altered(name, config) for name, config in plan.alter.items()]
+    for verb, told, altered in _alterations(plan):
         altering = client.admin.incremental_alter_configs(altered, request_timeout=PATIENCE)
-        told = {
-            name: ", ".join(f"{key}={value}" for key, value in config.items()) for name, config in plan.alter.items()
-        }
-        done = await _do(client, altering, {one: f"setting {told[one.name]} of topic {one.name}" for one in altered})
-        changes += [f"Set {told[one.name]} of topic {one.name}" for one in done]
+        doing = {one: f"{verb.lower()}ting {told[one.name]} of topic {one.name}" for one in altered}
+        changes += [f"{verb} {told[one.name]} of topic {one.name}" for one in await _do(client, altering, doing)]
     return changes
 
 
-async def _create(client: Client, topic: WantedTopic) -> list[str]:
+async def _create(client: Client, topic: WantedTopic, creating: set[str]) -> list[str]:
     new = NewTopic(
         topic.name,
         num_partitions=topic.partitions,
         replication_factor=-1 if topic.replication is None else topic.replication,
         config=topic.config_at_creation,
     )
+    creating.add(topic.name)
     futures = client.admin.create_topics([new], operation_timeout=PATIENCE / 2, request_timeout=PATIENCE)
     doing = {topic.name: f"creating topic {topic.name}"}
-    made = await _do(client, futures, doing, fine=(KafkaError.TOPIC_ALREADY_EXISTS,))  # a gateway was quicker
+    try:
+        # Where another was quicker it is theirs.
+        made = await _do(client, futures, doing, fine=(KafkaError.TOPIC_ALREADY_EXISTS,))
+    except BrokerTrouble as error:
+        if error.seen.reason not in (Reason.BROKER_UNREACHABLE, Reason.UNEXPECTED):  # an answer, and it is no
+            creating.discard(topic.name)
+        raise
+    if not made:
+        creating.discard(topic.name)
     return [f"Created topic {name} with {topic.partitions} partitions" for name in made]
 
 
-def _altered(name: str, config: Mapping[str, str]) -> ConfigResource:
+def _alterations(plan: TopicsPlan) -> Iterator[tuple[str, dict[str, str], list[ConfigResource]]]:
+    """What is done to settings: the verb, what of each topic in words, and what the broker is asked for."""
+    if plan.alter:
+        told = {name: ", ".join(f"{key}={one}" for key, one in config.items()) for name, config in plan.alter.items()}
+        yield "Set", told, [_altered(name, config) for name, config in plan.alter.items()]
+    if plan.reset:
+        told = {name: ", ".join(keys) for name, keys in plan.reset.items()}
+        yield "Reset", told, [_altered(name, dict.fromkeys(keys)) for name, keys in plan.reset.items()]
+
+
+def _altered(name: str, config: Mapping[str, str | None]) -> ConfigResource:
+    """None: back to the broker's default."""
     entries = [
-        ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in sorted(config.items())
+        ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
+        if value is not None
+        else ConfigEntry(key, None, incremental_operation=AlterConfigOpType.DELETE)
+        for key, value in sorted(config.items())
     ]
     return ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
 
@@ -215,14 +431,46 @@ async def _do(
     return done
 
 
-async def _forget(client: Client, gateway: InferenceGateway) -> None:
-    names = [topic.name for topic in wanted_topics(gateway)]
-    futures = client.admin.delete_topics(names, operation_timeout=PATIENCE / 2, request_timeout=PATIENCE)
-    await _do(client, futures, {name: f"deleting topic {name}" for name in names}, fine=_ABSENT)
-    group = consumer_group(gateway)
+async def _forget(broker: _Broker, gateway: InferenceGateway, known: Remembered) -> Forgotten:
+    client = broker.client
+    found = await _find(client, _names(gateway, known))
+    if known.earlier:
+        found = await _with_configs(client, found)
+    whose = await _whose(broker, gateway, found, known, adopt=False)
+    requests = requests_topic(gateway)
+    mark = whose.own_mark(gateway, requests)
+    groups = {one.id for one in known.groups if one.origin.owned}
+    origin = group_origin(
+        gateway, known, mark, exists=True, requests=whose.claims[requests].origin if requests in whose.claims else None
+    )
+    groups |= {consumer_group(gateway)} if origin is Origin.CREATED else set()
+    left = [
+        f"topic {name} ({f'it is that of {one.other}' if one.other is not None else 'this resource did not create it'})"
+        for name, one in sorted(whose.claims.items())
+        if not one.origin.owned
+    ]
+    for group in sorted(groups):
+        left += await _forget_group(broker, group, found.keys())
+    names = sorted(name for name, one in whose.claims.items() if one.origin.owned)
+    if names:
+        futures = client.admin.delete_topics(names, operation_timeout=PATIENCE / 2, request_timeout=PATIENCE)
+        await _do(client, futures, {name: f"deleting topic {name}" for name in names}, fine=_ABSENT)
+    return Forgotten(tuple(names), tuple(left))
+
+
+async def _forget_group(broker: _Broker, group: str, topics: Iterable[str]) -> list[str]:
+    """Delete a group, unless it works for others, too: then it is told, and its offsets of our topics go with them."""
+    client = broker.client
+    try:
+        others = sorted(await broker.group(group).topics() - set(topics))
+    except LagUnknown as error:
+        raise NotForgotten(str(error)) from None
+    if others:
+        return [f"consumer group {group} (it has offsets of topic {', '.join(others)})"]
     gone = client.admin.delete_consumer_groups([group], request_timeout=PATIENCE)
     answer = (await client.ask(gone, f"deleting group {group}"))[group]
     if isinstance(answer, KafkaError) and answer.code() == KafkaError.NON_EMPTY_GROUP:
         raise NotForgotten(f"consumer group {group} still has members: it goes once the pods have stopped")
     if isinstance(answer, KafkaError) and answer.code() not in _ABSENT:
         raise trouble(answer, client.servers, f"deleting group {group}")
+    return []
