@@ -38,9 +38,15 @@ def kafka(broker: SecureBroker, **changed: Any) -> dict[str, Any]:
     }
 
 
-def put(cluster: ApiServer, namespace: str, password: str = "admin-password", name: str = "digits-kafka") -> None:
+def put(
+    cluster: ApiServer,
+    namespace: str,
+    password: str = "admin-password",
+    name: str = "digits-kafka",
+    user: str = "admin",
+) -> None:
     made = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": namespace}}
-    cluster.apply({**made, "stringData": {"username": "admin", "password": password}})
+    cluster.apply({**made, "stringData": {"username": user, "password": password}})
 
 
 def made(cluster: ApiServer, namespace: str, broker: SecureBroker) -> set[str]:
@@ -116,7 +122,7 @@ def test_topics_go_though_the_operator_was_away_when_all_was_deleted(
         second.stop()
 
 
-def test_the_copy_follows_the_secret_and_goes_where_topics_stay(
+def test_the_copy_is_of_what_the_broker_accepted_last_and_goes_where_topics_stay(
     cluster: ApiServer, namespace: str, operator: Operator, secure_broker: SecureBroker
 ) -> None:
     def copied() -> dict[str, str]:
@@ -124,16 +130,26 @@ def test_the_copy_follows_the_secret_and_goes_where_topics_stay(
         assert "ownerReferences" not in found["metadata"]
         return {name: base64.b64decode(value).decode() for name, value in found["data"].items()}
 
-    names = made(cluster, namespace, secure_broker)
-    assert copied() == {"username": "admin", "password": "admin-password"}
-    put(cluster, namespace, "changed")
-    until(lambda: copied()["password"] == "changed")
+    user = f"user-{namespace}"
+    secure_broker.set_password(user, "one")
+    for what in ("TOPIC", "GROUP"):
+        secure_broker.allow(user, what, "*", "ALL")
+    put(cluster, namespace, "one", user=user)
+    wanted = kafka(secure_broker, sasl={"secretName": "digits-kafka"})
+    apply(cluster, namespace, kafka=wanted)
+    becomes(cluster, namespace, "KafkaReady", "True", "TopicsReady")
+    assert copied() == {"username": user, "password": "one"}
+    put(cluster, namespace, "two", user=user)
+    becomes(cluster, namespace, "KafkaReady", "False", "AuthenticationFailed")
+    assert copied()["password"] == "one"
+    secure_broker.set_password(user, "two")
+    until(lambda: copied()["password"] == "two")
     patch = '{"spec": {"kafka": {"deletionPolicy": "Retain"}}}'
     cluster.kubectl("patch", "igw", "digits", "-n", namespace, "--type=merge", "-p", patch)
     until(lambda: not there(cluster, namespace, "secret", "digits-broker"))
     cluster.kubectl("delete", "igw", "digits", "-n", namespace, "--wait=false")
     until(lambda: not there(cluster, namespace, "igw", "digits"))
-    assert names <= topics(secure_broker)
+    assert wanted["results"]["name"] in topics(secure_broker)
 
 
 def test_a_secret_of_somebody_else_under_that_name_is_left_alone(

@@ -357,3 +357,18 @@ async def test_where_marks_are_not_allowed_what_is_remembered_decides(
     secure_broker.allow("eve", "GROUP", MARKS_GROUP, "READ")
     seen = await topics.keep(made, eve)
     assert (seen.ready, MARKS_GROUP in seen.message) == (True, False)
+
+
+async def test_a_creation_that_nobody_waits_for_any_longer_is_marked_all_the_same(
+    topics: Topics, broker: Broker, admin: TopicAdmin
+) -> None:
+    for number in range(6):
+        wanted = gateway(broker, f"cut-{number}", kafka__deletionPolicy="Delete")
+        keeping = asyncio.create_task(topics.keep(wanted, NOBODY))
+        while f"default.cut-{number}.requests" not in admin.admin.list_topics(timeout=10).topics:
+            await asyncio.sleep(0)
+        keeping.cancel()
+        await asyncio.wait([keeping])
+        done = await topics.forget(wanted, NOBODY)
+        assert f"default.cut-{number}.requests" in done.topics
+        assert done.left == ()

@@ -14,8 +14,9 @@ page is `podpair crd --format doc`.
 Ten lines are enough: [examples/digits/inferencegateway.yaml](../examples/digits/inferencegateway.yaml). A name in **bold** is
 required. Durations are `50ms`, `20s`, `5m`, `1h30m`; quantities are those of Kubernetes.
 
-The operator creates the topics, and gateways wait for them. Where `kafka.createTopics` is false, somebody else has to. The
-annotation `podpair.dev/paused: "true"` stops the operator from writing to a resource's objects.
+The operator creates the topics, and gateways wait for them. Where `kafka.createTopics` is false, somebody else has to. It
+alters and deletes only topics that the resource created or adopted: [whose topics are](topics.md). The annotation
+`podpair.dev/paused: "true"` stops the operator from writing to a resource's objects.
 """
 
 

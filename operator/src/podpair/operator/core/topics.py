@@ -153,7 +153,9 @@ def topic_records(
         if not gateway.spec.kafka.create_topics and last is not None:
             kept = last.settings
         records.append(TopicRecord(name, found[name].id, one.origin, kept if one.origin.owned else ()))
-    return tuple(records)
+    # A broker that has just started may not know of all: one that is gone for good would come again with another id.
+    records += [one for one in known.topics if one.name in settings.keys() - found.keys() and one.origin.owned]
+    return tuple(sorted(records))
 
 
 def _conflict(wanted: list[WantedTopic], claims: Mapping[str, Claim]) -> Fault | None:

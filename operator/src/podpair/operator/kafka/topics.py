@@ -7,7 +7,7 @@ nothing differs.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,6 +74,27 @@ class _Broker:
     group: Callable[[str], Group]
     """By its id."""
     marks: Marks
+    making: dict[str, "asyncio.Future[_Made]"]
+    """By the resource's uid, what must not be cut off: a topic that was created is marked, too."""
+
+    async def uninterrupted(self, gateway: InferenceGateway, work: Coroutine[Any, Any, "_Made"]) -> "_Made":
+        """Do it, to its end even where nobody waits for it any longer."""
+        uid = owner_of(gateway).uid
+        task = self.making[uid] = asyncio.ensure_future(work)
+
+        def ended(_: object) -> None:
+            if self.making.get(uid) is task:
+                del self.making[uid]
+            if not task.cancelled():
+                task.exception()  # it is raised where it is awaited, if it still is
+
+        task.add_done_callback(ended)
+        return await asyncio.shield(task)
+
+    async def settled(self, gateway: InferenceGateway) -> None:
+        """Until what was begun for a resource has ended."""
+        if (task := self.making.get(owner_of(gateway).uid)) is not None:
+            await asyncio.wait([task])
 
 
 @dataclass
@@ -98,6 +119,7 @@ class Topics:
         self._clients: Kept[BrokerAccess, Client] = Kept()
         self._groups: Kept[tuple[BrokerAccess, str], Group] = Kept()
         self._marks: Kept[BrokerAccess, Marks] = Kept()
+        self._making: dict[str, asyncio.Future[_Made]] = {}
 
     async def keep(
         self, gateway: InferenceGateway, credentials: Credentials, known: Remembered = _NOTHING
@@ -109,7 +131,9 @@ class Topics:
         creating: set[str] = set()
         try:
             async with asyncio.timeout(_WHOLE):
-                return await _keep(self._broker(gateway, credentials), gateway, known, creating)
+                broker = self._broker(gateway, credentials)
+                await broker.settled(gateway)
+                return await _keep(broker, gateway, known, creating)
         except BrokerTrouble as error:
             seen = error.seen
         except TimeoutError:
@@ -125,7 +149,9 @@ class Topics:
         """
         try:
             async with asyncio.timeout(_WHOLE):
-                return await _forget(self._broker(gateway, credentials), gateway, known)
+                broker = self._broker(gateway, credentials)
+                await broker.settled(gateway)
+                return await _forget(broker, gateway, known)
         except BrokerTrouble as error:
             raise NotForgotten(error.seen.message) from None
         except TimeoutError:
@@ -136,6 +162,7 @@ class Topics:
         with contextlib.suppress(BrokerTrouble, MarksUnknown, TimeoutError):
             async with asyncio.timeout(_WHOLE):
                 broker = self._broker(gateway, credentials)
+                await broker.settled(gateway)
                 found = await _find(broker.client, _names(gateway, known))
                 whose = await _whose(broker, gateway, found, known, adopt=False)
                 own = [name for name in found if whose.own_mark(gateway, name) is not None]
@@ -148,10 +175,13 @@ class Topics:
             self._clients.get(access, lambda: Client(access)),
             lambda group: self._groups.get((access, group), lambda: Group(access, group)),
             self._marks.get(access, lambda: Marks(access)),
+            self._making,
         )
 
     async def close(self) -> None:
         """Let go of the brokers."""
+        if self._making:
+            await asyncio.wait(self._making.values(), timeout=_WHOLE)
         await self._groups.close()
         await self._marks.close()
         await self._clients.close()
@@ -163,16 +193,54 @@ def _timed_out() -> KafkaError:
 
 async def _keep(broker: _Broker, gateway: InferenceGateway, known: Remembered, creating: set[str]) -> KafkaSeen:
     """`creating`: the topics whose creation was asked for and that are not in the answer."""
+    made = await broker.uninterrupted(gateway, _make(broker, gateway, known, creating))
+    found, whose, remembered = made.found, made.whose, made.remembered
+    conflict, notes = None, [*made.seen.notes, *([whose.fault] if whose.fault is not None else [])]
+    group, requests = consumer_group(gateway), requests_topic(gateway)
+    lag = None
+    try:
+        if made.group is Origin.EXISTING:
+            conflict, told = await _group_of_others(broker, gateway, found)
+            notes += told
+        if requests in made.widths:
+            lag = await group_lag(broker.client, broker.group(group), requests, made.widths[requests])
+    except LagUnknown as error:
+        notes.append(f"lag isn't known: {error}")
+    except BrokerTrouble as error:
+        raise BrokerTrouble(replace(error.seen, remembered=remembered)) from None
+    partitions, fault = made.widths.get(requests), made.seen.fault or conflict
+    if fault is not None:
+        return KafkaSeen(False, fault.reason, fault.message, lag, partitions, made.changes, remembered)
+    widths = [f"{topic.name} ({made.widths[topic.name]})" for topic in wanted_topics(gateway)]
+    message = ". ".join([f"topics (partitions): {', '.join(widths)} at {broker.client.servers}", *notes])
+    return KafkaSeen(True, Reason.TOPICS_READY, message, lag, partitions, made.changes, remembered)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What was done, and how things stand after it."""
+
+    changes: tuple[str, ...]
+    found: Mapping[str, FoundTopic]
+    widths: Mapping[str, int]
+    """Partitions by topic, of those whose creation the broker doesn't show yet, too."""
+    whose: _Whose
+    group: Origin | None
+    seen: TopicsPlan
+    """What would be to do now; its fault and notes count."""
+    remembered: Remembered
+
+
+async def _make(broker: _Broker, gateway: InferenceGateway, known: Remembered, creating: set[str]) -> _Made:
+    """Create, grow and set what is to be, and mark what is this resource's."""
     client, adopt = broker.client, gateway.spec.kafka.adopt_topics
-    wanted = wanted_topics(gateway)
     found = await _look(client, gateway, known)
     whose = await _whose(broker, gateway, found, known, adopt=adopt)
-    plan = plan_topics(gateway, found, whose.claims, known)
+    plan = seen = plan_topics(gateway, found, whose.claims, known)
     requests, group = requests_topic(gateway), consumer_group(gateway)
     # Before the topics are made: a group that is there then is not this resource's.
     there = await group_exists(client, group) if known.group(group) is None else None
     changes = await _carry_out(client, plan, creating)
-    seen = plan
     if changes or plan.create:
         found = await _shown(client, gateway, plan, known, creating)
         made = known.with_created(creating)
@@ -181,30 +249,14 @@ async def _keep(broker: _Broker, gateway: InferenceGateway, known: Remembered, c
     mark, claimed = whose.own_mark(gateway, requests), whose.claims.get(requests)
     origin = group_origin(gateway, known, mark, exists=there, requests=claimed.origin if claimed is not None else None)
     await _mark(broker, gateway, found, whose, origin)
-    conflict, notes = None, [*seen.notes, *([whose.fault] if whose.fault is not None else [])]
-    if origin is Origin.EXISTING:
-        conflict, told = await _group_of_others(broker, gateway, found)
-        notes += told
     groups = [one for one in known.groups if one.id != group]
     groups += [GroupRecord(group, origin)] if origin is not None else []
     records = topic_records(gateway, found, whose.claims, known)
     remembered = Remembered(records, tuple(groups)).with_created(creating - found.keys())
+    creating.clear()
     widths = {topic.name: topic.partitions for topic in plan.create}
     widths |= {name: topic.partitions for name, topic in found.items()} | dict(plan.grow)
-    lag = None
-    if requests in widths:
-        try:
-            lag = await group_lag(client, broker.group(group), requests, widths[requests])
-        except LagUnknown as error:
-            notes.append(f"lag isn't known: {error}")
-        except BrokerTrouble as error:
-            raise BrokerTrouble(replace(error.seen, remembered=remembered)) from None
-    partitions, fault = widths.get(requests), seen.fault or conflict
-    if fault is not None:
-        return KafkaSeen(False, fault.reason, fault.message, lag, partitions, tuple(changes), remembered)
-    good = f"{', '.join(f'{topic.name} ({widths[topic.name]})' for topic in wanted)} at {client.servers}"
-    message = ". ".join([f"topics (partitions): {good}", *notes])
-    return KafkaSeen(True, Reason.TOPICS_READY, message, lag, partitions, tuple(changes), remembered)
+    return _Made(tuple(changes), found, widths, whose, origin, seen, remembered)
 
 
 def _names(gateway: InferenceGateway, known: Remembered) -> list[str]:

@@ -42,6 +42,7 @@ class _Kept:
     task: "asyncio.Task[None] | None" = None
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     seen: KafkaSeen | None = None
+    accepted: Credentials | None = None
     changes: list[str] = field(default_factory=list)
 
 
@@ -73,6 +74,11 @@ class Brokers:
         """What was found last; None: nothing yet."""
         kept = self._all.get(key)
         return kept.seen if kept is not None else None
+
+    def accepted(self, key: Key) -> Credentials | None:
+        """The credentials that the broker has accepted last; None: none yet."""
+        kept = self._all.get(key)
+        return kept.accepted if kept is not None else None
 
     def take_changes(self, key: Key) -> list[str]:
         """What was made or changed since this was last asked."""
@@ -117,11 +123,12 @@ class Brokers:
             await asyncio.wait([self._leaving[key]])
         while True:
             kept.asked.clear()
+            shown = kept.credentials
             try:
                 seen = (
-                    secret_missing(str(kept.credentials))
-                    if isinstance(kept.credentials, MissingSecret)
-                    else await self._topics.keep(kept.gateway, kept.credentials, kept.known)
+                    secret_missing(str(shown))
+                    if isinstance(shown, MissingSecret)
+                    else await self._topics.keep(kept.gateway, shown, kept.known)
                 )
             except Exception:  # one resource's trouble must not end the task that looks after it
                 _log.exception("topics could not be kept", extra=about(*key))
@@ -129,6 +136,8 @@ class Brokers:
                 kept.changes += seen.changes
                 kept.known = seen.remembered or kept.known
                 news = bool(seen.changes) or seen != kept.seen
+                if isinstance(shown, Credentials) and seen.remembered is not None and shown != kept.accepted:
+                    kept.accepted, news = shown, True
                 kept.seen = seen
                 if news:
                     self._on_change(key)

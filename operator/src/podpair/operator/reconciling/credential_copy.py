@@ -32,17 +32,20 @@ class CredentialCopies:
         self._client = client
         self._caches = caches
 
-    async def store(self, gateway: InferenceGateway, credentials: Credentials | MissingSecret) -> list[Problem]:
+    async def store(
+        self, gateway: InferenceGateway, credentials: Credentials | MissingSecret, *, accepted: bool
+    ) -> list[Problem]:
         """Keep what the end will need, or nothing where it needs nothing; what hindered that.
 
-        Credentials that are missing leave the copy as it is. Raises ApiError where the server is busy or fails, NotLeading.
+        Credentials that are missing, or that the broker has not `accepted` yet, leave a copy as it is: it is of ones that were.
+        Raises ApiError where the server is busy or fails, NotLeading.
         """
         key = gateway.metadata.namespace, gateway.metadata.name
         named = f"Secret {credential_copy_name(key[1])}"
         try:
             if gateway.spec.kafka.deletion_policy != "Delete" or credentials == _NONE:
                 await self.remove(key)
-            elif isinstance(credentials, Credentials) and not await self._store(gateway, credentials):
+            elif isinstance(credentials, Credentials) and not await self._store(gateway, credentials, accepted):
                 return [Problem("NameTaken", f"there is a {named} that is not this resource's: rename one of the two")]
         except ApiError as error:
             return [fault(error, named)]
@@ -71,7 +74,7 @@ class CredentialCopies:
     def _find(self, key: Key) -> Manifest | None:
         return next((one for one in self._caches.of(SECRET, *key) if is_credential_copy(one, key[1])), None)
 
-    async def _store(self, gateway: InferenceGateway, credentials: Credentials) -> bool:
+    async def _store(self, gateway: InferenceGateway, credentials: Credentials, accepted: bool) -> bool:
         """False: the name is somebody else's."""
         wanted = credential_copy(gateway, credentials)
         path = SECRET.path(gateway.metadata.namespace, wanted["metadata"]["name"])
@@ -83,7 +86,7 @@ class CredentialCopies:
                 return True
         if not is_credential_copy(stored, gateway.metadata.name):
             return False
-        if stored.get("data") != wanted["data"]:
+        if accepted and stored.get("data") != wanted["data"]:
             # One that somebody has deleted is held by its finalizer, and as good as any other.
             await self._client.merge(path, {"data": dict.fromkeys(stored.get("data") or {}) | wanted["data"]})
         return True

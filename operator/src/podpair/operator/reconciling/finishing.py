@@ -61,7 +61,8 @@ class Finisher:
 
     async def store(self, gateway: InferenceGateway, credentials: Credentials | MissingSecret) -> list[Problem]:
         """Keep the broker's credentials as far as the end will need them; what hindered that. Raises ApiError, NotLeading."""
-        return await self._copies.store(gateway, credentials)
+        accepted = isinstance(credentials, Credentials) and self._brokers.accepted(_key(gateway)) == credentials
+        return await self._copies.store(gateway, credentials, accepted=accepted)
 
     async def gone(self, key: Key) -> None:
         """A resource is gone: what was kept for its end goes, too. Raises ApiError, NotLeading."""
