@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import ConfigResource, ResourceType
 
 from harness.kafka import Broker, SecureBroker
@@ -35,9 +35,14 @@ def state(admin: TopicAdmin, topic: str) -> tuple[str, int, dict[str, str]] | No
     """Id, partitions and the settings that were given; None: it is not there."""
     if topic not in admin.admin.list_topics(timeout=10).topics:
         return None
-    described = admin.admin.describe_topics(TopicCollection([topic]))[topic].result(10)
     resource = ConfigResource(ResourceType.TOPIC, topic)
-    config = admin.admin.describe_configs([resource])[resource].result(10)
+    try:
+        described = admin.admin.describe_topics(TopicCollection([topic]))[topic].result(10)
+        config = admin.admin.describe_configs([resource])[resource].result(10)
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:  # it has gone between two questions
+            return None
+        raise
     given = {name: entry.value for name, entry in config.items() if entry.source == 1}
     return str(described.topic_id), len(described.partitions), given
 

@@ -124,7 +124,8 @@ def plan_topics(
         )
     ours = {name: partitions for name, partitions in narrow.items() if name in owned}
     theirs = {name: partitions for name, partitions in narrow.items() if name not in owned}
-    fault = _conflict(wanted, claims) or _compacted(wanted, found)
+    conflict = _conflict(wanted, claims)
+    fault = conflict or _compacted(wanted, found)
     if results_topic(gateway) in ours and not gateway.spec.kafka.allow_repartition:
         fault = fault or _refused(gateway, found)
         # Both topics stay equally wide: what has grown can't be undone.
@@ -132,7 +133,7 @@ def plan_topics(
     fault = fault or _too_narrow(gateway, theirs, found, "this resource did not make it")
     kept = {name: topic for name, topic in found.items() if name in owned}
     return TopicsPlan(
-        create=missing,
+        create=missing if conflict is None else (),  # two that share some names would each own a part
         grow=ours,
         alter=_drift(wanted, kept),
         reset=_no_longer_wanted(wanted, kept, known),

@@ -18,7 +18,7 @@ _PASSING = {
 
 
 async def group_exists(client: Client, group: str) -> bool | None:
-    """Whether there is a group of this id, of whatever protocol; None: the broker doesn't tell. Raises BrokerTrouble."""
+    """Whether there is a group of this id, of whatever protocol; None: ACLs don't let us know. Raises BrokerTrouble."""
     described = await _describe(client, group)
     return None if isinstance(described, KafkaError) else described.state != ConsumerGroupState.DEAD
 
@@ -33,15 +33,13 @@ async def member_topics(client: Client, group: str) -> set[str]:
 
 
 async def _describe(client: Client, group: str) -> Any | KafkaError:
-    """The group, or why the broker doesn't tell of it: it isn't allowed, or no coordinator is there for a while."""
+    """The group, or GROUP_AUTHORIZATION_FAILED. Raises BrokerTrouble, also where no coordinator comes."""
     doing, end = f"looking for consumer group {group}", time.monotonic() + _WAITING
     while True:
         futures = client.admin.describe_consumer_groups([group], request_timeout=PATIENCE)
         answer = (await client.ask(futures, doing))[group]
         if not isinstance(answer, KafkaError) or answer.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
             return answer
-        if answer.code() not in _PASSING:
+        if answer.code() not in _PASSING or time.monotonic() > end:
             raise trouble(answer, client.servers, doing)
-        if time.monotonic() > end:
-            return answer
         await asyncio.sleep(_AGAIN)

@@ -15,21 +15,19 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from podpair.operator.core.broker_access import BrokerAccess
 from podpair.operator.core.ownership import MARKS_GROUP
 from podpair.operator.kafka.clients import Client, librdkafka_log
-from podpair.operator.kafka.failures import client_invalid, trouble
+from podpair.operator.kafka.failures import BrokerTrouble, client_invalid, trouble
 from podpair.operator.kafka.groups import group_exists
 
-_PATIENCE = 5.0  # seconds
+_PATIENCE = 8.0  # seconds; the group may have no coordinator yet
 _BEYOND = 2**62
 _NONE = ""  # as metadata: no mark
 
 
-class MarksUnknown(Exception):
-    """The broker doesn't tell, or take, marks. The text says why."""
+class MarksRefused(Exception):
+    """The broker's ACLs allow no marks. The text says what to grant."""
 
-    @classmethod
-    def refused(cls) -> "MarksUnknown":
-        """Its ACLs don't allow it."""
-        return cls(
+    def __init__(self) -> None:
+        super().__init__(
             f"the topics can't be marked as this resource's: grant the operator's user Read on consumer group {MARKS_GROUP} and"
             " on the topics, so that other resources see whose they are"
         )
@@ -48,14 +46,14 @@ class Marks:
         self._thread = ThreadPoolExecutor(1, "kafka-marks")
 
     async def read(self, client: Client, topics: Iterable[str]) -> dict[str, str]:
-        """The marks of those topics that have one, as text. Raises MarksUnknown, BrokerTrouble."""
+        """The marks of those topics that have one, as text. Raises MarksRefused, BrokerTrouble."""
         # A consumer is not told that it may not: it would wait.
         if await group_exists(client, MARKS_GROUP) is None:
-            raise MarksUnknown.refused()
+            raise MarksRefused
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._read, list(topics))
 
     async def write(self, marks: Mapping[str, str | None]) -> None:
-        """Mark topics; None takes the mark away. Raises MarksUnknown."""
+        """Mark topics; None takes the mark away. Raises MarksRefused, BrokerTrouble."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._write, dict(marks))
 
     def _read(self, topics: list[str]) -> dict[str, str]:
@@ -64,10 +62,10 @@ class Marks:
         try:
             found = self._consumer.committed([TopicPartition(topic, 0) for topic in topics], timeout=_PATIENCE)
         except KafkaException as error:
-            raise self._unknown(error.args[0], "reading whose the topics are") from None
+            raise self._why(error.args[0], "reading whose the topics are") from None
         for place in found:
             if place.error is not None and place.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
-                raise self._unknown(place.error, "reading whose the topics are")
+                raise self._why(place.error, "reading whose the topics are")
         return {place.topic: place.metadata for place in found if place.metadata}
 
     def _write(self, marks: dict[str, str | None]) -> None:
@@ -75,18 +73,18 @@ class Marks:
         try:
             written = self._consumer.commit(offsets=places, asynchronous=False)
         except KafkaException as error:
-            raise self._unknown(error.args[0], "marking whose the topics are") from None
+            raise self._why(error.args[0], "marking whose the topics are") from None
         for place in written or ():
             if place.error is not None:
-                raise self._unknown(place.error, "marking whose the topics are")
+                raise self._why(place.error, "marking whose the topics are")
 
-    def _unknown(self, error: KafkaError, doing: str) -> MarksUnknown:
+    def _why(self, error: KafkaError, doing: str) -> MarksRefused | BrokerTrouble:
         told = self._consumer.poll(0)
         cause = told.error() if told is not None else None
         code = (cause or error).code()
         if code in (KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED):
-            return MarksUnknown.refused()
-        return MarksUnknown(trouble(error, self._servers, doing, cause).seen.message)
+            return MarksRefused()
+        return trouble(error, self._servers, doing, cause)
 
     def close(self) -> None:
         """Let go of the broker. Blocks."""

@@ -7,34 +7,21 @@ nothing differs.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from confluent_kafka import KafkaError, TopicCollection
-from confluent_kafka.admin import (
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    ConfigSource,
-    NewPartitions,
-    ResourceType,
-)
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka import KafkaError
 
 from podpair.operator.core.broker_access import BrokerAccess, broker_access
 from podpair.operator.core.credentials import Credentials
 from podpair.operator.core.kafka_state import KafkaSeen, Reason
 from podpair.operator.core.objects.naming import consumer_group, requests_topic
 from podpair.operator.core.ownership import (
-    Claim,
     Forgotten,
     GroupRecord,
-    Mark,
     Origin,
     Remembered,
-    Topic,
-    claim,
     group_origin,
     owner_of,
     read_mark,
@@ -44,7 +31,6 @@ from podpair.operator.core.topics import (
     Fault,
     FoundTopic,
     TopicsPlan,
-    WantedTopic,
     plan_topics,
     same_setting,
     topic_records,
@@ -54,12 +40,13 @@ from podpair.operator.kafka.clients import PATIENCE, Client, Kept
 from podpair.operator.kafka.failures import BrokerTrouble, trouble
 from podpair.operator.kafka.groups import group_exists, member_topics
 from podpair.operator.kafka.lag import Group, LagUnknown, group_lag
-from podpair.operator.kafka.marks import Marks, MarksUnknown
+from podpair.operator.kafka.marks import Marks, MarksRefused
+from podpair.operator.kafka.ownership import Whose, mark_owned, whose_are
+from podpair.operator.kafka.topic_admin import ABSENT, carry_out, do, find_topics, with_configs
 
-_WHOLE = 10.0  # seconds for all questions of one resource
+_WHOLE = 15.0  # seconds for all questions of one resource
 _SHOWING, _AGAIN = 3.0, 0.05  # seconds until a broker tells of a change, and between two looks
 _NOTHING = Remembered()
-_ABSENT = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.GROUP_ID_NOT_FOUND}
 
 
 class NotForgotten(Exception):
@@ -95,21 +82,6 @@ class _Broker:
         """Until what was begun for a resource has ended."""
         if (task := self.making.get(owner_of(gateway).uid)) is not None:
             await asyncio.wait([task])
-
-
-@dataclass
-class _Whose:
-    """Whose the topics of a resource are, as far as could be told."""
-
-    claims: dict[str, Claim]
-    marks: dict[str, Mark]
-    fault: str | None = None
-    """Why no mark could be read or written."""
-
-    def own_mark(self, gateway: InferenceGateway, topic: str) -> Mark | None:
-        """The mark of a topic, where it is this resource's."""
-        mark = self.marks.get(topic)
-        return mark if mark is not None and mark.owner.uid == owner_of(gateway).uid else None
 
 
 class Topics:
@@ -159,12 +131,12 @@ class Topics:
 
     async def release(self, gateway: InferenceGateway, credentials: Credentials, known: Remembered = _NOTHING) -> None:
         """Take this resource's marks off its topics, which stay. Raises nothing: a mark that stays is forgotten by the broker."""
-        with contextlib.suppress(BrokerTrouble, MarksUnknown, TimeoutError):
+        with contextlib.suppress(BrokerTrouble, MarksRefused, TimeoutError):
             async with asyncio.timeout(_WHOLE):
                 broker = self._broker(gateway, credentials)
                 await broker.settled(gateway)
-                found = await _find(broker.client, _names(gateway, known))
-                whose = await _whose(broker, gateway, found, known, adopt=False)
+                found = await find_topics(broker.client, _names(gateway, known))
+                whose = await whose_are(broker.client, broker.marks, gateway, found, known, adopt=False)
                 own = [name for name in found if whose.own_mark(gateway, name) is not None]
                 if own:
                     await broker.marks.write(dict.fromkeys(own))
@@ -224,7 +196,7 @@ class _Made:
     found: Mapping[str, FoundTopic]
     widths: Mapping[str, int]
     """Partitions by topic, of those whose creation the broker doesn't show yet, too."""
-    whose: _Whose
+    whose: Whose
     group: Origin | None
     seen: TopicsPlan
     """What would be to do now; its fault and notes count."""
@@ -235,20 +207,20 @@ async def _make(broker: _Broker, gateway: InferenceGateway, known: Remembered, c
     """Create, grow and set what is to be, and mark what is this resource's."""
     client, adopt = broker.client, gateway.spec.kafka.adopt_topics
     found = await _look(client, gateway, known)
-    whose = await _whose(broker, gateway, found, known, adopt=adopt)
+    whose = await whose_are(broker.client, broker.marks, gateway, found, known, adopt=adopt)
     plan = seen = plan_topics(gateway, found, whose.claims, known)
     requests, group = requests_topic(gateway), consumer_group(gateway)
     # Before the topics are made: a group that is there then is not this resource's.
     there = await group_exists(client, group) if known.group(group) is None else None
-    changes = await _carry_out(client, plan, creating)
+    changes = await carry_out(client, plan, creating)
     if changes or plan.create:
         found = await _shown(client, gateway, plan, known, creating)
         made = known.with_created(creating)
-        whose = await _whose(broker, gateway, found, made, adopt=adopt)
+        whose = await whose_are(broker.client, broker.marks, gateway, found, made, adopt=adopt)
         seen = plan_topics(gateway, found, whose.claims, made)  # another may have been quicker
     mark, claimed = whose.own_mark(gateway, requests), whose.claims.get(requests)
     origin = group_origin(gateway, known, mark, exists=there, requests=claimed.origin if claimed is not None else None)
-    await _mark(broker, gateway, found, whose, origin)
+    await mark_owned(broker.marks, gateway, found, whose, origin)
     groups = [one for one in known.groups if one.id != group]
     groups += [GroupRecord(group, origin)] if origin is not None else []
     records = topic_records(gateway, found, whose.claims, known)
@@ -264,68 +236,17 @@ def _names(gateway: InferenceGateway, known: Remembered) -> list[str]:
     return list(dict.fromkeys([topic.name for topic in wanted_topics(gateway)] + [one.name for one in known.topics]))
 
 
-async def _whose(
-    broker: _Broker, gateway: InferenceGateway, found: Mapping[str, FoundTopic], known: Remembered, *, adopt: bool
-) -> _Whose:
-    """Whose the topics are that were found. `adopt`: what is nobody's is taken, if that can be seen."""
-    whose = _Whose({}, {})
-    try:
-        texts = await broker.marks.read(broker.client, found)
-    except MarksUnknown as error:
-        texts, whose.fault, adopt = {}, str(error), False
-    wanted = {topic.name for topic in wanted_topics(gateway)}
-    for name, topic in found.items():
-        mark = read_mark(texts.get(name), topic.id)
-        if mark is not None:
-            whose.marks[name] = mark
-        # Of what an earlier spec named nothing is taken, and what isn't this resource's is none of its business.
-        adopting = adopt and name in wanted
-        one = claim(gateway, name, Topic(topic.id, topic.config), mark, known, adopt=adopting)
-        if one.origin.owned or name in wanted:
-            whose.claims[name] = one
-    return whose
-
-
-async def _mark(
-    broker: _Broker,
-    gateway: InferenceGateway,
-    found: Mapping[str, FoundTopic],
-    whose: _Whose,
-    group: Origin | None,
-) -> None:
-    """Mark what is this resource's, anew once a day; and take its marks off what it lets go of."""
-    if whose.fault is not None:
-        return
-    today = int(time.time() // 86_400)
-    requests, own = requests_topic(gateway), owner_of(gateway)
-    marks: dict[str, str | None] = {}
-    for name, one in whose.claims.items():
-        has = whose.own_mark(gateway, name)
-        if one.origin.owned:
-            with_group = consumer_group(gateway) if name == requests and group is Origin.CREATED else None
-            mark = Mark(found[name].id, own, one.origin, with_group, today)
-            if mark != has:
-                marks[name] = mark.text()
-        elif has is not None:
-            marks[name] = None
-    if marks:
-        try:
-            await broker.marks.write(marks)
-        except MarksUnknown as error:
-            whose.fault = str(error)
-
-
 async def _group_of_others(
     broker: _Broker, gateway: InferenceGateway, found: Mapping[str, FoundTopic]
 ) -> tuple[Fault | None, list[str]]:
     """Of a group that isn't this resource's: the fault that names another resource that it works for; else a note."""
     group = consumer_group(gateway)
-    others = await _find(broker.client, sorted(await member_topics(broker.client, group) - found.keys()))
+    others = await find_topics(broker.client, sorted(await member_topics(broker.client, group) - found.keys()))
     if not others:
         return None, [
             f"consumer group {group} was there already: it is used as it is, and stays when this resource goes"
         ]
-    with contextlib.suppress(MarksUnknown):
+    with contextlib.suppress(MarksRefused):
         for name, text in (await broker.marks.read(broker.client, others)).items():
             mark = read_mark(text, others[name].id)
             if mark is not None and mark.owner.uid != owner_of(gateway).uid:
@@ -367,128 +288,16 @@ def _done(plan: TopicsPlan, found: Mapping[str, FoundTopic], creating: set[str])
 
 async def _look(client: Client, gateway: InferenceGateway, known: Remembered) -> dict[str, FoundTopic]:
     """The topics as the broker has them, with what podpair keeps of them."""
-    found = await _find(client, _names(gateway, known))
-    return await _with_configs(client, found) if gateway.spec.kafka.create_topics else found
-
-
-async def _find(client: Client, names: list[str]) -> dict[str, FoundTopic]:
-    """Those of the topics that the broker has."""
-    if not names:
-        return {}
-    futures = client.admin.describe_topics(TopicCollection(names), request_timeout=PATIENCE)
-    answers = await client.ask(futures, "looking for the topics")
-    found = {}
-    for name, answer in answers.items():
-        if not isinstance(answer, KafkaError):
-            partitions = answer.partitions
-            found[name] = FoundTopic(len(partitions), len(partitions[0].replicas), id=str(answer.topic_id))
-        elif answer.code() not in _ABSENT:
-            raise trouble(answer, client.servers, f"looking for topic {name}")
-    return found
-
-
-async def _with_configs(client: Client, found: Mapping[str, FoundTopic]) -> dict[str, FoundTopic]:
-    if not found:
-        return {}
-    resources = [ConfigResource(ResourceType.TOPIC, name) for name in found]
-    answers = await client.ask(
-        client.admin.describe_configs(resources, request_timeout=PATIENCE), "reading the topics' settings"
-    )
-    filled = dict(found)
-    for resource, answer in answers.items():
-        if isinstance(answer, KafkaError):
-            if answer.code() in _ABSENT:  # it went away between two questions
-                filled.pop(resource.name)
-                continue
-            raise trouble(answer, client.servers, f"reading the settings of topic {resource.name}")
-        # What the topic itself was given: a default that happens to be the same may change below it.
-        own = ConfigSource.DYNAMIC_TOPIC_CONFIG.value
-        config = {key: entry.value for key, entry in answer.items() if entry.source == own and entry.value is not None}
-        effective = {key: entry.value for key, entry in answer.items() if entry.value is not None}
-        filled[resource.name] = found[resource.name]._replace(config=config, effective=effective)
-    return filled
-
-
-async def _carry_out(client: Client, plan: TopicsPlan, creating: set[str]) -> list[str]:
-    """Does what is planned; sentences on what was done. Raises BrokerTrouble where the broker doesn't do it."""
-    changes: list[str] = []
-    for topic in plan.create:
-        changes += await _create(client, topic, creating)
-    if plan.grow:
-        new = [NewPartitions(name, partitions) for name, partitions in plan.grow.items()]
-        futures = client.admin.create_partitions(new, operation_timeout=PATIENCE / 2, request_timeout=PATIENCE)
-        done = await _do(client, futures, {name: f"growing topic {name}" for name in plan.grow})
-        changes += [f"Grew topic {name} to {plan.grow[name]} partitions" for name in done]
-    for verb, told, altered in _alterations(plan):
-        altering = client.admin.incremental_alter_configs(altered, request_timeout=PATIENCE)
-        doing = {one: f"{verb.lower()}ting {told[one.name]} of topic {one.name}" for one in altered}
-        changes += [f"{verb} {told[one.name]} of topic {one.name}" for one in await _do(client, altering, doing)]
-    return changes
-
-
-async def _create(client: Client, topic: WantedTopic, creating: set[str]) -> list[str]:
-    new = NewTopic(
-        topic.name,
-        num_partitions=topic.partitions,
-        replication_factor=-1 if topic.replication is None else topic.replication,
-        config=topic.config_at_creation,
-    )
-    creating.add(topic.name)
-    futures = client.admin.create_topics([new], operation_timeout=PATIENCE / 2, request_timeout=PATIENCE)
-    doing = {topic.name: f"creating topic {topic.name}"}
-    try:
-        # Where another was quicker it is theirs.
-        made = await _do(client, futures, doing, fine=(KafkaError.TOPIC_ALREADY_EXISTS,))
-    except BrokerTrouble as error:
-        if error.seen.reason not in (Reason.BROKER_UNREACHABLE, Reason.UNEXPECTED):  # an answer, and it is no
-            creating.discard(topic.name)
-        raise
-    if not made:
-        creating.discard(topic.name)
-    return [f"Created topic {name} with {topic.partitions} partitions" for name in made]
-
-
-def _alterations(plan: TopicsPlan) -> Iterator[tuple[str, dict[str, str], list[ConfigResource]]]:
-    """What is done to settings: the verb, what of each topic in words, and what the broker is asked for."""
-    if plan.alter:
-        told = {name: ", ".join(f"{key}={one}" for key, one in config.items()) for name, config in plan.alter.items()}
-        yield "Set", told, [_altered(name, config) for name, config in plan.alter.items()]
-    if plan.reset:
-        told = {name: ", ".join(keys) for name, keys in plan.reset.items()}
-        yield "Reset", told, [_altered(name, dict.fromkeys(keys)) for name, keys in plan.reset.items()]
-
-
-def _altered(name: str, config: Mapping[str, str | None]) -> ConfigResource:
-    """None: back to the broker's default."""
-    entries = [
-        ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
-        if value is not None
-        else ConfigEntry(key, None, incremental_operation=AlterConfigOpType.DELETE)
-        for key, value in sorted(config.items())
-    ]
-    return ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
-
-
-async def _do(
-    client: Client, futures: Mapping[Any, Any], doing: Mapping[Any, str], fine: Iterable[int] = ()
-) -> list[Any]:
-    """The keys of what was done; errors that are `fine` are passed over. Raises BrokerTrouble for the others."""
-    answers = await client.ask(futures, " and ".join(doing.values()))
-    done = []
-    for key, answer in answers.items():
-        if not isinstance(answer, KafkaError):
-            done.append(key)
-        elif answer.code() not in fine:
-            raise trouble(answer, client.servers, doing[key])
-    return done
+    found = await find_topics(client, _names(gateway, known))
+    return await with_configs(client, found) if gateway.spec.kafka.create_topics else found
 
 
 async def _forget(broker: _Broker, gateway: InferenceGateway, known: Remembered) -> Forgotten:
     client = broker.client
-    found = await _find(client, _names(gateway, known))
+    found = await find_topics(client, _names(gateway, known))
     if known.earlier:
-        found = await _with_configs(client, found)
-    whose = await _whose(broker, gateway, found, known, adopt=False)
+        found = await with_configs(client, found)
+    whose = await whose_are(broker.client, broker.marks, gateway, found, known, adopt=False)
     requests = requests_topic(gateway)
     mark = whose.own_mark(gateway, requests)
     groups = {one.id for one in known.groups if one.origin.owned}
@@ -506,7 +315,7 @@ async def _forget(broker: _Broker, gateway: InferenceGateway, known: Remembered)
     names = sorted(name for name, one in whose.claims.items() if one.origin.owned)
     if names:
         futures = client.admin.delete_topics(names, operation_timeout=PATIENCE / 2, request_timeout=PATIENCE)
-        await _do(client, futures, {name: f"deleting topic {name}" for name in names}, fine=_ABSENT)
+        await do(client, futures, {name: f"deleting topic {name}" for name in names}, fine=ABSENT)
     return Forgotten(tuple(names), tuple(left))
 
 
@@ -523,6 +332,6 @@ async def _forget_group(broker: _Broker, group: str, topics: Iterable[str]) -> l
     answer = (await client.ask(gone, f"deleting group {group}"))[group]
     if isinstance(answer, KafkaError) and answer.code() == KafkaError.NON_EMPTY_GROUP:
         raise NotForgotten(f"consumer group {group} still has members: it goes once the pods have stopped")
-    if isinstance(answer, KafkaError) and answer.code() not in _ABSENT:
+    if isinstance(answer, KafkaError) and answer.code() not in ABSENT:
         raise trouble(answer, client.servers, f"deleting group {group}")
     return []
