@@ -10,8 +10,12 @@ from playwright.async_api import Page
 # Opens a session in the page and keeps what it dispatches; the waits between attempts are 0 with this rng.
 OPEN = """async (options) => {
     window.podpair = await import("/podpair.js");
-    window.tokens = ["jwt-1", "jwt-2", "jwt-3"];
-    const token = options.renew ? async () => window.tokens.shift() : "jwt";
+    window.tokens = options.tokens ?? ["jwt-1", "jwt-2", "jwt-3"];  // null: the function throws
+    const token = options.renew ? async () => {
+        const next = window.tokens.shift();
+        if (next === null) throw new TypeError("Failed to fetch");
+        return next;
+    } : "jwt";
     window.seen = [];
     const session = new podpair.Session("/v1/ws", {token, rng: () => 0, ...options});
     for (const type of ["push", "gap", "drain", "state", "error"])
@@ -290,6 +294,25 @@ async def test_the_token_is_refreshed_in_band(client: Client) -> None:
     await connection.send({"type": "push", "data": 1, "position": "e.3.1"})
     await client.seen("push")
     assert await client.page.evaluate("[session.resume, session.position]") == ["resume-2", "e.3.1"]
+
+
+async def test_a_token_that_cannot_be_had_is_asked_for_again(client: Client) -> None:
+    """In band, and for a new connection: neither ends the session, nor is it an error that nobody catches."""
+    uncaught: list[Any] = []
+    client.page.on("pageerror", lambda error: uncaught.append(error))
+    now = await client.page.evaluate("Date.now() / 1000")
+    tokens = ["jwt-1", None, None, "jwt-2"]
+    connection = await client.open(renew=True, tokens=tokens, welcome={"expires_at": now + 0.5})
+    await client.infer("mine")
+    await connection.infer()
+    await client.page.wait_for_function("tokens.length === 2")
+    assert connection.frames.empty(), "no other token, nothing to say"
+    await connection.close(4001, "the token has expired")
+    connection = await client.gateway.welcomed()
+    assert connection.offered[1] == "bearer.jwt-2"
+    await connection.answer(await connection.infer())
+    assert "failed" not in await client.end("mine")
+    assert uncaught == []
 
 
 async def test_a_draining_gateway_is_left(client: Client) -> None:

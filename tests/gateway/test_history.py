@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, KafkaException, Producer
 
 from podpair.gateway.config.model import Auth, Config, Kafka
 from podpair.gateway.kafka import history as module
@@ -41,3 +41,34 @@ async def test_a_long_log_is_read_in_bounded_passes(bound: str, monkeypatch: pyt
     for session, (passes, found) in enumerate(answers):
         assert found == [b"%04d" % number * 10 for number in range(session, 500, 2)]
         assert passes > 1
+
+
+async def test_a_client_that_stays_silent_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """librdkafka's client may tell nothing, not even an error, of a partition of a topic that was made again."""
+    made: list[Consumer] = []
+
+    class Silent(Consumer):
+        def poll(self, timeout: float = -1) -> None:
+            return None
+
+    def consumer(*args: Any, **keywords: Any) -> Consumer:
+        made.append((Consumer if made else Silent)(*args, **keywords))
+        return made[-1]
+
+    monkeypatch.setattr(module, "Consumer", consumer)
+    broker = EmbeddedKafka()
+    config = Config(auth=Auth(disabled=True), kafka=Kafka(bootstrap_servers=broker.bootstrap_servers, embedded=True))
+    producer = Producer({"bootstrap.servers": broker.bootstrap_servers, "log_level": 0})
+    producer.produce(config.results.topic, b"there", key="s", partition=0)
+    assert producer.flush(10) == 0
+    history = History(config)
+    try:
+        async with asyncio.timeout(60):
+            with pytest.raises(KafkaException, match="no history of"):
+                await history.read(0, b"s", 0, 1)
+            chunk = await history.read(0, b"s", 0, 1)
+    finally:
+        await history.close()
+        broker.close()
+    assert [record.value() for record in chunk.records] == [b"there"]
+    assert len(made) == 2

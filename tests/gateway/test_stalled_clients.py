@@ -102,6 +102,26 @@ def test_who_sends(gateway: Gateway, name: str) -> None:
     assert gateway.metric("connections_closed_total", reason=reason) == before + 1
 
 
+def test_half_a_head_that_comes_before_the_answer(gateway: Gateway, model: FakeModel) -> None:
+    """It is no part of the request before it: the connection is not idle once that is answered."""
+    before = gateway.metric("connections_closed_total", reason="head")
+    asked = len(model.asked)
+    model.open.clear()
+    head = f"POST /v2/models/fake/infer HTTP/1.1\r\nHost: x\r\n{BEARER}Content-Length: {len(V2)}\r\n\r\n"
+    with wire(gateway) as made:
+        made.sendall(head.encode() + V2)
+        until(lambda: len(model.asked) == asked + 1)
+        made.sendall(b"GET /hea")
+        with wire(gateway) as other:  # who is answered later than that was read
+            other.sendall(GET)
+            assert answer(other).startswith(b"HTTP/1.1 200")
+        model.open.set()
+        assert answer(made).startswith(b"HTTP/1.1 200")
+        end = rest(made)
+    assert end.startswith(b"HTTP/1.1 408"), end
+    assert gateway.metric("connections_closed_total", reason="head") == before + 1
+
+
 DRIPS: dict[str, tuple[bytes, bytes]] = {
     "a head": (b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: ", b"x"),
     "a head, line by line": (b"GET /healthz HTTP/1.1\r\nHost: x\r\n", b"X:x\r\n"),

@@ -31,7 +31,7 @@ class Member:
         self._positions: set[str] = set()
         self.session: podpair.client.Session | None = None
         self.pushed = 0  # records written to it
-        self.answered = 0  # requests that ended with a result
+        self.answered = False  # with a result, after all was over
         self.errors: Counter[str] = Counter()  # by code
         self.last = -1  # the number of the last that was seen here
         self.caught_up = asyncio.Event()
@@ -59,16 +59,17 @@ class Member:
             self._positions.add(position)
 
     async def ask(self, until: asyncio.Event) -> None:
-        """Requests with a pause between them until it is over."""
+        """Requests with a pause between them until it is over, and until one that was asked then is answered."""
         assert self.session is not None
         number = 0
-        while not until.is_set():
+        while not self.answered:
+            over = until.is_set()
             request, number = f"{self.name}.{number}", number + 1
             self._crowd.requests.asked(self.name, request)
             try:
                 result = await self.session.infer("digits", _ROW, route=self._rng.choice(_ROUTES), id=request)
                 outcome = f"result, {result.route}" if result.data["label"] else "empty"
-                self.answered += 1
+                self.answered = over
             except podpair.client.PodpairError as error:
                 outcome = error.code
                 self.errors[outcome] += 1

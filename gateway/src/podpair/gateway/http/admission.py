@@ -80,9 +80,7 @@ class Admission:
         if parts.registry.connected >= limit:
             raise self.refuse(503, "overloaded", f"{limit} sessions are connected (limits.sessions)", retry_after=5)
         self._check_origin(request)
-        results = self._config.results.topic
-        if parts.topic_watch.state[results] is None:
-            raise self.refuse(503, "overloaded", f"topic {results} is missing: it was deleted", retry_after=2)
+        self._check_results(parts)
         identity = await self.identity(request)
         try:
             place = Position.parse(position) if position else None
@@ -109,9 +107,26 @@ class Admission:
             self._metrics.limited.labels("connects").inc()
             message = "too many connect at once (limits.connects_per_second)"
             raise self.refuse(503, "overloaded", message, retry_after=wait)
+        await self._learn_epoch(parts, place)
         return Visitor(
             parts, identity, session, hold, resumed=bool(token), position=place, requests_epoch=requests_epoch
         )
+
+    def _check_results(self, parts: Parts) -> None:
+        results = self._config.results.topic
+        if parts.topic_watch.state[results] is None:
+            raise self.refuse(503, "overloaded", f"topic {results} is missing: it was deleted", retry_after=2)
+
+    async def _learn_epoch(self, parts: Parts, position: Position | None) -> None:
+        """Look at the topics where a client comes from an epoch that this gateway doesn't know.
+
+        Another gateway may have seen a change sooner: the epoch before would give the client twice what it had in it.
+        """
+        homes = parts.homes
+        if position is None or position.epoch == homes.epoch or position.epoch in homes.siblings:
+            return
+        await parts.topic_watch.refresh()
+        self._check_results(parts)
 
     def check_owner(self, parts: Parts, session_id: str, identity: Identity) -> None:
         """A session that is here must be this user's."""

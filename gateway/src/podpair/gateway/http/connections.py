@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 _LEAST_RATE = 512  # bytes a second
 _LINGER = 3.0  # seconds in which a connection that was closed has to be gone
@@ -52,7 +52,18 @@ def check_aiohttp() -> None:
 class TimedHandler(web.RequestHandler):
     """aiohttp's protocol of one connection, and what is to be known of how it gets on."""
 
-    __slots__ = ("_complete", "_connections", "_mark", "_phase", "_received", "_since", "_written", "session", "wire")
+    __slots__ = (
+        "_body",
+        "_complete",
+        "_connections",
+        "_mark",
+        "_phase",
+        "_received",
+        "_since",
+        "_written",
+        "session",
+        "wire",
+    )
 
     def __init__(self, connections: "Connections", manager: web.Server, loop: asyncio.AbstractEventLoop) -> None:
         # aiohttp's own limit is of no use here, but none would be taken for zero.
@@ -65,7 +76,8 @@ class TimedHandler(web.RequestHandler):
         self._since = 0.0  # when the phase began, or the present look at how much moves in it
         self._mark = 0  # bytes that had moved then
         self._received = 0
-        self._complete = 0  # bytes up to the end of the last request
+        self._body: StreamReader | None = None  # of the last request whose head is complete
+        self._complete = 0  # bytes up to the last that are no part of an incomplete head
         self._written = 0  # bytes that waited for the client at the last look
 
     def is_session(self, session: bool) -> None:
@@ -88,11 +100,16 @@ class TimedHandler(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Something has come."""
+        """Something has come: of a body, with the end of a head, or of a head that is incomplete."""
         self._received += len(data)
+        of_body = self._body is not None and not self._body.is_eof()
+        heads = self._request_count
         super().data_received(data)
-        if self._waiter is None or self._waiter.done():
-            self._complete = self._received  # nothing but a head that is incomplete leaves it waiting
+        if self._request_count != heads:
+            self._body = self._messages[-1][1]
+        elif not of_body:
+            return
+        self._complete = self._received
 
     @property
     def phase(self) -> str:
