@@ -1,6 +1,6 @@
 """`helm uninstall` with the chart's own Secret, which Helm deletes before the resource: the topics go all the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,17 @@ from harness.pair import until
 from harness.reconciled import becomes, there
 from harness.topics import TopicAdmin
 
+NAME = "inferencegateways.podpair.dev"
 CRD = CHARTS / "podpair-crds" / "templates" / "crd.yaml"
+
+
+@pytest.fixture(autouse=True)
+def crd(cluster: ApiServer) -> Iterator[None]:
+    """The CRD, which other tests install with the operator's chart."""
+    cluster.kubectl("apply", "--server-side", "-f", str(CRD))
+    cluster.await_kind(NAME)
+    yield
+    cluster.kubectl("delete", "crd", NAME)
 
 
 @pytest.mark.parametrize("program", [program, program_4], ids=["helm 3", "helm 4"])
@@ -23,8 +33,6 @@ def test_topics_go_with_a_release_that_has_the_password(
     cluster: ApiServer, namespace: str, secure_broker: SecureBroker, tmp_path: Path, program: Callable[[], Path]
 ) -> None:
     helm = Helm(tmp_path, cluster, program)
-    cluster.kubectl("apply", "--server-side", "-f", str(CRD))
-    cluster.await_kind("inferencegateways.podpair.dev")
     kafka: dict[str, Any] = {
         "bootstrapServers": secure_broker.addresses["SASL_PLAINTEXT"],
         "deletionPolicy": "Delete",
