@@ -14,6 +14,7 @@ from harness.helm import CHARTS, Failed, Helm
 from harness.kubernetes import ApiServer, Refused
 from harness.resources import EXAMPLE
 from podpair.operator.cli.main import cli
+from podpair.operator.core.policy import LABEL
 
 CHART = CHARTS / "inference-gateway"
 NAME = "inferencegateways.podpair.dev"
@@ -69,6 +70,10 @@ def test_secrets_are_made_and_named(helm: Helm) -> None:
         "podpair-auth": {"secret": DIGITS["secrets"]["auth"]["secret"]},
         "podpair-kafka": {"user": "digits", "password": "swordfish"},
     }
+    shown = helm.template("inference-gateway", values=values(secrets__kafka=SASL["kafka"]))
+    labels = {one["metadata"]["name"]: one["metadata"]["labels"] for one in shown if one["kind"] == "Secret"}
+    assert labels["podpair-kafka"][LABEL] == "true"
+    assert LABEL not in labels["podpair-auth"]
     key = "-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----\n"
     resource, secrets = made(helm, values(secrets={"auth": {"publicKey": key}}))
     assert resource["spec"]["gateway"]["auth"] == {"publicKeyRef": {"name": "podpair-auth", "key": "public-key"}}

@@ -14,6 +14,8 @@ from harness.kubernetes import ApiServer, Refused
 from harness.processes import ROOT
 from harness.resources import EXAMPLE
 from podpair.operator.cli.main import cli
+from podpair.operator.config.settings import Brokers, load
+from podpair.operator.core.policy import Policy
 
 CHART = CHARTS / "podpair-operator"
 CRD = "inferencegateways.podpair.dev"
@@ -32,6 +34,13 @@ EVERYTHING = {
     "topologySpreadConstraints": [
         {"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway"}
     ],
+    "brokers": {
+        "processes": 4,
+        "processMemoryMiB": 96,
+        "secrets": ["shop/kafka", "*/kafka"],
+        "allowReadableCredentials": True,
+    },
+    "podTemplate": {"forbidden": ["spec.hostNetwork", "spec.*.securityContext.privileged"]},
     "networkPolicy": {"metricsFrom": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]},
     "image": {"digest": "sha256:" + "0" * 64},
 }
@@ -45,6 +54,21 @@ def env(objects: list[dict[str, Any]]) -> dict[str, Any]:
     (deployment,) = of_kind(objects, "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     return {one["name"]: one.get("value") for one in container["env"]}
+
+
+def test_the_policy_reaches_the_operator_s_settings(helm: Helm, monkeypatch: pytest.MonkeyPatch) -> None:
+    for values in ({}, EVERYTHING):
+        for name, value in env(helm.template("podpair-operator", values=values)).items():
+            if name.startswith("PODPAIR_OPERATOR_"):
+                monkeypatch.setenv(name, "default" if value is None else value)
+        settings = load()
+        if not values:
+            assert settings.policy == Policy()
+            assert settings.brokers == Brokers()
+    assert settings.policy == Policy(
+        True, ("shop/kafka", "*/kafka"), ("spec.hostNetwork", "spec.*.securityContext.privileged")
+    )
+    assert (settings.brokers.processes, settings.brokers.process_memory_bytes) == (4, 96 << 20)
 
 
 @pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "every value"])

@@ -46,7 +46,7 @@ def test_topics_go_with_a_release_that_has_the_password(
     def topics() -> set[str]:
         return set(admin.list_topics(timeout=10).topics)
 
-    operator = Operator(cluster, namespace)
+    operator = Operator(cluster, namespace, brokers__allow_readable_credentials="true")
     try:
         helm("install", "digits", CHARTS / "inference-gateway", "--namespace", namespace, values=values)
         becomes(cluster, namespace, "KafkaReady", "True", "TopicsReady")

@@ -93,6 +93,12 @@ OPERATOR_WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a severity": ({"log": {"level": "WARN"}}, "at '/log/level': value must be one of 'debug', 'info', 'warning'"),
     "a cut digest": ({"image": {"digest": "sha256:12"}}, "at '/image/digest': 'sha256:12' does not match"),
     "environment as a map": ({"extraEnv": {"A": "b"}}, "at '/extraEnv': got object, want array"),
+    "one place for all brokers": ({"brokers": {"processes": 1}}, "at '/brokers/processes': minimum: got 1, want 2"),
+    "a field without its way": (
+        {"podTemplate": {"forbidden": ["hostNetwork"]}},
+        "at '/podTemplate/forbidden/0': 'hostNetwork' does not match",
+    ),
+    "a Secret by two slashes": ({"brokers": {"secrets": ["a/b/c"]}}, "at '/brokers/secrets/0': 'a/b/c' does not match"),
     "an empty peer": ({"networkPolicy": {"metricsFrom": [{}]}}, "at '/networkPolicy/metricsFrom/0': minProperties"),
 }
 

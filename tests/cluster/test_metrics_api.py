@@ -154,6 +154,22 @@ async def test_only_the_api_server_is_answered(running: Running, cluster: ApiSer
     assert await status(None, "/healthz") == 200
 
 
+async def test_the_api_server_asks_only_for_those_who_may_read_external_metrics(
+    running: Running, cluster: ApiServer, namespace: str
+) -> None:
+    await running.reached()
+    path = f"{ROOT}/namespaces/shop/podpair_lag?{SELECTED}digits"
+
+    async def ask(who: str) -> str:
+        return await asyncio.to_thread(cluster.kubectl, "get", "--raw", path, "--as", who)
+
+    for who in ("nobody", f"system:serviceaccount:{namespace}:default", "system:anonymous"):
+        with pytest.raises(Refused, match="Forbidden"):
+            await ask(who)
+    autoscaler = "system:serviceaccount:kube-system:horizontal-pod-autoscaler"
+    assert json.loads(await ask(autoscaler))["items"][0]["value"] == "120"
+
+
 async def test_an_api_that_belongs_to_somebody_else_is_left_alone_until_it_goes(
     cluster: ApiServer, namespace: str, nobody_serves: None
 ) -> None:

@@ -101,7 +101,7 @@ def test_a_secret_that_rolls_the_pods_is_told_and_never_shown(
     cluster: ApiServer, namespace: str, operator: Operator, plan: Plans
 ) -> None:
     def secret(value: str) -> dict[str, Any]:
-        metadata = {"name": "kafka", "namespace": namespace}
+        metadata = {"name": "kafka", "namespace": namespace, "labels": {"podpair.dev/kafka-credentials": "true"}}
         return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata,
                 "stringData": {"username": "ada", "password": value}}  # fmt: skip
 

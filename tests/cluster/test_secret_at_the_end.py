@@ -14,10 +14,12 @@ from harness.pair import until
 from harness.reconciled import apply, becomes, there
 from harness.topics import TopicAdmin
 
+ALLOWED = {"brokers__allow_readable_credentials": "true", "brokers__secrets": "*"}
+
 
 @pytest.fixture
 def operator(cluster: ApiServer, namespace: str) -> Iterator[Operator]:
-    running = Operator(cluster, namespace)
+    running = Operator(cluster, namespace, **ALLOWED)
     yield running
     running.stop()
 
@@ -106,14 +108,14 @@ def test_topics_go_though_the_secret_went_first(
 def test_topics_go_though_the_operator_was_away_when_all_was_deleted(
     cluster: ApiServer, namespace: str, secure_broker: SecureBroker
 ) -> None:
-    first = Operator(cluster, namespace)
+    first = Operator(cluster, namespace, **ALLOWED)
     try:
         names = made(cluster, namespace, secure_broker)
     finally:
         first.kill()
     delete_all_secrets(cluster, namespace)
     cluster.kubectl("delete", "igw", "digits", "-n", namespace, "--wait=false")
-    second = Operator(cluster, namespace, identity="second")
+    second = Operator(cluster, namespace, identity="second", **ALLOWED)
     try:
         until(lambda: not there(cluster, namespace, "igw", "digits"))
         until(lambda: not names & topics(secure_broker))
@@ -138,7 +140,7 @@ def test_the_copy_is_of_what_the_broker_accepted_last_and_goes_where_topics_stay
     wanted = kafka(secure_broker, sasl={"secretName": "digits-kafka"})
     apply(cluster, namespace, kafka=wanted)
     becomes(cluster, namespace, "KafkaReady", "True", "TopicsReady")
-    assert copied() == {"username": user, "password": "one"}
+    assert copied() == {"username": user, "password": "one", "servers": secure_broker.addresses["SASL_PLAINTEXT"]}
     put(cluster, namespace, "two", user=user)
     becomes(cluster, namespace, "KafkaReady", "False", "AuthenticationFailed")
     assert copied()["password"] == "one"

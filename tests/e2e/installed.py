@@ -10,8 +10,8 @@ from harness.helm import CHARTS, Helm
 from harness.kubernetes import Refused
 
 RELEASE = NAMESPACE = "podpair"
-#: Everything is looked at this often besides the watch, so that a test sees it happen.
-VALUES: dict[str, Any] = {"resyncSeconds": 10}
+#: Everything is looked at this often besides the watch, so that a test sees it happen; and the tests' Kafka has no TLS.
+VALUES: dict[str, Any] = {"resyncSeconds": 10, "brokers": {"allowReadableCredentials": True}}
 #: Who the operator is to the API server.
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:{RELEASE}-podpair-operator"
 

@@ -11,6 +11,7 @@ from harness.kubernetes import Refused
 from harness.pair import SECRET
 from harness.processes import ROOT, Child
 from harness.resources import resource
+from podpair.operator.core.policy import LABEL
 
 HERE = Path(__file__).parent
 DIGIT: list[Any] = json.loads((ROOT / "examples/digits/request.json").read_text())["inputs"]
@@ -71,8 +72,9 @@ class Space:
         return everything(self.stage, self.name)
 
     def secret(self, name: str, **data: str) -> None:
-        """Make a Secret, or change it."""
-        self.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data})
+        """Make a Secret, or change it. It may be shown to brokers."""
+        metadata = {"name": name, "labels": {LABEL: "true"}}
+        self.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data})
 
     def gateway(self, name: str = "digits", **changed: Any) -> dict[str, Any]:
         """The digits example at the tests' Kafka, small: one pod, two partitions. `changed` as for harness.resources."""

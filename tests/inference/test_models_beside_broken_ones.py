@@ -193,6 +193,27 @@ def test_a_model_that_needs_a_size_is_warmed_up_with_it_or_served_with_a_warning
         assert "model warmed up" in [record["message"] for record in again.records]
 
 
+@pytest.mark.parametrize("read", ["prompt(text)", "float(text)", "json.loads(text)"])
+def test_text_is_warmed_up_with_what_models_of_text_take(tmp_path: Path, start: Callable[..., Any], read: str) -> None:
+    folder = tmp_path / "m/1"
+    folder.mkdir(parents=True)
+    (folder / "model.py").write_text(f"""
+import json
+
+def prompt(text):
+    if not text:
+        raise ValueError("there is nothing to go on from")
+    return text
+
+class Reader:
+    def predict(self, batch):
+        return [{read} for text in batch]
+""")
+    told = [record["message"] for record in start(tmp_path).records]
+    assert "model warmed up" in told
+    assert not [text for text in told if "failed" in text]
+
+
 def test_a_warm_up_that_is_asked_for_has_to_succeed(tmp_path: Path, save_model: Callable[..., None]) -> None:
     multiples_of(save_model, tmp_path / "asked", 640, {"warmup": {"rows": [1, 4]}})
     multiples_of(save_model, tmp_path / "sized", 640, {"warmup": {"rows": [1, 4], "sizes": [320, 640]}})

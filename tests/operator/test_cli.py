@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 from click.testing import CliRunner, Result
 
-from harness.resources import EXAMPLE
+from harness.resources import EXAMPLE, resource
 from podpair.operator.cli.main import cli
 
 
@@ -72,3 +72,26 @@ def test_plan_differs_only_in_the_resume_key_from_one_time_to_the_next() -> None
 def test_plan_of_a_wrong_resource_prints_no_object() -> None:
     done = podpair("plan", "-", given="kind: InferenceGateway\n")
     assert (done.exit_code, done.stdout) == (2, "")
+
+
+def test_validate_tells_what_an_installation_forbids_where_it_is_told_the_policy(tmp_path: Path) -> None:
+    made = resource(
+        kafka__sasl={"secretName": "kafka", "mechanism": "PLAIN"},
+        inference__podTemplate={"spec": {"hostNetwork": True}},
+    )
+    text, values = yaml.safe_dump(made, sort_keys=False), tmp_path / "values.yaml"
+    assert podpair("validate", "-", given=text).exit_code == 0
+    values.write_text("replicas: 2\npodTemplate: {forbidden: [spec.hostNetwork]}\n")
+    done = podpair("validate", "-", "--policy", values, given=text)
+    assert done.exit_code == 2
+    assert "2 faults" in done.output
+    assert (
+        "spec.inference.podTemplate sets spec.hostNetwork of the pods, which this installation forbids" in done.output
+    )
+    assert "spec.kafka: SASL PLAIN sends what it proves itself with readable" in done.output
+    values.write_text("brokers: {allowReadableCredentials: true}\n")
+    assert podpair("validate", "-", "--policy", values, given=text).exit_code == 0
+    values.write_text("podTemplate: {forbidden: [hostNetwork]}\n")
+    done = podpair("validate", "-", "--policy", values, given=text)
+    assert done.exit_code == 2
+    assert "holds no values of the chart podpair-operator" in done.output

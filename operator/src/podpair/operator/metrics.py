@@ -78,6 +78,15 @@ class Metrics:
             ["port", "reason"],
             registry=registry,
         )
+        self.broker_processes = Gauge(
+            "podpair_operator_broker_processes", "Processes that ask brokers", registry=registry
+        )
+        self.broker_process_failures = Counter(
+            "podpair_operator_broker_process_failures",
+            "Processes that asked a broker and ended, or gave no answer, by why",
+            ["reason"],
+            registry=registry,
+        )
         for result in _RESULTS:
             self.reconciled.labels(CONTROLLER, result)
         self.reconcile_errors.labels(CONTROLLER)

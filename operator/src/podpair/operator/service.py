@@ -46,9 +46,9 @@ _FINISHING = 10.0  # seconds that work under way may take when the operator stop
 class Service:
     """One operator. `run` until SIGTERM."""
 
-    def __init__(self, settings: Settings, topics: TopicKeeper) -> None:
+    def __init__(self, settings: Settings, topics: TopicKeeper, metrics: Metrics) -> None:
         self._settings = settings
-        self._metrics = metrics = Metrics()
+        self._metrics = metrics
         self._client = client = Client(metrics)
         self._queue = queue = WorkQueue(metrics)
         self._gateways = gateways = Gateways(client, settings.namespaces)
@@ -58,7 +58,7 @@ class Service:
         self._applier = applier = Applier(client, self._caches, metrics)
         self._brokers = brokers = Brokers(topics, settings.kafka_seconds, queue.add)
         image, namespace = settings.gateway_image, settings.namespace
-        reader = SurroundingsReader(client, self._caches, self._references, applier, image, namespace)
+        reader = SurroundingsReader(client, self._caches, self._references, applier, image, namespace, settings.policy)
         events = EventPoster(client, settings.identity)
         copies = CredentialCopies(client, self._caches)
         finisher = Finisher(client, applier, brokers, reader, copies, events)
@@ -216,6 +216,7 @@ class Service:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_FINISHING)
         self._references.stop()
+        await self._brokers.close()
         await self._health.stop()
         await self._client.stop()
         _log.info("stopped")

@@ -7,10 +7,13 @@ from podpair.inference.core.tensors import DATATYPES, Array
 
 
 def zeros(datatype: str, shape: tuple[int, ...], rows: int, size: int = 1) -> Array:
-    """A tensor of so many rows where it has rows; other dimensions of any size are `size`. BYTES are empty."""
+    """A tensor of so many rows where it has rows; other dimensions of any size are `size`.
+
+    BYTES are the text 0: a number and JSON, too, and no empty prompt, which language models can't go on from.
+    """
     sizes = [size if known < 0 else known for known in shape]
     if shape[:1] == (-1,):
         sizes[0] = rows
     if datatype == "BF16":
         return np.zeros(sizes, "<u2").view(bfloat16.DTYPE)
-    return np.full(sizes, b"" if datatype == "BYTES" else 0, DATATYPES[datatype])
+    return np.full(sizes, b"0" if datatype == "BYTES" else 0, DATATYPES[datatype])

@@ -1,10 +1,15 @@
 """Reads the files that commands are given; what is wrong in one is told in full, and ends the command."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from podpair.operator.config.settings import FieldPath
+from podpair.operator.core.policy import Policy, policy_faults
 from podpair.operator.core.reading import read
 from podpair.operator.core.resource.igw import InferenceGateway
 from podpair.operator.kube.pod_schema import pod_faults
@@ -12,8 +17,43 @@ from podpair.operator.kube.pod_schema import pod_faults
 file_argument = click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 
 
-def read_file(file: Path, namespace: str | None = None) -> list[InferenceGateway]:
+def read_policy(file: Path) -> Policy:
+    """The policy in a file with values of the chart podpair-operator. Raises click.BadParameter."""
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return _PolicyValues.model_validate(values if values is not None else {}).policy
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
+        raise click.BadParameter(f"{file} holds no values of the chart podpair-operator: {error}") from None
+
+
+class _Values(BaseModel):
+    # A chart's values hold much more, and what they are is the chart's schema to say.
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+
+class _Brokers(_Values):
+    allow_readable_credentials: bool = Field(default=False, alias="allowReadableCredentials")
+    secrets: list[str] = []
+
+
+class _PodTemplate(_Values):
+    forbidden: list[FieldPath] = []
+
+
+class _PolicyValues(_Values):
+    brokers: _Brokers = _Brokers()
+    pod_template: _PodTemplate = Field(default=_PodTemplate(), alias="podTemplate")
+
+    @property
+    def policy(self) -> Policy:
+        brokers = self.brokers
+        return Policy(brokers.allow_readable_credentials, tuple(brokers.secrets), tuple(self.pod_template.forbidden))
+
+
+def read_file(file: Path, namespace: str | None = None, policy: Policy | None = None) -> list[InferenceGateway]:
     """The resources in a file (`-` is standard input), in `namespace` where they name none.
+
+    `policy` is the installation's; None: not known, and not held against them.
 
     Where there are faults, tells all of them and exits with 2.
     """
@@ -23,7 +63,13 @@ def read_file(file: Path, namespace: str | None = None) -> list[InferenceGateway
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         click.echo(f"podpair: {file}: {reason}", err=True)
         sys.exit(2)
-    contents = read(text, namespace, pod_faults)
+
+    def faults(gateway: InferenceGateway) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        yield from pod_faults(gateway)
+        if policy is not None:
+            yield from policy_faults(gateway, policy)
+
+    contents = read(text, namespace, faults)
     if contents.faults:
         count = "1 fault" if len(contents.faults) == 1 else f"{len(contents.faults)} faults"
         click.echo(f"podpair: {count} in {file}", err=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import yaml
 
-from podpair.operator.cli.files import file_argument, read_file
+from podpair.operator.cli.files import file_argument, read_file, read_policy
 from podpair.operator.cli.plan import plan
 from podpair.operator.cli.status import status
 from podpair.operator.core.crd import crd as make_crd
@@ -37,10 +37,15 @@ def crd(form: str) -> None:
 
 @cli.command()
 @file_argument
-def validate(file: Path) -> None:
+@click.option(
+    "--policy",
+    type=click.Path(path_type=Path),
+    help="Values of the installation's chart podpair-operator: what its `brokers` and `podTemplate` forbid is a fault.",
+)
+def validate(file: Path, policy: Path | None) -> None:
     """Check the resources in FILE (- is standard input) as the API server would, and the pods that they become by Kubernetes'
     own schema; exits with 2 if one has a fault."""
-    resources = read_file(file)
+    resources = read_file(file, policy=read_policy(policy) if policy is not None else None)
     names = ", ".join(resource.metadata.name for resource in resources)
     click.echo(f"{file}: {names} {'is' if len(resources) == 1 else 'are'} good")
 

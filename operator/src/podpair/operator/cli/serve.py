@@ -24,12 +24,22 @@ def serve() -> None:
     settings = load()
     logs.set_up(settings.log.level, settings.log.format)
     # The server's imports are not for `--help`.
-    from podpair.operator.kafka.topics import Topics
+    from podpair.operator.kafka.remote import RemoteTopics
     from podpair.operator.kube.client import NoCluster
+    from podpair.operator.metrics import Metrics
+    from podpair.operator.processes.pool import Limits
     from podpair.operator.service import Service
 
+    metrics, brokers = Metrics(), settings.brokers
+    topics = RemoteTopics(
+        Limits(brokers.processes, brokers.process_memory_bytes, idle_seconds=brokers.idle_seconds),
+        log=(settings.log.level, settings.log.format),
+        on_change=metrics.broker_processes.set,
+        on_failure=lambda how: metrics.broker_process_failures.labels(how).inc(),
+    )
+
     try:
-        asyncio.run(Service(settings, Topics()).run())
+        asyncio.run(Service(settings, topics, metrics).run())
     except NoCluster as error:
         raise click.ClickException(str(error)) from None
 

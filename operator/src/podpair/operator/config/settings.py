@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from podpair.operator.core.policy import Policy
+
 PREFIX = "PODPAIR_OPERATOR_"
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -23,12 +25,19 @@ class SettingsError(Exception):
         self.faults = faults
 
 
+FieldPath = Annotated[str, Field(pattern=r"^(metadata|spec)(\.[^.\[\]\s]+)+$")]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 _DnsName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+
+
+def _comma_list(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 class Http(_Section):
@@ -59,6 +68,29 @@ class MetricsApi(_Section):
     """File with the authority (PEM) of the API server's client certificate; default: what the cluster publishes."""
 
 
+class Brokers(_Section):
+    """The processes that ask Kafka brokers: one for each way to one, so that a broker can end no other's."""
+
+    processes: Annotated[int, Field(ge=2, le=256)] = 6
+    """How many there are at most at the same time; where there are more brokers they take turns."""
+    process_memory_bytes: Annotated[int, Field(ge=64 << 20)] = 128 << 20
+    """Memory of one; one that takes more is ended."""
+    idle_seconds: Annotated[float, Field(ge=1)] = 60
+    """One that was not asked for so long is ended."""
+    allow_readable_credentials: bool = False
+    """Let resources show passwords (SASL PLAIN, OAUTHBEARER) to brokers without TLS, or whose certificate isn't checked."""
+    secrets: Annotated[tuple[str, ...], BeforeValidator(_comma_list)] = ()
+    """Secrets with brokers' credentials that need no label, as NAMESPACE/NAME with commas; `*` stands for anything."""
+
+
+class PodTemplates(_Section):
+    """What resources may set of their pods."""
+
+    forbidden: Annotated[tuple[FieldPath, ...], BeforeValidator(_comma_list)] = ()
+    """Fields of a pod template that no resource may set, with commas: `spec.volumes.hostPath,spec.hostNetwork`. Lists are passed
+    through, and `*` stands for any field."""
+
+
 class Lease(_Section):
     """The Lease that decides which of several operators writes."""
 
@@ -75,10 +107,6 @@ class Log(_Section):
     """Least severity."""
     format: Literal["json", "text"] = "json"
     """One JSON object a line, or text for people."""
-
-
-def _comma_list(value: object) -> object:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -106,6 +134,10 @@ class Settings(BaseSettings):
     """Health and metrics."""
     metrics_api: MetricsApi = Field(default_factory=MetricsApi)
     """The external metrics API."""
+    brokers: Brokers = Field(default_factory=Brokers)
+    """How Kafka brokers are asked, and what they may be shown."""
+    pod_templates: PodTemplates = Field(default_factory=PodTemplates)
+    """What resources may set of their pods."""
     lease: Lease = Field(default_factory=Lease)
     """Which of several operators writes."""
     resync_seconds: Annotated[float, Field(ge=1)] = 600
@@ -120,6 +152,11 @@ class Settings(BaseSettings):
     """Resources that are reconciled at a time."""
     log: Log = Field(default_factory=Log)
     """What is logged."""
+
+    @property
+    def policy(self) -> Policy:
+        """What resources may not do."""
+        return Policy(self.brokers.allow_readable_credentials, self.brokers.secrets, self.pod_templates.forbidden)
 
 
 def _own_namespace() -> str:

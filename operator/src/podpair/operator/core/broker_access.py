@@ -38,7 +38,10 @@ _HARMLESS = {
     "ssl.key.pem",
     "ssl.sigalgs.list",
 }
+# An answer of the broker's that is longer is not read. librdkafka wants the other two to be less.
+_LONGEST_ANSWER = {"receive.message.max.bytes": "8388608", "fetch.max.bytes": "1000000", "message.max.bytes": "1000000"}
 _FIRST = {
+    **_LONGEST_ANSWER,
     "client.id": "podpair-operator",
     "reconnect.backoff.max.ms": "1000",
     "socket.connection.setup.timeout.ms": "5000",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from podpair.operator.core.kafka_state import Reason
 from podpair.operator.core.objects.naming import GATEWAY_LABEL, Manifest, labels
 from podpair.operator.core.resource.igw import InferenceGateway
 
@@ -13,10 +14,19 @@ _CERTIFICATE, _KEY = "tls.crt", "tls.key"
 FINALIZER = "podpair.dev/topics"
 """On what must not go before the topics: the resource, and the copy of its credentials."""
 _COPY = "podpair.dev/broker-credentials"  # labels that copy
+_SERVERS = "servers"  # the key of the addresses that it may be shown to
 
 
 class MissingSecret(Exception):
     """A Secret, or one of its keys, isn't there. The text says which, who wants it, and what to do."""
+
+    reason = Reason.SECRET_MISSING
+
+
+class CredentialsRefused(MissingSecret):
+    """The installation's policy doesn't allow to show them to this broker. The text says why, and what to do."""
+
+    reason = Reason.CREDENTIALS_REFUSED
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,7 @@ def credential_copy_name(resource: str) -> str:
 def credential_copy(gateway: InferenceGateway, credentials: Credentials) -> Manifest:
     """A Secret with the operator's own copy of credentials, for the end of a resource."""
     given = {name: value for name, value in asdict(credentials).items() if value is not None}
+    given[_SERVERS] = gateway.spec.kafka.bootstrap_servers
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -106,11 +117,13 @@ def is_credential_copy(secret: Mapping[str, Any], resource: str) -> bool:
     return named and _COPY in marked and marked.get(GATEWAY_LABEL) == resource
 
 
-def copied_credentials(secret: Mapping[str, Any]) -> Credentials | None:
-    """What a copy holds; None: nothing that can be read."""
-    data, known = secret.get("data") or {}, {one.name for one in fields(Credentials)}
+def copied_credentials(secret: Mapping[str, Any], gateway: InferenceGateway) -> Credentials | None:
+    """What a copy holds for the resource's broker; None: nothing that can be read, or it is of another broker."""
+    known = {one.name for one in fields(Credentials)}
     try:
-        found = {name: base64.b64decode(value).decode() for name, value in data.items() if name in known}
+        found = {name: base64.b64decode(value).decode() for name, value in (secret.get("data") or {}).items()}
     except (binascii.Error, UnicodeDecodeError):
         return None
-    return Credentials(**found) if found else None
+    if found.pop(_SERVERS, None) != gateway.spec.kafka.bootstrap_servers:
+        return None
+    return Credentials(**{name: value for name, value in found.items() if name in known})

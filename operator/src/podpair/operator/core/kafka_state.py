@@ -27,6 +27,9 @@ class Reason(StrEnum):
     TOPIC_COMPACTED = "TopicCompacted"  # which would lose records
     GROUP_CONFLICT = "ConsumerGroupConflict"  # it works on another resource's topic
     REPARTITION_REFUSED = "RepartitionRefused"  # the results topic would have to grow, which moves homes
+    CREDENTIALS_REFUSED = "CredentialsRefused"  # the installation's policy doesn't allow to show them so
+    CLIENT_FAILED = "KafkaClientFailed"  # the process that asks the broker ended, or gave no answer
+    CLIENT_BUSY = "KafkaClientBusy"  # all such processes were busy with others
     UNEXPECTED = "BrokerFailed"  # any other answer of the broker
 
 
@@ -49,6 +52,6 @@ class KafkaSeen:
     """Whose topics and group are, for the resource's status; None: nothing new is known."""
 
 
-def secret_missing(message: str) -> KafkaSeen:
-    """The broker was not asked, because a Secret lacks."""
-    return KafkaSeen(False, Reason.SECRET_MISSING, message)
+def not_asked(reason: Reason, message: str) -> KafkaSeen:
+    """The broker was not asked, for want of credentials that may be shown to it."""
+    return KafkaSeen(False, reason, message)

@@ -14,7 +14,8 @@ RECONCILING, STALLED = "Reconciling", "Stalled"
 _NEEDS_SOMEBODY = frozenset(
     {
         "ContainerConfigError", "KindMissing", "NameTaken", "NotPermitted", "NotUnderstood", "PodsRefused", "QuotaExceeded",
-        "Refused", "RolloutStuck", Reason.AUTHENTICATION_FAILED, Reason.CLIENT_INVALID, Reason.NOT_AUTHORIZED,
+        "Refused", "RolloutStuck", "PodTemplateForbidden", Reason.AUTHENTICATION_FAILED, Reason.CLIENT_INVALID,
+        Reason.CREDENTIALS_REFUSED, Reason.NOT_AUTHORIZED,
         Reason.REPARTITION_REFUSED, Reason.TOPIC_REFUSED, Reason.TOPIC_TOO_NARROW,
     }
 )  # fmt: skip

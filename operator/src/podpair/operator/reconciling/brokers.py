@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from podpair.operator.core.credentials import Credentials, MissingSecret
-from podpair.operator.core.kafka_state import KafkaSeen, secret_missing
+from podpair.operator.core.kafka_state import KafkaSeen, not_asked
 from podpair.operator.core.ownership import Forgotten, Remembered
 from podpair.operator.core.resource.igw import InferenceGateway
 from podpair.operator.kube.caches import Key
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class TopicKeeper(Protocol):
-    """What keeps topics: `podpair.operator.kafka.topics.Topics`."""
+    """What keeps topics: `podpair.operator.kafka.remote.RemoteTopics`."""
 
     async def keep(self, gateway: InferenceGateway, credentials: Credentials, known: Remembered) -> KafkaSeen:
         """Make the resource's own topics as they are to be, and see how things stand. `known`: what was remembered last."""
@@ -32,6 +32,9 @@ class TopicKeeper(Protocol):
 
     async def release(self, gateway: InferenceGateway, credentials: Credentials, known: Remembered) -> None:
         """Topics stay, and their resource is gone: they are nobody's now."""
+
+    async def close(self) -> None:
+        """Let go of the brokers."""
 
 
 @dataclass
@@ -118,6 +121,11 @@ class Brokers:
         for key in list(self._all):
             self.stop(key)
 
+    async def close(self) -> None:
+        """Let all be, and let go of the brokers."""
+        self.stop_all()
+        await self._topics.close()
+
     async def _run(self, key: Key, kept: _Kept) -> None:
         if key in self._leaving:  # of a resource of the same name, which is gone
             await asyncio.wait([self._leaving[key]])
@@ -126,7 +134,7 @@ class Brokers:
             shown = kept.credentials
             try:
                 seen = (
-                    secret_missing(str(shown))
+                    not_asked(shown.reason, str(shown))
                     if isinstance(shown, MissingSecret)
                     else await self._topics.keep(kept.gateway, shown, kept.known)
                 )

@@ -51,10 +51,10 @@ class CredentialCopies:
             return [fault(error, named)]
         return []
 
-    def read(self, key: Key) -> Credentials | None:
-        """What was stored; None: nothing."""
-        stored = self._find(key)
-        return copied_credentials(stored) if stored is not None else None
+    def read(self, gateway: InferenceGateway) -> Credentials | None:
+        """What was stored for the broker that the resource names; None: nothing."""
+        stored = self._find((gateway.metadata.namespace, gateway.metadata.name))
+        return copied_credentials(stored, gateway) if stored is not None else None
 
     async def remove(self, key: Key) -> None:
         """Delete the copy. Raises ApiError, NotLeading."""

@@ -8,7 +8,7 @@ is deleted. The Secret with the broker's password may go first: a copy of it sta
 import datetime as dt
 import logging
 
-from podpair.operator.core.credentials import FINALIZER, Credentials, MissingSecret
+from podpair.operator.core.credentials import FINALIZER, Credentials, CredentialsRefused, MissingSecret
 from podpair.operator.core.events import Event
 from podpair.operator.core.objects.naming import Manifest
 from podpair.operator.core.ownership import Forgotten, remembered
@@ -94,8 +94,10 @@ class Finisher:
         if pods := self._applier.live(POD, gateway):
             return f"topics are deleted when the last of {len(pods)} pods has stopped"
         advice = "it is tried again for 10 minutes; kafka.deletionPolicy: Retain lets go at once"
-        current, copied = await self._reader.credentials(gateway), self._copies.read(_key(gateway))
+        current, copied = await self._reader.credentials(gateway), self._copies.read(gateway)
         why = str(current)
+        if isinstance(current, CredentialsRefused):
+            copied = None  # what may not be shown to the broker isn't shown at the end either
         for credentials in dict.fromkeys((current, copied)):
             if not isinstance(credentials, Credentials):
                 continue

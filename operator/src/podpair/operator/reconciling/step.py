@@ -111,6 +111,12 @@ class Step:
         # Before any topic is created: without it they could not be deleted once the Secret is gone.
         faults += await self._finisher.store(gateway, around.credentials)
         self._brokers.keep(key, gateway, around.credentials, remembered(manifest.get("status") or {}))
+        if around.forbidden:
+            # What was written while it was allowed stays as it is.
+            await self._report(
+                gateway, manifest, self._seen(key, gateway, [*around.forbidden, *around.faults, *faults]), []
+            )
+            return None
         outcome = await self._applier.bring(gateway, desired(gateway, around.surroundings))
         kafka = [Event("Normal", "Kafka", one).cut() for one in self._brokers.take_changes(key)]
         faults += outcome.faults

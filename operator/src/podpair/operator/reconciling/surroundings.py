@@ -10,10 +10,12 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from podpair.operator.core.credentials import Credentials, MissingSecret, read_credentials
+from podpair.operator.core.credentials import Credentials, CredentialsRefused, MissingSecret, read_credentials
 from podpair.operator.core.desired import Surroundings, checksum_of, resume_secret
+from podpair.operator.core.objects.naming import Manifest
 from podpair.operator.core.objects.references import missing, named
 from podpair.operator.core.objects.settings import RESUME_KEY, resume_files
+from podpair.operator.core.policy import Policy, credentials_refused, pod_fields_refused
 from podpair.operator.core.problems import Problem
 from podpair.operator.core.resource.igw import InferenceGateway
 from podpair.operator.kube.caches import Caches, Key
@@ -34,21 +36,31 @@ class Around:
     """What it names and isn't there."""
     credentials: Credentials | MissingSecret
     """For its broker."""
+    forbidden: list[Problem]
+    """What the installation's policy forbids of it: while there is any, nothing is written but the status."""
 
 
 class SurroundingsReader:
     """Finds what resources depend on."""
 
     def __init__(
-        self, client: Client, caches: Caches, references: References, applier: Applier, image: str, namespace: str
+        self,
+        client: Client,
+        caches: Caches,
+        references: References,
+        applier: Applier,
+        image: str,
+        namespace: str,
+        policy: Policy,
     ) -> None:
-        """`image`: the gateway's where a resource names none; `namespace`: the operator's own."""
+        """`image`: the gateway's where a resource names none; `namespace`: the operator's own; `policy`: the installation's."""
         self._client = client
         self._caches = caches
         self._references = references
         self._applier = applier
         self._image = image
         self._namespace = namespace
+        self._policy = policy
         self._keys: dict[str, str] = {}  # by the resource's uid
 
     async def read(self, gateway: InferenceGateway) -> Around:
@@ -61,6 +73,10 @@ class SurroundingsReader:
         if not faults:
             lacking = [(one.kind, missing(one, key[0], held.get((one.kind, one.name)))) for one in wanted]
             faults = [Problem(f"{kind}Missing", told) for kind, told in lacking if told is not None]
+        credentials = self._credentials(gateway, found)
+        forbidden = [Problem("PodTemplateForbidden", told) for _, told in pod_fields_refused(gateway, self._policy)]
+        if isinstance(credentials, CredentialsRefused):
+            forbidden.append(Problem(credentials.reason, str(credentials)))
         return Around(
             Surroundings(
                 gateway_image=self._image,
@@ -71,7 +87,8 @@ class SurroundingsReader:
                 operator_namespace=self._namespace,
             ),
             list(dict.fromkeys(faults)),
-            _credentials(gateway, held),
+            credentials,
+            forbidden,
         )
 
     async def credentials(self, gateway: InferenceGateway) -> Credentials | MissingSecret:
@@ -79,8 +96,19 @@ class SurroundingsReader:
         key = gateway.metadata.namespace, gateway.metadata.name
         wanted = {Reference(one.kind, key[0], one.name) for one in named(gateway) if "kafka" in one.field}
         found = await self._references.want(key, wanted)
-        held = {(one.kind, one.name): contents(there) for one, there in found.items() if there is not None}
-        return _credentials(gateway, held)
+        return self._credentials(gateway, found)
+
+    def _credentials(
+        self, gateway: InferenceGateway, found: Mapping[Reference, Manifest | None]
+    ) -> Credentials | MissingSecret:
+        secrets = {one.name: there for one, there in found.items() if there is not None and one.kind == "Secret"}
+        labels = {name: there["metadata"].get("labels") or {} for name, there in secrets.items()}
+        if refused := credentials_refused(gateway, labels, self._policy):
+            return CredentialsRefused("; ".join(refused))
+        try:
+            return read_credentials(gateway, {name: contents(there) for name, there in secrets.items()})
+        except MissingSecret as error:
+            return error
 
     async def forget(self, key: Key, uid: str | None) -> None:
         """The resource is gone."""
@@ -124,12 +152,3 @@ def read_resume_key(secret: Mapping[str, object]) -> str | None:
 
 def _checksums(held: Mapping[tuple[str, str], Mapping[str, bytes]], kind: str) -> dict[str, str]:
     return {name: checksum_of(data) for (found, name), data in held.items() if found == kind}
-
-
-def _credentials(
-    gateway: InferenceGateway, held: Mapping[tuple[str, str], Mapping[str, bytes]]
-) -> Credentials | MissingSecret:
-    try:
-        return read_credentials(gateway, {name: data for (kind, name), data in held.items() if kind == "Secret"})
-    except MissingSecret as error:
-        return error
