@@ -1,7 +1,8 @@
-"""Helm, built from its Go module on first use (about 80 s on two cores) and kept beside the Kubernetes programs."""
+"""Helm 3 and 4, built from their Go modules on first use (about 80 s on two cores) and kept beside the Kubernetes programs."""
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,14 @@ from harness.kubernetes import Cluster
 from harness.processes import ROOT
 
 VERSION = "3.22.0"
+VERSION_4 = "4.3.1"
 KUBERNETES = "37"  # the minor version that it was made for
 CHARTS = ROOT / "charts"
+
+
+def program_4() -> Path:
+    """The path of Helm 4, for what it does at a cluster."""
+    return installed("helm", VERSION_4, f"helm.sh/helm/v4/cmd/helm@v{VERSION_4}")
 
 
 def program() -> Path:
@@ -33,7 +40,7 @@ class Failed(Exception):
 class Helm:
     """Helm, at a cluster where one is given. What it keeps between calls is in `home`."""
 
-    def __init__(self, home: Path, cluster: Cluster | None = None) -> None:
+    def __init__(self, home: Path, cluster: Cluster | None = None, program: Callable[[], Path] = program) -> None:
         path = os.environ["PATH"]
         # Without a cluster nothing may be asked of one that this machine happens to know.
         self._environment = cluster.environment if cluster else {"KUBECONFIG": str(home / "none"), "PATH": path}

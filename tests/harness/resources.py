@@ -115,6 +115,9 @@ WRONG = {
         {"kafka__client": {"linger.ms": "5", "LINGER_MS": "6"}}, "spec.kafka", "a property is set twice"
     ),
     "podpair's own, underscored": Wrong({"kafka__client": {"Group_Id": "g"}}, "spec.kafka", "are podpair's own to set"),
+    "adopting what may not be altered": Wrong(
+        {"kafka__adoptTopics": True, "kafka__createTopics": False}, "spec.kafka", "may not alter can't be adopted"
+    ),
     "two metrics in one": Wrong(
         {"scaling": {**_SCALING, "metrics": [{"cpu": 50, "lag": 10}]}},
         "spec.scaling.metrics[0]",

@@ -11,6 +11,7 @@ from podpair.operator.core.broker_access import broker_access
 from podpair.operator.core.crd import crd
 from podpair.operator.core.credentials import Credentials
 from podpair.operator.core.desired import Surroundings, desired
+from podpair.operator.core.ownership import Origin, Remembered, Topic, TopicRecord, claim
 from podpair.operator.core.resource.igw import InferenceGateway
 from podpair.operator.core.topics import FoundTopic, plan_topics, wanted_topics
 
@@ -179,7 +180,15 @@ def footprint(spec: dict[str, Any]) -> list[Any]:
     gateway = InferenceGateway.model_validate(resource() | {"spec": spec})
     found = {topic.name: FoundTopic(1, 1, {}) for topic in wanted_topics(gateway)}
     credentials = Credentials("me", "secret", "ca", "certificate", "key")
-    plans = [plan_topics(gateway, found), plan_topics(gateway, {})]
+    claims = [
+        {
+            name: claim(gateway, name, Topic("id", {}), None, known, adopt=gateway.spec.kafka.adopt_topics)
+            for name in found
+        }
+        for known in (Remembered(), Remembered(tuple(TopicRecord(name, "id", Origin.CREATED) for name in found)))
+    ]
+    plans = [plan_topics(gateway, found, one, Remembered()) for one in claims]
+    plans += [plan_topics(gateway, {}, {}, Remembered())]
     return [desired(gateway, AROUND), wanted_topics(gateway), plans, broker_access(gateway, credentials)]
 
 

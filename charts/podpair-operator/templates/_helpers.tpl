@@ -75,7 +75,7 @@ create the first time), watches for drift, and deletes when the resource no long
   resources: [services, configmaps, serviceaccounts]
   verbs: [get, list, watch, create, patch, delete]
 # Secrets: read, for the broker's password and for the checksum that rolls the pods when one changes; make, the key that
-# signs resume tokens. RBAC can't narrow this to the Secrets that resources name: watchNamespaces narrows it to namespaces.
+# signs resume tokens, and a copy of the password where topics are to be deleted with their resource. RBAC can't narrow this to the Secrets that resources name: watchNamespaces narrows it to namespaces.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, list, watch, create, patch, delete]

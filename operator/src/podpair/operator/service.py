@@ -27,6 +27,7 @@ from podpair.operator.metrics_api.keeping import ExternalMetricsApi
 from podpair.operator.metrics_api.server import MetricsServer
 from podpair.operator.reconciling.applying import Applier
 from podpair.operator.reconciling.brokers import Brokers, TopicKeeper
+from podpair.operator.reconciling.credential_copy import CredentialCopies
 from podpair.operator.reconciling.finishing import Finisher
 from podpair.operator.reconciling.gateways import Gateways
 from podpair.operator.reconciling.handlers import GatewayWatch
@@ -59,7 +60,8 @@ class Service:
         image, namespace = settings.gateway_image, settings.namespace
         reader = SurroundingsReader(client, self._caches, self._references, applier, image, namespace, settings.policy)
         events = EventPoster(client, settings.identity)
-        finisher = Finisher(client, applier, brokers, reader, events)
+        copies = CredentialCopies(client, self._caches)
+        finisher = Finisher(client, applier, brokers, reader, copies, events)
         self._load = load = Load(Scraper(), gateways, self._caches, brokers.seen, settings.scrape_seconds, queue.add)
         self._metrics_api = self._external_metrics(load)
         step = Step(client, gateways, applier, reader, brokers, load.sessions, self._external_state, finisher, events)

@@ -94,6 +94,9 @@ def status(gateway: InferenceGateway, seen: Seen, before: Mapping[str, Any], now
         "lag": seen.kafka.lag if seen.kafka is not None else None,
         "version": _version(gateway),
     }
+    owned = seen.kafka.remembered if seen.kafka is not None else None
+    kept = {name: before[name] for name in ("topics", "consumerGroups") if name in before}
+    made |= kept if owned is None or owned.earlier else owned.status()
     return {name: value for name, value in made.items() if value is not None}
 
 

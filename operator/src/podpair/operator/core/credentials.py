@@ -1,12 +1,20 @@
 """What a broker is shown: user, password, certificates, from the Secrets that a resource names. Never logged, never in a repr."""
 
+import base64
+import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from podpair.operator.core.kafka_state import Reason
+from podpair.operator.core.objects.naming import GATEWAY_LABEL, Manifest, labels
 from podpair.operator.core.resource.igw import InferenceGateway
 
 _CERTIFICATE, _KEY = "tls.crt", "tls.key"
+FINALIZER = "podpair.dev/topics"
+"""On what must not go before the topics: the resource, and the copy of its credentials."""
+_COPY = "podpair.dev/broker-credentials"  # labels that copy
+_SERVERS = "servers"  # the key of the addresses that it may be shown to
 
 
 class MissingSecret(Exception):
@@ -77,3 +85,45 @@ def _wanted(gateway: InferenceGateway) -> list[tuple[str, str, str, str]]:
         wanted.append(("certificate_pem", name, _CERTIFICATE, "spec.kafka.tls.clientCertificateRef"))
         wanted.append(("key_pem", name, _KEY, "spec.kafka.tls.clientCertificateRef"))
     return wanted
+
+
+def credential_copy_name(resource: str) -> str:
+    """The name of the Secret that holds the copy of a resource's credentials."""
+    return f"{resource}-broker"
+
+
+def credential_copy(gateway: InferenceGateway, credentials: Credentials) -> Manifest:
+    """A Secret with the operator's own copy of credentials, for the end of a resource."""
+    given = {name: value for name, value in asdict(credentials).items() if value is not None}
+    given[_SERVERS] = gateway.spec.kafka.bootstrap_servers
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {
+            "name": credential_copy_name(gateway.metadata.name),
+            "namespace": gateway.metadata.namespace,
+            "labels": {**labels(gateway), _COPY: "true"},
+            "finalizers": [FINALIZER],
+        },
+        "type": "Opaque",
+        "data": {name: base64.b64encode(value.encode()).decode() for name, value in given.items()},
+    }
+
+
+def is_credential_copy(secret: Mapping[str, Any], resource: str) -> bool:
+    """Whether a Secret is the operator's copy of a resource's credentials."""
+    marked = secret["metadata"].get("labels") or {}
+    named = secret["metadata"]["name"] == credential_copy_name(resource)
+    return named and _COPY in marked and marked.get(GATEWAY_LABEL) == resource
+
+
+def copied_credentials(secret: Mapping[str, Any], gateway: InferenceGateway) -> Credentials | None:
+    """What a copy holds for the resource's broker; None: nothing that can be read, or it is of another broker."""
+    known = {one.name for one in fields(Credentials)}
+    try:
+        found = {name: base64.b64decode(value).decode() for name, value in (secret.get("data") or {}).items()}
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    if found.pop(_SERVERS, None) != gateway.spec.kafka.bootstrap_servers:
+        return None
+    return Credentials(**{name: value for name, value in found.items() if name in known})

@@ -7,6 +7,8 @@ is None, never 0.
 from dataclasses import dataclass
 from enum import StrEnum
 
+from podpair.operator.core.ownership import Remembered
+
 
 class Reason(StrEnum):
     """Why KafkaReady is as it is. All but the first mean that it isn't."""
@@ -20,7 +22,10 @@ class Reason(StrEnum):
     CLIENT_INVALID = "ClientPropertiesInvalid"  # librdkafka refuses what kafka.client or a Secret holds
     TOPIC_MISSING = "TopicMissing"  # and createTopics is false
     TOPIC_REFUSED = "TopicRefused"  # the broker won't make or change it so
-    TOPIC_TOO_NARROW = "TopicHasTooFewPartitions"  # and createTopics is false
+    TOPIC_TOO_NARROW = "TopicHasTooFewPartitions"  # and is not podpair's to widen
+    TOPIC_CONFLICT = "TopicConflict"  # it is another resource's
+    TOPIC_COMPACTED = "TopicCompacted"  # which would lose records
+    GROUP_CONFLICT = "ConsumerGroupConflict"  # it works on another resource's topic
     REPARTITION_REFUSED = "RepartitionRefused"  # the results topic would have to grow, which moves homes
     CREDENTIALS_REFUSED = "CredentialsRefused"  # the installation's policy doesn't allow to show them so
     CLIENT_FAILED = "KafkaClientFailed"  # the process that asks the broker ended, or gave no answer
@@ -43,6 +48,8 @@ class KafkaSeen:
     """Partitions of the requests topic, so most pods that get queued work; None: not known."""
     changes: tuple[str, ...] = ()
     """What was made or changed just now, a sentence each: for events. Empty where everything was as it should be."""
+    remembered: Remembered | None = None
+    """Whose topics and group are, for the resource's status; None: nothing new is known."""
 
 
 def not_asked(reason: Reason, message: str) -> KafkaSeen:

@@ -15,8 +15,9 @@ Ten lines are enough: [examples/digits/inferencegateway.yaml](../examples/digits
 required. Durations are `50ms`, `20s`, `5m`, `1h30m`: each unit once, the largest first. Quantities are those of Kubernetes
 (`500m`, `1.5Gi`, `1e9`), none negative, and in quotes where they have a fraction. What is `null` isn't there.
 
-The operator creates the topics, and gateways wait for them. Where `kafka.createTopics` is false, somebody else has to. The
-annotation `podpair.dev/paused: "true"` stops the operator from writing to a resource's objects.
+The operator creates the topics, and gateways wait for them. Where `kafka.createTopics` is false, somebody else has to. It
+alters and deletes only topics that the resource created or adopted: [whose topics are](topics.md). The annotation
+`podpair.dev/paused: "true"` stops the operator from writing to a resource's objects.
 """
 
 

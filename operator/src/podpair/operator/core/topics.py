@@ -1,21 +1,25 @@
 """The topics of a resource: what is wanted, beside what the broker has; made of both, what to do.
 
 Nothing is ever taken away: a topic that is too wide stays so. The results topic grows only where the resource allows it, since
-a session's home is a hash over its partitions. Of a topic's settings only those that the resource names are kept.
+a session's home is a hash over its partitions. Of a topic's settings only those that the resource names are kept, and those
+that it names no longer are reset. A topic that isn't this resource's (`ownership`) is used as it is, or not at all.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
+from types import MappingProxyType
 from typing import NamedTuple
 
 from podpair.operator.core.kafka_state import Reason
 from podpair.operator.core.objects.naming import dead_letters_topic, requests_topic, results_topic
 from podpair.operator.core.objects.pods import fixed_replicas
+from podpair.operator.core.ownership import MARKS_GROUP, Claim, Remembered, TopicRecord
 from podpair.operator.core.resource.igw import InferenceGateway
 from podpair.operator.core.resource.kinds import seconds
 
-_AT_CREATION = {"cleanup.policy": "delete"}  # a broker's own default may be compact, which would lose results
+_CLEANUP = "cleanup.policy"
+_AT_CREATION = {_CLEANUP: "delete"}  # a broker's own default may be compact, which would lose results
 _SIZE = "max.message.bytes"
 
 
@@ -39,6 +43,11 @@ class FoundTopic(NamedTuple):
     partitions: int
     replication: int
     config: Mapping[str, str] | None = None
+    """The settings that it was given itself."""
+    id: str = ""
+    """Kafka's."""
+    effective: Mapping[str, str] = MappingProxyType({})
+    """All its settings, the broker's defaults among them."""
 
 
 class Fault(NamedTuple):
@@ -57,6 +66,8 @@ class TopicsPlan:
     """Topic → partitions that it is to have."""
     alter: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Topic → settings that differ, as they are to be."""
+    reset: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Topic → settings that the resource asked for once, and asks for no longer."""
     fault: Fault | None = None
     notes: tuple[str, ...] = ()
     """What is not as wanted, but does no harm and isn't podpair's to change."""
@@ -92,24 +103,139 @@ def _retained(duration: str) -> dict[str, str]:
     return {"retention.ms": str(round(seconds(duration) * 1000))}
 
 
-def plan_topics(gateway: InferenceGateway, found: Mapping[str, FoundTopic]) -> TopicsPlan:
-    """What to do, given the topics of the resource that the broker has, by name."""
+def plan_topics(
+    gateway: InferenceGateway, found: Mapping[str, FoundTopic], claims: Mapping[str, Claim], known: Remembered
+) -> TopicsPlan:
+    """What to do, given the topics of the resource that the broker has, by name, and whose each of them is."""
     wanted = wanted_topics(gateway)
+    owned = {name for name, one in claims.items() if one.origin.owned}
     missing = tuple(topic for topic in wanted if topic.name not in found)
     narrow = {
         topic.name: topic.partitions
         for topic in wanted
         if topic.name in found and found[topic.name].partitions < topic.partitions
     }
-    notes = tuple(_notes(gateway, wanted, found))
+    notes = (*_notes(gateway, wanted, found), *_ownership_notes(gateway, wanted, found, claims))
     if not gateway.spec.kafka.create_topics:
-        return TopicsPlan(fault=_missing(gateway, missing) or _too_narrow(gateway, narrow, found), notes=notes)
-    fault = None
-    if results_topic(gateway) in narrow and not gateway.spec.kafka.allow_repartition:
-        fault = _refused(gateway, found)
+        why = "kafka.createTopics is false"
+        return TopicsPlan(
+            fault=_missing(gateway, missing) or _too_narrow(gateway, narrow, found, why) or _compacted(wanted, found),
+            notes=notes,
+        )
+    ours = {name: partitions for name, partitions in narrow.items() if name in owned}
+    theirs = {name: partitions for name, partitions in narrow.items() if name not in owned}
+    conflict = _conflict(wanted, claims)
+    fault = conflict or _compacted(wanted, found)
+    if results_topic(gateway) in ours and not gateway.spec.kafka.allow_repartition:
+        fault = fault or _refused(gateway, found)
         # Both topics stay equally wide: what has grown can't be undone.
-        narrow = {}
-    return TopicsPlan(create=missing, grow=narrow, alter=_drift(wanted, found), fault=fault, notes=notes)
+        ours = {}
+    fault = fault or _too_narrow(gateway, theirs, found, "this resource did not make it")
+    kept = {name: topic for name, topic in found.items() if name in owned}
+    return TopicsPlan(
+        create=missing if conflict is None else (),  # two that share some names would each own a part
+        grow=ours,
+        alter=_drift(wanted, kept),
+        reset=_no_longer_wanted(wanted, kept, known),
+        fault=fault,
+        notes=notes,
+    )
+
+
+def topic_records(
+    gateway: InferenceGateway, found: Mapping[str, FoundTopic], claims: Mapping[str, Claim], known: Remembered
+) -> tuple[TopicRecord, ...]:
+    """What is to be remembered of the topics as they are once all that was planned is done, sorted by name."""
+    settings = {topic.name: tuple(sorted(topic.config)) for topic in wanted_topics(gateway)}
+    records = []
+    for name, one in sorted(claims.items()):
+        last = known.topic(name)
+        kept = settings.get(name, last.settings if last is not None else ())
+        if not gateway.spec.kafka.create_topics and last is not None:
+            kept = last.settings
+        records.append(TopicRecord(name, found[name].id, one.origin, kept if one.origin.owned else ()))
+    # A broker that has just started may not know of all: one that is gone for good would come again with another id.
+    records += [one for one in known.topics if one.name in settings.keys() - found.keys() and one.origin.owned]
+    return tuple(sorted(records))
+
+
+def _conflict(wanted: list[WantedTopic], claims: Mapping[str, Claim]) -> Fault | None:
+    taken = [(topic.name, claims[topic.name].other) for topic in wanted if topic.name in claims]
+    told = [f"topic {name} is that of {other}" for name, other in taken if other is not None]
+    if not told:
+        return None
+    message = (
+        f"{'; '.join(told)}: it is not altered, and stays when this resource goes. Name another in spec.kafka, or delete that"
+        f" resource first; if it is gone for good: kafka-consumer-groups.sh --delete-offsets --group {MARKS_GROUP} --topic"
+        f" {next(name for name, other in taken if other is not None)}"
+    )
+    return Fault(Reason.TOPIC_CONFLICT, message)
+
+
+def _compacted(wanted: list[WantedTopic], found: Mapping[str, FoundTopic]) -> Fault | None:
+    for topic in wanted:
+        policy = found[topic.name].effective.get(_CLEANUP, "delete") if topic.name in found else "delete"
+        if "compact" in policy and not same_setting(policy, topic.config.get(_CLEANUP, "delete")):
+            message = (
+                f"topic {topic.name} is compacted (cleanup.policy={policy}): of records with one key all but the last would be"
+                " lost. Name another in spec.kafka; podpair doesn't alter this setting unless the topic's config names it"
+            )
+            return Fault(Reason.TOPIC_COMPACTED, message)
+    return None
+
+
+def _ownership_notes(
+    gateway: InferenceGateway,
+    wanted: list[WantedTopic],
+    found: Mapping[str, FoundTopic],
+    claims: Mapping[str, Claim],
+) -> list[str]:
+    """What isn't this resource's, and how it differs; and what the resource no longer names."""
+    notes, existing = [], []
+    by_name = {topic.name: topic for topic in wanted}
+    for name, one in sorted(claims.items()):
+        topic = by_name.get(name)
+        if topic is None:
+            goes = gateway.spec.kafka.deletion_policy == "Delete"
+            end = "goes with this resource (deletionPolicy: Delete)" if goes else "is yours to delete"
+            notes.append(f"topic {name} was made for this resource, which no longer names it: it stays, and {end}")
+        elif one.other is not None and not gateway.spec.kafka.create_topics:
+            notes.append(f"topic {name} is that of {one.other}, which alters it, and may delete it")
+        elif one.other is None and not one.origin.owned and gateway.spec.kafka.create_topics:
+            told = ["made again by somebody else"] if one.recreated else []
+            told += _differences(topic, found[name])
+            existing.append(f"{name} ({'; '.join(told)})" if told else name)
+    if existing:
+        notes.append(
+            f"not made by this resource: {', '.join(existing)}: used as it is, and not deleted with this resource;"
+            " kafka.adoptTopics: true makes it this resource's, to alter and delete"
+        )
+    return notes
+
+
+def _differences(topic: WantedTopic, found: FoundTopic) -> list[str]:
+    told = []
+    if found.partitions != topic.partitions:
+        told.append(f"{found.partitions} partitions, wanted {topic.partitions}")
+    for key, value in sorted(topic.config.items()):
+        if key in found.effective and not same_setting(found.effective[key], value):
+            told.append(f"{key}={found.effective[key]}, wanted {value}")
+    return told
+
+
+def _no_longer_wanted(
+    wanted: list[WantedTopic], kept: Mapping[str, FoundTopic], known: Remembered
+) -> dict[str, tuple[str, ...]]:
+    reset = {}
+    for topic in wanted:
+        record = known.topic(topic.name)
+        config = kept[topic.name].config if topic.name in kept else None
+        if record is None or config is None or record.id != kept[topic.name].id:
+            continue
+        names = tuple(key for key in record.settings if key not in topic.config and key in config)
+        if names:
+            reset[topic.name] = names
+    return reset
 
 
 def _missing(gateway: InferenceGateway, missing: tuple[WantedTopic, ...]) -> Fault | None:
@@ -128,14 +254,16 @@ def _most_pods(gateway: InferenceGateway) -> tuple[str, int]:
     return ("scaling.max", gateway.spec.scaling.max) if fixed is None else ("replicas", fixed)
 
 
-def _too_narrow(gateway: InferenceGateway, narrow: Mapping[str, int], found: Mapping[str, FoundTopic]) -> Fault | None:
+def _too_narrow(
+    gateway: InferenceGateway, narrow: Mapping[str, int], found: Mapping[str, FoundTopic], why: str
+) -> Fault | None:
     """Topics that aren't podpair's to widen are faulty only where there are fewer partitions than pods."""
     field_name, pods = _most_pods(gateway)
     for name in narrow:
         if found[name].partitions < pods:
             message = (
                 f"topic {name} has {found[name].partitions} partitions, {field_name} is {pods}: widen the topic"
-                f" (kafka.createTopics is false, so podpair doesn't), or lower {field_name}"
+                f" ({why}, so podpair doesn't), or lower {field_name}"
             )
             return Fault(Reason.TOPIC_TOO_NARROW, message)
     return None
@@ -181,13 +309,13 @@ def _drift(wanted: list[WantedTopic], found: Mapping[str, FoundTopic]) -> dict[s
         config = found[topic.name].config if topic.name in found else None
         if config is None:
             continue
-        differing = {key: value for key, value in topic.config.items() if not _same(config.get(key), value)}
+        differing = {key: value for key, value in topic.config.items() if not same_setting(config.get(key), value)}
         if differing:
             drift[topic.name] = differing
     return drift
 
 
-def _same(has: str | None, wanted: str) -> bool:
+def same_setting(has: str | None, wanted: str) -> bool:
     """Whether a broker that tells `has` was given `wanted`: it writes numbers, booleans and lists in its own way."""
     return has is not None and _plain(has) == _plain(wanted)
 

@@ -56,6 +56,20 @@ class Group:
                 raise LagUnknown(trouble(place.error, self._servers, doing).seen.message)
         return {place.partition: place.offset if place.offset >= 0 else None for place in found}
 
+    async def topics(self) -> set[str]:
+        """All topics of which anything is committed. Raises LagUnknown."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._topics)
+
+    def _topics(self) -> set[str]:
+        try:
+            topics = self._consumer.list_topics(timeout=_GROUP_PATIENCE).topics
+            places = [TopicPartition(name, number) for name, topic in topics.items() for number in topic.partitions]
+            found = self._consumer.committed(places, timeout=_GROUP_PATIENCE) if places else []
+        except KafkaException as error:
+            doing = f"reading the offsets of group {self._group}"
+            raise LagUnknown(trouble(error.args[0], self._servers, doing).seen.message) from None
+        return {place.topic for place in found if place.error is None and place.offset >= 0}
+
     def close(self) -> None:
         """Let go of the broker. Blocks."""
         self._thread.submit(self._consumer.close).result()

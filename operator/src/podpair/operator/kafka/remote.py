@@ -4,6 +4,7 @@ librdkafka ends its process where a broker answers what it doesn't expect, and w
 that costs the one broker's process, which is started again, less and less often; its resources' KafkaReady says why.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from podpair.operator.core.broker_access import BrokerAccess, broker_access
 from podpair.operator.core.credentials import Credentials
 from podpair.operator.core.kafka_state import KafkaSeen, Reason
+from podpair.operator.core.ownership import Forgotten
 from podpair.operator.core.resource.igw import InferenceGateway
 from podpair.operator.processes.pool import Limits, ProcessPool
 from podpair.operator.processes.process import CallFailed, ProcessFailed
@@ -47,11 +49,18 @@ class RemoteTopics:
             reason = Reason.CLIENT_BUSY if failure.how == "busy" else Reason.CLIENT_FAILED
             return KafkaSeen(False, reason, _sentence(access, failure))
 
-    async def forget(self, gateway: InferenceGateway, credentials: Credentials, *more: Any) -> None:
+    async def release(self, gateway: InferenceGateway, credentials: Credentials, *more: Any) -> None:
+        """As `Topics.release`. Raises nothing."""
+        with contextlib.suppress(CallFailed, ProcessFailed):
+            access = broker_access(gateway, credentials)
+            await self._run("release", None, access, gateway, credentials, *more)
+
+    async def forget(self, gateway: InferenceGateway, credentials: Credentials, *more: Any) -> Forgotten:
         """As `Topics.forget`. Raises NotAnswered: try again later."""
         access = broker_access(gateway, credentials)
         try:
-            await self._run("forget", None, access, gateway, credentials, *more)
+            done: Forgotten = await self._run("forget", Forgotten, access, gateway, credentials, *more)
+            return done
         except CallFailed as failure:
             raise NotAnswered(str(failure)) from None
         except ProcessFailed as failure:

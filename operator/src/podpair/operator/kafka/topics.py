@@ -5,38 +5,83 @@ nothing differs.
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from confluent_kafka import KafkaError, TopicCollection
-from confluent_kafka.admin import (
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    ConfigSource,
-    NewPartitions,
-    ResourceType,
-)
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka import KafkaError
 
 from podpair.operator.core.broker_access import BrokerAccess, broker_access
 from podpair.operator.core.credentials import Credentials
 from podpair.operator.core.kafka_state import KafkaSeen, Reason
 from podpair.operator.core.objects.naming import consumer_group, requests_topic
+from podpair.operator.core.ownership import (
+    Forgotten,
+    GroupRecord,
+    Origin,
+    Remembered,
+    group_origin,
+    owner_of,
+    read_mark,
+)
 from podpair.operator.core.resource.igw import InferenceGateway
-from podpair.operator.core.topics import FoundTopic, TopicsPlan, WantedTopic, plan_topics, wanted_topics
+from podpair.operator.core.topics import (
+    Fault,
+    FoundTopic,
+    TopicsPlan,
+    plan_topics,
+    same_setting,
+    topic_records,
+    wanted_topics,
+)
 from podpair.operator.kafka.clients import PATIENCE, Client, Kept
 from podpair.operator.kafka.failures import BrokerTrouble, trouble
+from podpair.operator.kafka.groups import group_exists, member_topics
 from podpair.operator.kafka.lag import Group, LagUnknown, group_lag
+from podpair.operator.kafka.marks import Marks, MarksRefused
+from podpair.operator.kafka.ownership import Whose, mark_owned, whose_are
+from podpair.operator.kafka.topic_admin import ABSENT, carry_out, do, find_topics, with_configs
 
-_WHOLE = 10.0  # seconds for all questions of one resource
+_WHOLE = 15.0  # seconds for all questions of one resource
 _SHOWING, _AGAIN = 3.0, 0.05  # seconds until a broker tells of a change, and between two looks
-_ABSENT = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.GROUP_ID_NOT_FOUND}
+_NOTHING = Remembered()
 
 
 class NotForgotten(Exception):
     """What is to be deleted is still there. The text says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class _Broker:
+    """One resource's ways to its broker."""
+
+    client: Client
+    group: Callable[[str], Group]
+    """By its id."""
+    marks: Marks
+    making: dict[str, "asyncio.Future[_Made]"]
+    """By the resource's uid, what must not be cut off: a topic that was created is marked, too."""
+
+    async def uninterrupted(self, gateway: InferenceGateway, work: Coroutine[Any, Any, "_Made"]) -> "_Made":
+        """Do it, to its end even where nobody waits for it any longer."""
+        uid = owner_of(gateway).uid
+        task = self.making[uid] = asyncio.ensure_future(work)
+
+        def ended(_: object) -> None:
+            if self.making.get(uid) is task:
+                del self.making[uid]
+            if not task.cancelled():
+                task.exception()  # it is raised where it is awaited, if it still is
+
+        task.add_done_callback(ended)
+        return await asyncio.shield(task)
+
+    async def settled(self, gateway: InferenceGateway) -> None:
+        """Until what was begun for a resource has ended."""
+        if (task := self.making.get(owner_of(gateway).uid)) is not None:
+            await asyncio.wait([task])
 
 
 class Topics:
@@ -45,37 +90,72 @@ class Topics:
     def __init__(self) -> None:
         self._clients: Kept[BrokerAccess, Client] = Kept()
         self._groups: Kept[tuple[BrokerAccess, str], Group] = Kept()
+        self._marks: Kept[BrokerAccess, Marks] = Kept()
+        self._making: dict[str, asyncio.Future[_Made]] = {}
 
-    async def keep(self, gateway: InferenceGateway, credentials: Credentials) -> KafkaSeen:
-        """Create, grow and set what is to be, and see how things stand. Raises nothing."""
+    async def keep(
+        self, gateway: InferenceGateway, credentials: Credentials, known: Remembered = _NOTHING
+    ) -> KafkaSeen:
+        """Create, grow and set what is to be, of what is this resource's, and see how things stand. Raises nothing.
+
+        `known`: what was remembered last.
+        """
+        creating: set[str] = set()
         try:
             async with asyncio.timeout(_WHOLE):
-                access, group = broker_access(gateway, credentials), consumer_group(gateway)
-                client = self._clients.get(access, lambda: Client(access))
-                return await _keep(client, self._groups.get((access, group), lambda: Group(access, group)), gateway)
+                broker = self._broker(gateway, credentials)
+                await broker.settled(gateway)
+                return await _keep(broker, gateway, known, creating)
         except BrokerTrouble as error:
-            return error.seen
+            seen = error.seen
         except TimeoutError:
-            return trouble(_timed_out(), gateway.spec.kafka.bootstrap_servers).seen
+            seen = trouble(_timed_out(), gateway.spec.kafka.bootstrap_servers).seen
+        return replace(seen, remembered=known.with_created(creating)) if creating else seen
 
-    async def forget(self, gateway: InferenceGateway, credentials: Credentials) -> None:
-        """Delete the topics and the group, for deletionPolicy Delete. Those that aren't there are fine.
+    async def forget(
+        self, gateway: InferenceGateway, credentials: Credentials, known: Remembered = _NOTHING
+    ) -> Forgotten:
+        """Delete the group and the topics that are this resource's, for deletionPolicy Delete. Those that are gone are fine.
 
-        Raises NotForgotten: try again later. While pods are still members the group can't go.
+        Raises NotForgotten: try again later. While pods are still members the group can't go, and nothing is deleted.
         """
         try:
             async with asyncio.timeout(_WHOLE):
-                access = broker_access(gateway, credentials)
-                client = self._clients.get(access, lambda: Client(access))
-                await _forget(client, gateway)
+                broker = self._broker(gateway, credentials)
+                await broker.settled(gateway)
+                return await _forget(broker, gateway, known)
         except BrokerTrouble as error:
             raise NotForgotten(error.seen.message) from None
         except TimeoutError:
             raise NotForgotten(trouble(_timed_out(), gateway.spec.kafka.bootstrap_servers).seen.message) from None
 
+    async def release(self, gateway: InferenceGateway, credentials: Credentials, known: Remembered = _NOTHING) -> None:
+        """Take this resource's marks off its topics, which stay. Raises nothing: a mark that stays is forgotten by the broker."""
+        with contextlib.suppress(BrokerTrouble, MarksRefused, TimeoutError):
+            async with asyncio.timeout(_WHOLE):
+                broker = self._broker(gateway, credentials)
+                await broker.settled(gateway)
+                found = await find_topics(broker.client, _names(gateway, known))
+                whose = await whose_are(broker.client, broker.marks, gateway, found, known, adopt=False)
+                own = [name for name in found if whose.own_mark(gateway, name) is not None]
+                if own:
+                    await broker.marks.write(dict.fromkeys(own))
+
+    def _broker(self, gateway: InferenceGateway, credentials: Credentials) -> _Broker:
+        access = broker_access(gateway, credentials)
+        return _Broker(
+            self._clients.get(access, lambda: Client(access)),
+            lambda group: self._groups.get((access, group), lambda: Group(access, group)),
+            self._marks.get(access, lambda: Marks(access)),
+            self._making,
+        )
+
     async def close(self) -> None:
         """Let go of the brokers."""
+        if self._making:
+            await asyncio.wait(self._making.values(), timeout=_WHOLE)
         await self._groups.close()
+        await self._marks.close()
         await self._clients.close()
 
 
@@ -83,146 +163,175 @@ def _timed_out() -> KafkaError:
     return KafkaError(KafkaError._TIMED_OUT, f"no answer in {_WHOLE:.0f} s")
 
 
-async def _keep(client: Client, group: Group, gateway: InferenceGateway) -> KafkaSeen:
-    wanted = wanted_topics(gateway)
-    found = await _look(client, gateway)
-    plan = plan_topics(gateway, found)
-    changes = await _carry_out(client, plan)
-    if changes:
-        await _shown(client, gateway)
-    widths = {name: topic.partitions for name, topic in found.items()} | dict(plan.grow)
-    widths |= {topic.name: topic.partitions for topic in plan.create}
-    requests = requests_topic(gateway)
-    notes = list(plan.notes)
+async def _keep(broker: _Broker, gateway: InferenceGateway, known: Remembered, creating: set[str]) -> KafkaSeen:
+    """`creating`: the topics whose creation was asked for and that are not in the answer."""
+    made = await broker.uninterrupted(gateway, _make(broker, gateway, known, creating))
+    found, whose, remembered = made.found, made.whose, made.remembered
+    conflict, notes = None, [*made.seen.notes, *([whose.fault] if whose.fault is not None else [])]
+    group, requests = consumer_group(gateway), requests_topic(gateway)
     lag = None
-    if requests in widths:
-        try:
-            lag = await group_lag(client, group, requests, widths[requests])
-        except LagUnknown as error:
-            notes.append(f"lag isn't known: {error}")
-    if plan.fault is not None:
-        reason, message = plan.fault
-        return KafkaSeen(False, reason, message, lag, widths.get(requests), tuple(changes))
-    good = f"{', '.join(f'{topic.name} ({widths[topic.name]})' for topic in wanted)} at {client.servers}"
-    message = ". ".join([f"topics (partitions): {good}", *notes])
-    return KafkaSeen(True, Reason.TOPICS_READY, message, lag, widths.get(requests), tuple(changes))
+    try:
+        if made.group is Origin.EXISTING:
+            conflict, told = await _group_of_others(broker, gateway, found)
+            notes += told
+        if requests in made.widths:
+            lag = await group_lag(broker.client, broker.group(group), requests, made.widths[requests])
+    except LagUnknown as error:
+        notes.append(f"lag isn't known: {error}")
+    except BrokerTrouble as error:
+        raise BrokerTrouble(replace(error.seen, remembered=remembered)) from None
+    partitions, fault = made.widths.get(requests), made.seen.fault or conflict
+    if fault is not None:
+        return KafkaSeen(False, fault.reason, fault.message, lag, partitions, made.changes, remembered)
+    widths = [f"{topic.name} ({made.widths[topic.name]})" for topic in wanted_topics(gateway)]
+    message = ". ".join([f"topics (partitions): {', '.join(widths)} at {broker.client.servers}", *notes])
+    return KafkaSeen(True, Reason.TOPICS_READY, message, lag, partitions, made.changes, remembered)
 
 
-async def _shown(client: Client, gateway: InferenceGateway) -> None:
-    """Until the broker tells of what its controller has just done, or for `_SHOWING` at most: asked too early it would be
-    told to do it again."""
+@dataclass(frozen=True)
+class _Made:
+    """What was done, and how things stand after it."""
+
+    changes: tuple[str, ...]
+    found: Mapping[str, FoundTopic]
+    widths: Mapping[str, int]
+    """Partitions by topic, of those whose creation the broker doesn't show yet, too."""
+    whose: Whose
+    group: Origin | None
+    seen: TopicsPlan
+    """What would be to do now; its fault and notes count."""
+    remembered: Remembered
+
+
+async def _make(broker: _Broker, gateway: InferenceGateway, known: Remembered, creating: set[str]) -> _Made:
+    """Create, grow and set what is to be, and mark what is this resource's."""
+    client, adopt = broker.client, gateway.spec.kafka.adopt_topics
+    found = await _look(client, gateway, known)
+    whose = await whose_are(broker.client, broker.marks, gateway, found, known, adopt=adopt)
+    plan = seen = plan_topics(gateway, found, whose.claims, known)
+    requests, group = requests_topic(gateway), consumer_group(gateway)
+    # Before the topics are made: a group that is there then is not this resource's.
+    there = await group_exists(client, group) if known.group(group) is None else None
+    changes = await carry_out(client, plan, creating)
+    if changes or plan.create:
+        found = await _shown(client, gateway, plan, known, creating)
+        made = known.with_created(creating)
+        whose = await whose_are(broker.client, broker.marks, gateway, found, made, adopt=adopt)
+        seen = plan_topics(gateway, found, whose.claims, made)  # another may have been quicker
+    mark, claimed = whose.own_mark(gateway, requests), whose.claims.get(requests)
+    origin = group_origin(gateway, known, mark, exists=there, requests=claimed.origin if claimed is not None else None)
+    await mark_owned(broker.marks, gateway, found, whose, origin)
+    groups = [one for one in known.groups if one.id != group]
+    groups += [GroupRecord(group, origin)] if origin is not None else []
+    records = topic_records(gateway, found, whose.claims, known)
+    remembered = Remembered(records, tuple(groups)).with_created(creating - found.keys())
+    creating.clear()
+    widths = {topic.name: topic.partitions for topic in plan.create}
+    widths |= {name: topic.partitions for name, topic in found.items()} | dict(plan.grow)
+    return _Made(tuple(changes), found, widths, whose, origin, seen, remembered)
+
+
+def _names(gateway: InferenceGateway, known: Remembered) -> list[str]:
+    """The topics that the resource names, and those that it once did."""
+    return list(dict.fromkeys([topic.name for topic in wanted_topics(gateway)] + [one.name for one in known.topics]))
+
+
+async def _group_of_others(
+    broker: _Broker, gateway: InferenceGateway, found: Mapping[str, FoundTopic]
+) -> tuple[Fault | None, list[str]]:
+    """Of a group that isn't this resource's: the fault that names another resource that it works for; else a note."""
+    group = consumer_group(gateway)
+    others = await find_topics(broker.client, sorted(await member_topics(broker.client, group) - found.keys()))
+    if not others:
+        return None, [
+            f"consumer group {group} was there already: it is used as it is, and stays when this resource goes"
+        ]
+    with contextlib.suppress(MarksRefused):
+        for name, text in (await broker.marks.read(broker.client, others)).items():
+            mark = read_mark(text, others[name].id)
+            if mark is not None and mark.owner.uid != owner_of(gateway).uid:
+                message = (
+                    f"consumer group {group} works on topic {name} for {mark.owner}: each would wait for the other's pods,"
+                    " and it stays when this resource goes. Name another in spec.kafka.consumerGroup.id"
+                )
+                return Fault(Reason.GROUP_CONFLICT, message), []
+    return None, [f"consumer group {group} works on {', '.join(others)}, too: it stays when this resource goes"]
+
+
+async def _shown(
+    client: Client, gateway: InferenceGateway, plan: TopicsPlan, known: Remembered, creating: set[str]
+) -> dict[str, FoundTopic]:
+    """The topics once the broker tells of what its controller has just done, or as they are after `_SHOWING`: asked too early
+    it would be told to do it again."""
     end = time.monotonic() + _SHOWING
-    while time.monotonic() < end:
-        plan = plan_topics(gateway, await _look(client, gateway))
-        if not (plan.create or plan.grow or plan.alter):
-            return
+    while True:
+        found = await _look(client, gateway, known)
+        if _done(plan, found, creating) or time.monotonic() > end:
+            return found
         await asyncio.sleep(_AGAIN)
 
 
-async def _look(client: Client, gateway: InferenceGateway) -> dict[str, FoundTopic]:
+def _done(plan: TopicsPlan, found: Mapping[str, FoundTopic], creating: set[str]) -> bool:
+    return (
+        creating <= found.keys()
+        and all(name in found and found[name].partitions >= width for name, width in plan.grow.items())
+        and all(
+            name in found and same_setting((found[name].config or {}).get(key), value)
+            for name, config in plan.alter.items()
+            for key, value in config.items()
+        )
+        and all(
+            key not in (found[name].config or {}) for name in plan.reset if name in found for key in plan.reset[name]
+        )
+    )
+
+
+async def _look(client: Client, gateway: InferenceGateway, known: Remembered) -> dict[str, FoundTopic]:
     """The topics as the broker has them, with what podpair keeps of them."""
-    found = await _find(client, [topic.name for topic in wanted_topics(gateway)])
-    return await _with_configs(client, found) if gateway.spec.kafka.create_topics else found
+    found = await find_topics(client, _names(gateway, known))
+    return await with_configs(client, found) if gateway.spec.kafka.create_topics else found
 
 
-async def _find(client: Client, names: list[str]) -> dict[str, FoundTopic]:
-    """Those of the topics that the broker has."""
-    futures = client.admin.describe_topics(TopicCollection(names), request_timeout=PATIENCE)
-    answers = await client.ask(futures, "looking for the topics")
-    found = {}
-    for name, answer in answers.items():
-        if not isinstance(answer, KafkaError):
-            partitions = answer.partitions
-            found[name] = FoundTopic(len(partitions), len(partitions[0].replicas))
-        elif answer.code() not in _ABSENT:
-            raise trouble(answer, client.servers, f"looking for topic {name}")
-    return found
-
-
-async def _with_configs(client: Client, found: Mapping[str, FoundTopic]) -> dict[str, FoundTopic]:
-    if not found:
-        return {}
-    resources = [ConfigResource(ResourceType.TOPIC, name) for name in found]
-    answers = await client.ask(
-        client.admin.describe_configs(resources, request_timeout=PATIENCE), "reading the topics' settings"
+async def _forget(broker: _Broker, gateway: InferenceGateway, known: Remembered) -> Forgotten:
+    client = broker.client
+    found = await find_topics(client, _names(gateway, known))
+    if known.earlier:
+        found = await with_configs(client, found)
+    whose = await whose_are(broker.client, broker.marks, gateway, found, known, adopt=False)
+    requests = requests_topic(gateway)
+    mark = whose.own_mark(gateway, requests)
+    groups = {one.id for one in known.groups if one.origin.owned}
+    origin = group_origin(
+        gateway, known, mark, exists=True, requests=whose.claims[requests].origin if requests in whose.claims else None
     )
-    filled = dict(found)
-    for resource, answer in answers.items():
-        if isinstance(answer, KafkaError):
-            if answer.code() in _ABSENT:  # it went away between two questions
-                filled.pop(resource.name)
-                continue
-            raise trouble(answer, client.servers, f"reading the settings of topic {resource.name}")
-        # What the topic itself was given: a default that happens to be the same may change below it.
-        own = ConfigSource.DYNAMIC_TOPIC_CONFIG.value
-        config = {key: entry.value for key, entry in answer.items() if entry.source == own and entry.value is not None}
-        filled[resource.name] = found[resource.name]._replace(config=config)
-    return filled
-
-
-async def _carry_out(client: Client, plan: TopicsPlan) -> list[str]:
-    """Does what is planned; sentences on what was done. Raises BrokerTrouble where the broker doesn't do it."""
-    changes: list[str] = []
-    for topic in plan.create:
-        changes += await _create(client, topic)
-    if plan.grow:
-        new = [NewPartitions(name, partitions) for name, partitions in plan.grow.items()]
-        futures = client.admin.create_partitions(new, operation_timeout=PATIENCE / 2, request_timeout=PATIENCE)
-        done = await _do(client, futures, {name: f"growing topic {name}" for name in plan.grow})
-        changes += [f"Grew topic {name} to {plan.grow[name]} partitions" for name in done]
-    if plan.alter:
-        altered = [_altered(name, config) for name, config in plan.alter.items()]
-        altering = client.admin.incremental_alter_configs(altered, request_timeout=PATIENCE)
-        told = {
-            name: ", ".join(f"{key}={value}" for key, value in config.items()) for name, config in plan.alter.items()
-        }
-        done = await _do(client, altering, {one: f"setting {told[one.name]} of topic {one.name}" for one in altered})
-        changes += [f"Set {told[one.name]} of topic {one.name}" for one in done]
-    return changes
-
-
-async def _create(client: Client, topic: WantedTopic) -> list[str]:
-    new = NewTopic(
-        topic.name,
-        num_partitions=topic.partitions,
-        replication_factor=-1 if topic.replication is None else topic.replication,
-        config=topic.config_at_creation,
-    )
-    futures = client.admin.create_topics([new], operation_timeout=PATIENCE / 2, request_timeout=PATIENCE)
-    doing = {topic.name: f"creating topic {topic.name}"}
-    made = await _do(client, futures, doing, fine=(KafkaError.TOPIC_ALREADY_EXISTS,))  # a gateway was quicker
-    return [f"Created topic {name} with {topic.partitions} partitions" for name in made]
-
-
-def _altered(name: str, config: Mapping[str, str]) -> ConfigResource:
-    entries = [
-        ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET) for key, value in sorted(config.items())
+    groups |= {consumer_group(gateway)} if origin is Origin.CREATED else set()
+    left = [
+        f"topic {name} ({f'it is that of {one.other}' if one.other is not None else 'this resource did not create it'})"
+        for name, one in sorted(whose.claims.items())
+        if not one.origin.owned
     ]
-    return ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
+    for group in sorted(groups):
+        left += await _forget_group(broker, group, found.keys())
+    names = sorted(name for name, one in whose.claims.items() if one.origin.owned)
+    if names:
+        futures = client.admin.delete_topics(names, operation_timeout=PATIENCE / 2, request_timeout=PATIENCE)
+        await do(client, futures, {name: f"deleting topic {name}" for name in names}, fine=ABSENT)
+    return Forgotten(tuple(names), tuple(left))
 
 
-async def _do(
-    client: Client, futures: Mapping[Any, Any], doing: Mapping[Any, str], fine: Iterable[int] = ()
-) -> list[Any]:
-    """The keys of what was done; errors that are `fine` are passed over. Raises BrokerTrouble for the others."""
-    answers = await client.ask(futures, " and ".join(doing.values()))
-    done = []
-    for key, answer in answers.items():
-        if not isinstance(answer, KafkaError):
-            done.append(key)
-        elif answer.code() not in fine:
-            raise trouble(answer, client.servers, doing[key])
-    return done
-
-
-async def _forget(client: Client, gateway: InferenceGateway) -> None:
-    names = [topic.name for topic in wanted_topics(gateway)]
-    futures = client.admin.delete_topics(names, operation_timeout=PATIENCE / 2, request_timeout=PATIENCE)
-    await _do(client, futures, {name: f"deleting topic {name}" for name in names}, fine=_ABSENT)
-    group = consumer_group(gateway)
+async def _forget_group(broker: _Broker, group: str, topics: Iterable[str]) -> list[str]:
+    """Delete a group, unless it works for others, too: then it is told, and its offsets of our topics go with them."""
+    client = broker.client
+    try:
+        others = sorted(await broker.group(group).topics() - set(topics))
+    except LagUnknown as error:
+        raise NotForgotten(str(error)) from None
+    if others:
+        return [f"consumer group {group} (it has offsets of topic {', '.join(others)})"]
     gone = client.admin.delete_consumer_groups([group], request_timeout=PATIENCE)
     answer = (await client.ask(gone, f"deleting group {group}"))[group]
     if isinstance(answer, KafkaError) and answer.code() == KafkaError.NON_EMPTY_GROUP:
         raise NotForgotten(f"consumer group {group} still has members: it goes once the pods have stopped")
-    if isinstance(answer, KafkaError) and answer.code() not in _ABSENT:
+    if isinstance(answer, KafkaError) and answer.code() not in ABSENT:
         raise trouble(answer, client.servers, f"deleting group {group}")
+    return []

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from podpair.operator.core.credentials import Credentials, MissingSecret
 from podpair.operator.core.kafka_state import KafkaSeen, not_asked
+from podpair.operator.core.ownership import Forgotten, Remembered
 from podpair.operator.core.resource.igw import InferenceGateway
 from podpair.operator.kube.caches import Key
 from podpair.operator.logs import about
@@ -23,11 +24,14 @@ _log = logging.getLogger(__name__)
 class TopicKeeper(Protocol):
     """What keeps topics: `podpair.operator.kafka.remote.RemoteTopics`."""
 
-    async def keep(self, gateway: InferenceGateway, credentials: Credentials) -> KafkaSeen:
-        """Make the topics as they are to be, and see how things stand."""
+    async def keep(self, gateway: InferenceGateway, credentials: Credentials, known: Remembered) -> KafkaSeen:
+        """Make the resource's own topics as they are to be, and see how things stand. `known`: what was remembered last."""
 
-    async def forget(self, gateway: InferenceGateway, credentials: Credentials) -> None:
-        """Delete the topics and the group."""
+    async def forget(self, gateway: InferenceGateway, credentials: Credentials, known: Remembered) -> Forgotten:
+        """Delete the topics and the group that are the resource's own."""
+
+    async def release(self, gateway: InferenceGateway, credentials: Credentials, known: Remembered) -> None:
+        """Topics stay, and their resource is gone: they are nobody's now."""
 
     async def close(self) -> None:
         """Let go of the brokers."""
@@ -37,9 +41,11 @@ class TopicKeeper(Protocol):
 class _Kept:
     gateway: InferenceGateway
     credentials: Credentials | MissingSecret
+    known: Remembered
     task: "asyncio.Task[None] | None" = None
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     seen: KafkaSeen | None = None
+    accepted: Credentials | None = None
     changes: list[str] = field(default_factory=list)
 
 
@@ -51,12 +57,15 @@ class Brokers:
         self._seconds = seconds
         self._on_change = on_change
         self._all: dict[Key, _Kept] = {}
+        self._leaving: dict[Key, asyncio.Task[None]] = {}
 
-    def keep(self, key: Key, gateway: InferenceGateway, credentials: Credentials | MissingSecret) -> None:
-        """From now on keep these; asked at once where anything has changed."""
+    def keep(
+        self, key: Key, gateway: InferenceGateway, credentials: Credentials | MissingSecret, known: Remembered
+    ) -> None:
+        """From now on keep these; asked at once where anything has changed. `known`: what the status remembers."""
         kept = self._all.get(key)
         if kept is None:
-            kept = self._all[key] = _Kept(gateway, credentials)
+            kept = self._all[key] = _Kept(gateway, credentials, known)
             kept.task = asyncio.create_task(self._run(key, kept), name=f"topics of {key}")
         elif (kept.gateway.spec, kept.gateway.metadata.uid) != (gateway.spec, gateway.metadata.uid) or (
             str(kept.credentials) if isinstance(kept.credentials, MissingSecret) else kept.credentials
@@ -69,6 +78,11 @@ class Brokers:
         kept = self._all.get(key)
         return kept.seen if kept is not None else None
 
+    def accepted(self, key: Key) -> Credentials | None:
+        """The credentials that the broker has accepted last; None: none yet."""
+        kept = self._all.get(key)
+        return kept.accepted if kept is not None else None
+
     def take_changes(self, key: Key) -> list[str]:
         """What was made or changed since this was last asked."""
         kept = self._all.get(key)
@@ -77,9 +91,24 @@ class Brokers:
         taken, kept.changes = kept.changes, []
         return taken
 
-    async def forget(self, gateway: InferenceGateway, credentials: Credentials) -> None:
-        """Delete the topics. Raises what the keeper raises where they are still there."""
-        await self._topics.forget(gateway, credentials)
+    async def forget(self, gateway: InferenceGateway, credentials: Credentials, known: Remembered) -> Forgotten:
+        """Delete what is the resource's own. Raises what the keeper raises where it is still there."""
+        return await self._topics.forget(gateway, credentials, known)
+
+    def leave(self, key: Key) -> None:
+        """The resource is gone, its topics stay: let these be, as nobody's."""
+        kept = self._all.get(key)
+        self.stop(key)
+        if kept is not None and isinstance(kept.credentials, Credentials):
+            releasing = self._topics.release(kept.gateway, kept.credentials, kept.known)
+            task = self._leaving[key] = asyncio.create_task(releasing, name=f"leaving topics of {key}")
+            task.add_done_callback(lambda _: self._left(key, task))
+
+    def _left(self, key: Key, task: "asyncio.Task[None]") -> None:
+        if self._leaving.get(key) is task:
+            del self._leaving[key]
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("topics could not be let go of", exc_info=task.exception(), extra=about(*key))
 
     def stop(self, key: Key) -> None:
         """Let these be."""
@@ -98,19 +127,25 @@ class Brokers:
         await self._topics.close()
 
     async def _run(self, key: Key, kept: _Kept) -> None:
+        if key in self._leaving:  # of a resource of the same name, which is gone
+            await asyncio.wait([self._leaving[key]])
         while True:
             kept.asked.clear()
+            shown = kept.credentials
             try:
                 seen = (
-                    not_asked(kept.credentials.reason, str(kept.credentials))
-                    if isinstance(kept.credentials, MissingSecret)
-                    else await self._topics.keep(kept.gateway, kept.credentials)
+                    not_asked(shown.reason, str(shown))
+                    if isinstance(shown, MissingSecret)
+                    else await self._topics.keep(kept.gateway, shown, kept.known)
                 )
             except Exception:  # one resource's trouble must not end the task that looks after it
                 _log.exception("topics could not be kept", extra=about(*key))
             else:
                 kept.changes += seen.changes
+                kept.known = seen.remembered or kept.known
                 news = bool(seen.changes) or seen != kept.seen
+                if isinstance(shown, Credentials) and seen.remembered is not None and shown != kept.accepted:
+                    kept.accepted, news = shown, True
                 kept.seen = seen
                 if news:
                     self._on_change(key)

@@ -17,6 +17,7 @@ from podpair.operator.core.desired import desired
 from podpair.operator.core.events import Event, of_changes, of_status
 from podpair.operator.core.external_api_state import ExternalApiSeen
 from podpair.operator.core.objects.naming import Manifest
+from podpair.operator.core.ownership import remembered
 from podpair.operator.core.problems import Problem
 from podpair.operator.core.resource.igw import InferenceGateway
 from podpair.operator.kube.caches import Key
@@ -111,7 +112,9 @@ class Step:
             self._gateways.take(guarded)
             manifest = guarded
         around = await self._reader.read(gateway)
-        self._brokers.keep(key, gateway, around.credentials)
+        # Before any topic is created: without it they could not be deleted once the Secret is gone.
+        faults += await self._finisher.store(gateway, around.credentials)
+        self._brokers.keep(key, gateway, around.credentials, remembered(manifest.get("status") or {}))
         if around.forbidden:
             # What was written while it was allowed stays as it is.
             await self._report(
@@ -188,7 +191,8 @@ class Step:
     async def _forget(self, key: Key) -> None:
         uid = self._uids.pop(key, None)
         self._failed.pop(key, None)
-        self._brokers.stop(key)
+        self._brokers.leave(key)
+        await self._finisher.gone(key)
         self._applier.forget(*key)
         self._events.forget(uid or "")
         await self._reader.forget(key, uid)

@@ -239,6 +239,11 @@ class Kafka(Section):
             "client: a property is set twice, under two spellings of its name",
             lambda kafka: len({_meant(name) for name in kafka.client}) == len(kafka.client),
         ),
+        Rule(
+            "!self.adoptTopics || self.createTopics",
+            "adoptTopics is true and createTopics false: topics that podpair may not alter can't be adopted",
+            lambda kafka: not kafka.adopt_topics or kafka.create_topics,
+        ),
     )
     bootstrap_servers: Annotated[str, Field(pattern=SERVERS, max_length=2048)]
     """The broker's address, host:port; several with commas. A name without a dot is a Service of the resource's namespace."""
@@ -250,11 +255,14 @@ class Kafka(Section):
     """Any other librdkafka property, for every client of the gateway, but those that are podpair's own to set. Case doesn't
     matter, and an underscore is a dot."""
     create_topics: bool = True
-    """Create topics that are missing."""
+    """Create topics that are missing, and keep those that this resource created as it says. Any other is used as it is."""
+    adopt_topics: bool = False
+    """Take topics that are there already, and are no other resource's, as if this resource had created them: they are altered,
+    and deleted with deletionPolicy Delete."""
     allow_repartition: bool = False
     """Let the results topic grow: sessions' homes move, and clients are told of a gap."""
     deletion_policy: Literal["Retain", "Delete"] = "Retain"
-    """What happens to the topics when this resource is deleted."""
+    """What happens to the topics that this resource created or adopted when it is deleted."""
     requests: RequestsTopic = Field(default_factory=RequestsTopic)
     """The topic that queued requests wait in."""
     results: ResultsTopic = Field(default_factory=ResultsTopic)

@@ -24,6 +24,28 @@ class Condition(Section):
     """The generation of the resource that it speaks of."""
 
 
+class TopicStatus(Section):
+    """A topic of this resource."""
+
+    name: Annotated[str, Field(max_length=249)]
+    """Its name."""
+    id: Annotated[str, Field(max_length=64)]
+    """Kafka's id of it: one that is made again under its name has another. Empty: its creation was not confirmed yet."""
+    origin: Literal["Created", "Adopted", "Existing"]
+    """Created or Adopted by this resource, which alters and deletes it; Existing: somebody else's, used as it is."""
+    settings: tuple[Annotated[str, Field(max_length=249)], ...] = ()
+    """The settings that the resource has asked for: what it names no longer is reset."""
+
+
+class ConsumerGroupStatus(Section):
+    """A consumer group of this resource."""
+
+    id: Annotated[str, Field(max_length=249)]
+    """Its id."""
+    origin: Literal["Created", "Adopted", "Existing"]
+    """Created by this resource, which deletes it; Existing: it was there before."""
+
+
 class Status(Section):
     """What the operator has seen."""
 
@@ -46,5 +68,9 @@ class Status(Section):
     """Sessions with a client connected, in all pods."""
     lag: Annotated[int, Field(json_schema_extra={"format": "int64"})] | None = None
     """Queued requests that wait; left out while it isn't known."""
+    topics: Annotated[tuple[TopicStatus, ...], KeyedBy("name")] | None = None
+    """The topics, and whose they are: podpair alters and deletes only what this resource created or adopted."""
+    consumer_groups: Annotated[tuple[ConsumerGroupStatus, ...], KeyedBy("id")] | None = None
+    """The consumer groups, and whose they are."""
     version: str | None = None
     """Version of the first model that most requests get."""

@@ -1,0 +1,142 @@
+"""What is asked of a broker about topics, and what is done to them, by name: nothing here knows whose they are."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from confluent_kafka import KafkaError, TopicCollection
+from confluent_kafka.admin import (
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ConfigSource,
+    NewPartitions,
+    ResourceType,
+)
+from confluent_kafka.cimpl import NewTopic
+
+from podpair.operator.core.kafka_state import Reason
+from podpair.operator.core.topics import FoundTopic, TopicsPlan, WantedTopic
+from podpair.operator.kafka.clients import PATIENCE, Client
+from podpair.operator.kafka.failures import BrokerTrouble, trouble
+
+ABSENT = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.GROUP_ID_NOT_FOUND}
+"""Errors that say: it is not there."""
+
+
+async def find_topics(client: Client, names: list[str]) -> dict[str, FoundTopic]:
+    """Those of the topics that the broker has. Raises BrokerTrouble."""
+    if not names:
+        return {}
+    futures = client.admin.describe_topics(TopicCollection(names), request_timeout=PATIENCE)
+    answers = await client.ask(futures, "looking for the topics")
+    found = {}
+    for name, answer in answers.items():
+        if not isinstance(answer, KafkaError):
+            partitions = answer.partitions
+            found[name] = FoundTopic(len(partitions), len(partitions[0].replicas), id=str(answer.topic_id))
+        elif answer.code() not in ABSENT:
+            raise trouble(answer, client.servers, f"looking for topic {name}")
+    return found
+
+
+async def with_configs(client: Client, found: Mapping[str, FoundTopic]) -> dict[str, FoundTopic]:
+    """The topics with their settings. Raises BrokerTrouble."""
+    if not found:
+        return {}
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in found]
+    answers = await client.ask(
+        client.admin.describe_configs(resources, request_timeout=PATIENCE), "reading the topics' settings"
+    )
+    filled = dict(found)
+    for resource, answer in answers.items():
+        if isinstance(answer, KafkaError):
+            if answer.code() in ABSENT:  # it went away between two questions
+                filled.pop(resource.name)
+                continue
+            raise trouble(answer, client.servers, f"reading the settings of topic {resource.name}")
+        # What the topic itself was given: a default that happens to be the same may change below it.
+        own = ConfigSource.DYNAMIC_TOPIC_CONFIG.value
+        config = {key: entry.value for key, entry in answer.items() if entry.source == own and entry.value is not None}
+        effective = {key: entry.value for key, entry in answer.items() if entry.value is not None}
+        filled[resource.name] = found[resource.name]._replace(config=config, effective=effective)
+    return filled
+
+
+async def carry_out(client: Client, plan: TopicsPlan, creating: set[str]) -> list[str]:
+    """Do what is planned; sentences on what was done. `creating` gets the topics whose creation is asked for.
+
+    Raises BrokerTrouble where the broker doesn't do it.
+    """
+    changes: list[str] = []
+    for topic in plan.create:
+        made = await _create(client, topic, creating)
+        changes += made
+        if not made:  # another was quicker: it may want the others, too
+            break
+    if plan.grow:
+        new = [NewPartitions(name, partitions) for name, partitions in plan.grow.items()]
+        futures = client.admin.create_partitions(new, operation_timeout=PATIENCE / 2, request_timeout=PATIENCE)
+        done = await do(client, futures, {name: f"growing topic {name}" for name in plan.grow})
+        changes += [f"Grew topic {name} to {plan.grow[name]} partitions" for name in done]
+    for verb, told, altered in _alterations(plan):
+        altering = client.admin.incremental_alter_configs(altered, request_timeout=PATIENCE)
+        doing = {one: f"{verb.lower()}ting {told[one.name]} of topic {one.name}" for one in altered}
+        changes += [f"{verb} {told[one.name]} of topic {one.name}" for one in await do(client, altering, doing)]
+    return changes
+
+
+async def _create(client: Client, topic: WantedTopic, creating: set[str]) -> list[str]:
+    new = NewTopic(
+        topic.name,
+        num_partitions=topic.partitions,
+        replication_factor=-1 if topic.replication is None else topic.replication,
+        config=topic.config_at_creation,
+    )
+    creating.add(topic.name)
+    futures = client.admin.create_topics([new], operation_timeout=PATIENCE / 2, request_timeout=PATIENCE)
+    doing = {topic.name: f"creating topic {topic.name}"}
+    try:
+        # Where another was quicker it is theirs.
+        made = await do(client, futures, doing, fine=(KafkaError.TOPIC_ALREADY_EXISTS,))
+    except BrokerTrouble as error:
+        if error.seen.reason not in (Reason.BROKER_UNREACHABLE, Reason.UNEXPECTED):  # an answer, and it is no
+            creating.discard(topic.name)
+        raise
+    if not made:
+        creating.discard(topic.name)
+    return [f"Created topic {name} with {topic.partitions} partitions" for name in made]
+
+
+def _alterations(plan: TopicsPlan) -> Iterator[tuple[str, dict[str, str], list[ConfigResource]]]:
+    """What is done to settings: the verb, what of each topic in words, and what the broker is asked for."""
+    if plan.alter:
+        told = {name: ", ".join(f"{key}={one}" for key, one in config.items()) for name, config in plan.alter.items()}
+        yield "Set", told, [_altered(name, config) for name, config in plan.alter.items()]
+    if plan.reset:
+        told = {name: ", ".join(keys) for name, keys in plan.reset.items()}
+        yield "Reset", told, [_altered(name, dict.fromkeys(keys)) for name, keys in plan.reset.items()]
+
+
+def _altered(name: str, config: Mapping[str, str | None]) -> ConfigResource:
+    """None: back to the broker's default."""
+    entries = [
+        ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
+        if value is not None
+        else ConfigEntry(key, None, incremental_operation=AlterConfigOpType.DELETE)
+        for key, value in sorted(config.items())
+    ]
+    return ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
+
+
+async def do(
+    client: Client, futures: Mapping[Any, Any], doing: Mapping[Any, str], fine: Iterable[int] = ()
+) -> list[Any]:
+    """The keys of what was done; errors that are `fine` are passed over. Raises BrokerTrouble for the others."""
+    answers = await client.ask(futures, " and ".join(doing.values()))
+    done = []
+    for key, answer in answers.items():
+        if not isinstance(answer, KafkaError):
+            done.append(key)
+        elif answer.code() not in fine:
+            raise trouble(answer, client.servers, doing[key])
+    return done
