@@ -11,7 +11,7 @@ class Gate:
         pass
 
     def predict(self, batch: list[str]) -> list[str]:
-        named = [request for request in batch if request]  # the first run has nothing to say
+        named = [request for request in batch if request != "0"]  # which is what it is warmed up with
         for request in named:
             Path(request + ".began").touch()
         for request in named:
