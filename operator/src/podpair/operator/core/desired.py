@@ -13,6 +13,8 @@ from podpair.operator.core.resource.igw import InferenceGateway
 _ANNOTATION = "podpair.dev/{}-checksum"
 OPERATOR_NAMESPACE = "podpair"
 """The operator's namespace where nobody says another: that of the documented install."""
+PLACEHOLDER_KEY = "made-by-the-operator"
+"""Stands for the resume key in a plan. It is shorter than a key may be: neither operator nor gateway takes it for one."""
 
 
 @dataclass(frozen=True)
