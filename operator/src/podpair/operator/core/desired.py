@@ -84,7 +84,8 @@ def resume_secret(gateway: InferenceGateway, key: str) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": metadata(gateway, name),
+        # Annotations tell replicators to copy a Secret to other namespaces: that is not to come of one on the resource.
+        "metadata": metadata(gateway, name, annotated=False),
         "type": "Opaque",
         "data": {settings.RESUME_KEY: base64.b64encode(key.encode()).decode()},
     }

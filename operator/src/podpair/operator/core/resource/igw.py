@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from podpair.operator.core.resource.gateway import STOPPING_SECONDS, Gateway
@@ -100,6 +100,9 @@ class Spec(Section):
     """OpenTelemetry traces of requests; default: none."""
 
 
+_Names = Annotated[dict[str, str], BeforeValidator(lambda value: {} if value is None else value)]
+
+
 class Metadata(BaseModel):
     """What podpair reads of the metadata; there is more."""
 
@@ -110,8 +113,8 @@ class Metadata(BaseModel):
     uid: str | None = None
     """Unset: not in a cluster yet."""
     generation: int | None = None
-    labels: dict[str, str] = Field(default_factory=dict)
-    annotations: dict[str, str] = Field(default_factory=dict)
+    labels: _Names = Field(default_factory=dict)
+    annotations: _Names = Field(default_factory=dict)
 
 
 NAME_RULE = Rule(
