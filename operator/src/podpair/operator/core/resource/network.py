@@ -13,6 +13,7 @@ from podpair.operator.core.resource.kinds import (
     Labels,
     Name,
     ObjectName,
+    Port,
     QualifiedName,
     Url,
     UrlPath,
@@ -33,7 +34,7 @@ class Service(Section):
     RULES: ClassVar = (named_well("annotations"),)
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
     """How it can be reached."""
-    port: Annotated[int, Field(ge=1, le=65_535)] = 80
+    port: Port = 80
     """Its port."""
     annotations: Annotations = Field(default_factory=dict)
     """Annotations of the Service, such as a cloud's for its load balancer."""
