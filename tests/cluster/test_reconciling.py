@@ -176,7 +176,7 @@ def test_a_name_that_is_taken_is_told_and_left_alone_until_it_is_free(
     taken = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "digits-gateway", "namespace": namespace}}
     cluster.apply({**taken, "data": {"mine": "yes"}})
     apply(cluster, namespace)
-    told = becomes(cluster, namespace, "Degraded", "True", "NameTaken")
+    told = becomes(cluster, namespace, "Degraded", "True", "NameConflict")
     assert "there is a ConfigMap digits-gateway that is not this resource's" in told["message"]
     assert cluster.read("configmap", "digits-gateway", "-n", namespace)["data"] == {"mine": "yes"}
     cluster.kubectl("delete", "configmap", "digits-gateway", "-n", namespace)

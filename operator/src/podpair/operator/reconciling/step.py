@@ -122,7 +122,7 @@ class Step:
             )
             return None
         outcome = await self._applier.bring(gateway, desired(gateway, around.surroundings))
-        kafka = [Event("Normal", "Kafka", one).cut() for one in self._brokers.take_changes(key)]
+        kafka = [Event("Normal", "TopicsChanged", one) for one in self._brokers.take_changes(key)]
         faults += outcome.faults
         seen = self._seen(key, gateway, [*around.faults, *faults])
         await self._report(gateway, manifest, seen, [*of_changes(outcome.changes), *kafka])
