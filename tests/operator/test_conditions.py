@@ -12,6 +12,7 @@ from podpair.operator.core.events import Change, Event, of_changes, of_status
 from podpair.operator.core.external_api_state import ExternalApiSeen
 from podpair.operator.core.external_api_state import Reason as Api
 from podpair.operator.core.kafka_state import KafkaSeen, Reason
+from podpair.operator.core.load import LoadSeen
 from podpair.operator.core.problems import Problem, problems
 from podpair.operator.core.resource.igw import InferenceGateway
 
@@ -163,7 +164,7 @@ def test_of_several_faults_the_one_nearest_to_the_cause_gives_the_reason_and_all
 
 def test_all_is_well() -> None:
     scale = {"status": {"conditions": [{"type": kind, "status": "True"} for kind in ("AbleToScale", "ScalingActive")]}}
-    told = status(gateway(), Seen(deployment(), kafka=TOPICS, autoscaler=scale, sessions=118), {}, NOW)
+    told = status(gateway(), Seen(deployment(), kafka=TOPICS, autoscaler=scale, load=LoadSeen(sessions=118)), {}, NOW)
     assert conditions(told) == {
         "Ready": ("True", "Serving"),
         "Reconciling": ("False", "AsExpected"),
@@ -252,6 +253,48 @@ def stories(*seen: Seen, **changed: Any) -> list[tuple[str, str, str]]:
         told += of_status(before, after, one.deployment)
         before = after
     return [(one.type, one.reason, one.message) for one in told]
+
+
+OTHER_SERVER = LoadSeen(without_latency=True)
+
+
+def test_weights_that_another_s_server_does_not_keep_are_told() -> None:
+    """An image's name doesn't tell what is in it: what its pods tell of themselves does."""
+    weighted = gateway(replicas=2)
+    told = status(weighted, Seen(deployment(), kafka=TOPICS, load=OTHER_SERVER), {}, NOW)
+    assert conditions(told)["Degraded"] == conditions(told)["Stalled"] == ("True", "WeightsNotKept")
+    assert conditions(told)["Ready"] == ("True", "Serving")  # clients are served none the less
+    assert "the weights of digits (models[].versions) have no effect" in message(told, "Degraded")
+
+
+@pytest.mark.parametrize(
+    ("changed", "seen"),
+    [
+        ({}, LoadSeen(sessions=3)),
+        ({"inference__models": [{"name": "digits"}]}, OTHER_SERVER),
+        ({"inference__protocol": "grpc"}, OTHER_SERVER),  # over which nobody tells any
+    ],
+)
+def test_nothing_is_told_where_weights_are_kept_or_not_wanted(changed: dict[str, Any], seen: LoadSeen) -> None:
+    told = status(gateway(replicas=2, **changed), Seen(deployment(), kafka=TOPICS, load=seen), {}, NOW)
+    assert conditions(told)["Degraded"] == ("False", "AsExpected")
+
+
+def test_scaling_by_the_latency_of_another_s_server_is_told_what_to_scale_by() -> None:
+    failed = {
+        "type": "ScalingActive",
+        "status": "False",
+        "reason": "FailedGetExternalMetric",
+        "message": "not known now",
+    }
+    scaler = {"status": {"conditions": [{"type": "AbleToScale", "status": "True"}, failed]}}
+    wanted = gateway(scaling={"min": 1, "max": 4, "metrics": [{"latency": "50ms"}]})
+    told = status(wanted, Seen(deployment(), kafka=TOPICS, autoscaler=scaler, load=OTHER_SERVER), {}, NOW)
+    assert conditions(told)["Scaling"] == ("False", "FailedGetExternalMetric")
+    assert "scale by inflight or lag" in message(told, "Scaling")
+    assert "inflight" not in message(
+        status(wanted, Seen(deployment(), kafka=TOPICS, autoscaler=scaler), {}, NOW), "Scaling"
+    )
 
 
 def test_events_tell_the_story_once() -> None:

@@ -4,12 +4,13 @@ A pure function of the observations and of the last status. A condition's lastTr
 and a message holds nothing that changes while nothing happens, so an unchanged resource has an unchanged status.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from podpair.operator.core.external_api_state import ExternalApiSeen
 from podpair.operator.core.kafka_state import KafkaSeen
+from podpair.operator.core.load import LoadSeen
 from podpair.operator.core.messages import stable_message
 from podpair.operator.core.objects.naming import Manifest, selector
 from podpair.operator.core.objects.pods import containers_without_cpu, fixed_replicas, pod_template
@@ -43,7 +44,7 @@ class Seen:
     kafka: KafkaSeen | None = None
     external: ExternalApiSeen | None = None
     """Who serves the external metrics that a HorizontalPodAutoscaler reads."""
-    sessions: int | None = None
+    load: LoadSeen = field(default_factory=LoadSeen)
     paused: bool = False
 
 
@@ -69,8 +70,8 @@ class Counts:
 def status(gateway: InferenceGateway, seen: Seen, before: Mapping[str, Any], now: str) -> Status:
     """The resource's status. `before` is the last one; `now` an RFC 3339 time for conditions that have changed."""
     counts = counted(seen.deployment)
-    wrong = [*seen.faults, *problems(seen.deployment, seen.replica_sets, seen.pods)]
-    scaling = _scaling(gateway, seen.autoscaler, seen.external)
+    wrong = [*seen.faults, *problems(seen.deployment, seen.replica_sets, seen.pods), *_weights_lost(gateway, seen.load)]
+    scaling = _scaling(gateway, seen)
     last = {one["type"]: _Told(one["status"], one["reason"], one["message"]) for one in before.get("conditions") or []}
     kafka = _kafka(seen.kafka, last.get(KAFKA))
     ready = _ready(gateway, seen, counts, wrong, kafka)
@@ -91,7 +92,7 @@ def status(gateway: InferenceGateway, seen: Seen, before: Mapping[str, Any], now
         "readyReplicas": counts.ready,
         "ready": f"{counts.ready}/{counts.wanted}",
         "selector": ",".join(f"{name}={value}" for name, value in selector(gateway).items()),
-        "sessions": seen.sessions,
+        "sessions": seen.load.sessions,
         "lag": seen.kafka.lag if seen.kafka is not None else None,
         "version": _version(gateway),
     }
@@ -204,8 +205,23 @@ def _kafka(seen: KafkaSeen | None, last: _Told | None) -> _Told:
     return _Told("True" if seen.ready else "False", str(seen.reason), seen.message)
 
 
-def _scaling(gateway: InferenceGateway, autoscaler: Manifest | None, external: ExternalApiSeen | None) -> _Told:
-    fixed = fixed_replicas(gateway)
+def _is_another_server(gateway: InferenceGateway, load: LoadSeen) -> bool:
+    """The image's name doesn't tell, but over REST podpair-inference tells its latency, and no other server does."""
+    return load.without_latency and gateway.spec.inference.protocol == "rest"
+
+
+def _weights_lost(gateway: InferenceGateway, load: LoadSeen) -> Iterator[Problem]:
+    models = [model.name for model in gateway.spec.inference.models if model.versions]
+    if models and _is_another_server(gateway, load):
+        message = (
+            f"the weights of {', '.join(models)} (models[].versions) have no effect: only podpair-inference keeps them, and the"
+            " server that answers is another. Leave versions out, and set inference.server: other"
+        )
+        yield Problem("WeightsNotKept", message)
+
+
+def _scaling(gateway: InferenceGateway, seen: Seen) -> _Told:
+    autoscaler, external, fixed = seen.autoscaler, seen.external, fixed_replicas(gateway)
     if fixed is not None:
         return _Told("True", "Fixed", _fixed(gateway, fixed))
     wanted = gateway.spec.scaling
@@ -218,6 +234,8 @@ def _scaling(gateway: InferenceGateway, autoscaler: Manifest | None, external: E
             " requests no CPU: set its resources.requests.cpu, or scale by another metric"
         )
         return _Told("False", "MissingCPURequest", message)
+    if _is_another_server(gateway, seen.load) and any(metric.latency is not None for metric in wanted.metrics):
+        why += "; latency is told by podpair-inference only, and the server that answers is another: scale by inflight or lag"
     conditions = {one["type"]: one for one in ((autoscaler or {}).get("status") or {}).get("conditions") or []}
     for kind in ("AbleToScale", "ScalingActive") if wanted.provider == "hpa" else ("Ready",):
         one = conditions.get(kind)

@@ -16,7 +16,7 @@ _NEEDS_SOMEBODY = frozenset(
         "CRDNotInstalled", "CreateContainerConfigError", "CreateContainerError", "ErrImageNeverPull", "FailedCreate",
         "InvalidImageName", "InvalidSpec", "NameConflict", "NotPermitted", "PodTemplateForbidden", "ProgressDeadlineExceeded",
         "QuotaExceeded", "Refused", Reason.AUTHENTICATION_FAILED, Reason.CLIENT_INVALID, Reason.CREDENTIALS_REFUSED,
-        Reason.NOT_AUTHORIZED, Reason.REPARTITION_REFUSED, Reason.TOPIC_REFUSED, Reason.TOPIC_TOO_NARROW,
+        Reason.NOT_AUTHORIZED, Reason.REPARTITION_REFUSED, Reason.TOPIC_REFUSED, Reason.TOPIC_TOO_NARROW, "WeightsNotKept",
     }
 )  # fmt: skip
 
