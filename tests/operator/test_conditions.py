@@ -82,6 +82,31 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
         "CreateContainerConfigError",
         'container gateway can\'t be started: secret "kafka" not found: mend what it names',
     ),
+    "an image that runs as root": (
+        {
+            "inference": waiting(
+                "CreateContainerConfigError",
+                "container has runAsNonRoot and image will run as root (pod: x, container: y)",
+            )
+        },
+        "CreateContainerConfigError",
+        "image will run as root (pod: x, container: y): set inference.runAsUser to the number of a user",
+    ),
+    "an image whose user has a name": (
+        {
+            "inference": waiting(
+                "CreateContainerConfigError",
+                "container has runAsNonRoot and image has non-numeric user (triton), cannot verify user is non-root",
+            )
+        },
+        "CreateContainerConfigError",
+        "set inference.runAsUser",
+    ),
+    "an image with a name that can't be": (
+        {"gateway": waiting("InvalidImageName")},
+        "InvalidImageName",
+        "gateway.image",
+    ),
     "a crash": ({"gateway": ended(1)}, "CrashLoopBackOff", "with exit code 1: see kubectl logs digits-a-b -c gateway"),
     "too little memory": ({"inference": ended(137, "OOMKilled")}, "OOMKilled", "inference.resources.limits.memory"),
     "a model that never gets ready": (

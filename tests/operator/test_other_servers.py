@@ -1,5 +1,6 @@
 """Servers that aren't podpair's as the other half of the pair: Triton above all, as its own documentation has it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,6 +64,13 @@ def options() -> dict[str, Any]:
 def test_the_example_validates() -> None:
     done = CliRunner().invoke(cli, ["validate", str(TRITON)])
     assert (done.exit_code, done.stdout) == (0, f"{TRITON}: triton is good\n")
+
+
+def test_it_passes_where_an_installation_forbids_security_contexts(tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text("podTemplate: {forbidden: [spec.initContainers.securityContext, spec.securityContext]}\n")
+    done = CliRunner().invoke(cli, ["validate", str(TRITON), "--policy", str(values)])
+    assert done.exit_code == 0, done.output
 
 
 def test_triton_is_asked_where_it_listens() -> None:

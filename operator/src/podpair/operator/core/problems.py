@@ -104,7 +104,7 @@ def _container(pod: str, container: dict[str, Any]) -> Problem | None:
             _PULL[reason], f"{where}: image {image} can't be pulled{_colon(_short(said))}: {_pull_advice(name)}"
         )
     if reason in _CONFIG:
-        return Problem(reason, f"{where} can't be started: {said or reason}: mend what it names")
+        return Problem(reason, f"{where} can't be started: {said or reason}: {_start_advice(name, said)}")
     if last is not None and container.get("restartCount", 0) + ("terminated" in state) > 0 and not _well(container):
         return _ended(where, pod, name, last, reason)
     return None
@@ -125,7 +125,7 @@ def _ended(where: str, pod: str, name: str, last: dict[str, Any], waiting: str) 
         return Problem(
             "ModelNotReady",
             f"{where} was ended because it did not answer its probes in time: see {logs}, or give it longer"
-            " (inference.probes.startup)",
+            " (inference.probes.startup); if its server isn't podpair-inference, say so (inference.server: other)",
         )
     return Problem("CrashLoopBackOff", f"{where} keeps ending, last with exit code {code}: see {logs}")
 
@@ -133,6 +133,13 @@ def _ended(where: str, pod: str, name: str, last: dict[str, Any], waiting: str) 
 def _pull_advice(container: str) -> str:
     field = "inference.image" if container == "inference" else "gateway.image"
     return f"correct {field}, or name the registry's Secret in inference.imagePullSecrets"
+
+
+def _start_advice(container: str, said: str) -> str:
+    """The image's user is root, or has a name, of which a kubelet can't tell that it isn't root."""
+    if container == "inference" and "runAsNonRoot" in said:
+        return "set inference.runAsUser to the number of a user that it can run as"
+    return "mend what it names"
 
 
 def _short(said: str) -> str:
