@@ -49,6 +49,28 @@ def test_every_object_is_made_and_whatever_is_deleted_or_edited_comes_back(
     assert cluster.read("secret", "digits-resume", "-n", namespace)["data"]["resume-key"] == key
 
 
+def test_labels_and_annotations_reach_the_objects_and_go_again_without_a_rollout(
+    cluster: ApiServer, namespace: str, operator: Operator
+) -> None:
+    def metadata(kind: str) -> dict[str, Any]:
+        found: dict[str, Any] = cluster.read(kind, "digits", "-n", namespace)["metadata"]
+        return found
+
+    apply(cluster, namespace)
+    until(lambda: there(cluster, namespace, "deployment", "digits"))
+    generation = metadata("deployment")["generation"]
+    cluster.kubectl("label", "igw", "digits", "team=ml", "argocd.argoproj.io/instance=app", "-n", namespace)
+    cluster.kubectl("annotate", "igw", "digits", "example.com/contact=me", "-n", namespace)
+    for kind in ("deployment", "service", "networkpolicy"):
+        until(lambda kind=kind: metadata(kind)["labels"].get("team") == "ml", f"{kind} has the label")
+        until(lambda kind=kind: "example.com/contact" in metadata(kind)["annotations"], f"{kind} has the annotation")
+        assert "argocd.argoproj.io/instance" not in metadata(kind)["labels"]
+    cluster.kubectl("label", "igw", "digits", "team-", "-n", namespace)
+    for kind in ("deployment", "service", "networkpolicy"):
+        until(lambda kind=kind: "team" not in metadata(kind)["labels"], f"{kind} has lost the label")
+    assert metadata("deployment")["generation"] == generation  # no pod is another
+
+
 def test_the_operators_port_is_open_to_its_own_namespace_and_to_whom_the_resource_names(
     cluster: ApiServer, namespace: str, operator: Operator
 ) -> None:
