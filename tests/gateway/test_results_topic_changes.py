@@ -5,6 +5,7 @@ What stands in the log that is the topic's from then on reaches its session, and
 
 import asyncio
 import json
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -259,6 +260,35 @@ async def test_cut_while_a_client_is_there(
     assert [event for event in client.skipped if event["type"] == "gap"] == []
     other = await connect(gateway, sid="cut", params=resuming(client, last))
     assert await pushes(other, 59) == list(range(10, 60)), "this gateway has it in its tail"
+
+
+async def test_cut_while_clients_come_back(
+    gateway: Gateway, topics: TopicAdmin, connect: Connect, push: Any, broker: Broker, names: dict[str, Any]
+) -> None:
+    """Before the gateway has seen the cut: who was let in by what it knew then is told, too."""
+    results = names["results"]["topic"]
+    homed = [name for name in (f"s{n}" for n in range(200)) if home_partition(f"user/{name}", 4) == 0][:16]
+    places = {}
+    for name in homed:
+        client = await connect(gateway, sid=name)
+        push(broker.address, f"user/{name}", b"0", topic=results)
+        places[name] = resuming(client, (await client.event("push", data=0))["position"])
+        await client.socket.close()
+    gateway.process.send_signal(signal.SIGSTOP)
+    try:
+        await asyncio.sleep(1.0)  # the fetch that was under way has ended: what comes now, the gateway doesn't read
+        for name in homed:
+            push(broker.address, f"user/{name}", b"1", topic=results)
+        await asyncio.to_thread(topics.cut, results, 0, -1)
+        coming = [asyncio.create_task(connect(gateway, sid=name, params=places[name])) for name in homed]
+        await asyncio.sleep(0)
+    finally:
+        gateway.process.send_signal(signal.SIGCONT)
+    clients = await asyncio.gather(*coming)
+    for name in homed:
+        push(broker.address, f"user/{name}", b"2", topic=results)
+    first = [await client.next() for client in clients]
+    assert [event for event in first if event["type"] != "gap" and event["data"] != 1] == []
 
 
 async def test_deleted_for_good(

@@ -309,7 +309,7 @@ class Service:
         before = parts.homes.epoch
         await parts.topic_watch.refresh()
         if parts.homes.epoch == before and not parts.results_topic.changing:
-            await parts.joining.cut(partition, list(parts.registry.sessions.values()))
+            await parts.joining.cut(partition, parts.registry.sessions.values())
 
     @property
     def checks(self) -> dict[str, str]:

@@ -6,7 +6,7 @@ the step from catching up to live happens within one turn of the loop.
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaException
@@ -267,8 +267,11 @@ class Joining:
     def _position(self, session: Session, offset: int) -> Position:
         return Position(self._homes.epoch, session.home, offset)
 
-    async def cut(self, partition: int, sessions: list[Session]) -> None:
-        """The log of a partition was cut under its reader: go on with what there is, and tell its sessions."""
+    async def cut(self, partition: int, sessions: Collection[Session]) -> None:
+        """The log of a partition was cut under its reader: go on with what there is, and tell those `sessions` whose home it is.
+
+        All that are there once the broker has answered: who came meanwhile was let in where the log before had ended.
+        """
         tail = self._fanout.tails.get(partition)
         if tail is None:
             return
@@ -279,9 +282,9 @@ class Joining:
         go_on = low if low > old_end else high
         reason = "retention" if low > old_end else "ahead"
         self._reader.move(partition, go_on)
-        for session in sessions:
-            if session.home != partition or session.connection is None:
-                continue
+        for session in list(sessions):
+            if session.home != partition or session.connection is None or not session.connection.welcomed:
+                continue  # others are welcomed to what there is then
             _log.warning("a gap after %d", session.seen, extra=ids(session=session.id))
             # One that was not live had not been given all of the tail, which is gone with the log.
             last = old_end - 1 if session.live else session.seen
