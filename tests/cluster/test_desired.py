@@ -5,18 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from harness.kubernetes import ApiServer, Refused
+from harness.processes import ROOT
 from harness.resources import resource
 from podpair.operator.cli.main import cli
 from podpair.operator.core.desired import Surroundings, desired
 from podpair.operator.core.resource.igw import InferenceGateway
 
 AROUND = Surroundings(gateway_image="podpair-gateway:test", resume_key="k" * 43)
+TRITON = yaml.safe_load((ROOT / "examples" / "triton" / "inferencegateway.yaml").read_text())["spec"]
 RESOURCES: dict[str, dict[str, Any]] = {
     "the example": {},
     "cpu": {"scaling": {"max": 4, "metrics": [{"cpu": 60}]}},
+    "another's server": {name: TRITON[name] for name in ("inference", "scaling")},
     "fixed": {"replicas": 3, "disruptionBudget": {"minAvailable": "50%"}},
     "everything": {
         "inference__env": [

@@ -89,7 +89,7 @@ def test_keda_is_missed_by_name_and_scales_once_it_is_there(
     until(lambda: there(cluster, namespace, "horizontalpodautoscaler", "digits"))
     keda = {"min": 1, "max": 8, "provider": "keda", "metrics": [{"lag": 50}]}
     apply(cluster, namespace, scaling=keda)
-    told = becomes(cluster, namespace, "Degraded", "True", "KindMissing")
+    told = becomes(cluster, namespace, "Degraded", "True", "CRDNotInstalled")
     assert "the cluster does not know ScaledObject: install KEDA, or set scaling.provider: hpa" in told["message"]
     # Two autoscalers would fight over the number of pods.
     until(lambda: not there(cluster, namespace, "horizontalpodautoscaler", "digits"))
@@ -100,7 +100,7 @@ def test_keda_is_missed_by_name_and_scales_once_it_is_there(
         assert "replicas" not in _fields_of(
             cluster.read("deployment", "digits", "-n", namespace, "--show-managed-fields")
         )
-        until(lambda: "KindMissing" not in condition(cluster, namespace, "Degraded")["reason"])
+        until(lambda: "CRDNotInstalled" not in condition(cluster, namespace, "Degraded")["reason"])
         broken = {"type": "Ready", "status": "False", "reason": "TriggerError", "message": "no broker"}
         patch = ("patch", "scaledobject", "digits", "-n", namespace, "--subresource=status", "--type=merge", "-p")
         cluster.kubectl(*patch, json.dumps({"status": {"conditions": [broken]}}))
@@ -116,7 +116,7 @@ def test_a_route_takes_the_place_of_an_ingress(cluster: ApiServer, namespace: st
     until(lambda: there(cluster, namespace, "ingress", "digits"))
     route = {"route": {"parentRefs": [{"name": "public"}], "hostnames": ["digits.example"]}}
     apply(cluster, namespace, network=route)
-    told = becomes(cluster, namespace, "Degraded", "True", "KindMissing")
+    told = becomes(cluster, namespace, "Degraded", "True", "CRDNotInstalled")
     assert "the cluster does not know HTTPRoute: install the Gateway API, or use network.ingress" in told["message"]
     assert there(cluster, namespace, "ingress", "digits")  # the way in stays open until there is another
     with known(cluster, "httproutes"):

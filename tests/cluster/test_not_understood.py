@@ -32,7 +32,7 @@ def test_it_is_told_and_can_be_deleted(newer: ApiServer, namespace: str, policy:
         until(lambda: there(newer, namespace, "deployment", "digits"))
         patch = '{"spec": {"future": "x"}}'
         newer.kubectl("patch", "igw", "digits", "-n", namespace, "--type=merge", "-p", patch)
-        becomes(newer, namespace, "Ready", "False", "NotUnderstood")
+        becomes(newer, namespace, "Ready", "False", "InvalidSpec")
         held = newer.read("igw", "digits", "-n", namespace)["metadata"].get("finalizers", [])
         assert ("podpair.dev/topics" in held) == (policy == "Delete")
         newer.kubectl("delete", "igw", "digits", "-n", namespace, "--wait=false")

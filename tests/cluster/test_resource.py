@@ -94,6 +94,11 @@ def test_a_wrong_resource_is_refused_with_the_words_that_validate_uses(
             for path in ("/a/b/", "/a%20b", "/...", "/.well-known")
         ),
         *({"kafka__bootstrapServers": servers} for servers in ("a_b:1,127.0.0.1:65535", "[::1]:9092", "kafka.:9092")),
+        {"inference__server": "other", "inference__models": [{"name": "d"}], "scaling": {"metrics": [{"lag": 5}]}},
+        {"inference__image": "seldonio/mlserver:1.7.1", "inference__models": [{"name": "d"}], "scaling": {"max": 3}},
+        {"inference__image": "nvcr.io/nvidia/tritonserver:25.08-py3", "inference__server": "podpair"},
+        {"inference__metricsPort": 9100, "inference__runAsUser": 1000},
+        {"inference__probes": {"startup": {"httpGet": {}}, "liveness": {"httpGet": {"path": "/live", "port": 9}}}},
         {"network": {"networkPolicy": {"from": [{"ipBlock": {"cidr": "::/0", "except": ["fd00::/8"]}}]}}},
     ],
     ids=str,

@@ -160,7 +160,7 @@ def test_a_secret_of_somebody_else_under_that_name_is_left_alone(
     put(cluster, namespace, "theirs", "digits-broker")
     put(cluster, namespace)
     apply(cluster, namespace, kafka=kafka(secure_broker))
-    told = becomes(cluster, namespace, "Degraded", "True", "NameTaken")
+    told = becomes(cluster, namespace, "Degraded", "True", "NameConflict")
     assert "there is a Secret digits-broker that is not this resource's" in told["message"]
     found = cluster.read("secret", "digits-broker", "-n", namespace)
     assert base64.b64decode(found["data"]["password"]) == b"theirs"

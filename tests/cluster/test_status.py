@@ -76,13 +76,13 @@ def test_it_tells_what_a_resource_waits_for(cluster: ApiServer, namespace: str) 
 
     # What a condition tells of a pod, with what to do about it, is not told again.
     image = condition(
-        "Degraded", "True", "ImagePullFailed", "pod digits-2: container gateway: image x can't be pulled: y"
+        "Degraded", "True", "ImagePullBackOff", "pod digits-2: container gateway: image x can't be pulled: y"
     )
     stands(cluster, namespace, conditions=[notready, refused, image])
     told = podpair(cluster.kubeconfig, "status", "digits", "-n", namespace)
     assert told.stdout.split("waits for\n")[1].splitlines() == [
         waits[0],
-        f"  Degraded ImagePullFailed: {image['message']}",
+        f"  Degraded ImagePullBackOff: {image['message']}",
     ]
     stands(cluster, namespace, conditions=[notready, refused, fine])
 

@@ -107,10 +107,10 @@ def _cases(stage: Stage) -> dict[str, Wrong]:
             "RepartitionRefused", "allowRepartition", _corrected(kafka__allowRepartition=True), before=_narrow
         ),
         "an image that can't be pulled": Wrong(
-            "ImagePullFailed", "registry.example/none:1", _corrected(), {"inference__image": "registry.example/none:1"}
+            "ImagePullBackOff", "registry.example/none:1", _corrected(), {"inference__image": "registry.example/none:1"}
         ),
         "an image that never starts": Wrong(
-            "CrashLooping", "kubectl logs", _corrected(), {"inference__command": ["python3", "-c", "raise SystemExit(3)"]}
+            "CrashLoopBackOff", "kubectl logs", _corrected(), {"inference__command": ["python3", "-c", "raise SystemExit(3)"]}
         ),
         "a model that is slow to be ready": Wrong(
             "ModelLoading", "has not said that it is ready", _corrected(), {"inference__command": deaf}

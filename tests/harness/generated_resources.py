@@ -31,7 +31,7 @@ GOOD: dict[str, tuple[Any, ...]] = {
     kinds.URL: ("http://a", "https://u:p@login.example:8443/k?a=b#c", "http://[::1]:80/x", "https://a_b/é"),
     kinds.URL_PATH: ("/", "/a", "/a/b/", "/a%20b", "/...", "/.a/..b", "/a:b@c;d=e"),
     kinds.MOUNT_PATH: ("/models", "/a b", "/", "/é"),
-    kinds.IMAGE: ("digits:3", "registry.example:5000/a/b@sha256:" + "0" * 64),
+    kinds.IMAGE: ("digits:3", "registry.example:5000/a/b@sha256:" + "0" * 64, "nvcr.io/nvidia/tritonserver:25.08-py3"),
     kinds.KEY: ("a", "tls.crt", "A_b-c", ".a"),
     peers.CIDR: ("10.0.0.0/8", "0.0.0.0/0", "::/0", "fd00:1::/64", "1:2:3:4:5:6:7:8/128", "10.0.0.1/32"),
     r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$": ("*", "https://app.example", "http://localhost:3000"),
@@ -201,6 +201,8 @@ def _agree(spec: dict[str, Any], dice: random.Random) -> None:
         resources = spec[half].get("resources", {})
         if dice.random() < 0.8 and "requests" in resources:
             resources.pop("limits", None)
+    for probe in spec["inference"].get("probes", {}).values():
+        _one_of(probe, dice, "command", "httpGet")
     for model in spec["inference"].get("models", ()):
         for at, version in enumerate(model.get("versions", ())):
             version["weight"] = 100 if at == 0 else 0
@@ -242,6 +244,7 @@ def _fit(spec: dict[str, Any], dice: random.Random) -> None:
         (spec, "replicas", (0, 1, 16)),
         (spec["inference"], "port", (8081,)),
         (spec["inference"], "grpcPort", (9000,)),
+        (spec["inference"], "metricsPort", (9100,)),
         (gateway, "terminationGracePeriod", ("2h",)),
         (gateway.get("limits", {}), "message", ("1e6", "1.5Mi", "1Ki", 2048)),
         (gateway.get("sessions", {}), "buffer", ("1e6", "1.5Mi", "1Ki", 2048)),

@@ -45,6 +45,7 @@ class Wrong(NamedTuple):
     words: str
 
 
+_OTHER = {"inference__server": "other", "inference__models": [{"name": "digits"}]}
 _SCALING = {"min": 2, "max": 4}
 WRONG = {
     "min over max": Wrong({"scaling": {"min": 9, "max": 4}}, "spec.scaling", "min (9) is greater than max (4)"),
@@ -233,6 +234,38 @@ WRONG = {
         },
         "spec.network.networkPolicy.from[0].podSelector.matchExpressions[0]",
         "values go with the operators In and NotIn",
+    ),
+    "versions of another's server": Wrong(
+        {"inference__server": "other"},
+        "spec.inference",
+        "only podpair-inference keeps weights, and the server is another",
+    ),
+    "versions of Triton": Wrong(
+        {"inference__image": "nvcr.io/nvidia/tritonserver:25.08-py3"}, "spec.inference", "only podpair-inference keeps"
+    ),
+    "versions of MLServer by digest": Wrong(
+        {"inference__image": "seldonio/mlserver@sha256:0123"}, "spec.inference", "only podpair-inference keeps weights"
+    ),
+    "latency of another's server": Wrong(
+        {**_OTHER, "scaling": {**_SCALING, "metrics": [{"latency": "50ms"}]}},
+        "spec",
+        "scaling by latency needs what only",
+    ),
+    "latency over gRPC": Wrong(
+        {"inference__protocol": "grpc", "scaling": {**_SCALING, "metrics": [{"lag": 5}, {"latency": "50ms"}]}},
+        "spec",
+        "scaling by latency needs what only podpair-inference tells, over REST",
+    ),
+    "metrics at the model's port": Wrong(
+        {"inference__metricsPort": 8081}, "spec.inference", "metricsPort must be a port of its own"
+    ),
+    "metrics at the gateway's port": Wrong(
+        {"inference__metricsPort": 8083}, "spec.inference", "metricsPort must be a port of its own"
+    ),
+    "a probe of two kinds": Wrong(
+        {"inference__probes": {"startup": {"command": ["true"], "httpGet": {}}}},
+        "spec.inference.probes.startup",
+        "command and httpGet are both set: choose one",
     ),
     "a long name": Wrong({"name": "d" * 53}, "", "metadata.name must be at most 52 lower-case letters"),
     "a name that begins with a digit": Wrong({"name": "3d"}, "", "and begin with a letter"),

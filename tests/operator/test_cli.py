@@ -1,12 +1,22 @@
 """`podpair`, as someone types it."""
 
+import base64
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 from click.testing import CliRunner, Result
 
 from harness.resources import EXAMPLE, resource
+from podpair.gateway.auth.resume import ResumeTokens
+from podpair.gateway.config.load import ConfigError
+from podpair.gateway.config.model import Sessions
 from podpair.operator.cli.main import cli
+from podpair.operator.reconciling.surroundings import read_resume_key
 
 
 def podpair(*arguments: str | Path, given: str | None = None) -> Result:
@@ -63,10 +73,44 @@ def test_plan_lets_the_operator_s_namespace_in() -> None:
         assert peers[0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": namespace}
 
 
-def test_plan_differs_only_in_the_resume_key_from_one_time_to_the_next() -> None:
-    first, second = (list(yaml.safe_load_all(podpair("plan", EXAMPLE).stdout)) for _ in range(2))
-    differing = [one["kind"] for one, other in zip(first, second, strict=True) if one != other]
-    assert differing == ["Secret", "Deployment"]  # the pods roll when the key changes
+SECRETS = {"secretName": "broker", "mechanism": "SCRAM-SHA-512"}
+PLANNED = {
+    "as it comes": {},
+    "KEDA with credentials": {
+        "scaling": {"min": 1, "max": 4, "provider": "keda", "metrics": [{"lag": 5}]},
+        "kafka__sasl": SECRETS,
+        "kafka__tls": {"caRef": {"name": "ca", "key": "ca.crt"}, "clientCertificateRef": {"name": "client"}},
+    },
+    "versions, labels and a way in": {
+        "inference__models": [{"name": "d", "versions": [{"version": v, "weight": 50} for v in ("1", "2")]}],
+        "network": {"ingress": {"host": "d.example", "annotations": {"b": "1", "a": "2"}}},
+        "inference__podTemplate": {"metadata": {"labels": {"z": "1", "a": "2"}}},
+    },
+}
+
+
+@pytest.mark.parametrize("changed", PLANNED.values(), ids=PLANNED.keys())
+def test_plan_is_the_same_each_time_to_the_byte(changed: dict[str, Any], tmp_path: Path) -> None:
+    """In processes whose hashes differ, so that no order may come of a set."""
+    file = tmp_path / "resource.yaml"
+    file.write_text(yaml.safe_dump(resource(**changed)))
+    command = [sys.executable, "-c", "from podpair.operator.cli.main import main; main()", "plan", str(file)]
+    plans = {
+        subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, check=True, capture_output=True).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(plans) == 1
+
+
+def test_the_key_in_a_plan_is_none_that_an_operator_or_a_gateway_takes(tmp_path: Path) -> None:
+    """Whoever applies a plan must not have tokens signed by a key that everybody knows."""
+    objects = list(yaml.safe_load_all(podpair("plan", EXAMPLE).stdout))
+    (secret,) = (one for one in objects if one["kind"] == "Secret")
+    assert read_resume_key(secret) is None
+    file = tmp_path / "key"
+    file.write_bytes(base64.b64decode(secret["data"]["resume-key"]))
+    with pytest.raises(ConfigError, match="32 are needed"):
+        ResumeTokens(Sessions(resume_secret_file=file))
 
 
 def test_plan_of_a_wrong_resource_prints_no_object() -> None:

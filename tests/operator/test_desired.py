@@ -305,9 +305,10 @@ def test_probes_ask_the_model_inside_its_container(status: int | None, well: boo
 
 
 def test_the_gateway_asks_over_grpc_where_it_is_told_to(tmp_path: Path) -> None:
-    config = gateway_config(tmp_path, inference__protocol="grpc", inference__grpcPort=9001)
+    changed = {"inference__protocol": "grpc", "inference__grpcPort": 9001, "scaling__metrics": [{"lag": 5}]}
+    config = gateway_config(tmp_path, **changed)
     assert config.inference.url == "grpc://127.0.0.1:9001"
-    (inference,) = pod(inference__protocol="grpc", inference__grpcPort=9001)["initContainers"]
+    (inference,) = pod(**changed)["initContainers"]
     told = {one["name"]: one["value"] for one in inference["env"]}
     assert (told["PODPAIR_SERVER__PORT"], told["PODPAIR_GRPC__PORT"]) == ("8081", "9001")
 

@@ -62,6 +62,7 @@ BESIDES: dict[str, dict[str, Any]] = {
     "network.route": {"network": {"route": ROUTE}},
     "disruptionBudget.minAvailable": {"disruptionBudget": {"minAvailable": 1}},
     "scaling.prometheusUrl": {"scaling": KEDA},
+    "inference.server": {"inference.models": [{"name": "d"}]},
 }
 PEERS: dict[str, tuple[Any, Any]] = {
     **{
@@ -92,6 +93,7 @@ VALUES: dict[str, tuple[str, Any, Any]] = {
         [{"name": "d", "versions": [{"version": "1", "weight": 10}, {"version": "2", "weight": 90}]}],
         [{"name": "d", "versions": [{"version": "1", "weight": 90}, {"version": "2", "weight": 10}]}],
     ),
+    "inference.server": ("inference.server", "podpair", "other"),
     "inference.podTemplate.metadata": ("inference.podTemplate.metadata", {}, {"labels": {"team": "ml"}}),
     "inference.env[].valueFrom": ("inference.env[1].valueFrom", {"fieldRef": {"fieldPath": "a"}}, {"b": {}}),
     "gateway.env[].valueFrom": ("gateway.env[1].valueFrom", {"fieldRef": {"fieldPath": "a"}}, {"b": {}}),

@@ -1,13 +1,17 @@
 """What autoscalers go by, from what pods told: by itself, on a clock of its own."""
 
+import asyncio
 import math
 
 import pytest
+from aiohttp import web
 
+from harness.processes import free_port
 from podpair.operator.core.latency import increase, quantile
 from podpair.operator.core.load import PodLoad, Window
 from podpair.operator.core.measures import Measures
 from podpair.operator.scraping.reading import read_load
+from podpair.operator.scraping.scraper import Scraper
 
 INF = math.inf
 
@@ -94,3 +98,52 @@ def test_a_pod_that_was_never_asked_makes_all_unknown_as_does_none() -> None:
 def test_other_metrics_are_refused() -> None:
     with pytest.raises(ValueError, match="podpair_gateway_sessions"):
         read_load("up 1\n")
+
+
+def test_a_model_that_never_tells_its_latency_is_told_from_one_that_is_busy() -> None:
+    silent, window = PodLoad(1, 0, None), Window()
+    for now, told in ((0, False), (5, False), (10, True)):
+        window.take(now, {"a": load(), "b": silent})
+        assert window.without_latency is told
+    window.take(15, {"a": load()})  # the other one has gone
+    assert not window.without_latency
+    for now in range(20, 80, 5):  # and this one, which has told some once, doesn't get to it
+        window.take(now, {"a": silent})
+    assert not window.without_latency
+    for now in range(80, 200, 5):  # what can't be asked tells nothing, of latency neither
+        window.take(now, {"c": None})
+    assert not window.without_latency
+
+
+async def _pod_that_tells(text: str, port: int) -> web.AppRunner:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=text)
+
+    app = web.Application()
+    app.router.add_get("/metrics", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    return runner
+
+
+@pytest.mark.parametrize("latency", [True, False])
+def test_the_scraper_tells_servers_by_what_their_pods_tell(latency: bool) -> None:
+    """The family is there from podpair-inference's first moment, also before anybody asked it."""
+    own = "podpair_gateway_sessions 1\npodpair_gateway_direct_in_flight 0\npodpair_gateway_queue_in_flight 0\n"
+    text = own + ("# TYPE inference_latency_seconds histogram\n" if latency else "")
+    port, key = free_port(), ("default", "digits")
+
+    async def asked() -> list[bool]:
+        pod, scraper = await _pod_that_tells(text, port), Scraper()
+        told = []
+        for _ in range(4):
+            assert (await scraper.measure(key, {"a": f"http://127.0.0.1:{port}"})).sessions == 1
+            told.append(scraper.without_latency(key))
+        scraper.forget(key)
+        told.append(scraper.without_latency(key))
+        await scraper.close()
+        await pod.cleanup()
+        return told
+
+    assert asyncio.run(asked()) == ([False] * 5 if latency else [False, False, True, True, False])

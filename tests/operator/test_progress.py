@@ -51,7 +51,7 @@ PHASES: dict[str, tuple[Seen, str]] = {
     ),
     "a spec that is refused, while old pods serve": (Seen(deployment(), kafka=TOPICS, faults=fault("Refused")), "Failed"),
     "a spec that is refused from the beginning": (Seen(faults=fault("Refused")), "Failed"),
-    "a name that is taken": (Seen(faults=fault("NameTaken")), "Failed"),
+    "a name that is taken": (Seen(faults=fault("NameConflict")), "Failed"),
     "a permission that lacks": (Seen(deployment(), kafka=TOPICS, faults=fault("NotPermitted")), "Failed"),
     "a Secret that is yet to come": (Seen(deployment(readyReplicas=0), faults=fault("SecretMissing")), "InProgress"),
     "a webhook that is away": (Seen(deployment(), kafka=TOPICS, faults=fault("WebhookFailed")), "InProgress"),

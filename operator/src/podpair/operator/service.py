@@ -64,7 +64,7 @@ class Service:
         finisher = Finisher(client, applier, brokers, reader, copies, events)
         self._load = load = Load(Scraper(), gateways, self._caches, brokers.seen, settings.scrape_seconds, queue.add)
         self._metrics_api = self._external_metrics(load)
-        step = Step(client, gateways, applier, reader, brokers, load.sessions, self._external_state, finisher, events)
+        step = Step(client, gateways, applier, reader, brokers, load.seen, self._external_state, finisher, events)
         self._loop = Loop(queue, step, metrics, settings.workers)
         self._leadership = Leadership(
             client,

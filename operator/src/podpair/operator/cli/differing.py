@@ -1,6 +1,5 @@
 """Asks the cluster what would change if the operator kept a resource as a file has it. Nothing is written."""
 
-import secrets
 import sys
 from collections.abc import Iterator
 
@@ -8,7 +7,13 @@ import click
 
 from podpair.operator.cli.cluster import Cluster, NotThere
 from podpair.operator.cli.printing import to_yaml
-from podpair.operator.core.desired import OPERATOR_NAMESPACE, Surroundings, checksum_of, desired
+from podpair.operator.core.desired import (
+    OPERATOR_NAMESPACE,
+    PLACEHOLDER_KEY,
+    Surroundings,
+    checksum_of,
+    desired,
+)
 from podpair.operator.core.differing import differing
 from podpair.operator.core.drift import stamped
 from podpair.operator.core.objects import references
@@ -72,7 +77,7 @@ def _tried(cluster: Cluster, gateway: InferenceGateway) -> Manifest | None:
     collection = GATEWAY.path(gateway.metadata.namespace)
     stored = cluster.find(f"{collection}/{gateway.metadata.name}")
     asked = gateway.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"status", "metadata"})
-    metadata = {"name": gateway.metadata.name, "namespace": gateway.metadata.namespace}
+    metadata = gateway.metadata.model_dump(mode="json", include={"name", "namespace", "labels", "annotations"})
     asked["metadata"] = metadata if stored is None else stored["metadata"]
     try:
         cluster.try_to_store(collection, asked)
@@ -110,7 +115,7 @@ def _surroundings(cluster: Cluster, gateway: InferenceGateway, image: str, opera
     key = read_resume_key(key_secret) if key_secret is not None else None
     return Surroundings(
         gateway_image=image,
-        resume_key=key or secrets.token_urlsafe(32),
+        resume_key=key or PLACEHOLDER_KEY,
         secrets={name: digest for (kind, name), digest in held.items() if kind == "Secret"},
         config_maps={name: digest for (kind, name), digest in held.items() if kind == "ConfigMap"},
         pod_monitors=cluster.find(f"/apis/{POD_MONITOR.api_version}") is not None,

@@ -1,7 +1,6 @@
 """`podpair plan`: the objects that a resource becomes, without a cluster; with --diff, what would change in one."""
 
 import importlib.metadata
-import secrets
 import sys
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import click
 
 from podpair.operator.cli.files import file_argument, read_file
 from podpair.operator.cli.printing import to_yaml
-from podpair.operator.core.desired import OPERATOR_NAMESPACE, Surroundings, desired
+from podpair.operator.core.desired import OPERATOR_NAMESPACE, PLACEHOLDER_KEY, Surroundings, desired
 
 
 @click.command()
@@ -41,7 +40,8 @@ def plan(
 ) -> None:
     """Print the exact objects that the resources in FILE (- is standard input) become, as YAML.
 
-    Only the key that signs resume tokens is new each time; the operator makes it once, and keeps it.
+    The same file gives the same objects each time. The key that signs resume tokens is a placeholder: the operator makes
+    the key once, and keeps it.
 
     With --diff, the cluster that the kubeconfig leads to tries the objects (nothing is written), and what would change is
     printed as a unified diff; values of Secrets aren't shown. Exits with 0 where nothing would change, 1 where something
@@ -58,9 +58,7 @@ def plan(
         found = "".join(differences(cluster, one, image, operator_namespace, chosen=chosen) for one in resources)
         click.echo(found, nl=False)
         sys.exit(1 if found else 0)
-    objects = []
     where = operator_namespace or OPERATOR_NAMESPACE
-    for resource in read_file(file, namespace):
-        key = secrets.token_urlsafe(32)
-        objects += desired(resource, Surroundings(image, key, pod_monitors=pod_monitor, operator_namespace=where))
+    around = Surroundings(image, PLACEHOLDER_KEY, pod_monitors=pod_monitor, operator_namespace=where)
+    objects = [one for resource in read_file(file, namespace) for one in desired(resource, around)]
     click.echo(to_yaml(objects), nl=False)

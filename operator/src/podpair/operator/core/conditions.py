@@ -4,12 +4,14 @@ A pure function of the observations and of the last status. A condition's lastTr
 and a message holds nothing that changes while nothing happens, so an unchanged resource has an unchanged status.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from podpair.operator.core.external_api_state import ExternalApiSeen
 from podpair.operator.core.kafka_state import KafkaSeen
+from podpair.operator.core.load import LoadSeen
+from podpair.operator.core.messages import stable_message
 from podpair.operator.core.objects.naming import Manifest, selector
 from podpair.operator.core.objects.pods import containers_without_cpu, fixed_replicas, pod_template
 from podpair.operator.core.problems import Problem, problems, stuck
@@ -42,7 +44,7 @@ class Seen:
     kafka: KafkaSeen | None = None
     external: ExternalApiSeen | None = None
     """Who serves the external metrics that a HorizontalPodAutoscaler reads."""
-    sessions: int | None = None
+    load: LoadSeen = field(default_factory=LoadSeen)
     paused: bool = False
 
 
@@ -68,8 +70,8 @@ class Counts:
 def status(gateway: InferenceGateway, seen: Seen, before: Mapping[str, Any], now: str) -> Status:
     """The resource's status. `before` is the last one; `now` an RFC 3339 time for conditions that have changed."""
     counts = counted(seen.deployment)
-    wrong = [*seen.faults, *problems(seen.deployment, seen.replica_sets, seen.pods)]
-    scaling = _scaling(gateway, seen.autoscaler, seen.external)
+    wrong = [*seen.faults, *problems(seen.deployment, seen.replica_sets, seen.pods), *_weights_lost(gateway, seen.load)]
+    scaling = _scaling(gateway, seen)
     last = {one["type"]: _Told(one["status"], one["reason"], one["message"]) for one in before.get("conditions") or []}
     kafka = _kafka(seen.kafka, last.get(KAFKA))
     ready = _ready(gateway, seen, counts, wrong, kafka)
@@ -90,7 +92,7 @@ def status(gateway: InferenceGateway, seen: Seen, before: Mapping[str, Any], now
         "readyReplicas": counts.ready,
         "ready": f"{counts.ready}/{counts.wanted}",
         "selector": ",".join(f"{name}={value}" for name, value in selector(gateway).items()),
-        "sessions": seen.sessions,
+        "sessions": seen.load.sessions,
         "lag": seen.kafka.lag if seen.kafka is not None else None,
         "version": _version(gateway),
     }
@@ -102,7 +104,7 @@ def status(gateway: InferenceGateway, seen: Seen, before: Mapping[str, Any], now
 
 def not_understood(faults: str, generation: int | None, before: Mapping[str, Any], now: str) -> Status:
     """The status of a resource that this operator can't read; what was seen of its pods stays."""
-    told = _Told("False", "NotUnderstood", f"this operator can't read it, nothing is changed: {faults}")
+    told = _Told("False", "InvalidSpec", f"this operator can't read it, nothing is changed: {faults}")
     wrong = {
         READY: told,
         RECONCILING: _Told("False", told.reason, "nothing is changed"),
@@ -133,21 +135,20 @@ def counted(deployment: Manifest | None) -> Counts:
 
 
 def _ready(gateway: InferenceGateway, seen: Seen, counts: Counts, wrong: Sequence[Problem], kafka: _Told) -> _Told:
-    have = f"{counts.ready}/{counts.wanted} pods ready"
     if seen.deployment is not None and counts.wanted == 0:
         return _Told("False", "ScaledToZero", "no pods are wanted: set replicas above 0")
     if counts.ready > 0:
         if counts.rolling:
-            return _Told("True", "RollingOut", f"{have}, {counts.updated} of them with the newest template")
-        return _Told("True", "Serving", f"{have}{_at(gateway)}")
+            return _Told("True", "RollingOut", "pods are ready, not yet all of them with the newest template")
+        return _Told("True", "Serving", f"pods are ready{_at(gateway)}")
     if wrong:
         return _Told("False", wrong[0].reason, wrong[0].message)
     if kafka.status == "False":
         return _Told("False", "KafkaNotReady", f"the pods wait for Kafka: {kafka.message}")
     if seen.deployment is None:
-        return _Told("False", "NotMade", "the Deployment has not been made yet")
+        return _Told("False", "DeploymentNotCreated", "the Deployment has not been made yet")
     reason, awaited = _awaited(seen)
-    return _Told("False", reason, f"{have}: {awaited}")
+    return _Told("False", reason, f"no pod is ready: {awaited}")
 
 
 def _progress(seen: Seen, counts: Counts, wrong: Sequence[Problem], ready: _Told, kafka: _Told) -> dict[str, _Told]:
@@ -159,7 +160,7 @@ def _progress(seen: Seen, counts: Counts, wrong: Sequence[Problem], ready: _Told
     if seen.paused:
         found = []
     elif seen.deployment is None or counts.rolling:
-        message = f"{counts.updated} of {counts.wanted} pods have the newest template, {counts.ready} are ready"
+        message = "not yet all pods have the newest template and are ready"
         awaited = (
             Problem("RollingOut", message) if seen.deployment is not None else Problem(ready.reason, ready.message)
         )
@@ -169,7 +170,7 @@ def _progress(seen: Seen, counts: Counts, wrong: Sequence[Problem], ready: _Told
         awaited = Problem(kafka.reason, kafka.message)
     stalled, reconciling = progress(found, awaited=awaited)
     return {
-        RECONCILING: _told(reconciling, "AsWanted" if stalled is None else "Stalled", "nothing is under way"),
+        RECONCILING: _told(reconciling, "AsExpected" if stalled is None else "Stalled", "nothing is under way"),
         STALLED: _told(stalled, "NotStalled", "nothing waits for somebody to do something"),
     }
 
@@ -200,12 +201,27 @@ def _awaited(seen: Seen) -> tuple[str, str]:
 def _kafka(seen: KafkaSeen | None, last: _Told | None) -> _Told:
     """An operator that has just started has not asked yet: until then what the last one saw stands."""
     if seen is None:
-        return last or _Told("Unknown", "NotAsked", "the broker has not been asked yet")
+        return last or _Told("Unknown", "NotProbed", "the broker has not been asked yet")
     return _Told("True" if seen.ready else "False", str(seen.reason), seen.message)
 
 
-def _scaling(gateway: InferenceGateway, autoscaler: Manifest | None, external: ExternalApiSeen | None) -> _Told:
-    fixed = fixed_replicas(gateway)
+def _is_another_server(gateway: InferenceGateway, load: LoadSeen) -> bool:
+    """The image's name doesn't tell, but over REST podpair-inference tells its latency, and no other server does."""
+    return load.without_latency and gateway.spec.inference.protocol == "rest"
+
+
+def _weights_lost(gateway: InferenceGateway, load: LoadSeen) -> Iterator[Problem]:
+    models = [model.name for model in gateway.spec.inference.models if model.versions]
+    if models and _is_another_server(gateway, load):
+        message = (
+            f"the weights of {', '.join(models)} (models[].versions) have no effect: only podpair-inference keeps them, and the"
+            " server that answers is another. Leave versions out, and set inference.server: other"
+        )
+        yield Problem("WeightsNotKept", message)
+
+
+def _scaling(gateway: InferenceGateway, seen: Seen) -> _Told:
+    autoscaler, external, fixed = seen.autoscaler, seen.external, fixed_replicas(gateway)
     if fixed is not None:
         return _Told("True", "Fixed", _fixed(gateway, fixed))
     wanted = gateway.spec.scaling
@@ -218,6 +234,8 @@ def _scaling(gateway: InferenceGateway, autoscaler: Manifest | None, external: E
             " requests no CPU: set its resources.requests.cpu, or scale by another metric"
         )
         return _Told("False", "MissingCPURequest", message)
+    if _is_another_server(gateway, seen.load) and any(metric.latency is not None for metric in wanted.metrics):
+        why += "; latency is told by podpair-inference only, and the server that answers is another: scale by inflight or lag"
     conditions = {one["type"]: one for one in ((autoscaler or {}).get("status") or {}).get("conditions") or []}
     for kind in ("AbleToScale", "ScalingActive") if wanted.provider == "hpa" else ("Ready",):
         one = conditions.get(kind)
@@ -254,14 +272,14 @@ def _degraded(wrong: Sequence[Problem], kafka: _Told, scaling: _Told) -> _Told:
     """
     found = [*wrong, *(Problem(one.reason, one.message) for one in (kafka, scaling) if one.status == "False")]
     if not found:
-        return _Told("False", "AsWanted", "nothing is wrong")
+        return _Told("False", "AsExpected", "nothing is wrong")
     return _Told("True", found[0].reason, "; ".join(one.message for one in found))
 
 
 def _paused(paused: bool) -> _Told:
     if paused:
         return _Told("True", "Paused", "nothing is written until the annotation podpair.dev/paused is removed")
-    return _Told("False", "Reconciling", "the resource is kept as it says")
+    return _Told("False", "NotPaused", "the resource is kept as it says")
 
 
 def _capped(gateway: InferenceGateway, kafka: KafkaSeen | None, last: _Told | None) -> _Told:
@@ -292,7 +310,7 @@ def _conditions(
             "type": kind,
             "status": one.status,
             "reason": one.reason,
-            "message": one.message,
+            "message": stable_message(one.message),
             "lastTransitionTime": last[kind]["lastTransitionTime"] if same else now,
         }
         made.append(condition if generation is None else condition | {"observedGeneration": generation})

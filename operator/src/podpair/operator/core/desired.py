@@ -13,6 +13,8 @@ from podpair.operator.core.resource.igw import InferenceGateway
 _ANNOTATION = "podpair.dev/{}-checksum"
 OPERATOR_NAMESPACE = "podpair"
 """The operator's namespace where nobody says another: that of the documented install."""
+PLACEHOLDER_KEY = "made-by-the-operator"
+"""Stands for the resume key in a plan. It is shorter than a key may be: neither operator nor gateway takes it for one."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ def resume_secret(gateway: InferenceGateway, key: str) -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": metadata(gateway, name),
+        # Annotations tell replicators to copy a Secret to other namespaces: that is not to come of one on the resource.
+        "metadata": metadata(gateway, name, annotated=False),
         "type": "Opaque",
         "data": {settings.RESUME_KEY: base64.b64encode(key.encode()).decode()},
     }

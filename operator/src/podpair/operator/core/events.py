@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from podpair.operator.core.conditions import CAPPED, DEGRADED, KAFKA, MODEL_LOADING, PAUSED, READY, SCALING
+from podpair.operator.core.messages import stable_message
 from podpair.operator.core.objects.naming import Manifest
 
 _SHORT = 120  # of one that repeats another
@@ -19,9 +20,9 @@ class Event(NamedTuple):
     message: str
 
     def cut(self) -> "Event":
-        """As long as the API server takes it."""
-        long = len(self.message) > _LONGEST
-        return self._replace(message=self.message[: _LONGEST - 1] + "…") if long else self
+        """As long as the API server takes it, and without what differs each time."""
+        message = stable_message(self.message)
+        return self._replace(message=message[: _LONGEST - 1] + "…" if len(message) > _LONGEST else message)
 
 
 class Change(NamedTuple):
@@ -35,21 +36,21 @@ class Change(NamedTuple):
     """Who had changed it, where it was restored."""
 
 
-_REASONS = {"made": "Made", "changed": "Changed", "removed": "Removed"}
+_REASONS = {"made": ("Created", "created"), "changed": ("Updated", "updated"), "removed": ("Deleted", "deleted")}
 
 
 def of_changes(changes: Sequence[Change]) -> Iterator[Event]:
     """What the operator did, told once a kind of doing."""
-    for verb, reason in _REASONS.items():
+    for verb, (reason, word) in _REASONS.items():
         done = [change.object for change in changes if change.verb == verb]
         if done:
-            yield Event("Normal", reason, f"{verb} {_list(done)}").cut()
+            yield Event("Normal", reason, f"{word} {_list(done)}")
     for change in changes:
         if change.verb == "remade":
-            yield Event("Normal", "Restored", f"{change.object} was deleted: made again").cut()
+            yield Event("Normal", "Restored", f"{change.object} was deleted: made again")
         if change.verb == "restored":
             who = f" (written by {change.by})" if change.by else ""
-            yield Event("Normal", "Restored", f"{change.object} was not as the resource says{who}: put back").cut()
+            yield Event("Normal", "Restored", f"{change.object} was not as the resource says{who}: put back")
 
 
 def of_status(before: Mapping[str, Any], after: Mapping[str, Any], deployment: Manifest | None) -> Iterator[Event]:
@@ -62,7 +63,7 @@ def of_status(before: Mapping[str, Any], after: Mapping[str, Any], deployment: M
         if kind == DEGRADED and one["reason"] in told:
             continue
         if (last["status"], last["reason"]) != (one["status"], one["reason"]):
-            yield from (event.cut() for event in _of_condition(kind, last, one, deployment))
+            yield from _of_condition(kind, last, one, deployment)
 
 
 def _of_condition(
@@ -70,7 +71,7 @@ def _of_condition(
 ) -> Iterator[Event]:
     is_so, was_so = one["status"] == "True", last["status"] == "True"
     if kind == READY and one["reason"] == "Serving":
-        yield Event("Normal", "Rolled" if was_so else "Ready", f"{_rolled(deployment)}{one['message']}")
+        yield Event("Normal", "RolloutComplete" if was_so else "Ready", f"{_rolled(deployment)}{one['message']}")
     elif kind == READY and was_so and not is_so:
         yield Event("Warning", "NotReady", one["message"])
     elif kind == READY and one["reason"] == MODEL_LOADING:
@@ -78,7 +79,7 @@ def _of_condition(
     elif kind == DEGRADED and is_so:
         yield Event("Warning", one["reason"], one["message"])
     elif kind == DEGRADED and was_so:
-        yield Event("Normal", "Mended", f"no longer {last['reason']}: {_short(last['message'])}")
+        yield Event("Normal", "Recovered", f"no longer {last['reason']}: {_short(last['message'])}")
     elif kind == KAFKA and is_so:
         yield Event("Normal", one["reason"], one["message"])
     elif kind in (KAFKA, SCALING) and one["status"] == "False":

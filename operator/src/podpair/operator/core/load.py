@@ -15,6 +15,7 @@ from podpair.operator.core.measures import Measures
 WINDOW = 60.0  # seconds that latency is taken over, and that a pod's last word counts
 _OLDEST = 300.0  # seconds after which even the second sample is forgotten
 _QUANTILE = 0.95
+_SILENT = 3  # samples of a pod after which its model is taken for one that tells no latency
 
 
 class PodLoad(NamedTuple):
@@ -25,19 +26,33 @@ class PodLoad(NamedTuple):
     latency: Buckets | None
 
 
+class LoadSeen(NamedTuple):
+    """What a resource's conditions go by."""
+
+    sessions: int | None = None
+    """Sessions with a client connected, in all pods; None: not known."""
+    without_latency: bool = False
+    """Some pod's model has never told its latency, though the pod was asked several times: it is no podpair-inference, or is
+    asked over gRPC."""
+
+
 class Window:
     """The last samples of one resource's pods. Times are seconds of any clock that only goes forward."""
 
     def __init__(self) -> None:
         self._samples: dict[str, list[tuple[float, PodLoad]]] = {}
+        self._silent: dict[str, int] = {}  # samples without latency, of pods that have never told any; once told: -1
 
     def take(self, now: float, found: Mapping[str, PodLoad | None]) -> None:
         """What each pod that there is told just now; None: it couldn't be asked. Pods that aren't there are forgotten."""
         self._samples = {pod: self._samples.get(pod, []) for pod in found}
+        self._silent = {pod: count for pod, count in self._silent.items() if pod in found}
         for pod, load in found.items():
             samples = self._samples[pod]
             if load is not None:
                 samples.append((now, load))
+                silent = self._silent.get(pod, 0)
+                self._silent[pod] = -1 if load.latency is not None or silent < 0 else silent + 1
             while len(samples) > 2 and samples[1][0] <= now - WINDOW:
                 samples.pop(0)
             while samples and samples[0][0] < now - _OLDEST:
@@ -52,6 +67,11 @@ class Window:
         return Measures(
             latency=self._latency(inflight), sessions=sum(load.sessions for _, load in last), inflight=inflight
         )
+
+    @property
+    def without_latency(self) -> bool:
+        """Whether there is a pod whose model has never told its latency; a busy one may be silent for a moment."""
+        return any(count >= _SILENT for count in self._silent.values())
 
     def _latency(self, inflight: int) -> float | None:
         increases = []

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 from podpair.operator.core.objects.naming import Manifest
 
-_PULL = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
+# A kubelet goes from one to the other; the reason stays.
+_PULL = dict.fromkeys(("ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"), "ImagePullBackOff")
+_PULL |= {one: one for one in ("InvalidImageName", "ErrImageNeverPull")}
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 _REVISION = "deployment.kubernetes.io/revision"
 _OUT_OF_MEMORY = 137
@@ -57,7 +59,7 @@ def _refused(deployment: Manifest | None, newest: Manifest | None) -> Iterator[P
                 message = condition.get("message", "")
                 quota = "exceeded quota" in message
                 advice = "raise the quota, or lower scaling or resources" if quota else "mend what it names"
-                yield Problem("QuotaExceeded" if quota else "PodsRefused", f"pods can't be made: {message}: {advice}")
+                yield Problem("QuotaExceeded" if quota else "FailedCreate", f"pods can't be made: {message}: {advice}")
                 return
 
 
@@ -65,7 +67,7 @@ def stuck(deployment: Manifest | None) -> Iterator[Problem]:
     """A rollout whose time is up."""
     for condition in ((deployment or {}).get("status") or {}).get("conditions") or []:
         if condition["type"] == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded":
-            yield Problem("RolloutStuck", f"the rollout does not get on: {condition.get('message', '')}")
+            yield Problem("ProgressDeadlineExceeded", f"the rollout does not get on: {condition.get('message', '')}")
 
 
 def _pod(pod: Manifest) -> Iterator[Problem]:
@@ -74,7 +76,7 @@ def _pod(pod: Manifest) -> Iterator[Problem]:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             yield Problem(
                 "Unschedulable",
-                f"pod {name} has no node: {condition.get('message', 'no reason given')}:"
+                f"pod {name} has no node: {condition.get('message', 'no reason given').rstrip('.')}:"
                 " add nodes, or ask for less (inference.resources, topologySpread)",
             )
             return
@@ -99,10 +101,10 @@ def _container(pod: str, container: dict[str, Any]) -> Problem | None:
     if reason in _PULL:
         image = container.get("image", "")
         return Problem(
-            "ImagePullFailed", f"{where}: image {image} can't be pulled{_colon(_short(said))}: {_pull_advice(name)}"
+            _PULL[reason], f"{where}: image {image} can't be pulled{_colon(_short(said))}: {_pull_advice(name)}"
         )
     if reason in _CONFIG:
-        return Problem("ContainerConfigError", f"{where} can't be started: {said or reason}: mend what it names")
+        return Problem(reason, f"{where} can't be started: {said or reason}: {_start_advice(name, said)}")
     if last is not None and container.get("restartCount", 0) + ("terminated" in state) > 0 and not _well(container):
         return _ended(where, pod, name, last, reason)
     return None
@@ -118,16 +120,14 @@ def _ended(where: str, pod: str, name: str, last: dict[str, Any], waiting: str) 
     code, why = last.get("exitCode"), last.get("reason", "")
     logs = f"kubectl logs {pod} -c {name} --previous"
     if why == "OOMKilled":
-        return Problem(
-            "OutOfMemory", f"{where} was killed for memory: raise its limit ({name}.resources.limits.memory)"
-        )
+        return Problem("OOMKilled", f"{where} was killed for memory: raise its limit ({name}.resources.limits.memory)")
     if name == "inference" and code in (_OUT_OF_MEMORY, 143) and waiting != "CrashLoopBackOff":
         return Problem(
             "ModelNotReady",
             f"{where} was ended because it did not answer its probes in time: see {logs}, or give it longer"
-            " (inference.probes.startup)",
+            " (inference.probes.startup); if its server isn't podpair-inference, say so (inference.server: other)",
         )
-    return Problem("CrashLooping", f"{where} keeps ending, last with exit code {code}: see {logs}")
+    return Problem("CrashLoopBackOff", f"{where} keeps ending, last with exit code {code}: see {logs}")
 
 
 def _pull_advice(container: str) -> str:
@@ -135,9 +135,16 @@ def _pull_advice(container: str) -> str:
     return f"correct {field}, or name the registry's Secret in inference.imagePullSecrets"
 
 
+def _start_advice(container: str, said: str) -> str:
+    """The image's user is root, or has a name, of which a kubelet can't tell that it isn't root."""
+    if container == "inference" and "runAsNonRoot" in said:
+        return "set inference.runAsUser to the number of a user that it can run as"
+    return "mend what it names"
+
+
 def _short(said: str) -> str:
     """What the kubelet says, without the wait that it adds and that differs each time."""
-    said = re.sub(r"^Back-off pulling image \"[^\"]*\":? ?", "", said)
+    said = re.sub(r"^Back-off pulling image \"[^\"]*\":? ?", "", said).removeprefix("ErrImagePull: ")
     return said if len(said) <= 300 else said[:300] + "…"
 
 

@@ -13,10 +13,10 @@ from podpair.operator.core.problems import Problem
 RECONCILING, STALLED = "Reconciling", "Stalled"
 _NEEDS_SOMEBODY = frozenset(
     {
-        "ContainerConfigError", "KindMissing", "NameTaken", "NotPermitted", "NotUnderstood", "PodsRefused", "QuotaExceeded",
-        "Refused", "RolloutStuck", "PodTemplateForbidden", Reason.AUTHENTICATION_FAILED, Reason.CLIENT_INVALID,
-        Reason.CREDENTIALS_REFUSED, Reason.NOT_AUTHORIZED,
-        Reason.REPARTITION_REFUSED, Reason.TOPIC_REFUSED, Reason.TOPIC_TOO_NARROW,
+        "CRDNotInstalled", "CreateContainerConfigError", "CreateContainerError", "ErrImageNeverPull", "FailedCreate",
+        "InvalidImageName", "InvalidSpec", "NameConflict", "NotPermitted", "PodTemplateForbidden", "ProgressDeadlineExceeded",
+        "QuotaExceeded", "Refused", Reason.AUTHENTICATION_FAILED, Reason.CLIENT_INVALID, Reason.CREDENTIALS_REFUSED,
+        Reason.NOT_AUTHORIZED, Reason.REPARTITION_REFUSED, Reason.TOPIC_REFUSED, Reason.TOPIC_TOO_NARROW, "WeightsNotKept",
     }
 )  # fmt: skip
 

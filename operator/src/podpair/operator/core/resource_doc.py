@@ -18,6 +18,22 @@ required. Durations are `50ms`, `20s`, `5m`, `1h30m`: each unit once, the larges
 The operator creates the topics, and gateways wait for them. Where `kafka.createTopics` is false, somebody else has to. It
 alters and deletes only topics that the resource created or adopted: [whose topics are](topics.md). The annotation
 `podpair.dev/paused: "true"` stops the operator from writing to a resource's objects.
+
+## Labels and annotations
+
+What the resource has in `metadata.labels` and `metadata.annotations`, the objects that the operator makes for it have, too, but
+for its Secrets, which have the labels only. What a section says (`network.service.annotations`, `network.ingress.annotations`,
+`monitoring.labels`) comes over that, podpair's own labels over all. Three things are left out:
+
+- Names by which tools tell what they applied, since an object that has one, too, would be pruned: those whose domain is
+  `kubernetes.io` or `k8s.io` (but `app.kubernetes.io/part-of` and `component`), `argoproj.io`, `cattle.io`, `crossplane.io`,
+  `fluxcd.io`, `gke.io`, `helm.sh`, `k14s.io`, `k8s-agent.gitlab.com`, `kopf.dev`, `kopf.zalando.org`, `operatorframework.io`,
+  `operators.coreos.com`, `pulumi.com`, `skaffold.dev`, `tanka.dev`, `werf.io`, `podpair.dev`, or ends in one of them.
+- Pods: they would be replaced, and every client would move. `inference.podTemplate.metadata` is for
+  them; a change there rolls them.
+- Selectors, which never change.
+
+The annotation `podpair.dev/propagate: "false"` turns it off.
 """
 
 

@@ -47,9 +47,11 @@ class EventPoster:
     async def post(self, gateway: Named, events: Iterable[Event]) -> None:
         """Tell what happened. Raises NotLeading."""
         where = about(gateway.metadata.namespace, gateway.metadata.name)
-        for event in events:
-            _log.log(logging.WARNING if event.type == "Warning" else logging.INFO, event.message, extra=where)
-            if not self._may(gateway.metadata.uid or ""):
+        for event in (one.cut() for one in events):
+            may = self._may(gateway.metadata.uid or "")
+            level = logging.WARNING if event.type == "Warning" else logging.INFO
+            _log.log(level if may else logging.DEBUG, event.message, extra=where)
+            if not may:
                 continue
             try:
                 await self._post(gateway, event)

@@ -40,7 +40,6 @@ _ADVICE = {
 }
 _NOT_GRANTED = re.compile(r"User \".*\" cannot ")
 _MOST_FAULTS = 3  # of a pod that are told beside what the API server says
-_PORT = re.compile(r"(?<=:)\d+(?=->)")  # of our side of a connection, which differs each time
 
 
 @dataclass
@@ -106,14 +105,14 @@ class Applier:
         named = f"{place[0]} {place[2]}"
         if resource.optional and not self._caches.known(resource):
             advice = _ADVICE.get(resource.kind, "install its CRD")
-            outcome.faults.append(Problem("KindMissing", f"the cluster does not know {resource.kind}: {advice}"))
+            outcome.faults.append(Problem("CRDNotInstalled", f"the cluster does not know {resource.kind}: {advice}"))
             return
         wanted = stamped(manifest)
         try:
             live = await self._find(resource, place, gateway)
             if live is not None and not (_owned(live, gateway) or applied_by(live, FIELD_MANAGER)):
                 message = f"there is a {named} that is not this resource's: rename one of the two"
-                outcome.faults.append(Problem("NameTaken", message))
+                outcome.faults.append(Problem("NameConflict", message))
                 return
             if live is not None and settled(live, wanted, self._what_was_kept(place, wanted)):
                 return
@@ -217,7 +216,7 @@ def fault(error: ApiError, named: str) -> Problem:
     """What the server's refusal means. Raises it again where it is no answer."""
     if error.passing:
         raise error
-    said = _PORT.sub("", str(error))
+    said = str(error)
     if "exceeded quota" in said:
         return Problem("QuotaExceeded", f"{named} can't be made: {said}: raise the quota")
     if "is being terminated" in said:

@@ -46,7 +46,9 @@ class CredentialCopies:
             if gateway.spec.kafka.deletion_policy != "Delete" or credentials == _NONE:
                 await self.remove(key)
             elif isinstance(credentials, Credentials) and not await self._store(gateway, credentials, accepted):
-                return [Problem("NameTaken", f"there is a {named} that is not this resource's: rename one of the two")]
+                return [
+                    Problem("NameConflict", f"there is a {named} that is not this resource's: rename one of the two")
+                ]
         except ApiError as error:
             return [fault(error, named)]
         return []

@@ -85,7 +85,7 @@ class Finisher:
         if gateway.spec.kafka.deletion_policy == "Delete":
             done = await self._forget(gateway, manifest)
             if isinstance(done, str) and _age(manifest) < GIVE_UP_SECONDS:
-                await self._events.post(gateway, [Event("Warning", "TopicsNotDeleted", done).cut()])
+                await self._events.post(gateway, [Event("Warning", "TopicsNotDeleted", done)])
                 return _AGAIN_SECONDS
             await self._events.post(gateway, _told(gateway, manifest, done))
         await self._copies.remove(key)
@@ -108,8 +108,8 @@ class Finisher:
         """Delete what is this resource's at the broker; why it is still there, as a string."""
         # The pods first: a group whose members live can't go, and they would ask for their topics again.
         await self._applier.remove(gateway, (AUTOSCALER, SCALED_OBJECT, DEPLOYMENT))
-        if pods := self._applier.live(POD, gateway):
-            return f"topics are deleted when the last of {len(pods)} pods has stopped"
+        if self._applier.live(POD, gateway):
+            return "topics are deleted when the last pod has stopped"
         advice = "it is tried again for 10 minutes; kafka.deletionPolicy: Retain lets go at once"
         current, copied = await self._reader.credentials(gateway), self._copies.read(gateway)
         why = str(current)
@@ -144,12 +144,12 @@ def _told(gateway: InferenceGateway, manifest: Manifest, done: Forgotten | str) 
     if isinstance(done, str):
         known = [one.name for one in remembered(manifest.get("status") or {}).topics if one.origin.owned]
         topics = ", ".join(known or [topic.name for topic in wanted_topics(gateway)])
-        return [Event("Warning", "TopicsLeft", f"gave up, and left topics {topics}: {done}").cut()]
+        return [Event("Warning", "TopicsLeft", f"gave up, and left topics {topics}: {done}")]
     told = []
     if done.topics:
-        told.append(Event("Normal", "TopicsDeleted", f"deleted topics {', '.join(done.topics)}").cut())
+        told.append(Event("Normal", "TopicsDeleted", f"deleted topics {', '.join(done.topics)}"))
     if done.left:
-        told.append(Event("Normal", "TopicsLeft", f"left {', '.join(done.left)}").cut())
+        told.append(Event("Normal", "TopicsLeft", f"left {', '.join(done.left)}"))
     return told
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from podpair.operator.core.kafka_state import KafkaSeen
+from podpair.operator.core.load import LoadSeen
 from podpair.operator.core.measures import Measures
 from podpair.operator.core.objects.naming import Manifest
 from podpair.operator.core.resource.kinds import OPERATIONS_PORT
@@ -40,9 +41,9 @@ class Load:
         self._on_change = on_change
         self._measures: dict[Key, Measures] = {}
 
-    def sessions(self, key: Key) -> int | None:
-        """Sessions with a client connected, in all pods; None: not known."""
-        return self._measures.get(key, Measures()).sessions
+    def seen(self, key: Key) -> LoadSeen:
+        """What the resource's conditions go by."""
+        return LoadSeen(self._measures.get(key, Measures()).sessions, self._scraper.without_latency(key))
 
     async def source(self, namespace: str, name: str, metric: str) -> Measures | None:
         """What is known of a resource, for whoever asks for `metric`; None: there is no such resource."""
@@ -79,9 +80,9 @@ class Load:
 
     async def _ask(self, key: Key) -> None:
         pods = addresses(self._caches.of(POD, *key))
-        before = self.sessions(key)
+        before = self.seen(key)
         self._measures[key] = await self._scraper.measure(key, pods) if pods else Measures()
-        if self.sessions(key) != before:
+        if self.seen(key) != before:
             self._on_change(key)
 
 

@@ -16,6 +16,7 @@ from podpair.operator.core.conditions import Seen
 from podpair.operator.core.desired import desired
 from podpair.operator.core.events import Event, of_changes, of_status
 from podpair.operator.core.external_api_state import ExternalApiSeen
+from podpair.operator.core.load import LoadSeen
 from podpair.operator.core.objects.naming import Manifest
 from podpair.operator.core.ownership import remembered
 from podpair.operator.core.problems import Problem
@@ -47,7 +48,7 @@ class Step:
         applier: Applier,
         reader: SurroundingsReader,
         brokers: Brokers,
-        sessions: Callable[[Key], int | None],
+        load: Callable[[Key], LoadSeen],
         external: Callable[[], ExternalApiSeen],
         finisher: Finisher,
         events: EventPoster,
@@ -57,7 +58,7 @@ class Step:
         self._applier = applier
         self._reader = reader
         self._brokers = brokers
-        self._sessions = sessions
+        self._load = load
         self._external = external
         self._finisher = finisher
         self._events = events
@@ -122,7 +123,7 @@ class Step:
             )
             return None
         outcome = await self._applier.bring(gateway, desired(gateway, around.surroundings))
-        kafka = [Event("Normal", "Kafka", one).cut() for one in self._brokers.take_changes(key)]
+        kafka = [Event("Normal", "TopicsChanged", one) for one in self._brokers.take_changes(key)]
         faults += outcome.faults
         seen = self._seen(key, gateway, [*around.faults, *faults])
         await self._report(gateway, manifest, seen, [*of_changes(outcome.changes), *kafka])
@@ -152,7 +153,7 @@ class Step:
             faults=faults,
             kafka=self._brokers.seen(key),
             external=self._external(),
-            sessions=self._sessions(key),
+            load=self._load(key),
             paused=paused,
         )
 

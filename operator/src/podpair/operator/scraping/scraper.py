@@ -92,6 +92,11 @@ class Scraper:
         known.window.take(now, found)
         return known.window.measures(now)
 
+    def without_latency(self, key: tuple[str, str]) -> bool:
+        """Whether there is a pod whose model has never told its latency."""
+        known = self._resources.get(key)
+        return known is not None and known.window.without_latency
+
     def forget(self, key: tuple[str, str]) -> None:
         """The resource is gone."""
         self._resources.pop(key, None)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from podpair.operator.core.objects.propagation import propagated_annotations, propagated_labels
 from podpair.operator.core.resource.igw import API_VERSION, KIND, InferenceGateway
 
 Manifest = dict[str, Any]
@@ -31,15 +32,19 @@ def metadata(
     *,
     annotations: Mapping[str, str] | None = None,
     more_labels: Mapping[str, str] | None = None,
+    annotated: bool = True,
 ) -> dict[str, Any]:
-    """An object's metadata: named after the resource, and owned by it where that is in a cluster."""
+    """An object's metadata: named after the resource, with its labels and annotations, and owned by it where that is in a
+    cluster. `annotations` and `more_labels` come over the resource's, podpair's own labels over all; the resource's
+    annotations are left out unless `annotated`.
+    """
     made: dict[str, Any] = {
         "name": gateway.metadata.name + suffix,
         "namespace": gateway.metadata.namespace,
-        "labels": {**(more_labels or {}), **labels(gateway)},
+        "labels": {**propagated_labels(gateway), **(more_labels or {}), **labels(gateway)},
     }
-    if annotations:
-        made["annotations"] = dict(annotations)
+    if all_annotations := {**(propagated_annotations(gateway) if annotated else {}), **(annotations or {})}:
+        made["annotations"] = all_annotations
     if gateway.metadata.uid is not None:
         made["ownerReferences"] = [
             {

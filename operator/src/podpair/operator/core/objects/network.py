@@ -6,6 +6,7 @@ from ipaddress import ip_network
 from typing import Any
 
 from podpair.operator.core.objects.naming import Manifest, metadata, selector
+from podpair.operator.core.objects.pods import MODEL_METRICS
 from podpair.operator.core.resource.igw import InferenceGateway
 from podpair.operator.core.resource.kinds import OPERATIONS_PORT, PUBLIC_PORT
 from podpair.operator.core.resource.network import Ingress, Route
@@ -59,11 +60,12 @@ def network_policy(gateway: InferenceGateway, operator_namespace: str) -> list[M
         "ports": [{"port": OPERATIONS_PORT, "protocol": "TCP"}],
         "from": [operator, *map(_peer, wanted.operations_from)],
     }
-    spec = {
-        "podSelector": {"matchLabels": selector(gateway)},
-        "policyTypes": ["Ingress"],
-        "ingress": [public, operations],
-    }
+    rules = [public, operations]
+    metrics = gateway.spec.inference.metrics_port
+    if metrics is not None and wanted.operations_from:  # nobody in `from` would be everybody
+        scrapers = [_peer(one) for one in wanted.operations_from]
+        rules.append({"ports": [{"port": metrics, "protocol": "TCP"}], "from": scrapers})
+    spec = {"podSelector": {"matchLabels": selector(gateway)}, "policyTypes": ["Ingress"], "ingress": rules}
     return [
         {
             "apiVersion": "networking.k8s.io/v1",
@@ -163,13 +165,14 @@ def _route(gateway: InferenceGateway, wanted: Route) -> Manifest:
 def pod_monitor(gateway: InferenceGateway) -> Manifest:
     """What Prometheus Operator scrapes."""
     wanted = gateway.spec.monitoring
-    endpoint = {"port": "operations", "path": "/metrics", "interval": wanted.interval}
+    ports = ["operations"] if gateway.spec.inference.metrics_port is None else ["operations", MODEL_METRICS]
+    endpoints = [{"port": port, "path": "/metrics", "interval": wanted.interval} for port in ports]
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PodMonitor",
         "metadata": metadata(gateway, more_labels=wanted.labels),
         "spec": {
             "selector": {"matchLabels": selector(gateway)},
-            "podMetricsEndpoints": [endpoint],
+            "podMetricsEndpoints": endpoints,
         },
     }

@@ -21,11 +21,13 @@ from podpair.operator.core.objects.settings import (
 )
 from podpair.operator.core.resource.gateway import LEAVING_SECONDS, STOPPING_SECONDS
 from podpair.operator.core.resource.igw import InferenceGateway
-from podpair.operator.core.resource.inference import Probe, Variable
+from podpair.operator.core.resource.inference import HttpGet, Inference, Probe, Variable
 from podpair.operator.core.resource.kinds import OPERATIONS_PORT, PUBLIC_PORT, whole_seconds
 from podpair.operator.core.resource.quantities import Resources
 
 _CONFINED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+MODEL_METRICS = "metrics"
+"""The name of the port at which the inference container serves metrics of its own."""
 _LONGEST_SECONDS = 2**31 - 1  # Kubernetes counts them in 32 bits
 _PROGRESS_SECONDS = 300  # for scheduling and pulling, besides what the model may take to load
 
@@ -124,10 +126,16 @@ def _inference(gateway: InferenceGateway) -> Manifest:
         "restartPolicy": "Always",
         "env": [*inference_variables(gateway), *map(_variable, wanted.env)],
         "resources": _resources(wanted.resources),
-        "startupProbe": _probe(wanted.probes.startup, wanted.port, "ready"),
-        "livenessProbe": _probe(wanted.probes.liveness, wanted.port, "live"),
+        "startupProbe": _probe(wanted, wanted.probes.startup, "ready"),
+        "livenessProbe": _probe(wanted, wanted.probes.liveness, "live"),
         "securityContext": _CONFINED,
     }
+    if not container["env"]:
+        del container["env"]
+    if wanted.metrics_port is not None:
+        container["ports"] = [{"name": MODEL_METRICS, "containerPort": wanted.metrics_port, "protocol": "TCP"}]
+    if wanted.run_as_user is not None:
+        container["securityContext"] = {**_CONFINED, "runAsUser": wanted.run_as_user}
     mounted += [
         {"name": volume.name, "mountPath": volume.mount_path, "readOnly": volume.read_only} for volume in wanted.volumes
     ]
@@ -213,23 +221,35 @@ def _spread(gateway: InferenceGateway) -> list[Manifest]:
     ]
 
 
-def _probe(probe: Probe, port: int, state: str) -> Manifest:
-    """It runs inside the container: the kubelet asks over HTTP and gRPC at the pod's address, and the model is on localhost only.
-
-    Python without its site and with nothing but sockets: 33 ms of CPU here, where urllib took 92 and `podpair-inference health`,
-    which other images lack, 51.
-    """
-    address, request = ("127.0.0.1", port), f"GET /v2/health/{state} HTTP/1.0\r\nHost: localhost\r\n\r\n"
-    ask = (
-        f"import socket; s = socket.create_connection({address}, {whole_seconds(probe.timeout)});"
-        f" s.sendall({request.encode()!r}); raise SystemExit(s.recv(12)[9:] != b'200')"
-    )
+def _probe(inference: Inference, probe: Probe, state: str) -> Manifest:
+    """Over HTTP the kubelet asks at the pod's address, and podpair-inference is on localhost only: so that is asked inside."""
+    asked = _http_get(inference, probe, state)
     return {
-        "exec": {"command": list(probe.command or ("python3", "-I", "-S", "-c", ask))},
+        **({"httpGet": asked} if asked is not None else {"exec": _exec(inference, probe, state)}),
         "periodSeconds": whole_seconds(probe.period),
         "timeoutSeconds": whole_seconds(probe.timeout),
         "failureThreshold": probe.failure_threshold,
     }
+
+
+def _http_get(inference: Inference, probe: Probe, state: str) -> Manifest | None:
+    wanted = probe.http_get
+    if wanted is None and (inference.is_podpair or probe.command is not None):
+        return None
+    wanted = wanted or HttpGet()
+    return {"path": wanted.path or f"/v2/health/{state}", "port": wanted.port or inference.port}
+
+
+def _exec(inference: Inference, probe: Probe, state: str) -> Manifest:
+    """Python without its site and with nothing but sockets: 33 ms of CPU here, where urllib took 92 and `podpair-inference
+    health` 51.
+    """
+    address, request = ("127.0.0.1", inference.port), f"GET /v2/health/{state} HTTP/1.0\r\nHost: localhost\r\n\r\n"
+    ask = (
+        f"import socket; s = socket.create_connection({address}, {whole_seconds(probe.timeout)});"
+        f" s.sendall({request.encode()!r}); raise SystemExit(s.recv(12)[9:] != b'200')"
+    )
+    return {"command": list(probe.command or ("python3", "-I", "-S", "-c", ask))}
 
 
 def _startup_seconds(gateway: InferenceGateway) -> int:

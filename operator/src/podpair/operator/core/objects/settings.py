@@ -170,6 +170,8 @@ def _tracing(gateway: InferenceGateway) -> dict[str, Any]:
 def inference_variables(gateway: InferenceGateway) -> list[Manifest]:
     """Environment variables of podpair-inference that follow from the resource; what the user sets is the user's."""
     wanted, tracing = gateway.spec.inference, gateway.spec.tracing
+    if not wanted.is_podpair:
+        return []
     # It listens where the gateway asks; other images have this in their arguments.
     variables = {"PODPAIR_SERVER__PORT": str(wanted.port), "PODPAIR_GRPC__PORT": str(wanted.grpc_port)}
     if weights(gateway):

@@ -2,11 +2,11 @@
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from podpair.operator.core.resource.gateway import STOPPING_SECONDS, Gateway
-from podpair.operator.core.resource.inference import Inference
+from podpair.operator.core.resource.inference import Inference, is_podpair_in_cel
 from podpair.operator.core.resource.kafka import Kafka
 from podpair.operator.core.resource.kinds import seconds
 from podpair.operator.core.resource.network import DisruptionBudget, Monitoring, Network, TopologySpread, Tracing
@@ -23,19 +23,25 @@ API_VERSION = f"{GROUP}/{VERSION}"
 LONGEST_NAME = 52  # with a suffix it is still a name, and a label's value, of 63
 
 
-def _by_cpu(spec: "Spec") -> bool:
+_FIXED = "has(self.replicas) || self.scaling.min == self.scaling.max"
+
+
+def _scaled_by(spec: "Spec", measure: str) -> bool:
     fixed = spec.replicas is not None or spec.scaling.min == spec.scaling.max
-    return not fixed and any(metric.cpu is not None for metric in spec.scaling.metrics)
+    return not fixed and any(getattr(metric, measure) is not None for metric in spec.scaling.metrics)
+
+
+def _tells_latency(spec: "Spec") -> bool:
+    return spec.inference.is_podpair and spec.inference.protocol == "rest"
 
 
 def _cpu_rule(half: str) -> Rule:
     """A HorizontalPodAutoscaler can't scale pods of which one container requests no CPU."""
     return Rule(
-        "!self.scaling.metrics.exists(m, has(m.cpu)) || has(self.replicas) || self.scaling.min == self.scaling.max || "
-        f"{requested_in_cel(f'self.{half}', 'cpu')}",
+        f"!self.scaling.metrics.exists(m, has(m.cpu)) || {_FIXED} || {requested_in_cel(f'self.{half}', 'cpu')}",
         f"scaling by cpu is measured against what the containers request: set {half}.resources.requests.cpu,"
         " or scale by another metric",
-        lambda spec: not _by_cpu(spec) or getattr(spec, half).resources.is_requested("cpu"),
+        lambda spec: not _scaled_by(spec, "cpu") or getattr(spec, half).resources.is_requested("cpu"),
     )
 
 
@@ -69,6 +75,12 @@ class Spec(Section):
         _cpu_rule("inference"),
         _cpu_rule("gateway"),
         Rule(
+            f"!self.scaling.metrics.exists(m, has(m.latency)) || {_FIXED} || "
+            f"{is_podpair_in_cel('self.inference')} && self.inference.protocol == 'rest'",
+            "scaling by latency needs what only podpair-inference tells, over REST: scale by inflight, lag or another metric",
+            lambda spec: not _scaled_by(spec, "latency") or _tells_latency(spec),
+        ),
+        Rule(
             "!has(self.inference.podTemplate) || !has(self.inference.podTemplate.spec) || "
             "!has(self.inference.podTemplate.spec.terminationGracePeriodSeconds) || "
             f"duration(self.gateway.drain).getMilliseconds() + {STOPPING_SECONDS * 1000} <= "
@@ -100,6 +112,9 @@ class Spec(Section):
     """OpenTelemetry traces of requests; default: none."""
 
 
+_Names = Annotated[dict[str, str], BeforeValidator(lambda value: {} if value is None else value)]
+
+
 class Metadata(BaseModel):
     """What podpair reads of the metadata; there is more."""
 
@@ -110,8 +125,8 @@ class Metadata(BaseModel):
     uid: str | None = None
     """Unset: not in a cluster yet."""
     generation: int | None = None
-    labels: dict[str, str] = Field(default_factory=dict)
-    annotations: dict[str, str] = Field(default_factory=dict)
+    labels: _Names = Field(default_factory=dict)
+    annotations: _Names = Field(default_factory=dict)
 
 
 NAME_RULE = Rule(

@@ -1,5 +1,6 @@
 """`spec.inference`: the half that computes, and what is laid over the pod."""
 
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
@@ -15,7 +16,9 @@ from podpair.operator.core.resource.kinds import (
     Name,
     OneOf,
     Passed,
+    Port,
     SecretName,
+    UrlPath,
     whole,
 )
 from podpair.operator.core.resource.quantities import Quantities, Resources
@@ -54,7 +57,7 @@ class Model(Section):
         Field(max_length=16),
         KeyedBy("version"),
     ] = ()
-    """Its versions; none: the container decides."""
+    """Its versions, which only podpair-inference chooses from by weight; none: the container decides."""
 
 
 class InferenceResources(Resources):
@@ -84,11 +87,30 @@ class Variable(Section):
     """Where its value comes from, as in a pod: secretKeyRef, configMapKeyRef, fieldRef."""
 
 
-class Probe(Section):
-    """How the kubelet asks the container. It runs a command inside, since the model listens on localhost only."""
+class HttpGet(Section):
+    """A request of the kubelet's, at the pod's address: the server must listen on it, and not on localhost only."""
 
+    path: UrlPath | None = None
+    """Default: the protocol's, /v2/health/ready (startup) or /v2/health/live (liveness)."""
+    port: Port | None = None
+    """Default: inference.port."""
+
+
+class Probe(Section):
+    """How the kubelet asks the container: by a command inside, since podpair-inference listens on localhost only, or over
+    HTTP."""
+
+    RULES: ClassVar = (
+        Rule(
+            "!has(self.command) || !has(self.httpGet)",
+            "command and httpGet are both set: choose one",
+            lambda probe: probe.command is None or probe.http_get is None,
+        ),
+    )
     command: Annotated[tuple[str, ...], Field(min_length=1, max_length=32)] | None = None
-    """Command whose success is the answer. Default: Python asks the protocol's health endpoint, as podpair-inference can."""
+    """Command whose success is the answer. Default for podpair's server: Python asks the protocol's health endpoint."""
+    http_get: HttpGet | None = None
+    """Request whose success is the answer, as in a pod. Default for other servers."""
     period: Duration = "10s"
     """How often it is run."""
     timeout: Duration = "5s"
@@ -135,6 +157,18 @@ class Volume(Section):
     """Whether it can only be read."""
     source: OneOf
     """What it is, as in a pod: {persistentVolumeClaim: {claimName: models}}, {emptyDir: {}}, …"""
+
+
+# What the images of servers are called that are known to be another's.
+_OTHERS = (
+    "(^|/)(tritonserver|mlserver|openvino/model_server|torchserve|torchserve-kfs|"
+    "(sklearn|xgb|lgb|pmml|paddle|huggingface|custom)server)([-:@][^/]*)?$"
+)
+
+
+def is_podpair_in_cel(inference: str) -> str:
+    """`Inference.is_podpair` as an expression of CEL."""
+    return f"(has({inference}.server) ? {inference}.server == 'podpair' : !{inference}.image.matches('{_OTHERS}'))"
 
 
 def _grace(spec: dict[str, Any]) -> dict[str, Any]:
@@ -198,24 +232,52 @@ class Inference(Section):
             "volumes: two are mounted at one place",
             lambda inference: len({one.mount_path for one in inference.volumes}) == len(inference.volumes),
         ),
+        Rule(
+            f"{is_podpair_in_cel('self')} || !has(self.models) || "
+            "!self.models.exists(m, has(m.versions) && size(m.versions) > 0)",
+            "models[].versions: only podpair-inference keeps weights, and the server is another: leave versions out, for that"
+            " server decides which version answers (Triton: version_policy); or set server: podpair if the image is built"
+            " on podpair-inference",
+            lambda inference: inference.is_podpair or not any(model.versions for model in inference.models),
+        ),
+        Rule(
+            f"!has(self.metricsPort) || !(self.metricsPort in [self.port, self.grpcPort, {PUBLIC_PORT}, {OPERATIONS_PORT}])",
+            f"metricsPort must be a port of its own, not port, grpcPort, {PUBLIC_PORT} or {OPERATIONS_PORT}: Prometheus is let in"
+            " there, and nobody to the model",
+            lambda inference: (
+                inference.metrics_port not in (inference.port, inference.grpc_port, PUBLIC_PORT, OPERATIONS_PORT)
+            ),
+        ),
     )
 
     image: Image
     """Its image. Any that answers V2 over REST will do: podpair-inference, Triton, MLServer, KServe's runtimes."""
     image_pull_policy: PullPolicy | None = None
     """When the image is pulled, as in a pod."""
+    server: Literal["podpair", "other"] | None = None
+    """Whose server it is. `podpair`: podpair-inference, or an image built on it. `other`: any other that answers V2; the kubelet
+    then asks it over HTTP, and it decides itself which version of a model answers. Default: `other` for images named
+    tritonserver, mlserver, torchserve, openvino/model_server or as KServe's runtimes, else `podpair`."""
     image_pull_secrets: Annotated[tuple[SecretName, ...], Field(max_length=16)] = ()
     """Secrets with which the pod's images are pulled."""
     command: Annotated[tuple[str, ...], Field(max_length=64)] = ()
     """The image's entry point, replaced."""
     args: Annotated[tuple[str, ...], Field(max_length=64)] = ()
     """The image's arguments, replaced."""
+    run_as_user: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
+    """The user, as a number, that it runs as: for images that would run as root, which no pod of podpair may (Triton's has 1000
+    for that). Default: the image's."""
     protocol: Literal["rest", "grpc"] = "rest"
     """What the gateway speaks to it: the Open Inference Protocol V2 over REST, or over gRPC."""
-    port: Annotated[int, Field(ge=1, le=65_535)] = 8081
-    """Where it listens for REST, on 127.0.0.1; the probes ask there too, unless they have commands of their own."""
-    grpc_port: Annotated[int, Field(ge=1, le=65_535)] = 8082
+    port: Port = 8081
+    """Where it listens for REST, on 127.0.0.1 (another server: on the pod's address, too); the probes ask there, unless they say
+    otherwise."""
+    grpc_port: Port = 8082
     """Where it listens for gRPC, on 127.0.0.1."""
+    metrics_port: Port | None = None
+    """Where it serves metrics of its own for Prometheus, at /metrics: the PodMonitor names it, and the NetworkPolicy lets in whom
+    `network.networkPolicy.operationsFrom` names. It must listen on the pod's address there. Default: none. What autoscaling
+    and the gateway's metrics need of the model doesn't depend on it."""
     models: Annotated[
         tuple[Model, ...],
         Field(max_length=64),
@@ -242,3 +304,8 @@ class Inference(Section):
     """How long one call of the gateway may take."""
     pod_template: PodTemplate = Field(default_factory=PodTemplate)
     """Laid over the template of the pods, for all that has no field of its own."""
+
+    @property
+    def is_podpair(self) -> bool:
+        """Whether its server is podpair-inference."""
+        return re.search(_OTHERS, self.image) is None if self.server is None else self.server == "podpair"

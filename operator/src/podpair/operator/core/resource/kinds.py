@@ -51,6 +51,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 Duration = Annotated[str, Field(pattern=DURATION, min_length=2, max_length=32)]
 DurationOrZero = Annotated[str, Field(pattern=DURATION_OR_ZERO, min_length=2, max_length=32)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Port = Annotated[int, Field(ge=1, le=65_535)]
 Name = Annotated[str, Field(pattern=NAME, min_length=1, max_length=63)]
 ObjectName = Annotated[str, Field(pattern=OBJECT_NAME, min_length=1, max_length=253)]
 Host = Annotated[str, Field(pattern=HOST, max_length=253)]

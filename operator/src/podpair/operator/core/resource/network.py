@@ -13,6 +13,7 @@ from podpair.operator.core.resource.kinds import (
     Labels,
     Name,
     ObjectName,
+    Port,
     QualifiedName,
     Url,
     UrlPath,
@@ -33,7 +34,7 @@ class Service(Section):
     RULES: ClassVar = (named_well("annotations"),)
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
     """How it can be reached."""
-    port: Annotated[int, Field(ge=1, le=65_535)] = 80
+    port: Port = 80
     """Its port."""
     annotations: Annotations = Field(default_factory=dict)
     """Annotations of the Service, such as a cloud's for its load balancer."""
@@ -108,9 +109,12 @@ class NetworkPolicy(Section):
     """Who may reach the pods."""
 
     enabled: bool = True
-    """Let only the gateway's ports be reached: the public one (8080) and the operators' (8083: probes, metrics)."""
+    """Let only the gateway's ports be reached: the public one (8080) and the operators' (8083: probes, metrics). Policies of your
+    own must let the operator's namespace reach the second: else sessions, latency and in-flight requests aren't known."""
     from_: Annotated[tuple[Peer, ...], Field(alias="from", max_length=32)] = ()
-    """Who may reach the public port, as in a NetworkPolicy (podSelector, namespaceSelector, ipBlock); default: all."""
+    """Who may reach the public port, as in a NetworkPolicy (podSelector, namespaceSelector, ipBlock); default: all. Ingress
+    controllers, load balancers with health checks and `helm test` (app.kubernetes.io/name: inference-gateway-test) are to be
+    named, too; the operator isn't: it asks at the operators' port."""
     operations_from: Annotated[tuple[Peer, ...], Field(max_length=32)] = Field(default_factory=lambda: (_PROMETHEUS,))
     """Who may reach the operators' port, besides the operator's namespace and the pod's own node (kubelet), which always may;
     default: Prometheus, by the label that Prometheus Operator gives its pods. None: nobody else."""

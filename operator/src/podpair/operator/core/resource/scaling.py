@@ -26,7 +26,7 @@ class Metric(Section):
     lag: Count | None = None
     """Queued requests that wait, a pod."""
     latency: Duration | None = None
-    """Latency of the model, 95th percentile."""
+    """Latency of the model, 95th percentile: podpair-inference measures it, and tells it over REST only."""
     sessions: Count | None = None
     """Sessions with a client connected, a pod."""
     inflight: Count | None = None
