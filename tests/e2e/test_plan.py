@@ -1,5 +1,6 @@
 """What `podpair plan` prints is enough: its pods run on a real node, the model before the gateway, and answer."""
 
+import base64
 import subprocess
 
 import yaml
@@ -7,6 +8,7 @@ import yaml
 from e2e.space import DIGIT, Space
 from harness.pair import token
 from harness.processes import BIN
+from podpair.operator.core.desired import PLACEHOLDER_KEY
 
 
 def test_the_pods_of_a_plan_run_and_answer(space: Space) -> None:
@@ -23,6 +25,8 @@ def test_the_pods_of_a_plan_run_and_answer(space: Space) -> None:
         text=True,
         check=True,
     ).stdout
+    # The operator would make the key, too; no gateway takes the one that stands in its place.
+    planned = planned.replace(base64.b64encode(PLACEHOLDER_KEY.encode()).decode(), base64.b64encode(b"k" * 32).decode())
     space.kubectl("apply", "-f", "-", given=planned)
 
     def available() -> bool:

@@ -40,8 +40,8 @@ def plan(
 ) -> None:
     """Print the exact objects that the resources in FILE (- is standard input) become, as YAML.
 
-    The same file gives the same objects each time. The key that signs resume tokens is a placeholder: the operator makes
-    the key once, and keeps it.
+    The same file gives the same objects each time. The key that signs resume tokens is a placeholder, which no gateway
+    takes: the operator makes the key once, and keeps it. Who applies a plan by hand puts a key of 32 bytes there.
 
     With --diff, the cluster that the kubeconfig leads to tries the objects (nothing is written), and what would change is
     printed as a unified diff; values of Secrets aren't shown. Exits with 0 where nothing would change, 1 where something
