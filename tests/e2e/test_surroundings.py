@@ -104,7 +104,11 @@ def _cases(stage: Stage) -> dict[str, Wrong]:
             before=lambda space, _: None,
         ),
         "results in too few partitions": Wrong(
-            "RepartitionRefused", "allowRepartition", _corrected(kafka__allowRepartition=True), before=_narrow
+            "RepartitionRefused",
+            "allowRepartition",
+            _corrected(kafka__allowRepartition=True, kafka__adoptTopics=True),
+            {"kafka__adoptTopics": True},  # or it is somebody else's, and used as it is
+            before=_narrow,
         ),
         "an image that can't be pulled": Wrong(
             "ImagePullBackOff", "registry.example/none:1", _corrected(), {"inference__image": "registry.example/none:1"}
