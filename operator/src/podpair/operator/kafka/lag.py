@@ -1,16 +1,16 @@
 """Asks the broker for what lag is made of: the group's offsets, and where the partitions begin and end."""
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
 from podpair.operator.core.broker_access import BrokerAccess
 from podpair.operator.core.lag import Log, total_lag
-from podpair.operator.kafka.clients import PATIENCE, Client, librdkafka_log
-from podpair.operator.kafka.failures import client_invalid, trouble
+from podpair.operator.kafka.clients import PATIENCE, Client
+from podpair.operator.kafka.failures import trouble
+from podpair.operator.kafka.group_consumer import GroupConsumer
 
 _GROUP_PATIENCE = 5.0  # seconds until the group's coordinator has answered
 
@@ -21,25 +21,16 @@ class LagUnknown(Exception):
     """The broker doesn't tell an offset. The text says why."""
 
 
-class Group:
-    """A consumer that never joins its group, and reads nothing: it only asks what is committed, on a thread of its own.
-
-    AdminClient's list_consumer_group_offsets would need neither; but where the coordinator has just moved, librdkafka hands
-    its answer to the consumer group that an AdminClient doesn't have, and the process ends (librdkafka issue 5040).
-    """
+class Group(GroupConsumer):
+    """Tells what is committed."""
 
     def __init__(self, access: BrokerAccess, group: str) -> None:
-        self._servers, self._group = access.servers, group
-        properties: dict[str, Any] = {**dict(access.properties), "group.id": group, "enable.auto.commit": "false"}
-        try:
-            self._consumer = Consumer({**properties, "logger": librdkafka_log})
-        except KafkaException as error:
-            raise client_invalid(error) from None
-        self._thread = ThreadPoolExecutor(1, "kafka-group")
+        super().__init__(access, group)
+        self._group = group
 
     async def committed(self, topic: str, partitions: int) -> dict[int, int | None]:
         """The next offset by partition; None: nothing is committed. Raises LagUnknown."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._committed, topic, partitions)
+        return await self._run(self._committed, topic, partitions)
 
     def _committed(self, topic: str, partitions: int) -> dict[int, int | None]:
         doing = f"reading the offsets of group {self._group}"
@@ -47,10 +38,7 @@ class Group:
             places = [TopicPartition(topic, number) for number in range(partitions)]
             found = self._consumer.committed(places, timeout=_GROUP_PATIENCE)
         except KafkaException as error:
-            # Why no coordinator was found is told where a consumer's records come.
-            told = self._consumer.poll(0)
-            cause = told.error() if told is not None else None
-            raise LagUnknown(trouble(error.args[0], self._servers, doing, cause).seen.message) from None
+            raise LagUnknown(trouble(error.args[0], self._servers, doing, self._cause()).seen.message) from None
         for place in found:
             if place.error is not None:
                 raise LagUnknown(trouble(place.error, self._servers, doing).seen.message)
@@ -58,7 +46,7 @@ class Group:
 
     async def topics(self) -> set[str]:
         """All topics of which anything is committed. Raises LagUnknown."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._topics)
+        return await self._run(self._topics)
 
     def _topics(self) -> set[str]:
         try:
@@ -69,11 +57,6 @@ class Group:
             doing = f"reading the offsets of group {self._group}"
             raise LagUnknown(trouble(error.args[0], self._servers, doing).seen.message) from None
         return {place.topic for place in found if place.error is None and place.offset >= 0}
-
-    def close(self) -> None:
-        """Let go of the broker. Blocks."""
-        self._thread.submit(self._consumer.close).result()
-        self._thread.shutdown()
 
 
 async def group_lag(client: Client, group: Group, topic: str, partitions: int) -> int:

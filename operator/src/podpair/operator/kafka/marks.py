@@ -5,17 +5,15 @@ broker has, with room for text by group and topic. It needs no topic of podpair'
 `kafka-consumer-groups.sh` removes one by hand. A mark's offset is beyond every end, so that no monitor counts it as lag.
 """
 
-import asyncio
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from podpair.operator.core.broker_access import BrokerAccess
 from podpair.operator.core.ownership import MARKS_GROUP
-from podpair.operator.kafka.clients import Client, librdkafka_log
-from podpair.operator.kafka.failures import BrokerTrouble, client_invalid, trouble
+from podpair.operator.kafka.clients import Client
+from podpair.operator.kafka.failures import BrokerTrouble, trouble
+from podpair.operator.kafka.group_consumer import GroupConsumer
 from podpair.operator.kafka.groups import group_exists
 
 _PATIENCE = 8.0  # seconds; the group may have no coordinator yet
@@ -33,28 +31,22 @@ class MarksRefused(Exception):
         )
 
 
-class Marks:
-    """The marks at one broker. Its consumer never joins the group (`lag.Group` says why it is none of AdminClient's calls)."""
+class Marks(GroupConsumer):
+    """The marks at one broker."""
 
     def __init__(self, access: BrokerAccess) -> None:
-        self._servers = access.servers
-        properties: dict[str, Any] = {**dict(access.properties), "group.id": MARKS_GROUP, "enable.auto.commit": "false"}
-        try:
-            self._consumer = Consumer({**properties, "logger": librdkafka_log})
-        except KafkaException as error:
-            raise client_invalid(error) from None
-        self._thread = ThreadPoolExecutor(1, "kafka-marks")
+        super().__init__(access, MARKS_GROUP)
 
     async def read(self, client: Client, topics: Iterable[str]) -> dict[str, str]:
         """The marks of those topics that have one, as text. Raises MarksRefused, BrokerTrouble."""
         # A consumer is not told that it may not: it would wait.
         if await group_exists(client, MARKS_GROUP) is None:
             raise MarksRefused
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._read, list(topics))
+        return await self._run(self._read, list(topics))
 
     async def write(self, marks: Mapping[str, str | None]) -> None:
         """Mark topics; None takes the mark away. Raises MarksRefused, BrokerTrouble."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._write, dict(marks))
+        await self._run(self._write, dict(marks))
 
     def _read(self, topics: list[str]) -> dict[str, str]:
         if not topics:
@@ -79,14 +71,8 @@ class Marks:
                 raise self._why(place.error, "marking whose the topics are")
 
     def _why(self, error: KafkaError, doing: str) -> MarksRefused | BrokerTrouble:
-        told = self._consumer.poll(0)
-        cause = told.error() if told is not None else None
+        cause = self._cause()
         code = (cause or error).code()
         if code in (KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED):
             return MarksRefused()
         return trouble(error, self._servers, doing, cause)
-
-    def close(self) -> None:
-        """Let go of the broker. Blocks."""
-        self._thread.submit(self._consumer.close).result()
-        self._thread.shutdown()

@@ -7,7 +7,7 @@ nothing differs.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,9 +102,7 @@ class Topics:
         """
         creating: set[str] = set()
         try:
-            async with asyncio.timeout(_WHOLE):
-                broker = self._broker(gateway, credentials)
-                await broker.settled(gateway)
+            async with self._at_work(gateway, credentials) as broker:
                 return await _keep(broker, gateway, known, creating)
         except BrokerTrouble as error:
             seen = error.seen
@@ -120,9 +118,7 @@ class Topics:
         Raises NotForgotten: try again later. While pods are still members the group can't go, and nothing is deleted.
         """
         try:
-            async with asyncio.timeout(_WHOLE):
-                broker = self._broker(gateway, credentials)
-                await broker.settled(gateway)
+            async with self._at_work(gateway, credentials) as broker:
                 return await _forget(broker, gateway, known)
         except BrokerTrouble as error:
             raise NotForgotten(error.seen.message) from None
@@ -132,14 +128,20 @@ class Topics:
     async def release(self, gateway: InferenceGateway, credentials: Credentials, known: Remembered = _NOTHING) -> None:
         """Take this resource's marks off its topics, which stay. Raises nothing: a mark that stays is forgotten by the broker."""
         with contextlib.suppress(BrokerTrouble, MarksRefused, TimeoutError):
-            async with asyncio.timeout(_WHOLE):
-                broker = self._broker(gateway, credentials)
-                await broker.settled(gateway)
+            async with self._at_work(gateway, credentials) as broker:
                 found = await find_topics(broker.client, _names(gateway, known))
                 whose = await whose_are(broker.client, broker.marks, gateway, found, known, adopt=False)
                 own = [name for name in found if whose.own_mark(gateway, name) is not None]
                 if own:
                     await broker.marks.write(dict.fromkeys(own))
+
+    @contextlib.asynccontextmanager
+    async def _at_work(self, gateway: InferenceGateway, credentials: Credentials) -> AsyncIterator[_Broker]:
+        """The resource's ways to its broker, once nothing is under way for it. Raises TimeoutError after `_WHOLE` in all."""
+        async with asyncio.timeout(_WHOLE):
+            broker = self._broker(gateway, credentials)
+            await broker.settled(gateway)
+            yield broker
 
     def _broker(self, gateway: InferenceGateway, credentials: Credentials) -> _Broker:
         access = broker_access(gateway, credentials)
