@@ -1,13 +1,10 @@
 """What the broker, or the way to it, says went wrong, as the condition KafkaReady tells it."""
 
-import re
-
 from confluent_kafka import KafkaError, KafkaException
 
 from podpair.operator.core.kafka_state import KafkaSeen, Reason
+from podpair.operator.core.messages import stable_message
 
-# How long it took, and how often it was the same: a condition's message is written only when something else is the matter.
-_CHANGING = re.compile(r" \((?:after )?\d+ ?ms[^()]*(?:\(s\)[^()]*)?\)|, \d+ identical error\(s\) suppressed")
 _AUTHENTICATION = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED}
 _TLS = {KafkaError._SSL}
 _FORBIDDEN = {
@@ -65,7 +62,7 @@ def _no_tls(error: KafkaError) -> bool:
 def trouble(error: KafkaError, servers: str, doing: str = "", cause: KafkaError | None = None) -> BrokerTrouble:
     """`error` while `doing` something (such as `creating topic t`) at `servers`; `cause` is what the connection said."""
     told = cause if cause is not None and error.code() in _AWAY and telling(cause) else error
-    code, text = told.code(), _CHANGING.sub("", told.str())
+    code, text = told.code(), stable_message(told.str())
     during = f" while {doing}" if doing else ""
     if _refused(told):
         reason = Reason.AUTHENTICATION_FAILED
