@@ -84,15 +84,18 @@ class Asking:
         """The model. Raises Fault where there is none, Unavailable, Busy or Failed where the container does not say."""
         return self._catalog.get(name) or await self._catalog.load(name)
 
-    def submit(self, question: Question, sink: Sink, context: Any = None, *, alone: bool = False) -> Ask:
+    def submit(
+        self, question: Question, sink: Sink, context: Any = None, *, alone: bool = False, retried: bool = False
+    ) -> Ask:
         """Ask; `sink` is told the outcome later, with those of other questions that were answered at the same time.
 
-        `alone`: in a call of its own.
+        `alone`: in a call of its own. `retried`: the caller asks again himself where the model dies with it in hand; else it is
+        asked again here if others were in the call that the model died of.
 
         An outcome is the members of the `result`, or Fault where the question is at fault or its deadline has passed,
         Unavailable, Busy or Failed where the container is.
         """
-        ask = Ask(question, sink, context)
+        ask = Ask(question, sink, context, retried=retried)
         if question.deadline is not None:
             try:
                 left = seconds_left(question.deadline) or 0.0
@@ -111,21 +114,27 @@ class Asking:
         return ask
 
     async def ask(
-        self, question: Question, *, queue_ms: float | None = None, alone: bool = False, on_part: OnPart | None = None
+        self,
+        question: Question,
+        *,
+        queue_ms: float | None = None,
+        alone: bool = False,
+        retried: bool = False,
+        on_part: OnPart | None = None,
     ) -> bytes:
         """The body of the `result` event, as a JSON object; `on_part` gets the parts before it, where they are asked for.
 
-        Raises what `submit` tells.
+        `alone`, `retried`: as for `submit`. Raises what `submit` tells.
         """
         if question.stream and on_part is not None:
             members = await self.stream(question, on_part)
         else:
-            members = await self._ask(question, alone)
+            members = await self._ask(question, alone, retried)
         return b"{%b}" % (members if queue_ms is None else with_queue_ms(members, queue_ms))
 
-    async def _ask(self, question: Question, alone: bool) -> bytes:
+    async def _ask(self, question: Question, alone: bool, retried: bool) -> bytes:
         answered: asyncio.Future[bytes] = self._loop.create_future()
-        ask = self.submit(question, _settle, answered, alone=alone)
+        ask = self.submit(question, _settle, answered, alone=alone, retried=retried)
         try:
             return await answered
         finally:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from podpair.gateway.config.model import Coalescing
-from podpair.gateway.core.attempts import Busy, Failed, Late, ServiceUnavailable
+from podpair.gateway.core.attempts import Busy, Failed, Late, ServiceUnavailable, Unavailable
 from podpair.gateway.core.models import Model
 from podpair.gateway.core.packing import Packed
 from podpair.gateway.core.protocol import Code, Fault
@@ -43,6 +43,7 @@ class Ask(msgspec.Struct, eq=False):
     run: "Run | None" = None  # the call that it is in
     timer: asyncio.TimerHandle | None = None
     settled: bool = False  # nobody waits for it any more
+    retried: bool = False  # who asks makes further attempts himself, and counts those that the model died of
 
     def cancel(self) -> None:
         """Nobody waits for it any more: the sink hears nothing, and a call that was only for it is given up."""
@@ -222,12 +223,19 @@ class Coalescer:
                 if not ask.settled:
                     take(ask)
         elif len(asks) > 1 and _may_be_one(outcome, refused):
-            self._again.inc()
-            middle = len(asks) // 2
-            await self._answer(model, asks[:middle], refused)
-            await self._answer(model, asks[middle:], refused)
+            await self._ask_in_halves(model, asks, refused)
+        elif len(asks) > 1 and isinstance(outcome, Unavailable) and outcome.midway:
+            # It may be gone for good, which the next call would show at once; or it closes on one of them each time.
+            _tell((ask, outcome) for ask in asks if ask.retried)
+            await self._ask_in_halves(model, [ask for ask in asks if not ask.retried], refused)
         else:
             _tell((ask, outcome) for ask in asks)
+
+    async def _ask_in_halves(self, model: Model, asks: list[Ask], refused: "_Refused") -> None:
+        self._again.inc()
+        middle = len(asks) // 2
+        await self._answer(model, asks[:middle], refused)
+        await self._answer(model, asks[middle:], refused)
 
     async def _ask(self, model: Model, asks: list[Ask]) -> CallAnswer | Exception:
         call, rows = _call(model, asks)

@@ -70,7 +70,7 @@ class Attempting:
         if not self._readiness.ready:
             await self._until_ready(request.deadline)
         on_part = None if parts is None else parts.part
-        return await self._asking.ask(question, queue_ms=queue_ms, alone=alone, on_part=on_part)
+        return await self._asking.ask(question, queue_ms=queue_ms, alone=alone, retried=True, on_part=on_part)
 
     async def _until_ready(self, deadline: float | None) -> None:
         try:

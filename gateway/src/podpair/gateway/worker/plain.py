@@ -131,7 +131,7 @@ class PlainRequests:
         if question.stream or who in self._running or self._answered.get(who) is not None:
             return False
         hand = Hand(work, record, offset, request)
-        hand.ask = self._asking.submit(question, self._on_outcomes, hand)
+        hand.ask = self._asking.submit(question, self._on_outcomes, hand, retried=True)
         work.plain.add(hand)
         self._running[who] = hand
         return True
