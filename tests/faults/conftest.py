@@ -1,5 +1,6 @@
 """What the fault tests share: producers that write as any service would, and gateways on one broker."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,3 +54,12 @@ def two_pairs(start_pair: Callable[..., Gateway]) -> list[Gateway]:
 
     until(lambda: shares() == [4, 4], shares)
     return gateways
+
+
+@pytest.fixture
+def own_broker() -> Iterator[Broker]:
+    """A broker that no other test needs."""
+    running = Broker("256m")
+    yield running
+    running.child.process.send_signal(signal.SIGCONT)
+    running.stop()

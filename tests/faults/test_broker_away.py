@@ -6,7 +6,7 @@ import signal
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,15 +19,6 @@ from harness.kafka import Broker
 from harness.pair import Gateway, Inference, token, until
 from podpair.gateway.core.partitions import home_partition
 from podpair.gateway.core.session_ids import claimed_session_id
-
-
-@pytest.fixture
-def own_broker() -> Iterator[Broker]:
-    """A broker that no other test needs."""
-    running = Broker("256m")
-    yield running
-    running.child.process.send_signal(signal.SIGCONT)
-    running.stop()
 
 
 async def test_readiness_fails_and_heals(

@@ -169,7 +169,9 @@ class Metrics:
         self.ready = Gauge(f"{name}inference_ready", "1 while the inference container answers", registry=registry)
         self.kafka_ready = Gauge(f"{name}kafka_ready", "1 while the broker answers", registry=registry)
         self.client_restarts = Counter(
-            f"{name}kafka_client_restarts", "Kafka clients that were dead or stuck, and were replaced", ["client", "reason"],
+            f"{name}kafka_client_restarts",
+            "Kafka clients that were dead or stuck, or left records unread (reason `stalled`), and were replaced",
+            ["client", "reason"],
             registry=registry,
         )  # fmt: skip
         self.topics_ready = Gauge(

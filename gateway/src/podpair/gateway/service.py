@@ -25,6 +25,7 @@ from podpair.gateway.kafka.group_progress import GroupProgress
 from podpair.gateway.kafka.history import History
 from podpair.gateway.kafka.producer import RecordProducer
 from podpair.gateway.kafka.results import ResultsReader
+from podpair.gateway.kafka.standstill_watch import StandstillWatch
 from podpair.gateway.kafka.supervisor import Supervisor
 from podpair.gateway.kafka.topic_limits import TopicLimits
 from podpair.gateway.kafka.topic_watch import TopicWatch
@@ -83,6 +84,7 @@ class Parts:
     lost_requests: LostRequests
     requests_topic: RequestsTopic
     group_progress: GroupProgress
+    standstill_watches: list[StandstillWatch]
     supervisor: Supervisor
 
     @property
@@ -219,10 +221,14 @@ class Service:
         lost_requests = LostRequests(
             config, registry.sessions, fanout, history, progress, lambda: self._request_partitions, dispatcher.lose
         )
+        watches = [] if config.kafka.embedded else [
+            StandstillWatch(config, config.results.topic, progress, lambda: reader.reached, reader.stalled),
+            StandstillWatch(config, config.requests.topic, progress, lambda: worker.reached, worker.stalled),
+        ]  # fmt: skip
         return Parts(
             topics, upstream, asking, readiness, producer, registry, fanout, reader, history, joining,
             Takeovers(producer, config.results.topic, self.name), dispatcher, worker, pacer, topic_watch, results_topic,
-            lost_requests, requests_topic, progress, supervisor,
+            lost_requests, requests_topic, progress, watches, supervisor,
         )  # fmt: skip
 
     def _endings(
@@ -363,6 +369,8 @@ class Service:
         parts = self.parts
         if parts is not None:
             end = self.clock() + self.config.shutdown_seconds
+            for watch in parts.standstill_watches:
+                await watch.close()
             await parts.worker.close(end - self.clock())
             began_draining = self.clock()
             await send_away(parts.registry, self.config.sessions.drain_seconds)

@@ -107,6 +107,11 @@ class GroupProgress:
         written, readable = ends
         return written if written is not None and readable is not None and readable >= written else None
 
+    async def readable_ends(self, topic: str, partitions: list[int]) -> dict[int, int]:
+        """Where readers of a topic come to in these partitions; those are left out that can't be told."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._offsets, topic, partitions, _LATEST, _COMMITTED)
+
     def _offsets(self, topic: str, partitions: list[int], spec: OffsetSpec, level: IsolationLevel) -> dict[int, int]:
         asked = {TopicPartition(topic, partition): spec for partition in partitions}
         found = {}

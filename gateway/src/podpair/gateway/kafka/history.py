@@ -64,7 +64,7 @@ class History:
         self._waiting: dict[int, list[_Query]] = defaultdict(list)
         self._wake = threading.Condition()
         self._stopping = False
-        self._stale = False  # the consumer may not know what the topic is now
+        self._stale = False  # the consumer knows of a topic that is not there any more, or has other partitions now
         self._in_hand: list[_Query] = []  # of the pass that is under way
         self._thread = self._begin()
 
@@ -113,7 +113,8 @@ class History:
                 queries = self._in_hand = self._waiting.pop(partition)
             if self._stale:
                 self._stale = False
-                learn(consumer, self._topic)
+                consumer.close()
+                consumer = self._consumer()
             try:
                 with calls.within(_PATIENCE):
                     self._pass(consumer, partition, queries, calls)

@@ -131,6 +131,10 @@ class GroupMember:
         longest = _UNRELEASED if code == KafkaError.UNRELEASED_INSTANCE_ID or other is not None else 30.0
         self._client.died(error, longest=longest)
 
+    def stalled(self, text: str) -> None:
+        """It reads nothing, although there are requests: go on with another consumer."""
+        self._client.stalled(text)
+
     def restart(self) -> None:
         """Begin anew, for the topic is another one."""
         if not self._closed:

@@ -125,9 +125,12 @@ class OffsetQueries:
         if presence is not None:
             presence.on_away(self._on_presence)
 
-    def changed(self) -> None:
-        """The topic is another one: questions about the one before are given up."""
+    def changed(self, *, another: bool) -> None:
+        """The topic has changed: questions about what it was are given up. `another`: another client asks from now on."""
         self._fail_all(_late(f"topic {self._config.results.topic} has changed"))
+        if another and not self._closed:
+            self._asker.stop()
+            self._asker = _Asker(self._config, self._client)
 
     async def watermarks(self, partition: int) -> tuple[int, int]:
         """(low, high): the partition holds the offsets low ≤ o < high. Raises KafkaException, also once this is closed."""

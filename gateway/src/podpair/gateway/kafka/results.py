@@ -9,7 +9,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -86,8 +85,7 @@ class ResultsReader:
         self._commands: deque[Callable[[Consumer], object]] = deque()  # for the thread: the consumer is its alone
         self._holds: dict[int, set[Hold]] = {}  # partition → who needs it; none: it lingers
         self._assigned: dict[int, asyncio.Task[None]] = {}
-        self._incarnation = 0  # of the topic; what was read of an earlier one counts for nothing
-        self._reading = 0  # the incarnation that the thread reads
+        self._incarnation = 0  # of the topic: what was asked about an earlier one counts for nothing
         self._stop = threading.Event()
         self._thread = self._begin()
 
@@ -108,11 +106,22 @@ class ResultsReader:
         if self._stop.is_set():
             return
         self._thread = self._begin()
-        self._commands.append(partial(self._begin_anew, self._incarnation))
-        for partition, task in self._assigned.items():
-            if task.done() and not task.cancelled() and task.exception() is None:
-                self._read_from(partition, self._reached(partition))
+        for partition, offset in self.reached.items():
+            self._read_from(partition, offset)
         self._client.works()
+
+    @property
+    def reached(self) -> dict[int, int]:
+        """The offset that comes next in each partition that is read."""
+        return {
+            partition: self._reached(partition)
+            for partition, task in self._assigned.items()
+            if task.done() and not task.cancelled() and task.exception() is None
+        }
+
+    def stalled(self, text: str) -> None:
+        """It reads nothing, although there are records: go on with another consumer."""
+        self._client.stalled(text)
 
     @property
     def partitions(self) -> int:
@@ -161,15 +170,16 @@ class ResultsReader:
     def changed(self, *, widened_from: int | None) -> None:
         """The topic is another one, or has been widened: homes have moved.
 
-        Another one is read from its start, for all that is in it is new. In one that was widened so are the new partitions;
-        those that were read are read on, for some producers write there until they have learnt of it.
+        Another one is read from its start, for all that is in it is new, and by another consumer: librdkafka takes no news of a
+        partition whose leader's epoch is below what it has seen, and those of a topic that was made again begin at 0. In one
+        that was widened the new partitions are read from their start; those that were read are read on, for some producers
+        write there until they have learnt of it.
         """
-        self._offsets.changed()
+        self._offsets.changed(another=widened_from is None)
         holds = [hold for held in self._holds.values() for hold in held if hold.session is not None]
         if widened_from is None:
             self._incarnation += 1
-            self._commands.clear()  # they are about the log before
-            self._commands.append(partial(self._begin_anew, self._incarnation))
+            self._thread = self._begin()
             for partition in self._assigned:
                 self._closed(partition)
             self._assigned, self._holds = {}, {}
@@ -186,12 +196,6 @@ class ResultsReader:
                 from_start = widened_from is None or hold.partition >= widened_from
                 work = self._assign(hold.partition, from_start=from_start, patient=True)
                 self._assigned[hold.partition] = self._loop.create_task(work)
-
-    def _begin_anew(self, incarnation: int, consumer: Consumer) -> None:
-        """On the thread: let go of all that is read."""
-        consumer.incremental_unassign(consumer.assignment())
-        self._reading = incarnation
-        self._ask_for_metadata(consumer)
 
     def _ask_for_metadata(self, consumer: Consumer) -> None:
         """On the thread."""
@@ -273,7 +277,7 @@ class ResultsReader:
                 while not turn.acquire(timeout=1.0):
                     if self._stop.is_set() or self._turn is not turn:
                         return
-                if not call_on(self._loop, self._hand_over, batch, self._reading, turn):
+                if not call_on(self._loop, self._hand_over, batch, turn):
                     return
         except KafkaException as error:
             call_on(self._loop, self._on_death, error.args[0], turn)
@@ -284,9 +288,9 @@ class ResultsReader:
         if self._turn is turn:
             self._client.died(error)
 
-    def _hand_over(self, batch: list[Message], incarnation: int, turn: threading.BoundedSemaphore) -> None:
+    def _hand_over(self, batch: list[Message], turn: threading.BoundedSemaphore) -> None:
         try:
-            if incarnation != self._incarnation or self._turn is not turn:
+            if self._turn is not turn:
                 return  # of a topic that is not there any more, or it is read once more
             records = [message for message in batch if message.error() is None]
             if len(records) < len(batch):

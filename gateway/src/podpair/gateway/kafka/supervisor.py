@@ -111,6 +111,10 @@ class Client:
         if self._calls.overdue(time.monotonic()):
             self._end("stuck", "a call of the client library does not come back", _LONGEST)
 
+    def stalled(self, text: str) -> None:
+        """It lives, and does nothing: it is replaced after a wait."""
+        self._end("stalled", text, _LONGEST)
+
     def held_up(self, reason: str, text: str) -> None:
         """It can't be replaced yet: try again, after a wait."""
         self._timer = None

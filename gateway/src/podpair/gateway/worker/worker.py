@@ -136,6 +136,17 @@ class Worker:
         """The request partitions that the group has given this gateway."""
         return frozenset(self._partitions)
 
+    @property
+    def reached(self) -> dict[int, int]:
+        """The offset that comes next in each partition that is read; none while there is no room for more."""
+        if self._gate.wants_pause or self._gate.room <= 0:
+            return {}
+        return {partition: max(work.last + 1, work.first) for partition, work in self._partitions.items()}
+
+    def stalled(self, text: str) -> None:
+        """Nothing comes, although there are requests: go on with another consumer."""
+        self._member.stalled(text)
+
     def restart(self) -> None:
         """The requests topic is another one: begin with it from its start, and let go of what is in hand of the old one."""
         self._member.restart()
