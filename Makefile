@@ -10,7 +10,7 @@ KAFKA ?=
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-producers test-models test-resources fuzz e2e lint format lock crd proto bench bench-fanout bench-drain bench-direct bench-queued bench-whole bench-features bench-growth bench-inference bench-http bench-report images clean
+.PHONY: help setup demo test test-slow test-faults test-producers test-models test-resources fuzz e2e lint format lock crd proto bench bench-fanout bench-drain bench-direct bench-queued bench-whole bench-features bench-growth bench-inference bench-http bench-report images clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ demo: setup ## the whole pair on this machine; KAFKA=host:port for a real broker
 
 test: setup ## all tests; what this machine lacks is skipped by name (PODPAIR_TEST_REQUIRE=all: fails instead)
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-slow: setup ## the tests that take minutes, which `make test` leaves out
+	@$(BIN)/python -m pytest -m slow $(ARGS)
 
 MINUTES ?= 10
 test-faults: setup ## everything dies and comes back for MINUTES, and nothing may be lost (PODPAIR_FAULT_SEED repeats a run's choices)

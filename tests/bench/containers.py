@@ -1,6 +1,6 @@
 """The inference container of this checkout and of another, in turn: requests/s and CPU of models whose rows share runs.
 
-    .venv/bin/python tests/bench/containers.py --against ../other [--rounds 5] [--seconds 2]
+    .venv/bin/python tests/bench/containers.py --against ../other [--rounds 5] [--seconds 2] [--models cnn] [--open 64]
 
 The other checkout has its own environment (`make setup` there). wrk asks the tiny MLP and the CNN, with 1 and with 64 requests
 open. It prints a JSON line for each, with the ratios of this to the other, round by round: their median, least and most.
@@ -46,6 +46,8 @@ def main() -> None:
     parser.add_argument("--against", type=Path, required=True, help="another checkout")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2)
+    parser.add_argument("--models", default="mlp,cnn", help="which of them")
+    parser.add_argument("--open", default="1,64", help="how many requests")
     options = parser.parse_args()
     draw = np.random.default_rng(3)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
@@ -55,8 +57,9 @@ def main() -> None:
         servers = {"this": Inference(0, models), "other": Other(options.against, models)}
         for server in servers.values():
             stack.callback(server.kill)
-        for model, asked in bodies.items():
-            for requests_open in (1, 64):
+        for model in options.models.split(","):
+            asked = bodies[model]
+            for requests_open in map(int, options.open.split(",")):
                 found: dict[str, list[dict[str, float]]] = {"this": [], "other": []}
                 for turn in range(options.rounds + 1):
                     for side in sorted(servers, reverse=bool(turn % 2)):

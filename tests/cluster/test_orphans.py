@@ -65,6 +65,7 @@ def test_an_operator_that_learns_of_it_last_owns_nothing_again(
         running.stop()
 
 
+@pytest.mark.slow
 def test_what_is_orphaned_stays(cluster: ApiServer, namespace: str, operator: Operator, collector: Child) -> None:
     uids: dict[str, str] = {}
     for number in range(TRIES):

@@ -117,6 +117,7 @@ def test_a_model_is_loaded_exchanged_and_unloaded(tmp_path: Path, serve: Callabl
         assert server.post("/v2/repository/index", b"[").status == 400
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_reloads_under_load_fail_no_request(tmp_path: Path, serve: Callable[..., Any], process: bool) -> None:
     """Two clients ask without a pause while the model is exchanged many times, each time for another."""

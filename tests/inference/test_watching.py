@@ -134,6 +134,7 @@ def test_it_waits_for_a_repository_that_is_not_there_yet(tmp_path: Path, watch: 
 EXCHANGES = {True: 20, False: 200}
 
 
+@pytest.mark.slow
 def test_many_exchanges_under_load_fail_no_request(tmp_path: Path, watch: Callable[..., Any], process: bool) -> None:
     """Three clients ask without a pause; a half of the exchanges is found by looking, a half asked for."""
     repository = tmp_path / "models"
