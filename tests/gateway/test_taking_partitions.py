@@ -102,3 +102,28 @@ async def test_a_record_of_before_does_not_hide_those_that_are_read_again(kafka:
     await consumer.close()
     assert worker.offsets == [480, 7]
     assert worker.held == {1}
+
+
+async def test_it_counts_how_often_the_worker_keeps_it_from_reading(kafka: Any) -> None:
+    """What it has fetched of one partition stands before the others then: who reads nothing of these is not to blame."""
+    worker, gate = Told(), requests.Gate(3)
+    consumer = requests.RequestsConsumer(_CONFIG, worker, gate)
+    fetched = [record(1, 0), record(1, 1), record(1, 2)]
+
+    def poll(_: float) -> Any:
+        if fetched:
+            return fetched.pop(0)
+        time.sleep(0.01)
+        return None
+
+    kafka.poll.side_effect, kafka.consume.return_value = poll, []
+    consumer.start()
+    async with asyncio.timeout(30):
+        while len(worker.offsets) < 3:
+            await asyncio.sleep(0.01)
+    assert gate.held == 1
+    gate.give_room(3)
+    gate.set_paused(True)
+    gate.set_paused(False)
+    assert gate.held == 2
+    await consumer.close()

@@ -223,7 +223,7 @@ class Service:
         )
         watches = [] if config.kafka.embedded else [
             StandstillWatch(config, config.results.topic, progress, lambda: reader.reached, reader.stalled),
-            StandstillWatch(config, config.requests.topic, progress, lambda: worker.reached, worker.stalled),
+            StandstillWatch(config, config.requests.topic, progress, lambda: worker.reached, worker.stalled, lambda: worker.held),
         ]  # fmt: skip
         return Parts(
             topics, upstream, asking, readiness, producer, registry, fanout, reader, history, joining,

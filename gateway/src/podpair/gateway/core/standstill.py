@@ -2,26 +2,38 @@
 
 from collections.abc import Mapping
 
+_LOOKS = 2  # at which a reader may be found in one place while the log goes on, before that counts
+
 
 class Standstill:
-    """Compares where a reader is with what it had before it at the look before."""
+    """Compares where a reader is with what it had before it at the looks before."""
 
     def __init__(self) -> None:
-        self._before: dict[int, tuple[int, int]] = {}  # partition → (where the reader was, the log's end)
+        self._before: dict[
+            int, tuple[int, int, int]
+        ] = {}  # partition → (where it was, the log's end, at how many looks)
+        self._held = 0
         self._cleared: dict[int, int] = {}  # partition → the end up to which there is nothing to be read
 
-    def look(self, reached: Mapping[int, int], ends: Mapping[int, int]) -> dict[int, int]:
-        """Partitions whose reader was there at the look before, and the log went on; each with the offset that it reads next.
+    def look(self, reached: Mapping[int, int], ends: Mapping[int, int], held: int = 0) -> dict[int, int]:
+        """Partitions whose reader was there at two looks before, and the log went on; each with the offset that it reads next.
 
-        `reached`: that offset, by partition, of those that are read now. `ends`: where the logs end.
+        `reached`: that offset, by partition, of those that are read now. `ends`: where the logs end. `held`: how often the
+        reader was kept from reading; where that is another number than at the look before this one counts as the first, for
+        what it has fetched of one partition stands before what it fetches of the others.
         """
-        before, self._before = self._before, {p: (at, ends[p]) for p, at in reached.items() if p in ends}
-        self._cleared = {p: end for p, end in self._cleared.items() if p in self._before}
+        before = self._before if held == self._held else {}
+        self._before, self._held = {}, held
         found = {}
-        for partition, (at, _) in self._before.items():
-            was, end = before.get(partition, (-1, 0))
-            if was == at < end and self._cleared.get(partition) != end:
+        for partition, at in reached.items():
+            if partition not in ends:
+                continue
+            was, end, looks = before.get(partition, (-1, 0, 0))
+            looks = looks + 1 if was == at < end and self._cleared.get(partition) != end else 0
+            self._before[partition] = (at, ends[partition], looks)
+            if looks >= _LOOKS:
                 found[partition] = at
+        self._cleared = {p: end for p, end in self._cleared.items() if p in self._before}
         return found
 
     def clear(self, partition: int, end: int) -> None:

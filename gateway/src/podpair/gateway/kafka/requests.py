@@ -64,6 +64,7 @@ class Gate:
         self.changed = threading.Condition()
         self.room = room  # how many more records the worker takes
         self.wants_pause = False
+        self.held = 0  # how often the consumer was kept from reading
         self.to_commit: dict[int, Commit] = {}
 
     def give_room(self, records: int) -> None:
@@ -76,6 +77,7 @@ class Gate:
         """Stop or go on handing over records, without leaving the group."""
         with self.changed:
             self.wants_pause = paused
+            self.held += paused
             self.changed.notify()
 
     def commit(self, commits: dict[int, Commit]) -> None:
@@ -259,6 +261,7 @@ class RequestsConsumer:
             return
         with self._gate.changed:
             self._gate.room -= len(records)
+            self._gate.held += self._gate.room <= 0
         call_on(self._loop, self._worker.received, records)
 
     def _on_assign(self, consumer: Consumer, places: Sequence[TopicPartition]) -> None:

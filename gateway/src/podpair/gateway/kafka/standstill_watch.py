@@ -31,7 +31,7 @@ _WRONG = {
 class StandstillWatch:
     """Looks at one reader of `topic`. `reached()`: the offset that is read next, by partition, of all that is to be read now.
 
-    stalled: called with a text where the reader leaves records unread.
+    stalled: called with a text where the reader leaves records unread. held(): how often it was kept from reading.
     """
 
     def __init__(
@@ -41,12 +41,14 @@ class StandstillWatch:
         progress: GroupProgress,
         reached: Callable[[], Mapping[int, int]],
         stalled: Callable[[str], object],
+        held: Callable[[], int] = lambda: 0,
     ) -> None:
         self._config = config
         self._topic = topic
         self._progress = progress
         self._reached = reached
         self._stalled = stalled
+        self._held = held
         self._seen = Standstill()
         self._task = asyncio.create_task(self._run())
 
@@ -63,13 +65,13 @@ class StandstillWatch:
     async def _look(self) -> None:
         reached = dict(self._reached())
         ends = await self._progress.readable_ends(self._topic, list(reached)) if reached else {}
-        suspects = self._seen.look(reached, ends)
+        suspects = self._seen.look(reached, ends, held := self._held())
         if not suspects:
             return
         unread = await asyncio.get_running_loop().run_in_executor(None, self._unread, suspects)
         for partition in suspects.keys() - unread.keys():
             self._seen.clear(partition, ends[partition])
-        now = self._reached()
+        now = self._reached() if self._held() == held else {}
         still = {
             partition: at for partition, at in suspects.items() if unread.get(partition) and now.get(partition) == at
         }

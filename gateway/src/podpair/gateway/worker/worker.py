@@ -143,6 +143,11 @@ class Worker:
             return {}
         return {partition: max(work.last + 1, work.first) for partition, work in self._partitions.items()}
 
+    @property
+    def held(self) -> int:
+        """How often there was no room, or the model was not ready."""
+        return self._gate.held
+
     def stalled(self, text: str) -> None:
         """Nothing comes, although there are requests: go on with another consumer."""
         self._member.stalled(text)
