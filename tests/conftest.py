@@ -1,5 +1,6 @@
 """Fixtures for every test: what the machine has, one broker a session, one embedded-Kafka pair a session."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -13,8 +14,8 @@ from harness.collector import Collector, collecting
 from harness.kafka import Broker, SecureBroker
 from harness.pair import Gateway, Inference
 
-# How long an example takes is the machine's business: no test asserts a time.
-settings.register_profile("unhurried", deadline=None)
+# How long an example takes is the machine's business: no test asserts a time. PODPAIR_EXAMPLES=20 has 20 times as many.
+settings.register_profile("unhurried", deadline=None, max_examples=100 * int(os.environ.get("PODPAIR_EXAMPLES", "1")))
 settings.load_profile("unhurried")
 
 

@@ -138,7 +138,7 @@ steps = st.lists(st.tuples(st.lists(records, max_size=12), st.integers(0, 60_000
 
 @pytest.mark.parametrize("secured", [False, True])
 @pytest.mark.parametrize("wire", [JsonWire(b"e.0."), EventStreamWire(b"e.0.")])
-@settings(max_examples=40)
+@settings(max_examples=settings().max_examples * 2 // 5)
 @given(steps, st.sampled_from([1000, LIMIT, 200_000]))
 def test_what_is_held_is_bounded_and_what_is_not_taken_comes_from_the_log(
     wire: Wire, secured: bool, asked: list[tuple[list[tuple[str, int]], int]], limit: int
