@@ -1,6 +1,8 @@
 """podpair-operator: what it installs, at a real API server; what the operator may do there, and what it may not."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -9,7 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from charts.conftest import Install
-from harness.helm import CHARTS, Failed, Helm
+from harness.helm import CHARTS, Failed, Helm, program, program_4
 from harness.kubernetes import ApiServer, Refused
 from harness.processes import ROOT
 from harness.resources import EXAMPLE
@@ -17,7 +19,7 @@ from podpair.operator.cli.main import cli
 from podpair.operator.config.settings import Brokers, load
 from podpair.operator.core.policy import Policy
 
-CHART = CHARTS / "podpair-operator"
+CHART, CRDS = CHARTS / "podpair-operator", CHARTS / "podpair-crds"
 CRD = "inferencegateways.podpair.dev"
 EVERYTHING = {
     "replicas": 2,
@@ -145,6 +147,36 @@ def test_uninstalling_keeps_the_crd_and_the_resources_and_installing_again_takes
         helm_at("install", "other", CHART, "--namespace", namespace)
     helm_at("install", "other", CHART, "--namespace", namespace, "--take-ownership")
     helm_at("uninstall", "other", "--namespace", namespace)
+    assert cluster.read("igw", "digits", "-n", namespace) == before
+
+
+@pytest.mark.parametrize("helm_program", [program, program_4], ids=["helm 3", "helm 4"])
+def test_the_crd_moves_between_the_charts_and_back_and_every_resource_stays(
+    cluster: ApiServer, release: Install, namespace: str, tmp_path: Path, helm_program: Callable[[], Path]
+) -> None:
+    """As the README of podpair-crds says it."""
+    helm = Helm(tmp_path, cluster, helm_program)
+
+    def owner() -> str:
+        crd = cluster.read("crd", "inferencegateways.podpair.dev")
+        return str(crd["metadata"]["annotations"]["meta.helm.sh/release-name"])
+
+    def upgrade(*arguments: str) -> None:
+        helm("upgrade", "podpair", CHART, "--namespace", namespace, "--reset-then-reuse-values", *arguments)
+
+    helm("install", "podpair", CHART, "--namespace", namespace)
+    cluster.await_kind(CRD)
+    cluster.kubectl("apply", "-n", namespace, "-f", str(EXAMPLE))
+    before = cluster.read("igw", "digits", "-n", namespace)
+    with pytest.raises(Failed, match="invalid ownership metadata"):
+        helm("install", "podpair-crds", CRDS, "--namespace", namespace)
+    helm("install", "podpair-crds", CRDS, "--namespace", namespace, "--take-ownership")
+    assert owner() == "podpair-crds"
+    upgrade("--set", "crds.install=false")
+    assert owner() == "podpair-crds"
+    helm("uninstall", "podpair-crds", "--namespace", namespace)
+    upgrade("--set", "crds.install=true", "--take-ownership")
+    assert owner() == "podpair"
     assert cluster.read("igw", "digits", "-n", namespace) == before
 
 

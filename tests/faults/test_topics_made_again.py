@@ -32,7 +32,7 @@ class Pushes:
     """What somebody else writes for each client, and what came."""
 
     def __init__(self, broker: str, topic: str) -> None:
-        self._producer = Producer({"bootstrap.servers": broker, "partitioner": "murmur2_random"})
+        self._broker = broker
         self._topic = topic
         self.sessions: dict[str, podpair.client.Session] = {}
         self.came: set[tuple[str, Any]] = set()
@@ -49,12 +49,13 @@ class Pushes:
             if error is not None:
                 failed.append(str(error))
 
+        producer = Producer({"bootstrap.servers": self._broker, "partitioner": "murmur2_random", "log_level": 0})
         wanted = {(name, f"{number}.{n}") for name in self.sessions for n in range(count)}
         for name, text in sorted(wanted):
-            self._producer.produce(self._topic, key=self.sessions[name].session, value=f'"{text}"', on_delivery=written)
-        assert await asyncio.to_thread(self._producer.flush, 30) == 0
+            producer.produce(self._topic, key=self.sessions[name].session, value=f'"{text}"', on_delivery=written)
+        assert await asyncio.to_thread(producer.flush, 60) == 0
         assert not failed, failed
-        await asyncio.to_thread(until, lambda: wanted <= self.came, lambda: sorted(wanted - self.came), 30)
+        await asyncio.to_thread(until, lambda: wanted <= self.came, lambda: sorted(wanted - self.came), 90)
 
 
 @pytest.mark.parametrize("how", ["classic", "consumer", "exactly once"])
@@ -80,7 +81,7 @@ async def test_topics_that_are_made_again_after_a_restart_of_the_broker_are_read
 
         async def ask_all() -> None:
             asked = [session.infer("digits", _ROW, route="queue") for session in pushes.sessions.values()]
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 assert all(result.data["label"] for result in await asyncio.gather(*asked))
 
         async def known(changed: str) -> None:

@@ -106,7 +106,12 @@ async def send(sut: Scheduler, number: int, ask: Ask) -> str:
 
 
 # derandomize: the same scenarios in every run; what a change breaks, it breaks each time.
-@settings(max_examples=2 * settings().max_examples, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(
+    max_examples=2 * settings().max_examples,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(
     asks=ASKS,
     max_items=st.none() | st.integers(1, 16),
