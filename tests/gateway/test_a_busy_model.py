@@ -185,8 +185,7 @@ async def test_requests_that_share_a_call_with_one_that_is_refused_are_answered(
         f"r{n}": {"y": n + 0.5} for n in range(12) if n != 5
     }
     calls = [len(asked.sums) for asked in model.asked if asked.method == "POST"]
-    assert calls[0] == 1
-    assert max(calls) == 12 if route == "direct" else max(calls) >= 11
+    assert calls[:2] == [1, 12] if route == "direct" else max(calls) >= 11
     assert len(calls) <= 1 + 2 * 12 - 1
 
 

@@ -9,9 +9,8 @@ class Standstill:
     """Compares where a reader is with what it had before it at the looks before."""
 
     def __init__(self) -> None:
-        self._before: dict[
-            int, tuple[int, int, int]
-        ] = {}  # partition → (where it was, the log's end, at how many looks)
+        # Partition → (where the reader was, the log's end, at how many looks it had stood there).
+        self._before: dict[int, tuple[int, int, int]] = {}
         self._held = 0
         self._cleared: dict[int, int] = {}  # partition → the end up to which there is nothing to be read
 
