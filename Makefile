@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 UV := $(shell command -v uv || echo .cache/uv/bin/uv)
-PROJECTS := gateway inference operator
+PROJECTS := client gateway inference operator
+IMAGES := gateway inference operator
 KAFKA ?=
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-faults test-producers test-models test-resources fuzz e2e lint format lock crd proto bench bench-fanout bench-drain bench-direct bench-queued bench-whole bench-features bench-growth bench-inference bench-http bench-report images clean
+.PHONY: help setup demo test test-slow test-faults test-producers test-models test-resources fuzz e2e lint format lock crd proto bench bench-fanout bench-drain bench-direct bench-queued bench-whole bench-features bench-growth bench-inference bench-http bench-frames bench-report reference images clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,8 +37,17 @@ $(STAMP): requirements.lock $(PROJECTS:%=%/pyproject.toml) | $(UV)
 demo: setup ## the whole pair on this machine; KAFKA=host:port for a real broker
 	@exec $(BIN)/python examples/demo.py --port $(PORT) $(if $(KAFKA),--kafka $(KAFKA))
 
-test: setup ## all tests; what this machine lacks is skipped by name (PODPAIR_TEST_REQUIRE=all: fails instead)
+# Tests wait more than they compute, so two workers share them, by file. What has a node or faults of its own, or watches how
+# fresh something stays, runs before them, by itself.
+WORKERS ?= 2
+ALONE := tests/cluster/test_brokers.py tests/faults tests/operator/kafka/test_processes_of_brokers.py tests/e2e
+test: setup ## all tests, or those of ARGS; what this machine lacks is skipped by name (PODPAIR_TEST_REQUIRE=all: fails instead)
+ifneq ($(ARGS),)
 	@$(BIN)/python -m pytest $(ARGS)
+else
+	@$(BIN)/python -m pytest $(ALONE)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ALONE:%=--ignore=%)
+endif
 
 test-slow: setup ## the tests that take minutes, which `make test` leaves out
 	@$(BIN)/python -m pytest -m slow $(ARGS)
@@ -89,11 +99,12 @@ bench-inference: setup ## the model's container beside its peers and session.run
 bench-http: setup ## the model's container's HTTP server alone, beside uvicorn and granian; needs wrk
 	@$(BIN)/python tests/bench/http_server.py $(ARGS)
 
-lint: setup ## ruff, mypy --strict, import-linter
+lint: setup ## ruff, mypy --strict, import-linter, the language of docstrings and pages
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python tests/lint/language.py
 
 format: setup ## let ruff mend what it can
 	@$(BIN)/ruff check --fix .
@@ -101,11 +112,13 @@ format: setup ## let ruff mend what it can
 
 lock: $(UV) ## pin every dependency anew, with hashes and without addresses
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
-	  $(if $(UPGRADE),--upgrade) --group build --group lint --group test --group bench --group train --group proto --extra images \
+	  $(if $(UPGRADE),--upgrade) --group build --group lint --group test --group bench --group train --group proto --group docs --extra images \
 	  $(PROJECTS:%=%/pyproject.toml) -o requirements.lock
-	@for name in clients custom_ops exporters kserve perf_analyzer uvicorn; do \
+	@for name in $(addprefix tests/inference/,clients custom_ops exporters kserve perf_analyzer uvicorn) \
+	    tests/gateway/auth/outside/issuers tests/gateway/outside/autobahn tests/gateway/outside/websockets \
+	    tests/gateway/clients; do \
 	  $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
-	    $(if $(UPGRADE),--upgrade) tests/inference/$$name.in -o tests/inference/$$name.lock || exit 1; done
+	    $(if $(UPGRADE),--upgrade) $$name.in -o $$name.lock || exit 1; done
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-deps --no-emit-index-url --no-header --python-version 3.11 \
 	  $(if $(UPGRADE),--upgrade) tests/inference/wheels.in -o tests/inference/wheels.lock
 	@for folder in tests/bench/peers/*_server tests/bench/peers/socketio_gateway; do \
@@ -121,13 +134,19 @@ crd: setup ## docs/resource.md and what of the charts follows from the resource 
 	@$(BIN)/podpair crd --format doc > docs/resource.md
 	@$(BIN)/python charts/generate.py
 
+reference: setup ## docs/client-reference.md, made anew from the docstrings of podpair.client
+	@$(BIN)/python client/reference.py > docs/client-reference.md
+
 # Tagged twice: charts and `podpair plan` name the version; `dev` is for what is built again and again.
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' operator/pyproject.toml)
 IMAGE_TAG ?= dev
 build = docker build $(DOCKER_FLAGS) -f $(2)/Dockerfile -t podpair-$(1):$(IMAGE_TAG) -t podpair-$(1):$(VERSION)
 images: ## the three images and podpair-digits, an example (BASE=image to build on, DOCKER_FLAGS, IMAGE_TAG)
-	@for name in $(PROJECTS); do $(call build,$$name,$$name) $(if $(BASE),--build-arg BASE=$(BASE)) . || exit 1; done
+	@for name in $(IMAGES); do $(call build,$$name,$$name) $(if $(BASE),--build-arg BASE=$(BASE)) . || exit 1; done
 	@$(call build,digits,examples/digits) --build-arg BASE=podpair-inference:$(IMAGE_TAG) .
+
+bench-frames: setup ## what a WebSocket frame costs to read, beside the sans-I/O protocol of `websockets`
+	@$(BIN)/python tests/bench/frames.py
 
 bench-report: setup ## tables and plots of docs/benchmarks.md, from what benches have left in var/bench
 	@$(BIN)/python tests/bench/report.py

@@ -14,6 +14,8 @@ from harness.collector import Collector, collecting
 from harness.kafka import Broker, SecureBroker
 from harness.pair import Gateway, Inference
 
+pytest_plugins = ["harness.levels"]
+
 # How long an example takes is the machine's business: no test asserts a time. PODPAIR_EXAMPLES=20 has 20 times as many.
 settings.register_profile("unhurried", deadline=None, max_examples=100 * int(os.environ.get("PODPAIR_EXAMPLES", "1")))
 settings.load_profile("unhurried")

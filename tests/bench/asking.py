@@ -105,7 +105,7 @@ class Stage:
                 "kafka": kafka,
                 "inference": {"url": inference.url},
                 # Neither route's own bound is to be what is measured.
-                "limits": {"direct": 4096},
+                "limits": {"max_direct_in_flight": 4096},
                 "requests": {"in_flight": 1024, "topic": f"requests.{number}", "group": f"group.{number}"},
                 "results": {"topic": f"results.{number}"},
             }

@@ -45,7 +45,7 @@ class Side:
             "kafka": {"embedded": True},
             # One that is counted is too slow for its own probe.
             "inference": {"url": self._inference, "probe_seconds": 600},
-            "limits": {"direct": 4096},
+            "limits": {"max_direct_in_flight": 4096},
             "requests": {"in_flight": 1024},
         }
         if (self._sources / "podpair" / "gateway" / "http" / "operations.py").is_file():

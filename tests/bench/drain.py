@@ -57,23 +57,37 @@ async def listen(session: podpair.client.Session, name: str, seen: OrderChecker,
         total.release()
 
 
-async def measure(broker: Broker, folder: Path, options: argparse.Namespace) -> dict[str, object]:
-    """One run."""
-    config = {
+def configuration(broker: Broker, options: argparse.Namespace) -> dict[str, object]:
+    return {
         "kafka": {"bootstrap_servers": broker.address},
         "results": {"topic": _TOPIC},
         "requests": {"topic": "drain.requests", "partitions": 8},
         "limits": {"sessions": 20_000},
         "sessions": {"drain_seconds": options.drain_seconds, "resume_secret": SECRET},
     }
-    leaving, staying = (Gateway(folder, config) for _ in range(2))
-    moves, written, total = Moves(), Counter[str](), asyncio.Semaphore(0)
-    names = [f"d-{n:05d}" for n in range(options.sessions)]
-    checker = OrderChecker({})
-    gaps: list[str] = []
-    producer = Producer(
-        {"bootstrap.servers": broker.address, "partitioner": "murmur2_random", "acks": "all", "linger.ms": 5}
-    )
+
+
+def departures(moves: Moves, told: float, options: argparse.Namespace) -> dict[str, object]:
+    """When the clients left after they were told to, and for how long they were away."""
+    seconds = Counter(int(moment - told) for moment in moves.left.values())
+    away = moves.away()
+    return {
+        "sessions": options.sessions,
+        "drain_seconds": options.drain_seconds,
+        "departures": len(moves.left),
+        "peak_to_mean": round(max(seconds.values()) / (options.sessions / options.drain_seconds), 2),
+        "by_second": [seconds[second] for second in range(max(seconds) + 1)],
+        "away_s": {f"p{part}": round(away[len(away) * part // 101], 3) for part in (50, 99, 100)},
+    }
+
+
+async def measure(broker: Broker, folder: Path, options: argparse.Namespace) -> dict[str, object]:
+    """One run."""
+    leaving, staying = (Gateway(folder, configuration(broker, options)) for _ in range(2))
+    moves, written, total, checker = Moves(), Counter[str](), asyncio.Semaphore(0), OrderChecker({})
+    names, gaps = [f"d-{n:05d}" for n in range(options.sessions)], list[str]()
+    acknowledged = {"partitioner": "murmur2_random", "acks": "all", "linger.ms": 5}
+    producer = Producer({"bootstrap.servers": broker.address} | acknowledged)
     try:
         async with contextlib.AsyncExitStack() as stack:
             http = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
@@ -116,17 +130,9 @@ async def measure(broker: Broker, folder: Path, options: argparse.Namespace) -> 
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        seconds = Counter(int(moment - told) for moment in moves.left.values())
-        away = moves.away()
         checker.expect(dict(written))
-        return {
-            "sessions": options.sessions,
-            "drain_seconds": options.drain_seconds,
-            "departures": len(moves.left),
-            "peak_to_mean": round(max(seconds.values()) / (options.sessions / options.drain_seconds), 2),
-            "by_second": [seconds[second] for second in range(max(seconds) + 1)],
+        return departures(moves, told, options) | {
             "on_the_second_gateway": moved,
-            "away_s": {f"p{part}": round(away[len(away) * part // 101], 3) for part in (50, 99, 100)},
             "exit_status": status,
             "records": count,
             "faults": len(checker.faults()) + len(gaps),

@@ -94,7 +94,7 @@ def direct_sides(folder: Path, endpoint: str) -> list[Side]:
         Side("tracing, 1 % of requests", dict(traced(0.01))),
         Side("tracing, all requests", dict(traced(1.0))),
         Side("metrics, scraped every second", beside=scraping),
-        Side("no answers remembered for who asks again", {"sessions": {"remembered_bytes": 0}}),
+        Side("no answers remembered for who asks again", {"sessions": {"idempotency_bytes": 0}}),
         Side("TLS", tls, client=("--ca", str(ca)), context=trust),
     ]
 
@@ -106,7 +106,7 @@ def queued_sides(endpoint: str) -> list[Side]:
         Side("exactly once", {"requests": {"exactly_once": True}}),
         Side("tracing, all requests", {"tracing": {"endpoint": endpoint, "sample": 1.0}}),
         Side("no tail for who resumes, no answers remembered",
-             {"results": {"tail_bytes": 1}, "requests": {"remembered_bytes": 0}, "sessions": {"remembered_bytes": 0}}),
+             {"results": {"tail_cache_bytes": 1}, "requests": {"idempotency_bytes": 0}, "sessions": {"idempotency_bytes": 0}}),
     ]  # fmt: skip
 
 

@@ -29,10 +29,10 @@ from bench.peers.building import CannotBuild, python
 from bench.peers.servers import DidNotStart, running
 from bench.recording import Recording
 from harness.processes import free_port
-from podpair.inference.core.held import HeldBytes
-from podpair.inference.http.failures import Failures
-from podpair.inference.http.requests import Request, Response, lines
-from podpair.inference.http.routing import Route, Routes
+from podpair.inference.core.memory_budget import MemoryBudget
+from podpair.inference.http.error_responses import ErrorResponses
+from podpair.inference.http.requests import Request, Response, header_lines
+from podpair.inference.http.routes import Route, Routes
 from podpair.inference.http.server import Server
 from podpair.inference.metrics import Metrics
 
@@ -53,13 +53,13 @@ async def serve(port: int) -> None:
     """podpair's server with one route, as `infer` is one."""
 
     def answer(request: Request) -> None:
-        request.answer(Response(200, (ANSWERED,), lines(HEADERS)))
+        request.answer(Response(200, (ANSWERED,), header_lines(HEADERS)))
 
     async def nothing(_: Request) -> None:
         raise NotImplementedError
 
     routes = Routes([Route("POST", "/v2/models/{model}/infer", answer, direct=True)], nothing)
-    await Server(routes, Failures(Metrics()), 1_000_000, HeldBytes(1 << 20)).listen("127.0.0.1", port)
+    await Server(routes, ErrorResponses(Metrics()), 1_000_000, MemoryBudget(1 << 20)).listen("127.0.0.1", port)
     await asyncio.Event().wait()
 
 

@@ -33,7 +33,7 @@ from podpair.inference.core.tensors import TensorSpec
 from podpair.inference.metrics import Metrics
 from podpair.inference.runtime.catalog import Catalog
 from podpair.inference.runtime.images import ImageDecoder
-from podpair.inference.runtime.repository import Models
+from podpair.inference.runtime.repository import ModelRepository
 
 ROOT = Path(__file__).parents[2]
 PHOTO = Path(sklearn.__file__).parent / "datasets/images/china.jpg"
@@ -85,7 +85,7 @@ def costs(jpeg: bytes) -> dict[str, float]:
         found["resize Pillow bilinear"] = lambda: Image.fromarray(pixels).resize((224, 224), Image.Resampling.BILINEAR)
     for interpolation in ("area", "linear"):
         ours = decoder((-1, 3, 224, 224), mean=MEAN, std=STD, interpolation=interpolation)
-        room = ours.room(1)
+        room = ours.allocate(1)
         found[f"podpair, {interpolation}: file to tensor"] = lambda ours=ours, room=room: ours.decode(jpeg, room[0])
     return {name: cpu_ms(run) for name, run in found.items()}
 
@@ -113,7 +113,7 @@ def accuracy() -> dict[str, float]:
     found = {}
     for interpolation in ("area", "linear", "cubic", "nearest"):
         ours = decoder((-1, 64), size=[8, 8], mean=[1], std=[-1], interpolation=interpolation)
-        room = ours.room(len(files))
+        room = ours.allocate(len(files))
         for file, place in zip(files, room, strict=True):
             ours.decode(file, place)
         logits = session.run(None, {"pixels": room.reshape(-1, 64)})[0]
@@ -163,7 +163,7 @@ def bare(jpeg: bytes, file: Path) -> Callable[[], float]:
     ours = decoder((-1, 3, 224, 224), mean=MEAN, std=STD)
 
     def work() -> None:
-        room = ours.room(1)
+        room = ours.allocate(1)
         for _ in range(IMAGES // 2):
             ours.decode(jpeg, room[0])
             session.run(None, {"pixels": room})
@@ -183,7 +183,7 @@ def bare(jpeg: bytes, file: Path) -> Callable[[], float]:
 async def path(jpeg: bytes) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         raw = bare(jpeg, network(Path(folder)))
-        catalog = Catalog(Models(Path(folder)), Metrics())
+        catalog = Catalog(ModelRepository(Path(folder)), Metrics())
         await catalog.start()
         served = catalog.version("cnn", None)
         image = np.array([jpeg], object)

@@ -14,7 +14,9 @@ import gc
 import json
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -25,7 +27,9 @@ import uvloop
 
 from bench.askers import rows
 from harness.pair import SECRET
+from podpair.gateway import components as components_module
 from podpair.gateway import service as service_module
+from podpair.gateway.components import Components
 from podpair.gateway.config.model import Config
 from podpair.gateway.core import records
 from podpair.gateway.core.ledger import Ledger
@@ -35,11 +39,11 @@ from podpair.gateway.core.protocol import decode_row
 from podpair.gateway.core.tensors import Output, TensorSpec
 from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.core.wires import JsonWire
-from podpair.gateway.kafka.producer import NotWritten, Outgoing, Told, Written
+from podpair.gateway.kafka.producer import DeliveryCallback, DeliveryError, Outgoing, RecordMetadata
 from podpair.gateway.kafka.topic_limits import TopicLimits
 from podpair.gateway.kafka.topics import Topics
-from podpair.gateway.service import Parts, Service
-from podpair.gateway.sessions.connection import Connection, Pacer
+from podpair.gateway.service import Service
+from podpair.gateway.sessions.connection import BackpressureMonitor, Connection
 from podpair.gateway.sessions.session import Session
 from podpair.gateway.upstream.calls import Call, CallAnswer
 from podpair.gateway.worker import worker as worker_module
@@ -106,20 +110,20 @@ class _Broker:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: list[tuple[Told, Any]] = []
+        self._waiting: list[tuple[DeliveryCallback, Any]] = []
         self.offset = 0
 
-    def send(self, topic: str, value: bytes, *, told: Told, context: Any = None, **_: Any) -> None:
+    def send(self, topic: str, value: bytes, *, callback: DeliveryCallback, context: Any = None, **_: Any) -> None:
         if not self._waiting:
             self._loop.call_soon(self._acknowledge)
-        self._waiting.append((told, context))
+        self._waiting.append((callback, context))
 
-    async def write_surely(self, record: Outgoing) -> None:
+    async def send_until_acked(self, record: Outgoing) -> None:
         written = self._loop.create_future()
         self.send(
             record.topic,
             record.value,
-            told=lambda told: written.set_result(told[0][1]),
+            callback=lambda outcomes: written.set_result(outcomes[0][1]),
             key=record.key,
             headers=record.headers,
         )
@@ -130,12 +134,22 @@ class _Broker:
 
     def _acknowledge(self) -> None:
         waiting, self._waiting = self._waiting, []
-        by_told: dict[Told, list[tuple[Any, Written | NotWritten]]] = {}
-        for told, context in waiting:
+        by_callback: dict[DeliveryCallback, list[tuple[Any, RecordMetadata | DeliveryError]]] = {}
+        for callback, context in waiting:
             self.offset += 1
-            by_told.setdefault(told, []).append((context, Written(0, self.offset)))
-        for told, mine in by_told.items():
-            told(mine)
+            by_callback.setdefault(callback, []).append((context, RecordMetadata(0, self.offset)))
+        for callback, outcomes in by_callback.items():
+            callback(outcomes)
+
+
+class _Transactions:
+    """Commits in the loop's next turn."""
+
+    async def commit(self, *_: Any) -> None:
+        await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        """There is nothing to close."""
 
 
 class _Transport:
@@ -157,19 +171,19 @@ class _Transport:
         """There is no TLS, nor a socket."""
 
 
-def session(number: int, pacer: Pacer) -> Session:
+def session(number: int, backpressure: BackpressureMonitor) -> Session:
     """One whose client is there, and caught up."""
     made = Session(f"s-{number:06d}", f"u{number}", 0, Ledger(4096, 1 << 14))
     wire = JsonWire(b"abcdef.0.")
     made.connection = Connection(
-        cast("asyncio.WriteTransport", _Transport()), wire, pacer, 1 << 20, lambda code, reason: None
+        cast("asyncio.WriteTransport", _Transport()), wire, backpressure, 1 << 20, lambda code, reason: None
     )
     made.connection.welcome([])
     made.live = True
     return made
 
 
-async def _gateway(**results: Any) -> Parts:
+async def _gateway(*, exactly_once: bool = False, **results: Any) -> Components:
     """A whole gateway as it puts itself together, but for its Kafka clients and its model."""
     broker = _Broker(asyncio.get_running_loop())
 
@@ -178,27 +192,38 @@ async def _gateway(**results: Any) -> Parts:
 
     standing_in: dict[str, Any] = {
         "make_upstream": lambda _: _Model(),
-        "ensure_topics": lambda _: Topics({}, TopicState(None, 8), TopicState(None, 8), "c", TopicLimits()),
         "RecordProducer": lambda *_, **__: broker,
-        **dict.fromkeys(("ResultsReader", "History", "TopicWatch", "RequestsTopic"), idle),
+        "Transactions": lambda *_: _Transactions(),
+        "TopicWatch": lambda *_, **__: mock.MagicMock(state=defaultdict(lambda: None)),
+        **dict.fromkeys(("ResultsReader", "LogReader", "RequestsTopic"), idle),
     }
     config = Config.model_validate(
-        {"auth": {"secret": SECRET}, "sessions": {"resume_secret": SECRET}, "results": results}
+        {
+            "auth": {"secret": SECRET},
+            "sessions": {"resume_secret": SECRET},
+            "requests": {"exactly_once": exactly_once},
+            "results": results,
+        }
     )
-    with mock.patch.multiple(service_module, **standing_in), mock.patch.object(worker_module, "GroupMember"):
+    topics = Topics({}, TopicState(None, 8), TopicState(None, 8), "c", TopicLimits())
+    with (
+        mock.patch.object(service_module, "ensure_topics", return_value=topics),
+        mock.patch.multiple(components_module, **standing_in),
+        mock.patch.object(worker_module, "GroupMember"),
+    ):
         service = Service(config)
         await service.start()
-    assert service.parts is not None
-    await service.parts.readiness.wait()
-    await service.parts.asking.describe("mlp")
-    return service.parts
+    assert service.components is not None
+    await service.components.model.readiness.wait()
+    await service.components.model.client.describe("mlp")
+    return service.components
 
 
 async def fan_out(items: int, sessions: int = 500, tail: int = 1 << 22) -> float:
     """CPU seconds for so many records, in batches of 1,000; `tail` bytes of them are kept for those that resume."""
-    parts = await _gateway(tail_bytes=tail)
-    fanout, held = parts.fanout, parts.registry.sessions
-    held.update((one.key, one) for one in (session(i, parts.pacer) for i in range(sessions)))
+    components = await _gateway(tail_cache_bytes=tail)
+    fanout, held = components.sessions.fanout, components.sessions.registry.sessions
+    held.update((one.key, one) for one in (session(i, components.sessions.backpressure) for i in range(sessions)))
     fanout.open(0, 0)
     keys = list(held)
     value = b'{"s":123,"n":456,"t":1234567890123456789}'
@@ -211,9 +236,9 @@ async def fan_out(items: int, sessions: int = 500, tail: int = 1 << 22) -> float
     return time.thread_time() - began
 
 
-async def queued(items: int, together: int = 256) -> float:
+async def queued(items: int, together: int = 256, *, exactly_once: bool = False) -> float:
     """CPU seconds for the worker's part of so many queued requests, `together` in hand at a time."""
-    worker = (await _gateway()).worker
+    worker = (await _gateway(exactly_once=exactly_once)).worker
     value = b'{"data":%b}' % json.dumps(rows()[0], separators=(",", ":")).encode()
 
     def made(offset: int) -> Record:
@@ -245,9 +270,9 @@ async def queued(items: int, together: int = 256) -> float:
 
 async def direct(items: int, sessions: int = 64) -> float:
     """CPU seconds for so many direct requests, one of each session at a time: from the frame to the answer's frame."""
-    parts = await _gateway()
-    dispatcher = parts.dispatcher
-    held = [session(i, parts.pacer) for i in range(sessions)]
+    components = await _gateway()
+    dispatcher = components.sessions.dispatcher
+    held = [session(i, components.sessions.backpressure) for i in range(sessions)]
     frames = [
         json.dumps({"type": "infer", "id": f"{i:09d}", "model": "mlp", "data": rows()[0]})
         for i in range(items // sessions)
@@ -284,6 +309,7 @@ async def reference(items: int) -> float:
 PATHS: dict[str, tuple[Callable[[int], Coroutine[Any, Any, float]], int]] = {
     "fan-out": (fan_out, 10_000),
     "queued": (queued, 2_048),
+    "exactly-once": (partial(queued, exactly_once=True), 2_048),
     "direct": (direct, 2_048),
 }
 

@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def podpair(folder: Path, inference: Inference, brokers: str | None, stack: Exit
     config = {
         "kafka": {"embedded": True} if brokers is None else {"bootstrap_servers": brokers},
         "inference": {"url": inference.url},
-        "limits": {"direct": 4096},
+        "limits": {"max_direct_in_flight": 4096},
         "requests": {"in_flight": 1024},
     }
     gateway = Gateway(folder, config)
@@ -58,6 +58,32 @@ def measure(
     finally:
         client.end()
     return found | {"server_us": spent * 1e6 / max(found["answered"], 1)}
+
+
+Found = dict[tuple[str, str], list[dict[str, Any]]]  # by load and peer: a line a round
+
+
+def record(
+    recording: Recording, loads: str, peers: Iterable[str], found: Found, overrun: Container[tuple[str, str]]
+) -> None:
+    """A row for each load and peer."""
+    for load in loads.split(","):
+        connections, depth = map(int, load.split("x"))
+        for who in peers:
+            row = {"connections": connections, "open on each": depth, "server": who}
+            lines = found.get((load, who), [])
+            if (load, who) in overrun:
+                recording.left_out(row, f"what was open was not answered in {_PATIENCE} s more")
+                continue
+            values: dict[str, Any] = {
+                told: spread([line[column] for line in lines])
+                for column, told in _SHOWN.items()
+                if all(line[column] is not None for line in lines)
+            }
+            values["errors, strays, wrong"] = sum(
+                sum(line["errors"].values()) + line["strays"] + line["wrong"] for line in lines
+            )
+            recording.row(row, values)
 
 
 def main() -> None:
@@ -93,7 +119,7 @@ def main() -> None:
                 peers[who] = route, start()
             except CannotBuild as error:
                 recording.left_out({"server": who}, str(error))
-        found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        found: Found = {}
         overrun: set[tuple[str, str]] = set()
         for _ in range(options.rounds):
             for load in options.loads.split(","):
@@ -107,23 +133,7 @@ def main() -> None:
                         continue
                     print(json.dumps({"load": load, "server": who, **line}), file=sys.stderr, flush=True)
                     found.setdefault((load, who), []).append(line)
-    for load in options.loads.split(","):
-        connections, depth = map(int, load.split("x"))
-        for who in peers:
-            row = {"connections": connections, "open on each": depth, "server": who}
-            lines = found.get((load, who), [])
-            if (load, who) in overrun:
-                recording.left_out(row, f"what was open was not answered in {_PATIENCE} s more")
-                continue
-            values: dict[str, Any] = {
-                told: spread([line[column] for line in lines])
-                for column, told in _SHOWN.items()
-                if all(line[column] is not None for line in lines)
-            }
-            values["errors, strays, wrong"] = sum(
-                sum(line["errors"].values()) + line["strays"] + line["wrong"] for line in lines
-            )
-            recording.row(row, values)
+    record(recording, options.loads, peers, found, overrun)
     recording.close()
 
 

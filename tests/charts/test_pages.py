@@ -10,10 +10,10 @@ import yaml
 from harness.helm import CHARTS, Helm, program_4
 from harness.processes import ROOT
 from harness.resources import resource
-from podpair.operator.core.objects.naming import consumer_group, dead_letters_topic, requests_topic, results_topic
+from podpair.operator.core.api.igw import InferenceGateway
+from podpair.operator.core.builders.naming import consumer_group, dead_letters_topic, requests_topic, results_topic
 from podpair.operator.core.ownership import MARKS_GROUP
 from podpair.operator.core.policy import LABEL
-from podpair.operator.core.resource.igw import InferenceGateway
 
 INSTALL = (ROOT / "docs" / "install.md").read_text()
 NEEDS = INSTALL.partition("## What it needs")[2].partition("\n## ")[0]
@@ -74,6 +74,7 @@ def notes(home: Path, chart: str, values: dict[str, Any]) -> str:
     return " ".join(told.split("NOTES:\n")[1].split())
 
 
+@pytest.mark.process
 def test_who_is_shut_out_is_told(tmp_path: Path) -> None:
     peers = [{"podSelector": {"matchLabels": {"app": "ingress"}}}]
     digits = yaml.safe_load((CHARTS / "inference-gateway" / "ci" / "digits-values.yaml").read_text())
@@ -90,6 +91,7 @@ def test_who_is_shut_out_is_told(tmp_path: Path) -> None:
         assert "shuts out" not in notes(tmp_path, "podpair-operator", open_)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("values", [{}, {"crds": {"install": False}}], ids=["with the CRD", "without it"])
 def test_how_the_crd_moves_from_chart_to_chart_is_told(tmp_path: Path, values: dict[str, Any]) -> None:
     assert "--take-ownership" in notes(tmp_path, "podpair-operator", values)

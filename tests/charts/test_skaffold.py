@@ -19,6 +19,8 @@ import yaml
 from harness.helm import CHARTS, Helm
 from harness.processes import ROOT
 
+pytestmark = pytest.mark.process
+
 FILE = ROOT / "skaffold.yaml"
 Config = dict[str, Any]
 

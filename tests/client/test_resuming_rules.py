@@ -115,13 +115,22 @@ def test_what_is_left_of_a_deadline_is_what_the_gateway_is_told() -> None:
     ("position", "resume", "expected"),
     [
         (None, None, {}),
-        ("e.0.1", None, {}),
+        ("e.0.1", None, {"position": "e.0.1"}),
         (None, "token", {"resume": "token"}),
         ("e.0.1", "token", {"resume": "token", "position": "e.0.1"}),
     ],
 )
 def test_the_query_to_connect_with(position: str | None, resume: str | None, expected: dict[str, str]) -> None:
     assert SessionState(resume=resume, position=position).query() == expected
+
+
+def test_a_session_that_is_given_up_leaves_its_position_behind() -> None:
+    """The gap that the client declares itself stands for what followed."""
+    state = SessionState()
+    state.receive(welcome(resume="token"))
+    state.disconnected()
+    assert [state.refused(), state.refused(), state.refused()] == [True, True, False]
+    assert state.query() == {}
 
 
 @pytest.mark.parametrize(("to", "position"), [("e.0.40", "e.0.40"), (None, "e.0.3")])

@@ -67,6 +67,9 @@ def test_what_a_close_code_asks_for(code: int | None, can_renew: bool, kind: typ
         ("http://localhost:8080", "ws://localhost:8080/v1/ws"),
         ("https://models.example/", "wss://models.example/v1/ws"),
         ("wss://models.example/digits/v1/ws", "wss://models.example/digits/v1/ws"),
+        ("https://models.example/digits", "wss://models.example/digits/v1/ws"),
+        ("https://models.example/a/digits/", "wss://models.example/a/digits/v1/ws"),
+        ("wss://models.example/live/ws", "wss://models.example/live/ws"),
         ("ws://h/v1/ws?token=t", "ws://h/v1/ws?token=t"),
     ],
 )

@@ -5,7 +5,7 @@ import os
 import signal
 import ssl
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +69,10 @@ def _command(pid: str) -> bytes:
         return b""
 
 
-def test_a_resource_stays_fresh_whatever_brokers_of_others_do(
-    cluster: ApiServer, namespace: str, operator: Operator, broker: Broker, misbehaving: MisbehavingBrokers,
-    tmp_path: Path,
-) -> None:  # fmt: skip
+def external_metric(cluster: ApiServer, operator: Operator, namespace: str, pem: Path) -> Callable[[], str]:
+    """Make what reads the lag of the resource `good` as an autoscaler does; it returns the value, or what went wrong."""
     port = operator.wait_for_message("the metrics API is served")["port"]
     shown = cluster.front_proxy.issue("front-proxy-client")
-    pem = tmp_path / "client.pem"
     pem.write_text(shown.key + shown.certificate)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -89,6 +86,15 @@ def test_a_resource_stays_fresh_whatever_brokers_of_others_do(
                 return str(json.load(response)["items"][0]["value"])
         except OSError as error:
             return str(error)
+
+    return external
+
+
+def test_a_resource_stays_fresh_whatever_brokers_of_others_do(
+    cluster: ApiServer, namespace: str, operator: Operator, broker: Broker, misbehaving: MisbehavingBrokers,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    external = external_metric(cluster, operator, namespace, tmp_path / "client.pem")
 
     def ready(name: str) -> dict[str, Any]:
         return condition(cluster, namespace, "KafkaReady", name)

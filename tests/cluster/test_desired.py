@@ -12,10 +12,10 @@ from harness.kubernetes import ApiServer, Refused
 from harness.processes import ROOT
 from harness.resources import resource
 from podpair.operator.cli.main import cli
-from podpair.operator.core.desired import Surroundings, desired
-from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.core.api.igw import InferenceGateway
+from podpair.operator.core.desired import Dependencies, desired
 
-AROUND = Surroundings(gateway_image="podpair-gateway:test", resume_key="k" * 43)
+DEPENDENCIES = Dependencies(gateway_image="podpair-gateway:test", resume_key="k" * 43)
 TRITON = yaml.safe_load((ROOT / "examples" / "triton" / "inferencegateway.yaml").read_text())["spec"]
 RESOURCES: dict[str, dict[str, Any]] = {
     "the example": {},
@@ -80,7 +80,7 @@ def stored(cluster: ApiServer, namespace: str, changed: dict[str, Any]) -> Infer
 def test_every_object_is_accepted_and_what_is_applied_again_changes_nothing(
     cluster: ApiServer, namespace: str, changed: dict[str, Any]
 ) -> None:
-    objects = desired(stored(cluster, namespace, changed), AROUND)
+    objects = desired(stored(cluster, namespace, changed), DEPENDENCIES)
     options = ("--server-side", "--field-manager=podpair-operator")
     # The server tries them, with all admission and validation, and warns of what it would let pass.
     said = cluster.apply(*objects, options=(*options, "--dry-run=server", "--warnings-as-errors"))
@@ -108,7 +108,7 @@ def test_the_namespace_would_refuse_a_pod_that_does_not(cluster: ApiServer, name
 
 def test_a_resource_that_is_deleted_owns_all_that_must_go_with_it(cluster: ApiServer, namespace: str) -> None:
     gateway = stored(cluster, namespace, {})
-    owners = [owner["uid"] for one in desired(gateway, AROUND) for owner in one["metadata"]["ownerReferences"]]
+    owners = [owner["uid"] for one in desired(gateway, DEPENDENCIES) for owner in one["metadata"]["ownerReferences"]]
     assert set(owners) == {gateway.metadata.uid}
 
 
@@ -123,7 +123,7 @@ def test_kubectl_reads_what_plan_prints(cluster: ApiServer, namespace: str, tmp_
 
 
 def _template(gateway: InferenceGateway) -> dict[str, Any]:
-    deployment = next(one for one in desired(gateway, AROUND) if one["kind"] == "Deployment")
+    deployment = next(one for one in desired(gateway, DEPENDENCIES) if one["kind"] == "Deployment")
     template: dict[str, Any] = deployment["spec"]["template"]
     return template
 

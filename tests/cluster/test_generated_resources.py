@@ -18,7 +18,7 @@ from harness import foreign_crds
 from harness.generated_resources import generated
 from harness.kubernetes import ApiServer
 from harness.verdicts import gateway_faults, objects, verdict
-from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.core.api.igw import InferenceGateway
 from podpair.operator.kube.kinds import resource_of
 
 NUMBERS = range(int(os.environ.get("PODPAIR_RESOURCES_AT_API", "60")))

@@ -16,15 +16,15 @@ from harness.certificates import Authority, Issued
 from harness.kubernetes import ApiServer, Refused
 from harness.processes import own_address
 from podpair.operator.core.api_service import NAME, PATH, Place, api_service
-from podpair.operator.core.measures import Measures
+from podpair.operator.core.external_metrics_values import MetricValues
 from podpair.operator.metrics import Metrics
-from podpair.operator.metrics_api.keeping import ExternalMetricsApi
+from podpair.operator.metrics_api.registration import ExternalMetricsApi
 from podpair.operator.metrics_api.server import MetricsServer
 
 ROOT = "/apis/external.metrics.k8s.io/v1beta1"
 KNOWN = {
-    ("shop", "digits"): Measures(lag=120, latency=0.0425, sessions=7, inflight=3),
-    ("shop", "letters"): Measures(lag=None, latency=None, sessions=2, inflight=0),
+    ("shop", "digits"): MetricValues(lag=120, latency=0.0425, sessions=7, inflight=3),
+    ("shop", "letters"): MetricValues(lag=None, latency=None, sessions=2, inflight=0),
 }
 SELECTED = "labelSelector=podpair.dev%2Fgateway%3D"
 
@@ -54,7 +54,7 @@ class Kubectl:
         return found
 
 
-async def known(namespace: str, name: str, metric: str) -> Measures | None:
+async def known(namespace: str, name: str, metric: str) -> MetricValues | None:
     return KNOWN.get((namespace, name))
 
 
@@ -68,7 +68,7 @@ class Running:
         self.api = ExternalMetricsApi(self.kube, self.server, self.place, "metrics-certificate", **options)
 
     async def serve(self) -> None:
-        await self.api.turn()
+        await self.api.sync()
         assert self.server.port, self.api.state
         cluster, place = self.kube.cluster, self.place
         await asyncio.to_thread(cluster.lead_to, place.namespace, place.service, own_address(), self.server.port)
@@ -78,7 +78,7 @@ class Running:
         async with asyncio.timeout(60):
             while not self.api.state.served:
                 await asyncio.sleep(0.1)
-                await self.api.turn()
+                await self.api.sync()
 
     async def ask(self, path: str) -> Any:
         return json.loads(await asyncio.to_thread(self.kube.cluster.kubectl, "get", "--raw", f"{ROOT}{path}"))
@@ -127,7 +127,7 @@ async def test_autoscalers_are_answered_through_the_api_server(running: Running)
         await running.ask("/namespaces/shop/podpair_lag")
 
     running.kube.written.clear()
-    await running.api.turn()
+    await running.api.sync()
     assert running.kube.written == []
 
 
@@ -186,7 +186,7 @@ async def test_an_api_that_belongs_to_somebody_else_is_left_alone_until_it_goes(
     await asyncio.to_thread(cluster.apply, keda)
     running = Running(cluster, namespace)
     try:
-        await running.api.turn()
+        await running.api.sync()
         assert (running.api.state.served, running.api.state.reason) == (False, "ExternalMetricsOwnedByOther")
         assert "keda/keda-operator-metrics-apiserver" in running.api.state.message
         assert running.kube.written == []
@@ -219,7 +219,7 @@ async def test_an_operator_that_does_not_lead_serves_what_the_leader_wrote(
 ) -> None:
     follower = Running(cluster, namespace, leading=lambda: False)
     try:
-        await follower.api.turn()
+        await follower.api.sync()
         assert follower.kube.written == []
         assert await shown(follower) == await shown(running)
     finally:
@@ -230,7 +230,7 @@ async def test_an_operator_that_does_not_lead_waits_for_a_certificate(
     cluster: ApiServer, namespace: str, nobody_serves: None
 ) -> None:
     follower = Running(cluster, namespace, leading=lambda: False)
-    await follower.api.turn()
+    await follower.api.sync()
     assert (follower.api.state.served, follower.kube.written) == (False, [])
     assert f"Secret {namespace}/metrics-certificate has no certificate yet" in follower.api.state.message
 
@@ -246,10 +246,10 @@ async def test_the_certificate_is_exchanged_before_it_ends_without_a_restart(
         await running.reached()
         port, first = running.server.port, await shown(running)
         clock[0] = now - dt.timedelta(days=2)
-        await running.api.turn()
+        await running.api.sync()
         assert await shown(running) == first
         clock[0] = now
-        await running.api.turn()
+        await running.api.sync()
         assert running.server.port == port
         assert await shown(running) != first
         assert (await running.ask(""))["resources"]
@@ -271,7 +271,7 @@ async def test_the_apiservice_goes_with_the_chart_s_cluster_role_and_is_mended(
         assert [one["metadata"]["ownerReferences"] for one in secrets["items"]] == [[owner]]
         patch = json.dumps({"spec": {"caBundle": "Zm9v", "versionPriority": 7}})
         await asyncio.to_thread(cluster.kubectl, "patch", "apiservice", NAME, "--type=merge", "-p", patch)
-        await running.api.turn()
+        await running.api.sync()
         await running.reached()
         assert (await asyncio.to_thread(cluster.read, "apiservice", NAME))["spec"]["versionPriority"] == 100
     finally:

@@ -72,7 +72,7 @@ def test_a_password_without_tls_is_shown_to_nobody_until_the_installation_allows
     secret(cluster, namespace, **{LABEL: "true"})
     apply(cluster, namespace, kafka__bootstrapServers=listener.address, kafka__sasl=PLAIN)
     told = becomes(cluster, namespace, "KafkaReady", "False", "CredentialsRefused")
-    assert "SASL PLAIN sends what it proves itself with readable" in told["message"]
+    assert "SASL PLAIN sends its credentials in the clear" in told["message"]
     assert "brokers.allowReadableCredentials: true" in told["message"]
     assert condition(cluster, namespace, "Stalled")["reason"] == "CredentialsRefused"
     assert not there(cluster, namespace, "deployment", "digits")

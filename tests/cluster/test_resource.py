@@ -11,7 +11,7 @@ from cluster.conftest import CRD
 from harness.kubernetes import ApiServer, Refused
 from harness.resources import EXAMPLE, REMOVED, WRONG, Wrong, resource
 from podpair.operator.core.crd import NAME
-from podpair.operator.core.reading import read
+from podpair.operator.core.manifest_loader import load_manifests
 
 QUANTITIES = ("1e9", "1E9", ".5", "100u", "5n", "1.", "+1Gi", "0.1m", "0", 0, 1 << 40)
 NULLS = (
@@ -37,14 +37,14 @@ def test_client_side_apply_takes_the_crd_and_finds_nothing_to_change_the_second_
 def test_the_example_is_accepted_and_shows_its_defaults(cluster: ApiServer, namespace: str) -> None:
     cluster.kubectl("apply", "-n", namespace, "-f", str(EXAMPLE))
     spec = cluster.read("igw", "digits", "-n", namespace)["spec"]
-    assert spec["kafka"]["results"] == {"partitions": 16, "retention": "1h"}
+    assert spec["kafka"]["results"] == {"partitions": 16, "retention": "1h", "users": False}
     assert spec["kafka"]["deletionPolicy"] == "Retain"
     assert spec["gateway"]["drain"] == "30s"
     assert spec["scaling"]["provider"] == "hpa"
     assert "replicas" not in spec
     # What the API server filled in is what the models would: reading it back changes nothing.
-    (local,) = read(EXAMPLE.read_text()).resources
-    (stored,) = read(yaml.safe_dump(resource() | {"spec": spec})).resources
+    (local,) = load_manifests(EXAMPLE.read_text()).resources
+    (stored,) = load_manifests(yaml.safe_dump(resource() | {"spec": spec})).resources
     assert stored.spec == local.spec
 
 
@@ -55,7 +55,7 @@ def test_a_wrong_resource_is_refused_with_the_words_that_validate_uses(
     with pytest.raises(Refused) as refused:
         apply(cluster, namespace, resource(**wrong.changed))
     assert wrong.words in str(refused.value)
-    (fault,) = read(yaml.safe_dump(resource(**wrong.changed))).faults
+    (fault,) = load_manifests(yaml.safe_dump(resource(**wrong.changed))).faults
     assert fault.message in str(refused.value)
 
 
@@ -105,7 +105,7 @@ def test_a_wrong_resource_is_refused_with_the_words_that_validate_uses(
 )
 def test_what_validate_takes_the_api_server_takes(cluster: ApiServer, namespace: str, changed: dict[str, Any]) -> None:
     made = resource(**changed)
-    assert read(yaml.safe_dump(made)).faults == []
+    assert load_manifests(yaml.safe_dump(made)).faults == []
     apply(cluster, namespace, made, "--dry-run=server")
 
 
@@ -197,7 +197,7 @@ def test_what_the_schema_refuses_validate_refuses_at_the_same_field(
     cluster: ApiServer, namespace: str, changed: dict[str, Any], field: str
 ) -> None:
     made = resource(**changed)
-    (fault,) = read(yaml.safe_dump(made)).faults
+    (fault,) = load_manifests(yaml.safe_dump(made)).faults
     assert fault.field.endswith(field)
     with pytest.raises(Refused) as refused:
         apply(cluster, namespace, made, "--validate=strict", "--dry-run=server")

@@ -116,6 +116,7 @@ def test_what_is_not_there_is_told_in_a_sentence(cluster: ApiServer, namespace: 
     assert "Traceback" not in told.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("command", ["status", "plan"])
 def test_commands_tell_what_they_do(command: str) -> None:
     assert (

@@ -116,9 +116,15 @@ class Space:
     # --- the client's pod ---
 
     def client(self) -> None:
-        """Start the client's pod, and wait until it runs: the gateway's image, with the scripts of `inside`."""
+        """Start the client's pod, and wait until it runs: the gateway's image, the scripts of `inside` and podpair.client."""
         scripts = [*(HERE / "inside").glob("*.py"), ROOT / "tests/harness/checking.py"]
+        source = ROOT / "client/src"
+        library = sorted((source / "podpair/client").glob("*.py"))
         data = {file.name: file.read_text() for file in scripts}
+        data |= {f"client-{file.name}": file.read_text() for file in library}
+        # The keys of a ConfigMap have no folders; where each file stands is the volume's to say.
+        items = [{"key": file.name, "path": file.name} for file in scripts]
+        items += [{"key": f"client-{file.name}", "path": str(file.relative_to(source))} for file in library]
         confined = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
         container = {
             "name": "client",
@@ -133,7 +139,7 @@ class Space:
             "automountServiceAccountToken": False,
             "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [container],
-            "volumes": [{"name": "scripts", "configMap": {"name": "client"}}],
+            "volumes": [{"name": "scripts", "configMap": {"name": "client", "items": items}}],
         }
         self.apply(
             {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "client"}, "data": data},

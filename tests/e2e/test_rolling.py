@@ -32,7 +32,7 @@ def test_a_new_image_rolls_out_under_200_clients_that_notice_nothing(
     space.client()
     space.jwt()
     # Room for all at once at one pod: `direct` is refused where there is none, and the test is of the rollout.
-    limits = {"direct": _CLIENTS, "inFlight": 16}
+    limits = {"maxDirectInFlight": _CLIENTS, "inFlight": 16}
     pair = space.gateway(scaling={"min": 2, "max": 2}, gateway__drain="10s", gateway__limits=limits)
     space.apply(pair)
     space.ready(180)
@@ -70,7 +70,7 @@ def test_a_new_image_rolls_out_under_200_clients_that_notice_nothing(
     for of_pod in logs.values():
         for child in of_pod.values():
             child.process.wait(30)
-        sent, stopped = _said(of_pod["gateway"], "sending"), _said(of_pod["gateway"], "stopped")
+        sent, stopped = _said(of_pod["gateway"], "draining"), _said(of_pod["gateway"], "stopped")
         assert sent < stopped < _said(of_pod["inference"], "stopping")
 
 

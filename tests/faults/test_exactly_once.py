@@ -95,7 +95,7 @@ def test_one_answer_a_request_whoever_dies(
 def test_an_answer_that_is_too_large_ends_in_an_error(
     broker: Broker, start_pair: Any, names: dict[str, Any], producer: Producer, answers: Any
 ) -> None:
-    requests = names["requests"] | {"exactly_once": True, "attempts": 1}
+    requests = names["requests"] | {"exactly_once": True, "max_attempts": 1}
     gateway: Gateway = start_pair(
         requests=requests, kafka={"bootstrap_servers": broker.address, "client": {"message.max.bytes": 3000}}
     )

@@ -18,7 +18,7 @@ from harness.pair import Gateway, Inference, token, until
 
 def test_a_named_member_keeps_its_partitions_over_a_restart(start_pair: Any, names: dict[str, Any]) -> None:
     def start(instance: str) -> Gateway:
-        return start_pair(requests=names["requests"] | {"instance": instance, "session_timeout_seconds": 30})
+        return start_pair(requests=names["requests"] | {"group_instance_id": instance, "session_timeout_seconds": 30})
 
     stays, leaves = start("pod-0"), start("pod-1")
     until(lambda: (stays.metric("request_partitions"), leaves.metric("request_partitions")) == (4, 4))
@@ -33,7 +33,7 @@ def test_a_named_member_keeps_its_partitions_over_a_restart(start_pair: Any, nam
 @pytest.mark.parametrize("other", ["consumer", "classic"])
 async def test_the_broker_shares_the_partitions_out(start_pair: Any, names: dict[str, Any], other: str) -> None:
     """protocol `consumer` (KIP-848): halves for two, all for the one who is left; so too while a fleet is changed over."""
-    first, second = (start_pair(requests=names["requests"] | {"protocol": p}) for p in (other, "consumer"))
+    first, second = (start_pair(requests=names["requests"] | {"group_protocol": p}) for p in (other, "consumer"))
     until(lambda: (first.metric("request_partitions"), second.metric("request_partitions")) == (4, 4))
     first.kill()
     async with podpair.client.connect(second.ws, token=token("left")) as session:
@@ -61,7 +61,7 @@ async def test_a_named_member_that_was_killed_works_again(
     start_pair: Any, names: dict[str, Any], protocol: str
 ) -> None:
     """Restarted within its session: with `consumer` the broker has not released its name yet, and refuses it for good."""
-    requests = names["requests"] | {"instance": "pod-0", "protocol": protocol}
+    requests = names["requests"] | {"group_instance_id": "pod-0", "group_protocol": protocol}
     first: Gateway = start_pair(requests=requests)
     await asyncio.to_thread(until, lambda: first.metric("request_partitions") == 8)
     first.kill()
@@ -75,7 +75,7 @@ async def test_a_named_member_that_was_killed_works_again(
 async def test_of_two_members_with_one_name_one_works_and_the_other_says_why_not(
     start_pair: Any, start_gateway: Any, names: dict[str, Any], broker: Broker, inference: Inference, protocol: str
 ) -> None:
-    requests = names["requests"] | {"instance": "pod-0", "protocol": protocol}
+    requests = names["requests"] | {"group_instance_id": "pod-0", "group_protocol": protocol}
     config = {
         **names, "requests": requests, "kafka": {"bootstrap_servers": broker.address}, "inference": {"url": inference.url}
     }  # fmt: skip
@@ -114,7 +114,7 @@ async def test_a_fleet_changes_over_to_the_other_protocol_and_back_gateway_by_ga
     """Beyond the first generations, from which on the broker does not take classic members over."""
 
     def start(protocol: str) -> Gateway:
-        gateway: Gateway = start_pair(requests=names["requests"] | {"protocol": protocol})
+        gateway: Gateway = start_pair(requests=names["requests"] | {"group_protocol": protocol})
         return gateway
 
     def shared() -> bool:

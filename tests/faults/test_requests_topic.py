@@ -29,7 +29,7 @@ async def test_what_is_queued_in_a_topic_that_was_made_again_is_worked_on(
     start_pair: Any, names: dict[str, Any], broker: Broker, protocol: str, width: int
 ) -> None:
     """Also where its log is shorter than the old one, and than what the group has committed."""
-    gateway: Gateway = start_pair(requests=names["requests"] | {"protocol": protocol}, kafka={
+    gateway: Gateway = start_pair(requests=names["requests"] | {"group_protocol": protocol}, kafka={
         "bootstrap_servers": broker.address, "probe_seconds": 0.2})  # fmt: skip
     topics = TopicAdmin(broker.address)
     async with podpair.client.connect(gateway.ws, token=token("again")) as session:

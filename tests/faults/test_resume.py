@@ -63,12 +63,12 @@ class BareClient:
             self._seen += 1
 
 
-@pytest.mark.parametrize("tail_bytes", [64 << 20, 100_000], ids=["from the tail", "from the log"])
+@pytest.mark.parametrize("tail_cache_bytes", [64 << 20, 100_000], ids=["from the tail", "from the log"])
 async def test_every_result_once_and_in_order(
-    start_pair: Any, names: dict[str, Any], producer: Producer, tail_bytes: int
+    start_pair: Any, names: dict[str, Any], producer: Producer, tail_cache_bytes: int
 ) -> None:
     # With next to nothing in memory, resumes have to read the log.
-    gateways = [start_pair(results=names["results"] | {"tail_bytes": tail_bytes}) for _ in range(2)]
+    gateways = [start_pair(results=names["results"] | {"tail_cache_bytes": tail_cache_bytes}) for _ in range(2)]
     each = _RESULTS // _CLIENTS
     rng = random.Random(7)
     clients = [f"c-{n}" for n in range(_CLIENTS)]
@@ -89,5 +89,5 @@ async def test_every_result_once_and_in_order(
     assert checker.faults() == []
     assert [client.gaps for client in bare if client.gaps] == []
     assert sum(len(client.gateways_used) == 2 for client in bare) > _CLIENTS // 2
-    if tail_bytes < 1 << 20:
-        assert sum(g.metric("resumed_total", source="history") for g in gateways) > 0
+    if tail_cache_bytes < 1 << 20:
+        assert sum(g.metric("resumes_total", source="history") for g in gateways) > 0

@@ -9,7 +9,7 @@ from harness.pair import Gateway, token
 
 
 async def test_a_burst_spills_to_the_queue(start_pair: Any) -> None:
-    gateway: Gateway = start_pair(limits={"direct": 2})
+    gateway: Gateway = start_pair(limits={"max_direct_in_flight": 2})
     routes: Counter[str] = Counter()
 
     def on_event(event: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ class Crowd:
         self.requests, self.pushes = TerminalChecker(), ChangeChecker()
         self.asked: Counter[str] = Counter()  # how often: clients ask again after a gap
         self.terminals: Counter[str] = Counter()
+        self.refused: dict[str, str] = {}  # by request: why it ended in an error
         self.trail: dict[str, list[Any]] = defaultdict(list)
         self.repeated: list[str] = []
         self._positions: set[str] = set()
@@ -65,6 +66,7 @@ class Crowd:
                 outcome = "result"
             except podpair.client.PodpairError as error:
                 outcome = error.code
+                self.refused[request] = str(error)
             self.requests.ended(name, request, outcome)
             await asyncio.sleep(rng.uniform(0.02, 0.2))
 
@@ -80,10 +82,11 @@ class Crowd:
         assert await asyncio.to_thread(producer.flush, 30) == 0
 
     def faults(self) -> list[str]:
+        # A request that was refused has an error and was never accepted.
         twice = [
-            f"{request}: {times} terminal events"
+            f"{request}: {times} terminal events, accepted {self.asked[request]} times; {self.refused.get(request)}"
             for request, times in self.terminals.items()
-            if times > self.asked[request]
+            if times > max(self.asked[request], request in self.refused)
         ]
         return [*self.requests.faults(), *self.pushes.faults(), *self.repeated, *twice]
 

@@ -17,10 +17,11 @@ from harness.topics import TopicAdmin
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.offsets import Commit, Committed
 from podpair.gateway.core.partitions import HomePartitions
-from podpair.gateway.kafka import standstill_watch
+from podpair.gateway.kafka import stall_watch
 from podpair.gateway.kafka.group_progress import GroupProgress
 from podpair.gateway.kafka.member import GroupMember
-from podpair.gateway.kafka.results import ResultsReader
+from podpair.gateway.kafka.requests import Gate
+from podpair.gateway.kafka.results import ResultsHooks, ResultsReader
 from podpair.gateway.kafka.supervisor import Supervisor
 from podpair.gateway.metrics import Metrics
 
@@ -62,7 +63,7 @@ class Pushes:
 async def test_topics_that_are_made_again_after_a_restart_of_the_broker_are_read(
     start_pair: Callable[..., Gateway], own_broker: Broker, names: dict[str, Any], how: str
 ) -> None:
-    requests = {"exactly_once": True} if how == "exactly once" else {"protocol": how}
+    requests = {"exactly_once": True} if how == "exactly once" else {"group_protocol": how}
     gateway = start_pair(
         kafka={"bootstrap_servers": own_broker.address, "probe_seconds": 0.2}, requests=names["requests"] | requests
     )
@@ -163,7 +164,7 @@ class Watched:
 
 @pytest.fixture
 async def watched(own_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
-    monkeypatch.setattr(standstill_watch, "_EVERY", 0.5)
+    monkeypatch.setattr(stall_watch, "_EVERY", 0.5)
     made = Watched(own_broker)
     made.topics.create("unwatched", 1)
     yield made
@@ -180,7 +181,7 @@ async def watching(
 
     config = watched.config("results")
     progress = GroupProgress(config, watched.topics.admin)
-    watch = standstill_watch.StandstillWatch(config, "unwatched", progress, reached, on_stalled)
+    watch = stall_watch.StallWatch(config, "unwatched", progress, stall_watch.WatchedReader(reached, on_stalled))
     try:
         yield
     finally:
@@ -189,16 +190,16 @@ async def watching(
 
 
 async def test_a_reader_that_reads_nothing_any_more_is_replaced_whatever_it_was_told(watched: Watched) -> None:
-    reader = ResultsReader(
-        watched.config("results"), HomePartitions("e", 1), watched.supervisor, closed=lambda _: None, lost=lambda _: None,
-        opened=lambda _, offset: setattr(watched, "next", offset), deliver=watched.received, failed=lambda: None,
-        reached=lambda _: watched.next,
+    hooks = ResultsHooks(
+        opened=lambda _, offset: setattr(watched, "next", offset), closed=lambda _: None, deliver=watched.received,
+        lost=lambda _: None, failed=lambda: None, reached=lambda _: watched.next,
     )  # fmt: skip
-    await reader.hold("s")
+    reader = ResultsReader(watched.config("results"), HomePartitions("e", 1), watched.supervisor, hooks)
+    await reader.acquire("s")
     try:
         async with watching(watched, lambda: reader.reached, reader.stalled):
             await watched.made_again_after_a_restart()
-            assert watched.stalled[0].startswith("nothing comes of unwatched[0]@2, where there are records")
+            assert watched.stalled[0].startswith("nothing is read of unwatched[0]@2, although there are records")
             assert watched.replaced("results") == len(watched.stalled)
             await watched.arrives("d")
             assert not watched.supervisor.troubles
@@ -220,7 +221,7 @@ class Work:
     def assigned(self, partitions: dict[int, Committed]) -> None:
         self.owned |= partitions.keys()
 
-    def taken(self, partitions: list[int]) -> None:
+    def revoking(self, partitions: list[int]) -> None:
         self.owned -= {*partitions}
 
     def received(self, records: Any) -> None:
@@ -232,7 +233,9 @@ class Work:
 
 async def test_a_group_member_that_gets_nothing_any_more_is_replaced(watched: Watched) -> None:
     work = Work(watched)
-    member = GroupMember(watched.config("requests"), work, lambda: frozenset(work.owned), watched.supervisor)
+    config = watched.config("requests")
+    gate = Gate(config.requests.in_flight)
+    member = GroupMember(config, work, gate, lambda: frozenset(work.owned), watched.supervisor)
     member.start()
     try:
         async with watching(watched, lambda: work.reached, member.stalled):

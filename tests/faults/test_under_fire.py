@@ -74,6 +74,7 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR, "podpair.client")
 
 
+@pytest.mark.process
 @pytest.mark.timeout(300)
 async def test_what_is_planted_is_found(fleet: Fleet) -> None:
     """A member of the group that commits requests and answers none; a record that is pushed twice, and one in the wrong order."""
@@ -98,6 +99,7 @@ async def test_what_is_planted_is_found(fleet: Fleet) -> None:
     assert [(who, what) for who, what, *_ in told] == [("c-0", " twice"), ("c-1", " out of order")]
 
 
+@pytest.mark.process
 @pytest.mark.timeout(300)
 async def test_a_request_that_nobody_knows_of_any_more_is_found(fleet: Fleet) -> None:
     """The same, and the gateways that accepted the requests are killed before they have seen it."""
@@ -131,6 +133,7 @@ def steal(fleet: Fleet, count: int) -> set[str]:
     return stolen
 
 
+@pytest.mark.process
 @pytest.mark.timeout(_MINUTES * 180 + 600)
 async def test_nothing_is_lost_and_nothing_comes_twice(fleet: Fleet) -> None:
     seed = a_seed()
@@ -170,6 +173,7 @@ async def test_nothing_is_lost_and_nothing_comes_twice(fleet: Fleet) -> None:
     judge(found, seed, storm, crowd, fleet)
 
 
+@pytest.mark.process
 @pytest.mark.timeout(_MINUTES * 180 + 600)
 async def test_topics_that_change_lose_nothing_in_silence(fleet: Fleet) -> None:
     seed = a_seed()
@@ -180,7 +184,7 @@ async def test_topics_that_change_lose_nothing_in_silence(fleet: Fleet) -> None:
         await asyncio.to_thread(member.stop)
         member.start()
         await asyncio.to_thread(member.wait_ready)
-    topics = faults.Topics(fleet, rng, crowd.logged.unsettled)
+    topics = faults.Topics(fleet, rng, crowd.changed)
 
     async def fire(crowd: Crowd) -> None:
         some = faults.processes(fleet, rng)

@@ -169,10 +169,10 @@ def _fake_gateway(_fake_model: FakeModel, tmp_path_factory: pytest.TempPathFacto
         {
             "kafka": {"embedded": True},
             "inference": {"url": _fake_model.url, "probe_seconds": 0.1, "timeout_seconds": 5},
-            "requests": {"attempts": 2, "backoff_seconds": 0.05},
-            "limits": {"direct": 4, "in_flight": 6, "message_bytes": 4096},
+            "requests": {"max_attempts": 2, "backoff_seconds": 0.05},
+            "limits": {"max_direct_in_flight": 4, "in_flight": 6, "message_bytes": 4096},
             "auth": {"query_token": True},
-            "admission": {"shed": False},  # what was slow in one test is not held against the next
+            "admission": {"load_shedding": False},  # what was slow in one test is not held against the next
         },
     )
     gateway.wait_ready()
@@ -199,12 +199,15 @@ def before_model(model: FakeModel, _fake_gateway: Gateway) -> Iterator[Gateway]:
 def real_gateway(
     broker: Broker, inference: Inference, names: dict[str, Any], start_gateway: Callable[..., Gateway]
 ) -> Callable[..., Gateway]:
-    """`real_gateway(section={…})` starts one on the real broker; all of a test share its topics and its group."""
+    """`real_gateway(section={…})` starts one on the real broker; all of a test share its topics and its group. `ready=False`: its
+    model is not there.
+    """
 
-    def start(**config: Any) -> Gateway:
+    def start(*, ready: bool = True, **config: Any) -> Gateway:
         own = {"kafka": {"bootstrap_servers": broker.address}, "inference": {"url": inference.url}}
         gateway = start_gateway(merge(own | names, config))
-        gateway.wait_ready()
+        if ready:
+            gateway.wait_ready()
         return gateway
 
     return start

@@ -13,6 +13,8 @@ from gateway.conftest import Client, Connect, soon
 from gateway.raw_model import CLOSE, CONTINUE, Asked, RawModel, Step, answer_to, response
 from harness.pair import Gateway, token
 
+pytestmark = pytest.mark.process
+
 POISON = 77.0
 
 
@@ -35,9 +37,9 @@ def gateway(raw_model: RawModel, tmp_path_factory: pytest.TempPathFactory) -> It
                 "timeout_seconds": 20,
                 "max_response_bytes": 50_000,
             },
-            "requests": {"attempts": 2, "backoff_seconds": 0.05, "busy_seconds": 1.5, "crashes": 2},
+            "requests": {"max_attempts": 2, "backoff_seconds": 0.05, "busy_seconds": 1.5, "max_model_crashes": 2},
             "auth": {"query_token": True},
-            "admission": {"shed": False},
+            "admission": {"load_shedding": False},
         },
     )
     made.wait_ready()
@@ -233,10 +235,10 @@ async def test_a_request_that_waits_for_its_next_attempt_does_not_hold_up_the_en
 async def test_what_is_passed_through_and_what_is_not(
     gateway: Gateway, model: RawModel, http: aiohttp.ClientSession, path: str
 ) -> None:
-    """No credential of the client's goes on, none of the connection's headers comes back; the rest of the query does go on."""
+    """No credential of the client's goes on, none of the connection's headers comes back; the rest does go on."""
     model.script = lambda asked: [
         response(
-            200, {"ok": 1}, "Set-Cookie: a=b", "X-Secret: x", "Keep-Alive: timeout=5", "Retry-After: 9999999999999",
+            200, {"ok": 1}, "Set-Cookie: a=b", "X-Its-Own: x", "Keep-Alive: timeout=5", "Retry-After: 9999999999999",
             "podpair-inference-ms: nan", "Server: x",
         )
     ]  # fmt: skip
@@ -252,11 +254,14 @@ async def test_what_is_passed_through_and_what_is_not(
         async with http.post(f"{gateway.url}{path}?{query}", data=b"{}", headers=headers) as answer:
             assert (answer.status, await answer.json()) == (200, {"ok": 1})
             names = {name.lower() for name in answer.headers}
-            assert names.isdisjoint({"set-cookie", "x-secret", "keep-alive", "podpair-inference-ms"})
+            assert names.isdisjoint({"set-cookie", "keep-alive", "podpair-inference-ms"})
+            assert answer.headers["X-Its-Own"] == "x"
             assert answer.headers["Retry-After"] == "30"
         asked = model.asked[-1]
         assert asked.target == f"{path}?a=1&b=%20x&c"
+        assert asked.headers["x-mine"] == "1"
         assert set(asked.headers) <= {
+            "x-mine",
             "host", "content-type", "content-length", "podpair-key", "accept", "accept-encoding", "user-agent", "connection",
         }, asked.headers  # fmt: skip
         assert jwt not in str(asked)

@@ -71,7 +71,7 @@ async def test_a_burst_larger_than_its_buffer_does_not_close_a_client_that_reads
     sent = asyncio.create_task(asyncio.to_thread(producer.flush, 30))
     assert [(await client.event("push"))["data"]["n"] for _ in range(RECORDS)] == list(range(RECORDS))
     assert await sent == 0
-    assert gateway.metric("behind_total") >= 1
+    assert gateway.metric("slow_consumer_total") >= 1
     await client.lives()
 
 
@@ -126,8 +126,8 @@ def fresh(start_gateway: Callable[..., Gateway], model: FakeModel) -> Gateway:
         {
             "kafka": {"embedded": True},
             "inference": {"url": model.url},
-            "sessions": {"heartbeat_seconds": 1, "slow_seconds": 3},
-            "results": {"tail_bytes": 8 << 20},
+            "sessions": {"heartbeat_seconds": 1, "slow_consumer_timeout_seconds": 3},
+            "results": {"tail_cache_bytes": 8 << 20},
         }
     )
     gateway.wait_ready()

@@ -27,7 +27,7 @@ def _limited(_fake_model: FakeModel, tmp_path_factory: pytest.TempPathFactory) -
         {
             "kafka": {"embedded": True},
             "inference": {"url": _fake_model.url, "probe_seconds": 0.1},
-            "limits": {"direct": 4},
+            "limits": {"max_direct_in_flight": 4},
             "admission": {"rules": RULES},
         },
     )
@@ -65,13 +65,14 @@ async def v2(http: aiohttp.ClientSession, gateway: Gateway, model: str = "fake",
         return response.status, await response.text(), response.headers
 
 
+@pytest.mark.process
 async def test_models_and_routes_of_a_plan(limited: Gateway, connect: Connect, http: aiohttp.ClientSession) -> None:
     client = await connect(limited, plan="narrow")
     await ask(client, "other", model="secret-model")
     error = await client.answer("other")
-    assert (error["code"], error["message"]) == ("unauthorized", "this token does not allow model 'secret-model'")
+    assert (error["code"], error["message"]) == ("forbidden", "this token does not allow model 'secret-model'")
     await ask(client, "direct", route="direct")
-    assert (await client.answer("direct"))["code"] == "unauthorized"
+    assert (await client.answer("direct"))["code"] == "forbidden"
     await ask(client, "auto")
     assert (await client.event("accepted", id="auto"))["route"] == "queue"
     assert (await client.answer("auto"))["type"] == "result"
@@ -81,7 +82,7 @@ async def test_models_and_routes_of_a_plan(limited: Gateway, connect: Connect, h
     bearer = {"Authorization": f"Bearer {token(plan='narrow', sid='narrow')}"}
     async with http.post(limited.url + "/v1/infer", json=body, headers=bearer) as response:
         assert response.status == 403
-    assert limited.metric("limited_total", limit="models") >= 2
+    assert limited.metric("rejected_total", reason="models") >= 2
 
 
 async def test_a_rate_is_kept_over_sessions_and_plain_http(
@@ -137,7 +138,7 @@ async def test_the_number_of_sessions(
 
 
 async def test_low_priority_leaves_room(limited: Gateway, model: FakeModel, connect: Connect) -> None:
-    """limits.direct is 4: those of low priority fill half of it."""
+    """limits.max_direct_in_flight is 4: those of low priority fill half of it."""
     model.open.clear()
     low, normal = await connect(limited, plan="low"), await connect(limited)
     for name in ("l1", "l2"):
@@ -180,7 +181,7 @@ async def test_a_deadline_that_can_not_be_met_is_refused_before_it_costs_anythin
     await client.event("accepted", id="patient")
     model.open.set()
     await all_answered(client, "first", "patient")
-    assert limited.metric("limited_total", limit="deadline") >= 1
+    assert limited.metric("rejected_total", reason="deadline") >= 1
 
 
 async def test_how_often_one_may_connect(

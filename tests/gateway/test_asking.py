@@ -207,7 +207,7 @@ async def test_a_busy_model_refuses_direct_and_spills_auto(
 
 
 async def test_full_is_said_at_once(before_model: Gateway, model: FakeModel, connect: Connect) -> None:
-    """limits.direct is 4 and limits.in_flight is 6 here."""
+    """limits.max_direct_in_flight is 4 and limits.in_flight is 6 here."""
     model.open.clear()
     client = await connect(before_model)
     for n in range(4):
@@ -296,7 +296,7 @@ async def test_many_sessions_at_once_share_calls_and_each_gets_its_own(pair: Gat
     for k, row in enumerate(rows):
         await alone.infer(f"alone{k}", data=row)
         expected.append((await alone.answer(f"alone{k}"))["data"])
-    calls = pair.metric("upstream_calls_total", kind="coalesced")
+    calls = pair.metric("upstream_calls_total", mode="batch")
     clients = [await connect(pair) for _ in range(6)]
     for k in range(10):
         for client in clients:
@@ -314,5 +314,5 @@ async def test_many_sessions_at_once_share_calls_and_each_gets_its_own(pair: Gat
             data = answers[f"r{k}"]["data"]
             assert data["label"] == expected[k]["label"]
             assert data["probabilities"] == pytest.approx(expected[k]["probabilities"], abs=1e-5)
-    assert pair.metric("upstream_calls_total", kind="coalesced") - calls < 10 * 6
-    assert pair.metric("request_seconds_count", model="digits") >= 10 * 7
+    assert pair.metric("upstream_calls_total", mode="batch") - calls < 10 * 6
+    assert pair.metric("request_duration_seconds_count", model="digits") >= 10 * 7

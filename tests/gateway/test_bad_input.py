@@ -193,7 +193,7 @@ async def test_a_bad_post(pair: Gateway, http: aiohttp.ClientSession, name: str)
 async def test_a_post_into_no_session(pair: Gateway, http: aiohttp.ClientSession) -> None:
     async with http.post(pair.url + "/v1/infer", json=INFER, headers={"Authorization": f"Bearer {token()}"}) as answer:
         assert answer.status == 400
-        assert "which session?" in (await answer.json())["error"]["message"]
+        assert "missing session" in (await answer.json())["error"]["message"]
 
 
 def none_token() -> str:
@@ -233,6 +233,10 @@ REFUSALS: dict[str, tuple[dict[str, str], dict[str, str], int, str, str]] = {
     "malformed position": (GOOD, {"position": "yesterday"}, 400, "invalid", "<epoch>.<partition>.<offset>"),
     "negative position": (GOOD, {"position": "e.0.-7"}, 400, "invalid", "position 'e.0.-7'"),
     "unknown subprotocol": (GOOD | {"Sec-WebSocket-Protocol": "mqtt"}, {}, 400, "invalid", "'mqtt' is not known"),
+    "a token as the only subprotocol": (
+        {"Sec-WebSocket-Protocol": f"bearer.{token()}"}, {}, 400, "invalid",
+        "besides bearer.<token> offer podpair.v1 or podpair.v1.raw",
+    ),
     "foreign origin": (GOOD | {"Origin": "https://evil.example"}, {}, 403, "forbidden", "https://evil.example"),
     "null origin": (GOOD | {"Origin": "null"}, {}, 403, "forbidden", "null"),
     "broken origin": (GOOD | {"Origin": "http://[::1"}, {}, 403, "forbidden", "not allowed"),

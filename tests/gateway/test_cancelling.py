@@ -14,6 +14,8 @@ from gateway.conftest import Client, Connect, resuming, soon
 from gateway.fake_model import FakeModel
 from harness.pair import Gateway, Inference, token
 
+pytestmark = pytest.mark.process
+
 MODELS = Path(__file__).parent / "models"
 BEARER = {"Authorization": f"Bearer {token()}"}
 
@@ -30,7 +32,7 @@ def gateway(
     request: pytest.FixtureRequest, gate: Inference, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Gateway]:
     url = gate.url if request.param == "rest" else gate.grpc
-    config = {"kafka": {"embedded": True}, "inference": {"url": url}, "coalescing": {"alone": ["gate"]}}
+    config = {"kafka": {"embedded": True}, "inference": {"url": url}, "batching": {"exclude": ["gate"]}}
     running = Gateway(tmp_path_factory.mktemp("gate"), config)
     running.wait_ready()
     yield running
@@ -127,7 +129,7 @@ async def test_a_client_that_has_moved_takes_back_what_its_first_gateway_accepte
     real_gateway: Callable[..., Gateway], gate: Inference, connect: Connect, tmp_path: Path, ordering: str, route: str
 ) -> None:
     config: dict[str, Any] = {
-        "inference": {"url": gate.url}, "coalescing": {"alone": ["gate"]}, "requests": {"ordering": ordering, "partitions": 4},
+        "inference": {"url": gate.url}, "batching": {"exclude": ["gate"]}, "requests": {"ordering": ordering, "partitions": 4},
     }  # fmt: skip
     first = await asyncio.to_thread(lambda: real_gateway(**config))
     second = await asyncio.to_thread(lambda: real_gateway(**config))
@@ -147,7 +149,7 @@ async def test_a_client_that_has_moved_takes_back_what_its_first_gateway_accepte
         await moved.infer("next", model="gate", data=str(tmp_path / "next"), route="queue")
     assert (await moved.answer("next"))["type"] == "result"
     assert not (tmp_path / "unwanted.began").exists()
-    assert second.metric("cancellations_total", how="everywhere") == 1
+    assert second.metric("cancellations_total", scope="broadcast") == 1
     both = (first, second)
     await soon(lambda: sum(g.metric("queue_requests_total", outcome="cancellation") for g in both) == 4)
 
@@ -177,16 +179,16 @@ async def test_a_session_looks_for_no_more_requests_than_it_may_have(
     gateway = await asyncio.to_thread(start_gateway, config)
     await asyncio.to_thread(gateway.wait_ready)
 
-    def count(how: str) -> float:
-        return gateway.metric("cancellations_total", how=how)
+    def count(scope: str) -> float:
+        return gateway.metric("cancellations_total", scope=scope)
 
     client, other = await connect(gateway), await connect(gateway)
     for number in [*range(8), 0, 1]:
         await client.send({"type": "cancel", "id": f"unknown-{number}"})
     await soon(lambda: count("too_many") == 2)
-    assert count("everywhere") == 6
+    assert count("broadcast") == 6
     await other.send({"type": "cancel", "id": "unknown-0"})
-    await soon(lambda: count("everywhere") == 7)
+    await soon(lambda: count("broadcast") == 7)
     # What is asked behind its own cancellation is not meant by it.
     await client.infer("unknown-0", model="fake", data=[1.0, 2.0], route="queue")
     assert (await client.answer("unknown-0"))["type"] == "result"

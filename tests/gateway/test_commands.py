@@ -13,6 +13,8 @@ import yaml
 from harness.pair import Gateway
 from harness.processes import BIN, ROOT
 
+pytestmark = pytest.mark.process
+
 SECRET = "configured-secret-0123456789-0123456789"
 
 
@@ -117,7 +119,7 @@ def test_the_page_of_metrics_is_what_the_command_prints(pair: Gateway) -> None:
     page = (ROOT / "docs" / "metrics.md").read_text()
     assert page == run("metrics").stdout
     exposed = {line.split()[2] for line in pair.get("/metrics")[1].splitlines() if line.startswith("# TYPE podpair_")}
-    assert exposed >= {"podpair_gateway_sessions", "podpair_gateway_request_seconds"}
+    assert exposed >= {"podpair_gateway_sessions", "podpair_gateway_request_duration_seconds"}
     told = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `podpair_")}
     assert {name for name in exposed if not name.endswith("_created")} == told
 

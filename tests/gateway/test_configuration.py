@@ -1,13 +1,14 @@
 """One configuration from file, environment and options; every fault is told at once, with where it came from."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import pytest
 import yaml
 
 from podpair.gateway.config.load import ConfigError, load
 from podpair.gateway.config.model import Config
+from podpair.gateway.core.redaction import redact
 
 SECRET = "configured-secret-0123456789-0123456789"
 BASE = {"auth": {"secret": SECRET}}
@@ -40,13 +41,20 @@ def faults(path: Path | None, overrides: dict[str, Any] | None = None) -> list[s
 
 
 def test_options_over_environment_over_file_over_defaults(file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = file({**BASE, "http": {"host": "0.0.0.0", "port": 1}, "limits": {"direct": 7}, "log": {"level": "debug"}})
+    path = file(
+        {
+            **BASE,
+            "http": {"host": "0.0.0.0", "port": 1},
+            "limits": {"max_direct_in_flight": 7},
+            "log": {"level": "debug"},
+        }
+    )
     monkeypatch.setenv("PODPAIR_HTTP__PORT", "2")
     monkeypatch.setenv("PODPAIR_LIMITS__SESSIONS", "9")
     monkeypatch.setenv("PODPAIR_SHUTDOWN_SECONDS", "3.5")
     config = load(path, {"http": {"port": 3}})
     assert (config.http.host, config.http.port) == ("0.0.0.0", 3)
-    assert (config.limits.direct, config.limits.sessions, config.limits.in_flight) == (7, 9, 256)
+    assert (config.limits.max_direct_in_flight, config.limits.sessions, config.limits.in_flight) == (7, 9, 256)
     assert (config.log.level, config.log.format, config.shutdown_seconds) == ("debug", "json", 3.5)
     assert load(path).http.port == 2
 
@@ -65,13 +73,109 @@ def test_what_is_commented_out_says_nothing(file: Any, monkeypatch: pytest.Monke
     assert load(file(text)) == load(None)
 
 
-def test_lists_in_the_environment_have_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("origins", "claims", "alone", "servers"),
+    [
+        ("https://A.example, http://localhost:3000", "sub", "a, b", "k1:9092,k2:9092"),
+        ('["https://A.example", "http://localhost:3000"]', '["sub"]', ' [ "a","b" ]', '["k1:9092", "k2:9092"]'),
+    ],
+)
+def test_a_list_in_the_environment_has_commas_or_is_json(
+    monkeypatch: pytest.MonkeyPatch, origins: str, claims: str, alone: str, servers: str
+) -> None:
     monkeypatch.setenv("PODPAIR_AUTH__SECRET", SECRET)
-    monkeypatch.setenv("PODPAIR_HTTP__ORIGINS", "https://A.example/, http://localhost:3000")
-    monkeypatch.setenv("PODPAIR_AUTH__REQUIRED_CLAIMS", "sub")
+    monkeypatch.setenv("PODPAIR_HTTP__ORIGINS", origins)
+    monkeypatch.setenv("PODPAIR_AUTH__REQUIRED_CLAIMS", claims)
+    monkeypatch.setenv("PODPAIR_BATCHING__EXCLUDE", alone)
+    monkeypatch.setenv("PODPAIR_KAFKA__BOOTSTRAP_SERVERS", servers)
     config = load(None)
     assert config.http.origins == ("https://a.example", "http://localhost:3000")
     assert config.auth.required_claims == ("sub",)
+    assert config.batching.exclude == ("a", "b")
+    assert config.kafka.bootstrap_servers == "k1:9092,k2:9092"
+
+
+def test_every_setting_that_is_a_list_takes_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever adds a list that is not marked as one sees it here."""
+    monkeypatch.setenv("PODPAIR_AUTH__SECRET", SECRET)
+    for section, field in Config.model_fields.items():
+        settings = getattr(field.annotation, "model_fields", {})
+        for name in (name for name, setting in settings.items() if get_origin(setting.annotation) is tuple):
+            variable = f"PODPAIR_{section}__{name}".upper()
+            monkeypatch.setenv(variable, "[")
+            (fault,) = faults(None)
+            assert fault == (
+                f"{section}.{name} ({variable}): it begins as JSON does, but is none: Expecting value: line 1 column 2 (char 1)"
+            )
+            monkeypatch.setenv(variable, "[]")
+            assert getattr(getattr(load(None), section), name) == ()
+            monkeypatch.setenv(variable, "")
+            assert getattr(getattr(load(None), section), name) == ()
+            monkeypatch.delenv(variable)
+
+
+def test_rules_sections_and_mappings_in_the_environment_are_json(file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = file({**BASE, "limits": {"max_direct_in_flight": 7, "in_flight": 8}, "kafka": {"client": {"log_level": 5}}})
+    monkeypatch.setenv(
+        "PODPAIR_ADMISSION__RULES", '[{"claim": "tenant", "models": "chat-*, b", "routes": ["queue"]}, {"sessions": 2}]'
+    )
+    monkeypatch.setenv("PODPAIR_LIMITS__MAX_DIRECT_IN_FLIGHT", "9")
+    monkeypatch.setenv("PODPAIR_LIMITS", '{"max_direct_in_flight": 3, "sessions": 4}')
+    monkeypatch.setenv("PODPAIR_KAFKA__CLIENT__SASL_USERNAME", "u")
+    monkeypatch.setenv("PODPAIR_KAFKA__CLIENT", '{"sasl.password": "hunter2", "log_level": 7}')
+    config = load(path)
+    first, second = config.admission.rules
+    assert (first.claim, first.models, first.routes) == ("tenant", ("chat-*", "b"), ("queue",))
+    assert (second.claim, second.sessions) == ("sub", 2)
+    assert (config.limits.max_direct_in_flight, config.limits.sessions, config.limits.in_flight) == (9, 4, 8)
+    assert config.kafka.client == {"sasl.username": "u", "sasl.password": "hunter2", "log_level": 7}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("HTTP__ORIGINS", '["https://a"', "http.origins (PODPAIR_HTTP__ORIGINS): it begins as JSON does, but is none: "),
+        ("HTTP__ORIGINS", '{"https://a": 1}', 'http.origins (PODPAIR_HTTP__ORIGINS): a list is needed: ["a", "b"], or a,b'),
+        ("HTTP__ORIGINS", "[1]", "http.origins.0 (PODPAIR_HTTP__ORIGINS): Input should be a valid string"),
+        ("HTTP__ORIGINS", "https://a/", "http.origins (PODPAIR_HTTP__ORIGINS): 'https://a/' is not an origin"),
+        ("ADMISSION__RULES", '[{"clam": "x"}]', "admission.rules.0.clam (PODPAIR_ADMISSION__RULES): there is no such"),
+        ("ADMISSION__RULES", "tenant", "admission.rules.0 (PODPAIR_ADMISSION__RULES): settings by name are needed here, as {"),
+        ("KAFKA__CLIENT", '{"sasl.password": "hunter2"', "kafka.client (PODPAIR_KAFKA__CLIENT): settings by name are needed "),
+        ("KAFKA__CLIENT", '{"acks": 1}', "kafka.client (PODPAIR_KAFKA__CLIENT): acks is podpair's own to set"),
+        ("LIMITS", '{"max_direct_in_flight": 0}', "limits.max_direct_in_flight (PODPAIR_LIMITS): Input should be greater than 0"),
+        ("LIMITS", "9", 'limits (PODPAIR_LIMITS): settings by name are needed here, as {"name": "value"}'),
+        ("LIMITS", "[" * 100_000, "limits (PODPAIR_LIMITS): settings by name are needed here: it is JSON that is nested too"),
+        ("KAFKA__BOOTSTRAP_SERVERS", '["a:1"', "kafka.bootstrap_servers (PODPAIR_KAFKA__BOOTSTRAP_SERVERS): it begins as JSON"),
+    ],
+)  # fmt: skip
+def test_a_variable_that_is_no_list_or_mapping_is_named(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv("PODPAIR_AUTH__SECRET", SECRET)
+    monkeypatch.setenv(f"PODPAIR_{variable}", value)
+    (fault,) = faults(None)
+    assert fault.startswith(said)
+    assert "hunter2" not in fault
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://a.example", "http://localhost:3000", "http://[::1]:3000", "chrome-extension://abcdef", "*", "HTTPS://A_b.example"],
+)  # fmt: skip
+def test_an_origin(file: Any, origin: str) -> None:
+    assert load(file(BASE | {"http": {"origins": [origin]}})).http.origins == (origin.lower(),)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "a.example", "https://", "https://a/", "https://a/path", "https://a?q", "https://a#f", "https://u@a", "https://u:p@a",
+        "https://a:port", "https://*.a", '["https://a"]', "'https://a'", "https://a b", "null", "//a", "https:a", "https://[::1",
+    ],
+)  # fmt: skip
+def test_what_is_no_origin(file: Any, origin: str) -> None:
+    (fault,) = faults(file(BASE | {"http": {"origins": [origin]}}))
+    assert f"{redact(origin)!r} is not an origin: write scheme://host[:port]" in fault
 
 
 def test_any_librdkafka_property(file: Any, monkeypatch: pytest.MonkeyPatch) -> None:

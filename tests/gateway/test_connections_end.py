@@ -102,14 +102,14 @@ async def test_an_expired_token_closes_with_4001_unless_it_was_refreshed(
 
 async def test_a_newer_token_is_for_the_same_session(before_model: Gateway, connect: Connect) -> None:
     client = await connect(before_model, sid="own")
-    taken = before_model.metric("tokens_refreshed_total", outcome="taken")
+    taken = before_model.metric("tokens_refreshed_total", outcome="accepted")
     await client.send({"type": "refresh", "token": token(sid="another")})
     error = await client.event("error")
     assert (error["code"], error["message"]) == ("unauthorized", "the new token is for another session (claim sid)")
     await client.send({"type": "refresh", "token": token(sid="own")})
     assert (await client.event("welcome"))["session"] == "user/own"
-    assert before_model.metric("tokens_refreshed_total", outcome="taken") == taken + 1
-    assert before_model.metric("tokens_refreshed_total", outcome="refused") >= 1
+    assert before_model.metric("tokens_refreshed_total", outcome="accepted") == taken + 1
+    assert before_model.metric("tokens_refreshed_total", outcome="rejected") >= 1
 
 
 async def test_there_is_room_for_so_many_sessions(

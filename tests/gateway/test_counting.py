@@ -11,6 +11,8 @@ from gateway.conftest import Client, Connect, resuming, soon
 from gateway.fake_model import FakeModel
 from harness.pair import Gateway, token, until
 
+pytestmark = pytest.mark.process
+
 XY = [1.0, 2.0]
 V2 = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": XY}]}
 CHAT = {"model": "fake", "messages": [{"role": "user", "content": "wait"}]}
@@ -23,9 +25,9 @@ def _counting(_fake_model: FakeModel, tmp_path_factory: pytest.TempPathFactory) 
         {
             "kafka": {"embedded": True},
             "inference": {"url": _fake_model.url, "probe_seconds": 0.1, "timeout_seconds": 60},
-            "limits": {"direct": 8, "in_flight": 6},
+            "limits": {"max_direct_in_flight": 8, "in_flight": 6},
             "admission": {
-                "shed": False,
+                "load_shedding": False,
                 "rules": [
                     {"claim": "plan", "value": "few", "in_flight": 5},
                     {"claim": "plan", "value": "low", "priority": "low"},

@@ -15,11 +15,12 @@ from gateway.fake_model import FakeModel
 from harness.kafka import Broker
 from harness.pair import SECRET, Gateway, until
 from harness.processes import BIN
+from podpair.gateway.core.dead_letters import RequeuedOffsets
 
 
 @pytest.fixture
 def gateway(broker: Broker, names: dict[str, Any], model: FakeModel, start_gateway: Callable[..., Gateway]) -> Gateway:
-    requests = names["requests"] | {"attempts": 3, "backoff_seconds": 0.01}
+    requests = names["requests"] | {"max_attempts": 3, "backoff_seconds": 0.01}
     config = names | {"requests": requests, "kafka": {"bootstrap_servers": broker.address}}
     started = start_gateway(config | {"inference": {"url": model.url}})
     started.wait_ready()
@@ -71,15 +72,45 @@ async def test_it_is_kept_with_the_reason_and_put_back(
     model.answer = (200, {"outputs": [{"name": "y", "datatype": "FP32", "shape": [1], "data": [1.0]}]})
     assert "1 dead letter put back" in await asyncio.to_thread(replay, "--id", "r2")
     await asyncio.to_thread(until, lambda: gateway.metric("queue_requests_total", outcome="result") == 1)
-    assert "2 dead letters put back" in await asyncio.to_thread(replay)
-    # r2 has run since it was put back the first time: it is answered as it was then.
-    await asyncio.to_thread(until, lambda: gateway.metric("queue_requests_total", outcome="repeated") == 1)
+    listed = await asyncio.to_thread(replay, "--list")
+    assert "2 dead letters, 1 of them put back" in listed
+    assert [line.split("  ")[2:4] for line in sorted(listed.splitlines())[:2]] == [
+        ["waiting", "request r1"], ["put back", "request r2"],
+    ]  # fmt: skip
+    assert "1 dead letter put back" in await asyncio.to_thread(replay)
     await asyncio.to_thread(until, lambda: gateway.metric("queue_requests_total", outcome="result") == 2)
     assert "0 dead letters put back" in await asyncio.to_thread(replay)  # they were put back before
+    assert "2 dead letters, 2 of them put back" in await asyncio.to_thread(replay, "--list")
+    # What is named is put back again; r2 has run since then: it is answered as it was.
+    assert "1 dead letter put back" in await asyncio.to_thread(replay, "--id", "r2")
+    await asyncio.to_thread(until, lambda: gateway.metric("queue_requests_total", outcome="repeated") == 1)
+    assert "2 dead letters put back" in await asyncio.to_thread(replay, "--all")
     # Its request has ended: a second answer is not passed on.
     await client.infer("r3", model="fake", data=[1, 2])
     assert (await client.answer("r3"))["type"] == "result"
     assert not [event for event in client.skipped if event["type"] == "result"]
+
+
+def test_what_was_put_back_is_remembered_one_by_one() -> None:
+    back = RequeuedOffsets(-1001, None, low=3, high=20)
+    assert [offset for offset in range(25) if offset in back] == [0, 1, 2]
+    back.add(7)
+    back.add(5)
+    again = RequeuedOffsets(back.commit.offset, back.commit.metadata, low=3, high=20)
+    assert [offset for offset in range(25) if offset in again] == [0, 1, 2, 5, 7]
+    again.add(3)
+    again.add(4)
+    assert again.commit.offset == 6
+    again.add_all(7)
+    assert (again.commit.offset, again.commit.metadata) == (8, "")
+    edge = RequeuedOffsets(
+        back.commit.offset, back.commit.metadata, low=7, high=20
+    )  # the log begins where one is that was put back
+    assert all((offset in edge) == (offset in back) for offset in range(7, 20))
+    later = RequeuedOffsets(8, "", low=11, high=20)  # retention
+    assert [offset for offset in range(25) if offset in later] == list(range(11))
+    another = RequeuedOffsets(30, back.commit.metadata, low=0, high=20)
+    assert not [offset for offset in range(25) if offset in another], "the commit is of another log"
 
 
 async def test_a_record_that_is_no_request_does_not_stop_its_partition(
@@ -157,4 +188,4 @@ async def test_old_events_do_not_have_requests_with_a_deadline_refused(
     for number in range(5):
         await client.infer(f"r{number}", model="fake", data=[1, 2], route="queue", deadline_ms=60_000)
         assert (await client.answer(f"r{number}"))["type"] == "result"
-    assert gateway.metric("limited_total", limit="deadline") == 0
+    assert gateway.metric("rejected_total", reason="deadline") == 0

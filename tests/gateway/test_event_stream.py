@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -17,6 +18,11 @@ class Event(NamedTuple):
     kind: str
     id: str | None
     data: dict[str, Any]
+
+    @property
+    def position(self) -> str | None:
+        """The position in the event's id."""
+        return self.id.partition("~")[0] if self.id else None
 
 
 class Stream:
@@ -80,7 +86,7 @@ async def test_a_posted_request_is_answered_in_the_stream(
         assert (status, answer) == (202, {"id": "r", "session": f"user/sse-{route}", "route": route})
         result = await events.event("result")
         assert result.data["id"] == "r"
-        assert result.id == result.data.get("position")
+        assert result.position == result.data.get("position")
         assert (result.id is None) == (route == "direct")
 
 
@@ -98,22 +104,78 @@ async def test_last_event_id_resumes(pair: Gateway, http: aiohttp.ClientSession,
     async with stream(http, pair, sid="sse-resume") as events:
         first = await events.next()
         # An EventSource that is cut before its first record has the welcome's place to come back with.
-        assert first.id == first.data["position"]
+        assert first.position == first.data["position"]
         push(kafka_of(pair), "user/sse-resume", b'"one"')
         one = await events.event("push")
     push(kafka_of(pair), "user/sse-resume", b'"two"', b'\n"three"\n')
-    async with stream(http, pair, sid="sse-resume", last=one.id) as events:
+    async with stream(http, pair, sid="sse-resume", last=one.position) as events:
         assert (await events.next()).data["resumed"] is False  # by sid, not by a resume token
         assert [(await events.next()).data["data"] for _ in range(2)] == ["two", "three"]
-    async with stream(http, pair, params={"resume": first.data["resume"], "position": first.id or ""}) as events:
+    async with stream(http, pair, params={"resume": first.data["resume"], "position": first.position or ""}) as events:
         assert (await events.next()).data["resumed"] is True
         assert [(await events.next()).data["data"] for _ in range(3)] == ["one", "two", "three"]
 
 
-async def test_a_bad_last_event_id_is_refused(pair: Gateway, http: aiohttp.ClientSession) -> None:
-    headers = {"Authorization": f"Bearer {token()}", "Last-Event-ID": "yesterday"}
+async def test_last_event_id_alone_says_whose_session_it_was(
+    pair: Gateway, http: aiohttp.ClientSession, push: Any
+) -> None:
+    """An EventSource that reconnects by itself asks for the same address, which is that of the first time."""
+    async with stream(http, pair) as events:
+        welcome = (await events.next()).data
+        push(kafka_of(pair), welcome["session"], b'"one"')
+        one = await events.event("push")
+    push(kafka_of(pair), welcome["session"], b'"two"')
+    before = {"resume": welcome["resume"], "position": welcome["position"]}
+    for params in ({}, before):
+        async with stream(http, pair, last=one.id, params=params) as events:
+            again = (await events.next()).data
+            assert (again["session"], again["resumed"], again["position"]) == (welcome["session"], True, one.position)
+            assert (await events.event("push")).data["data"] == "two"
+    headers = {"Authorization": f"Bearer {token('mallory')}", "Last-Event-ID": one.id or ""}
     async with http.get(pair.url + "/v1/events", headers=headers) as response:
-        assert (response.status, (await response.json())["error"]["code"]) == (400, "invalid")
+        assert (response.status, (await response.json())["error"]["code"]) == (401, "unauthorized")
+
+
+async def test_an_id_from_a_stream_resumes_a_websocket(
+    pair: Gateway, http: aiohttp.ClientSession, connect: Connect
+) -> None:
+    async with stream(http, pair) as events:
+        first = await events.next()
+    position, _, resume = (first.id or "").partition("~")
+    client = await connect(pair, params={"resume": resume, "position": position})
+    assert (client.welcome["session"], client.welcome["resumed"]) == (first.data["session"], True)
+
+
+async def test_a_token_that_expires_ends_the_stream_and_not_the_session(
+    start_gateway: Any, inference: Any, http: aiohttp.ClientSession
+) -> None:
+    settings = {"sessions": {"expiry_jitter_seconds": 0}, "auth": {"leeway_seconds": 0}}
+    gateway = start_gateway({"kafka": {"embedded": True}, "inference": {"url": inference.url}} | settings)
+    gateway.wait_ready()
+    async with stream(http, gateway, exp=int(time.time()) + 3) as events:
+        first = await events.next()
+        close = await events.event("close")
+        assert (close.data["code"], close.id) == (4001, None)
+    async with stream(http, gateway, last=first.id) as events:  # with a newer one
+        assert (await events.next()).data["session"] == first.data["session"]
+
+
+@pytest.mark.parametrize(
+    ("last", "status", "code"),
+    [
+        ("yesterday", 400, "invalid"),
+        ("e.0.1~bm9uZSBvZiBvdXJz", 401, "unauthorized"),
+        ("~", 200, None),
+        ("e.0.1~é", 401, "unauthorized"),
+    ],
+)
+async def test_a_bad_last_event_id_is_refused(
+    pair: Gateway, http: aiohttp.ClientSession, last: str, status: int, code: str | None
+) -> None:
+    headers = {"Authorization": f"Bearer {token()}", "Last-Event-ID": last}
+    async with http.get(pair.url + "/v1/events", headers=headers) as response:
+        assert response.status == status
+        assert code is None or (await response.json())["error"]["code"] == code
 
 
 async def test_a_head_request_opens_no_stream(pair: Gateway, http: aiohttp.ClientSession) -> None:
@@ -126,8 +188,14 @@ async def test_a_newer_connection_ends_the_stream(pair: Gateway, http: aiohttp.C
     async with stream(http, pair, sid="sse-taken") as events:
         await events.next()
         client = await connect(pair, sid="sse-taken")
+        close = await events.next()
+        assert close == ("close", "taken-over", {"type": "close", "code": 4009, "reason": close.data["reason"]})
         assert await events.response.content.read() == b""
         await client.lives()
+    headers = {"Authorization": f"Bearer {token(sid='sse-taken')}", "Last-Event-ID": close.id or ""}
+    async with http.get(pair.url + "/v1/events", headers=headers) as response:
+        assert response.status == 204  # an EventSource that comes back by itself stays away
+    await client.lives()
 
 
 @pytest.mark.parametrize("route", ["direct", "queue"])

@@ -16,7 +16,7 @@ from gateway.conftest import PATIENCE, Connect
 from gateway.core.test_frame_reader import frame
 from harness.pair import Gateway, token
 from podpair.gateway.core.frame_reader import BINARY, CONTINUATION, PING, PONG, TEXT
-from podpair.gateway.http.upgraded import FRAMES, Heartbeats, WebSocketStream
+from podpair.gateway.http.ws_protocol import FRAMES, Heartbeats, WebSocketStream
 
 TINY = frame(TEXT, b"x")
 FLOODS: dict[str, tuple[bytes, bytes]] = {  # what comes first, then what is repeated
@@ -180,7 +180,7 @@ async def test_pongs_do_not_pile_up_for_a_client_that_does_not_read(server: Serv
     async with asyncio.timeout(PATIENCE):
         while b"\x8a\x04last" not in found:
             found = found[-10:] + await loop.sock_recv(flooder, 65_536)
-            stream.beat()
+            stream.check_heartbeat()
 
 
 async def test_what_was_sent_before_the_end_is_taken(server: Server) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from podpair.gateway.config.kafka import Kafka
 from podpair.gateway.config.kafka_properties import OWNED, property_name
-from podpair.gateway.config.model import Config, Kafka
+from podpair.gateway.config.model import Config
 from podpair.gateway.kafka.clients import properties
-from podpair.operator.core.resource.kafka import OWNED as OWNED_BY_RESOURCE
-from podpair.operator.core.resource.kafka import property_name as name_in_resource
+from podpair.operator.core.api.kafka import OWNED as OWNED_BY_RESOURCE
+from podpair.operator.core.api.kafka import property_name as name_in_resource
 
 SOURCES = Path(__file__).parents[2] / "gateway/src/podpair/gateway"
 # Two names of librdkafka's for one property. From its CONFIGURATION.md.

@@ -146,7 +146,7 @@ async def test_a_cut_is_told_of_although_reading_goes_on_behind_it(
     exactly_once: bool,
 ) -> None:
     """Its owner commits beyond it at once, and leaves: what it has seen is in its commits, and nobody is told of it twice."""
-    own = {"protocol": protocol, "exactly_once": exactly_once}
+    own = {"group_protocol": protocol, "exactly_once": exactly_once}
     first = start(requests=own)
     client = await connect(first)
     for number in range(6):  # until both partitions have some

@@ -16,13 +16,13 @@ from harness.pair import Gateway, token, until
 from harness.topics import TopicAdmin
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.ledger import Ledger, OpenRequest
-from podpair.gateway.core.offsets import encoded
+from podpair.gateway.core.offsets import encode_finished
 from podpair.gateway.core.protocol import Fault
 from podpair.gateway.core.tails import PartitionTail
 from podpair.gateway.kafka.group_progress import GroupProgress, Progress
-from podpair.gateway.kafka.history import Chunk
+from podpair.gateway.kafka.log_reader import LogSlice
 from podpair.gateway.sessions import lost_requests
-from podpair.gateway.sessions.lost_requests import LostRequests
+from podpair.gateway.sessions.lost_requests import LostRequests, RequestsLookup
 from podpair.gateway.sessions.session import Session
 
 NUMBERS = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
@@ -82,7 +82,7 @@ async def test_requests_whose_client_is_away_end_when_their_topic_is_made_again(
             assert await post(f"q{number}") == 202
         assert await post("more") == 429
         await asyncio.to_thread(TopicAdmin(broker.address).recreate, names["requests"]["topic"], 2)
-        await asyncio.to_thread(until, lambda: gateway.metric("answers_total", outcome="lost") == 4)
+        await asyncio.to_thread(until, lambda: gateway.metric("requests_completed_total", outcome="lost") == 4)
         for number in range(4):
             assert await post(f"again{number}") == 202
         assert await post("more") == 429
@@ -125,7 +125,7 @@ async def test_what_the_group_has_finished_is_asked_from_the_broker(
         producer.produce(topic, b"{}", partition=1)
     assert producer.flush(10) == 0
     member = Consumer({"bootstrap.servers": broker.address, "group.id": group, "log_level": 0})
-    place = TopicPartition(topic, 1, 4, metadata=encoded({6}, 4))
+    place = TopicPartition(topic, 1, 4, metadata=encode_finished({6}, 4))
     await asyncio.to_thread(member.commit, offsets=[place], asynchronous=False)
     await asyncio.to_thread(TopicAdmin(broker.address).cut, topic, 1, 3)
     found = await progress.progress({0, 1})
@@ -179,8 +179,8 @@ class World:
         self.ended: list[str] = []
         tails = {0: PartitionTail(3, 1 << 20)}
         self.lost = LostRequests(
-            _config(names), {b"s": self.session}, cast("Any", SimpleNamespace(tails=tails)), cast("Any", self),
-            cast("Any", self), lambda: 4, self._fail,
+            _config(names), {b"s": self.session}, cast("Any", SimpleNamespace(tails=tails)),
+            RequestsLookup(cast("Any", self), cast("Any", self), lambda: 4), self._fail,
         )  # fmt: skip
 
     def _fail(self, session: Session, request_id: str, fault: Fault) -> None:
@@ -193,19 +193,19 @@ class World:
     async def readable_end(self, _: int) -> int | None:
         return self.end
 
-    async def read(self, *_: Any) -> Chunk:
+    async def read(self, *_: Any) -> LogSlice:
         assert self.end is not None
-        return Chunk(self.records, self.end)
+        return LogSlice(self.records, self.end)
 
     async def looks(self, times: int = 2) -> None:
         for _ in range(times):  # the first looks only which there are
-            await self.lost._look()
+            await self.lost._check()
         await self.lost.close()
 
 
 def answer(request_id: str, kind: str = "result") -> Any:
     headers = [("ce_id", request_id.encode()), ("ce_type", f"dev.podpair.{kind}".encode())]
-    return SimpleNamespace(headers=lambda: headers)
+    return SimpleNamespace(value=lambda: b"{}", headers=lambda: headers)
 
 
 @pytest.mark.parametrize(("committed", "finished"), [(6, ()), (3, (5,))])
@@ -217,7 +217,7 @@ async def test_one_that_is_finished_and_has_no_answer_is_ended(
     world.records = [answer("another"), answer("q", "partial")]
     await world.looks()
     assert len(world.ended) == 1
-    assert "its answer is gone" in world.ended[0]
+    assert "its result is gone" in world.ended[0]
 
 
 async def test_one_whose_record_is_gone_is_ended_once_no_worker_can_have_it(names: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """What who runs a gateway sees: readiness, metrics, log records, and errors that name what is missing."""
 
+import asyncio
 import json
 import re
 import time
@@ -7,19 +8,23 @@ from collections.abc import Callable
 from typing import Any
 
 import aiohttp
+import jwt
 import pytest
+from aiohttp import web
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
+from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.conftest import Connect, soon
 from harness.kafka import Broker
 from harness.pair import Gateway, Inference, token, until
 from harness.processes import free_port
+from harness.serving import serving
 
 NAMES = {
-    "sessions", "slow_clients", "sessions_opened", "sessions_closed", "refused", "requests", "spilled", "answers",
-    "direct_in_flight", "request_seconds", "frames_invalid", "gaps", "resumed", "inference_ready",
+    "sessions", "slow_clients", "sessions_opened", "sessions_closed", "rejected", "requests", "spilled", "requests_completed",
+    "direct_in_flight", "request_duration_seconds", "frames_invalid", "gaps", "resumes", "inference_ready",
     "results_records_read", "results_bytes_read", "results_records_delivered", "results_duplicates_dropped",
     "home_partitions", "request_partitions", "requests_paused", "queue_requests", "queue_retries", "queue_in_flight",
     "records_written", "rebalances",
@@ -33,10 +38,12 @@ async def test_metrics_pass_on_the_latency_of_the_model_and_nothing_else_of_its_
     await client.send(json.dumps({"type": "infer", "id": "1", "model": "digits", "data": [0.0] * 64}))
     await client.event("result")
     families = {f.name: f for f in text_string_to_metric_families(pair.get("/metrics")[1])}
-    samples = families["inference_latency_seconds"].samples
-    assert any(s.name == "inference_latency_seconds_bucket" and s.labels["model"] == "digits" for s in samples)
-    assert max(s.value for s in samples if s.name == "inference_latency_seconds_count") >= 1
-    assert not [name for name in families if name.startswith("inference_") and name != "inference_latency_seconds"]
+    samples = families["inference_request_duration_seconds"].samples
+    assert any(s.name == "inference_request_duration_seconds_bucket" and s.labels["model"] == "digits" for s in samples)
+    assert max(s.value for s in samples if s.name == "inference_request_duration_seconds_count") >= 1
+    assert not [
+        name for name in families if name.startswith("inference_") and name != "inference_request_duration_seconds"
+    ]
 
 
 async def test_metrics_are_told_without_a_model_that_has_any(start_gateway: Callable[..., Gateway]) -> None:
@@ -44,12 +51,12 @@ async def test_metrics_are_told_without_a_model_that_has_any(start_gateway: Call
     gateway = start_gateway({"kafka": {"embedded": True}, "inference": {"url": url}})
     families = {f.name for f in text_string_to_metric_families(gateway.get("/metrics")[1])}
     assert "podpair_gateway_sessions" in families
-    assert "inference_latency_seconds" not in families
+    assert "inference_request_duration_seconds" not in families
 
 
 async def test_metrics(pair: Gateway, connect: Connect) -> None:
     client = await connect(pair)
-    answered = pair.metric("answers_total", outcome="result")
+    answered = pair.metric("requests_completed_total", outcome="result")
     invalid = pair.metric("frames_invalid_total")
     await client.send("noise")
     await client.event("error")
@@ -57,7 +64,7 @@ async def test_metrics(pair: Gateway, connect: Connect) -> None:
     families = {f.name: f for f in text_string_to_metric_families(pair.get("/metrics")[1])}
     assert {f"podpair_gateway_{name}" for name in NAMES} <= set(families)
     assert all(family.documentation for family in families.values())
-    assert pair.metric("answers_total", outcome="result") == answered + 1
+    assert pair.metric("requests_completed_total", outcome="result") == answered + 1
     assert pair.metric("frames_invalid_total") == invalid + 1
     assert pair.metric("sessions") >= 1
     until(lambda: pair.metric("request_partitions") == 4)  # the group may still be joined
@@ -192,6 +199,47 @@ def test_keys_that_nobody_publishes_are_told_at_start(start_gateway: Callable[..
     assert error["level"] == "ERROR"
     assert gateway.get("/healthz")[0] == 200  # the issuer may be back sooner than this would be
     assert gateway.stop() == 0
+
+
+async def test_a_gateway_without_keys_is_not_ready_until_it_has_some(
+    start_gateway: Callable[..., Gateway], inference: Inference, http: aiohttp.ClientSession
+) -> None:
+    private = ec.generate_private_key(ec.SECP256R1())
+    key = jwt.algorithms.ECAlgorithm.to_jwk(private.public_key(), as_dict=True)
+    keys: list[Any] = [{"kty": "oct", "kid": "hsm"}]
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response({"keys": keys})
+
+    async with serving(web.get("/jwks", answer)) as url:
+        gateway = await asyncio.to_thread(
+            start_gateway,
+            {
+                "kafka": {"embedded": True}, "inference": {"url": inference.url},
+                "auth": {"jwks_url": f"{url}/jwks", "secret": None},
+            },
+        )  # fmt: skip
+
+        async def readiness() -> tuple[int, dict[str, str]]:
+            status, body = await asyncio.to_thread(gateway.get, "/readyz")
+            return status, json.loads(body)["checks"]
+
+        async with asyncio.timeout(60):
+            while (await readiness())[1]["kafka"] != "ok" or "hsm" not in (await readiness())[1]["issuer"]:
+                await asyncio.sleep(0.05)
+        status, checks = await readiness()
+        assert status == 503
+        assert checks["issuer"].startswith(f"no keys of auth.jwks_url {url}/jwks yet: none of its keys verifies tokens")
+        assert await asyncio.to_thread(gateway.metric, "auth_ready") == 0
+        async with http.get(f"{gateway.url}/readyz") as public:
+            assert (public.status, await public.json()) == (503, {"status": "not ready"})
+        keys.append(key)
+        await asyncio.to_thread(gateway.wait_ready)
+        assert (await readiness())[1]["issuer"] == "ok"
+        assert await asyncio.to_thread(gateway.metric, "auth_ready") == 1
+        signed = jwt.encode({"sub": "ann", "exp": time.time() + 600}, private, algorithm="ES256")
+        async with http.get(f"{gateway.url}/v1/ws", headers={"Authorization": f"Bearer {signed}"}) as answered:
+            assert answered.status == 426
 
 
 def test_a_gateway_that_is_told_to_waits_for_its_topics(

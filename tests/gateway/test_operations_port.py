@@ -18,9 +18,9 @@ from harness.pair import SECRET, Gateway, Inference, token
 from harness.processes import free_port
 from podpair.gateway.config.model import Config
 from podpair.gateway.http.admission import Admission, Refused
-from podpair.gateway.kafka.producer import _not_written
+from podpair.gateway.kafka.producer import _delivery_error
 from podpair.gateway.service import Service
-from podpair.gateway.sessions.queueing import not_queued
+from podpair.gateway.sessions.enqueue import not_queued
 
 BEARER = {"Authorization": f"Bearer {token(sid='operations')}"}
 FOR_OPERATORS = ("/metrics", "/", "/index.html", "/console.js", "/console.css", "/console.json", "/console/token")
@@ -194,7 +194,7 @@ def _tells_nothing(said: str, gateway: Gateway, model: Inference) -> None:
 def test_a_request_that_is_not_queued_is_not_told_by_which_broker() -> None:
     told = "kafka-0.internal:9092/0: Timed out ProduceRequest in flight"
     for code, word in ((KafkaError._MSG_TIMED_OUT, "timed out"), (KafkaError._TRANSPORT, "transport failure")):
-        failed = _not_written(KafkaError(code, told))
+        failed = _delivery_error(KafkaError(code, told))
         assert "kafka-0.internal" in str(failed)  # for the log
         fault = not_queued(failed)
         assert word in fault.message
@@ -203,16 +203,18 @@ def test_a_request_that_is_not_queued_is_not_told_by_which_broker() -> None:
 
 async def test_results_that_can_t_be_read_are_told_without_the_broker(caplog: pytest.LogCaptureFixture) -> None:
     class Reader:
-        async def hold(self, _: int) -> None:
+        async def acquire(self, _: int) -> None:
             raise KafkaException(
                 KafkaError(KafkaError._TRANSPORT, "kafka-0.internal:9092/0: Connect to 10.1.2.3 failed")
             )
 
-    visitor: Any = SimpleNamespace(parts=SimpleNamespace(reader=Reader(), home=lambda _: 0), session="s")
+    visitor: Any = SimpleNamespace(
+        components=SimpleNamespace(kafka=SimpleNamespace(reader=Reader()), home=lambda _: 0), session="s"
+    )
     admission = Admission(Service(Config.model_validate({"auth": {"secret": SECRET}})))
     for _ in range(3):
         with pytest.raises(Refused) as refused:
-            await admission.hold(visitor.parts, visitor.session)
+            await admission.acquire_homes(visitor.components, visitor.session)
         assert refused.value.status == 503
         assert refused.value.message == "the results can't be read now: Local: Broker transport failure"
     told = [record.getMessage() for record in caplog.records if "kafka-0.internal" in record.getMessage()]

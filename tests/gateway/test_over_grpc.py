@@ -12,6 +12,8 @@ import yaml
 from gateway.conftest import ROW, Client, Connect, soon
 from harness.pair import MODELS, Gateway, Inference, token
 
+pytestmark = pytest.mark.process
+
 BEARER = {"Authorization": f"Bearer {token()}"}
 TENSOR = {"name": "pixels", "datatype": "FP32", "shape": [1, 64], "data": ROW}
 
@@ -66,7 +68,7 @@ async def test_requests_share_calls_and_each_gets_its_own(gateway: Gateway, conn
     answers = {answer["id"]: answer["data"] for answer in [await next_answer(client) for _ in range(32)]}
     for i in range(16):
         assert answers[f"0-{i}"]["probabilities"] == pytest.approx(answers[f"1-{i}"]["probabilities"], abs=1e-5)
-    assert gateway.metric("upstream_calls_total", kind="shared") < gateway.metric("upstream_rows_total")
+    assert gateway.metric("upstream_calls_total", mode="batch") < gateway.metric("upstream_rows_total")
 
 
 @pytest.mark.parametrize(

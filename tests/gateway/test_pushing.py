@@ -137,7 +137,7 @@ async def test_what_retention_took_is_a_gap_and_the_rest_comes(
 async def test_history_that_is_not_in_memory_is_read_from_the_log(
     real_gateway: Callable[..., Gateway], broker: Broker, names: Any, connect: Connect
 ) -> None:
-    gateway = real_gateway(results={"tail_bytes": 1})
+    gateway = real_gateway(results={"tail_cache_bytes": 1})
     first = await connect(gateway, sid="back")
     value = json.dumps("x" * 1000).encode()
     producer = Producer({"bootstrap.servers": broker.address, "partitioner": "murmur2_random"})
@@ -182,3 +182,17 @@ async def test_what_the_broker_drops_before_it_is_read_is_a_gap(pair: Gateway, c
     assert order(at)[1] - order(start)[1] == 1500
     assert told <= 1500
     await client.lives()
+
+
+async def test_a_service_that_writes_answers_which_are_none_is_told_of(
+    before_model: Gateway, connect: Connect, push: Callable[..., None]
+) -> None:
+    client = await connect(before_model)
+    session = client.welcome["session"]
+    before = before_model.metric("results_records_malformed_total", type="result")
+    headers = {"ce_type": "dev.podpair.result", "ce_id": "r-odd", "ce_source": "billing", "ce_subject": session}
+    push(kafka_of(before_model), session, b"[1, 2]", headers=headers)
+    error = await client.event("error", id="r-odd")
+    assert (error["code"], error["message"]) == ("internal", "the record's value is not a JSON object")
+    assert before_model.metric("results_records_malformed_total", type="result") == before + 1
+    assert "it was written by billing" in before_model.wait_for(lambda line: "is a result whose value is not" in line)

@@ -81,7 +81,7 @@ async def test_a_dead_letter_that_is_too_large_is_kept_without_its_value(
     gateway_with: Callable[..., Gateway], model: FakeModel, connect: Connect, names: dict[str, Any], broker: Broker
 ) -> None:
     topic = names["requests"]["topic"] + ".dlq"
-    gateway = gateway_with(5 * MB, 5 * MB, MB // 2, requests={"attempts": 1})
+    gateway = gateway_with(5 * MB, 5 * MB, MB // 2, requests={"max_attempts": 1})
     model.answer = 500, {"error": "told to fail"}
     client = await connect(gateway)
     await client.infer("q", route="queue", data=None, inputs=inputs(MB))

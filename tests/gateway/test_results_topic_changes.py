@@ -356,7 +356,7 @@ async def test_a_record_in_a_partition_that_is_not_its_sessions_home(
     await soon(lambda: gateway.metric("results_records_misplaced_total", outcome="dropped"))
     warning = gateway.wait_for(lambda line: "not in the home partition" in line)
     assert f"{results}[{foreign}]@51" in warning
-    assert f"whose home is {home_partition(mine, 4)}" in warning
+    assert f"has its home in {home_partition(mine, 4)}" in warning
     push(broker.address, mine, b"1", b"2", topic=results)
     assert await pushes(client, 2) == [1, 2]
     await client.infer("q", route="queue")

@@ -15,6 +15,8 @@ from harness.kafka import SecureBroker
 from harness.pair import SECRET, Gateway, Inference, merge
 from harness.processes import BIN
 
+pytestmark = pytest.mark.process
+
 Start = Callable[..., Gateway]
 
 

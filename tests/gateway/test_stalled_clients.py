@@ -19,6 +19,8 @@ from gateway.fake_model import FakeModel
 from harness.certificates import Authority
 from harness.pair import Gateway, token, until
 
+pytestmark = pytest.mark.process
+
 SOON = {"head_seconds": 2, "stall_seconds": 2, "keep_alive_seconds": 2, "tls_handshake_seconds": 2}
 BEARER = f"Authorization: Bearer {token(sid='stalled')}\r\n"
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -159,7 +161,7 @@ def test_who_does_not_read_its_answer(gateway: Gateway, model: FakeModel) -> Non
         until(lambda: gateway.metric("connections_closed_total", reason="answer") == before + 1)
         assert len(rest(made)) < 30_000_000
     model.reset()
-    assert gateway.metric("connections", kind="answer") == 0
+    assert gateway.metric("connections", state="answer") == 0
 
 
 def test_who_takes_its_answer_bit_by_bit_has_all_of_it(gateway: Gateway, model: FakeModel) -> None:
@@ -194,8 +196,8 @@ async def test_sessions_are_not_bounded_by_the_times_of_requests(
         gateway.url + "/v1/events", headers={"Authorization": f"Bearer {token(sid='events')}"}
     ) as events:
         assert (await events.content.readline()).startswith(b"id: ")
-        assert gateway.metric("connections", kind="websocket") == 1
-        assert gateway.metric("connections", kind="events") == 1
+        assert gateway.metric("connections", state="websocket") == 1
+        assert gateway.metric("connections", state="events") == 1
         for _ in range(2):
             with wire(gateway) as made:
                 assert (await asyncio.to_thread(rest, made)).startswith(b"HTTP/1.1 408")
@@ -207,7 +209,7 @@ async def test_sessions_are_not_bounded_by_the_times_of_requests(
                 pass
     await client.socket.close()
     await soon(
-        lambda: gateway.metric("connections", kind="events") + gateway.metric("connections", kind="websocket") == 0
+        lambda: gateway.metric("connections", state="events") + gateway.metric("connections", state="websocket") == 0
     )
 
 
@@ -217,7 +219,7 @@ def bounded(model: FakeModel, start_gateway: Callable[..., Gateway]) -> Gateway:
         {
             "kafka": {"embedded": True},
             "inference": {"url": model.url, "timeout_seconds": 120},
-            "limits": {"connections": 4, "direct": 64},
+            "limits": {"connections": 4, "max_direct_in_flight": 64},
         }
     )
     gateway.wait_ready()
@@ -344,7 +346,7 @@ def test_who_does_not_finish_the_tls_handshake(secured: Callable[..., Gateway], 
         made.sendall(sent)
         rest(made)  # returns once it was cut off
     until(lambda: gateway.metric("connections_closed_total", reason="tls_handshake") == 1)
-    assert gateway.metric("connections", kind="tls_handshake") == 0
+    assert gateway.metric("connections", state="tls_handshake") == 0
     with wire(gateway) as made, gateway.context.wrap_socket(made, server_hostname="127.0.0.1") as within:
         within.sendall(b"GET /hea")
         assert within.recv(100).startswith(b"HTTP/1.1 408")
@@ -353,13 +355,13 @@ def test_who_does_not_finish_the_tls_handshake(secured: Callable[..., Gateway], 
 def test_who_is_at_the_tls_handshake_counts(secured: Callable[..., Gateway]) -> None:
     gateway = secured({}, {"connections": 4})
     held = [wire(gateway) for _ in range(4)]
-    until(lambda: gateway.metric("connections", kind="tls_handshake") == 4)
+    until(lambda: gateway.metric("connections", state="tls_handshake") == 4)
     with wire(gateway) as refused:
         assert rest(refused) == b""  # what would be said in plain text means nothing there
     assert gateway.metric("connections_refused_total", reason="connections") == 1
     for made in held:
         made.close()
-    until(lambda: gateway.metric("connections", kind="tls_handshake") == 0)
+    until(lambda: gateway.metric("connections", state="tls_handshake") == 0)
 
 
 async def test_who_does_not_answer_the_close_frame_is_cut_off(gateway: Gateway) -> None:
@@ -372,4 +374,4 @@ async def test_who_does_not_answer_the_close_frame_is_cut_off(gateway: Gateway) 
         end = await asyncio.to_thread(rest, made)
         assert b"\x88" in end
         assert b"must be masked" in end
-        await soon(lambda: gateway.metric("connections", kind="websocket") == 0)
+        await soon(lambda: gateway.metric("connections", state="websocket") == 0)

@@ -11,6 +11,8 @@ import podpair.client
 from gateway.conftest import Client, Connect, resuming, small, soon
 from harness.pair import Gateway, Inference, token
 
+pytestmark = pytest.mark.process
+
 MODELS = Path(__file__).parent / "models"
 
 

@@ -12,8 +12,8 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.offsets import Commit
-from podpair.gateway.kafka import history, offsets, supervisor, transactions
-from podpair.gateway.kafka.supervisor import Client, Supervisor, cause, is_dead
+from podpair.gateway.kafka import log_reader, offsets, supervisor, transactions
+from podpair.gateway.kafka.supervisor import SupervisedClient, Supervisor, cause, is_dead
 from podpair.gateway.metrics import Metrics
 
 _CONFIG = Config.model_validate({"auth": {"disabled": True}})
@@ -100,7 +100,7 @@ async def test_one_that_can_not_be_replaced_is_tried_again(supervised: Superviso
 
 async def test_one_that_is_stuck_in_a_call_is_replaced_but_not_one_that_waits_inside(supervised: Supervisor) -> None:
     replaced = asyncio.Event()
-    client: Client = supervised.watch("c", replaced.set)
+    client: SupervisedClient = supervised.watch("c", replaced.set)
     calls = client.calls()
     with calls.within(0.0):
         with calls.within(float("inf")):  # a callback that waits for us
@@ -146,7 +146,7 @@ async def test_a_transaction_whose_call_does_not_come_back_has_an_outcome(
             if committed:
                 await committing
             else:
-                with pytest.raises(transactions.Aborted):
+                with pytest.raises(transactions.TransactionAborted):
                     await committing
             await made.commit([], {1: Commit(8, "")}, None)
         assert len(stuck.producers) == 2  # the second has fenced the first
@@ -170,9 +170,9 @@ async def test_questions_for_offsets_are_shared_and_end_with_the_broker(
     consumer = mock.MagicMock()
     consumer.get_watermark_offsets.side_effect = answer
     monkeypatch.setattr(offsets, "Consumer", lambda _: consumer)
-    watch = mock.MagicMock(away=None)
+    watch = mock.MagicMock(broker_error=None)
     queries = offsets.OffsetQueries(_CONFIG, supervised, watch)
-    told = watch.on_away.call_args.args[0]
+    told = watch.on_broker_change.call_args.args[0]
     try:
         async with asyncio.timeout(60):
             many = [asyncio.ensure_future(queries.watermarks(0)) for _ in range(8)]
@@ -183,7 +183,7 @@ async def test_questions_for_offsets_are_shared_and_end_with_the_broker(
             let_go.clear()
             waiting = [asyncio.ensure_future(queries.watermarks(partition)) for partition in range(8)]
             await asyncio.sleep(0)
-            watch.away = "no answer"
+            watch.broker_error = "no answer"
             told("no answer")  # those that wait are told at once
             assert all(isinstance(e, KafkaException) for e in await asyncio.gather(*waiting, return_exceptions=True))
             with pytest.raises(KafkaException, match="no answer"):
@@ -224,7 +224,7 @@ async def test_offsets_are_asked_for_with_another_client_where_one_is_stuck(
 async def test_history_is_read_with_another_client_where_one_is_stuck(
     supervised: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history, "_PATIENCE", 0.05)
+    monkeypatch.setattr(log_reader, "_PATIENCE", 0.05)
     let_go = threading.Event()
     consumers: list[mock.MagicMock] = []
 
@@ -238,8 +238,8 @@ async def test_history_is_read_with_another_client_where_one_is_stuck(
         consumers.append(consumer)
         return consumer
 
-    monkeypatch.setattr(history, "Consumer", made)
-    reading = history.History(_CONFIG, supervised)
+    monkeypatch.setattr(log_reader, "Consumer", made)
+    reading = log_reader.LogReader(_CONFIG, supervised)
     try:
         async with asyncio.timeout(60):
             with pytest.raises(KafkaException):

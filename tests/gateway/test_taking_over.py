@@ -86,7 +86,7 @@ async def test_a_client_that_reads_nothing_is_told_too(
     connection.transport.pause_reading()
     for _ in range(10):
         push(broker.address, "user/stuck", b'"%b"' % (b"x" * 900_000), topic=names["results"]["topic"])
-    await soon(lambda: two[0].metric("behind_total") >= 1)
+    await soon(lambda: two[0].metric("slow_consumer_total") >= 1)
     second = await connect(two[1], sid="stuck")
     await soon(lambda: two[0].metric("sessions_closed_total", reason="replaced") == 1)
     connection.transport.resume_reading()
@@ -109,7 +109,10 @@ async def test_every_kind_of_connection_lets_go(
         assert b"welcome" in await events.content.readuntil(b"\n\n")
         second = await connect(two[1], sid="sse")
         async with asyncio.timeout(PATIENCE):
-            assert await events.content.read() == b""
+            end = await events.content.read()
+        assert end.startswith(b"id: taken-over\nevent: close\ndata: ")
+        assert b'"code":4009' in end
+        assert end.count(b"\n\n") == 1
         await second.lives()
 
 

@@ -28,7 +28,7 @@ class Told:
     def assigned(self, partitions: dict[int, Committed]) -> None:
         self.held |= partitions.keys()
 
-    def taken(self, partitions: list[int]) -> None:
+    def revoking(self, partitions: list[int]) -> None:
         self.held -= {*partitions}
 
     def received(self, records: list[Any]) -> None:

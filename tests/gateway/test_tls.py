@@ -85,7 +85,7 @@ async def test_a_new_certificate_is_taken_and_no_connection_is_dropped(
     old = await connect(secured)
     renewed = authority.issue("gateway", HOSTS)
     write(files, renewed)
-    await soon(lambda: secured.metric("certificates_total", outcome="taken") == 1)
+    await soon(lambda: secured.metric("tls_reloads_total", outcome="success") == 1)
     new = await connect(secured)
     assert serial(new) == serial_of(renewed) != serial(old)
     for client in (old, new):
@@ -102,12 +102,12 @@ async def test_what_is_no_certificate_is_not_taken(
         os.unlink(files / "live")
     else:
         write(files, Issued("noise", "noise") if what == "noise" else good._replace(key=authority.issue("x").key))
-    await soon(lambda: secured.metric("certificates_total", outcome="refused") >= 1)
+    await soon(lambda: secured.metric("tls_reloads_total", outcome="failure") >= 1)
     after = await connect(secured)
     assert serial(after) == serial(before)
-    await asyncio.to_thread(secured.wait_for_message, "keeping the certificate that is in force")
+    await asyncio.to_thread(secured.wait_for_message, "keeping the present certificate")
     write(files, good)
-    await soon(lambda: secured.metric("certificates_total", outcome="taken") == 1)
+    await soon(lambda: secured.metric("tls_reloads_total", outcome="success") == 1)
     assert serial(await connect(secured)) == serial_of(good)
 
 

@@ -58,7 +58,7 @@ async def test_changes_of_topics_are_seen(watched: Watched, broker: Broker) -> N
     assert await watched.change() == (watched.requests, "deleted")
     await asyncio.to_thread(topics.create, watched.requests, 2)
     assert await watched.change() == (watched.requests, "created")
-    assert watched.watch.away is None
+    assert watched.watch.broker_error is None
     assert watched.told.empty()
 
 

@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError, KafkaException
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.kafka import topics
-from podpair.gateway.kafka.topics import MissingTopic, Unreachable, ensure_topics
+from podpair.gateway.kafka.topics import BrokerUnreachable, MissingTopic, ensure_topics
 
 NAMES = ("podpair.requests", "podpair.results", "podpair.requests.dlq")
 
@@ -83,7 +83,7 @@ def test_a_topic_that_nobody_ever_tells_of_is_missed_by_name(monkeypatch: pytest
 
 def test_the_epoch_does_not_change_because_a_broker_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another epoch cuts every session off from its past: the gateway asks again instead."""
-    with pytest.raises(Unreachable, match="asking for the id"):
+    with pytest.raises(BrokerUnreachable, match="querying the id"):
         ensured(Admin(described=failed(KafkaError._TIMED_OUT)), monkeypatch)
     old = ensured(Admin(described=failed(KafkaError.UNSUPPORTED_VERSION)), monkeypatch)
     config = Config.model_validate({"auth": {"disabled": True}})

@@ -16,6 +16,8 @@ from gateway.fake_model import FakeModel
 from harness.collector import SAMPLED, SPAN, TRACE, UNSAMPLED, Collector, about, traceparent
 from harness.pair import MODELS, Gateway, Inference, token
 
+pytestmark = pytest.mark.process
+
 Start = Callable[..., Gateway]
 
 
@@ -25,7 +27,7 @@ async def traced(collector: Collector, model: FakeModel, start_gateway: Start) -
         start_gateway,
         {
             "kafka": {"embedded": True}, "inference": {"url": model.url, "probe_seconds": 0.1},
-            "requests": {"attempts": 1}, "tracing": {"endpoint": collector.url, "sample": 0.0, "service": "traced"},
+            "requests": {"max_attempts": 1}, "tracing": {"endpoint": collector.url, "sample": 0.0, "service": "traced"},
         },
     )  # fmt: skip
     await asyncio.to_thread(gateway.wait_ready)
@@ -195,8 +197,8 @@ async def test_a_collector_that_is_away_costs_no_request(
 def test_without_tracing_nothing_of_it_is_loaded() -> None:
     code = (
         "import sys; import podpair.gateway.cli.serve, podpair.gateway.service as s\n"
-        "from podpair.gateway.tracing import tracer_of; from podpair.gateway.config.model import Tracing\n"
-        "assert tracer_of(Tracing(), 'n') is None\n"
+        "from podpair.gateway.tracing import make_tracer; from podpair.gateway.config.model import Tracing\n"
+        "assert make_tracer(Tracing(), 'n') is None\n"
         "assert not [name for name in sys.modules if name.startswith('opentelemetry')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

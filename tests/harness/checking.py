@@ -110,7 +110,7 @@ class GapChecker:
         self._came: dict[str, list[int | None]] = defaultdict(list)  # None: a gap
         self._unplaced: dict[str, list[int]] = defaultdict(list)
         self._gaps: dict[str, list[tuple[int, float]]] = defaultdict(list)  # where in _came, and when
-        self._unsettled: list[tuple[float, float]] = []
+        self._unacked: list[tuple[float, float]] = []
 
     def wrote(self, client: str, number: int, at: float) -> None:
         """The broker has acknowledged the client's record `number`, which was handed to the producer at `at`."""
@@ -127,7 +127,7 @@ class GapChecker:
 
     def unsettled(self, begin: float, end: float) -> None:
         """A topic changed between these times."""
-        self._unsettled.append((begin, end))
+        self._unacked.append((begin, end))
 
     def faults(self) -> list[str]:
         """What is wrong, a line each."""
@@ -150,16 +150,16 @@ class GapChecker:
 
     def history(self, client: str) -> str:
         """All that is known of a client, to understand its faults: what came, when each was written, when topics changed."""
-        began = min((begin for begin, _ in self._unsettled), default=0.0)
+        began = min((begin for begin, _ in self._unacked), default=0.0)
         wrote = {n: round(at - began, 2) for n, at in self._wrote[client].items()}
-        changes = [(round(begin - began, 2), round(end - began, 2)) for begin, end in self._unsettled]
+        changes = [(round(begin - began, 2), round(end - began, 2)) for begin, end in self._unacked]
         gaps = [(index, round(at - began, 2)) for index, at in self._gaps[client]]
         came = f"{client}: came {self._came[client]}, gaps at {gaps}, unplaced {self._unplaced[client]}"
         return f"{came}; written at {wrote}; topics changed at {changes}, from {began:.2f}"
 
     def _excused(self, client: str, number: int) -> bool:
         at, came = self._wrote[client][number], self._came[client]
-        if any(begin <= at <= end for begin, end in self._unsettled):
+        if any(begin <= at <= end for begin, end in self._unacked):
             return True
         # A gap that was declared after it was written, and before any later one came: behind it may come what is older, too,
         # where another partition is the home from then on.

@@ -19,6 +19,7 @@ from harness.pair import token
 _ROUTES = ("queue", "direct", "auto")
 _ROW = [0.0] * 64
 _LARGE = "x" * 100_000
+_FLUSH = 3.0  # seconds for what a producer has left when it is replaced
 
 
 class Member:
@@ -160,9 +161,12 @@ class Crowd:
         self._fleet = fleet
         self._rng = rng
         self.members = [Member(f"c-{n}", self, random.Random(rng.random())) for n in range(size)]
-        self._producer = Producer(
+        self._producer: Producer | None = self._new_producer()  # None while a topic's change is settled
+
+    def _new_producer(self) -> Producer:
+        return Producer(
             {
-                "bootstrap.servers": fleet.brokers.addresses,
+                "bootstrap.servers": self._fleet.brokers.addresses,
                 "partitioner": "murmur2_random",
                 "enable.idempotence": True,
                 "linger.ms": 5,
@@ -173,10 +177,24 @@ class Crowd:
             }
         )
 
+    async def changed(self, begin: float, end: float) -> None:
+        """A topic changed between these times: write with another producer from now on.
+
+        librdkafka keeps the leaders' epochs of the topic before, and writes nothing to one that was made again with lower
+        ones (findings/restarted-then-recreated-reads-nothing.sh).
+        """
+        self.logged.unsettled(begin, end)
+        before, self._producer = self._producer, None
+        if before is not None:  # else another change is being settled
+            if await asyncio.to_thread(before.flush, _FLUSH):
+                before.purge()
+                before.flush(1)
+            self._producer = self._new_producer()
+
     def push(self, member: Member, pad: str = "") -> None:
         """Write the member's next numbered record, as any other service would."""
         assert member.session is not None
-
+        assert self._producer is not None
         number, now = member.pushed, time.time()
 
         def written(error: Any, _: Any) -> None:
@@ -232,6 +250,9 @@ class Crowd:
 
     async def _push(self, over: asyncio.Event) -> None:
         while not over.is_set():
+            if self._producer is None:
+                await asyncio.sleep(0.05)
+                continue
             for member in self._rng.sample(self.members, len(self.members) // 10):
                 self.push(member)
             self._producer.poll(0)
@@ -239,6 +260,7 @@ class Crowd:
         await self._flush()
 
     async def _flush(self) -> None:
+        assert self._producer is not None
         left = await asyncio.to_thread(self._producer.flush, 60)
         if left:
             self.unwritten.append(f"{left} records were not written in a minute")

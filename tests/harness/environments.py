@@ -1,6 +1,5 @@
 """Python environments of their own for what can't live beside podpair: as a lock file pins them, made on first use, kept."""
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.cache import cache, exclusive
 from harness.processes import BIN, ROOT
 
 MINUTES = 60.0
@@ -18,14 +18,11 @@ MINUTES = 60.0
 def python(lock: Path) -> Path:
     """The interpreter of a lock file's environment, below PODPAIR_TEST_CACHE; skips, or fails, where it can't be made."""
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
-    folder = Path(os.environ.get("PODPAIR_TEST_CACHE", ROOT / ".cache")) / "clients" / f"{lock.stem}-{digest}"
+    folder = cache() / "clients" / f"{lock.stem}-{digest}"
     interpreter = folder / "bin/python"
     if (folder / "complete").exists():
         return interpreter
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Another run of the tests may be making it.
-    with (folder.parent / f"{folder.name}.lock").open("w") as making:
-        fcntl.flock(making, fcntl.LOCK_EX)
+    with exclusive(folder):
         if not (folder / "complete").exists():
             _make(folder, lock)
     return interpreter

@@ -175,7 +175,7 @@ def models(fleet: Fleet, rng: random.Random) -> dict[str, Fault]:
 class Topics:
     """Changes the topics, as their owner would who does not know of the gateways."""
 
-    def __init__(self, fleet: Fleet, rng: random.Random, changed: Callable[[float, float], object]) -> None:
+    def __init__(self, fleet: Fleet, rng: random.Random, changed: Callable[[float, float], Awaitable[object]]) -> None:
         self._fleet = fleet
         self._rng = rng
         self._changed = changed  # is told of each change: when it began, and when all could know of it
@@ -195,7 +195,7 @@ class Topics:
             await asyncio.to_thread(change, topic)
             await asyncio.to_thread(until, self.settled, self._told, 120)
             await asyncio.sleep(_LEARNT)
-            self._changed(began, time.time())
+            await self._changed(began, time.time())
             await asyncio.sleep(_QUIET)
 
         return fault

@@ -24,9 +24,14 @@ class Pair:
             "http": {"port": free_port()},
             "kafka": {"bootstrap_servers": brokers.addresses},
             "requests": {"topic": REQUESTS, "group": GROUP, "replication": 3, "session_timeout_seconds": 6},
-            "results": {"topic": RESULTS, "replication": 3, "tail_bytes": 4 << 20},
+            "results": {"topic": RESULTS, "replication": 3, "tail_cache_bytes": 4 << 20},
             "inference": {"url": self.inference.url if self.unruly is None else self.unruly.url},
-            "sessions": {"drain_seconds": 3, "buffer_bytes": 128 << 10, "slow_seconds": 2, "heartbeat_seconds": 5},
+            "sessions": {
+                "drain_seconds": 3,
+                "buffer_bytes": 128 << 10,
+                "slow_consumer_timeout_seconds": 2,
+                "heartbeat_seconds": 5,
+            },
         }
         self._before: list[Gateway] = []
         self.gateway = self._begin()

@@ -10,31 +10,42 @@ from collections.abc import Iterator
 from typing import Any
 
 from harness.resources import resource
+from podpair.operator.core.api import peers, scalars
 from podpair.operator.core.crd import crd
-from podpair.operator.core.resource import kinds, peers
 
 Schema = dict[str, Any]
 Place = tuple[str | int, ...]
 SPEC: Schema = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 # What each pattern takes, by the pattern. Tests hold both to each other.
 GOOD: dict[str, tuple[Any, ...]] = {
-    kinds.DURATION: ("1s", "250ms", "1h30m", "5m", "40s", "99999h"),
-    kinds.DURATION_OR_ZERO: ("0s", "1s", "250ms", "1h30m", "5m", "1m1s1ms"),
-    kinds.QUANTITY: ("1", "500m", "2Gi", "1e3", "1.5Gi", ".5", "100u", "+2", "1.", "1E", "2E3", "0", 3, 1 << 33),
-    kinds.PERCENT: ("0%", "50%", "100%", "7%", 0, 1, 5),
-    kinds.NAME: ("a", "models", "a-1", "1a"),
-    kinds.OBJECT_NAME: ("a", "jwt", "a.b", "a-1.b-2", "1"),
-    kinds.HOST: ("digits.example", "*.example", "a", "a-b.c-d.e1", "1.2.a", "xn--p1ai"),
-    kinds.LABEL_VALUE: ("", "a", "A_b.c-d", "1"),
-    kinds.QUALIFIED_NAME: ("a", "example.com/a", "kubernetes.io/hostname", "a_b", "A.b-c"),
-    kinds.SERVERS: ("kafka:9092", "a.b:1,c_d:65535", "127.0.0.1:9092", "[::1]:9092", "kafka.:9092"),
-    kinds.URL: ("http://a", "https://u:p@login.example:8443/k?a=b#c", "http://[::1]:80/x", "https://a_b/é"),
-    kinds.URL_PATH: ("/", "/a", "/a/b/", "/a%20b", "/...", "/.a/..b", "/a:b@c;d=e"),
-    kinds.MOUNT_PATH: ("/models", "/a b", "/", "/é"),
-    kinds.IMAGE: ("digits:3", "registry.example:5000/a/b@sha256:" + "0" * 64, "nvcr.io/nvidia/tritonserver:25.08-py3"),
-    kinds.KEY: ("a", "tls.crt", "A_b-c", ".a"),
+    scalars.DURATION: ("1s", "250ms", "1h30m", "5m", "40s", "99999h"),
+    scalars.DURATION_OR_ZERO: ("0s", "1s", "250ms", "1h30m", "5m", "1m1s1ms"),
+    scalars.QUANTITY: ("1", "500m", "2Gi", "1e3", "1.5Gi", ".5", "100u", "+2", "1.", "1E", "2E3", "0", 3, 1 << 33),
+    scalars.PERCENT: ("0%", "50%", "100%", "7%", 0, 1, 5),
+    scalars.NAME: ("a", "models", "a-1", "1a"),
+    scalars.OBJECT_NAME: ("a", "jwt", "a.b", "a-1.b-2", "1"),
+    scalars.HOST: ("digits.example", "*.example", "a", "a-b.c-d.e1", "1.2.a", "xn--p1ai"),
+    scalars.LABEL_VALUE: ("", "a", "A_b.c-d", "1"),
+    scalars.QUALIFIED_NAME: ("a", "example.com/a", "kubernetes.io/hostname", "a_b", "A.b-c"),
+    scalars.SERVERS: ("kafka:9092", "a.b:1,c_d:65535", "127.0.0.1:9092", "[::1]:9092", "kafka.:9092"),
+    scalars.URL: ("http://a", "https://u:p@login.example:8443/k?a=b#c", "http://[::1]:80/x", "https://a_b/é"),
+    scalars.URL_PATH: ("/", "/a", "/a/b/", "/a%20b", "/...", "/.a/..b", "/a:b@c;d=e"),
+    scalars.MOUNT_PATH: ("/models", "/a b", "/", "/é"),
+    scalars.IMAGE: (
+        "digits:3",
+        "registry.example:5000/a/b@sha256:" + "0" * 64,
+        "nvcr.io/nvidia/tritonserver:25.08-py3",
+    ),
+    scalars.KEY: ("a", "tls.crt", "A_b-c", ".a"),
     peers.CIDR: ("10.0.0.0/8", "0.0.0.0/0", "::/0", "fd00:1::/64", "1:2:3:4:5:6:7:8/128", "10.0.0.1/32"),
-    r"^(\*|[a-z][a-z0-9+.-]*://[^/\s]+)$": ("*", "https://app.example", "http://localhost:3000"),
+    scalars.ORIGIN: (
+        "*",
+        "https://app.example",
+        "http://localhost:3000",
+        "http://[::1]:80",
+        "chrome-extension://abc",
+        "https://A_b",
+    ),
     r"^[A-Za-z0-9._-]+$": ("digits", "3", "a.b_c-D"),
     r"^[-._a-zA-Z][-._a-zA-Z0-9]*$": ("A", "PATH", "a.b", "-"),
     "^[.]*[A-Za-z0-9_-][A-Za-z0-9._-]*$": ("a", "a.requests", "b.results", "x.requests.dlq", ".a", "orders"),

@@ -5,17 +5,18 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from harness.cache import cache, exclusive
 from harness.machine import require
-from harness.processes import ROOT
 
 
 def installed(name: str, version: str, *arguments: str, cwd: Path | None = None) -> Path:
     """The path of a program that `go install` makes; `cwd`: of a module in this repository."""
-    path = Path(os.environ.get("PODPAIR_TEST_CACHE", ROOT / ".cache")) / name / version / name
-    if not path.exists():
-        (go,) = require("go")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"podpair-{name}-", dir=path.parent) as folder:
+    path = cache() / name / version / name
+    if path.exists():
+        return path
+    (go,) = require("go")
+    with exclusive(path.parent), tempfile.TemporaryDirectory(prefix=f"podpair-{name}-", dir=path.parent) as folder:
+        if not path.exists():
             done = subprocess.run(
                 ["nice", go, "install", "-trimpath", *arguments],
                 cwd=cwd,

@@ -13,6 +13,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+from harness.cache import cache
 from harness.machine import require
 from harness.namespaces import Namespaces
 from harness.processes import ROOT
@@ -21,11 +22,6 @@ from harness.processes import ROOT
 BASE = "python:3.11-slim"
 _RELEASE = "bookworm"  # Debian's release whose Python that is
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-
-
-def cache() -> Path:
-    """Where what takes long to make is kept."""
-    return Path(os.environ.get("PODPAIR_TEST_CACHE", ROOT / ".cache"))
 
 
 def archive(root: Path, tag: str, entrypoint: str | None = None) -> bytes:

@@ -21,10 +21,11 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from harness.cache import cache, exclusive
 from harness.certificates import Authority
 from harness.machine import require
 from harness.pair import until
-from harness.processes import ROOT, Child, free_port
+from harness.processes import Child, free_port
 
 VERSION = "1.34.4"
 COREDNS = "v1.12.4"
@@ -35,22 +36,23 @@ NODE = (*_API, "kube-controller-manager", "kube-scheduler", "kubelet", "kube-pro
 
 def programs(*wanted: str) -> Path:
     """The folder with these programs of Kubernetes (default: kube-apiserver and kubectl), built on first use."""
-    folder = Path(os.environ.get("PODPAIR_TEST_CACHE", ROOT / ".cache")) / "kubernetes" / VERSION
-    missing = [name for name in wanted or _API if not (folder / name).exists()]
-    if missing:
-        (go,) = require("go")
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="podpair-kubernetes-") as module:
-            out = Path(module) / "out"
-            if ours := [name for name in missing if name != "coredns"]:
-                _build(go, Path(module), ours)
-            if "coredns" in missing:
-                settings = {"GOBIN": str(out), "CGO_ENABLED": "0"}
-                flags = ("-trimpath", "-ldflags=-s -w")
-                _go(go, Path(module), "install", *flags, f"github.com/coredns/coredns@{COREDNS}", **settings)
-            for name in missing:  # a copy that is cut off must not look like a program
-                shutil.move(out / name, folder / f"{name}.part")
-                (folder / f"{name}.part").rename(folder / name)
+    folder = cache() / "kubernetes" / VERSION
+    names = wanted or _API
+    if all((folder / name).exists() for name in names):
+        return folder
+    (go,) = require("go")
+    with exclusive(folder), tempfile.TemporaryDirectory(prefix="podpair-kubernetes-") as module:
+        missing = [name for name in names if not (folder / name).exists()]
+        out = Path(module) / "out"
+        if ours := [name for name in missing if name != "coredns"]:
+            _build(go, Path(module), ours)
+        if "coredns" in missing:
+            settings = {"GOBIN": str(out), "CGO_ENABLED": "0"}
+            flags = ("-trimpath", "-ldflags=-s -w")
+            _go(go, Path(module), "install", *flags, f"github.com/coredns/coredns@{COREDNS}", **settings)
+        for name in missing:  # a copy that is cut off must not look like a program
+            shutil.move(out / name, folder / f"{name}.part")
+            (folder / f"{name}.part").rename(folder / name)
     return folder
 
 

@@ -15,10 +15,15 @@ import pytest
 
 _INSTALL = {
     "java": "Java 17 (Debian: openjdk-17-jre-headless)",
+    "javac": "Java 17 with its compiler (Debian: openjdk-17-jdk-headless)",
     "mvn": "Maven, for the broker's jars (Debian: maven)",
     "chromium": "Chromium (Debian: chromium)",
     "kcat": "kcat (Debian: kcat)",
+    "nginx": "nginx (Debian: nginx-light)",
+    "haproxy": "HAProxy (Debian: haproxy)",
+    "caddy": "Caddy (Debian: caddy)",
     "go": "Go, to build Kubernetes and producers",
+    "curl": "curl (Debian: curl)",
     "node": "Node.js (Debian: nodejs)",
     "npm": "npm (Debian: npm)",
     "cargo": "Rust, to build producers (Debian: cargo)",

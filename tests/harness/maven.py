@@ -1,9 +1,9 @@
 """Jars, as Maven resolves a pom's dependencies: copied into a folder below .cache on first use, and kept."""
 
-import fcntl
 import hashlib
 from pathlib import Path
 
+from harness.cache import exclusive
 from harness.machine import fetch, require
 from harness.processes import ROOT
 
@@ -15,10 +15,7 @@ def jars(pom: Path, name: str) -> Path:
     if resolved.exists():
         return folder
     (maven,) = require("mvn")
-    folder.mkdir(parents=True, exist_ok=True)
-    # Another run of the tests may be at it.
-    with (folder / ".lock").open("w") as copying:
-        fcntl.flock(copying, fcntl.LOCK_EX)
+    with exclusive(folder):
         if not resolved.exists():
             for other in (*folder.glob("*.jar"), *folder.glob(".resolved-*")):  # of another version
                 other.unlink()

@@ -1,15 +1,16 @@
 """InferenceGateways for the tests: a good one, and wrong ones with what each must be told."""
 
 import copy
+from enum import Enum
 from typing import Any, NamedTuple
 
 import yaml
 
 from harness.processes import ROOT
-from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.core.api.igw import InferenceGateway
 
 EXAMPLE = ROOT / "examples" / "digits" / "inferencegateway.yaml"
-REMOVED = object()
+REMOVED = Enum("Change", ["REMOVED"]).REMOVED  # it reads the same in every test process, as the names of tests must
 
 
 def resource(**changed: Any) -> dict[str, Any]:
@@ -254,7 +255,7 @@ WRONG = {
     "latency over gRPC": Wrong(
         {"inference__protocol": "grpc", "scaling": {**_SCALING, "metrics": [{"lag": 5}, {"latency": "50ms"}]}},
         "spec",
-        "scaling by latency needs what only podpair-inference tells, over REST",
+        "scaling by latency needs what only podpair-inference exports, over REST",
     ),
     "metrics at the model's port": Wrong(
         {"inference__metricsPort": 8081}, "spec.inference", "metricsPort must be a port of its own"

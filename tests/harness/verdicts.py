@@ -10,16 +10,16 @@ import yaml
 from pydantic import ValidationError
 
 from podpair.gateway.config.load import ConfigError, load
-from podpair.operator.cli.files import faults_offline
-from podpair.operator.core.desired import Surroundings, desired
+from podpair.operator.cli.files import offline_faults
+from podpair.operator.core.api.igw import InferenceGateway
+from podpair.operator.core.api.rules import BROKEN_RULES
+from podpair.operator.core.builders.naming import Manifest
+from podpair.operator.core.builders.settings import CONFIG_FILE
+from podpair.operator.core.desired import Dependencies, desired
 from podpair.operator.core.json_schema import json_schema
-from podpair.operator.core.objects.naming import Manifest
-from podpair.operator.core.objects.settings import CONFIG_FILE
-from podpair.operator.core.reading import read
-from podpair.operator.core.resource.igw import InferenceGateway
-from podpair.operator.core.resource.rules import BROKEN_RULES
+from podpair.operator.core.manifest_loader import load_manifests
 
-AROUND = Surroundings("podpair-gateway:test", "k" * 43, pod_monitors=True)
+DEPENDENCIES = Dependencies("podpair-gateway:test", "k" * 43, pod_monitors=True)
 _RULES = {BROKEN_RULES, "twice"}  # what JSON Schema can't say
 
 
@@ -86,13 +86,13 @@ def verdict(made: dict[str, Any]) -> Verdict:
             ):
                 continue
             (rules if one["type"] in _RULES else fields).append(f"{one['loc']}: {one['msg']}")
-    told = read(yaml.safe_dump(made, allow_unicode=True), check=faults_offline).faults
+    told = load_manifests(yaml.safe_dump(made, allow_unicode=True), check=offline_faults).faults
     return Verdict(schema, fields, rules, [str(fault) for fault in told], gateway)
 
 
 def objects(gateway: InferenceGateway) -> list[Manifest]:
     """What the operator makes of it."""
-    return desired(gateway, AROUND)
+    return desired(gateway, DEPENDENCIES)
 
 
 def gateway_faults(made: list[Manifest]) -> list[str]:

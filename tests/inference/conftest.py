@@ -21,7 +21,7 @@ import pytest
 import yaml
 from onnx import TensorProto, helper
 
-from podpair.inference.core.held import HeldBytes
+from podpair.inference.core.memory_budget import MemoryBudget
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.tensors import Array, TensorSpec
 from podpair.inference.http.app import Api
@@ -315,7 +315,7 @@ async def application() -> AsyncIterator[Callable[..., Any]]:
             folder = ModelFolder("gate", Path("gate"), ModelConfig.model_validate(config), {1: Path("gate/1")})
             metrics = Metrics()
             catalog = Catalog(Fixed(folder), metrics, lambda folder, version: gate)
-            server = Api(catalog, metrics, 1_000_000).server(HeldBytes(1 << 30))
+            server = Api(catalog, metrics, 1_000_000).server(MemoryBudget(1 << 30))
             ends.push_async_callback(server.close, 10)
             host, port = await server.listen("127.0.0.1", 0)
             client = await ends.enter_async_context(aiohttp.ClientSession(f"http://{host}:{port}"))

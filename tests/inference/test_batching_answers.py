@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from podpair.inference.core.errors import DeadlineExceededError, InferenceError, ModelError, OverloadedError
 from podpair.inference.core.model_config import ModelConfig
+from podpair.inference.core.run_times import RunTimes
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import Array, TensorSpec
-from podpair.inference.core.timing import RunTimes
 from podpair.inference.metrics import Metrics
-from podpair.inference.runtime.scheduler import FutureSink, Scheduler
+from podpair.inference.runtime.request_queue import FutureSink
+from podpair.inference.runtime.scheduler import Scheduler
 from podpair.inference.runtime.warmup import LARGEST
 
 
@@ -85,7 +86,7 @@ def scheduler(runtime: Doubling, inline: bool, /, **config: object) -> Scheduler
     for size in range(9):
         times.seed(2**size, 0.0)
     signature = Signature(model, runtime.inputs, runtime.outputs, "test")
-    return Scheduler("test", runtime, signature, model, Metrics().of("test"), times)
+    return Scheduler("test", runtime, signature, model, Metrics().for_model("test"), times)
 
 
 async def send(sut: Scheduler, number: int, ask: Ask) -> str:

@@ -56,7 +56,7 @@ def test_providers_fall_back_in_the_order_that_is_given(
         ("CPUExecutionProvider", {}),
     ]
     assert asked == wanted
-    assert [record.provider for record in caplog.records if "isn't there" in record.message] == ["OpenVINO"]
+    assert [record.provider for record in caplog.records if "isn't available" in record.message] == ["OpenVINO"]
 
 
 def test_threads_and_their_cores_reach_the_session(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,9 @@ def test_threads_and_their_cores_reach_the_session(model: Path, monkeypatch: pyt
 
 
 def test_no_provider_that_is_there_is_a_fault_that_names_those_that_are(model: Path) -> None:
-    with pytest.raises(FaultsError, match=r"none of runtime\.providers \(Abacus, QNN\) is there; use .*CPUExecution"):
+    with pytest.raises(
+        FaultsError, match=r"none of runtime\.providers \(Abacus, QNN\) is available; use .*CPUExecution"
+    ):
         OnnxRuntime(model, RuntimeConfig(providers=("Abacus", "QNN")))
 
 

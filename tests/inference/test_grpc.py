@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from podpair.inference.core import wire
 from podpair.inference.core.errors import InvalidRequestError, OverloadedError
-from podpair.inference.core.held import HeldBytes
+from podpair.inference.core.memory_budget import MemoryBudget
 from podpair.inference.grpc.calls import Calls
 from podpair.inference.grpc.proto import open_inference_pb2 as pb
 from podpair.inference.grpc.proto import podpair_pb2 as own
@@ -247,11 +247,11 @@ async def test_a_full_queue_says_when_to_come_again() -> None:
 
     metrics = Metrics()
     with pytest.raises(Aborted) as error:
-        await Calls(metrics, HeldBytes(1)).unary(refuse)(b"", Context())
+        await Calls(metrics, MemoryBudget(1)).unary(refuse)(b"", Context())
     code, details, trailing = error.value.args
     assert (code.name, details) == ("RESOURCE_EXHAUSTED", "full")
     assert dict(trailing) == {"podpair-retry-after-ms": "250", "grpc-retry-pushback-ms": "250"}
-    assert metrics.registry.get_sample_value("inference_errors_total", {"type": "overloaded"}) == 1
+    assert metrics.registry.get_sample_value("inference_errors_total", {"reason": "overloaded"}) == 1
 
 
 async def test_large_requests_that_are_at_work_are_bounded_in_bytes() -> None:
@@ -261,7 +261,7 @@ async def test_large_requests_that_are_at_work_are_bounded_in_bytes() -> None:
         await go_on.wait()
         return len(request)
 
-    held = HeldBytes(100_000)
+    held = MemoryBudget(100_000)
     call = Calls(Metrics(), held).unary(work)
     large, small = bytes(150_000), bytes(1_000)
     first = asyncio.create_task(call(large, Context()))
@@ -353,16 +353,16 @@ FIELDS = st.lists(st.tuples(st.sampled_from(["name", "raw"]), st.binary(max_size
 
 @given(FIELDS)
 def test_cutting_raw_tensors_out_of_a_message_loses_nothing(fields: list[tuple[str, bytes]]) -> None:
-    message = b"".join(wire.put(b"", {"name": 3, "raw": 7}[kind], [data]) for kind, data in fields)
-    rest, raw = wire.take(message, 7)
+    message = b"".join(wire.append_fields(b"", {"name": 3, "raw": 7}[kind], [data]) for kind, data in fields)
+    rest, raw = wire.split_fields(message, 7)
     assert [bytes(view) for view in raw] == [data for kind, data in fields if kind == "raw"]
-    assert rest == b"".join(wire.put(b"", 3, [data]) for kind, data in fields if kind == "name")
+    assert rest == b"".join(wire.append_fields(b"", 3, [data]) for kind, data in fields if kind == "name")
 
 
 @given(st.binary(max_size=40))
 def test_any_bytes_are_cut_or_refused(message: bytes) -> None:
     try:
-        rest, raw = wire.take(message, 7)
+        rest, raw = wire.split_fields(message, 7)
     except InvalidRequestError:
         return
     assert len(rest) + sum(len(view) for view in raw) <= len(message)
@@ -370,5 +370,5 @@ def test_any_bytes_are_cut_or_refused(message: bytes) -> None:
 
 def test_a_raw_tensor_is_a_view_of_the_message() -> None:
     message = pixels(2).SerializeToString()
-    (view,) = wire.take(message, 7)[1]
+    (view,) = wire.split_fields(message, 7)[1]
     assert view.obj is message

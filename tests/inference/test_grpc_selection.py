@@ -86,10 +86,11 @@ def test_aio_is_asked_for_without_a_warning(tmp_path: Path, repository: Path, st
     answers(server)
 
 
+@pytest.mark.process
 def test_nothing_of_the_core_s_server_is_imported_for_aio() -> None:
     code = (
         "import sys, podpair.inference.grpc.server, podpair.inference.grpc.selection;"
-        "print('podpair.inference.grpc.front' in sys.modules)"
+        "print('podpair.inference.grpc.core_server' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "False"

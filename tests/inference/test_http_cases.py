@@ -14,11 +14,11 @@ from harness import environments
 from harness.pair import until
 from inference.http_cases import NEXT, Case, Llhttp, Verdict, cases, converse
 from podpair.inference.core.errors import NotFoundError
-from podpair.inference.core.held import HeldBytes
+from podpair.inference.core.memory_budget import MemoryBudget
 from podpair.inference.http.connection import Connection
-from podpair.inference.http.failures import Failures
+from podpair.inference.http.error_responses import ErrorResponses
 from podpair.inference.http.requests import Request, Response, json_response
-from podpair.inference.http.routing import Route, Routes
+from podpair.inference.http.routes import Route, Routes
 from podpair.inference.http.server import Server
 from podpair.inference.metrics import Metrics
 
@@ -125,7 +125,7 @@ def echoing() -> Server:
         Route("POST", "/v2/models/{model}/infer", lambda request: request.answer(echo(request)), direct=True),
         *(Route("GET", path, later) for path in ("/v2", "/v2/health/{what}", "/v2/models/{model}")),
     ]
-    return Server(Routes(routes, nothing), Failures(Metrics()), 1_000_000, HeldBytes(1 << 30))
+    return Server(Routes(routes, nothing), ErrorResponses(Metrics()), 1_000_000, MemoryBudget(1 << 30))
 
 
 def places(length: int) -> Iterable[int]:
@@ -154,6 +154,7 @@ def test_llhttp_finds_the_same_requests(case: Case) -> None:
     assert Llhttp().verdict(case) == case.others.get("llhttp", (case.taken, case.next))
 
 
+@pytest.mark.process
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("parser", ["h11", "httptools"])
 def test_uvicorn_takes_the_same_requests(parser: str, tmp_path: Path) -> None:

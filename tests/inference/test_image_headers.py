@@ -69,12 +69,12 @@ def test_a_jpeg_of_endless_scans_is_refused() -> None:
         (b"  <html>", "it is HTML or XML"),
         (b"%PDF-1.7", "it is a PDF"),
         (b"\0\0\0\x20ftypavif", "it is AVIF"),
-        (b"hello", r"no image that is known here \(it begins with 68 65 6c 6c 6f\)"),
+        (b"hello", r"no known image format \(it begins with 68 65 6c 6c 6f\)"),
         (FILES["jpeg"][:20], "the JPEG is cut off after 20 bytes"),
         (FILES["png"][:20], "the PNG is cut off after 20 bytes"),
         (FILES["lossy webp"][:20], "the WebP is cut off after 20 bytes"),
         (b"\xff\xd8\xff\xdb\0\2xx\0\0", "no marker where one must be"),
-        (b"\xff\xd8\xff\xda\0\2\0\0", "its size isn't told before its data"),
+        (b"\xff\xd8\xff\xda\0\2\0\0", "its size doesn't come before its data"),
     ],
 )
 def test_what_is_no_image_is_called_by_its_name(data: bytes, complaint: str) -> None:

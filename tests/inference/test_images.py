@@ -36,7 +36,7 @@ def decode(data: bytes, shape: tuple[int, ...] = (-1, 3, 8, 8), datatype: str = 
     (spec,) = PreProcess([step], [TensorSpec("x", datatype, shape)]).images
     assert spec
     decoder = ImageDecoder(spec, "test")
-    room = decoder.room(1)
+    room = decoder.allocate(1)
     decoder.decode(data, room[0])
     return room[0]
 
@@ -323,7 +323,7 @@ def test_a_class_gets_arrays_and_may_stream(server: Any) -> None:
 @pytest.mark.parametrize(
     ("images", "complaint"),
     [
-        ([b"hello"], "input 'image': it is no image that is known here"),
+        ([b"hello"], "input 'image': it is no known image format"),
         ([b""], "input 'image': it is empty"),
         ([png(noise(8, 8)), b"GIF89a"], "input 'image', image 2: it is a GIF; send a JPEG, PNG or WebP"),
         ([png(noise(400, 300))], "400 pixels, more than 100,000 (max_pixels)"),
@@ -362,5 +362,5 @@ def test_what_the_stage_took_is_told(server: Any) -> None:
     after = server.get("/v2/models/same/stats").json["model_stats"][0]["inference_stats"]
     assert after["compute_input"]["ns"] > before["compute_input"]["ns"]
     metrics = server.get("/metrics").body.decode()
-    assert 'inference_stage_seconds_count{model="same",stage="preprocess"}' in metrics
+    assert 'inference_stage_duration_seconds_count{model="same",stage="preprocess"}' in metrics
     assert 'inference_stage_queue_depth{model="same",stage="preprocess"} 0.0' in metrics

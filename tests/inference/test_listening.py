@@ -22,6 +22,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from harness.processes import BIN
 from podpair.inference.grpc.proto import open_inference_pb2
 
+pytestmark = pytest.mark.process
+
 COMMAND = str(BIN / "podpair-inference")
 
 

@@ -25,7 +25,7 @@ async def test_requests_that_queue_while_a_batch_runs_are_the_next_batch(applica
     assert [answer[1]["outputs"][0]["data"] for answer in answers] == [[2.0], *[[i + 1.0] for i in range(10)]]
     assert app.gate.runs == [1, 8, 2]
     assert app.metric("inference_batch_size_count", model="gate") == 3
-    assert app.metric("inference_latency_seconds_count", model="gate") == 11
+    assert app.metric("inference_request_duration_seconds_count", model="gate") == 11
 
 
 async def test_a_full_queue_refuses_with_429_and_when_to_come_again(application: Begin) -> None:
@@ -43,7 +43,7 @@ async def test_a_full_queue_refuses_with_429_and_when_to_come_again(application:
     assert "the queue of model gate is full (2 of 3 rows)" in document["error"]
     assert int(headers["Retry-After"]) >= 1
     assert int(headers["podpair-retry-after-ms"]) >= 1
-    assert app.metric("inference_errors_total", type="overloaded") == 1
+    assert app.metric("inference_errors_total", reason="overloaded") == 1
     fits = app.ask(5.0)
     await app.queued(3)
     app.gate.open.set()
@@ -55,7 +55,7 @@ async def test_each_stage_tells_how_long_it_took(application: Begin) -> None:
     for _ in range(3):
         assert (await app.ask(1.0))[0] == 200
     for stage in ("ingress", "queue", "runtime", "postprocess", "egress"):
-        assert app.metric("inference_stage_seconds_count", model="gate", stage=stage) == 3
+        assert app.metric("inference_stage_duration_seconds_count", model="gate", stage=stage) == 3
         assert app.metric("inference_stage_queue_depth", model="gate", stage=stage) in (0, None)
 
 
@@ -64,10 +64,10 @@ async def test_bytes_of_large_bodies_are_counted_while_they_are_held(application
     app.gate.open.clear()
     task = app.ask(*range(20_000))
     await app.running()
-    assert app.metric("inference_ingress_bytes") > 60_000
+    assert app.metric("inference_pending_bytes") > 60_000
     app.gate.open.set()
     assert (await task)[0] == 200
-    assert app.metric("inference_ingress_bytes") == 0
+    assert app.metric("inference_pending_bytes") == 0
 
 
 async def test_a_request_leaves_the_memory_when_it_ends_not_when_cycles_are_collected(application: Begin) -> None:
@@ -108,7 +108,7 @@ async def test_a_deadline_that_passes_in_the_queue_is_504_at_once_and_never_runs
     app.gate.open.set()
     assert [(await task)[0] for task in (running, in_time)] == [200, 200]
     assert app.gate.runs == [1, 1]
-    assert app.metric("inference_errors_total", type="deadline_exceeded") == 1
+    assert app.metric("inference_errors_total", reason="deadline_exceeded") == 1
 
 
 async def test_the_request_of_a_client_that_has_gone_leaves_the_queue(application: Begin) -> None:
@@ -138,7 +138,7 @@ async def test_one_bad_request_does_not_fail_its_batch(application: Begin) -> No
     assert "a negative number" in answers[2][1]["error"]
     # The batch of three, its first, the other two, and each of them.
     assert app.gate.runs == [1, 3, 1, 2, 1, 1]
-    assert app.metric("inference_errors_total", type="model") == 1
+    assert app.metric("inference_errors_total", reason="model") == 1
 
 
 async def test_with_two_instances_two_batches_run_at_the_same_time(application: Begin) -> None:

@@ -100,6 +100,7 @@ def test_the_others_are_served_and_it_says_why_it_is_not(
     assert why in "".join(told[0]["faults"])
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("breaks", [not_onnx, bad_yaml, one_bad_version])
 @pytest.mark.parametrize("how", ["option", "setting", "watched", "alone"])
 def test_to_be_strict_or_where_there_is_no_other_it_ends(
@@ -218,7 +219,7 @@ def test_a_warm_up_that_is_asked_for_has_to_succeed(tmp_path: Path, save_model: 
     multiples_of(save_model, tmp_path / "asked", 640, {"warmup": {"rows": [1, 4]}})
     multiples_of(save_model, tmp_path / "sized", 640, {"warmup": {"rows": [1, 4], "sizes": [320, 640]}})
     multiples_of(save_model, tmp_path / "left", 640, {"warmup": {"rows": []}})
-    found = CliRunner().invoke(main, ["check", str(tmp_path)])
+    found = CliRunner().invoke(main, ["validate", str(tmp_path)])
     served = [line.split("/")[0] for line in found.stdout.splitlines() if not line.startswith(" ")]
     assert served == ["left", "sized"]
     assert "asked/1: the warm-up with zeros failed" in found.stderr
@@ -228,9 +229,9 @@ def test_a_warm_up_that_is_asked_for_has_to_succeed(tmp_path: Path, save_model: 
 def test_bench_finds_a_size_or_says_how_to_give_rows(tmp_path: Path, save_model: Callable[..., None]) -> None:
     options = ["--threads", "1", "--rounds", "1", "--seconds", "0.001", "--max-items", "1"]
     multiples_of(save_model, tmp_path / "m", 256)
-    assert CliRunner().invoke(main, ["bench", str(tmp_path / "m"), *options]).exit_code == 0
+    assert CliRunner().invoke(main, ["tune", str(tmp_path / "m"), *options]).exit_code == 0
     multiples_of(save_model, tmp_path / "odd", 7)
-    found = CliRunner().invoke(main, ["bench", str(tmp_path / "odd"), *options])
+    found = CliRunner().invoke(main, ["tune", str(tmp_path / "odd"), *options])
     assert found.exit_code == 1
     assert "--request" in found.stderr
 

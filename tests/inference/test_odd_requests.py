@@ -123,7 +123,7 @@ def test_bench_runs_a_model_with_single_values(repository: Path, tmp_path: Path)
     request = tmp_path / "request.json"
     request.write_text(json.dumps({"inputs": tensors}))
     for model, more in (("scaled", []), ("word", []), ("linear", []), ("scaled", ["--request", str(request)])):
-        found = CliRunner().invoke(main, ["bench", str(repository / model), *options, *more])
+        found = CliRunner().invoke(main, ["tune", str(repository / model), *options, *more])
         assert (found.exit_code, found.stderr) == (0, "")
         assert "max_items: 1}" in found.stdout
 

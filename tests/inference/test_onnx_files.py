@@ -17,9 +17,9 @@ from podpair.inference.cli.main import main
 from podpair.inference.core.errors import FaultsError
 from podpair.inference.core.model_config import RuntimeConfig
 from podpair.inference.core.onnx_header import OnnxHeader, read_header
-from podpair.inference.runtime.loading import loader
+from podpair.inference.runtime.loader import runtime_loader
 from podpair.inference.runtime.onnx import OnnxRuntime
-from podpair.inference.runtime.onnx_loading import limits
+from podpair.inference.runtime.onnx_session import limits
 
 HERE = Path(__file__).parent
 ABS = helper.make_node("Abs", ["x"], ["y"])
@@ -132,9 +132,9 @@ def test_a_model_in_ort_s_own_format(tmp_path: Path, save_model: Callable[..., N
 
 
 def _checked(model: Path, file: Path) -> str:
-    assert CliRunner().invoke(main, ["check", str(model)]).exit_code == 0
+    assert CliRunner().invoke(main, ["validate", str(model)]).exit_code == 0
     file.unlink()
-    return CliRunner().invoke(main, ["check", str(model)]).stderr
+    return CliRunner().invoke(main, ["validate", str(model)]).stderr
 
 
 @pytest.mark.timeout(600)  # the environment is made where there is none yet
@@ -150,7 +150,7 @@ def test_custom_operators_come_from_a_library_that_is_allowed(
     for way in WAYS:
         assert infer(server, "upper", {"x": np.array(["ab"], object)}, way)["y"].tolist() == [b"AB"]
     monkeypatch.setenv("PODPAIR_MODELS__CUSTOM_OP_LIBRARIES", setting)
-    assert CliRunner().invoke(main, ["check", str(tmp_path)]).exit_code == 0
+    assert CliRunner().invoke(main, ["validate", str(tmp_path)]).exit_code == 0
     monkeypatch.undo()
     # Without the setting it is refused, and the other model served.
     without = start(tmp_path)
@@ -171,11 +171,11 @@ def test_a_library_that_cannot_be_used(
 ) -> None:
     save_model(tmp_path / "upper/1", [UPPER], *TEXTS, domain=("ai.onnx.contrib", 1))
     monkeypatch.setenv("PODPAIR_MODELS__CUSTOM_OP_LIBRARIES", f'["{library}"]')
-    found = CliRunner().invoke(main, ["check", str(tmp_path)])
+    found = CliRunner().invoke(main, ["validate", str(tmp_path)])
     assert found.exit_code == 1
     assert f"models.custom_op_libraries: {library}" in found.stderr
     assert complaint in found.stderr
-    assert loader([]) is not loader([library])
+    assert runtime_loader([]) is not runtime_loader([library])
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ def run(*options: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.mark.process
 def test_faults_are_a_list_and_exit_status_2(tmp_path: Path) -> None:
     status, text = run("--models", str(tmp_path / "none"))
     assert (status, text.splitlines()[0]) == (2, "podpair-inference: 1 fault:")
@@ -34,17 +35,19 @@ def test_faults_are_a_list_and_exit_status_2(tmp_path: Path) -> None:
     assert "command line: server.port" in text
 
 
+@pytest.mark.process
 def test_onnx_runtime_tells_nobody_of_the_models(tmp_path: Path) -> None:
     """Its telemetry keeps an id of the machine, and what it has not sent yet, below the user's home; off, there is neither."""
     quiet = {"CI", "TF_BUILD", "GITHUB_ACTIONS", "ORT_DISABLE_TELEMETRY", "ORT_RUNNING_UNIT_TESTS"}
     environment = {name: value for name, value in os.environ.items() if name not in quiet}
     environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    command = [sys.executable, "-m", "podpair.inference.cli.main", "check", str(MODELS)]
+    command = [sys.executable, "-m", "podpair.inference.cli.main", "validate", str(MODELS)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
     assert "digits/1" in done.stdout
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == []
 
 
+@pytest.mark.process
 def test_a_model_that_cannot_be_loaded_ends_the_process_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "broken/1").mkdir(parents=True)
     (tmp_path / "broken/1/model.onnx").write_bytes(b"nonsense")
@@ -53,6 +56,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_process_with_its_reason(tmp_path
     assert "broken/1/model.onnx: ONNX Runtime can't load it" in text
 
 
+@pytest.mark.process
 def test_a_port_that_is_taken_is_named(repository: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

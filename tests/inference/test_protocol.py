@@ -144,12 +144,12 @@ def test_metrics_have_the_names_and_buckets_that_dashboards_expect(served: Any) 
     buckets = [
         line.split('le="')[1].split('"')[0]
         for line in text.splitlines()
-        if "latency_seconds_bucket" in line and 'model="plus"' in line
+        if "request_duration_seconds_bucket" in line and 'model="plus"' in line
     ]
     assert buckets == ["0.001", "0.005", "0.01", "0.05", "0.1", "0.5", "+Inf"]
     for expected in (
-        'inference_latency_seconds_count{model="plus"}',
-        'inference_errors_total{type="invalid"}',
+        'inference_request_duration_seconds_count{model="plus"}',
+        'inference_errors_total{reason="invalid"}',
         'inference_queue_depth{model="plus"} 0.0',
         'inference_batch_size_bucket{le="1.0",model="plus"}',
     ):

@@ -11,9 +11,11 @@ import pytest
 
 from podpair.inference.core.errors import FaultsError
 from podpair.inference.core.model_config import ModelConfig
-from podpair.inference.runtime.loading import load_runtime
-from podpair.inference.runtime.repository import ModelFolder, Models
+from podpair.inference.runtime.loader import load_runtime
+from podpair.inference.runtime.repository import ModelFolder, ModelRepository
 from podpair.inference.runtime.user_code import UserCodeError
+
+pytestmark = pytest.mark.process
 
 EXAMPLES = Path(__file__).parents[2] / "examples/python"
 
@@ -362,5 +364,5 @@ class A:
 )
 def test_a_reference_that_leads_nowhere(references: list[str], complaint: str) -> None:
     with pytest.raises(FaultsError) as error:
-        Models(None, references).read()
+        ModelRepository(None, references).read()
     assert complaint in "\n".join(error.value.faults)

@@ -32,7 +32,7 @@ from podpair.inference.core.row_probe import Finding, Hints, ProbedInput, RowPro
 from podpair.inference.core.row_values import same
 from podpair.inference.core.tensors import Array, TensorSpec
 from podpair.inference.grpc.proto import open_inference_pb2 as pb
-from podpair.inference.runtime.loading import load_runtime, load_version
+from podpair.inference.runtime.loader import load_runtime, load_version
 from podpair.inference.runtime.repository import read_model as read_folder
 
 
@@ -133,7 +133,7 @@ def test_an_output_that_isn_t_served_doesn_t_matter(tmp_path: Path) -> None:
 def test_check_says_it_and_what_to_write(tmp_path: Path) -> None:
     for make in (perceptron, dynamic_quantisation, sound):
         save(tmp_path, make)
-    lines = CliRunner().invoke(main, ["check", str(tmp_path)]).stdout.splitlines()
+    lines = CliRunner().invoke(main, ["validate", str(tmp_path)]).stdout.splitlines()
     told = {lines[i].split("/")[0]: lines[i + 1] for i in range(0, len(lines), 2)}
     assert told["perceptron"].startswith("  rows: independent, requests share runs (probe: answers to random rows (")
     assert told["dynamic_quantisation"] == (
@@ -203,6 +203,7 @@ def test_of_several_versions_the_most_careful_speaks_for_all(server: Any) -> Non
     assert server.get("/v2/models/mixed/versions/1/config").json["max_batch_size"] == 64
 
 
+@pytest.mark.process
 def test_a_python_class_answers_row_by_row_by_its_contract(tmp_path: Path) -> None:
     (tmp_path / "echo/1").mkdir(parents=True)
     (tmp_path / "echo/1/model.py").write_text(

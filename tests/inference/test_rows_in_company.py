@@ -30,7 +30,7 @@ from inference.row_models import (
     unique,
 )
 from podpair.inference.metrics import Metrics
-from podpair.inference.runtime.loading import load_runtime, load_version
+from podpair.inference.runtime.loader import load_runtime, load_version
 from podpair.inference.runtime.repository import read_model
 from podpair.inference.runtime.scheduler import Scheduler
 
@@ -48,7 +48,7 @@ async def test_requests_of_one_turn_get_what_they_would_get_alone(
     folder = save(tmp_path, make, "rows: independent" if forced else "")
     alone, loaded = Alone(folder), load_version(read_model(folder), 1, load_runtime)
     config = read_model(folder).config
-    sut = Scheduler("m", loaded.runtime, loaded.signature, config, Metrics().of("m"), loaded.times)
+    sut = Scheduler("m", loaded.runtime, loaded.signature, config, Metrics().for_model("m"), loaded.times)
     draw = np.random.default_rng(3)
     # Of one shape each, so that nothing but the decision keeps them from sharing a run.
     requests = [alone.request(np.random.default_rng(7)) for _ in range(CLIENTS)]

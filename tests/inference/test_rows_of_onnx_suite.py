@@ -15,7 +15,7 @@ from podpair.inference.core.row_values import same
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import Array
 from podpair.inference.runtime.onnx import OnnxRuntime
-from podpair.inference.runtime.row_probing import establish_rows
+from podpair.inference.runtime.row_analysis import establish_rows
 from podpair.inference.runtime.warmup import run_clock
 
 ROWS = 4

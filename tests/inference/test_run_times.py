@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from podpair.inference.core.timing import RunTimes
+from podpair.inference.core.run_times import RunTimes
 
 
 def test_a_size_that_was_never_timed_goes_to_a_thread() -> None:

@@ -32,12 +32,20 @@ def test_the_gateway_s_own_variables_are_none_of_its_business(monkeypatch: pytes
     load_settings()
 
 
-def test_a_list_in_the_environment_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_in_the_environment_is_json_or_has_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PODPAIR_MODELS__CLASSES", '["a:A", "b=a:B"]')
     monkeypatch.setenv("podpair_grpc__enabled", "false")
     settings = load_settings()
     assert (settings.models.classes, settings.models.folder) == (("a:A", "b=a:B"), None)
     assert not settings.grpc.enabled
+    monkeypatch.setenv("PODPAIR_MODELS__CLASSES", "a:A, b=a:B,")
+    monkeypatch.setenv("PODPAIR_MODELS", '{"classes": ["c:C"], "watch": true}')
+    monkeypatch.setenv("PODPAIR_MODELS__CUSTOM_OP_LIBRARIES", "onnxruntime_extensions")
+    settings = load_settings()
+    assert settings.models.classes == ("a:A", "b=a:B")
+    assert settings.models.watch
+    assert settings.models.custom_op_libraries == ("onnxruntime_extensions",)
+    monkeypatch.delenv("PODPAIR_MODELS")
     monkeypatch.setenv("PODPAIR_MODELS__CLASSES", "[a:A")
     monkeypatch.setenv("PODPAIR_LOG", "off")
     with pytest.raises(FaultsError) as error:

@@ -15,6 +15,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from harness.collector import SAMPLED, SPAN, TRACE, UNSAMPLED, Collector, about
 from podpair.inference.grpc.proto import open_inference_pb2 as pb
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 BODY = {"id": "r-1", "inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 1], "data": [1, 2]}]}
 SERVICE = "traced-model"

@@ -15,6 +15,8 @@ import pytest
 
 from harness.processes import BIN
 
+pytestmark = pytest.mark.process
+
 
 # Asked for `x` they do what they do; anything else is answered.
 def model(body: str, *, method: str = "predict(self, batch)", head: str = "", kind: str = "def") -> str:

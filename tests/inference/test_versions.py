@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 
-from podpair.inference.core.choosing import VersionChoice
 from podpair.inference.core.errors import FaultsError
-from podpair.inference.runtime.repository import Models
+from podpair.inference.core.traffic_split import TrafficSplit
+from podpair.inference.runtime.repository import ModelRepository
 
 # By runtime.process: each reload starts a process where that is so.
 RELOADS = {True: 20, False: 200}
@@ -35,29 +35,29 @@ def ask(server: Any, path: str = "", **headers: str) -> Any:
 
 
 def test_requests_without_a_key_are_dealt_out_exactly() -> None:
-    choice = VersionChoice({"2": 10, "3": 90})
+    choice = TrafficSplit({"2": 10, "3": 90})
     found = Counter(choice.choose() for _ in range(100_000))
     assert found == {"2": 10_000, "3": 90_000}
 
 
 def test_keys_stay_with_their_version_and_are_spread_by_weight() -> None:
-    choice = VersionChoice({"2": 10, "3": 90})
+    choice = TrafficSplit({"2": 10, "3": 90})
     keys = [f"session-{i}" for i in range(20_000)]
     first = [choice.choose(key) for key in keys]
-    assert [VersionChoice({"3": 9, "2": 1}).choose(key) for key in keys] == first
+    assert [TrafficSplit({"3": 9, "2": 1}).choose(key) for key in keys] == first
     assert abs(first.count("2") / len(keys) - 0.1) < 0.01
 
 
 def test_a_change_of_weights_moves_only_the_keys_it_must() -> None:
     keys = [f"session-{i}" for i in range(20_000)]
-    before, after = VersionChoice({"2": 10, "3": 90}), VersionChoice({"2": 20, "3": 80})
+    before, after = TrafficSplit({"2": 10, "3": 90}), TrafficSplit({"2": 20, "3": 80})
     moved = Counter((before.choose(key), after.choose(key)) for key in keys)
     assert moved["2", "3"] == 0
     assert moved["3", "2"] / len(keys) < 0.15
 
 
 def test_a_version_of_weight_0_is_never_chosen() -> None:
-    choice = VersionChoice({"2": 0, "3": 1})
+    choice = TrafficSplit({"2": 0, "3": 1})
     assert {choice.choose(), choice.choose("key")} == {"3"}
 
 
@@ -88,7 +88,7 @@ def test_versions_answer_by_weight_by_key_and_by_number(tmp_path: Path, serve: C
 def test_shares_that_cannot_be(tmp_path: Path, versions: Any, complaint: str) -> None:
     write(tmp_path, 1, "a", {"versions": versions})
     with pytest.raises(FaultsError) as error:
-        Models(tmp_path).read()
+        ModelRepository(tmp_path).read()
     assert complaint in "\n".join(error.value.faults)
 
 

@@ -13,7 +13,7 @@ from podpair.inference.config.settings import load_settings
 from podpair.inference.core.errors import FaultsError
 from podpair.inference.metrics import Metrics
 from podpair.inference.runtime.catalog import Catalog
-from podpair.inference.runtime.repository import Models
+from podpair.inference.runtime.repository import ModelRepository
 from podpair.inference.runtime.weights import WeightsSource
 
 CLASS = "class Model:\n    def predict(self, batch):\n        return ['{version}' for _ in batch]\n"
@@ -99,15 +99,16 @@ def test_a_file_goes_before_the_setting_model_by_model_and_may_go_away(tmp_path:
     source = WeightsSource({"a": {1: 1.0}, "b": {1: 1.0}}, file)
     assert source.read() == {"a": {1: 1}, "b": {1: 1}}
     file.write_text("a: {2: 5}")
-    assert source.changed() == {"a": {2: 5}, "b": {1: 1}}
-    assert source.changed() is None
+    assert source.poll() == {"a": {2: 5}, "b": {1: 1}}
+    assert source.poll() is None
     os.unlink(file)
-    assert source.changed() == {"a": {1: 1}, "b": {1: 1}}
+    assert source.poll() == {"a": {1: 1}, "b": {1: 1}}
 
 
+@pytest.mark.process
 async def test_a_hundred_thousand_requests_are_dealt_out_by_weight(models: Path) -> None:
     """Through the catalog, where every protocol asks; a key stays with its version whatever goes on beside it."""
-    catalog = Catalog(Models(models), Metrics(), weights={"m": {3: 90, 2: 10}})
+    catalog = Catalog(ModelRepository(models), Metrics(), weights={"m": {3: 90, 2: 10}})
     await catalog.start()
 
     def ask(key: str | None = None) -> str:
@@ -124,6 +125,6 @@ async def test_a_hundred_thousand_requests_are_dealt_out_by_weight(models: Path)
     assert abs(chosen["2"] / 100_000 - 0.1) <= 0.005
     assert chosen["2"] + chosen["3"] == 100_000
     assert set(first.values()) == {"2", "3"}
-    catalog.reweigh({"m": {3: 9, 2: 1}})
+    catalog.set_weights({"m": {3: 9, 2: 1}})
     assert {key: ask(key) for key in sessions} == first
     await catalog.stop(5)

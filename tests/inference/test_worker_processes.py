@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from inference.worker_processes import ask, gone, is_ready, pid_of, restarts
+
 HEAD = "import asyncio, ctypes, os, signal, sys, threading\nHERE = os.path.dirname(os.path.dirname(__file__)) + '/'\n"
 # Waits with the GIL held, as a C library that doesn't let go of it: until the other end of the FIFO is written to.
 HOLD = """
@@ -50,37 +52,6 @@ def predict(body: str, kind: str = "def") -> str:
     )
 
 
-def ask(server: Any, text: str = "pid", model: str = "m") -> Any:
-    tensor = {"name": "input", "datatype": "BYTES", "shape": [1], "data": [text]}
-    return server.post(f"/v2/models/{model}/infer", {"inputs": [tensor]})
-
-
-def pid_of(server: Any) -> int:
-    """The process that answers; waits until there is one."""
-    while True:
-        answer = ask(server)
-        if answer.status == 200:
-            return int(answer.json["outputs"][0]["data"][0])
-        assert answer.status == 503, answer.body
-
-
-def restarts(server: Any, reason: str) -> float:
-    line = f'inference_worker_restarts_total{{model="m",reason="{reason}"}} '
-    found = [text for text in server.get("/metrics").body.decode().splitlines() if text.startswith(line)]
-    return float(found[0].removeprefix(line)) if found else 0.0
-
-
-def is_ready(server: Any, model: str = "m") -> bool:
-    return bool(server.get(f"/v2/models/{model}/ready").status == 200)
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended, which somebody else may yet have to wait for."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    return True
-
-
 def test_while_a_model_holds_the_gil_all_else_is_answered(serve: Callable[..., Any], tmp_path: Path) -> None:
     server = serve(predict("hold('hold')"), head=HOLD)
     with ThreadPoolExecutor(1) as threads:
@@ -111,13 +82,13 @@ def test_a_run_that_never_returns_is_ended_with_its_process(serve: Callable[...,
     answer = ask(server, "x")
     assert answer.status == 500
     assert answer.json["error"] == (
-        "model m failed: a run took longer than 1 s (runtime.timeout_seconds), and its process was ended, "
+        "model m failed: a run took longer than 1 s (runtime.timeout_seconds), and its process was killed, "
         "with the requests that it had"
     )
     assert pid_of(server) != before
     assert gone(before)
     assert restarts(server, "timeout") == 1
-    record = server.record("a model's process has ended, and is started again")
+    record = server.record("a model's process has ended, and is restarted")
     assert (record["model"], record["version"], record["in_seconds"]) == ("m", 1, 0)
     assert "took longer than 1 s" in record["reason"]
     # Where it was.
@@ -174,7 +145,7 @@ def test_a_process_that_dies_fails_what_it_had_and_is_started_again(serve: Calla
     assert ask(server, "y", "other").status == 200
     assert pid_of(server) != before
     assert restarts(server, word) == 1
-    record = server.record("a model's process has ended, and is started again")
+    record = server.record("a model's process has ended, and is restarted")
     assert reason in record["reason"]
     assert kind != "a crash" or "in predict" in record["traceback"]
     assert server.terminate() == 0
@@ -210,7 +181,7 @@ def test_while_it_is_started_again_only_that_model_is_not_ready(serve: Callable[
         pass
     refused = server.get("/v2/models/m/ready")
     assert refused.status == 503
-    assert "model m is not ready: its process exited with status 3; it is being started again" in refused.json["error"]
+    assert "model m is not ready: its process exited with status 3; it is being restarted" in refused.json["error"]
     assert ask(server).status == 503
     assert server.post("/v2/models/m/generate", {"input": "x"}).status == 503
     assert server.get("/v2/health/ready").status == 200

@@ -13,10 +13,10 @@ from click.testing import CliRunner, Result
 
 from harness.resources import EXAMPLE, resource
 from podpair.gateway.auth.resume import ResumeTokens
+from podpair.gateway.config.clients import Sessions
 from podpair.gateway.config.load import ConfigError
-from podpair.gateway.config.model import Sessions
 from podpair.operator.cli.main import cli
-from podpair.operator.reconciling.surroundings import read_resume_key
+from podpair.operator.controller.dependencies import read_resume_key
 
 
 def podpair(*arguments: str | Path, given: str | None = None) -> Result:
@@ -89,6 +89,7 @@ PLANNED = {
 }
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("changed", PLANNED.values(), ids=PLANNED.keys())
 def test_plan_is_the_same_each_time_to_the_byte(changed: dict[str, Any], tmp_path: Path) -> None:
     """In processes whose hashes differ, so that no order may come of a set."""
@@ -132,7 +133,7 @@ def test_validate_tells_what_an_installation_forbids_where_it_is_told_the_policy
     assert (
         "spec.inference.podTemplate sets spec.hostNetwork of the pods, which this installation forbids" in done.output
     )
-    assert "spec.kafka: SASL PLAIN sends what it proves itself with readable" in done.output
+    assert "spec.kafka: SASL PLAIN sends its credentials in the clear" in done.output
     values.write_text("brokers: {allowReadableCredentials: true}\n")
     assert podpair("validate", "-", "--policy", values, given=text).exit_code == 0
     values.write_text("podTemplate: {forbidden: [hostNetwork]}\n")

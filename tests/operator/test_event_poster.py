@@ -4,8 +4,8 @@ import asyncio
 from typing import Any, cast
 
 from harness.resources import resource
+from podpair.operator.core.api.igw import InferenceGateway
 from podpair.operator.core.events import Event
-from podpair.operator.core.resource.igw import InferenceGateway
 from podpair.operator.kube.client import ApiError, Client
 from podpair.operator.kube.events import EventPoster
 from podpair.operator.kube.kinds import Resource

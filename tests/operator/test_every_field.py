@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from harness.resources import resource
+from podpair.operator.core.api.igw import InferenceGateway
 from podpair.operator.core.broker_access import broker_access
 from podpair.operator.core.crd import crd
 from podpair.operator.core.credentials import Credentials
-from podpair.operator.core.desired import Surroundings, desired
-from podpair.operator.core.ownership import Origin, Remembered, Topic, TopicRecord, claim
-from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.core.desired import Dependencies, desired
+from podpair.operator.core.ownership import Origin, RecordedOwnership, Topic, TopicRecord, claim
 from podpair.operator.core.topics import FoundTopic, plan_topics, wanted_topics
 
-AROUND = Surroundings("podpair-gateway:test", "k" * 43, pod_monitors=True)
+DEPENDENCIES = Dependencies("podpair-gateway:test", "k" * 43, pod_monitors=True)
 FULL: dict[str, Any] = {
     "inference": {
         "image": "digits:3",
@@ -100,6 +100,7 @@ VALUES: dict[str, tuple[str, Any, Any]] = {
     "inference.volumes[].source": ("inference.volumes[0].source", {"emptyDir": {}}, {"hostPath": {}}),
     "gateway.admission.rules[].routes": ("gateway.admission.rules[0].routes", ["auto"], ["direct", "queue"]),
     "kafka.client": ("kafka.client", {}, {"socket.keepalive.enable": "true"}),
+    "gateway.trustedProxies": ("gateway.trustedProxies", ["10.0.0.0/8"], ["10.0.0.0/16"]),
     "gateway.origins": ("gateway.origins", ["https://one"], ["https://two"]),
     "gateway.terminationGracePeriod": ("gateway.terminationGracePeriod", "100s", "101s"),
     "inference.resources.requests": ("inference.resources.requests", {"cpu": 1}, {"cpu": 2}),
@@ -124,7 +125,7 @@ VALUES: dict[str, tuple[str, Any, Any]] = {
         for name in ("lag", "sessions", "inflight")
     },
 }
-AT_THE_END = {"kafka.deletionPolicy"}  # shows only when the resource is deleted: tests/cluster/test_leaving.py
+AT_THE_END = {"kafka.deletionPolicy"}  # shows only when the resource is deleted: tests/cluster/test_finalizer.py
 
 
 def fields(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -187,11 +188,14 @@ def footprint(spec: dict[str, Any]) -> list[Any]:
             name: claim(gateway, name, Topic("id", {}), None, known, adopt=gateway.spec.kafka.adopt_topics)
             for name in found
         }
-        for known in (Remembered(), Remembered(tuple(TopicRecord(name, "id", Origin.CREATED) for name in found)))
+        for known in (
+            RecordedOwnership(),
+            RecordedOwnership(tuple(TopicRecord(name, "id", Origin.CREATED) for name in found)),
+        )
     ]
-    plans = [plan_topics(gateway, found, one, Remembered()) for one in claims]
-    plans += [plan_topics(gateway, {}, {}, Remembered())]
-    return [desired(gateway, AROUND), wanted_topics(gateway), plans, broker_access(gateway, credentials)]
+    plans = [plan_topics(gateway, found, one, RecordedOwnership()) for one in claims]
+    plans += [plan_topics(gateway, {}, {}, RecordedOwnership())]
+    return [desired(gateway, DEPENDENCIES), wanted_topics(gateway), plans, broker_access(gateway, credentials)]
 
 
 @pytest.mark.parametrize("path", CHOICES)

@@ -54,7 +54,7 @@ def test_every_pattern_has_texts_that_it_takes() -> None:
 def test_a_difference_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     made = resource(kafka__client={"isolation.level": "read_uncommitted"})
     assert disagreements(made) == []
-    monkeypatch.setattr("podpair.operator.core.resource.kafka.OWNED", ())
+    monkeypatch.setattr("podpair.operator.core.api.kafka.OWNED", ())
     (told,) = disagreements(made)
     assert "the operator: good; the gateway: " in told
     assert "isolation.level is podpair's own to set" in told

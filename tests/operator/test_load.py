@@ -7,10 +7,10 @@ import pytest
 from aiohttp import web
 
 from harness.processes import free_port
+from podpair.operator.core.external_metrics_values import MetricValues
 from podpair.operator.core.latency import increase, quantile
 from podpair.operator.core.load import PodLoad, Window
-from podpair.operator.core.measures import Measures
-from podpair.operator.scraping.reading import read_load
+from podpair.operator.scraping.metrics_parser import read_load
 from podpair.operator.scraping.scraper import Scraper
 
 INF = math.inf
@@ -44,55 +44,55 @@ def load(sessions: int = 1, inflight: int = 0, fast: float = 0, slow: float = 0)
 
 def test_pods_are_added_up() -> None:
     window = Window()
-    window.take(0, {"a": load(3, 1), "b": load(4, 2)})
-    assert window.measures(0) == Measures(sessions=7, inflight=3)
+    window.add(0, {"a": load(3, 1), "b": load(4, 2)})
+    assert window.values(0) == MetricValues(sessions=7, inflight=3)
 
 
 def test_latency_is_of_the_last_minute_over_all_pods() -> None:
     window = Window()
-    window.take(0, {"a": load(fast=1000), "b": load(slow=1000)})
-    window.take(30, {"a": load(fast=1050), "b": load(slow=1050)})
-    assert window.measures(30).latency == pytest.approx(0.1 + 0.4 * 45 / 50)
-    window.take(60, {"a": load(fast=1100), "b": load(slow=1050)})
-    window.take(90, {"a": load(fast=1150), "b": load(slow=1050)})
-    assert window.measures(90).latency == pytest.approx(0.095)
+    window.add(0, {"a": load(fast=1000), "b": load(slow=1000)})
+    window.add(30, {"a": load(fast=1050), "b": load(slow=1050)})
+    assert window.values(30).latency == pytest.approx(0.1 + 0.4 * 45 / 50)
+    window.add(60, {"a": load(fast=1100), "b": load(slow=1050)})
+    window.add(90, {"a": load(fast=1150), "b": load(slow=1050)})
+    assert window.values(90).latency == pytest.approx(0.095)
 
 
 def test_no_requests_are_no_latency_and_requests_that_do_not_end_are_an_unknown_one() -> None:
     window = Window()
-    window.take(0, {"a": load(fast=9)})
-    assert window.measures(0).latency is None  # seen once
-    window.take(15, {"a": load(fast=9)})
-    assert window.measures(15).latency == 0.0
-    window.take(30, {"a": load(inflight=1, fast=9)})
-    assert window.measures(30).latency is None
+    window.add(0, {"a": load(fast=9)})
+    assert window.values(0).latency is None  # seen once
+    window.add(15, {"a": load(fast=9)})
+    assert window.values(15).latency == 0.0
+    window.add(30, {"a": load(inflight=1, fast=9)})
+    assert window.values(30).latency is None
 
 
 def test_a_pod_that_tells_no_latency_makes_it_unknown() -> None:
     window = Window()
     for now in (0, 15):
-        window.take(now, {"a": load(fast=now), "b": PodLoad(1, 0, None)})
-    assert window.measures(15) == Measures(sessions=2, inflight=0)
+        window.add(now, {"a": load(fast=now), "b": PodLoad(1, 0, None)})
+    assert window.values(15) == MetricValues(sessions=2, inflight=0)
 
 
 def test_a_pod_that_can_t_be_asked_counts_for_a_while_and_then_nothing_is_known() -> None:
     window = Window()
-    window.take(0, {"a": load(3), "b": load(4)})
-    window.take(15, {"a": load(3), "b": None})
-    assert window.measures(15).sessions == 7
-    window.take(75, {"a": load(3), "b": None})
-    assert window.measures(75) == Measures()
-    window.take(76, {"a": load(3)})  # it is gone
-    assert window.measures(76).sessions == 3
+    window.add(0, {"a": load(3), "b": load(4)})
+    window.add(15, {"a": load(3), "b": None})
+    assert window.values(15).sessions == 7
+    window.add(75, {"a": load(3), "b": None})
+    assert window.values(75) == MetricValues()
+    window.add(76, {"a": load(3)})  # it is gone
+    assert window.values(76).sessions == 3
 
 
 def test_a_pod_that_was_never_asked_makes_all_unknown_as_does_none() -> None:
     window = Window()
-    assert window.measures(0) == Measures()
-    window.take(0, {"a": load(), "b": None})
-    assert window.measures(0) == Measures()
-    window.take(1, {})
-    assert window.measures(1) == Measures()
+    assert window.values(0) == MetricValues()
+    window.add(0, {"a": load(), "b": None})
+    assert window.values(0) == MetricValues()
+    window.add(1, {})
+    assert window.values(1) == MetricValues()
 
 
 def test_other_metrics_are_refused() -> None:
@@ -103,15 +103,15 @@ def test_other_metrics_are_refused() -> None:
 def test_a_model_that_never_tells_its_latency_is_told_from_one_that_is_busy() -> None:
     silent, window = PodLoad(1, 0, None), Window()
     for now, told in ((0, False), (5, False), (10, True)):
-        window.take(now, {"a": load(), "b": silent})
+        window.add(now, {"a": load(), "b": silent})
         assert window.without_latency is told
-    window.take(15, {"a": load()})  # the other one has gone
+    window.add(15, {"a": load()})  # the other one has gone
     assert not window.without_latency
     for now in range(20, 80, 5):  # and this one, which has told some once, doesn't get to it
-        window.take(now, {"a": silent})
+        window.add(now, {"a": silent})
     assert not window.without_latency
     for now in range(80, 200, 5):  # what can't be asked tells nothing, of latency neither
-        window.take(now, {"c": None})
+        window.add(now, {"c": None})
     assert not window.without_latency
 
 
@@ -131,14 +131,14 @@ async def _pod_that_tells(text: str, port: int) -> web.AppRunner:
 def test_the_scraper_tells_servers_by_what_their_pods_tell(latency: bool) -> None:
     """The family is there from podpair-inference's first moment, also before anybody asked it."""
     own = "podpair_gateway_sessions 1\npodpair_gateway_direct_in_flight 0\npodpair_gateway_queue_in_flight 0\n"
-    text = own + ("# TYPE inference_latency_seconds histogram\n" if latency else "")
+    text = own + ("# TYPE inference_request_duration_seconds histogram\n" if latency else "")
     port, key = free_port(), ("default", "digits")
 
     async def asked() -> list[bool]:
         pod, scraper = await _pod_that_tells(text, port), Scraper()
         told = []
         for _ in range(4):
-            assert (await scraper.measure(key, {"a": f"http://127.0.0.1:{port}"})).sessions == 1
+            assert (await scraper.scrape(key, {"a": f"http://127.0.0.1:{port}"})).sessions == 1
             told.append(scraper.without_latency(key))
         scraper.forget(key)
         told.append(scraper.without_latency(key))

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from harness.processes import ROOT
 from harness.resources import resource
 from podpair.operator.cli.main import cli
-from podpair.operator.core.desired import Surroundings, desired
-from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.core.api.igw import InferenceGateway
+from podpair.operator.core.desired import Dependencies, desired
 
 TRITON = ROOT / "examples" / "triton" / "inferencegateway.yaml"
 # Sources: triton-inference-server/server, src/command_line_parser.cc (options and their defaults) and
@@ -39,7 +39,7 @@ def planned(*arguments: str) -> dict[str, Any]:
 
 
 def inference(**changed: Any) -> dict[str, Any]:
-    around = Surroundings("podpair-gateway:test", "k" * 43)
+    around = Dependencies("podpair-gateway:test", "k" * 43)
     made = desired(InferenceGateway.model_validate(resource(**changed)), around)
     (container,) = next(one for one in made if one["kind"] == "Deployment")["spec"]["template"]["spec"][
         "initContainers"
@@ -150,7 +150,7 @@ def test_a_probe_s_own_words_come_first() -> None:
 
 
 def test_a_metrics_port_that_nobody_is_let_in_to_is_open_to_nobody() -> None:
-    around = Surroundings("podpair-gateway:test", "k" * 43)
+    around = Dependencies("podpair-gateway:test", "k" * 43)
     changed = {"network": {"networkPolicy": {"operationsFrom": []}}, "inference__metricsPort": 9100}
     made = desired(InferenceGateway.model_validate(resource(**changed)), around)
     (policy,) = (one for one in made if one["kind"] == "NetworkPolicy")

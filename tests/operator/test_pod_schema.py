@@ -6,16 +6,16 @@ import pytest
 import yaml
 
 from harness.resources import resource
-from podpair.operator.cli.files import faults_offline
-from podpair.operator.core.objects.pods import pod_template
-from podpair.operator.core.reading import read
-from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.cli.files import offline_faults
+from podpair.operator.core.api.igw import InferenceGateway
+from podpair.operator.core.builders.pods import pod_template
+from podpair.operator.core.manifest_loader import load_manifests
 from podpair.operator.kube.pod_schema import pod_faults
 
 
 def faults(**changed: Any) -> list[str]:
     text = yaml.safe_dump(resource(**changed))
-    return [f"{fault.field}: {fault.message}" for fault in read(text, check=pod_faults).faults]
+    return [f"{fault.field}: {fault.message}" for fault in load_manifests(text, check=pod_faults).faults]
 
 
 def in_overlay(spec: dict[str, Any]) -> list[str]:
@@ -101,7 +101,7 @@ def test_what_comes_through_other_fields_is_judged_too() -> None:
 
 def test_a_line_is_told() -> None:
     text = yaml.safe_dump(resource(inference__podTemplate={"spec": {"nodeSelectr": {}}}), sort_keys=False)
-    (fault,) = read(text, check=pod_faults).faults
+    (fault,) = load_manifests(text, check=pod_faults).faults
     assert "nodeSelectr" in text.splitlines()[fault.line - 1]
 
 
@@ -144,7 +144,7 @@ def test_items_are_told_apart_as_the_api_server_does() -> None:
 
 
 def test_a_variable_of_the_user_comes_over_the_operators() -> None:
-    mine = {"name": "PODPAIR_REQUESTS__INSTANCE", "value": "mine"}
+    mine = {"name": "PODPAIR_REQUESTS__GROUP_INSTANCE_ID", "value": "mine"}
     model = {"name": "PODPAIR_SERVER__PORT", "value": "9000"}
     made = InferenceGateway.model_validate(
         resource(gateway__env=[mine], inference__env=[model], kafka__consumerGroup={"staticMembership": True})
@@ -168,7 +168,7 @@ def test_a_variable_of_the_user_comes_over_the_operators() -> None:
     ],
 )
 def test_a_property_that_librdkafka_refuses(client: dict[str, str], said: str) -> None:
-    (fault,) = read(yaml.safe_dump(resource(kafka__client=client)), check=faults_offline).faults
+    (fault,) = load_manifests(yaml.safe_dump(resource(kafka__client=client)), check=offline_faults).faults
     assert said in f"{fault.field}: {fault.message}"
 
 
@@ -177,7 +177,7 @@ def test_properties_of_files_and_of_consumers_are_good() -> None:
         "ssl.ca.location": "/not/here", "fetch.wait.max.ms": "5", "sasl.mechanism": "GSSAPI",
         "plugin.library.paths": "none", "sasl.username": "me",
     }  # fmt: skip
-    assert read(yaml.safe_dump(resource(kafka__client=client)), check=faults_offline).faults == []
+    assert load_manifests(yaml.safe_dump(resource(kafka__client=client)), check=offline_faults).faults == []
 
 
 def test_networks_that_are_left_out_lie_within_the_one_that_is_meant() -> None:
@@ -189,7 +189,7 @@ def test_networks_that_are_left_out_lie_within_the_one_that_is_meant() -> None:
         "from": [{"ipBlock": block} for block in blocks],
         "operationsFrom": [{"ipBlock": {"cidr": "::/1", "except": ["1.0.0.0/8"]}}],
     }
-    told = read(yaml.safe_dump(resource(network={"networkPolicy": policy})), check=faults_offline).faults
+    told = load_manifests(yaml.safe_dump(resource(network={"networkPolicy": policy})), check=offline_faults).faults
     assert [f"{fault.field}: {fault.message}" for fault in told] == [
         "spec.network.networkPolicy.from[0].ipBlock.except[1]: 11.0.0.0/16 doesn't lie within 10.0.0.0/8, or is all of it",
         "spec.network.networkPolicy.from[0].ipBlock.except[2]: 10.0.0.0/8 doesn't lie within 10.0.0.0/8, or is all of it",

@@ -6,7 +6,7 @@ import pytest
 
 from harness.resources import gateway_at
 from podpair.operator.config.settings import SettingsError, load
-from podpair.operator.core.policy import LABEL, Policy, credentials_refused, pod_fields_refused
+from podpair.operator.core.policy import LABEL, Policy, credential_faults, pod_field_faults
 
 LABELS = {"kafka": {LABEL: "true"}, "client": {LABEL: "true"}}
 PLAIN: dict[str, Any] = {"kafka__sasl": {"secretName": "kafka", "mechanism": "PLAIN"}}
@@ -19,7 +19,7 @@ def client(**properties: str) -> dict[str, Any]:
 
 
 READABLE: dict[str, tuple[dict[str, Any], str]] = {
-    "PLAIN": (PLAIN, "SASL PLAIN sends what it proves itself with readable to kafka.default.svc:9092, and there is no TLS"),
+    "PLAIN": (PLAIN, "SASL PLAIN sends its credentials in the clear to kafka.default.svc:9092, and there is no TLS"),
     "PLAIN by a property": (SCRAM | client(sasl__mechanism="PLAIN"), "SASL PLAIN"),
     "plain by the property's other name": (SCRAM | client(sasl__mechanisms="plain"), "SASL PLAIN"),
     "OAUTHBEARER": (SCRAM | client(SASL_MECHANISM="OAUTHBEARER"), "SASL OAUTHBEARER"),
@@ -41,11 +41,11 @@ READABLE: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_others_could_read_is_refused_unless_the_installation_allows_it(how: str) -> None:
     changed, words = READABLE[how]
     gateway = gateway_at("kafka:9092", "digits", **changed)
-    (told,) = credentials_refused(gateway, LABELS, Policy())
+    (told,) = credential_faults(gateway, LABELS, Policy())
     assert words in told
     assert "set spec.kafka.tls, or a SCRAM mechanism" in told
     assert "brokers.allowReadableCredentials: true" in told
-    assert credentials_refused(gateway, LABELS, Policy(allow_readable_credentials=True)) == []
+    assert credential_faults(gateway, LABELS, Policy(allow_readable_credentials=True)) == []
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_what_others_could_read_is_refused_unless_the_installation_allows_it(how
     ids=str,
 )  # fmt: skip
 def test_what_nobody_else_can_read_is_fine(changed: dict[str, Any]) -> None:
-    assert credentials_refused(gateway_at("kafka:9092", "digits", **changed), LABELS, Policy()) == []
+    assert credential_faults(gateway_at("kafka:9092", "digits", **changed), LABELS, Policy()) == []
 
 
 def test_a_secret_must_be_labelled_or_named_by_the_installation() -> None:
     certificate = {"kafka__tls": {"caRef": {"name": "ca", "key": "ca.crt"}, "clientCertificateRef": {"name": "client"}}}
     gateway = gateway_at("kafka:9092", "digits", **SCRAM, **certificate)
     held: dict[str, dict[str, str]] = {"kafka": {"app": "shop"}, "client": {LABEL: "no"}, "ca": {}}
-    kafka, shown = credentials_refused(gateway, held, Policy())
+    kafka, shown = credential_faults(gateway, held, Policy())
     assert kafka == (
         "Secret default/kafka may not be shown to a broker (spec.kafka.sasl names it): label it (kubectl label secret kafka"
         " -n default podpair.dev/kafka-credentials=true), or have the installation name it (chart podpair-operator,"
@@ -76,12 +76,12 @@ def test_a_secret_must_be_labelled_or_named_by_the_installation() -> None:
     assert "Secret default/client" in shown
     assert "spec.kafka.tls.clientCertificateRef" in shown
     # A CA's certificate is no secret; and what isn't there is told elsewhere.
-    assert credentials_refused(gateway, {"ca": {}}, Policy()) == []
-    assert credentials_refused(gateway, held | LABELS, Policy()) == []
+    assert credential_faults(gateway, {"ca": {}}, Policy()) == []
+    assert credential_faults(gateway, held | LABELS, Policy()) == []
     for named in (("default/kafka", "default/client"), ("default/*",), ("*",), ("*/client", "def*/kafka")):
-        assert credentials_refused(gateway, held, Policy(secrets=named)) == []
+        assert credential_faults(gateway, held, Policy(secrets=named)) == []
     for others in (("kafka", "client"), ("other/*",), ("default/kafka2", "default/clien")):
-        assert len(credentials_refused(gateway, held, Policy(secrets=others))) == 2
+        assert len(credential_faults(gateway, held, Policy(secrets=others))) == 2
 
 
 FORBIDDEN = (
@@ -128,8 +128,8 @@ SET: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_forbidden_field_of_the_pods_is_refused_however_it_is_set(how: str) -> None:
     changed, path = SET[how]
     gateway = gateway_at("kafka:9092", "digits", **changed)
-    assert pod_fields_refused(gateway, Policy()) == []
-    ((field, told),) = pod_fields_refused(gateway, POLICY)
+    assert pod_field_faults(gateway, Policy()) == []
+    ((field, told),) = pod_field_faults(gateway, POLICY)
     assert field == "spec.inference.podTemplate"
     assert f"{field} sets {path} of the pods, which this installation forbids" in told
     assert "podTemplate.forbidden" in told
@@ -138,7 +138,7 @@ def test_a_forbidden_field_of_the_pods_is_refused_however_it_is_set(how: str) ->
 def test_volumes_of_the_resource_itself_are_looked_at_too() -> None:
     volume = {"name": "host", "mountPath": "/host", "source": {"hostPath": {"path": "/"}}}
     gateway = gateway_at("kafka:9092", "digits", inference__volumes=[volume])
-    ((field, told),) = pod_fields_refused(gateway, POLICY)
+    ((field, told),) = pod_field_faults(gateway, POLICY)
     assert field == "spec.inference.volumes"
     assert "spec.volumes.hostPath" in told
 
@@ -150,8 +150,8 @@ def test_what_podpair_sets_itself_and_other_fields_are_fine() -> None:
         volumes=[{"name": "a", "emptyDir": {}}], hostAliases=[],
     )  # fmt: skip
     gateway = gateway_at("kafka:9092", "digits", inference__volumes=[volume], **laid)
-    assert pod_fields_refused(gateway, POLICY) == []
-    assert pod_fields_refused(gateway_at("kafka:9092", "digits"), POLICY) == []
+    assert pod_field_faults(gateway, POLICY) == []
+    assert pod_field_faults(gateway_at("kafka:9092", "digits"), POLICY) == []
 
 
 def test_the_policy_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,6 +161,11 @@ def test_the_policy_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PODPAIR_OPERATOR_BROKERS__SECRETS", "shop/kafka, team-*/*")
     monkeypatch.setenv("PODPAIR_OPERATOR_POD_TEMPLATES__FORBIDDEN", "spec.hostNetwork,spec.volumes.hostPath")
     assert load().policy == Policy(True, ("shop/kafka", "team-*/*"), ("spec.hostNetwork", "spec.volumes.hostPath"))
+    monkeypatch.setenv("PODPAIR_OPERATOR_POD_TEMPLATES__FORBIDDEN", '["spec.hostNetwork", "spec.volumes.hostPath"]')
+    assert load().policy.forbidden_pod_fields == ("spec.hostNetwork", "spec.volumes.hostPath")
+    monkeypatch.setenv("PODPAIR_OPERATOR_POD_TEMPLATES__FORBIDDEN", '["spec.hostNetwork"')
+    with pytest.raises(SettingsError, match=r"POD_TEMPLATES__FORBIDDEN: .*it begins like a JSON list, but isn't one"):
+        load()
     monkeypatch.setenv("PODPAIR_OPERATOR_POD_TEMPLATES__FORBIDDEN", "hostNetwork,spec.volumes[0].hostPath")
     with pytest.raises(SettingsError, match="POD_TEMPLATES__FORBIDDEN"):
         load()

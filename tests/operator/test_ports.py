@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from podpair.operator.core.external_metrics_values import MetricValues
 from podpair.operator.core.front_proxy import FrontProxy
-from podpair.operator.core.measures import Measures
 from podpair.operator.health import HealthServer
-from podpair.operator.listening.connections import ConnectionLimits
+from podpair.operator.listener.connections import ConnectionLimits
 from podpair.operator.metrics import Metrics
 from podpair.operator.metrics_api.certificates import renewed
 from podpair.operator.metrics_api.server import MetricsServer
@@ -18,14 +18,14 @@ from podpair.operator.metrics_api.server import MetricsServer
 ROOT = Path(__file__).parents[2]
 SOON = ConnectionLimits(tls_handshake=1.0, head=1.0, stall=1.0, keep_alive=1.0, connections=2)
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-PATIENCE = 60.0
+REQUEST_TIMEOUT = 60.0
 
 
 @pytest.mark.parametrize("name", ["connections", "acceptor"])
 def test_the_modules_are_the_gateway_s(name: str) -> None:
     theirs = (ROOT / f"gateway/src/podpair/gateway/http/{name}.py").read_text()
-    ours = (ROOT / f"operator/src/podpair/operator/listening/{name}.py").read_text()
-    assert ours == theirs.replace("podpair.gateway.http.", "podpair.operator.listening.")
+    ours = (ROOT / f"operator/src/podpair/operator/listener/{name}.py").read_text()
+    assert ours == theirs.replace("podpair.gateway.http.", "podpair.operator.listener.")
 
 
 def sample(metrics: Metrics, name: str, port: str, reason: str) -> float:
@@ -45,7 +45,7 @@ async def test_health(sent: bytes, end: bytes, reason: str) -> None:
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(server.url.rsplit(":", 1)[1]))
         writer.write(sent)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(REQUEST_TIMEOUT):
             said = await reader.read()
         writer.close()
         assert said.startswith(b"HTTP/1.1 " + end)
@@ -63,7 +63,7 @@ async def test_there_is_room_for_so_many() -> None:
     try:
         held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(REQUEST_TIMEOUT):
             said = await reader.read()
         assert said.startswith(b"HTTP/1.1 503")
         assert sample(metrics, "connections_refused", "health", "connections") == 1
@@ -80,7 +80,7 @@ async def test_the_metrics_api(sent: bytes) -> None:
     assert serving is not None
     front_proxy = FrontProxy(serving.ca, ())
 
-    async def source(namespace: str, name: str, metric: str) -> Measures | None:
+    async def source(namespace: str, name: str, metric: str) -> MetricValues | None:
         return None
 
     server = MetricsServer("127.0.0.1", 0, source, metrics, SOON)
@@ -88,7 +88,7 @@ async def test_the_metrics_api(sent: bytes) -> None:
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(sent)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(REQUEST_TIMEOUT):
             with contextlib.suppress(ConnectionError):
                 await reader.read()  # to its end: an alert, or nothing
             while not sample(metrics, "connections_closed", "metrics_api", "tls_handshake"):

@@ -6,14 +6,16 @@ import pytest
 
 from harness.kstatus import judge
 from harness.resources import resource
-from podpair.operator.core.conditions import Seen, not_understood, status
+from podpair.operator.core.api.igw import InferenceGateway
+from podpair.operator.core.conditions import Observed, invalid_spec, status
 from podpair.operator.core.crd import crd
-from podpair.operator.core.kafka_state import KafkaSeen, Reason
-from podpair.operator.core.problems import Problem
-from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.core.kafka_state import KafkaState, Reason
+from podpair.operator.core.pod_diagnosis import Problem
+
+pytestmark = pytest.mark.process
 
 NOW = "2026-01-02T00:00:00Z"
-TOPICS = KafkaSeen(True, Reason.TOPICS_READY, "topics", partitions=16)
+TOPICS = KafkaState(True, Reason.TOPICS_READY, "topics", partitions=16)
 OLD = {"observedGeneration": 1, "replicas": 2, "readyReplicas": 2, "updatedReplicas": 2}
 
 
@@ -23,7 +25,7 @@ def manifest(generation: int = 2) -> dict[str, Any]:
     return made
 
 
-def judged(seen: Seen, before: dict[str, Any] | None = None) -> str:
+def judged(seen: Observed, before: dict[str, Any] | None = None) -> str:
     made = manifest()
     return judge({**made, "status": status(InferenceGateway.model_validate(made), seen, before or {}, NOW)})
 
@@ -38,28 +40,28 @@ def fault(reason: str) -> list[Problem]:
 
 
 STUCK = [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "too late"}]
-PHASES: dict[str, tuple[Seen, str]] = {
-    "nothing is made": (Seen(), "InProgress"),
-    "the Deployment is new": (Seen(deployment(observedGeneration=0, readyReplicas=0), kafka=TOPICS), "InProgress"),
-    "pods are on their way": (Seen(deployment(readyReplicas=0), kafka=TOPICS), "InProgress"),
-    "pods are ready, the broker was not asked": (Seen(deployment()), "InProgress"),
-    "all is well": (Seen(deployment(), kafka=TOPICS), "Current"),
-    "a new template, which the Deployment has not seen": (Seen(deployment(2), kafka=TOPICS), "InProgress"),
-    "a rollout, while old pods serve": (Seen(deployment(updatedReplicas=1, replicas=3), kafka=TOPICS), "InProgress"),
+PHASES: dict[str, tuple[Observed, str]] = {
+    "nothing is made": (Observed(), "InProgress"),
+    "the Deployment is new": (Observed(deployment(observedGeneration=0, readyReplicas=0), kafka=TOPICS), "InProgress"),
+    "pods are on their way": (Observed(deployment(readyReplicas=0), kafka=TOPICS), "InProgress"),
+    "pods are ready, the broker was not asked": (Observed(deployment()), "InProgress"),
+    "all is well": (Observed(deployment(), kafka=TOPICS), "Current"),
+    "a new template, which the Deployment has not seen": (Observed(deployment(2), kafka=TOPICS), "InProgress"),
+    "a rollout, while old pods serve": (Observed(deployment(updatedReplicas=1, replicas=3), kafka=TOPICS), "InProgress"),
     "a rollout whose time is up, while old pods serve": (
-        Seen(deployment(updatedReplicas=1, replicas=3, conditions=STUCK), kafka=TOPICS), "Failed",
+        Observed(deployment(updatedReplicas=1, replicas=3, conditions=STUCK), kafka=TOPICS), "Failed",
     ),
-    "a spec that is refused, while old pods serve": (Seen(deployment(), kafka=TOPICS, faults=fault("Refused")), "Failed"),
-    "a spec that is refused from the beginning": (Seen(faults=fault("Refused")), "Failed"),
-    "a name that is taken": (Seen(faults=fault("NameConflict")), "Failed"),
-    "a permission that lacks": (Seen(deployment(), kafka=TOPICS, faults=fault("NotPermitted")), "Failed"),
-    "a Secret that is yet to come": (Seen(deployment(readyReplicas=0), faults=fault("SecretMissing")), "InProgress"),
-    "a webhook that is away": (Seen(deployment(), kafka=TOPICS, faults=fault("WebhookFailed")), "InProgress"),
+    "a spec that is refused, while old pods serve": (Observed(deployment(), kafka=TOPICS, faults=fault("Refused")), "Failed"),
+    "a spec that is refused from the beginning": (Observed(faults=fault("Refused")), "Failed"),
+    "a name that is taken": (Observed(faults=fault("NameConflict")), "Failed"),
+    "a permission that lacks": (Observed(deployment(), kafka=TOPICS, faults=fault("NotPermitted")), "Failed"),
+    "a Secret that is yet to come": (Observed(deployment(readyReplicas=0), faults=fault("SecretMissing")), "InProgress"),
+    "a webhook that is away": (Observed(deployment(), kafka=TOPICS, faults=fault("WebhookFailed")), "InProgress"),
     "a broker that is away": (
-        Seen(deployment(), kafka=KafkaSeen(False, Reason.BROKER_UNREACHABLE, "nobody")), "InProgress",
+        Observed(deployment(), kafka=KafkaState(False, Reason.BROKER_UNREACHABLE, "nobody")), "InProgress",
     ),
-    "a broker that refuses a topic": (Seen(deployment(), kafka=KafkaSeen(False, Reason.TOPIC_REFUSED, "no")), "Failed"),
-    "paused, and well": (Seen(deployment(), kafka=TOPICS, paused=True), "Current"),
+    "a broker that refuses a topic": (Observed(deployment(), kafka=KafkaState(False, Reason.TOPIC_REFUSED, "no")), "Failed"),
+    "paused, and well": (Observed(deployment(), kafka=TOPICS, paused=True), "Current"),
 }  # fmt: skip
 
 
@@ -75,14 +77,14 @@ def test_before_the_operator_has_looked() -> None:
 
 
 def test_a_change_that_the_operator_has_not_seen() -> None:
-    well = status(InferenceGateway.model_validate(manifest(1)), Seen(deployment(), kafka=TOPICS), {}, NOW)
+    well = status(InferenceGateway.model_validate(manifest(1)), Observed(deployment(), kafka=TOPICS), {}, NOW)
     assert judge({**manifest(1), "status": well}) == "Current"
     assert judge({**manifest(2), "status": well}) == "InProgress"
 
 
 def test_one_that_is_not_understood() -> None:
-    well = status(InferenceGateway.model_validate(manifest(1)), Seen(deployment(), kafka=TOPICS), {}, NOW)
-    assert judge({**manifest(2), "status": not_understood("a field", 2, well, NOW)}) == "Failed"
+    well = status(InferenceGateway.model_validate(manifest(1)), Observed(deployment(), kafka=TOPICS), {}, NOW)
+    assert judge({**manifest(2), "status": invalid_spec("a field", 2, well, NOW)}) == "Failed"
 
 
 def test_one_that_goes() -> None:

@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 
 from harness.resources import resource
+from podpair.operator.core.api.igw import InferenceGateway
+from podpair.operator.core.builders.naming import labels
+from podpair.operator.core.builders.propagation import KEPT_BACK_DOMAINS
 from podpair.operator.core.crd import crd
-from podpair.operator.core.desired import Surroundings, desired
-from podpair.operator.core.objects.naming import labels
-from podpair.operator.core.objects.propagation import KEPT_BACK_DOMAINS
-from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.core.desired import Dependencies, desired
 from podpair.operator.core.resource_doc import document
 
-AROUND = Surroundings("podpair-gateway:test", "k" * 43, pod_monitors=True)
+DEPENDENCIES = Dependencies("podpair-gateway:test", "k" * 43, pod_monitors=True)
 KINDS = {
     "hpa": {"network": {"ingress": {"host": "d.example"}}},
     "keda": {
@@ -47,7 +47,7 @@ KEPT_BACK = {
 
 
 def objects(
-    metadata: dict[str, Any] | None = None, around: Surroundings = AROUND, **changed: Any
+    metadata: dict[str, Any] | None = None, around: Dependencies = DEPENDENCIES, **changed: Any
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """The objects by kind and name."""
     made = resource(**changed)

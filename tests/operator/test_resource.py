@@ -4,20 +4,20 @@ import pytest
 import yaml
 
 from harness.resources import EXAMPLE, REMOVED, WRONG, Wrong, resource
-from podpair.operator.core.reading import Fault, read
-from podpair.operator.core.resource.igw import InferenceGateway
-from podpair.operator.core.resource.kinds import seconds
+from podpair.operator.core.api.igw import InferenceGateway
+from podpair.operator.core.api.scalars import seconds
+from podpair.operator.core.manifest_loader import Fault, load_manifests
 
 
 def told(text: str) -> list[str]:
-    return [str(fault) for fault in read(text).faults]
+    return [str(fault) for fault in load_manifests(text).faults]
 
 
 def test_ten_lines_are_enough_and_everything_else_has_a_default() -> None:
     text = EXAMPLE.read_text()
     lines = [line for line in text.partition("spec:\n")[2].splitlines() if line.strip()]
     assert len(lines) <= 10
-    (digits,) = read(text).resources
+    (digits,) = load_manifests(text).resources
     spec = digits.spec
     assert (spec.scaling.min, spec.scaling.max, spec.scaling.provider) == (2, 10, "hpa")
     assert [(m.lag, m.latency) for m in spec.scaling.metrics] == [(100, None), (None, "50ms")]
@@ -28,7 +28,7 @@ def test_ten_lines_are_enough_and_everything_else_has_a_default() -> None:
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
 def test_a_broken_rule_is_told_where_it_is_and_with_its_values(wrong: Wrong) -> None:
-    (fault,) = read(yaml.safe_dump(resource(**wrong.changed))).faults
+    (fault,) = load_manifests(yaml.safe_dump(resource(**wrong.changed))).faults
     assert wrong.words in fault.message
     assert fault.field == wrong.field
 
@@ -93,14 +93,14 @@ def test_a_file_that_holds_no_resource(text: str, said: str) -> None:
 
 def test_several_documents_each_counted_from_the_top_of_the_file() -> None:
     good, wrong = EXAMPLE.read_text(), yaml.safe_dump(resource(gateway=REMOVED))
-    contents = read(f"kind: Secret\n---\n{good}---\n{good}")
+    contents = load_manifests(f"kind: Secret\n---\n{good}---\n{good}")
     assert [one.metadata.name for one in contents.resources] == ["digits", "digits"]
-    assert read(f"{good}---\n{wrong}").faults == [Fault(good.count("\n") + 6, "spec.gateway", "is required")]
+    assert load_manifests(f"{good}---\n{wrong}").faults == [Fault(good.count("\n") + 6, "spec.gateway", "is required")]
 
 
 def test_names_twice_in_a_list_that_is_merged_by_name() -> None:
     env = [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]
-    (fault,) = read(yaml.safe_dump(resource(inference__env=env))).faults
+    (fault,) = load_manifests(yaml.safe_dump(resource(inference__env=env))).faults
     assert (fault.field, fault.message) == ("spec.inference.env", "name 'A' is there twice")
 
 

@@ -7,12 +7,12 @@ import pytest
 import yaml
 
 from harness.resources import resource
-from podpair.operator.cli.files import faults_offline
-from podpair.operator.core.conditions import Seen, status
-from podpair.operator.core.desired import Surroundings, desired
-from podpair.operator.core.objects.pods import pod_template
-from podpair.operator.core.reading import read
-from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.cli.files import offline_faults
+from podpair.operator.core.api.igw import InferenceGateway
+from podpair.operator.core.builders.pods import pod_template
+from podpair.operator.core.conditions import Observed, status
+from podpair.operator.core.desired import Dependencies, desired
+from podpair.operator.core.manifest_loader import load_manifests
 
 BY_CPU = {"min": 1, "max": 4, "metrics": [{"cpu": 60}]}
 HASHES = ("6d4cf56db6", "7c9f4b8d5", "5f7b9c44")  # ten characters at most
@@ -75,9 +75,9 @@ def with_container(kind: str = "containers", **container: Any) -> dict[str, Any]
 def test_a_container_that_requests_no_cpu_is_told(changed: dict[str, Any], without: bool) -> None:
     told = [
         fault.message
-        for fault in read(yaml.safe_dump(resource(scaling=BY_CPU, **changed)), check=faults_offline).faults
+        for fault in load_manifests(yaml.safe_dump(resource(scaling=BY_CPU, **changed)), check=offline_faults).faults
     ]
-    seen = status(read_as(scaling=BY_CPU, **changed), Seen(), {}, "2026-01-01T00:00:00Z")
+    seen = status(read_as(scaling=BY_CPU, **changed), Observed(), {}, "2026-01-01T00:00:00Z")
     (scaling,) = (one for one in seen["conditions"] if one["type"] == "Scaling")
     if without:
         assert told == [
@@ -96,27 +96,27 @@ def test_a_container_that_requests_no_cpu_is_told(changed: dict[str, Any], witho
 )
 def test_where_nothing_is_scaled_by_cpu_none_is_needed(changed: dict[str, Any]) -> None:
     text = yaml.safe_dump(resource(**{**with_container(), "gateway__resources": {"requests": {}}, **changed}))
-    assert read(text, check=faults_offline).faults == []
+    assert load_manifests(text, check=offline_faults).faults == []
 
 
 def test_an_overlay_that_is_no_pod_harms_nobody() -> None:
     for spec in ({"containers": "proxy"}, {"initContainers": {"a": 1}}, {"containers": ["proxy"]}, {"resources": 5}):
         told = status(
-            read_as(scaling=BY_CPU, inference__podTemplate={"spec": spec}), Seen(), {}, "2026-01-01T00:00:00Z"
+            read_as(scaling=BY_CPU, inference__podTemplate={"spec": spec}), Observed(), {}, "2026-01-01T00:00:00Z"
         )
         assert told["conditions"]
 
 
 def test_what_ended_scaling_says_how_to_have_it_back() -> None:
     scaling = {"min": 2, "max": 9, "metrics": [{"lag": 5}]}
-    told = status(read_as(replicas=3, scaling=scaling), Seen(), {}, "2026-01-01T00:00:00Z")
+    told = status(read_as(replicas=3, scaling=scaling), Observed(), {}, "2026-01-01T00:00:00Z")
     (condition,) = (one for one in told["conditions"] if one["type"] == "Scaling")
     assert (condition["status"], condition["reason"]) == ("True", "Fixed")
     assert condition["message"] == (
         "spec.replicas (kubectl scale sets it) fixes the number of pods at 3, and nothing scales them; for 2 to 9 pods again"
         """ take it out: kubectl patch igw digits --type=merge -p '{"spec":{"replicas":null}}'"""
     )
-    same = status(read_as(scaling={**scaling, "max": 2}), Seen(), {}, "2026-01-01T00:00:00Z")
+    same = status(read_as(scaling={**scaling, "max": 2}), Observed(), {}, "2026-01-01T00:00:00Z")
     (condition,) = (one for one in same["conditions"] if one["type"] == "Scaling")
     assert condition["message"] == "the number of pods is fixed at 2: scaling.min and scaling.max are the same"
 
@@ -128,7 +128,7 @@ def pod_name(name: str, digest: str, letters: str = "x7k2p") -> str:
 
 def matcher(name: str) -> re.Pattern[str]:
     scaling = {"max": 9, "provider": "keda", "prometheusUrl": "http://p:9090", "metrics": [{"sessions": 10}]}
-    made = desired(read_as(name=name, scaling=scaling), Surroundings("image", "k" * 43))
+    made = desired(read_as(name=name, scaling=scaling), Dependencies("image", "k" * 43))
     (scaled,) = (one for one in made if one["kind"] == "ScaledObject")
     (pattern,) = re.findall(r'pod=~"([^"]*)"', scaled["spec"]["triggers"][0]["metadata"]["query"])
     return re.compile(pattern)

@@ -19,15 +19,16 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from harness import environments
+from harness.cache import cache
 from harness.kafka import LOG_CONFIG, Broker
 from harness.machine import fetch, lacks, require
 from harness.maven import jars
-from harness.processes import ROOT
+from podpair.gateway.core.partitioners import MisplacedKeys
 from podpair.gateway.core.partitions import home_partition, murmur2
 
 _log = logging.getLogger(__name__)
 HERE = Path(__file__).parent
-BUILT = Path(os.environ.get("PODPAIR_TEST_CACHE", ROOT / ".cache")) / "producers"
+BUILT = cache() / "producers"
 slow = pytest.mark.skipif(not os.environ.get("PODPAIR_TEST_PRODUCERS"), reason="make test-producers builds these")
 
 
@@ -56,6 +57,9 @@ AT_EDGES = {
 # Short and long ones, and such as end, behind the last whole word of four bytes, in bytes with their highest bit set.
 ODD_KEYS = [*AT_EDGES, "a", "é", "aé", "日", "abcdé", "abcd日", "日" * 33, "x" * 10_000, "é" * 5_001]
 EMPTY = ""
+# What the gateway says of keys that are not at home.
+CRC = "CRC-32, librdkafka's default"
+FNV = "FNV-1a, the default of Sarama"
 ALL_KEYS = [*KEYS, *ODD_KEYS, EMPTY]
 
 
@@ -98,8 +102,9 @@ def landed(broker: Broker, topic: tuple[str, int]) -> dict[str, int]:
     return found
 
 
-def expect(found: dict[str, int], said: str, width: int) -> None:
+def expect(found: dict[str, int], said: str, width: int, blamed: str | None = "") -> None:
     """`all`: every key; `chance`: one in as many as there are partitions; `half`: in a topic that is no power of two.
+    `blamed`: the partitioner that the gateway takes for the cause of those that are not at home; None: it knows none.
 
     What becomes of the empty key is no client's promise, and no session has it.
     """
@@ -115,6 +120,15 @@ def expect(found: dict[str, int], said: str, width: int) -> None:
         assert 0.35 * len(KEYS) < ordinary < 0.75 * len(KEYS)
     else:
         assert 0 < ordinary < 0.3 * len(KEYS)
+    astray = sorted(found.keys() - set(at_home) - {EMPTY})
+    seen = MisplacedKeys()
+    for key in astray:
+        seen.add(key.encode(), found[key], width)
+        assert (blamed or "") in seen.cause().text, "the right one is among those that are named from the first key on"
+    if astray:
+        wanted = f"its partitioner is {blamed}" if blamed else "none of the known partitioners"
+        assert seen.cause().text.startswith(wanted)
+        assert " or " not in seen.cause().text or not blamed
 
 
 def run(command: list[str | Path], broker: Broker, topic: tuple[str, int], *more: str, cwd: Path | None = None) -> str:
@@ -135,14 +149,19 @@ def test_the_keys_are_what_they_are_chosen_for() -> None:
     assert 0.4 * len(KEYS) < sum(murmur2(key.encode()) > 0x7FFFFFFF for key in KEYS) < 0.6 * len(KEYS)
 
 
-@pytest.mark.parametrize(("partitioner", "said"), [(None, "chance"), ("murmur2_random", "all"), ("murmur2", "all")])
-def test_confluent_kafka(broker: Broker, topic: tuple[str, int], partitioner: str | None, said: str) -> None:
+@pytest.mark.parametrize(
+    ("partitioner", "said", "blamed"),
+    [(None, "chance", CRC), ("fnv1a", "chance", FNV), ("murmur2_random", "all", ""), ("murmur2", "all", "")],
+)
+def test_confluent_kafka(
+    broker: Broker, topic: tuple[str, int], partitioner: str | None, said: str, blamed: str
+) -> None:
     more = {} if partitioner is None else {"partitioner": partitioner}
     producer = Producer({"bootstrap.servers": broker.address, **more})
     for key in ALL_KEYS:
         producer.produce(topic[0], b"{}", key=key)
     assert producer.flush(60) == 0
-    expect(landed(broker, topic), said, topic[1])
+    expect(landed(broker, topic), said, topic[1], blamed)
 
 
 @pytest.mark.parametrize(("partitioner", "said"), [(None, "chance"), ("murmur2_random", "all")])
@@ -151,7 +170,7 @@ def test_kcat(broker: Broker, topic: tuple[str, int], partitioner: str | None, s
     more = [] if partitioner is None else ["-X", f"partitioner={partitioner}"]
     lines = "".join(f"{key}\t{{}}\n" for key in ALL_KEYS)
     piped([kcat, "-P", "-b", broker.address, "-t", topic[0], "-K", "\t", *more], lines)
-    expect(landed(broker, topic), said, topic[1])
+    expect(landed(broker, topic), said, topic[1], CRC if said == "chance" else "")
 
 
 def test_java(broker: Broker, topic: tuple[str, int]) -> None:
@@ -218,7 +237,7 @@ def confluent(packages: Path) -> Path:
 def test_confluent_javascript(broker: Broker, topic: tuple[str, int], confluent: Path, variant: str, said: str) -> None:
     (node,) = require("node")
     run([node, HERE / "javascript" / "produce.mjs"], broker, topic, variant, cwd=confluent)
-    expect(landed(broker, topic), said, topic[1])
+    expect(landed(broker, topic), said, topic[1], CRC if said == "chance" else "")
 
 
 @slow
@@ -229,7 +248,8 @@ def test_confluent_javascript(broker: Broker, topic: tuple[str, int], confluent:
 def test_node(broker: Broker, topic: tuple[str, int], packages: Path, variant: str, said: str) -> None:
     (node,) = require("node")
     run([node, HERE / "javascript" / "produce.mjs"], broker, topic, variant, cwd=packages)
-    expect(landed(broker, topic), said, topic[1])
+    blamed = {"kafkajs-legacy": "KafkaJS's LegacyPartitioner", "platformatic": "murmur2 without Kafka's mask"}
+    expect(landed(broker, topic), said, topic[1], blamed.get(variant, ""))
 
 
 @pytest.fixture(scope="session")
@@ -250,7 +270,8 @@ def in_go(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )  # fmt: skip
 def test_go(broker: Broker, topic: tuple[str, int], in_go: Path, variant: str, said: str) -> None:
     run([in_go], broker, topic, variant)
-    expect(landed(broker, topic), said, topic[1])
+    blamed = {"sarama": FNV, "kafka-go-hash": FNV, "sarama-crc": CRC, "kafka-go": None}
+    expect(landed(broker, topic), said, topic[1], blamed.get(variant, ""))
 
 
 @pytest.fixture(scope="session")
@@ -267,11 +288,11 @@ def in_rust() -> Path:
 @pytest.mark.parametrize(("variant", "said"), [("rdkafka", "chance"), ("rdkafka-murmur2", "all")])
 def test_rust(broker: Broker, topic: tuple[str, int], in_rust: Path, variant: str, said: str) -> None:
     run([in_rust], broker, topic, variant)
-    expect(landed(broker, topic), said, topic[1])
+    expect(landed(broker, topic), said, topic[1], CRC if said == "chance" else "")
 
 
 @slow
 def test_rust_without_librdkafka(broker: Broker, topic: tuple[str, int], in_rust: Path) -> None:
     """The kafka crate chooses by a hash of its own, and then writes in a way that brokers since Kafka 4.0 refuse."""
     chosen = dict(line.split("\t")[::-1] for line in run([in_rust], broker, topic, "kafka-chooses").splitlines())
-    expect({key: int(partition) for key, partition in chosen.items()}, "chance", topic[1])
+    expect({key: int(partition) for key, partition in chosen.items()}, "chance", topic[1], None)

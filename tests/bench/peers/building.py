@@ -5,13 +5,13 @@ writes for a project without a lock.
 """
 
 import hashlib
-import os
 import re
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
+import harness.cache
 from harness.processes import ROOT
 
 HERE = Path(__file__).parent
@@ -23,7 +23,7 @@ class CannotBuild(Exception):
 
 def cache(name: str) -> Path:
     """The folder where a peer's build is kept."""
-    folder = Path(os.environ.get("PODPAIR_TEST_CACHE", ROOT / ".cache")) / "peers" / name
+    folder = harness.cache.cache() / "peers" / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

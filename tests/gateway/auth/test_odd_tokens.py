@@ -15,7 +15,7 @@ from harness.pair import SECRET, Gateway
 from podpair.gateway.auth.identity import Identity, Unauthorized
 from podpair.gateway.auth.resume import ResumeTokens
 from podpair.gateway.auth.tokens import TokenVerifier
-from podpair.gateway.config.model import Auth, Sessions
+from podpair.gateway.config.clients import Auth, Sessions
 from podpair.gateway.core.quotas import Quotas, Rule
 
 EXP = int(time.time()) + 7 * 86_400
@@ -131,7 +131,7 @@ async def test_claims_that_rules_look_at_may_be_anything(value: str) -> None:
     assert (grant is None) == (value == "null")
     if grant is None:
         return
-    grant.began()
+    grant.acquire()
     again = quotas.grant(found.claims, 0.0)
     assert again is not None
     with pytest.raises(Exception, match="are in flight") as refused:
@@ -158,3 +158,16 @@ async def test_over_the_wire(pair: Gateway, refused: Callable[..., Awaitable[Ref
     status, error, _ = await refused(pair, {"Authorization": f"Bearer {signed(payload)}"})
     assert (status, error["code"]) == (401, "unauthorized")
     assert said in error["message"]
+
+
+@pytest.mark.parametrize("text", ["a\\r\\nb", "a\\u0000b", 'a\\"b', "a\\\\b", "\\u007f", "é"])
+async def test_what_stands_in_a_head_breaks_no_header_of_the_answer(
+    pair: Gateway, refused: Callable[..., Awaitable[Refusal]], text: str
+) -> None:
+    """RFC 6750, 3: the description in WWW-Authenticate is printable ASCII without quotes and backslashes."""
+    token = signed(claims(), f'{{"alg":"HS256","crit":["{text}"]}}')
+    status, _, headers = await refused(pair, {"Authorization": f"Bearer {token}"})
+    assert status == 401
+    description = headers["WWW-Authenticate"].removeprefix('Bearer error="invalid_token", error_description="')[:-1]
+    assert description
+    assert all(" " <= letter <= "~" and letter not in '"\\\\' for letter in description)

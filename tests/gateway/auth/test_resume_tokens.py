@@ -1,5 +1,6 @@
 """A resume token continues its session, for its user, until it ends; nothing else does."""
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import pytest
 from podpair.gateway.auth.identity import Unauthorized
 from podpair.gateway.auth.resume import ResumeTokens
 from podpair.gateway.auth.tokens import TokenVerifier
+from podpair.gateway.config.clients import Auth, Sessions
 from podpair.gateway.config.load import ConfigError
-from podpair.gateway.config.model import Auth, Sessions
 from podpair.gateway.core.takeovers import Stamp
 
 SECRET = "resume-secret-0123456789-0123456789-abc"
@@ -63,6 +64,42 @@ def test_without_a_secret_it_is_good_here_only() -> None:
 def test_anything_else_is_refused(token: str, said: str) -> None:
     with pytest.raises(Unauthorized, match=said):
         tokens().open(token, "ann")
+
+
+def test_the_short_form_says_the_same() -> None:
+    mint = tokens()
+    for session, subject, stamp, epoch in [
+        ("s-1", "ann", Stamp(), ""),
+        ("ann/λ", "ann", Stamp(1_790_000_000_000_000, "0a1b2c3d4e5f6071"), "8513f5.12"),
+        ("s" * 256, "é" * 500, Stamp(2**63, "00"), ""),
+    ]:  # fmt: skip
+        token = mint.mint(session, subject, stamp, epoch)
+        short = mint.short(token)
+        assert tokens().open(short, subject) == tokens().open(token, subject) == (session, stamp, epoch)
+        assert re.fullmatch("[A-Za-z0-9_-]+", short)
+        assert len(short) < len(token)
+        with pytest.raises(Unauthorized, match="another user's"):
+            tokens().open(short, "mallory")
+        with pytest.raises(Unauthorized, match="not one of ours"):
+            tokens(resume_secret=OTHER).open(short, subject)
+
+
+def test_a_changed_short_form_is_refused() -> None:
+    short = tokens().short(tokens().mint("s-1", "ann", Stamp(7, "0a"), "ab.3"))
+    for at in range(len(short) - 1):  # the last character has bits that say nothing
+        changed = short[:at] + ("A" if short[at] != "A" else "B") + short[at + 1 :]
+        with pytest.raises(Unauthorized, match="not one of ours"):
+            tokens().open(changed, "ann")
+    for noise in (short[:-1], short + "A", short * 2, "é", "=", " ", "A" * 5):
+        with pytest.raises(Unauthorized, match="not one of ours"):
+            tokens().open(noise, "ann")
+
+
+def test_the_short_form_ends_with_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = tokens(resume_seconds=10).short(tokens(resume_seconds=10).mint("s", "ann"))
+    monkeypatch.setattr("podpair.gateway.auth.resume.time.time", lambda: time.monotonic() + 1e10)
+    with pytest.raises(Unauthorized, match="has expired: connect without it"):
+        tokens().open(short, "ann")
 
 
 def test_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,14 +7,14 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from podpair.gateway.auth.identity import Unauthorized
-from podpair.gateway.auth.minting import CannotMint, development_token
+from podpair.gateway.auth.issue import CannotIssue, development_token
 from podpair.gateway.auth.tokens import TokenVerifier
+from podpair.gateway.config.clients import Auth
 from podpair.gateway.config.load import ConfigError
-from podpair.gateway.config.model import Auth
 
 SECRET = "token-secret-0123456789-0123456789-abcd"
 KEYS: dict[str, Any] = {
@@ -66,7 +66,9 @@ async def test_a_public_key_file(tmp_path: Path, algorithm: str) -> None:
     assert found.subject == "ann"
     for other, key in KEYS.items():
         if other != algorithm:
-            assert f"{algorithm} is needed" in await refusal(sign(key, other), **settings)
+            said = await refusal(sign(key, other), **settings)
+            assert said.startswith(f"the token is signed with '{other}', but {algorithm}")
+            assert said.endswith(" is needed")
     assert "is needed" in await refusal(sign(None, "none"), **settings)
 
 
@@ -81,7 +83,8 @@ async def test_a_token_signed_with_the_bytes_of_the_public_key(tmp_path: Path) -
     for secret in (path.read_bytes(), path.read_bytes().strip()):
         signature = urlsafe_b64encode(hmac.digest(secret, unsigned.encode(), "sha256")).rstrip(b"=").decode()
         said = await refusal(f"{unsigned}.{signature}", secret=None, public_key_file=path)
-        assert said == "the token is signed with 'HS256', but RS256 is needed"
+        needed = "RS256, RS384, RS512, PS256, PS384, PS512"
+        assert said == f"the token is signed with 'HS256', but {needed} is needed"
 
 
 @pytest.mark.parametrize("algorithm", ["HS384", "HS512"])
@@ -177,7 +180,12 @@ async def test_disabled_lets_everyone_in() -> None:
     [
         (None, "No such file"),
         (b"nonsense", "holds no public key in PEM"),
-        (pem(ec.generate_private_key(ec.SECP384R1())), "RSA, EC P-256 or Ed25519"),
+        (
+            pem(ec.generate_private_key(ec.SECP224R1())),
+            "neither RSA, EC .P-256, P-384, P-521, secp256k1., Ed25519 nor Ed448",
+        ),
+        (pem(x25519.X25519PrivateKey.generate()), "holds an unusable key: it is neither RSA"),
+        (pem(rsa.generate_private_key(65537, 1024)), "it is RSA of 1024 bits, 2048 are needed"),
         (KEYS["ES256"].private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), "holds no public key in PEM"),
     ],
 )
@@ -203,7 +211,7 @@ async def test_a_development_token_is_taken() -> None:
     token = development_token(config, subject="ann", session="s", seconds=60, claims={"sub": "bob"})
     found = await TokenVerifier(config).verify(token)
     assert (found.subject, found.session) == ("bob", "bob/s")
-    with pytest.raises(CannotMint):
+    with pytest.raises(CannotIssue):
         development_token(Auth(disabled=True), subject="ann", session=None, seconds=60)
-    with pytest.raises(CannotMint, match=r"auth\.session_claim is not set"):
+    with pytest.raises(CannotIssue, match=r"auth\.session_claim is not set"):
         development_token(Auth(secret=SECRET), subject="ann", session="s", seconds=60)  # type: ignore[arg-type]

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from podpair.gateway.core.chat import Completion, is_chat
+from podpair.gateway.core.chat import CompletionAssembler, is_chat
 from podpair.gateway.core.generate import StreamFailed
 from podpair.gateway.core.models import model_of
-from podpair.gateway.core.questions import Question
 from podpair.gateway.core.records import is_json
+from podpair.gateway.core.request import InferenceRequest
 
 
 def chunk(*choices: dict[str, Any], **members: Any) -> bytes:
@@ -21,10 +21,10 @@ def delta(index: int = 0, finish: str | None = None, **members: Any) -> dict[str
 
 
 def fed(*events: bytes, limit: int = 10_000) -> tuple[list[Any], Any]:
-    completion = Completion(limit)
+    completion = CompletionAssembler(limit)
     parts = [json.loads(part) for event in events for part in completion.feed(event)]
-    assert completion.parts == len(parts)
-    whole = completion.whole()
+    assert completion.count == len(parts)
+    whole = completion.result()
     return parts, None if whole is None else json.loads(whole)
 
 
@@ -69,12 +69,12 @@ def test_what_is_too_large_is_not_kept() -> None:
 )
 def test_what_is_no_chunk(event: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - msgspec's DecodeError is one
-        Completion(1000).feed(event)
+        CompletionAssembler(1000).feed(event)
 
 
 def test_an_error_in_the_stream() -> None:
     with pytest.raises(StreamFailed, match="no memory"):
-        Completion(1000).feed(b'{"error": {"message": "no memory"}}')
+        CompletionAssembler(1000).feed(b'{"error": {"message": "no memory"}}')
 
 
 @pytest.mark.parametrize(
@@ -85,12 +85,12 @@ def test_an_error_in_the_stream() -> None:
     ],
 )  # fmt: skip
 def test_what_is_a_chat(data: bytes, expected: bool) -> None:
-    assert is_chat(Question("r", "m", data=data)) is expected
+    assert is_chat(InferenceRequest("r", "m", data=data)) is expected
 
 
 @pytest.mark.parametrize("depth", [100, 600, 1_500, 10_000])
 def test_whatever_the_depth_a_chunk_is_read_or_is_no_chunk(depth: int) -> None:
-    completion = Completion(1 << 20)
+    completion = CompletionAssembler(1 << 20)
     chunk = b'{"choices":[{"index":0,"delta":{"x":%b1%b}}]}' % (b'{"a":' * depth, b"}" * depth)
     try:
         parts = completion.feed(chunk)
@@ -98,7 +98,7 @@ def test_whatever_the_depth_a_chunk_is_read_or_is_no_chunk(depth: int) -> None:
         assert depth > 100
     else:
         assert all(map(is_json, parts))
-    whole = completion.whole()
+    whole = completion.result()
     assert is_json(whole) if whole is not None else depth > 100
 
 

@@ -127,6 +127,24 @@ def test_a_text_that_is_not_utf8_is_left_to_be_refused_behind_those_before_it() 
     assert outcome(reader) == (1007, "a text message is not UTF-8")
 
 
+@pytest.mark.parametrize("fragments", [False, True])
+def test_what_can_become_no_text_is_refused_before_the_rest_has_come(fragments: bool) -> None:
+    """RFC 6455, 8.1: also where a character is cut by a read or a fragment, and wherever the mask stands then."""
+    good = "a κόσμε é ".encode() * 7
+    for bad in (b"\xf4\x90\x80\x80", b"\xed\xa0\x80", b"\xff"):
+        reader = FrameReader(LIMIT)
+        if fragments:
+            reader.feed(frame(TEXT, good[:3], fin=False) + frame(CONTINUATION, good[3:], fin=False))
+            assert [reader.next(), reader.next()] == [(CONTINUATION, b"")] * 2
+        whole = frame(CONTINUATION if fragments else TEXT, good + bad + b"x" * 200)
+        stop = len(whole) - 200 - len(bad)
+        for at in range(stop):
+            reader.feed(whole[at : at + 1])
+            assert reader.next() is None
+        reader.feed(whole[stop : stop + len(bad)])
+        assert outcome(reader) == (1007, "a text message is not UTF-8")
+
+
 def test_who_stops_in_the_middle_finds_the_rest_later() -> None:
     reader = FrameReader(LIMIT)
     reader.feed(b"".join(frame(TEXT, text.encode()) for text in ("first", "second", "third")))

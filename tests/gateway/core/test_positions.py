@@ -7,19 +7,23 @@ from hypothesis import strategies as st
 from podpair.gateway.core.positions import Gap, InvalidPosition, Position, Resumption, resume
 
 epochs = st.text("0123456789abcdefXYZ", min_size=1, max_size=32)
-positions = st.builds(Position, epochs, st.integers(0, 10**9 - 1), st.integers(-1, 10**18 - 1))
+partitions, offsets = st.integers(0, 10**9 - 1), st.integers(-1, 10**18 - 1)
+positions = st.builds(Position, epochs, partitions, offsets, st.none() | st.tuples(partitions, offsets))
 
 
 @given(positions)
 def test_a_position_reads_back_as_it_was_written(position: Position) -> None:
     assert Position.parse(str(position)) == position
+    if position.user is not None:
+        assert Position.parse(f"{position.before_user()}{position.user[1]}") == position
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "e", "e.1", "e.1.", "e..1", ".1.1", "e.1.2.3", "e.-1.2", "e.1.-2", "e.01.2", "e.1.02", "e.1.+2", "e.1.1e3",
      "e.1.2 ", " e.1.2", "e.1.2\n", "e.١.2", "é.1.2", "e.1.٣", "e" * 33 + ".1.2", "e.1234567890.2", "e.1." + "9" * 19,
-     "e.1.-0", "e.1.2\x00", "../../etc", "null"],
+     "e.1.-0", "e.1.2\x00", "../../etc", "null", "e.u1.2", "e.u1.2.u1.2", "e.1.2.u1", "e.1.2.u1.-2", "e.u1.2.3.4.u1.2",
+     "e.1.2.u01.2", "e.1.2.U1.2", "e.1.2.3.4", "u1.2.3.4"],
 )  # fmt: skip
 def test_anything_else_is_refused_by_name(text: str) -> None:
     with pytest.raises(InvalidPosition, match=r"is not <epoch>\.<partition>\.<offset>"):

@@ -15,7 +15,9 @@ from podpair.gateway.core.records import (
     InvalidRecord,
     Kind,
     Request,
+    accepted_event,
     answer_headers,
+    control_event,
     event_of_record,
     record_value,
     request_headers,
@@ -24,6 +26,8 @@ from podpair.gateway.core.records import (
     unplaced_event,
 )
 from podpair.gateway.core.wires import EventStreamWire, JsonWire, RawWire
+from podpair.gateway.metrics import Metrics
+from podpair.gateway.sessions.malformed_records import MalformedRecords
 
 PREFIX = b"e.3."
 DEEP = b"[" * 50_000 + b"]" * 50_000
@@ -247,6 +251,30 @@ def test_a_text_event_and_a_stream_event_say_the_same() -> None:
     assert EventStreamWire(PREFIX).encode([event]).split(b"\r\n")[1].startswith(b"id: e.3.7\nevent: push\ndata: {")
 
 
+def test_an_id_has_the_token_that_its_client_has_been_sent() -> None:
+    wire = EventStreamWire(PREFIX, lambda token: f"short-{token}", chunked=False)
+
+    def id_of(event: Event) -> str | None:
+        first = wire.encode([event]).decode().split("\n")[0]
+        return first.removeprefix("id: ") if first.startswith("id: ") else None
+
+    assert id_of(control_event("welcome", b'{"resume":"one","position":"e.3.4"}')) == "e.3.4~short-one"
+    assert id_of(wire.event(b"1", None, 7)) == "e.3.7~short-one"
+    assert id_of(accepted_event("r", "direct")) is None
+    assert id_of(control_event("gap", b'{"from":"e.3.7","to":"e.3.9"}')) == "e.3.9~short-one"
+    assert id_of(control_event("gap", b'{"reason":"requests","resume":"two"}')) == "e.3.9~short-two"
+    assert id_of(wire.event(b"1", None, 12)) == "e.3.12~short-two"
+    wire.renew("three")
+    assert id_of(wire.event(b"1", None, 13)) == "e.3.13~short-three"
+
+
+def test_a_stream_is_never_ended_by_what_is_written() -> None:
+    """An empty chunk is the end of a chunked body; a comment without a blank line is no event to any client."""
+    assert EventStreamWire(PREFIX).encode([]) == b""
+    assert EventStreamWire(PREFIX).comment() == b"2\r\n:\n\r\n"
+    assert EventStreamWire(PREFIX, chunked=False).comment() == b":\n"
+
+
 @pytest.mark.parametrize("value", [b'{"a": [1, null]}', b"\xff\x00", None, b'{"position":"forged.0.7"}'])
 @pytest.mark.parametrize("ce_type", [None, b"dev.podpair.result", b"dev.podpair.partial", b"dev.podpair.error"])
 def test_a_record_outside_its_home_is_the_same_event_without_a_position(
@@ -259,3 +287,39 @@ def test_a_record_outside_its_home_is_the_same_event_without_a_position(
     assert json.loads(unplaced.payload) == members
     assert unplaced.offset == -1
     assert unplaced[:3] == placed[:3]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "malformed"),
+    [
+        ("result", b'{"data":1}', False), ("result", b"[1]", True), ("result", b"{", True), ("result", None, True),
+        ("error", b'{"code":"x"}', False), ("error", b"\xff", True),
+        ("partial", b'"a"', False), ("partial", b"a", True), ("partial", None, True),
+        ("push", b"{", False), ("push", None, False),
+    ],
+)  # fmt: skip
+def test_who_hears_of_values_that_are_not_what_their_types_say(kind: str, value: bytes | None, malformed: bool) -> None:
+    metrics = Metrics()
+    heard: list[Event] = []
+    wire = JsonWire(PREFIX)
+    records = MalformedRecords("results", metrics)
+    wire.on_malformed = lambda event, headers: (heard.append(event), records.count(event, headers))
+    headers = [("ce_type", f"dev.podpair.{kind}".encode()), ("ce_id", b"r"), ("ce_source", b"billing")]
+    event = wire.event(value, headers, 7)
+    assert json.loads(event.payload)["position"]
+    assert heard == ([event] if malformed else [])
+    name, labels = "podpair_gateway_results_records_malformed_total", {"type": kind}
+    assert (metrics.registry.get_sample_value(name, labels) or 0) == malformed
+
+
+def test_they_are_told_of_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    records, wire = MalformedRecords("results", Metrics()), JsonWire(PREFIX)
+    wire.on_malformed = records.count
+    headers = [("ce_type", b"dev.podpair.result"), ("ce_id", b"r"), ("ce_source", b"billing"), ("ce_subject", b"s")]
+    for offset in range(5):
+        wire.event(b"?", headers, offset)
+    (told,) = caplog.messages
+    assert (
+        told
+        == "a record of results at offset 0 is a result whose value is not a JSON object; it was written by billing"
+    )

@@ -5,13 +5,19 @@ from typing import Any
 
 import pytest
 
+from podpair.gateway.core.models import model_of
 from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.request import decode_request
+from podpair.gateway.core.row_codec import RowEncoder
 from podpair.gateway.core.shorthand import InputSpec, collapse, expand
 
 ROW2 = InputSpec("x", "FP32", (-1, 2))
 IMAGE = InputSpec("image", "UINT8", (-1, 2, 2))
 SCALAR = InputSpec("n", "INT64", (-1,))
 TEXT = InputSpec("text", "BYTES", (-1, 1))
+COLUMN = InputSpec("n", "FP32", (-1, 1))
+DEEP_TEXT = InputSpec("text", "BYTES", (-1, 1, 1))
+TWO_TEXTS = InputSpec("text", "BYTES", (2, 1))
 LONG = InputSpec("ids", "INT64", (-1, -1))
 
 
@@ -25,6 +31,14 @@ LONG = InputSpec("ids", "INT64", (-1, -1))
         ([7, 8, 9], SCALAR, [3], [7, 8, 9], False),
         (["hello"], TEXT, [1, 1], ["hello"], True),
         ([["a"], ["b"]], TEXT, [2, 1], [["a"], ["b"]], False),
+        ([["a"]], TEXT, [1, 1], [["a"]], False),
+        ("hello", TEXT, [1, 1], ["hello"], True),
+        ("", TEXT, [1, 1], [""], True),
+        (["a", "b", "c"], TEXT, [3, 1], ["a", "b", "c"], False),
+        (0.5, COLUMN, [1, 1], [0.5], True),
+        ([0.5, 1], COLUMN, [2, 1], [0.5, 1], False),
+        ("hello", DEEP_TEXT, [1, 1, 1], ["hello"], True),
+        (["a", "b"], DEEP_TEXT, [2, 1, 1], ["a", "b"], False),
         ([[1, 2], [3, 4]], IMAGE, [1, 2, 2], [[1, 2], [3, 4]], True),
         ([[[1, 2], [3, 4]]], IMAGE, [1, 2, 2], [[[1, 2], [3, 4]]], False),
         ([5, 6, 7], LONG, [1, 3], [5, 6, 7], True),
@@ -51,6 +65,10 @@ def test_expand(data: Any, spec: InputSpec, shape: list[int], flat: Any, single:
         (b"5", ROW2, "shape []"),
         (b"null", ROW2, "shape []"),
         (b'"text"', ROW2, "shape []"),
+        (b'"text"', LONG, "shape []"),
+        (b"null", TEXT, "shape []"),
+        (b'"text"', TWO_TEXTS, "shape []"),
+        (b'["a","b","c"]', TWO_TEXTS, "shape [3]"),
         (b'{"a":1}', ROW2, "numbers, texts or booleans"),
         (b'[{"a":1},2]', ROW2, "numbers, texts or booleans"),
         (b"[[[1,2]]]", ROW2, "shape [1, 1, 2]"),
@@ -65,6 +83,22 @@ def test_what_is_no_row_is_told(data: bytes, spec: InputSpec, said: str) -> None
         expand(data, spec)
     assert refused.value.code is Code.INVALID
     assert said in refused.value.message
+
+
+@pytest.mark.parametrize("datatype", ["BYTES", "FP32"])
+def test_bare_values_share_calls_like_rows(datatype: str) -> None:
+    values = ["a", "b"] if datatype == "BYTES" else [0.5, 1.5]
+    tensors = [{"name": "n", "datatype": datatype, "shape": [-1, 1]}]
+    encoder = RowEncoder(model_of("m", json.dumps({"inputs": tensors, "outputs": tensors}).encode(), None))
+
+    def encoded(data: Any) -> tuple[Any, ...]:
+        found = encoder.encode(decode_request(json.dumps({"data": data}).encode(), "r", "m", None))
+        assert found is not None
+        return found.layout.key, found.layout.rows, found.layout.slice_rows, found.raw
+
+    assert encoded(values[0]) == encoded(values[:1])
+    assert encoded(values) == encoded([[value] for value in values])
+    assert encoded(values[0])[0] == encoded(values)[0]
 
 
 def tensor(name: str, shape: list[int], data: list[Any], datatype: str = "FP32") -> dict[str, Any]:

@@ -34,7 +34,7 @@ def add_all(outbox: Outbox, events: list[Event]) -> None:
 def drain(outbox: Outbox) -> list[Event]:
     taken: list[Event] = []
     while outbox:
-        taken += outbox.take(1000)
+        taken += outbox.pop(1000)
     return taken
 
 
@@ -52,7 +52,7 @@ def test_at_least_one_event_is_taken_whatever_its_size() -> None:
     outbox = Outbox(ROOM)
     outbox.add(push(1, 5000))
     outbox.add(push(2))
-    assert [e.offset for e in outbox.take(10)] == [1]
+    assert [e.offset for e in outbox.pop(10)] == [1]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_answers_are_never_dropped_and_the_buffer_is_bounded(asked: list[tuple[s
             overflowed = True
         assert overflowed or outbox.size <= ROOM
         if n % 4 < taken and not overflowed:
-            out += outbox.take(500)
+            out += outbox.pop(500)
     left = drain(outbox) if not overflowed else []
     lost = outbox.unsent()
     everything = out + left + lost

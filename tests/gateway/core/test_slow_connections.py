@@ -3,25 +3,27 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from podpair.gateway.auth.resume import ResumeTokens
+from podpair.gateway.auth.resume import Issuer, ResumeTokens
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.ledger import Ledger
 from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.records import Event, Kind, control_event, result_event
 from podpair.gateway.core.wires import EventStreamWire, JsonWire, RawWire, Wire
+from podpair.gateway.kafka.log_reader import ResultsLog
 from podpair.gateway.kafka.topic_limits import TopicLimits
 from podpair.gateway.metrics import Metrics
-from podpair.gateway.sessions.connection import HIGH_WATER, Connection, Pacer
+from podpair.gateway.sessions.connection import HIGH_WATER, BackpressureMonitor, Connection
 from podpair.gateway.sessions.fanout import FanOut
-from podpair.gateway.sessions.joining import Joining
-from podpair.gateway.sessions.misplaced import Misplaced
+from podpair.gateway.sessions.misplaced_records import MisplacedRecords
+from podpair.gateway.sessions.resume import ResumeService
 from podpair.gateway.sessions.session import Session
 
 LIMIT = 10_000
@@ -91,19 +93,24 @@ class Side:
     def __init__(self, wire: Wire, *, limit: int = LIMIT, secured: bool = False) -> None:
         self.now = 1.0
         self.transport = Transport(secured)
-        self.pacer = Pacer(10.0, lambda: self.now)
+        self.backpressure = BackpressureMonitor(10.0, lambda: self.now)
         self.closed: list[int] = []
         config = Config.model_validate({"auth": {"disabled": True}})
         metrics = Metrics()
         self.session = Session("s", "user", 0, Ledger(1000))
-        self.fanout = FanOut({b"s": self.session}, 1 << 30, Misplaced("results", metrics), metrics, lambda: self.now)
+        misplaced = MisplacedRecords("results", metrics, HomePartitions("e", 1))
+        followers = cast("Any", SimpleNamespace(sessions={b"s": self.session}, user_logs={}))
+        self.fanout = FanOut(
+            followers, 1 << 30, misplaced, lambda log: self.resume_service.on_lagging(log), metrics, lambda: self.now
+        )
         self.fanout.open(0, 0)
-        self.joining = Joining(
-            config, HomePartitions("e", 1), TopicLimits(), "gw", cast("Any", None), cast("Any", None), self.fanout,
-            ResumeTokens(config.sessions), cast("Any", None), metrics,
+        self.resume_service = ResumeService(
+            config, Issuer("gw", ResumeTokens(config.sessions)),
+            ResultsLog(HomePartitions("e", 1), TopicLimits(), cast("Any", None), cast("Any", None)), self.fanout,
+            cast("Any", None), metrics,
         )  # fmt: skip
         self.connection = Connection(
-            cast("Any", self.transport), wire, self.pacer, limit, lambda code, _: self.closed.append(code)
+            cast("Any", self.transport), wire, self.backpressure, limit, lambda code, _: self.closed.append(code)
         )
         self.session.connection = self.connection
         self.connection.welcome([])
@@ -115,12 +122,12 @@ class Side:
         return self.transport.get_write_buffer_size() + (outbox.size if outbox is not None else 0)
 
     async def turn(self) -> None:
-        """What the loop and the pacer would do meanwhile."""
+        """What the loop and the backpressure would do meanwhile."""
         for _ in range(5):
             await asyncio.sleep(0)
-        if self.pacer._timer is not None:
-            self.pacer._timer.cancel()  # the clock is the test's
-        self.pacer._sweep()
+        if self.backpressure._timer is not None:
+            self.backpressure._timer.cancel()  # the clock is the test's
+        self.backpressure._sweep()
         for _ in range(5):
             await asyncio.sleep(0)
 
@@ -249,13 +256,13 @@ async def test_answers_that_no_log_holds_are_all_handed_out_where_they_are_too_m
         if not side.session.send_all(batch):
             unsent += batch
     assert side.closed == [CloseCode.SLOW]
-    assert [event.id for event in [*side.connection.unsent(), *unsent]] == [event.id for event in made]
+    assert [event.id for event in [*side.connection.undelivered(), *unsent]] == [event.id for event in made]
 
 
 async def test_what_comes_before_the_welcome_is_bounded_and_not_lost() -> None:
     side = Side(JsonWire(b"e.0."))
     early = Connection(
-        cast("Any", Transport()), JsonWire(b"e.0."), side.pacer, LIMIT, lambda code, _: side.closed.append(code)
+        cast("Any", Transport()), JsonWire(b"e.0."), side.backpressure, LIMIT, lambda code, _: side.closed.append(code)
     )
     side.session.connection = early
     made = answers(10, 4000)
@@ -263,7 +270,7 @@ async def test_what_comes_before_the_welcome_is_bounded_and_not_lost() -> None:
     assert early.congested
     assert side.closed == [CloseCode.SLOW]
     early.welcome([control_event("welcome", b"{}")])
-    assert [event.id for event in [*early.unsent(), *unsent]] == [event.id for event in made]
+    assert [event.id for event in [*early.undelivered(), *unsent]] == [event.id for event in made]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["push", "partial", "result"]), st.integers(0, 3000)), max_size=80))
@@ -290,7 +297,7 @@ def test_unlogged_and_logged_events_share_one_bound(asked: list[tuple[str, int]]
         assert side.held <= 2 * LIMIT + 3000 + _FRAME or side.closed
         assert side.held <= 2 * LIMIT + 2 * 3000 + 2 * _FRAME
         written = bytes(side.transport.written)
-        left = [event.id for event in side.connection.unsent()]
+        left = [event.id for event in side.connection.undelivered()]
         gone = [event.id for event in sent if event.payload not in written and event.id not in left]
         assert gone == []
 

@@ -48,6 +48,7 @@ def test_what_an_id_is(subject: str, session: str, found: str) -> None:
     assert claimed_session_id(subject, session) == found
 
 
+@pytest.mark.process
 def test_the_docs_example_in_javascript(require: object) -> None:
     """What docs/protocol.md tells producers to write makes the same ids."""
     import re

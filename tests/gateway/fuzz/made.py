@@ -191,6 +191,23 @@ def nearly(draw: st.DrawFn) -> list[tuple[str, bytes | None]]:
     return headers
 
 
+_attributes = st.dictionaries(st.sampled_from(["specversion", "id", "source", "type", "subject", "model", "time", "deadline",
+    "datacontenttype", "data", "data_base64", "X"]), st.sampled_from(["1.0", "a", "fake", "dev.podpair.request", "user/fuzzed",
+    "", 1, 1.5, True, None, [], {}, "text/plain", "application/json", "YQ==", "Y", "\ud800"]))  # fmt: skip
+_FORMS = [
+    b"application/cloudevents+json",
+    b"application/cloudevents+json; charset=UTF-8",
+    b"Application/CloudEvents-Batch+JSON",
+]
+_good_event = {"specversion": "1.0", "id": "q1", "source": "s", "type": "dev.podpair.request", "subject": "user/fuzzed"}
+#: CloudEvents in structured mode, or nearly.
+structured = st.tuples(
+    st.one_of(
+        _attributes.map(lambda event: _json({**_good_event, **event})), payloads, st.none(),
+        damaged(_attributes.map(lambda event: _json({**_good_event, "model": "fake", **event}))),
+    ),
+    st.tuples(st.just("content-type"), st.sampled_from(_FORMS)).map(lambda header: [header]),
+)  # fmt: skip
 bodies = st.one_of(
     st.lists(st.floats(-1, 1), min_size=2, max_size=2).map(lambda row: _json({"data": row})),
     st.builds(lambda row, more: _json({"data": row, **more}), rows, st.fixed_dictionaries({}, optional=members)),
@@ -198,6 +215,7 @@ bodies = st.one_of(
 records = st.one_of(
     st.tuples(st.none() | payloads, record_headers),
     st.tuples(bodies | payloads, nearly()),
+    structured,
     st.tuples(bodies, nearly()),
 )
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.fuzz.made import damaged, examples
 from gateway.raw_model import CONTINUE, HINTS, PROCESSING
-from podpair.gateway.core.attempts import Failed, Unavailable
+from podpair.gateway.core.model_errors import Failed, Unavailable
 from podpair.gateway.upstream import http
 from podpair.gateway.upstream.http import HttpPool
 

@@ -54,7 +54,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Ga
     config = {
         "kafka": {"embedded": True},
         "inference": {"url": model.url},
-        "requests": {"attempts": 1},
+        "requests": {"max_attempts": 1},
         "limits": {"message_bytes": 65_536},
     }
 

@@ -12,9 +12,9 @@ import pytest
 from aiohttp import web
 
 from podpair.gateway.config.model import Config
-from podpair.gateway.core.questions import Question
+from podpair.gateway.core.request import InferenceRequest
 from podpair.gateway.metrics import Metrics
-from podpair.gateway.upstream.asking import Asking
+from podpair.gateway.upstream.client import InferenceClient
 from podpair.gateway.upstream.readiness import Readiness
 from podpair.gateway.upstream.rest import RestUpstream
 
@@ -170,8 +170,8 @@ class RowsServer:
 class Asker:
     """Asks through the gateway's upstream side."""
 
-    def __init__(self, asking: Asking, metrics: Metrics) -> None:
-        self.asking = asking
+    def __init__(self, inference: InferenceClient, metrics: Metrics) -> None:
+        self.inference = inference
         self.metrics = metrics
 
     def ask(self, request_id: str, row: Any, model: str = "rows", **members: Any) -> "asyncio.Task[dict[str, Any]]":
@@ -183,7 +183,9 @@ class Asker:
             members["parameters"] = json.dumps(members["parameters"]).encode()
 
         async def answer() -> dict[str, Any]:
-            found: dict[str, Any] = json.loads(await self.asking.ask(Question(request_id, model, **given, **members)))
+            found: dict[str, Any] = json.loads(
+                await self.inference.infer(InferenceRequest(request_id, model, **given, **members))
+            )
             return found
 
         return asyncio.create_task(answer())
@@ -202,7 +204,7 @@ async def rows_server() -> AsyncIterator[RowsServer]:
 
 @pytest.fixture
 async def asker(rows_server: RowsServer) -> AsyncIterator[Callable[..., Awaitable[Asker]]]:
-    """`await asker(coalescing={…})`: the way from a question to the server."""
+    """`await asker(batching={…})`: the way from a question to the server."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def begin(**sections: Any) -> Asker:
@@ -217,8 +219,8 @@ async def asker(rows_server: RowsServer) -> AsyncIterator[Callable[..., Awaitabl
             readiness = Readiness(upstream, 60)
             stack.push_async_callback(readiness.close)
             await readiness.wait()
-            asking = Asking(config, upstream, readiness, metrics)
-            stack.push_async_callback(asking.close)
-            return Asker(asking, metrics)
+            inference = InferenceClient(config, upstream, readiness, metrics)
+            stack.push_async_callback(inference.close)
+            return Asker(inference, metrics)
 
         yield begin

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from podpair.gateway.config.model import Inference
-from podpair.gateway.core.attempts import Busy, Failed, Late, ServiceUnavailable, TooLarge, Unavailable
+from podpair.gateway.core.model_errors import Busy, Failed, Late, ServiceUnavailable, TooLarge, Unavailable
 from podpair.gateway.core.protocol import Code, Fault
-from podpair.gateway.core.questions import Question
+from podpair.gateway.core.request import InferenceRequest
 from podpair.gateway.upstream.grpc import GrpcUpstream
 from podpair.gateway.upstream.proto import v2_pb2 as pb
 
@@ -88,7 +88,7 @@ async def test_typed_contents_are_read_and_parameters_and_key_arrive(server: Ser
     model = await upstream.model("sum")
     assert (model.batchable, model.max_rows) == (True, None)
     parameters = b'{"a":true,"b":-3,"c":0.5,"d":"t"}'
-    answer = await upstream.ask(Question("r", "sum", INPUTS, parameters=parameters, key="s-é"), INPUTS, 5)
+    answer = await upstream.infer(InferenceRequest("r", "sum", INPUTS, parameters=parameters, key="s-é"), INPUTS, 5)
     outputs = [{"name": "y", "datatype": "FP32", "shape": [1], "data": [3.0]}]
     assert (msgspec.json.decode(answer.outputs), answer.model_version) == (outputs, "7")
     request, metadata = server.asked[0]
@@ -120,7 +120,7 @@ async def test_what_a_status_means(
 ) -> None:
     server.fails = (status, "so it is")
     with pytest.raises(kind) as raised:
-        await upstream.ask(Question("r", "sum", INPUTS), INPUTS, 5)
+        await upstream.infer(InferenceRequest("r", "sum", INPUTS), INPUTS, 5)
     if isinstance(raised.value, Busy):
         assert raised.value.retry_after == 0.25
 
@@ -131,7 +131,7 @@ async def test_what_a_status_means(
 async def test_when_to_come_again_is_bounded(server: Server, upstream: GrpcUpstream, said: str, seconds: float) -> None:
     server.fails, server.retry_after = (grpc.StatusCode.RESOURCE_EXHAUSTED, "full"), said
     with pytest.raises(Busy) as raised:
-        await upstream.ask(Question("r", "sum", INPUTS), INPUTS, 5)
+        await upstream.infer(InferenceRequest("r", "sum", INPUTS), INPUTS, 5)
     assert raised.value.retry_after == seconds
 
 
@@ -140,10 +140,10 @@ async def test_unavailable_by_its_own_word_is_busy_and_nobody_there_is_not(
 ) -> None:
     server.fails = (grpc.StatusCode.UNAVAILABLE, "the queue is full")
     with pytest.raises(ServiceUnavailable, match="the queue is full"):
-        await upstream.ask(Question("r", "sum", INPUTS), INPUTS, 5)
+        await upstream.infer(InferenceRequest("r", "sum", INPUTS), INPUTS, 5)
     away = GrpcUpstream(Inference(url="grpc://127.0.0.1:1", timeout_seconds=5))
     with pytest.raises(Unavailable) as raised:
-        await away.ask(Question("r", "sum", INPUTS), INPUTS, 5)
+        await away.infer(InferenceRequest("r", "sum", INPUTS), INPUTS, 5)
     assert (raised.value.down, raised.value.midway) == (True, False)
     await away.close()
 
@@ -152,13 +152,13 @@ async def test_an_answer_that_is_larger_than_is_taken(server: Server) -> None:
     small = GrpcUpstream(Inference(url=server.url, timeout_seconds=5, max_response_bytes=1024))  # type: ignore[attr-defined]
     server.version = "7" * 2000
     with pytest.raises(TooLarge, match="max_response_bytes"):
-        await small.ask(Question("r", "sum", INPUTS), INPUTS, 5)
+        await small.infer(InferenceRequest("r", "sum", INPUTS), INPUTS, 5)
     await small.close()
 
 
 async def test_a_deadline_that_has_passed_is_the_requests_own(upstream: GrpcUpstream) -> None:
     with pytest.raises(Fault) as raised:
-        await upstream.ask(Question("r", "sum", INPUTS, deadline=time.time() - 1), INPUTS, 5)
+        await upstream.infer(InferenceRequest("r", "sum", INPUTS, deadline=time.time() - 1), INPUTS, 5)
     assert raised.value.code is Code.DEADLINE_EXCEEDED
 
 
@@ -170,17 +170,17 @@ async def test_a_stream_ends_with_its_final_answer_or_its_error(server: Server, 
     final = pb.ModelStreamInferResponse()
     final.infer_response.parameters["triton_final_response"].bool_param = True
     server.parts = [part, part, final]
-    question = Question("r", "sum", INPUTS, stream=True)
-    assert [found.data async for found in upstream.stream(question, model)] == [b"0.5", b"0.5"]
+    request = InferenceRequest("r", "sum", INPUTS, stream=True)
+    assert [found.data async for found in upstream.stream(request, model)] == [b"0.5", b"0.5"]
     server.parts = [part, pb.ModelStreamInferResponse(error_message="out of luck")]
     with pytest.raises(Failed, match="out of luck"):
-        [found async for found in upstream.stream(question, model)]
+        [found async for found in upstream.stream(request, model)]
 
 
 async def test_nobody_there_is_nobodys_death() -> None:
     upstream = GrpcUpstream(Inference(url="grpc://127.0.0.1:1", timeout_seconds=5))
     assert not await upstream.ready()
     with pytest.raises(Unavailable) as raised:
-        await upstream.ask(Question("r", "sum", INPUTS), INPUTS, 5)
+        await upstream.infer(InferenceRequest("r", "sum", INPUTS), INPUTS, 5)
     assert not raised.value.midway
     await upstream.close()

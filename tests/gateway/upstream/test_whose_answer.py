@@ -10,9 +10,9 @@ import pytest
 
 from gateway.raw_model import CLOSE, CONTINUE, HINTS, METADATA, PROCESSING, Asked, RawModel, Step, answer_to, response
 from podpair.gateway.config.model import Inference
-from podpair.gateway.core.attempts import Failed, Late, TooLarge, Unavailable
+from podpair.gateway.core.model_errors import Failed, Late, TooLarge, Unavailable
 from podpair.gateway.core.models import model_of
-from podpair.gateway.core.questions import Question
+from podpair.gateway.core.request import InferenceRequest
 from podpair.gateway.upstream.calls import Call
 from podpair.gateway.upstream.http import HttpPool
 from podpair.gateway.upstream.rest import RestUpstream
@@ -37,7 +37,7 @@ async def upstream(model: RawModel) -> AsyncIterator[RestUpstream]:
 async def ask(upstream: RestUpstream, number: int, request_id: str | None = None, timeout: float = 30) -> float:
     """The sum that the model says of a row that nobody else asks."""
     inputs = json.dumps([{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [number, 0.5]}]).encode()
-    answer = await upstream.ask(Question(request_id or f"r{number}", "raw", inputs), inputs, timeout)
+    answer = await upstream.infer(InferenceRequest(request_id or f"r{number}", "raw", inputs), inputs, timeout)
     outputs: list[dict[str, Any]] = json.loads(answer.outputs)
     return float(outputs[0]["data"][0])
 
@@ -242,7 +242,7 @@ async def test_a_redirect_is_an_error(model: RawModel, upstream: RestUpstream, t
     with pytest.raises(Failed, match="redirects"):
         await ask(upstream, 1)
     with pytest.raises(Failed, match="redirects"):
-        [event async for event in upstream.chat_stream(Question("r", "raw", data=b'{"messages":[]}'))]
+        [event async for event in upstream.chat_stream(InferenceRequest("r", "raw", data=b'{"messages":[]}'))]
     assert len(model.asked) == 2
     model.metadata = redirect
     with pytest.raises(Failed, match="redirects"):
@@ -268,7 +268,7 @@ async def test_how_long_it_took_is_a_number_or_not_there(
 ) -> None:
     model.script = lambda asked: [answer_to(asked, f"podpair-inference-ms: {said}")]
     inputs = b'[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}]'
-    assert (await upstream.ask(Question("r", "raw", inputs), inputs, 30)).inference_ms == ms
+    assert (await upstream.infer(InferenceRequest("r", "raw", inputs), inputs, 30)).inference_ms == ms
 
 
 async def test_an_answer_that_is_no_text_is_an_error(model: RawModel, upstream: RestUpstream) -> None:

@@ -35,7 +35,7 @@ CLIENTS = 8
 VARIANT, MODEL = (2, 12) if ALL else (1, 2)
 PATIENCE = 600
 # Elements of a request past which there are fewer of them: pixels in JSON take their time.
-LARGE, FEW = 20_000, 1
+MIN_COUNTED_BYTES, FEW = 20_000, 1
 # Bursts until some of a row-wise model's requests have shared a run.
 BURSTS = 50
 ROW_WISE = [
@@ -122,7 +122,7 @@ async def ask_all(server: Any, subjects: list[Subject], requests: int) -> tuple[
     async with clients_of(server) as clients:
         for seed, subject in enumerate(subjects):
             size = sum(array.size for array in subject.request(np.random.default_rng(seed)).values())
-            answered, unalike = await clients.burst(subject, seed, requests if size < LARGE else FEW)
+            answered, unalike = await clients.burst(subject, seed, requests if size < MIN_COUNTED_BYTES else FEW)
             total += answered
             if unalike:
                 wrong[subject.name] = unalike

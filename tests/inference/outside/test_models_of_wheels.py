@@ -42,6 +42,7 @@ def client(server: Any) -> Iterator[Triton]:
         yield running
 
 
+@pytest.mark.process
 def test_each_model_that_a_wheel_carries_is_named() -> None:
     assert {model.file for model in MODELS.values()} == carried()
 

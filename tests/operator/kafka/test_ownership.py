@@ -11,14 +11,14 @@ from harness.kafka import Broker, SecureBroker
 from harness.pair import until
 from harness.resources import gateway_at
 from harness.topics import TopicAdmin
+from podpair.operator.core.api.igw import InferenceGateway
 from podpair.operator.core.credentials import Credentials
-from podpair.operator.core.ownership import MARKS_GROUP, Origin, Remembered, remembered
-from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.core.ownership import MARKS_GROUP, Origin, RecordedOwnership, recorded_ownership
 from podpair.operator.kafka.topics import Topics
 
 NOBODY = Credentials()
 OWN = {"max.message.bytes": "2000000"}
-MADE_BY_0_1_0 = remembered({"conditions": [{"type": "KafkaReady", "status": "True"}]})
+MADE_BY_0_1_0 = recorded_ownership({"conditions": [{"type": "KafkaReady", "status": "True"}]})
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +82,11 @@ async def test_a_topic_that_was_there_is_neither_altered_nor_deleted(
         kafka__requests={"partitions": 4, "name": named.get("requests"), "config": OWN},
         kafka__results={"partitions": 4, "name": named.get("results"), "config": OWN},
     )
-    known = Remembered()
+    known = RecordedOwnership()
     for _ in range(2):
-        seen = await topics.keep(wanted, NOBODY, known)
-        assert seen.remembered is not None
-        known = seen.remembered
+        seen = await topics.reconcile(wanted, NOBODY, known)
+        assert seen.ownership is not None
+        known = seen.ownership
         assert state(admin, theirs) == before
     if "compact" in config.get("cleanup_policy", ""):
         assert (seen.ready, seen.reason) == (False, "TopicCompacted")
@@ -95,7 +95,7 @@ async def test_a_topic_that_was_there_is_neither_altered_nor_deleted(
         assert (seen.ready, seen.reason) == (True, "TopicsReady")
         assert f"not made by this resource: {theirs} (" in seen.message
         assert "max.message.bytes=1048588, wanted 2000000" in seen.message
-    done = await topics.forget(wanted, NOBODY, known)
+    done = await topics.delete(wanted, NOBODY, known)
     assert theirs not in done.topics
     assert len(done.topics) == 2
     assert any(theirs in one and "did not create it" in one for one in done.left)
@@ -107,7 +107,9 @@ async def test_too_few_partitions_of_a_topic_of_others_are_told_and_left(
     topics: Topics, broker: Broker, admin: TopicAdmin
 ) -> None:
     admin.create("narrow-theirs", 1)
-    seen = await topics.keep(gateway(broker, "few", kafka__requests={"name": "narrow-theirs", "partitions": 2}), NOBODY)
+    seen = await topics.reconcile(
+        gateway(broker, "few", kafka__requests={"name": "narrow-theirs", "partitions": 2}), NOBODY
+    )
     assert (seen.ready, seen.reason) == (False, "TopicHasTooFewPartitions")
     assert "this resource did not make it" in seen.message
     assert state(admin, "narrow-theirs")[1] == 1  # type: ignore[index]
@@ -119,21 +121,21 @@ async def test_a_topic_is_adopted_when_the_resource_says_so_and_let_go_when_it_n
     admin.create("adopted", 1, retention_ms=5)
     changed = {"kafka__requests": {"name": "adopted", "partitions": 3}}
     wanted = gateway(broker, "adopts", **changed, kafka__adoptTopics=True)
-    seen = await topics.keep(wanted, NOBODY)
+    seen = await topics.reconcile(wanted, NOBODY)
     assert (seen.ready, seen.partitions) == (True, 3)
     assert state(admin, "adopted")[1:] == (3, {"retention.ms": "86400000"})  # type: ignore[index]
     # Another resource gets nothing of it, however often it says that it adopts.
-    seen = await Topics().keep(gateway(broker, "adopts-too", **changed, kafka__adoptTopics=True), NOBODY)
+    seen = await Topics().reconcile(gateway(broker, "adopts-too", **changed, kafka__adoptTopics=True), NOBODY)
     assert (seen.reason, "default/adopts " in seen.message) == ("TopicConflict", True)
 
     no_longer = gateway(broker, "adopts", **changed)
-    seen = await topics.keep(no_longer, NOBODY)
-    assert seen.remembered is not None
+    seen = await topics.reconcile(no_longer, NOBODY)
+    assert seen.ownership is not None
     assert "not made by this resource: adopted" in seen.message
-    assert "adopted" not in (await topics.forget(no_longer, NOBODY, seen.remembered)).topics
-    seen = await topics.keep(gateway(broker, "adopts-too", **changed, kafka__adoptTopics=True), NOBODY)
+    assert "adopted" not in (await topics.delete(no_longer, NOBODY, seen.ownership)).topics
+    seen = await topics.reconcile(gateway(broker, "adopts-too", **changed, kafka__adoptTopics=True), NOBODY)
     assert seen.ready
-    done = await topics.forget(gateway(broker, "adopts-too", **changed), NOBODY, seen.remembered or Remembered())
+    done = await topics.delete(gateway(broker, "adopts-too", **changed), NOBODY, seen.ownership or RecordedOwnership())
     # It no longer says that it adopts, so it deletes nothing of others.
     assert "adopted" not in done.topics
     assert state(admin, "adopted") is not None
@@ -142,8 +144,8 @@ async def test_a_topic_is_adopted_when_the_resource_says_so_and_let_go_when_it_n
 async def test_adopted_topics_go_with_their_resource(topics: Topics, broker: Broker, admin: TopicAdmin) -> None:
     admin.create("to-go", 2)
     wanted = gateway(broker, "goes", kafka__results={"name": "to-go", "partitions": 2}, kafka__adoptTopics=True)
-    await topics.keep(wanted, NOBODY)
-    assert "to-go" in (await topics.forget(wanted, NOBODY)).topics
+    await topics.reconcile(wanted, NOBODY)
+    assert "to-go" in (await topics.delete(wanted, NOBODY)).topics
     until(lambda: state(admin, "to-go") is None)
 
 
@@ -167,21 +169,21 @@ async def test_two_resources_with_one_topic_do_not_fight(
     )
     elsewhere = Topics()  # the operator of another cluster, which knows nothing but what the broker tells
     try:
-        one = await topics.keep(first, NOBODY)
+        one = await topics.reconcile(first, NOBODY)
         before = state(admin, first_name)
         assert one.ready
         for _ in range(2):
-            two = await elsewhere.keep(second, NOBODY)
+            two = await elsewhere.reconcile(second, NOBODY)
             assert (two.ready, two.reason) == (False, "TopicConflict")
             assert f"topic {second_topic} is that of InferenceGateway default/{name}-first (uid uid-of-" in two.message
-            again = await topics.keep(first, NOBODY)
+            again = await topics.reconcile(first, NOBODY)
             assert (again.ready, again.changes) == (True, ())
             assert state(admin, first_name) == before
-        done = await elsewhere.forget(second, NOBODY, two.remembered or Remembered())
+        done = await elsewhere.delete(second, NOBODY, two.ownership or RecordedOwnership())
         assert second_topic not in done.topics
         assert any(f"default/{name}-first" in told for told in done.left)
         assert state(admin, first_name) == before
-        assert first_name in (await topics.forget(first, NOBODY)).topics
+        assert first_name in (await topics.delete(first, NOBODY)).topics
     finally:
         await elsewhere.close()
 
@@ -192,8 +194,8 @@ async def test_two_resources_that_create_one_topic_at_once_have_one_owner(
     elsewhere = Topics()
     both = [gateway(broker, f"race-{number}", kafka__requests={"name": "race", "partitions": 2}) for number in range(2)]
     try:
-        await asyncio.gather(topics.keep(both[0], NOBODY), elsewhere.keep(both[1], NOBODY))
-        seen = [await topics.keep(both[0], NOBODY), await elsewhere.keep(both[1], NOBODY)]
+        await asyncio.gather(topics.reconcile(both[0], NOBODY), elsewhere.reconcile(both[1], NOBODY))
+        seen = [await topics.reconcile(both[0], NOBODY), await elsewhere.reconcile(both[1], NOBODY)]
         assert sorted(one.reason for one in seen) == ["TopicConflict", "TopicsReady"]
     finally:
         await elsewhere.close()
@@ -205,16 +207,16 @@ async def test_a_topic_that_somebody_made_again_is_not_this_resources(
 ) -> None:
     name = f"again-{knows}".lower()
     wanted = gateway(broker, name, kafka__deletionPolicy="Delete")
-    seen = await topics.keep(wanted, NOBODY)
-    known = (seen.remembered if knows else None) or Remembered()
+    seen = await topics.reconcile(wanted, NOBODY)
+    known = (seen.ownership if knows else None) or RecordedOwnership()
     topic = f"default.{name}.results"
     admin.recreate(topic, 2, retention_ms=7)
     before = state(admin, topic)
-    seen = await topics.keep(wanted, NOBODY, known)
+    seen = await topics.reconcile(wanted, NOBODY, known)
     assert state(admin, topic) == before
     assert f"not made by this resource: {topic} (" in seen.message
     assert ("made again by somebody else" in seen.message) == knows
-    done = await topics.forget(wanted, NOBODY, seen.remembered or known)
+    done = await topics.delete(wanted, NOBODY, seen.ownership or known)
     assert sorted(done.topics) == [f"default.{name}.requests", f"default.{name}.requests.dlq"]
     assert state(admin, topic) == before
 
@@ -222,10 +224,10 @@ async def test_a_topic_that_somebody_made_again_is_not_this_resources(
 async def test_what_a_resource_no_longer_says_is_taken_back(topics: Topics, broker: Broker, admin: TopicAdmin) -> None:
     topic = "default.less.requests"
     more = {"max.message.bytes": "2000000", "segment.bytes": "2000000"}
-    seen = await topics.keep(gateway(broker, "less", kafka__requests={"partitions": 2, "config": more}), NOBODY)
-    assert seen.remembered is not None
+    seen = await topics.reconcile(gateway(broker, "less", kafka__requests={"partitions": 2, "config": more}), NOBODY)
+    assert seen.ownership is not None
     less = gateway(broker, "less", kafka__requests={"partitions": 2, "config": {"segment.bytes": "2000000"}})
-    seen = await topics.keep(less, NOBODY, seen.remembered)
+    seen = await topics.reconcile(less, NOBODY, seen.ownership)
     assert sorted(seen.changes) == [
         "Reset max.message.bytes of topic default.less.requests",
         "Reset max.message.bytes of topic default.less.requests.dlq",
@@ -233,19 +235,19 @@ async def test_what_a_resource_no_longer_says_is_taken_back(topics: Topics, brok
     expected = {"cleanup.policy": "delete", "retention.ms": "86400000", "segment.bytes": "2000000"}
     assert state(admin, topic)[2] == expected  # type: ignore[index]
     assert "max.message.bytes" not in state(admin, f"{topic}.dlq")[2]  # type: ignore[index]
-    seen = await topics.keep(less, NOBODY, seen.remembered or Remembered())
+    seen = await topics.reconcile(less, NOBODY, seen.ownership or RecordedOwnership())
     assert (seen.ready, seen.changes) == (True, ())
 
 
 async def test_dead_letters_that_are_kept_no_longer_are_told_of_and_go_with_the_resource(
     topics: Topics, broker: Broker, admin: TopicAdmin
 ) -> None:
-    seen = await topics.keep(gateway(broker, "letters"), NOBODY)
+    seen = await topics.reconcile(gateway(broker, "letters"), NOBODY)
     without = gateway(broker, "letters", kafka__deadLetters={"enabled": False}, kafka__deletionPolicy="Delete")
-    seen = await topics.keep(without, NOBODY, seen.remembered or Remembered())
+    seen = await topics.reconcile(without, NOBODY, seen.ownership or RecordedOwnership())
     assert (seen.ready, seen.changes) == (True, ())
     assert "topic default.letters.requests.dlq was made for this resource, which no longer names it" in seen.message
-    done = await topics.forget(without, NOBODY, seen.remembered or Remembered())
+    done = await topics.delete(without, NOBODY, seen.ownership or RecordedOwnership())
     assert "default.letters.requests.dlq" in done.topics
 
 
@@ -253,11 +255,11 @@ async def test_a_consumer_group_of_others_stays(topics: Topics, broker: Broker, 
     admin.create("bills", 1)
     commit(broker, "billing", "bills")
     wanted = gateway(broker, "joins", kafka__consumerGroup={"id": "billing"}, kafka__deletionPolicy="Delete")
-    seen = await topics.keep(wanted, NOBODY)
+    seen = await topics.reconcile(wanted, NOBODY)
     assert seen.ready
     assert "consumer group billing was there already" in seen.message
     commit(broker, "billing", "default.joins.requests")
-    await topics.forget(wanted, NOBODY, seen.remembered or Remembered())
+    await topics.delete(wanted, NOBODY, seen.ownership or RecordedOwnership())
     assert "billing" in groups(admin)
     member = Consumer({"bootstrap.servers": broker.address, "group.id": "billing"})
     (kept,) = member.committed([TopicPartition("bills", 0)], timeout=10)
@@ -271,9 +273,9 @@ async def test_a_group_that_others_joined_later_stays_and_ones_own_goes(
     admin.create("joined-later", 1)
     for name, joined in (("alone", ()), ("joined", ("joined-later",))):
         wanted = gateway(broker, name, kafka__deletionPolicy="Delete")
-        seen = await topics.keep(wanted, NOBODY)
+        seen = await topics.reconcile(wanted, NOBODY)
         commit(broker, f"default.{name}", f"default.{name}.requests", *joined)
-        done = await topics.forget(wanted, NOBODY, seen.remembered or Remembered())
+        done = await topics.delete(wanted, NOBODY, seen.ownership or RecordedOwnership())
         assert f"default.{name}.requests" in done.topics
         assert (f"default.{name}" in groups(admin)) == bool(joined)
         assert any("joined-later" in one for one in done.left) == bool(joined)
@@ -282,17 +284,17 @@ async def test_a_group_that_others_joined_later_stays_and_ones_own_goes(
 async def test_a_group_of_another_resource_is_told_with_its_name(
     topics: Topics, broker: Broker, admin: TopicAdmin
 ) -> None:
-    assert (await topics.keep(gateway(broker, "leads"), NOBODY)).ready
+    assert (await topics.reconcile(gateway(broker, "leads"), NOBODY)).ready
     member = Consumer({"bootstrap.servers": broker.address, "group.id": "default.leads"})
     member.subscribe(["default.leads.requests"])
     until(lambda: member.poll(0.1) is not None or bool(member.assignment()))
     follows = gateway(broker, "follows", kafka__consumerGroup={"id": "default.leads"})
-    seen = await topics.keep(follows, NOBODY)
+    seen = await topics.reconcile(follows, NOBODY)
     assert (seen.ready, seen.reason) == (False, "ConsumerGroupConflict")
     assert "default.leads.requests for InferenceGateway default/leads (uid uid-of-leads)" in seen.message
-    assert (await topics.keep(gateway(broker, "leads"), NOBODY)).ready
+    assert (await topics.reconcile(gateway(broker, "leads"), NOBODY)).ready
     member.close()
-    await topics.forget(follows, NOBODY, seen.remembered or Remembered())
+    await topics.delete(follows, NOBODY, seen.ownership or RecordedOwnership())
     assert "default.leads" in groups(admin)
 
 
@@ -307,18 +309,18 @@ async def test_topics_that_0_1_0_made_are_taken_over_and_those_that_it_found_are
         broker, "old", kafka__results={"name": "orders-old", "partitions": 2}, kafka__deletionPolicy="Delete"
     )
     # Without what 0.1.0 left in the status nothing is this resource's.
-    seen = await Topics().keep(wanted, NOBODY)
-    assert seen.remembered is not None
-    assert {one.origin for one in seen.remembered.topics} == {Origin.EXISTING}
-    seen = await topics.keep(wanted, NOBODY, MADE_BY_0_1_0)
-    assert seen.remembered is not None
-    assert {one.name: one.origin for one in seen.remembered.topics} == {
+    seen = await Topics().reconcile(wanted, NOBODY)
+    assert seen.ownership is not None
+    assert {one.origin for one in seen.ownership.topics} == {Origin.EXISTING}
+    seen = await topics.reconcile(wanted, NOBODY, MADE_BY_0_1_0)
+    assert seen.ownership is not None
+    assert {one.name: one.origin for one in seen.ownership.topics} == {
         "default.old.requests": Origin.CREATED,
         "default.old.requests.dlq": Origin.EXISTING,
         "orders-old": Origin.EXISTING,
     }
-    assert not seen.remembered.earlier
-    done = await topics.forget(wanted, NOBODY, MADE_BY_0_1_0)
+    assert not seen.ownership.earlier
+    done = await topics.delete(wanted, NOBODY, MADE_BY_0_1_0)
     assert done.topics == ("default.old.requests",)
 
 
@@ -326,16 +328,16 @@ async def test_the_topics_of_a_resource_that_is_gone_are_anybodys_to_adopt(
     topics: Topics, broker: Broker, admin: TopicAdmin
 ) -> None:
     before, after = (gateway(broker, "reborn", uid) for uid in ("first", "second"))
-    seen = await topics.keep(before, NOBODY)
-    assert (await topics.keep(after, NOBODY)).reason == "TopicConflict"
-    await topics.release(before, NOBODY, seen.remembered or Remembered())
-    seen = await topics.keep(after, NOBODY)
+    seen = await topics.reconcile(before, NOBODY)
+    assert (await topics.reconcile(after, NOBODY)).reason == "TopicConflict"
+    await topics.release(before, NOBODY, seen.ownership or RecordedOwnership())
+    seen = await topics.reconcile(after, NOBODY)
     assert (seen.ready, "not made by this resource" in seen.message) == (True, True)
-    assert seen.remembered is not None
-    assert {one.origin for one in seen.remembered.topics} == {Origin.EXISTING}
-    seen = await topics.keep(gateway(broker, "reborn", "second", kafka__adoptTopics=True), NOBODY, seen.remembered)
-    assert seen.remembered is not None
-    assert {one.origin for one in seen.remembered.topics} == {Origin.ADOPTED}
+    assert seen.ownership is not None
+    assert {one.origin for one in seen.ownership.topics} == {Origin.EXISTING}
+    seen = await topics.reconcile(gateway(broker, "reborn", "second", kafka__adoptTopics=True), NOBODY, seen.ownership)
+    assert seen.ownership is not None
+    assert {one.origin for one in seen.ownership.topics} == {Origin.ADOPTED}
 
 
 async def test_where_marks_are_not_allowed_what_is_remembered_decides(
@@ -348,19 +350,19 @@ async def test_where_marks_are_not_allowed_what_is_remembered_decides(
     secure_broker.allow("eve", "GROUP", "default.unmarked", "DESCRIBE", "DELETE")
     address = secure_broker.addresses["SASL_PLAINTEXT"]
     made = gateway_at(address, "unmarked", kafka__sasl={"secretName": "kafka"}, kafka__deletionPolicy="Delete")
-    seen = await topics.keep(made, eve)
+    seen = await topics.reconcile(made, eve)
     assert (seen.ready, f"Read on consumer group {MARKS_GROUP}" in seen.message) == (True, True)
-    assert seen.remembered is not None
+    assert seen.ownership is not None
     # Nothing is adopted where nobody can tell whose it is.
     adopting = gateway_at(address, "unmarked", kafka__sasl={"secretName": "kafka"}, kafka__adoptTopics=True)
-    other = await topics.keep(adopting, eve)
-    assert {one.origin for one in (other.remembered or Remembered()).topics} == {Origin.EXISTING}
+    other = await topics.reconcile(adopting, eve)
+    assert {one.origin for one in (other.ownership or RecordedOwnership()).topics} == {Origin.EXISTING}
     admin.recreate("default.unmarked.results", 2)
-    done = await topics.forget(made, eve, seen.remembered)
+    done = await topics.delete(made, eve, seen.ownership)
     assert done.topics == ("default.unmarked.requests", "default.unmarked.requests.dlq")
 
     secure_broker.allow("eve", "GROUP", MARKS_GROUP, "READ")
-    seen = await topics.keep(made, eve)
+    seen = await topics.reconcile(made, eve)
     assert (seen.ready, MARKS_GROUP in seen.message) == (True, False)
 
 
@@ -369,11 +371,11 @@ async def test_a_creation_that_nobody_waits_for_any_longer_is_marked_all_the_sam
 ) -> None:
     for number in range(6):
         wanted = gateway(broker, f"cut-{number}", kafka__deletionPolicy="Delete")
-        keeping = asyncio.create_task(topics.keep(wanted, NOBODY))
+        keeping = asyncio.create_task(topics.reconcile(wanted, NOBODY))
         while f"default.cut-{number}.requests" not in admin.admin.list_topics(timeout=10).topics:
             await asyncio.sleep(0)
         keeping.cancel()
         await asyncio.wait([keeping])
-        done = await topics.forget(wanted, NOBODY)
+        done = await topics.delete(wanted, NOBODY)
         assert f"default.cut-{number}.requests" in done.topics
         assert done.left == ()

@@ -11,7 +11,7 @@ from harness.kafka import Broker
 from harness.pair import until
 from harness.resources import gateway_at
 from podpair.operator.core.credentials import Credentials
-from podpair.operator.kafka.topics import NotForgotten, Topics
+from podpair.operator.kafka.topics import DeletionIncomplete, Topics
 
 NOBODY = Credentials()
 
@@ -51,7 +51,7 @@ async def test_topics_are_made_as_wanted_and_left_alone_from_then_on(
         kafka__results={"partitions": 3, "retention": "10m", "replication": 1},
         kafka__deadLetters={"retention": "24h"},
     )
-    seen = await topics.keep(wanted, NOBODY)
+    seen = await topics.reconcile(wanted, NOBODY)
     assert (seen.ready, seen.reason, seen.partitions) == (True, "TopicsReady", 3)
     assert seen.changes == (
         "Created topic default.made.requests with 3 partitions",
@@ -64,7 +64,7 @@ async def test_topics_are_made_as_wanted_and_left_alone_from_then_on(
     assert (results["retention.ms"], results["cleanup.policy"]) == ("600000", "delete")
     assert (dead["retention.ms"], dead["max.message.bytes"]) == ("86400000", "2000000")
 
-    seen = await topics.keep(wanted, NOBODY)
+    seen = await topics.reconcile(wanted, NOBODY)
     assert (seen.ready, seen.changes, seen.lag) == (True, (), 0)
 
 
@@ -72,22 +72,22 @@ async def test_settings_that_the_resource_names_are_put_back_and_others_are_not(
     topics: Topics, broker: Broker, admin: AdminClient
 ) -> None:
     wanted = gateway_at(broker.address, "drift", kafka__results={"partitions": 2, "retention": "1h"})
-    await topics.keep(wanted, NOBODY)
+    await topics.reconcile(wanted, NOBODY)
     set_by_hand(admin, "default.drift.results", "retention.ms", "1")
     set_by_hand(admin, "default.drift.results", "segment.bytes", "2000000")
-    seen = await topics.keep(wanted, NOBODY)
+    seen = await topics.reconcile(wanted, NOBODY)
     assert seen.changes == ("Set retention.ms=3600000 of topic default.drift.results",)
     found = settings(admin, "default.drift.results")
     assert (found["retention.ms"], found["segment.bytes"]) == ("3600000", "2000000")
 
 
 async def test_requests_grow_and_nothing_shrinks(topics: Topics, broker: Broker, admin: AdminClient) -> None:
-    await topics.keep(gateway_at(broker.address, "grow"), NOBODY)
+    await topics.reconcile(gateway_at(broker.address, "grow"), NOBODY)
     wider = gateway_at(broker.address, "grow", kafka__requests={"partitions": 5})
-    seen = await topics.keep(wider, NOBODY)
+    seen = await topics.reconcile(wider, NOBODY)
     assert seen.changes == ("Grew topic default.grow.requests to 5 partitions",)
     assert (seen.ready, seen.partitions, width(admin, "default.grow.requests")) == (True, 5, 5)
-    seen = await topics.keep(gateway_at(broker.address, "grow"), NOBODY)
+    seen = await topics.reconcile(gateway_at(broker.address, "grow"), NOBODY)
     assert (seen.ready, seen.partitions, seen.changes) == (True, 5, ())
     assert "with equal numbers each pod reads only its share" in seen.message
 
@@ -95,23 +95,23 @@ async def test_requests_grow_and_nothing_shrinks(topics: Topics, broker: Broker,
 async def test_the_results_topic_grows_only_where_that_is_allowed(
     topics: Topics, broker: Broker, admin: AdminClient
 ) -> None:
-    await topics.keep(gateway_at(broker.address, "homes"), NOBODY)
+    await topics.reconcile(gateway_at(broker.address, "homes"), NOBODY)
     both = {"kafka__requests": {"partitions": 4}, "kafka__results": {"partitions": 4}}
-    seen = await topics.keep(gateway_at(broker.address, "homes", **both), NOBODY)
+    seen = await topics.reconcile(gateway_at(broker.address, "homes", **both), NOBODY)
     assert (seen.ready, seen.reason, seen.partitions) == (False, "RepartitionRefused", 2)
     assert "kafka.allowRepartition: true" in seen.message
     assert [width(admin, f"default.homes.{topic}") for topic in ("requests", "results")] == [2, 2]
 
-    seen = await topics.keep(gateway_at(broker.address, "homes", kafka__allowRepartition=True, **both), NOBODY)
+    seen = await topics.reconcile(gateway_at(broker.address, "homes", kafka__allowRepartition=True, **both), NOBODY)
     assert (seen.ready, seen.partitions) == (True, 4)
     assert [width(admin, f"default.homes.{topic}") for topic in ("requests", "results")] == [4, 4]
 
 
 async def test_too_few_partitions_for_the_pods_are_told_with_both_ways_out(topics: Topics, broker: Broker) -> None:
-    await topics.keep(gateway_at(broker.address, "narrow"), NOBODY)
+    await topics.reconcile(gateway_at(broker.address, "narrow"), NOBODY)
     more = {"kafka__requests": {"partitions": 8}, "kafka__results": {"partitions": 8}}
     scaling = {"min": 1, "max": 8, "metrics": [{"lag": 5}]}
-    seen = await topics.keep(gateway_at(broker.address, "narrow", scaling=scaling, **more), NOBODY)
+    seen = await topics.reconcile(gateway_at(broker.address, "narrow", scaling=scaling, **more), NOBODY)
     assert (seen.ready, seen.reason) == (False, "TopicHasTooFewPartitions")
     assert "has 2 partitions, scaling.max is 8" in seen.message
     assert "allowRepartition: true" in seen.message
@@ -122,17 +122,17 @@ async def test_topics_that_may_not_be_made_are_missed_by_name_and_never_written(
     topics: Topics, broker: Broker, admin: AdminClient
 ) -> None:
     wanted = gateway_at(broker.address, "theirs", kafka__createTopics=False)
-    seen = await topics.keep(wanted, NOBODY)
+    seen = await topics.reconcile(wanted, NOBODY)
     assert (seen.ready, seen.reason, seen.changes) == (False, "TopicMissing", ())
     assert "default.theirs.requests (partitions: 2)" in seen.message
     names = ("default.theirs.requests", "default.theirs.results", "default.theirs.requests.dlq")
     for future in admin.create_topics([NewTopic(name, 1) for name in names]).values():
         future.result(10)
     until(lambda: set(names) <= admin.list_topics(timeout=10).topics.keys())
-    seen = await topics.keep(wanted, NOBODY)
+    seen = await topics.reconcile(wanted, NOBODY)
     assert (seen.ready, seen.reason) == (False, "TopicHasTooFewPartitions")
     assert "has 1 partitions, scaling.max is 2" in seen.message
-    seen = await topics.keep(gateway_at(broker.address, "theirs", kafka__createTopics=False, replicas=1), NOBODY)
+    seen = await topics.reconcile(gateway_at(broker.address, "theirs", kafka__createTopics=False, replicas=1), NOBODY)
     assert (seen.ready, seen.changes) == (True, ())
 
 
@@ -147,7 +147,7 @@ async def test_topics_that_may_not_be_made_are_missed_by_name_and_never_written(
 async def test_what_the_broker_refuses_is_told(
     topics: Topics, broker: Broker, changed: dict[str, Any], words: str
 ) -> None:
-    seen = await topics.keep(
+    seen = await topics.reconcile(
         gateway_at(broker.address, f"no-{words.split('.')[0].replace(' ', '-')}", **changed), NOBODY
     )
     assert (seen.ready, seen.reason) == (False, "TopicRefused")
@@ -160,22 +160,22 @@ async def test_lag_counts_what_waits_from_the_first_record_on(
 ) -> None:
     wanted = gateway_at(broker.address, "lag")
     requests = "default.lag.requests"
-    assert (await topics.keep(wanted, NOBODY)).ready
+    assert (await topics.reconcile(wanted, NOBODY)).ready
     producer = Producer({"bootstrap.servers": broker.address})
     for number in range(10):
         producer.produce(requests, value=b"{}", partition=number % 2)
     assert producer.flush(10) == 0
-    assert (await topics.keep(wanted, NOBODY)).lag == 10  # nobody has committed: a gateway begins at the first
+    assert (await topics.reconcile(wanted, NOBODY)).lag == 10  # nobody has committed: a gateway begins at the first
 
     group = Consumer({"bootstrap.servers": broker.address, "group.id": "default.lag"})
     group.commit(offsets=[TopicPartition(requests, 0, 3)], asynchronous=False)
-    assert (await topics.keep(wanted, NOBODY)).lag == 7
+    assert (await topics.reconcile(wanted, NOBODY)).lag == 7
     # What retention has taken away nobody can work on.
     for future in admin.delete_records([TopicPartition(requests, 0, 4), TopicPartition(requests, 1, 2)]).values():
         future.result(10)
-    assert (await topics.keep(wanted, NOBODY)).lag == 1 + 3
+    assert (await topics.reconcile(wanted, NOBODY)).lag == 1 + 3
     group.commit(offsets=[TopicPartition(requests, 0, 5), TopicPartition(requests, 1, 5)], asynchronous=False)
-    assert (await topics.keep(wanted, NOBODY)).lag == 0
+    assert (await topics.reconcile(wanted, NOBODY)).lag == 0
     group.close()
 
 
@@ -183,7 +183,7 @@ async def test_what_is_to_be_deleted_goes_and_may_be_gone_already(
     topics: Topics, broker: Broker, admin: AdminClient
 ) -> None:
     wanted = gateway_at(broker.address, "gone")
-    await topics.keep(wanted, NOBODY)
+    await topics.reconcile(wanted, NOBODY)
     member = Consumer({"bootstrap.servers": broker.address, "group.id": "default.gone"})
     member.subscribe(["default.gone.requests"])
     for _ in range(100):
@@ -191,10 +191,10 @@ async def test_what_is_to_be_deleted_goes_and_may_be_gone_already(
         if member.assignment():
             break
     member.commit(offsets=[TopicPartition("default.gone.requests", 0, 0)], asynchronous=False)
-    with pytest.raises(NotForgotten, match="still has members"):
-        await topics.forget(wanted, NOBODY)
+    with pytest.raises(DeletionIncomplete, match="still has members"):
+        await topics.delete(wanted, NOBODY)
     member.unsubscribe()
     member.close()
-    await topics.forget(wanted, NOBODY)
-    await topics.forget(wanted, NOBODY)
+    await topics.delete(wanted, NOBODY)
+    await topics.delete(wanted, NOBODY)
     until(lambda: "default.gone.requests" not in admin.list_topics(timeout=10).topics)

@@ -18,6 +18,8 @@ from podpair.operator.processes.process import CallFailed, ProcessFailed
 
 from .conftest import Clock
 
+pytestmark = pytest.mark.process
+
 Pools = Callable[..., ProcessPool]
 
 

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from podpair.operator.core.measures import Measures
-from podpair.operator.scraping.reading import read_load
+from podpair.operator.core.external_metrics_values import MetricValues
+from podpair.operator.scraping.metrics_parser import read_load
 from podpair.operator.scraping.scraper import ScrapeLimits, Scraper
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -21,7 +21,7 @@ podpair_gateway_direct_in_flight 1.0
 # TYPE podpair_gateway_queue_in_flight gauge
 podpair_gateway_queue_in_flight 1.0
 """
-GOOD = Measures(sessions=3, inflight=2)
+GOOD = MetricValues(sessions=3, inflight=2)
 
 
 def answer(body: bytes, *headers: str, status: str = "200 OK") -> Answer:
@@ -102,8 +102,8 @@ async def test_a_pod_that_answers_wrongly_is_unknown(pods: Pods, how: str) -> No
         async with asyncio.timeout(60):
             bad = await pods(WRONG[how])
             good = await pods(answer(METRICS))
-            assert await scraper.measure(("a", "bad"), {"bad": bad}) == Measures()
-            assert (await scraper.measure(("a", "good"), {"good": good})).sessions == 3
+            assert await scraper.scrape(("a", "bad"), {"bad": bad}) == MetricValues()
+            assert (await scraper.scrape(("a", "good"), {"good": good})).sessions == 3
     finally:
         await scraper.close()
 
@@ -114,9 +114,9 @@ async def test_silent_pods_of_one_keep_no_other_waiting(pods: Pods) -> None:
     scraper = Scraper(lambda: now, limits)
     try:
         mute, good = await pods(silent), await pods(answer(METRICS))
-        assert (await scraper.measure(("b", "good"), {"good": good})).sessions == 3
+        assert (await scraper.scrape(("b", "good"), {"good": good})).sessions == 3
         bad = [
-            asyncio.create_task(scraper.measure(("a", f"bad-{number}"), {str(pod): mute for pod in range(50)}))
+            asyncio.create_task(scraper.scrape(("a", f"bad-{number}"), {str(pod): mute for pod in range(50)}))
             for number in range(20)
         ]
         await asyncio.sleep(0.1)
@@ -124,7 +124,7 @@ async def test_silent_pods_of_one_keep_no_other_waiting(pods: Pods) -> None:
         async with asyncio.timeout(20):
             for _ in range(3):
                 now += 100.0  # what it told before counts no more
-                assert (await scraper.measure(("b", "good"), {"good": good})).sessions == 3
+                assert (await scraper.scrape(("b", "good"), {"good": good})).sessions == 3
         for task in bad:
             task.cancel()
         await asyncio.wait(bad)
@@ -137,7 +137,7 @@ async def test_all_pods_of_a_resource_have_one_time_together(pods: Pods) -> None
     try:
         mute = await pods(silent)
         async with asyncio.timeout(20):
-            assert await scraper.measure(("a", "bad"), {str(pod): mute for pod in range(100)}) == Measures()
+            assert await scraper.scrape(("a", "bad"), {str(pod): mute for pod in range(100)}) == MetricValues()
     finally:
         await scraper.close()
 
@@ -155,15 +155,15 @@ async def test_a_pod_that_does_not_answer_is_asked_less_often_and_again_once_it_
     try:
         url = await pods(moody)
         for rounds in range(10):  # noqa: B007 - the pod reads it
-            await scraper.measure(("a", "moody"), {"pod": url})
+            await scraper.scrape(("a", "moody"), {"pod": url})
         assert asked == [0, 1, 3, 6, 9]
         well.set()
         for rounds in range(10, 16):  # noqa: B007
-            seen = await scraper.measure(("a", "moody"), {"pod": url})
+            seen = await scraper.scrape(("a", "moody"), {"pod": url})
         assert asked[5:] == [12, 13, 14, 15]
         assert seen.sessions == 3
         scraper.forget(("a", "moody"))
-        assert (await scraper.measure(("a", "moody"), {"pod": url})).sessions == 3
+        assert (await scraper.scrape(("a", "moody"), {"pod": url})).sessions == 3
     finally:
         await scraper.close()
 

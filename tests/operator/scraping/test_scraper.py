@@ -11,8 +11,8 @@ import aiohttp
 from harness.certificates import Authority
 from harness.pair import Gateway, Inference, token
 from harness.processes import free_port
-from podpair.operator.core.measures import Measures
-from podpair.operator.reconciling.load import addresses
+from podpair.operator.controller.load_monitor import addresses
+from podpair.operator.core.external_metrics_values import MetricValues
 from podpair.operator.scraping.scraper import Scraper
 
 KEY = ("default", "digits")
@@ -22,14 +22,14 @@ async def test_a_gateway_tells_its_sessions_and_its_model_s_latency(pair: Gatewa
     scraper = Scraper()
     try:
         async with aiohttp.ClientSession() as http:
-            before = await scraper.measure(KEY, {"a": pair.operations})
+            before = await scraper.scrape(KEY, {"a": pair.operations})
             async with http.ws_connect(pair.ws, headers={"Authorization": f"Bearer {token()}"}) as ws:
                 await ws.receive_json()
                 request = {"type": "infer", "id": "1", "model": "digits", "data": [0.0] * 64, "route": "direct"}
                 await ws.send_str(json.dumps(request))
                 while (await ws.receive_json())["type"] != "result":
                     pass
-                seen = await scraper.measure(KEY, {"a": pair.operations})
+                seen = await scraper.scrape(KEY, {"a": pair.operations})
         assert before.sessions is not None
         assert (seen.sessions, seen.inflight, seen.lag) == (before.sessions + 1, 0, None)
         assert seen.latency is not None
@@ -51,7 +51,7 @@ async def test_a_pod_with_tls_is_asked_without(
     scraper = Scraper()
     try:
         assert gateway.url.startswith("https://")
-        assert (await scraper.measure(KEY, {"a": gateway.operations})).sessions == 0
+        assert (await scraper.scrape(KEY, {"a": gateway.operations})).sessions == 0
     finally:
         await scraper.close()
 
@@ -77,8 +77,8 @@ async def test_pods_that_don_t_answer_are_unknown_and_keep_nobody_waiting(pair: 
     scraper = Scraper()
     try:
         for url in (f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{port}", f"{pair.operations}/nowhere"):
-            assert await scraper.measure(KEY, {"good": pair.operations, "bad": url}) == Measures()
-        assert (await scraper.measure(KEY, {"good": pair.operations})).sessions is not None
+            assert await scraper.scrape(KEY, {"good": pair.operations, "bad": url}) == MetricValues()
+        assert (await scraper.scrape(KEY, {"good": pair.operations})).sessions is not None
     finally:
         release.set()
         server.close()

@@ -6,27 +6,28 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from pythonjsonlogger.json import JsonFormatter
 
-from podpair.gateway.core.masking import masked
+from podpair.gateway.core.redaction import redact
 
 _TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 
 class _JsonFormatter(JsonFormatter):
-    """One JSON object a line, without the passwords that URLs hold."""
+    """Formats one JSON object per line, with passwords in URLs masked."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return masked(super().format(record))
+        return redact(super().format(record))
 
 
 class _TextFormatter(logging.Formatter):
-    """Text for people: the extra fields follow the message."""
+    """Formats text for people: extra fields follow the message."""
 
     def format(self, record: logging.LogRecord) -> str:
         extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
-        return masked(super().format(record) + "".join(f" {name}={value}" for name, value in extra.items()))
+        return redact(super().format(record) + "".join(f" {name}={value}" for name, value in extra.items()))
 
 
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
@@ -54,18 +55,21 @@ def set_up(level: str, style: str) -> None:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """False for what isn't HTTP: its sender is told with 400, and the log neither floods nor shows its tokens."""
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    """Drop records about invalid HTTP, and about bodies that don't match their headers: these are answered with 400.
+
+    So they neither flood the log nor show tokens in it.
+    """
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | web.RequestPayloadError))
 
 
 def ids(*, session: str | None = None, request: str | None = None, **more: Any) -> dict[str, Any]:
-    """The `extra` of a log call: what the record is about."""
+    """Return the `extra` of a log call: the ids that the record is about."""
     found = {"session": session, "request": request, **more}
     return {name: value for name, value in found.items() if value is not None}
 
 
 class Throttle:
-    """Bounds the log lines of one kind to `burst` in `seconds`; the line that follows says how many were left out."""
+    """Limits log lines of one kind to `burst` in `seconds`; the next line says how many were left out."""
 
     def __init__(self, burst: int = 10, seconds: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._burst = burst

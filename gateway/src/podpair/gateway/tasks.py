@@ -1,32 +1,34 @@
-"""Work beside everything else. asyncio refers to its tasks weakly: somebody has to hold them until they end."""
+"""Background tasks. asyncio refers to its tasks weakly: something has to keep a reference until they end."""
 
 import asyncio
 import time
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Tasks:
-    """Tasks that nobody awaits one by one."""
+    """A set of background tasks."""
 
     def __init__(self) -> None:
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
 
-    def begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Do it beside everything else."""
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start a task in the background."""
         task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task
 
-    async def ended(self, timeout: float) -> None:
-        """Wait for all of it, and for what it begins meanwhile, up to `timeout` seconds."""
+    async def join(self, timeout: float) -> None:
+        """Wait for all tasks, and for those that they start, up to `timeout` seconds."""
         end = time.monotonic() + timeout
         while self._running and (left := end - time.monotonic()) > 0:
             await asyncio.wait(self._running, timeout=left)
 
     async def cancel(self) -> None:
-        """Give up what still runs; returns when it has ended."""
+        """Cancel all tasks; return when they have ended."""
         running = list(self._running)
         for task in running:
             task.cancel()

@@ -1,7 +1,7 @@
 """Traces of requests, sent to an OpenTelemetry collector over OTLP: from the client's frame to the model and back.
 
-Invariant: where tracing is off nothing of OpenTelemetry is loaded, and a request costs one look; where it is on, a request that
-is not sampled costs one look more. A collector that is away costs spans, never a request.
+Invariant: if tracing is off nothing of OpenTelemetry is loaded, and a request costs one check; if it is on, a request that is
+not sampled costs one more check. An unreachable collector costs spans, never a request.
 """
 
 import asyncio
@@ -9,21 +9,23 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from podpair.gateway.config.model import Tracing
-from podpair.gateway.core.traces import Span, parent_of, traceparent_of
+from podpair.gateway.core.trace_context import Span, parent_of, traceparent_of
+from podpair.gateway.metrics import Metrics
 
 CURRENT: ContextVar[str] = ContextVar("traceparent", default="")
-"""The `traceparent` of the call to the model that is being made; empty: it is not traced."""
+"""The `traceparent` of the current call to the model; empty: it is not traced."""
 _DELAY = 1.0  # seconds until spans are sent
-_TIMEOUT = 5.0  # seconds for the collector to take them
+_TIMEOUT = 5.0  # seconds for the collector to accept them
 
 Kind = Literal["server", "client", "consumer"]
 
 
 class _Recorded:
-    """A span of the SDK's."""
+    """A span of the SDK."""
 
     __slots__ = ("_span", "traceparent")
 
@@ -42,7 +44,7 @@ class _Recorded:
 
 
 class Tracer:
-    """Begins spans. `name` is this gateway's."""
+    """Starts spans. name: that of this gateway."""
 
     def __init__(self, config: Tracing, endpoint: str, name: str) -> None:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -54,7 +56,7 @@ class Tracer:
 
         self._sample = config.sample
         self._kinds = {"server": SpanKind.SERVER, "client": SpanKind.CLIENT, "consumer": SpanKind.CONSUMER}
-        # Sampling is decided here, before anything is made; the SDK records what reaches it.
+        # Sampling is decided here, before anything is created; the SDK records every span that it gets.
         resource = Resource({"service.name": config.service, "service.instance.id": name})
         self._provider = TracerProvider(
             sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False, span_limits=SpanLimits()
@@ -64,9 +66,9 @@ class Tracer:
         self._tracer = self._provider.get_tracer("podpair.gateway")
 
     def begin(self, name: str, kind: Kind, parent: str, about: Mapping[str, str], *, root: bool = False) -> Span | None:
-        """A span below `parent` (a traceparent), or, where there is none and it may be a `root`, a sampled one of its own.
+        """Start a span below `parent` (a traceparent), or a new trace, if there is no parent and it may be a `root`.
 
-        None: it is not recorded.
+        Return None if it is not sampled.
         """
         above = parent_of(parent) if parent else None
         if not above.sampled if above is not None else not (root and random.random() < self._sample):  # noqa: S311
@@ -75,10 +77,10 @@ class Tracer:
         return _Recorded(span)
 
     @contextmanager
-    def spanning(
+    def span(
         self, name: str, kind: Kind, parent: str, about: Mapping[str, str], *, root: bool = False
     ) -> Iterator[Span | None]:
-        """As `begin`; it ends with the block, in an error where the block does."""
+        """Start a span as `begin` does; it ends with the block, as failed if the block raises."""
         span = self.begin(name, kind, parent, about, root=root)
         if span is None:
             yield None
@@ -92,7 +94,7 @@ class Tracer:
             span.end()
 
     async def close(self) -> None:
-        """Send what is left, and end."""
+        """Send remaining spans, and stop."""
         await asyncio.get_running_loop().run_in_executor(None, self._provider.shutdown)
 
 
@@ -106,6 +108,14 @@ def _context(above: Any) -> Any:
     return set_span_in_context(NonRecordingSpan(remote), Context())
 
 
-def tracer_of(config: Tracing, name: str) -> Tracer | None:
-    """The tracer that the configuration wants; None: tracing is off."""
+def make_tracer(config: Tracing, name: str) -> Tracer | None:
+    """Return the configured tracer; None: tracing is off."""
     return Tracer(config, config.endpoint, name) if config.endpoint is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Telemetry:
+    """Where the gateway counts and traces what it does."""
+
+    metrics: Metrics
+    tracer: Tracer | None

@@ -5,7 +5,8 @@ from functools import cache
 from typing import Any
 
 from podpair.inference.core.tensors import TensorSpec
-from podpair.inference.runtime.catalog import Catalog, ServedModel, ServedVersion
+from podpair.inference.runtime.catalog import Catalog
+from podpair.inference.runtime.served_model import ServedModel, ServedVersion
 
 EXTENSIONS = [
     "binary_tensor_data",
@@ -19,13 +20,13 @@ EXTENSIONS = [
 
 @cache
 def server() -> dict[str, Any]:
-    """`GET /v2`."""
+    """Return the document of `GET /v2`."""
     version = importlib.metadata.version("podpair-inference")
     return {"name": "podpair-inference", "version": version, "extensions": EXTENSIONS}
 
 
 def metadata(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
-    """`GET /v2/models/{model}`: tensors as they are served, after post-processing; every version of the model."""
+    """Return that of `GET /v2/models/{model}`: tensors as they are served, after post-processing; every version of the model."""
     return {
         "name": model.name,
         "versions": list(model.versions),
@@ -36,12 +37,12 @@ def metadata(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
 
 
 def parameters(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
-    """What REST's metadata has besides: gRPC's message has no place for it."""
+    """Return what only REST's metadata has: gRPC's message has no field for it."""
     return {"description": model.config.description, "version": served.version, **_rows(model, served)}
 
 
 def configuration(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
-    """`GET /v2/models/{model}/config`, with Triton's names: how requests are batched, and tensors without their rows."""
+    """Return that of `GET /v2/models/{model}/config`, in Triton's terms: how requests are batched, tensors without their rows."""
     batching, rows = model.config.batching, int(served.signature.has_rows)
     delay = {"max_queue_delay_microseconds": int(batching.max_delay_ms * 1000)}
     return {
@@ -58,7 +59,7 @@ def configuration(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
 
 
 def statistics(catalog: Catalog, name: str | None, version: str | None) -> dict[str, Any]:
-    """`GET /v2/models/{model}/stats`: of one version, of all of a model, or of all. Raises NotFoundError."""
+    """Return that of `GET /v2/models/{model}/stats`: of one version, of all of a model, or of all. Raises NotFoundError."""
     if name and version:
         found = [catalog.version(name, version)]
     else:
@@ -68,7 +69,7 @@ def statistics(catalog: Catalog, name: str | None, version: str | None) -> dict[
 
 
 def _rows(model: ServedModel, served: ServedVersion) -> dict[str, str]:
-    """Whether requests share runs, and why: for whoever joins requests himself, as the gateway does.
+    """Return whether requests share runs, and why, for clients that join requests themselves, as the gateway does.
 
     What a request gets that names no version may come of any that has a weight: the most careful of them speaks for all.
     """
@@ -87,5 +88,5 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
 
 def _configured(spec: TensorSpec, rows: int) -> dict[str, Any]:
     datatype = "STRING" if spec.datatype == "BYTES" else spec.datatype
-    told = {"name": spec.name, "data_type": f"TYPE_{datatype}", "dims": list(spec.shape[rows:])}
-    return told | {"optional": True} if spec.optional else told
+    tensor = {"name": spec.name, "data_type": f"TYPE_{datatype}", "dims": list(spec.shape[rows:])}
+    return tensor | {"optional": True} if spec.optional else tensor

@@ -7,12 +7,12 @@ from typing import Literal
 from pythonjsonlogger.json import JsonFormatter
 
 _LogFormat = Literal["json", "text"]
-# What was set up, for the processes that are to do the same.
+# The configuration, for processes that set up the same.
 _set_up: tuple[str, _LogFormat] | None = None
 
 
 def as_set_up() -> tuple[str, _LogFormat] | None:
-    """Level and format, once `set_up` was called."""
+    """Return level and format, once `set_up` was called."""
     return _set_up
 
 
@@ -39,7 +39,7 @@ _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"asctime", "message", "ta
 
 
 class _TextFormatter(logging.Formatter):
-    """Text with the extra fields behind the message."""
+    """Text, with the extra fields after the message."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         extra = [f"{key}={value}" for key, value in vars(record).items() if key not in _PLAIN]

@@ -1,7 +1,7 @@
 """Every metric of this container. Names and the latency buckets are a contract: dashboards and autoscalers use them.
 
-What is observed for each request is counted here and turned into Prometheus' form when it is asked for: the client library's
-histogram would cost as much as a small model's whole run.
+Observations for each request are counted here and converted to Prometheus' form when they are scraped: the client library's
+histogram would cost as much as a whole run of a small model.
 """
 
 from bisect import bisect_left
@@ -14,13 +14,13 @@ from prometheus_client.registry import Collector
 LATENCY_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5)
 STAGE_BUCKETS = (0.00001, 0.0001, 0.001, 0.01, 0.1, 1.0)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-# The way of a request: read and checked, waiting for its batch, in the runtime, post-processed, written. Models of images
-# have `preprocess` behind the first.
+# The stages of a request: decoded and checked, waiting for its batch, in the runtime, post-processed, written. Models of
+# images have `preprocess` after the first.
 STAGES = ("ingress", "queue", "runtime", "postprocess", "egress")
 
 
 class Distribution:
-    """A histogram that one thread adds to. bounds: the upper ends of its buckets, but for the last, which has none."""
+    """A histogram that one thread updates. bounds: the upper ends of its buckets; the last bucket has none."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -30,12 +30,12 @@ class Distribution:
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """One more."""
+        """Add a value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
     def cumulative(self) -> Iterator[tuple[str, float]]:
-        """The buckets as Prometheus has them: what is at most so much."""
+        """Yield Prometheus' cumulative buckets."""
         count = 0
         for bound, here in zip((*self.bounds, float("inf")), list(self.counts), strict=True):
             count += here
@@ -50,11 +50,11 @@ class _Family(Collector):
         self._found: dict[tuple[str, ...], Distribution] = {}
 
     def labels(self, *values: str) -> Distribution:
-        """That of these values."""
+        """Return the distribution of these label values."""
         return self._found.setdefault(values, Distribution(self._bounds))
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """What the registry asks for."""
+        """Yield the family; called by the registry."""
         family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
         for values, distribution in list(self._found.items()):
             family.add_metric(values, list(distribution.cumulative()), distribution.total)
@@ -62,45 +62,45 @@ class _Family(Collector):
 
 
 class Metrics:
-    """The metrics in a registry of their own; `of(model)` binds the ones that carry a model's name."""
+    """The metrics in a registry of their own; `for_model(model)` binds the ones that carry a model's name."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.latency = _Family(
-            "inference_latency_seconds",
+        self.request_duration = _Family(
+            "inference_request_duration_seconds",
             "From a request's entry into the queue to its result",
             ["model"],
             LATENCY_BUCKETS,
         )
         self.stages = _Family(
-            "inference_stage_seconds",
+            "inference_stage_duration_seconds",
             "Time in a stage, waiting included: of a request, in runtime and postprocess of a batch",
             ["model", "stage"],
             STAGE_BUCKETS,
         )
         self.batch_size = _Family("inference_batch_size", "Rows in a run", ["model"], BATCH_BUCKETS)
-        for family in (self.latency, self.stages, self.batch_size):
+        for family in (self.request_duration, self.stages, self.batch_size):
             self.registry.register(family)
         self.errors = Counter(
-            "inference_errors", "Requests that ended without a result", ["type"], registry=self.registry
+            "inference_errors", "Requests that ended without a result", ["reason"], registry=self.registry
         )
         self.queue_depth = Gauge("inference_queue_depth", "Rows waiting", ["model"], registry=self.registry)
         self.running = Gauge("inference_running_batches", "Batches in the runtime", ["model"], registry=self.registry)
         self.model_ready = Gauge(
             "inference_model_ready",
-            "1: the model is served; 0: it can't be loaded, was unloaded, or its process is being started again",
+            "1: the model is served; 0: it can't be loaded, was unloaded, or its process is being restarted",
             ["model"],
             registry=self.registry,
         )
         self.worker_restarts = Counter(
             "inference_worker_restarts",
-            "Processes of Python models that ended and were started again: signal, exited, timeout; load: could not be",
+            "Processes of Python models that ended and were restarted: signal, exited, timeout; load: the restart failed",
             ["model", "reason"],
             registry=self.registry,
         )
         self.open_streams = Gauge("inference_open_streams", "Answers in parts", ["model"], registry=self.registry)
-        self.ingress_bytes = Gauge(
-            "inference_ingress_bytes",
+        self.pending_bytes = Gauge(
+            "inference_pending_bytes",
             "Bytes of large requests that are read, wait or are answered; server.max_pending_bytes bounds them",
             registry=self.registry,
         )
@@ -112,15 +112,15 @@ class Metrics:
         )
 
     def stage(self, model: str, stage: str) -> "StageMetrics":
-        """The metrics of one stage of one model."""
+        """Return the metrics of one stage of one model."""
         return StageMetrics(self.stages.labels(model, stage), self.stage_queue_depth.labels(model, stage))
 
-    def of(self, model: str) -> "ModelMetrics":
-        """The metrics of one model; looked up once, since a lookup costs more than an observation."""
+    def for_model(self, model: str) -> "ModelMetrics":
+        """Return the metrics of one model, to be kept: looking them up costs more than an observation."""
         return ModelMetrics(self, model)
 
     def render(self) -> bytes:
-        """The text exposition format."""
+        """Return the text exposition format."""
         return generate_latest(self.registry)
 
 
@@ -128,11 +128,11 @@ class ModelMetrics:
     """One model's metrics."""
 
     def __init__(self, metrics: Metrics, model: str) -> None:
-        self.latency = metrics.latency.labels(model)
+        self.request_duration = metrics.request_duration.labels(model)
         self.queue_depth = metrics.queue_depth.labels(model)
         self.running = metrics.running.labels(model)
         self.open_streams = metrics.open_streams.labels(model)
-        # By stage, what else is told under the names above.
+        # By stage, the same values as the two gauges above.
         self.depths = {stage: metrics.stage_queue_depth.labels(model, stage) for stage in ("queue", "runtime")}
         self.batch_size = metrics.batch_size.labels(model)
         self.ingress, self.queue, self.runtime, self.postprocess, self.egress = (

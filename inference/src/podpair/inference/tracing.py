@@ -1,8 +1,8 @@
 """Traces of requests, sent to an OpenTelemetry collector over OTLP: a span `infer` of each, and one of each stage below it.
 
-Invariant: where tracing is off nothing of OpenTelemetry is loaded, and a request costs one look. A request is recorded where
-its `traceparent` says so, else by lot. Stages are noted as they pass, and become spans once the request has ended. A collector
-that is away costs spans, never a request.
+Invariant: if tracing is off nothing of OpenTelemetry is loaded, and a request costs one check. A request is recorded if its
+`traceparent` says so, else by sampling. Stages are noted as they pass, and become spans once the request has ended. A
+collector that is away costs spans, never a request.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from podpair.inference.config.settings import TracingSettings
-from podpair.inference.core.traces import Parent, Trace, parent_of
+from podpair.inference.core.trace_context import Parent, Trace, parent_of
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +26,14 @@ _TIMEOUT = 5.0  # seconds for the collector to take them
 
 
 class Tracing:
-    """`tracer` is None where tracing is off, and until what it needs is loaded, which takes longer than a start may."""
+    """`tracer` is None if tracing is off, and until what it needs is loaded, which takes longer than a start may."""
 
     def __init__(self, settings: TracingSettings) -> None:
         self._settings = settings
         self.tracer: Tracer | None = None
 
     async def start(self) -> None:
-        """Record from now on, where that is wanted."""
+        """Start to record, if tracing is on."""
         if self._settings.endpoint is not None:
             self.tracer = await asyncio.to_thread(Tracer, self._settings, self._settings.endpoint)
             log.info("tracing is on", extra={"endpoint": self._settings.endpoint})
@@ -67,19 +67,19 @@ class Tracer:
         self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=_DELAY * 1000))
         self._spans = self._provider.get_tracer("podpair.inference")
 
-    def begin(self, traceparent: str | None, begun: float) -> "Recorded | None":
-        """A request that came at `begun`, on `time.monotonic()`; None: it is not recorded."""
+    def begin(self, traceparent: str | None, begun: float) -> "RecordedTrace | None":
+        """Start the trace of a request that came at `begun`, on `time.monotonic()`; None if it isn't recorded."""
         parent = parent_of(traceparent) if traceparent else None
         if not parent.sampled if parent is not None else random.random() >= self._sample:  # noqa: S311
             return None
-        return Recorded(self._spans, parent, begun)
+        return RecordedTrace(self._spans, parent, begun)
 
     def close(self) -> None:
         """Send what is left."""
         self._provider.shutdown()
 
 
-class Recorded(Trace):
+class RecordedTrace(Trace):
     """A `Trace` that becomes spans when it ends, which is once; as a context manager it ends with its block."""
 
     __slots__ = ("_about", "_begun", "_parent", "_spans", "_stages", "_unix")
@@ -96,11 +96,11 @@ class Recorded(Trace):
     def stage(self, name: str, begun: float, ended: float) -> None:
         self._stages.append((name, begun, ended))
 
-    def tell(self, **about: str | int) -> None:
+    def annotate(self, **about: str | int) -> None:
         self._about |= {f"podpair.{name}": value for name, value in about.items()}
 
     def end(self, error: BaseException | None = None) -> None:
-        """It has been answered, or has failed."""
+        """End the trace of a request that was answered, or has failed."""
         from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
 
         ended = time.monotonic()
@@ -116,7 +116,7 @@ class Recorded(Trace):
             span.set_status(StatusCode.ERROR, str(error) or type(error).__name__)
         span.end(self._nanoseconds(ended))
 
-    def __enter__(self) -> "Recorded":
+    def __enter__(self) -> "RecordedTrace":
         return self
 
     def __exit__(

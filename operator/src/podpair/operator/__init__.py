@@ -1,4 +1,4 @@
 """The operator turns an InferenceGateway resource into running pairs.
 
-So far: the resource, the objects that it becomes, and `podpair`, which shows both. Nothing here acts on a cluster yet.
+`core` decides and does no I/O, `controller` reconciles, `kube` and `kafka` talk to the API server and to brokers.
 """

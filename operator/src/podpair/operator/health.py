@@ -1,6 +1,6 @@
 """/healthz, /readyz and /metrics.
 
-/healthz fails where a watch has been silent for too long: an operator that sees nothing looks well and does nothing.
+/healthz fails if a watch has been silent for too long: an operator that sees nothing looks healthy and does nothing.
 """
 
 from collections.abc import Callable, Iterable
@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 from aiohttp import web
 from prometheus_client import generate_latest
 
-from podpair.operator.listening.acceptor import Acceptor
-from podpair.operator.listening.connections import ConnectionLimits
-from podpair.operator.listening.port import LIMITS, make_acceptor
+from podpair.operator.listener.acceptor import Acceptor
+from podpair.operator.listener.connections import ConnectionLimits
+from podpair.operator.listener.port import LIMITS, make_acceptor
 from podpair.operator.metrics import Metrics
 
 Check = Callable[[], Iterable[str]]
-"""What is wrong, a line each; nothing where all is well."""
+"""What is wrong, a line each; nothing if all is well."""
 
 
 class HealthServer:

@@ -8,7 +8,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 _TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
-_KOPFS = {"k8s_ref", "k8s_skip", "settings", "registry"}  # what kopf hangs on records for its own use
+_KOPFS = {"k8s_ref", "k8s_skip", "settings", "registry"}  # what kopf attaches to records for its own use
 
 
 class _TextFormatter(logging.Formatter):
@@ -39,10 +39,10 @@ def set_up(level: str, style: str) -> None:
     root.setLevel(level.upper())
     for chatty in ("aiohttp.access", "kopf"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    # Signals are the service's business: kopf warns that it does not hear them in its thread.
+    # The service handles signals: kopf warns that it can't in its thread.
     logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
 
 
 def about(namespace: str, name: str, **more: Any) -> dict[str, Any]:
-    """The `extra` of a log call: the resource that the record is about."""
+    """Return the `extra` of a log call: the resource that the record is about."""
     return {"namespace": namespace, "gateway": name, **more}

@@ -1,4 +1,4 @@
-"""What the operator tells Prometheus, by the names of controller-runtime and client-go: their dashboards and alerts fit."""
+"""The operator's Prometheus metrics, named as controller-runtime's and client-go's: their dashboards and alerts fit."""
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,11 +19,19 @@ class Metrics:
     """The operator's metrics, in a registry of their own."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=registry)
-        runtime, queue = "controller_runtime_", "workqueue_"
-        controller = ["controller"]
+            collector(registry=self.registry)
+        self._add_controller(self.registry)
+        self._add_queue(self.registry)
+        self._add_own(self.registry)
+        for result in _RESULTS:
+            self.reconciled.labels(CONTROLLER, result)
+        self.reconcile_errors.labels(CONTROLLER)
+
+    def _add_controller(self, registry: CollectorRegistry) -> None:
+        """Add controller-runtime's metrics."""
+        runtime, controller = "controller_runtime_", ["controller"]
         self.reconciled = Counter(
             f"{runtime}reconcile", "Reconciliations, by result", [*controller, "result"], registry=registry
         )
@@ -41,7 +49,10 @@ class Metrics:
         self.most = Gauge(
             f"{runtime}max_concurrent_reconciles", "Workers that there are", controller, registry=registry
         )
-        name = ["name"]
+
+    def _add_queue(self, registry: CollectorRegistry) -> None:
+        """Add the work queue's metrics, as client-go names them."""
+        queue, name = "workqueue_", ["name"]
         self.depth = Gauge(f"{queue}depth", "Resources that wait", name, registry=registry)
         self.adds = Counter(f"{queue}adds", "Resources put in the queue", name, registry=registry)
         self.waited = Histogram(
@@ -51,6 +62,9 @@ class Metrics:
             f"{queue}work_duration_seconds", "How long work on them took", name, buckets=_SECONDS, registry=registry
         )
         self.retries = Counter(f"{queue}retries", "Resources put back after a failure", name, registry=registry)
+
+    def _add_own(self, registry: CollectorRegistry) -> None:
+        """Add what the operator has besides: requests, leadership, watches, objects, connections, brokers."""
         self.requests = Counter(
             "rest_client_requests",
             "Requests to the API server, by status code and method",
@@ -58,7 +72,7 @@ class Metrics:
             registry=registry,
         )
         self.leading = Gauge(
-            "leader_election_master_status", "1 while this operator is the one that writes", name, registry=registry
+            "leader_election_master_status", "1 while this operator is the one that writes", ["name"], registry=registry
         )
         self.watches = Gauge(
             "podpair_operator_watches", "Watches, by whether they are alive", ["state"], registry=registry
@@ -87,6 +101,3 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
-        for result in _RESULTS:
-            self.reconciled.labels(CONTROLLER, result)
-        self.reconcile_errors.labels(CONTROLLER)

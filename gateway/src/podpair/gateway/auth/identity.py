@@ -1,13 +1,13 @@
-"""Who a connection belongs to, and why one is refused."""
+"""The identity of a client, and why a token is rejected."""
 
 from typing import Any, NamedTuple
 
 
 class Identity(NamedTuple):
-    """What a verified token says."""
+    """The contents of a verified token."""
 
     subject: str
-    session: str | None  # the session's id, where `auth.session_claim` names it: `<subject>/<claim>`
+    session: str | None  # the session's id, if `auth.session_claim` names it: `<subject>/<claim>`
     expires_at: float | None  # Unix seconds
     claims: dict[str, Any]
 
@@ -16,8 +16,8 @@ RESUME_AUDIENCE = "podpair.resume"  # keeps a resume token from passing as a JWT
 
 
 class KeysUnavailable(Exception):
-    """Nobody can be let in now: the issuer's keys were never fetched, and can't be. The token may be good."""
+    """No token can be verified: the issuer's keys can't be fetched. The token may be valid."""
 
 
 class Unauthorized(Exception):
-    """The token is not good; the message says how, without repeating it."""
+    """The token is invalid; the message says why, without repeating it."""

@@ -1,56 +1,75 @@
 """Verifies tokens: signature, `exp nbf iss aud`, required claims, with the algorithms that the key allows and no other."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from podpair.gateway.auth.identity import RESUME_AUDIENCE, Identity, Unauthorized
+from podpair.gateway.auth.jwk import UnusableKey, VerifyingKey, algorithms_of
 from podpair.gateway.auth.jwks import Jwks
+from podpair.gateway.config.clients import Auth
 from podpair.gateway.config.load import ConfigError
-from podpair.gateway.config.model import Auth
 from podpair.gateway.core.session_ids import claimed_session_id
 
 _SESSION_CLAIM = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, and halves of surrogate pairs
 _LONGEST_SUBJECT = 1024  # bytes
-_LONGEST_REASON = 200  # characters of what the library says, which may quote the token's header
-_LATEST = 2**53  # seconds: what a JSON number holds exactly (RFC 8259, 6)
+_LONGEST_REASON = 200  # characters of the library's error, which may quote the token's header
+_LATEST = 2**53  # seconds: the largest integer that a JSON number represents exactly (RFC 8259, 6)
 
 
-class KeySource(Protocol):
-    """Where the key for a token comes from."""
+class Key(Protocol):
+    """A key that may have signed a token."""
 
     @property
     def algorithms(self) -> tuple[str, ...]: ...
-    async def prepare(self) -> None: ...
-    async def key(self, header: dict[str, Any]) -> Any: ...
+    @property
+    def key(self) -> Any: ...
+
+
+class KeySource(Protocol):
+    """A source of the keys that verify tokens."""
+
+    @property
+    def algorithms(self) -> tuple[str, ...]: ...
+    @property
+    def trouble(self) -> str | None: ...
+    async def keep(self) -> None: ...
+    async def keys(self, header: dict[str, Any]) -> Sequence[Key]: ...
+    async def renewed(self, header: dict[str, Any], tried: Sequence[Any]) -> bool: ...
     async def close(self) -> None: ...
 
 
 class FixedKey:
     """One key, from the configuration."""
 
-    def __init__(self, key: Any, algorithm: str) -> None:
-        self._key = key
-        self.algorithms = (algorithm,)
+    trouble = None
 
-    async def prepare(self) -> None:
-        """It is there."""
+    def __init__(self, key: Any, algorithms: tuple[str, ...]) -> None:
+        self._keys = (VerifyingKey(None, algorithms, key),)
+        self.algorithms = algorithms
 
-    async def key(self, header: dict[str, Any]) -> Any:
-        return self._key
+    async def keep(self) -> None:
+        """Do nothing: the key is fixed."""
+
+    async def keys(self, header: dict[str, Any]) -> Sequence[Key]:
+        return self._keys
+
+    async def renewed(self, header: dict[str, Any], tried: Sequence[Any]) -> bool:
+        """Return False: the key is the only one."""
+        return False
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
 def read_secret(path: Path, setting: str, shortest: int = 32) -> bytes:
-    """A secret from a file, without the newline at its end. Raises ConfigError."""
+    """Return a secret from a file, without a trailing newline. Raises ConfigError."""
     try:
         secret = path.read_bytes().strip()
     except OSError as error:
@@ -61,29 +80,25 @@ def read_secret(path: Path, setting: str, shortest: int = 32) -> bytes:
 
 
 def key_source(config: Auth, on_fetch: Callable[[str], object] = lambda _: None) -> KeySource:
-    """The source of keys that the configuration names. Raises ConfigError where a key can't be read."""
+    """Return the configured source of keys. Raises ConfigError if a key can't be read."""
     if config.jwks_url is not None:
-        return Jwks(config.jwks_url, config.jwks_cache_seconds, on_fetch)
+        return Jwks(config.jwks_url, config.jwks_cache_seconds, config.jwks_stale_seconds, on_fetch)
     if config.secret is not None:
-        return FixedKey(config.secret.get_secret_value().encode(), "HS256")
+        return FixedKey(config.secret.get_secret_value().encode(), ("HS256",))
     if config.secret_file is not None:
-        return FixedKey(read_secret(config.secret_file, "auth.secret_file"), "HS256")
+        return FixedKey(read_secret(config.secret_file, "auth.secret_file"), ("HS256",))
     if config.public_key_file is None:
         raise ConfigError(["auth: no way to verify tokens"])
     try:
         key = load_pem_public_key(config.public_key_file.read_bytes())
     except OSError as error:
         raise ConfigError([f"auth.public_key_file: {config.public_key_file}: {error.strerror}"]) from None
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         raise ConfigError([f"auth.public_key_file: {config.public_key_file} holds no public key in PEM"]) from None
-    match key:
-        case rsa.RSAPublicKey():
-            return FixedKey(key, "RS256")
-        case ec.EllipticCurvePublicKey() if isinstance(key.curve, ec.SECP256R1):
-            return FixedKey(key, "ES256")
-        case ed25519.Ed25519PublicKey():
-            return FixedKey(key, "EdDSA")
-    raise ConfigError([f"auth.public_key_file: {config.public_key_file}: an RSA, EC P-256 or Ed25519 key is needed"])
+    try:
+        return FixedKey(key, algorithms_of(key))
+    except UnusableKey as error:
+        raise ConfigError([f"auth.public_key_file: {config.public_key_file} holds an unusable key: {error}"]) from None
 
 
 class TokenVerifier:
@@ -95,16 +110,21 @@ class TokenVerifier:
 
     @property
     def disabled(self) -> bool:
-        """Everyone is let in."""
+        """Whether everyone is accepted."""
         return self._keys is None
 
-    async def prepare(self) -> None:
-        """Get what tokens are verified with, and log where that fails; they are tried again with the tokens."""
+    @property
+    def trouble(self) -> str | None:
+        """Why no token can be verified now; None: tokens can be. For operators: it contains addresses."""
+        return self._keys.trouble if self._keys is not None else None
+
+    async def keep_keys(self) -> None:
+        """Keep the keys up to date until cancelled; failures are logged."""
         if self._keys is not None:
-            await self._keys.prepare()
+            await self._keys.keep()
 
     async def verify(self, token: str | None) -> Identity:
-        """Raises Unauthorized, with the reason, or KeysUnavailable."""
+        """Verify a token. Raises Unauthorized, with the reason, or KeysUnavailable."""
         if self._keys is None:
             return Identity("anonymous", None, None, {})
         if not token:
@@ -114,18 +134,7 @@ class TokenVerifier:
             if header.get("alg") not in self._keys.algorithms:
                 allowed = ", ".join(self._keys.algorithms)
                 raise Unauthorized(f"the token is signed with {str(header.get('alg'))[:16]!r}, but {allowed} is needed")
-            claims = jwt.decode(
-                token,
-                await self._keys.key(header),
-                algorithms=list(self._keys.algorithms),
-                issuer=self._config.issuer,
-                audience=self._config.audience,
-                leeway=self._config.leeway_seconds,
-                options={
-                    "require": list(self._config.required_claims),
-                    "verify_aud": self._config.audience is not None,
-                },
-            )
+            claims = await self._claims(self._keys, token, header)
         except jwt.PyJWTError as error:
             raise Unauthorized(_reason(error)) from None
         except UnicodeError:
@@ -134,8 +143,41 @@ class TokenVerifier:
             raise Unauthorized("the token holds a claim that can't be read") from None
         return _identity(claims, self._config.session_claim)
 
+    async def _claims(self, source: KeySource, token: str, header: dict[str, Any]) -> dict[str, Any]:
+        """Return the claims of a token that one of the keys has signed. Raises jwt.PyJWTError or KeysUnavailable."""
+        keys = await source.keys(header)
+        try:
+            return self._decoded(token, header["alg"], keys)
+        except jwt.InvalidSignatureError:
+            if not await source.renewed(header, keys):
+                raise
+        return self._decoded(token, header["alg"], await source.keys(header))
+
+    def _decoded(self, token: str, algorithm: str, keys: Sequence[Key]) -> dict[str, Any]:
+        *others, last = keys
+        for key in others:
+            try:
+                return self._decode(token, algorithm, key)
+            except jwt.InvalidSignatureError:
+                continue
+        return self._decode(token, algorithm, last)
+
+    def _decode(self, token: str, algorithm: str, key: Key) -> dict[str, Any]:
+        return jwt.decode(
+            token,
+            key.key,
+            algorithms=[algorithm],
+            issuer=self._config.issuer,
+            audience=self._config.audience,
+            leeway=self._config.leeway_seconds,
+            options={
+                "require": list(self._config.required_claims),
+                "verify_aud": self._config.audience is not None,
+            },
+        )
+
     async def close(self) -> None:
-        """Close what the keys came over."""
+        """Close the source of keys."""
         if self._keys is not None:
             await self._keys.close()
 
@@ -154,7 +196,7 @@ def _identity(claims: dict[str, Any], session_claim: str | None) -> Identity:
 
 
 def _session(claims: dict[str, Any], subject: str, name: str | None) -> str | None:
-    """The id of the session that the claim `name` names, if there is one."""
+    """Return the id of the session that the claim `name` names, if there is one."""
     session = claims.get(name) if name is not None else None
     if session is None:
         return None
@@ -166,7 +208,7 @@ def _session(claims: dict[str, Any], subject: str, name: str | None) -> str | No
 
 
 def _expiry(value: Any) -> float | None:
-    """Unix seconds; None: never."""
+    """Return the expiry in Unix seconds; None: never."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LATEST:
@@ -190,4 +232,5 @@ def _reason(error: jwt.PyJWTError) -> str:
             return "the token's signature is not good"
         case jwt.DecodeError() if "claim" not in str(error):
             return "the token is not a JWT"
-    return f"the token is not good: {str(error).encode('ascii', 'backslashreplace').decode()[:_LONGEST_REASON]}"
+    shown = str(error).encode("unicode_escape").decode()  # it may quote the token
+    return f"the token is not good: {shown[:_LONGEST_REASON]}"

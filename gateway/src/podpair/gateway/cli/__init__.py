@@ -1,1 +1,1 @@
-"""The command line: serve, config, token, push."""
+"""The command line: serve, config, token, push, replay, inspect, metrics."""

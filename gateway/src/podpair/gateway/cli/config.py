@@ -13,7 +13,7 @@ from podpair.gateway.auth.resume import ResumeTokens
 from podpair.gateway.auth.tokens import TokenVerifier
 from podpair.gateway.config.load import ConfigError, load
 from podpair.gateway.config.model import Config
-from podpair.gateway.core.masking import MASK, is_secret, masked
+from podpair.gateway.core.redaction import MASK, is_secret, redact
 from podpair.gateway.http.tls import certificate_of
 from podpair.gateway.kafka.clients import check_files, check_properties, client_secrets
 
@@ -23,19 +23,24 @@ _PAGE = """\
 You want to change something about a gateway. Every setting has one name, in the YAML file (`--config`) and in the environment,
 which comes over the file: `http.port` is `PODPAIR_HTTP__PORT`. `podpair-gateway config check` tells every fault at once,
 `config show` what is in force (secrets hidden), `config schema` is the JSON schema for an editor. This page is `config doc`.
+
+In the environment a list is JSON or has commas: `PODPAIR_HTTP__ORIGINS='["https://a.example", "https://b.example"]'` and
+`PODPAIR_HTTP__ORIGINS=https://a.example,https://b.example` say the same. A list of rules, a mapping or a whole section is JSON:
+`PODPAIR_ADMISSION__RULES='[{"claim": "tenant", "sessions": 5}]'`, `PODPAIR_LIMITS='{"max_direct_in_flight": 8}'`; a variable
+for one setting comes over one for its section. A list replaces that of the file, a mapping is laid over it.
 """
 _path = click.option("--config", "path", type=click.Path(path_type=Path), help="YAML file with the configuration.")
 
 
 @click.group("config")
 def config_group() -> None:
-    """Look at the configuration."""
+    """Inspect the configuration."""
 
 
 @config_group.command()
 @_path
 def check(path: Path | None) -> None:
-    """Read the configuration, and the keys and secrets that it names; exits with 2 and tells every fault."""
+    """Check the configuration, and the keys and secrets that it names; reports every fault and exits with 2."""
     config = load(path)
     faults = []
     for read in (
@@ -51,13 +56,13 @@ def check(path: Path | None) -> None:
             faults += error.faults
     if faults:
         raise ConfigError(faults)
-    check_properties(config.kafka)  # with all files that it needs
+    check_properties(config.kafka)  # once all files are readable
     click.echo("the configuration is good")
 
 
 @config_group.command()
 def schema() -> None:
-    """Print the configuration's JSON schema: every setting, its default and what it means."""
+    """Print the configuration's JSON schema: every setting, its default and its meaning."""
     click.echo(json.dumps(Config.model_json_schema(), indent=2))
 
 
@@ -74,11 +79,11 @@ def doc() -> None:
         for setting, details in section.model_fields.items():
             click.echo(f"| `{name}.{setting}` | {_default(details)} | {_describe(details)} |")
         for setting, details in section.model_fields.items():
-            item = next((part for part in get_args(details.annotation) if _is_section(part)), None)
+            item = next((kind for kind in get_args(details.annotation) if _is_section(kind)), None)
             if item is not None:
                 click.echo(f"\nEach of `{name}.{setting}`: {item.__doc__}\n\n| | default | |\n| --- | --- | --- |")
-                for part, told in item.model_fields.items():
-                    click.echo(f"| `{part}` | {_default(told)} | {_describe(told)} |")
+                for key, description in item.model_fields.items():
+                    click.echo(f"| `{key}` | {_default(description)} | {_describe(description)} |")
 
 
 def _is_section(annotation: object) -> bool:
@@ -101,14 +106,14 @@ def _describe(field: FieldInfo) -> str:
 @config_group.command()
 @_path
 def show(path: Path | None) -> None:
-    """Print the configuration as it is in force, without its secrets."""
+    """Print the effective configuration, without its secrets."""
     values = load(path).model_dump(mode="json")
     _hide(values)
     click.echo(yaml.safe_dump(values, sort_keys=False), nl=False)
 
 
 def _hide(values: dict[str, object]) -> None:
-    """Secrets among librdkafka's properties, and in URLs, are plain values; pydantic hides only its own."""
+    """Hide secrets among librdkafka's properties, and in URLs; pydantic hides only its own."""
     kafka = values["kafka"]
     client = kafka["client"] if isinstance(kafka, dict) else {}
     for name in client:
@@ -123,4 +128,4 @@ def _without_passwords(value: object) -> object:
         return {name: _without_passwords(below) for name, below in value.items()}
     if isinstance(value, list):
         return [_without_passwords(below) for below in value]
-    return masked(value) if isinstance(value, str) else value
+    return redact(value) if isinstance(value, str) else value

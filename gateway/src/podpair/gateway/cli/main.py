@@ -1,4 +1,4 @@
-"""`podpair-gateway`: the commands, and how their errors read."""
+"""`podpair-gateway`: the commands, and how their errors are printed."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from podpair.gateway.cli.config import config_group
-from podpair.gateway.cli.explain import explain
+from podpair.gateway.cli.inspect import inspect
 from podpair.gateway.cli.metrics import metrics
 from podpair.gateway.cli.push import push
 from podpair.gateway.cli.replay import replay
@@ -18,7 +18,7 @@ from podpair.gateway.config.load import ConfigError, load
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="podpair-gateway", prog_name="podpair-gateway")
 def cli() -> None:
-    """The gateway half of a podpair: live sessions, Kafka and resume in front of a model.
+    """Run the gateway of a podpair: live sessions, Kafka and resume in front of a model.
 
     Every setting comes from the file (--config) or the environment (PODPAIR_HTTP__PORT=9000 is http.port);
     `podpair-gateway config schema` lists them.
@@ -48,12 +48,12 @@ cli.add_command(config_group)
 cli.add_command(token)
 cli.add_command(push)
 cli.add_command(replay)
-cli.add_command(explain)
+cli.add_command(inspect)
 cli.add_command(metrics)
 
 
 def main() -> None:
-    """The entry point; a faulty configuration is told in full, and exits with 2."""
+    """Run the command line; a faulty configuration is reported in full, with exit status 2."""
     try:
         cli()
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""`podpair-gateway metrics`: what /metrics tells, as a page (docs/metrics.md is this)."""
+"""`podpair-gateway metrics`: the metrics as a page (docs/metrics.md)."""
 
 import click
 
@@ -7,7 +7,7 @@ _PAGE = """\
 
 You want to see what a gateway does. `GET /metrics` on its operators' port (`operations.port`, 8083) has all of this for
 Prometheus, and what Python tells of the process; there is a metric for each decision. The histogram
-`inference_latency_seconds` beside them is the model's own. This page is `podpair-gateway metrics`.
+`inference_request_duration_seconds` beside them is the model's own. This page is `podpair-gateway metrics`.
 
 | metric | kind | labels | |
 | --- | --- | --- | --- |
@@ -16,7 +16,7 @@ Prometheus, and what Python tells of the process; there is a metric for each dec
 
 @click.command()
 def metrics() -> None:
-    """Print every metric as a page in Markdown: name, kind, labels, what it counts."""
+    """Print every metric as a page in Markdown: name, kind, labels, meaning."""
     from podpair.gateway.metrics import Metrics
 
     click.echo(_PAGE, nl=False)

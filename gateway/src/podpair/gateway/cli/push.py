@@ -1,4 +1,4 @@
-"""`podpair-gateway push`: write something to a session from any shell, as any producer could."""
+"""`podpair-gateway push`: write a record to a session or a user, as any producer could."""
 
 import json
 import sys
@@ -8,29 +8,35 @@ import click
 
 
 @click.command()
-@click.option(
-    "--config", "path", type=click.Path(path_type=Path), help="A gateway's YAML file, which says all of this."
-)
+@click.option("--config", "path", type=click.Path(path_type=Path), help="A gateway's YAML file, which has all of this.")
 @click.option("--kafka", envvar="PODPAIR_KAFKA__BOOTSTRAP_SERVERS", help="The broker, host:port.")
 @click.option("--topic", envvar="PODPAIR_RESULTS__TOPIC", help="podpair.results, unless --config says otherwise.")
-@click.option("--session", required=True, help="The session's id; with --user what its token's claim says.")
-@click.option("--user", help="The session is one that tokens of this user (claim sub) name (auth.session_claim).")
+@click.option("--session", help="The session's id; with --user the value of its token's claim (auth.session_claim).")
+@click.option("--user", help="A user (claim sub): without --session all sessions of the user, if results.users is set.")
 @click.argument("data")
-def push(path: Path | None, kafka: str | None, topic: str | None, session: str, user: str | None, data: str) -> None:
-    """Send DATA (JSON; `-` reads standard input) to a session's client, wherever it is connected."""
+def push(
+    path: Path | None, kafka: str | None, topic: str | None, session: str | None, user: str | None, data: str
+) -> None:
+    """Send DATA (JSON; `-` reads standard input) to a session's client, or all of a user's, wherever they are connected."""
     from confluent_kafka import KafkaException, Producer
 
     from podpair.gateway.config.load import load
-    from podpair.gateway.core.session_ids import claimed_session_id
+    from podpair.gateway.core.session_ids import claimed_session_id, user_key
     from podpair.gateway.kafka.clients import properties
 
+    if user is not None:
+        key = user_key(user) if session is None else claimed_session_id(user, session)
+    elif session is not None:
+        key = session
+    else:
+        raise click.UsageError("missing recipient: give --session or --user")
     if path is not None:
         config = load(path, {"kafka": {"bootstrap_servers": kafka}} if kafka else None)
         broker, topic = properties(config), topic or config.results.topic
     elif kafka is not None:
         broker, topic = {"bootstrap.servers": kafka}, topic or "podpair.results"
     else:
-        raise click.UsageError("which broker? Give --kafka host:port, or a gateway's --config")
+        raise click.UsageError("missing broker: give --kafka host:port, or a gateway's --config")
 
     value = sys.stdin.read() if data == "-" else data
     try:
@@ -43,11 +49,10 @@ def push(path: Path | None, kafka: str | None, topic: str | None, session: str, 
         if error is not None:
             failures.append(str(error))
 
-    # murmur2_random: what finds a session's home partition from any librdkafka client.
+    # murmur2_random: with it any librdkafka client finds a session's home partition.
     own = {"partitioner": "murmur2_random", "allow.auto.create.topics": False}
     producer = Producer({"delivery.timeout.ms": 10_000, "log_level": 0} | broker | own)
     try:
-        key = session if user is None else claimed_session_id(user, session)
         producer.produce(topic, key=key, value=value, on_delivery=delivered)
     except KafkaException as error:
         raise click.ClickException(error.args[0].str()) from None

@@ -1,18 +1,18 @@
-"""`podpair-gateway replay`: look at dead letters, and put them back on the requests topic."""
+"""`podpair-gateway replay`: list dead letters, and put them back on the requests topic."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
 import click
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from podpair.gateway.config.load import load
-from podpair.gateway.core.dead_letters import dead_letter_of, revived
+from podpair.gateway.core.dead_letters import RequeuedOffsets, from_dead_letter, parse_dead_letter
 from podpair.gateway.core.records import Headers
 from podpair.gateway.kafka.clients import properties
 
-_TIMEOUT = 10.0  # seconds for an answer of the broker
+_TIMEOUT = 10.0  # seconds for a query of the broker
 
 
 @click.command()
@@ -21,13 +21,13 @@ _TIMEOUT = 10.0  # seconds for an answer of the broker
 @click.option("--id", "request_id", help="Only this request.")
 @click.option("--session", help="Only requests of this session.")
 @click.option("--list", "only_list", is_flag=True, help="Print the dead letters, and put none back.")
-@click.option("--all", "again", is_flag=True, help="Those, too, that were put back before.")
+@click.option("--all", "again", is_flag=True, help="Include those that were put back before.")
 def replay(
     path: Path | None, kafka: str | None, request_id: str | None, session: str | None, only_list: bool, again: bool
 ) -> None:
     """Put dead letters back on the requests topic, as they were, without their deadline.
 
-    Without --id or --session these are all that have come since the last replay.
+    Without --id or --session: all that no replay has put back yet.
     """
     config = load(path, {"kafka": {"bootstrap_servers": kafka}} if kafka else None)
     topic = config.requests.dead_letter_topic
@@ -40,38 +40,71 @@ def replay(
         )
     )
     producer = Producer(properties(config, acks="all", enable_idempotence=True, delivery_timeout_ms=10_000))
+    found = back = 0
     try:
-        found = 0
-        for record in _read(consumer, topic, from_start=only_list or again or chosen):
-            letter = dead_letter_of(cast("Headers | None", record.headers()))
-            if (request_id and letter.id != request_id) or (session and letter.session != session):
-                continue
-            found += 1
-            click.echo(
-                f"{record.offset()}  {letter.time}  request {letter.id}  session {letter.session}  model {letter.model}"
-                f"  from {letter.origin}  after {letter.attempts} attempts: {letter.reason}"
-            )
-            if not only_list:
-                _put_back(producer, config.requests.topic, record)
-        if found and not only_list and not chosen:
-            consumer.commit(asynchronous=False)
+        before = _put_back_before(consumer, topic)
+        try:
+            for record in _read(consumer, topic, before, from_start=only_list or again or chosen):
+                letter = parse_dead_letter(record.value(), cast("Headers | None", record.headers()))
+                if (request_id and letter.id != request_id) or (session and letter.session != session):
+                    continue
+                done, offset = before[record.partition() or 0], record.offset() or 0
+                if offset in done and not (only_list or again or chosen):
+                    continue
+                found += 1
+                back += offset in done
+                click.echo(
+                    f"{offset}  {letter.time}  {'put back' if offset in done else 'waiting'}  request {letter.id}"
+                    f"  session {letter.session}  model {letter.model}  from {letter.origin}"
+                    f"  after {letter.attempts} attempts: {letter.reason}"
+                )
+                if not only_list:
+                    _put_back(producer, config.requests.topic, record)
+                    if chosen:
+                        done.add(offset)
+                    else:
+                        done.add_all(offset + 1)  # there are transaction markers between dead letters
+        finally:
+            if found and not only_list:  # also those that were put back before a failure
+                _remember(consumer, topic, before)
     except KafkaException as error:
         raise click.ClickException(error.args[0].str()) from None
     finally:
         consumer.close()
-    click.echo(f"{found} {'dead letter' if found == 1 else 'dead letters'}{'' if only_list else ' put back'}", err=True)
+    total = f"{found} {'dead letter' if found == 1 else 'dead letters'}"
+    listed = f"{total}, {back} of them put back" if found else total
+    click.echo(listed if only_list else f"{total} put back", err=True)
 
 
-def _read(consumer: Consumer, topic: str, *, from_start: bool) -> Iterator[Message]:
-    """The records that are on the topic now. Raises KafkaException."""
+def _put_back_before(consumer: Consumer, topic: str) -> dict[int, RequeuedOffsets]:
+    """Return what earlier replays have put back, by partition. Raises KafkaException."""
     topics = consumer.list_topics(topic, timeout=_TIMEOUT).topics
     places = [TopicPartition(topic, partition) for partition in topics[topic].partitions]
-    committed = consumer.committed(places, timeout=_TIMEOUT)
-    for place in committed:
-        low, _ = consumer.get_watermark_offsets(place, timeout=_TIMEOUT) or (0, 0)
-        place.offset = low if from_start or place.offset < low else place.offset
-    consumer.assign(committed)
-    unread = {place.partition for place in committed}
+    found = {}
+    for place in consumer.committed(places, timeout=_TIMEOUT):
+        low, high = consumer.get_watermark_offsets(place, timeout=_TIMEOUT) or (0, 0)
+        found[place.partition] = RequeuedOffsets(place.offset, place.metadata, low, high)
+    return found
+
+
+def _remember(consumer: Consumer, topic: str, back: dict[int, RequeuedOffsets]) -> None:
+    """Commit what was put back. Raises KafkaException."""
+    commits = {partition: letters.commit for partition, letters in back.items()}
+    consumer.commit(
+        offsets=[TopicPartition(topic, p, commit.offset, metadata=commit.metadata) for p, commit in commits.items()],
+        asynchronous=False,
+    )
+
+
+def _read(
+    consumer: Consumer, topic: str, back: Mapping[int, RequeuedOffsets], *, from_start: bool
+) -> Iterator[Message]:
+    """Yield the records that are on the topic now, or those behind what was put back. Raises KafkaException."""
+    starts = {
+        partition: OFFSET_BEGINNING if from_start else letters.commit.offset for partition, letters in back.items()
+    }
+    consumer.assign([TopicPartition(topic, partition, start) for partition, start in starts.items()])
+    unread = set(starts)
     while unread:
         message = consumer.poll(_TIMEOUT)
         if message is None:
@@ -86,13 +119,14 @@ def _read(consumer: Consumer, topic: str, *, from_start: bool) -> Iterator[Messa
 
 
 def _put_back(producer: Producer, topic: str, record: Message) -> None:
-    """Write it, and wait: what is not acknowledged is not put back. Raises KafkaException."""
+    """Write a dead letter to the requests topic, and wait for the acknowledgement. Raises KafkaException."""
     failures: list[KafkaError] = []
+    value, headers = from_dead_letter(record.value(), cast("Headers | None", record.headers()))
     producer.produce(
         topic,
-        value=record.value(),
+        value=value,
         key=record.key(),
-        headers=list[tuple[str, str | bytes | None]](revived(cast("Headers | None", record.headers()))),
+        headers=list[tuple[str, str | bytes | None]](headers),
         on_delivery=lambda error, _: failures.append(error) if error is not None else None,
     )
     if producer.flush(12) or failures:

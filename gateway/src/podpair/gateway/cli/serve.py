@@ -14,7 +14,7 @@ from podpair.gateway.config.model import Config
 from podpair.gateway.http.listeners import CannotListen, Listeners
 from podpair.gateway.http.port import raise_descriptor_limit
 from podpair.gateway.http.tls import certificate_of
-from podpair.gateway.kafka.threads import call_on
+from podpair.gateway.kafka.threads import post_to_loop
 from podpair.gateway.kafka.topics import MissingTopic
 from podpair.gateway.service import Service
 
@@ -22,7 +22,7 @@ _log = logging.getLogger("podpair.gateway")
 
 
 def run(config: Config) -> int:
-    """Serve until a signal; returns the exit status."""
+    """Serve until a signal; return the exit status."""
     logs.set_up(config.log.level, config.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config))
@@ -38,7 +38,7 @@ async def _serve(config: Config) -> int:
 
     def thread_died(died: threading.ExceptHookArgs) -> None:
         _log.critical("thread %s died", died.thread.name if died.thread else "?", exc_info=died.exc_value)
-        call_on(loop, end, 1)
+        post_to_loop(loop, end, 1)
 
     threading.excepthook = thread_died
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -78,7 +78,7 @@ async def _serve(config: Config) -> int:
 
 async def _start(service: Service, addresses: dict[str, str]) -> None:
     await service.start()
-    # What is there now stays: the collector need not walk it again and again, nor the sessions for each small allocation.
+    # Present objects stay: the garbage collector need not visit them, nor the sessions after each few allocations.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)

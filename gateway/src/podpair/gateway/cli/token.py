@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from podpair.gateway.auth.minting import CannotMint, development_token
+from podpair.gateway.auth.issue import CannotIssue, development_token
 from podpair.gateway.config.load import load
 
 
@@ -30,8 +30,8 @@ def _claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> d
 @click.option("--ttl", "seconds", default=3600.0, show_default=True, help="Seconds until it expires.")
 @click.option("--claim", "claims", multiple=True, callback=_claims, help="A further claim, NAME=VALUE (JSON, or text).")
 def token(path: Path | None, subject: str, session: str | None, seconds: float, claims: dict[str, Any]) -> None:
-    """Mint a development token, with the secret that the gateway's configuration holds."""
+    """Mint a development token, with the secret of the gateway's configuration."""
     try:
         click.echo(development_token(load(path).auth, subject=subject, session=session, seconds=seconds, claims=claims))
-    except CannotMint as error:
+    except CannotIssue as error:
         raise click.ClickException(str(error)) from None

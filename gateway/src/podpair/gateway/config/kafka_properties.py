@@ -24,8 +24,8 @@ OWNED: Mapping[str, str] = {
     "metadata.broker.list": "set kafka.bootstrap_servers",
     "allow.auto.create.topics": "set kafka.create_topics",
     "group.id": "set requests.group",
-    "group.instance.id": "set requests.instance",
-    "group.protocol": "set requests.protocol",
+    "group.instance.id": "set requests.group_instance_id",
+    "group.protocol": "set requests.group_protocol",
     "group.protocol.type": _GROUP,
     "session.timeout.ms": "set requests.session_timeout_seconds",
     "heartbeat.interval.ms": "it follows requests.session_timeout_seconds",
@@ -41,7 +41,7 @@ OWNED: Mapping[str, str] = {
     "request.required.acks": _DURABLE,
     "enable.idempotence": _DURABLE,
     "delivery.report.only.error": "every acknowledgement is waited for",
-    "transactional.id": "it follows requests.group and requests.instance",
+    "transactional.id": "it follows requests.group and requests.group_instance_id",
     "transaction.timeout.ms": "set requests.transaction_timeout_seconds",
     "partitioner": "a session's records have to be in its home partition",
     "queue.buffering.max.kbytes": "set kafka.producer_buffer_bytes",
@@ -59,7 +59,7 @@ OWNED: Mapping[str, str] = {
 
 
 def property_name(key: object) -> str:
-    """librdkafka's name for a property that may come from the environment. Raises ValueError for one that is podpair's."""
+    """Return librdkafka's name for a property that may come from the environment. Raises ValueError for one that is podpair's."""
     name = str(key).lower()
     if name not in _UNDERSCORED:
         name = name.replace("_", ".")

@@ -1,4 +1,4 @@
-"""Reads the configuration and tells every fault at once, each with where it came from and what would do."""
+"""Loads the configuration, and reports every fault at once, each with its source and what would be valid."""
 
 import difflib
 import os
@@ -8,10 +8,12 @@ from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from podpair.gateway.config.lists import decode
 from podpair.gateway.config.model import Config
-from podpair.gateway.core.masking import masked
+from podpair.gateway.core.redaction import redact
 
 PREFIX = "PODPAIR_"
 _SEPARATOR = "__"
@@ -21,7 +23,7 @@ class ConfigError(Exception):
     """The configuration can't be used; `faults` are all the reasons, a line each."""
 
     def __init__(self, faults: list[str]) -> None:
-        self.faults = [masked(fault) for fault in faults]
+        self.faults = [redact(fault) for fault in faults]
         super().__init__("\n".join(self.faults))
 
 
@@ -31,7 +33,6 @@ class _Environment(BaseSettings, Config):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_nested_delimiter=_SEPARATOR,
-        enable_decoding=False,  # a variable is a text, never JSON; settings that are lists read theirs
         extra="forbid",
         frozen=True,
         use_attribute_docstrings=True,
@@ -46,11 +47,27 @@ class _Environment(BaseSettings, Config):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return env_settings, init_settings
+        return _Variables(settings_cls), init_settings
+
+
+class _Variables(EnvSettingsSource):
+    """The environment. A variable for a list, a mapping or a section may be JSON; if it is none, its setting says so."""
+
+    def __init__(self, settings_cls: type[BaseSettings]) -> None:
+        super().__init__(settings_cls)
+        # What is said of a part of a mapping comes over what is said of the whole, whichever the environment has first.
+        self.env_vars = dict(sorted(self.env_vars.items(), key=lambda item: item[0].count(_SEPARATOR)))
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """Return the decoded value, or the text itself: then the setting's own error says what it needs."""
+        try:
+            return decode(value)
+        except ValueError:
+            return value
 
 
 def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Config:
-    """The configuration from defaults, then the YAML file at `path`, then the environment, then `overrides` (nested).
+    """Load the configuration from defaults, then the YAML file at `path`, then the environment, then `overrides` (nested).
 
     Raises ConfigError with all faults.
     """
@@ -94,7 +111,7 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unknown_in_environment() -> list[str]:
-    """Variables that look like settings and are none.
+    """Return variables that look like settings and are none.
 
     Only names with `__` count: Kubernetes itself sets PODPAIR_…_SERVICE_HOST in a pod beside a service of that name.
     """
@@ -123,15 +140,24 @@ def _describe(error: Any, path: Path | None, values: dict[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         message = f"there is no such setting{_suggest(str(location[-1]), _siblings(location[:-1]))}"
     elif error["type"] in ("model_type", "dict_type"):
-        message = "settings by name are needed here"
+        message = f"settings by name are needed here{_why_none(error['input'])}"
     source = _source(location, path, values)
     return f"{name}{source}: {message}" if name else f"configuration: {message}"
 
 
+def _why_none(value: Any) -> str:
+    """Return what is wrong with a text that should be a mapping."""
+    try:
+        return ', as {"name": "value"}' if isinstance(value, str) and isinstance(decode(value), str) else ""
+    except ValueError as error:
+        return f": {error}"
+
+
 def _source(location: tuple[Any, ...], path: Path | None, values: dict[str, Any]) -> str:
-    variable = PREFIX + _SEPARATOR.join(str(part).upper() for part in location)
-    if variable in os.environ:
-        return f" ({variable})"
+    for length in range(len(location), 0, -1):  # of the setting itself, or of the list or section that it is in
+        variable = PREFIX + _SEPARATOR.join(str(part).upper() for part in location[:length])
+        if variable in os.environ:
+            return f" ({variable})"
     below: Any = values
     for part in location:
         if not isinstance(below, dict) or part not in below:

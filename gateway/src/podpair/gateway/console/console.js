@@ -139,7 +139,9 @@ function banner(text, action, callback) {
 function hideBanner() { $("banner").hidden = true; }
 
 function showSession() {
-  const [epoch, partition, offset] = (session.position ?? "").split(".");
+  // A place in the user's home, `u<partition>.<offset>`, may stand on either side of the session's own.
+  const own = /^([^.]+)(?:\.u\d+\.-?\d+)?\.(\d+)\.(-?\d+)/;
+  const [, epoch, partition, offset] = own.exec(session.position ?? "") ?? [];
   $("s-id").textContent = session.session ?? "–";
   $("s-gateway").textContent = session.gateway ?? "–";
   $("s-home").textContent = offset === undefined ? "–" : partition;

@@ -55,6 +55,14 @@ export function errorFrom({ code, message, id, retry_after_ms: retryAfter = null
   return kind ? new kind(message || code, more) : new PodpairError(`${code}: ${message}`, more);
 }
 
+/** The address of the WebSocket behind what people write: http or ws, with or without /v1/ws, below a path or not. */
+export function socketUrl(written, page) {
+  const url = new URL(written, page);
+  url.protocol = url.protocol.replace("http", "ws");
+  if (!url.pathname.endsWith("/ws")) url.pathname = `${url.pathname.replace(/\/$/, "")}/v1/ws`;
+  return url;
+}
+
 const SEEN_POSITIONS = 4096;
 
 /** What outlives a connection: what is open, what was seen, what has to be sent again. No I/O, no clock. */
@@ -71,6 +79,19 @@ export class SessionState {
     this.open.set(request.id, { seq: -1, ...request });
     if (request.sent) this.#inFlight++;
     else this.#outbox.push(request.id);
+  }
+
+  /** Counts as open a request that was posted into this session over HTTP: it was queued, its events come here. */
+  adopt(id) {
+    this.submit({ id, body: {}, resend: false, sent: true, route: "queue" }); // there is nothing to send it from
+  }
+
+  /** The query parameters to connect with. */
+  query() {
+    // A position alone goes on with a session that the token names. After a welcome it comes with the resume token, or the
+    // session is given up.
+    const goesOn = this.position && (this.resume || this.session === null);
+    return { ...(this.resume ? { resume: this.resume } : {}), ...(goesOn ? { position: this.position } : {}) };
   }
 
   /** The request has ended, one way or another. */

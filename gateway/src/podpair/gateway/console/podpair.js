@@ -2,7 +2,7 @@
  * podpair.js: a session with a podpair gateway that survives the connections that carry it. No dependencies.
  *
  *   import { connect } from "/podpair.js";
- *   const session = await connect("wss://models.example/v1/ws", { token: () => fetchToken() });
+ *   const session = await connect("wss://models.example", { token: () => fetchToken() });
  *   const { data } = await session.infer("digits", pixels);                        // the result, or a typed error
  *   for await (const event of session.infer("chat", prompt)) show(event);          // accepted, partial…, result
  *   session.addEventListener("push", ({ detail }) => show(detail.data));
@@ -13,7 +13,7 @@
 
 import {
   Call, Cancelled, DeadlineExceeded, Forbidden, Invalid, Lost, Overloaded, SessionClosed, SessionState, Unauthorized,
-  Unreachable, afterClose, errorFrom,
+  Unreachable, afterClose, errorFrom, socketUrl,
 } from "./podpair-protocol.js";
 
 export {
@@ -43,13 +43,15 @@ export class Session extends EventTarget {
 
   constructor(url, options) {
     super();
-    this.#url = new URL(url, globalThis.location?.href);
-    this.#url.protocol = this.#url.protocol.replace("http", "ws");
+    this.#url = socketUrl(url, globalThis.location?.href);
     this.#options = { ...DEFAULTS, ...options, backoff: { ...DEFAULTS.backoff, ...options.backoff } };
     Object.assign(this.#protocol, { resume: this.#options.resume, position: this.#options.position });
     this.state = "connecting";
     /** Why the session ended; null while it lives, and after `close`. */
     this.error = null;
+    if (typeof this.#options.WebSocket !== "function") {
+      throw new Invalid('no WebSocket here (Node.js has one from 22 on): pass { WebSocket }, that of the package "ws"');
+    }
     globalThis.addEventListener?.("online", this.#online);
   }
 
@@ -91,7 +93,7 @@ export class Session extends EventTarget {
   /** The events of a request that was posted into this session over HTTP (`POST /v1/infer`). */
   adopt(id, { signal } = {}) {
     return this.#begin(id, signal, (call) => {
-      this.#protocol.submit({ id, body: {}, resend: false, sent: true, route: "queue" });
+      this.#protocol.adopt(id);
       call.route = "queue";
     });
   }
@@ -212,11 +214,9 @@ export class Session extends EventTarget {
   async #dial(round) {
     const jwt = await this.#token();
     const url = new URL(this.#url);
-    if (this.#protocol.resume) {
-      url.searchParams.set("resume", this.#protocol.resume);
-      if (this.#protocol.position) url.searchParams.set("position", this.#protocol.position);
-    }
+    for (const [name, value] of Object.entries(this.#protocol.query())) url.searchParams.set(name, value);
     const ws = new this.#options.WebSocket(url, jwt ? [SUBPROTOCOL, `bearer.${jwt}`] : [SUBPROTOCOL]);
+    ws.onerror = () => {}; // `onclose` follows; a WebSocket of Node's packages ends the process for an error that nobody hears
     await new Promise((resolve, reject) => {
       const timer = setTimeout(() => ws.close(), this.#options.openTimeout);
       ws.onclose = async ({ code, reason }) => {
@@ -341,13 +341,19 @@ export class Session extends EventTarget {
 async function whyRefused(url, jwt) {
   const probe = new URL(url);
   probe.protocol = probe.protocol.replace("ws", "http");
+  const page = globalThis.location?.origin;
+  const headers = jwt ? { Authorization: `Bearer ${jwt}` } : {};
+  // Browsers send Origin with every upgrade, but not with a GET to where the page is from: it is to be judged alike.
+  if (page === probe.origin) headers["podpair-origin"] = page;
   let answer;
   try {
-    answer = await fetch(probe, { headers: jwt ? { Authorization: `Bearer ${jwt}` } : {}, cache: "no-store" });
+    answer = await fetch(probe, { headers, cache: "no-store" });
   } catch (cause) {
     return new Unreachable(`no gateway answers at ${probe.origin}`, { cause });
   }
-  if (answer.status === 426) return new Unreachable("the gateway refused the upgrade, and would accept it now");
+  if (answer.status === 426) {
+    return new Unreachable("the upgrade failed, though the gateway accepts it: does a proxy before it pass upgrades on?");
+  }
   const body = await answer.json().catch(() => null);
   const code = CODE_OF_STATUS[answer.status] ?? "unreachable";
   const error = errorFrom(body?.error?.code ? body.error : { code, message: `HTTP ${answer.status}, ${probe.origin}` });
@@ -363,10 +369,12 @@ const newId = () => `r-${Array.from(crypto.getRandomValues(new Uint8Array(6)), h
 
 /**
  * A session with the gateway at `url`; rejects with the typed error where it can't be had.
- * @param {string | URL} url of `/v1/ws`; relative to the page, or absolute
+ * @param {string | URL} url where clients find the gateway, with or without `/v1/ws`; relative to the page, or absolute
  * @param {{token?: string | (() => string | Promise<string>), resume?: string, position?: string,
- *   backoff?: {initial?: number, maximum?: number, factor?: number}, openTimeout?: number, maxOpen?: number}} [options]
- *   with a function for `token` it is renewed before it expires; `resume` and `position` continue another's session
+ *   backoff?: {initial?: number, maximum?: number, factor?: number}, openTimeout?: number, maxOpen?: number,
+ *   WebSocket?: typeof WebSocket}} [options]
+ *   with a function for `token` it is renewed before it expires; `resume` and `position` continue another's session;
+ *   of a session that the token names `position` alone does
  * @returns {Promise<Session>}
  */
 export async function connect(url, options = {}) {

@@ -1,4 +1,4 @@
-"""OpenAI's chat completions, asked through a session: `data` is the body, and what comes in parts becomes one completion.
+"""OpenAI's chat completions, asked through a session: `data` is the body, and its chunks are assembled into one completion.
 
 Source: OpenAI's API reference, "Chat completions" and "Streaming".
 """
@@ -9,7 +9,7 @@ import msgspec
 
 from podpair.gateway.core.generate import StreamFailed
 from podpair.gateway.core.protocol import Code, Fault
-from podpair.gateway.core.questions import Question
+from podpair.gateway.core.request import InferenceRequest
 
 _MESSAGE = 1000  # characters of what an error says
 _DONE = b"[DONE]"
@@ -33,28 +33,28 @@ _body = msgspec.json.Decoder(_Body)
 _object = msgspec.json.Decoder(dict[str, Any])
 
 
-def is_chat(question: Question) -> bool:
-    """Whether `data` is an object with `messages`: no tensor of any model is one."""
-    if question.row is not None or not question.data.lstrip().startswith(b"{"):
+def is_chat(request: InferenceRequest) -> bool:
+    """Return whether `data` is an object with `messages`, which is no tensor of any model."""
+    if request.row is not None or not request.data.lstrip().startswith(b"{"):
         return False
     try:
-        return _body.decode(question.data).messages is not None
+        return _body.decode(request.data).messages is not None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
 
 
-def chat_body(question: Question) -> bytes:
-    """The body of the completion's request. Raises Fault(invalid)."""
+def chat_body(request: InferenceRequest) -> bytes:
+    """Build the body of the completion's request. Raises Fault(invalid)."""
     try:
-        body = _object.decode(question.data)
-        more = _object.decode(question.parameters) if question.parameters else {}
+        body = _object.decode(request.data)
+        more = _object.decode(request.parameters) if request.parameters else {}
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Fault(Code.INVALID, f"data is not a chat completion's request: {error}") from None
-    return _encode({**body, **more, "model": question.model, "stream": question.stream})
+    return _encode({**body, **more, "model": request.model, "stream": request.stream})
 
 
 def reason_of(body: bytes) -> str:
-    """What a refusal says; empty where it says nothing that is known."""
+    """Return the message of an error response; empty if its form is unknown."""
     try:
         found = msgspec.json.decode(body, type=_Refused).error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -62,21 +62,21 @@ def reason_of(body: bytes) -> str:
     return (found if isinstance(found, str) else found.message)[:_MESSAGE]
 
 
-class Completion:
-    """Takes the events of a stream; keeps the whole as long as it is not larger than `limit` bytes."""
+class CompletionAssembler:
+    """Assembles the events of a stream into a completion, as long as it is not larger than `limit` bytes."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._size = 0
         self._head: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
-        self.parts = 0
+        self.count = 0
         self.complete = False
 
     def feed(self, event: bytes) -> list[bytes]:
-        """The data (JSON) of the parts that an event brings: a choice's text, or all that is new in it where that is more.
+        """Return the data (JSON) of the chunks in an event: a choice's text, or all that is new in it if that is more.
 
-        Raises StreamFailed, or ValueError where it is no chunk of a completion, or one that is nested too deep to be read.
+        Raises StreamFailed, or ValueError if it is no chunk of a completion, or one that is nested too deep to be read.
         """
         if event.strip() == _DONE:
             self.complete = True
@@ -87,18 +87,18 @@ class Completion:
             raise ValueError("nested too deep") from None
 
     def _chunk(self, event: bytes) -> list[bytes]:
-        chunk = _object.decode(event)
-        if "error" in chunk:
+        completion_chunk = _object.decode(event)
+        if "error" in completion_chunk:
             raise StreamFailed(reason_of(event) or "the model failed")
-        choices = chunk.pop("choices", None) or []
+        choices = completion_chunk.pop("choices", None) or []
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise ValueError("`choices` is no list of objects")
         self._size += len(event) if self._size <= self._limit else 0
         if self._size <= self._limit:
-            self._head |= {name: value for name, value in chunk.items() if value is not None}
-        parts = [part for choice in choices if (part := self._take(choice)) is not None]
-        self.parts += len(parts)
-        return parts
+            self._head |= {name: value for name, value in completion_chunk.items() if value is not None}
+        chunks = [chunk for choice in choices if (chunk := self._take(choice)) is not None]
+        self.count += len(chunks)
+        return chunks
 
     def _take(self, choice: dict[str, Any]) -> bytes | None:
         index, delta = choice.get("index", 0), choice.get("delta") or {}
@@ -115,8 +115,8 @@ class Completion:
             return _encode(new["content"])
         return _encode({"index": index, **new} if index else new)
 
-    def whole(self) -> bytes | None:
-        """The completion as it would have come at once; None where it is too large to be kept, or nested too deep."""
+    def result(self) -> bytes | None:
+        """Return the completion as one response; None if it is too large to be kept, or nested too deep."""
         if self._size > self._limit:
             return None
         choices = [self._choices[index] for index in sorted(self._choices)]
@@ -154,7 +154,7 @@ def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def _joined(value: Any) -> Any:
-    """With texts for their pieces, and lists for what was kept by index."""
+    """Join the pieces of texts, and turn what was kept by index into lists."""
     if isinstance(value, _Text):
         return "".join(value)
     if isinstance(value, list):

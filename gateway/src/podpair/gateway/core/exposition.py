@@ -1,4 +1,4 @@
-"""Takes one metric out of another process's metrics, in Prometheus' text format, as it is.
+"""Extracts one metric from another process's metrics, in Prometheus' text format, unchanged.
 
 Invariant: what comes out is whole lines of that metric and nothing else, whatever the other process said.
 """
@@ -6,8 +6,8 @@ Invariant: what comes out is whole lines of that metric and nothing else, whatev
 _PARTS = ("", "_bucket", "_sum", "_count")
 
 
-def only(text: str, family: str) -> str:
-    """The lines of a metric family (a histogram's or summary's parts with it); empty where it isn't there."""
+def filter_family(text: str, family: str) -> str:
+    """Return the lines of a metric family, with the parts of a histogram or summary; empty if it is missing."""
     names = {family + part for part in _PARTS}
     lines = [line for line in text.splitlines() if _name(line) in names]
     return "".join(f"{line}\n" for line in lines)

@@ -1,9 +1,10 @@
 """Reads the frames that a WebSocket client sends (RFC 6455, 5), one at a time, so that the caller decides how many a turn.
 
 Invariant: what breaks a MUST of the RFC is refused with the close code that it names, and no more than `limit` bytes of a
-message, beside what one read brought, are ever held.
+message, beside what one read brought, are ever held. What can't become a text any more is refused at once (RFC 6455, 8.1).
 """
 
+import codecs
 import struct
 from collections.abc import Callable, Iterator
 
@@ -12,15 +13,16 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 Unmask = Callable[[bytes, bytearray], object]
 """Applies a mask (4 bytes) to a payload, in place."""
 
-_head = struct.Struct(">HH4s").unpack_from  # a frame's first bytes, where its length is one of two bytes: and its mask
+_head = struct.Struct(">HH4s").unpack_from  # a frame's first bytes, if its length is one of two bytes: and its mask
 _PROTOCOL_ERROR, _INVALID_TEXT, _TOO_LARGE = 1002, 1007, 1009
+_NO_TEXT = "a text message is not UTF-8"
 _CODES = frozenset(
     (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014)
 )  # of IANA's registry, to send
 
 
 class FrameError(Exception):
-    """What came breaks the protocol, or is too large; `code` is the close code that says so."""
+    """A frame breaks the protocol, or is too large; `code` is the close code for it."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -40,7 +42,7 @@ class FrameReader:
     `more` says whether bytes are left behind the frame that was taken last.
     """
 
-    __slots__ = ("_at", "_data", "_limit", "_message", "_opcode", "_unmask", "more")
+    __slots__ = ("_at", "_checked", "_data", "_decoder", "_limit", "_message", "_opcode", "_unmask", "more")
 
     def __init__(self, limit: int, unmask: Unmask = unmask) -> None:
         self._limit = limit
@@ -49,6 +51,8 @@ class FrameReader:
         self._at = 0
         self._opcode = TEXT  # of the message that has begun
         self._message: bytearray | None = None  # its frames so far
+        self._decoder: codecs.IncrementalDecoder | None = None  # has seen what came of a text that isn't whole
+        self._checked = 0  # bytes of the frame at `_at` among that
         self.more = False
 
     @property
@@ -67,7 +71,7 @@ class FrameReader:
         self.more = True
 
     def whole_text(self, data: bytes) -> str | None:
-        """The message, where nothing is pending and `data` is one frame that holds it, as nearly always; else None.
+        """Return the message if nothing is pending and `data` is one frame that holds it, as nearly always; else None.
 
         What `next` would do with it, in a third of the time. Raises FrameError.
         """
@@ -90,7 +94,7 @@ class FrameReader:
             return _text(payload)  # which says why not
 
     def texts(self, most: int, size: int) -> Iterator[str]:
-        """The next messages, as far as each is one frame of a text and lies there whole: `most` of them, some `size` bytes.
+        """Yield the next messages that are single, complete text frames: at most `most` of them, some `size` bytes.
 
         What `next` would do with them, in a part of the time. All else, and what is wrong, is left to it.
         """
@@ -115,6 +119,8 @@ class FrameReader:
                 text = payload.decode()
             except UnicodeDecodeError:
                 return
+            if self._checked:  # the first was there in part before
+                self._checked, self._decoder = 0, None
             if stop > last:
                 self._taken(stop)
             else:
@@ -125,9 +131,9 @@ class FrameReader:
             size -= length
 
     def next(self) -> tuple[int, str | bytes] | None:
-        """The next frame's opcode, and its message or payload; None until more is fed.
+        """Return the opcode and the message or payload of the next frame; None until more is fed.
 
-        A message is told with its last frame, by the opcode of its first; each frame before it as CONTINUATION, empty.
+        A message is returned with its last frame, by the opcode of its first; each frame before as CONTINUATION, empty.
         Raises FrameError; then nothing more can be read.
         """
         data, at = self._data, self._at
@@ -157,6 +163,8 @@ class FrameReader:
         start += 4
         stop = start + length
         if end < stop:
+            if opcode < CLOSE and (opcode or self._opcode) == TEXT:
+                self._check_part(start, end)
             return self._wait()
         payload = bytearray(data[start:stop])
         self._unmask(bytes(data[start - 4 : start]), payload)
@@ -165,8 +173,28 @@ class FrameReader:
             return opcode, bytes(payload)
         return self._joined(opcode, payload, last=first >= 0x80)
 
+    def _check_part(self, start: int, end: int) -> None:
+        """Check that the first bytes of a frame's payload are a text so far, so that other data is refused at once."""
+        begin = start + self._checked
+        if end <= begin:
+            return
+        mask, turn = bytes(self._data[start - 4 : start]), self._checked % 4
+        part = bytearray(self._data[begin:end])
+        self._unmask(mask[turn:] + mask[:turn], part)
+        self._decode(part)
+        self._checked = end - start
+
+    def _decode(self, part: bytes | bytearray) -> None:
+        """Check whether a text may go on like this. Raises FrameError."""
+        if self._decoder is None:
+            self._decoder = codecs.getincrementaldecoder("utf-8")()
+        try:
+            self._decoder.decode(part)
+        except UnicodeDecodeError:
+            raise FrameError(_INVALID_TEXT, _NO_TEXT) from None
+
     def _check_place(self, opcode: int) -> None:
-        """Raises FrameError where no such data frame may stand."""
+        """Raise FrameError if such a data frame is not allowed here."""
         if opcode > BINARY:
             raise FrameError(_PROTOCOL_ERROR, f"opcode {opcode} is reserved")
         if (opcode == CONTINUATION) is (self._message is None):
@@ -174,20 +202,25 @@ class FrameReader:
             raise FrameError(_PROTOCOL_ERROR, f"{wrong} a fragmented message")
 
     def _taken(self, stop: int) -> None:
-        """What lies before `stop` is done with."""
+        """Mark everything before `stop` as consumed."""
         if stop < len(self._data):
             self._at = stop
         else:
             self._data, self._at, self.more = b"", 0, False
 
     def _wait(self) -> tuple[int, str | bytes] | None:
-        """No frame is complete: keep no more than what is not yet taken."""
+        """Keep only unconsumed bytes, because no frame is complete."""
         if self._at:
             self._data, self._at = bytearray(memoryview(self._data)[self._at :]), 0
         return None
 
     def _joined(self, opcode: int, payload: bytearray, *, last: bool) -> tuple[int, str | bytes]:
-        """A data frame's message where it is the last of it."""
+        """Add a data frame, and return the message if the frame is its last."""
+        checked, self._checked = self._checked, 0
+        if last:
+            self._decoder = None
+        elif (opcode or self._opcode) == TEXT:
+            self._decode(payload[checked:])
         if opcode == CONTINUATION or not last:
             if self._message is None:
                 self._opcode, self._message = opcode, payload
@@ -205,7 +238,7 @@ def _text(payload: bytearray) -> str:
     try:
         return payload.decode()
     except UnicodeDecodeError:
-        raise FrameError(_INVALID_TEXT, "a text message is not UTF-8") from None
+        raise FrameError(_INVALID_TEXT, _NO_TEXT) from None
 
 
 def _check_control(opcode: int, first: int, length: int) -> None:
@@ -218,7 +251,7 @@ def _check_control(opcode: int, first: int, length: int) -> None:
 
 
 def close_code(payload: bytes) -> int | None:
-    """The code of a close frame's payload, None where it has none. Raises FrameError."""
+    """Return the code in a close frame's payload, or None if it has none. Raises FrameError."""
     if not payload:
         return None
     code = int.from_bytes(payload[:2], "big")

@@ -14,7 +14,7 @@ _SHORT = [bytes((_TEXT, n)) for n in range(126)]
 
 
 def text_frame_header(length: int) -> bytes:
-    """The header of an unmasked, final text frame with a payload of `length` bytes (RFC 6455, 5.2)."""
+    """Build the header of an unmasked, final text frame with a payload of `length` bytes (RFC 6455, 5.2)."""
     if length < 126:
         return _SHORT[length]
     if length < 0x10000:
@@ -23,7 +23,7 @@ def text_frame_header(length: int) -> bytes:
 
 
 def text_frames(payloads: Iterable[bytes]) -> bytes:
-    """Each payload (UTF-8) as a text frame, all in one piece."""
+    """Encode each payload (UTF-8) as a text frame, all in one piece."""
     parts: list[bytes] = []
     for payload in payloads:
         size = len(payload)
@@ -32,7 +32,7 @@ def text_frames(payloads: Iterable[bytes]) -> bytes:
 
 
 def raw_frames(payloads: Iterable[bytes]) -> bytes:
-    """Each payload as it is: a text frame where it is UTF-8, else a binary frame."""
+    """Encode each payload unchanged: as a text frame if it is UTF-8, else as a binary frame."""
     parts: list[bytes] = []
     for payload in payloads:
         header = text_frame_header(len(payload))
@@ -43,18 +43,18 @@ def raw_frames(payloads: Iterable[bytes]) -> bytes:
 
 
 def close_frame(code: int, reason: str) -> bytes:
-    """A close frame (RFC 6455, 5.5.1); a longer reason than a control frame holds is cut."""
+    """Encode a close frame (RFC 6455, 5.5.1); cut a reason that is too long for a control frame."""
     payload = code.to_bytes(2, "big") + reason.encode()[:123]
     return bytes((_CLOSE, len(payload))) + payload
 
 
 def pong_frame(payload: bytes) -> bytes:
-    """The answer to a ping (RFC 6455, 5.5.3), whose payload it repeats: at most 125 bytes, like that of any control frame."""
+    """Encode the answer to a ping (RFC 6455, 5.5.3), with its payload: at most 125 bytes, as in any control frame."""
     return bytes((_PONG, len(payload))) + payload
 
 
 def is_utf8(data: bytes) -> bool:
-    """Whether `data` may stand in a text frame."""
+    """Return whether `data` may be sent in a text frame."""
     if data.isascii():
         return True
     try:
@@ -65,12 +65,12 @@ def is_utf8(data: bytes) -> bool:
 
 
 def server_sent_event(kind: str, payload: bytes, position: str | None) -> bytes:
-    """One event of text/event-stream (WHATWG HTML, 9.2); `payload` is JSON text, whose line ends become data lines."""
+    """Encode an event of text/event-stream (WHATWG HTML, 9.2); line ends in `payload` (JSON text) become data lines."""
     lines = payload.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\ndata: ")
     head = f"id: {position}\nevent: {kind}\ndata: " if position else f"event: {kind}\ndata: "
     return head.encode() + lines + b"\n\n"
 
 
 def http_chunk(data: bytes) -> bytes:
-    """`data` as one chunk of a chunked body (RFC 9112, 7.1)."""
+    """Encode `data` as one chunk of a chunked body (RFC 9112, 7.1)."""
     return b"%x\r\n%b\r\n" % (len(data), data)

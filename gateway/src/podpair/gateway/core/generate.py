@@ -11,7 +11,7 @@ import msgspec
 from podpair.gateway.core.models import Model
 from podpair.gateway.core.non_finite import decode, encode
 from podpair.gateway.core.protocol import Code, Fault
-from podpair.gateway.core.questions import Question, data_of
+from podpair.gateway.core.request import InferenceRequest, shorthand_of
 from podpair.gateway.core.tensors import Output, nest
 
 _MESSAGE = 1000  # characters of what an error says
@@ -30,20 +30,20 @@ class StreamFailed(Exception):
     """An event of the stream says that the model failed."""
 
 
-def generate_body(question: Question, model: Model) -> bytes:
-    """The request's body. Raises Fault(invalid) where the question is more than one row."""
-    members: dict[str, Any] = {"id": question.id}
-    if question.inputs:
+def generate_body(request: InferenceRequest, model: Model) -> bytes:
+    """Build the request's body. Raises Fault(invalid) if the request is more than one row."""
+    members: dict[str, Any] = {"id": request.id}
+    if request.inputs:
         try:
-            given = msgspec.json.decode(question.inputs, type=list[_Tensor])
+            given = msgspec.json.decode(request.inputs, type=list[_Tensor])
         except (msgspec.DecodeError, RecursionError) as error:
             raise Fault(Code.INVALID, f"inputs are not V2 tensors: {error}") from None
         for tensor in given:
             members[tensor.name] = _row(tensor, model)
     else:
-        members[model.only_input().name] = msgspec.Raw(data_of(question))
-    if question.parameters:
-        members["parameters"] = msgspec.Raw(question.parameters)
+        members[model.only_input().name] = msgspec.Raw(shorthand_of(request))
+    if request.parameters:
+        members["parameters"] = msgspec.Raw(request.parameters)
     return _encode(members)
 
 
@@ -60,21 +60,21 @@ def _row(tensor: _Tensor, model: Model) -> Any:
     return tensor.data[0] if math.prod(shape) == 1 else nest(tensor.data, shape)
 
 
-def part_of_event(event: bytes) -> tuple[bytes, str | None]:
-    """A part's data and the model's version. Raises StreamFailed, or ValueError where it is not the extension's."""
+def chunk_of_event(event: bytes) -> tuple[bytes, str | None]:
+    """Return a chunk's data and the model's version. Raises StreamFailed, or ValueError if it is not the extension's."""
     try:
         found = decode(_members, event)
-        told = msgspec.json.decode(found["error"]) if "error" in found else None
+        message = msgspec.json.decode(found["error"]) if "error" in found else None
     except RecursionError:
         raise ValueError("nested too deep") from None
     if "error" in found:
-        raise StreamFailed(str(told)[:_MESSAGE])
+        raise StreamFailed(str(message)[:_MESSAGE])
     version = msgspec.json.decode(found["model_version"], type=str) if "model_version" in found else None
     return _only({name: value for name, value in found.items() if name not in _OUTER}), version
 
 
-def part_of_outputs(outputs: list[Output], model: Model) -> bytes:
-    """The data of a part that came as tensors of one row."""
+def chunk_of_outputs(outputs: list[Output], model: Model) -> bytes:
+    """Return the data of a chunk that came as tensors of one row."""
     values: dict[str, Any] = {}
     for output in outputs:
         shape = output.shape[1:] if model.batchable else output.shape
@@ -83,5 +83,5 @@ def part_of_outputs(outputs: list[Output], model: Model) -> bytes:
 
 
 def _only(values: dict[str, Any]) -> bytes:
-    """The value of the only output, or the object of them."""
+    """Return the value of the only output, or an object of all outputs."""
     return encode(next(iter(values.values())) if len(values) == 1 else values)

@@ -11,13 +11,13 @@ _SINGLE = ("host", "origin", "authorization", "sec-websocket-key", "sec-websocke
 
 
 class InvalidHandshake(ValueError):
-    """What is wrong with the client's request; `status` says so over HTTP."""
+    """The client's request is invalid; `status` is the HTTP status for it."""
 
     status = 400
 
 
 class UpgradeRequired(InvalidHandshake):
-    """It is none for a WebSocket of this version, or in a version of HTTP that knows no upgrades."""
+    """The request is not for a WebSocket of this version, or its version of HTTP has no upgrades."""
 
     status = 426
 
@@ -25,7 +25,7 @@ class UpgradeRequired(InvalidHandshake):
 def switching_protocols(
     headers: Iterable[tuple[str, str]], protocol: str | None, http_version: tuple[int, int] = (1, 1)
 ) -> bytes:
-    """The answer to an upgrade whose headers are these (names in any case), with the subprotocol that was chosen.
+    """Build the response to an upgrade with these headers (names in any case) and the chosen subprotocol.
 
     Raises InvalidHandshake.
     """

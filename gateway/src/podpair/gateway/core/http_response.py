@@ -2,7 +2,7 @@
 
 Invariant: an answer is what its framing says and nothing else. Interim answers (1xx) are passed over; an answer whose end can't
 be known for sure (two lengths, a length beside chunks, a coding that was not asked for) is none; and `reusable` is true only
-where all bytes so far belonged to a whole answer after which the server keeps the connection.
+if all bytes so far belonged to a whole answer after which the server keeps the connection.
 """
 
 import re
@@ -30,15 +30,15 @@ class Response(NamedTuple):
 
 
 class BadResponse(Exception):
-    """What came is no answer in HTTP/1.1."""
+    """The data is no response in HTTP/1.1."""
 
 
 class ResponseTooLarge(Exception):
-    """The answer's body is larger than is taken."""
+    """The response's body is larger than the limit."""
 
 
 def _field(line: bytes) -> tuple[bytes, bytes]:
-    """A header's name in lower case, and its value. Raises BadResponse."""
+    """Return a header's name in lower case, and its value. Raises BadResponse."""
     found = _fields.get(line)
     if found is None:
         match = _FIELD.fullmatch(line)
@@ -53,8 +53,8 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
 
 
 def whole_response(data: bytes, limit: int) -> Response | None:
-    """The answer to a request other than HEAD, where `data` is all of one of the usual kind, after which its connection may
-    carry another; None: it has to be read step by step. Raises BadResponse.
+    """Parse `data` if it is the whole response, of the usual kind, to a request other than HEAD, and leaves its connection
+    reusable; return None if it has to be read step by step. Raises BadResponse.
     """
     end = data.find(b"\r\n\r\n")
     start = len(_USUAL)
@@ -108,7 +108,7 @@ class ResponseReader:
         return self.response
 
     def end(self) -> Response | None:
-        """The connection has ended: the answer, where that was its end; None where it is cut off."""
+        """Handle the connection's end: return the response if that was its end, None if it is cut off."""
         if self.response is None and self._left < 0:
             self._finish()
         return self.response
@@ -143,7 +143,7 @@ class ResponseReader:
         return self._begin(code, headers, old=status[1] == b"0")
 
     def _begin(self, code: int, headers: dict[bytes, bytes], *, old: bool) -> bool:
-        """The head is read: how long is the body? RFC 9112, 6.3. `old`: HTTP/1.0."""
+        """Choose how the body is read once the head is complete (RFC 9112, 6.3). `old`: HTTP/1.0."""
         options = headers.get(b"connection")
         if options is None:
             self.reusable = not old
@@ -153,7 +153,7 @@ class ResponseReader:
         self._code, self._headers = code, headers
         length, coding = headers.get(b"content-length"), headers.get(b"transfer-encoding")
         if coding is not None and (length is not None or old or coding.lower() != b"chunked"):
-            raise BadResponse("how long its body is can't be told for sure")
+            raise BadResponse("the length of its body is ambiguous")
         if length is not None:
             values = {value.strip() for value in length.split(b",")}
             if len(values) != 1 or _DIGITS.fullmatch(value := values.pop()) is None:
@@ -175,19 +175,19 @@ class ResponseReader:
         return True
 
     def _sized(self) -> bool:
-        """A body of a length that is known."""
+        """Read a body of known length."""
         if self._take():
             self._finish()
         return False
 
     def _rest(self) -> bool:
-        """A body that ends with the connection."""
+        """Read a body that ends with the connection."""
         self._keep(self._buffer)
         self._buffer = b""
         return False
 
     def _chunk(self) -> bool:
-        """The line before a chunk."""
+        """Read the line before a chunk."""
         line = self._line()
         if line is None:
             return False
@@ -208,7 +208,7 @@ class ResponseReader:
         return True
 
     def _chunk_end(self) -> bool:
-        """The line end behind a chunk."""
+        """Read the line end behind a chunk."""
         if self._buffer[:2] != b"\r\n"[: len(self._buffer)]:
             raise BadResponse("a chunk of its body is longer than its size")
         if len(self._buffer) < 2:
@@ -218,7 +218,7 @@ class ResponseReader:
         return True
 
     def _trailer(self) -> bool:
-        """The lines behind the last chunk, which are passed over."""
+        """Skip the lines behind the last chunk."""
         line = self._line()
         if line is None:
             return False
@@ -230,7 +230,7 @@ class ResponseReader:
         return False
 
     def _line(self) -> bytes | None:
-        """The next line, without its end; None: it is not whole yet."""
+        """Return the next line without its end; None if it is incomplete."""
         end = self._buffer.find(b"\n", self._looked)
         if end < 0:
             self._wait(0)
@@ -263,7 +263,7 @@ class ResponseReader:
             self._body = data
 
     def _wait(self, again: int) -> None:
-        """The head, or the line, is not whole: look further where nothing was found; its last bytes may begin an end."""
+        """Remember how far the head or line was searched; its last bytes may begin an end."""
         if self._overhead + len(self._buffer) > _MOST_OVERHEAD:
             raise BadResponse("its head is too large")
         self._looked = max(0, len(self._buffer) - again)

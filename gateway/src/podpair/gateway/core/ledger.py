@@ -1,11 +1,11 @@
 """The requests of one session: which are open, and which have ended lately.
 
 Invariant: a request ends once. What comes for an id that has ended is the second copy (a worker died after its answer was
-written, or two gateways ran the same request) and is not passed on. The first copy is: a client that comes back to a place
-before it is read to again from there. An answer that is not in Kafka counts as the first copy only for the connection that it was
-sent on: who comes back may never have got it, and have asked elsewhere meanwhile.
+written, or two gateways ran the same request) and is not passed on. The first copy is, each time: a client that comes back to a
+position before it is read to again from there. An answer that is not in Kafka counts as the first copy only for the connection
+that it was sent on: a client that comes back may never have got it, and may have repeated the request elsewhere.
 
-Who asks again with an id that has ended lately is given the answer that it had: it is kept here, or stands in Kafka.
+A request that repeats an id which has ended lately gets the answer that it had: it is kept here, or is in Kafka.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from sys import getsizeof
 
 import msgspec
 
+from podpair.gateway.core.bounded_cache import BoundedCache
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.quotas import Grant
 from podpair.gateway.core.records import Event
-from podpair.gateway.core.remembered import Remembered
 from podpair.gateway.core.routing import Route
-from podpair.gateway.core.traces import Span
+from podpair.gateway.core.trace_context import Span
 
 # Ended ids of a session; a second copy comes within a rebalance, not within hundreds of requests.
 _REMEMBERED, _AT_LEAST = 256, 16
@@ -33,14 +33,14 @@ class OpenRequest(msgspec.Struct, eq=False):
 
     route: Route
     cancels_on_disconnect: bool
-    accepted: bool = False  # its client was told so
-    abort: Callable[[], object] | None = None  # stops the work, where it runs here
+    accepted: bool = False  # its client has the `accepted` event
+    abort: Callable[[], object] | None = None  # stops the work, if it runs here
     resume: Callable[[int], object] | None = None  # a stream: goes on behind the part that its client has seen last
     spills: bool = False  # it may go on through Kafka
     partition: int | None = None  # of the requests topic, once its record is there …
     offset: int = -1  # … at this offset
     cancelled: bool = False
-    span: Span | None = None  # where it is traced; ends with it
+    span: Span | None = None  # if it is traced; ends with it
     began: float = 0.0  # seconds on the performance counter: when it was asked
     grant: Grant | None = None  # of the token that it was asked with: it counts there until it ends
 
@@ -48,7 +48,7 @@ class OpenRequest(msgspec.Struct, eq=False):
 class Ledger:
     """Open and lately ended requests, by id. At most `limit` are open.
 
-    What is kept of those that have ended is about `kept_bytes`: one half for their ids, one for answers to be given again.
+    What is kept of those that have ended is about `kept_bytes`: one half for their ids, one for answers to be repeated.
     """
 
     __slots__ = ("_answers", "_ended", "_ended_most", "_ended_size", "_kept_bytes", "_limit", "_open")
@@ -56,7 +56,7 @@ class Ledger:
     def __init__(self, limit: int, kept_bytes: int = 0) -> None:
         self._limit = limit
         self._kept_bytes = kept_bytes
-        self._answers: Remembered[str, Event] | None = None  # those that are not in Kafka; made when first needed
+        self._answers: BoundedCache[str, Event] | None = None  # those that are not in Kafka; made when first needed
         self._open: dict[str, OpenRequest] = {}
         # Where each ended (offset in the home partition, -1: not in Kafka), in order of ending. Made when it is first
         # needed: most sessions only listen.
@@ -65,21 +65,21 @@ class Ledger:
         self._ended_most = min(kept_bytes // 2, _MOST)  # bytes at which the oldest are forgotten
 
     def open(self, request_id: str, request: OpenRequest) -> None:
-        """Begin a request. Raises Fault(overloaded) where the session has too many open."""
+        """Begin a request. Raises Fault(overloaded) if the session has too many open."""
         if len(self._open) >= self._limit:
             raise Fault(Code.OVERLOADED, f"{self._limit} requests of this session are in flight", retry_after_ms=100)
         self._open[request_id] = request
         if request.grant is not None:
-            request.grant.began()
+            request.grant.acquire()
         if self._ended and request_id in self._ended:
-            self._forget_ended(request_id)
+            self._discard_ended(request_id)
 
     def get(self, request_id: str) -> OpenRequest | None:
-        """The open request with this id."""
+        """Return the open request with this id."""
         return self._open.get(request_id)
 
     def end(self, request_id: str, offset: int = -1) -> OpenRequest | None:
-        """The request ends with the record at `offset`, or with an event of this gateway's own.
+        """End a request with the record at `offset`, or with an event of this gateway's own.
 
         None if it wasn't open: it was accepted elsewhere, or has ended before.
         """
@@ -89,10 +89,10 @@ class Ledger:
                 return None
         elif request.span is not None or request.grant is not None:
             _close(request)
-        self._remember(request_id, offset)
+        self._store_ended(request_id, offset)
         return request
 
-    def _remember(self, request_id: str, offset: int) -> None:
+    def _store_ended(self, request_id: str, offset: int) -> None:
         ended = self._ended
         if ended is None:
             ended = self._ended = {}
@@ -112,41 +112,42 @@ class Ledger:
         # Where those that are kept in any case are larger than that, not each that comes has them looked at again.
         self._ended_most = max(most, size + size // 4) if len(ended) <= _AT_LEAST else most
 
-    def _forget_ended(self, request_id: str) -> None:
+    def _discard_ended(self, request_id: str) -> None:
         if self._ended is not None and self._ended.pop(request_id, None) is not None:
             self._ended_size -= _ID + getsizeof(request_id)
 
-    def keep(self, answer: Event) -> None:
-        """Keep the answer of a request that has ended here, for who asks it again."""
+    def store_answer(self, answer: Event) -> None:
+        """Store the answer of a request that has ended here, for its repetition."""
         if self._kept_bytes and answer.id is not None:
             if self._answers is None:
-                self._answers = Remembered(self._kept_bytes // 2)
-            self._answers.keep(answer.id, answer, len(answer.payload) + _ANSWER + 2 * getsizeof(answer.id))
+                self._answers = BoundedCache(self._kept_bytes // 2)
+            self._answers.put(answer.id, answer, len(answer.payload) + _ANSWER + 2 * getsizeof(answer.id))
 
-    def reconnected(self) -> None:
-        """From now on another connection has the session."""
+    def on_reconnect(self) -> None:
+        """Forget ends that only the previous connection has seen."""
         if self._ended is not None:
             self._ended = {request_id: offset for request_id, offset in self._ended.items() if offset >= 0} or None
             self._ended_size = _size(self._ended or {})
 
-    def moved(self) -> None:
-        """The session's results are in another log from now on: offsets in the one before mean nothing there."""
+    def on_log_moved(self) -> None:
+        """Forget offsets of ended requests, because the session's results are in another log now."""
         if self._ended is not None:
             self._ended = dict.fromkeys(self._ended, -1)
 
-    def to_be_logged(self, request_id: str) -> None:
-        """Its client did not get the answer: it is being written to Kafka, and what comes from there is the first copy."""
-        self._forget_ended(request_id)
+    def on_answer_logged(self, request_id: str) -> None:
+        """Treat the answer that comes from Kafka as the first copy, because the client did not get it here."""
+        self._discard_ended(request_id)
 
-    def answer(self, request_id: str) -> Event | int | None:
-        """The answer that an id has had lately, or its offset in the home partition. None: it has had none, or that is gone.
+    def recent_answer(self, request_id: str) -> Event | int | None:
+        """Return the answer that an id has had lately, or its offset in the home partition; None if there is none, or it is
+        gone.
 
         An answer that is given again from here is the one: what Kafka may still bring is its second copy.
         """
         kept = self._answers.get(request_id) if self._answers is not None else None
         if kept is not None:
             if not self.has_ended(request_id):
-                self._remember(request_id, -1)
+                self._store_ended(request_id, -1)
             return kept
         if self._ended is None:
             return None
@@ -155,30 +156,30 @@ class Ledger:
 
     @property
     def remembers(self) -> bool:
-        """Whether it holds anything about ids that have ended."""
+        """Whether it knows anything about ids that have ended."""
         return bool(self._ended) or bool(self._answers)
 
     def has_ended(self, request_id: str) -> bool:
-        """Whether it ended lately."""
+        """Return whether the request ended lately."""
         return self._ended is not None and request_id in self._ended
 
-    def is_second_copy(self, request_id: str, offset: int) -> bool:
-        """Whether the request ended lately, and with something else than the terminal record at `offset`."""
+    def is_duplicate(self, request_id: str, offset: int) -> bool:
+        """Return whether the request ended lately with something else than the terminal record at `offset`."""
         return self._ended is not None and self._ended.get(request_id, offset) != offset
 
-    def forget(self, request_id: str) -> None:
-        """It was never accepted, or its session has left: its id is free again."""
+    def discard(self, request_id: str) -> None:
+        """Free the id of a request that was never accepted, or whose session has left."""
         request = self._open.pop(request_id, None)
         if request is not None:
             _close(request)
 
-    def forget_older(self, began: float) -> None:
+    def discard_older(self, began: float) -> None:
         """Forget requests on the queue route that were asked before `began` (on the performance counter)."""
         while self._open:
             request_id, request = next(iter(self._open.items()))
             if request.route == "direct" or request.began >= began:
                 return
-            self.forget(request_id)
+            self.discard(request_id)
 
     @property
     def opened(self) -> dict[str, OpenRequest]:
@@ -187,13 +188,13 @@ class Ledger:
 
 
 def _close(request: OpenRequest) -> None:
-    """It is open no more."""
+    """End the request's span, and release its grant."""
     if request.span is not None:
         request.span.end()
     if request.grant is not None:
-        request.grant.ended()
+        request.grant.release()
 
 
 def _size(ended: dict[str, int]) -> int:
-    """Bytes that ended ids take, about."""
+    """Return the approximate bytes that ended ids take."""
     return _ID * len(ended) + sum(map(getsizeof, ended))

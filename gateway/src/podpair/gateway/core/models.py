@@ -28,11 +28,11 @@ class Model(NamedTuple):
     shares: bool | None
 
     def lists(self, version: str | None) -> bool:
-        """Whether a version that answers is one that it was described with, as far as its server names versions."""
+        """Return whether the version of an answer is in the model's description, as far as its server names versions."""
         return not version or not self.versions or version in self.versions
 
     def only_input(self) -> InputSpec:
-        """The input that shorthand is for. Raises Fault(invalid) where there is not exactly one."""
+        """Return the input that shorthand is for. Raises Fault(invalid) if there is not exactly one."""
         if len(self.inputs) != 1:
             message = f"model {self.name} has {len(self.inputs)} inputs: send `inputs`, not `data`"
             raise Fault(Code.INVALID, message)
@@ -69,9 +69,9 @@ class _Config(msgspec.Struct):
 
 
 def model_of(name: str, metadata: bytes, config: bytes | None) -> Model:
-    """From the documents of `/v2/models/{name}` and, where the server has it, `…/config` (Triton's extension).
+    """Parse the documents of `/v2/models/{name}` and, if the server has it, `…/config` (Triton's extension).
 
-    Raises ValueError where the metadata is not V2's. A config that can't be read is as good as none.
+    Raises ValueError if the metadata is not V2's. A config that can't be read is as good as none.
     """
     try:
         found = msgspec.json.decode(metadata, type=_Metadata)
@@ -102,15 +102,16 @@ def model_of(name: str, metadata: bytes, config: bytes | None) -> Model:
 
 
 def _shares(rows: str | None, max_batch_size: int | None) -> bool | None:
-    """What a server says of requests in one call. podpair's container tells whether it has established it; in Triton's
-    configuration `max_batch_size` means that the model takes rows of several requests at once, 1 that it doesn't."""
+    """Return what a server says about requests in one call. podpair's container says whether it has established it; in Triton's
+    configuration `max_batch_size` above 1 means that the model takes rows of several requests at once.
+    """
     if rows is not None:
         return rows == "independent"
     return None if max_batch_size is None or max_batch_size < 0 else max_batch_size > 1
 
 
 def _rows_of(parameters: Any) -> str | None:
-    """The parameter `rows` of podpair's container: of the metadata, or of the configuration in Triton's form."""
+    """Return the parameter `rows` of podpair's container: of the metadata, or of the configuration in Triton's form."""
     found = parameters.get("rows") if isinstance(parameters, dict) else None
     if isinstance(found, dict):
         found = found.get("string_value")

@@ -17,14 +17,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 def encode(value: Any) -> bytes:
-    """JSON of numbers, texts, and lists or dicts of them."""
+    """Encode numbers, texts, and lists or dicts of them as JSON."""
     text = _encode(value)
     # What msgspec makes of NaN and infinity: to look for it costs less than to look at the numbers.
     return _encode(_named(value)) if b"null" in text else text
 
 
 def decode(decoder: "msgspec.json.Decoder[Any]", text: bytes) -> Any:
-    """What a decoder reads in JSON, or in JSON with bare tokens. Raises msgspec.DecodeError, UnicodeDecodeError."""
+    """Decode JSON, or JSON with bare tokens. Raises msgspec.DecodeError, UnicodeDecodeError."""
     try:
         return decoder.decode(text)
     except msgspec.ValidationError:
@@ -36,7 +36,7 @@ def decode(decoder: "msgspec.json.Decoder[Any]", text: bytes) -> Any:
 
 
 def numbers(values: list[Any]) -> list[Any]:
-    """Flat elements, with the numbers that names stand for."""
+    """Return flat elements, with the numbers that names stand for."""
     return [_NUMBERS.get(value, value) if isinstance(value, str) else value for value in values]
 
 

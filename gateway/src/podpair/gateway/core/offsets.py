@@ -1,11 +1,11 @@
-"""Which requests of a partition are finished, as a commit tells it: a contiguous prefix, and those beyond it by name.
+"""Finished requests of a partition, as a commit records them: a contiguous prefix, and single ones beyond it.
 
 Invariant: what a commit says is finished is finished. So a crash repeats work and never skips it; and where a commit and the
 answers are one transaction, it does not even repeat any, however far requests have overtaken each other.
 
 The offset of a commit is that of the first record that is not finished; its metadata holds the finished ones behind it, as a
-bitmap. Kafka keeps 4096 bytes of it (offset.metadata.max.bytes), which bounds how far ahead a finished one can be told. Before
-the bitmap stands which incarnation of the topic the commit is of: a topic that is made again keeps the group's offsets. Where
+bitmap. Kafka keeps 4096 bytes of it (offset.metadata.max.bytes), which bounds how far ahead a finished one can be named. Before
+the bitmap is the incarnation of the topic the commit is of: a topic that is made again keeps the group's offsets. If
 the log was cut over records that nobody had read, the offset at which it then began follows, for as long as the topic lives.
 """
 
@@ -28,9 +28,9 @@ class Commit(NamedTuple):
 
 
 class Committed(NamedTuple):
-    """What the last commit of a partition tells whoever goes on with it."""
+    """The last commit of a partition, as its next owner reads it."""
 
-    offset: int = 0  # of the first record that is not finished; 0 where nothing was committed
+    offset: int = 0  # of the first record that is not finished; 0 if nothing was committed
     finished: frozenset[int] = frozenset()  # those that are finished behind it
     lost_before: int = 0  # where the log began when it was last cut over records that nobody had read; 0: it never was
 
@@ -38,7 +38,7 @@ class Committed(NamedTuple):
 class ContiguousOffsets:
     """The offsets of one partition that were started; `before` are those behind the committed one that ended earlier.
 
-    incarnation: names the topic that they are of, where the broker tells its id. lost_before: as in `Committed`.
+    incarnation: names the topic that they are of, if the broker tells its id. lost_before: as in `Committed`.
     """
 
     __slots__ = ("_before", "_changed", "_finished", "_incarnation", "_lost_before", "_started", "_upto")
@@ -53,7 +53,7 @@ class ContiguousOffsets:
         self._changed = False  # since the last `take`
 
     def start(self, offset: int) -> bool:
-        """A record was read; False where it is finished already, by an earlier owner.
+        """Start a record; return False if an earlier owner has finished it already.
 
         Offsets come in ascending order; raises ValueError otherwise.
         """
@@ -67,7 +67,7 @@ class ContiguousOffsets:
         return False
 
     def finish(self, offset: int) -> None:
-        """Its terminal record is acknowledged, or is to be in the transaction that commits what `take` returns."""
+        """Finish a record: its terminal record is acknowledged, or is to be in the transaction that commits `next_commit`."""
         self._finished.add(offset)
         self._changed = True
         while self._started and self._started[0] in self._finished:
@@ -75,14 +75,14 @@ class ContiguousOffsets:
             self._finished.remove(done)
             self._upto = done + 1
 
-    def lose(self, log_start: int) -> None:
-        """The log begins at `log_start` now, and records before it were deleted that nobody had read. Commits tell so."""
+    def on_log_truncated(self, log_start: int) -> None:
+        """Move past unread records that were deleted: the log begins at `log_start` now. Commits say so."""
         self._lost_before = max(log_start, self._lost_before)
         self._upto = max(log_start, self._upto or 0)
         self._changed = True
 
     def with_finished(self, offsets: Collection[int]) -> Commit:
-        """The commit that tells that these, which were started, have been finished too."""
+        """Return the commit that names these started offsets as finished too."""
         finished = self._finished | set(offsets)
         upto = self._upto or 0
         for offset in self._started:
@@ -91,12 +91,19 @@ class ContiguousOffsets:
             upto = offset + 1
         return self._commit(upto, self._before)
 
+    @property
+    def unfinished(self) -> int:
+        """How many that were started are not finished; less those that an earlier owner has finished, and that are still to be
+        read.
+        """
+        return len(self._started) - len(self._finished) - len(self._before)
+
     def reaches(self, offset: int) -> bool:
-        """Whether a commit can tell that a record that was started is finished."""
+        """Return whether a commit can say that a started record is finished."""
         return offset - self._started[0] < REACH
 
-    def take(self) -> Commit | None:
-        """What to commit now, or None if nothing is new."""
+    def next_commit(self) -> Commit | None:
+        """Return what to commit now, or None if nothing is new."""
         if not self._changed:
             return None
         self._changed = False
@@ -106,11 +113,11 @@ class ContiguousOffsets:
         return self._commit(offset, self._finished | self._before)
 
     def _commit(self, offset: int, finished: Collection[int]) -> Commit:
-        return Commit(offset, encoded(finished, offset, self._incarnation, self._lost_before))
+        return Commit(offset, encode_finished(finished, offset, self._incarnation, self._lost_before))
 
 
-def encoded(finished: Collection[int], offset: int, incarnation: str = "", lost_before: int = 0) -> str:
-    """The metadata of a commit at `offset`; what is out of its reach is left out."""
+def encode_finished(finished: Collection[int], offset: int, incarnation: str = "", lost_before: int = 0) -> str:
+    """Encode the metadata of a commit at `offset`; offsets out of its reach are left out."""
     bitmap = bytearray()
     for one in finished:
         index = one - offset
@@ -119,21 +126,21 @@ def encoded(finished: Collection[int], offset: int, incarnation: str = "", lost_
             if byte >= len(bitmap):
                 bitmap.extend(bytes(byte + 1 - len(bitmap)))
             bitmap[byte] |= 1 << bit
-    told = base64.b64encode(bitmap).decode()
+    text = base64.b64encode(bitmap).decode()
     if lost_before:
-        return f"{_MARK}{incarnation}:{lost_before}:{told}"
+        return f"{_MARK}{incarnation}:{lost_before}:{text}"
     if incarnation:
-        return f"{_MARK}{incarnation}:{told}"
-    return _MARK + told if told else ""
+        return f"{_MARK}{incarnation}:{text}"
+    return _MARK + text if text else ""
 
 
 def incarnation_tag(topic_id: str | None) -> str:
-    """How commits name a topic with this id; empty where the broker has no ids."""
+    """Return how commits name a topic with this id; empty if the broker has no ids."""
     return hashlib.sha256(topic_id.encode()).hexdigest()[:8] if topic_id else ""
 
 
 def incarnation_of(metadata: str | None) -> str:
-    """Which incarnation of the topic a commit is of; empty where it doesn't say."""
+    """Return which incarnation of the topic a commit is of; empty if it doesn't say."""
     if not metadata or not metadata.startswith(_MARK):
         return ""
     incarnation, colon, _ = metadata.removeprefix(_MARK).partition(":")
@@ -141,21 +148,21 @@ def incarnation_of(metadata: str | None) -> str:
 
 
 def lost_before_of(metadata: str | None) -> int:
-    """Where the log began when it was last cut over unread records, as a commit tells; 0: never."""
+    """Return where the log began when it was last cut over unread records, as a commit says; 0: never."""
     if not metadata or not metadata.startswith(_MARK):
         return 0
     members = metadata.removeprefix(_MARK).split(":")
-    told = members[1] if len(members) == 3 else ""
-    return int(told) if told.isdecimal() and told.isascii() and len(told) < 20 else 0
+    text = members[1] if len(members) == 3 else ""
+    return int(text) if text.isdecimal() and text.isascii() and len(text) < 20 else 0
 
 
 def committed_of(offset: int, metadata: str | None) -> Committed:
-    """What a commit tells; librdkafka's special offsets, all negative, are none."""
-    return Committed(max(offset, 0), decoded(metadata, offset), lost_before_of(metadata))
+    """Parse a commit; librdkafka's special offsets, all negative, are none."""
+    return Committed(max(offset, 0), decode_finished(metadata, offset), lost_before_of(metadata))
 
 
-def decoded(metadata: str | None, offset: int) -> frozenset[int]:
-    """The offsets beyond `offset` that a commit names as finished. Metadata of anybody else names none."""
+def decode_finished(metadata: str | None, offset: int) -> frozenset[int]:
+    """Return the offsets beyond `offset` that a commit names as finished; none for anybody else's metadata."""
     if not metadata or not metadata.startswith(_MARK):
         return frozenset()
     try:

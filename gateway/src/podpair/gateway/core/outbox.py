@@ -1,14 +1,14 @@
-"""What waits for a slow client, and what gives way when that is too much.
+"""The bounded buffer of a slow client, and what it drops when it is full.
 
 Invariant: the buffer holds no more than its limit and one event; adjacent partials are merged first, then progress is dropped,
 then the client is closed and may resume. A terminal event is never dropped: what came through Kafka is there again on resume,
-and `unsent` hands out the rest. A look through all events frees a good part of the buffer or is not repeated: a slow client
+and `unsent` hands out the rest. A pass over all events frees a good part of the buffer or is not repeated: a slow client
 costs no time that others would have.
 """
 
 from collections import deque
 
-from podpair.gateway.core.partials import merge_adjacent
+from podpair.gateway.core.chunks import merge_adjacent
 from podpair.gateway.core.records import Event, Kind
 
 _OVERHEAD = 64  # bytes that an event costs besides its payload, which may be empty
@@ -19,7 +19,7 @@ class Overflow(Exception):
 
 
 class Outbox:
-    """Events that one connection could not take yet, at most about `limit` bytes of them."""
+    """Events that a connection could not send yet, at most about `limit` bytes of them."""
 
     __slots__ = ("_events", "_full", "_limit", "_partials", "dropped", "merged", "size")
 
@@ -62,8 +62,8 @@ class Outbox:
         elif self._partials:
             self._drop_progress()
 
-    def take(self, budget: int) -> list[Event]:
-        """The oldest events, up to `budget` bytes, but one at least."""
+    def pop(self, budget: int) -> list[Event]:
+        """Remove and return the oldest events, up to `budget` bytes, but at least one."""
         taken: list[Event] = []
         self._full = False
         while self._events and (not taken or budget > 0):
@@ -74,7 +74,7 @@ class Outbox:
         return taken
 
     def unsent(self) -> list[Event]:
-        """The terminal events in here that are not in Kafka's log; the outbox is empty after this."""
+        """Empty the outbox, and return its terminal events that are not in Kafka's log."""
         left = [e for e in self._events if e.kind is Kind.TERMINAL and e.offset < 0]
         self._replace([])
         return left

@@ -12,7 +12,7 @@ _M = 0x5BD1E995
 
 
 def murmur2(data: bytes) -> int:
-    """The 32-bit murmur2 hash of Kafka's Java client, unsigned.
+    """Return the unsigned 32-bit murmur2 hash of Kafka's Java client.
 
     Source: org.apache.kafka.common.utils.Utils.murmur2 (seed 0x9747b28c, little-endian words).
     """
@@ -31,8 +31,13 @@ def murmur2(data: bytes) -> int:
 
 
 def home_partition(session: str, partitions: int) -> int:
-    """The partition, 0 ≤ p < `partitions`, of the results topic that holds everything for `session`."""
-    return (murmur2(session.encode()) & 0x7FFFFFFF) % partitions
+    """Return the partition, 0 ≤ p < `partitions`, of the results topic that holds everything for `session`."""
+    return home_of_key(session.encode(), partitions)
+
+
+def home_of_key(key: bytes, partitions: int) -> int:
+    """Return the home partition for a record's key, whatever the key names."""
+    return (murmur2(key) & 0x7FFFFFFF) % partitions
 
 
 class HomePartitions:
@@ -45,13 +50,13 @@ class HomePartitions:
         self.change(epoch, partitions, siblings)
 
     def change(self, epoch: str, partitions: int, siblings: Container[str] = ()) -> None:
-        """The topic has been made again, or has another number of partitions."""
+        """Take over a topic that was made again, or has another number of partitions."""
         self.epoch = epoch
         self.partitions = partitions
         self.siblings = siblings
 
     def of(self, session: str) -> int:
-        """The home partition of a session."""
+        """Return the home partition of a session."""
         return home_partition(session, self.partitions)
 
 
@@ -60,9 +65,9 @@ def _new_id() -> str:
 
 
 def mint_session_id(owned: Collection[int], partitions: int, new_id: Callable[[], str] = _new_id) -> str:
-    """A fresh session id whose home is among `owned`, so that a pod reads only its share of the results.
+    """Mint a session id whose home is among `owned`, so that a pod reads only its share of the results.
 
-    That share is an optimisation: where it can't be had (nothing owned, or a topic of another width) any id will do.
+    That share is an optimisation: if it can't be had (nothing owned, or a topic of another width) any id will do.
     Tries are bounded; their expected number is partitions / len(owned).
     """
     wanted = {p for p in owned if 0 <= p < partitions}

@@ -24,6 +24,7 @@ class Code(StrEnum):
 
     INVALID = "invalid"
     UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
     NOT_FOUND = "not_found"
     OVERLOADED = "overloaded"
     DEADLINE_EXCEEDED = "deadline_exceeded"
@@ -56,12 +57,12 @@ _REASONS = {
 
 
 def closing_reason(code: int) -> str:
-    """What a close code is called in metrics, on every kind of connection."""
+    """Return the name of a close code in metrics, on every kind of connection."""
     return _REASONS.get(code, str(code))
 
 
 def shortened(message: str) -> str:
-    """A message that may quote what someone sent, no longer than a record or a header bears."""
+    """Cut a message that may quote somebody's input to what a record or a header can hold."""
     return message if len(message) <= _LONGEST_FAULT else message[:_LONGEST_FAULT] + " …"
 
 
@@ -141,7 +142,7 @@ class _Envelope(msgspec.Struct):
 
 
 def decode(frame: str | bytes) -> Infer | Cancel | Refresh:
-    """One client frame. Raises InvalidFrame, with the request's id where it can be found."""
+    """Decode a client frame. Raises InvalidFrame, with the request's id if it can be found."""
     message = _read(_decoder, frame, needs_type=True)
     if isinstance(message, Infer):
         _check(message)
@@ -149,7 +150,9 @@ def decode(frame: str | bytes) -> Infer | Cancel | Refresh:
 
 
 def decode_row(frame: str | bytes, models: Container[str]) -> InferRow | None:
-    """A client frame that is an `infer` of one list of numbers, for one of these models; None: `decode` knows what it is."""
+    """Decode a client frame that is an `infer` of one list of numbers, for one of these models; return None for any other
+    frame.
+    """
     try:
         message = _row_decoder.decode(frame)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -160,7 +163,7 @@ def decode_row(frame: str | bytes, models: Container[str]) -> InferRow | None:
 
 
 def decode_infer(body: bytes) -> Infer:
-    """The body of POST /v1/infer: an `infer` whose `type` may be left out. Raises InvalidFrame."""
+    """Decode the body of POST /v1/infer: an `infer` whose `type` may be left out. Raises InvalidFrame."""
     message = _read(_infer_decoder, body, needs_type=False)
     _check(message)
     return message
@@ -180,13 +183,13 @@ def _read(decoder: msgspec.json.Decoder[_Message], frame: str | bytes, *, needs_
 
 
 def _check(message: Infer) -> None:
-    wrong = why_no_question(bytes(message.inputs), bytes(message.data), bytes(message.parameters))
+    wrong = validate_request(bytes(message.inputs), bytes(message.data), bytes(message.parameters))
     if wrong is not None:
         raise InvalidFrame(wrong, message.id)
 
 
-def why_no_question(inputs: bytes, data: bytes, parameters: bytes) -> str | None:
-    """What is wrong with the members (JSON, empty where absent) that ask a model; None: nothing that is seen from outside."""
+def validate_request(inputs: bytes, data: bytes, parameters: bytes) -> str | None:
+    """Return what is wrong with a request's members (JSON, empty if absent); None if nothing is visible from outside."""
     if bool(inputs) == bool(data):
         return "exactly one of `inputs` and `data` is needed"
     if inputs and not inputs.startswith(b"["):
@@ -197,7 +200,7 @@ def why_no_question(inputs: bytes, data: bytes, parameters: bytes) -> str | None
 
 
 def _id_of(frame: str | bytes, *, needs_type: bool) -> str | None:
-    """The id that the error for a faulty `infer` bears. For any other frame it would look like the end of a request."""
+    """Return the id for the error to a faulty `infer`. For any other frame it would look like the end of a request."""
     try:
         found = msgspec.json.decode(frame, type=_Envelope)
     except (msgspec.MsgspecError, RecursionError):
@@ -207,10 +210,10 @@ def _id_of(frame: str | bytes, *, needs_type: bool) -> str | None:
 
 
 def event(kind: str, **members: Any) -> bytes:
-    """A server event as JSON; members that are None are left out."""
+    """Encode a server event as JSON; members that are None are left out."""
     return _encoder.encode({"type": kind, **{k: v for k, v in members.items() if v is not None}})
 
 
 def error_event(fault: Fault, request_id: str | None) -> bytes:
-    """The `error` event for `fault`; without an id it belongs to no open request."""
+    """Build the `error` event for `fault`; without an id it belongs to no open request."""
     return event("error", id=request_id, code=fault.code, message=fault.message, retry_after_ms=fault.retry_after_ms)

@@ -3,7 +3,7 @@
 A rule counts together all tokens that have the same value of a claim: by `sub` each user has a budget of its own, by a claim
 such as `tenant` all of a tenant's users share one. Every rule that fits a token applies.
 
-Invariant: what is refused is refused at once, says which limit it was, and when to come again where that helps.
+Invariant: what is refused is refused at once, says which limit it was, and when to come again if that helps.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ class Forbidden(Fault):
     """The token does not allow it, now or later."""
 
     def __init__(self, limit: Limit, message: str) -> None:
-        super().__init__(Code.UNAUTHORIZED, message)
+        super().__init__(Code.FORBIDDEN, message)
         self.limit = limit
 
 
@@ -63,8 +63,8 @@ class Bucket:
         self._left = burst
         self._since = now
 
-    def take(self, now: float) -> float:
-        """0 where there was one to take, else the seconds until there is."""
+    def acquire(self, now: float) -> float:
+        """Take a token. Return 0, or the seconds until one is available."""
         self._fill(now)
         if self._left >= 1:
             self._left -= 1
@@ -72,7 +72,7 @@ class Bucket:
         return (1 - self._left) / self._rate
 
     def full(self, now: float) -> bool:
-        """Whether nothing has been taken for long enough to forget it."""
+        """Return whether the bucket has been unused for long enough to be forgotten."""
         self._fill(now)
         return self._left >= self._burst
 
@@ -95,17 +95,17 @@ class Account:
         self.bucket = Bucket(rate, max(1.0, rule.burst or rate), now) if rate is not None else None
 
     def admit(self, now: float) -> None:
-        """Raises Limited where one request more is too much."""
+        """Raise Limited if one more request is too much."""
         limit = self.rule.in_flight
         if limit is not None and self.in_flight >= limit:
             raise Limited("in_flight", f"{limit} requests of {self.who} are in flight", 0.1)
-        if self.bucket is not None and (wait := self.bucket.take(now)):
+        if self.bucket is not None and (wait := self.bucket.acquire(now)):
             raise Limited(
                 "requests_per_second", f"{self.who} may ask {self.rule.requests_per_second:g} times a second", wait
             )
 
     def idle(self, now: float) -> bool:
-        """Whether it can be forgotten."""
+        """Return whether the account can be forgotten."""
         return not self.sessions and not self.in_flight and (self.bucket is None or self.bucket.full(now))
 
 
@@ -122,34 +122,34 @@ class Grant:
         self.priority: Priority = next((rule.priority for rule in rules if rule.priority), "normal")
 
     def connect(self, session: str) -> None:
-        """Raises Limited where one session more is too much; one that is connected already is not more."""
+        """Raise Limited if one more session is too much; a connected session is not one more."""
         for account in self._accounts:
             limit = account.rule.sessions
             if limit is not None and session not in account.sessions and len(account.sessions) >= limit:
                 raise Limited("sessions", f"{limit} sessions of {account.who} are connected", 5.0)
 
     def enter(self, session: str) -> None:
-        """The session is connected."""
+        """Count a session as connected."""
         for account in self._accounts:
             account.sessions.add(session)
 
     def leave(self, session: str) -> None:
-        """It is not any more."""
+        """Stop counting a session as connected."""
         for account in self._accounts:
             account.sessions.discard(session)
 
-    def began(self) -> None:
-        """A request has begun."""
+    def acquire(self) -> None:
+        """Count a request as open."""
         for account in self._accounts:
             account.in_flight += 1
 
-    def ended(self) -> None:
-        """It has ended."""
+    def release(self) -> None:
+        """Stop counting a request as open."""
         for account in self._accounts:
             account.in_flight -= 1
 
     def allow(self, model: str, route: RouteName) -> RouteName:
-        """The route to take, for `auto` one that is allowed. Raises Forbidden."""
+        """Return the route to take; for `auto`, one that is allowed. Raises Forbidden."""
         for models in self._models:
             if not any(fnmatchcase(model, pattern) for pattern in models):
                 raise Forbidden("models", f"this token does not allow model {model!r}")
@@ -162,14 +162,14 @@ class Grant:
         return route
 
     def admit(self, model: str, route: RouteName, now: float) -> RouteName:
-        """The route for one request more. Raises Forbidden or Limited."""
+        """Admit one more request, and return its route. Raises Forbidden or Limited."""
         allowed = self.allow(model, route)
         for account in self._accounts:
             account.admit(now)
         return allowed
 
     def room(self, places: int) -> int:
-        """How many of so many places requests of this priority may fill: low ones leave half, high ones find a few more."""
+        """Return how many of `places` requests of this priority may fill: low ones leave half, high ones find more."""
         return math.ceil(places * _SHARES[self.priority])
 
 
@@ -181,7 +181,7 @@ class Quotas:
         self._accounts: dict[tuple[int, str], Account] = {}
 
     def grant(self, claims: Mapping[str, Any], now: float) -> Grant | None:
-        """What a token with these claims allows; None: no rule concerns it."""
+        """Return what a token with these claims allows; None if no rule concerns it."""
         accounts = []
         for index, rule in enumerate(self._rules):
             value = _value(rule, claims.get(rule.claim))
@@ -202,7 +202,7 @@ class Quotas:
 
 
 def _value(rule: Rule, claim: Any) -> str | None:
-    """The value that a token is counted under; None: the rule is not for it. A list is a set of roles, or the like."""
+    """Return the value that a token is counted under; None if the rule is not for it. A list is a set of roles, or the like."""
     if claim is None:
         return None
     values = [_text(item) for item in claim] if isinstance(claim, list) else [_text(claim)]
@@ -215,7 +215,7 @@ def _value(rule: Rule, claim: Any) -> str | None:
 
 
 def _text(item: Any) -> str:
-    """A claim's value as text, of whatever type it is."""
+    """Return a claim's value as text, of whatever type it is."""
     try:
         return str(item)
     except (RecursionError, ValueError):  # nested too deep, or a number of too many digits

@@ -1,11 +1,10 @@
-"""Records on the requests and results topics: CloudEvents in Kafka's binary mode (CloudEvents Kafka binding 1.0.2, 3.2).
+"""Records on the requests and results topics: CloudEvents (Kafka binding 1.0.2), written in binary mode and read in either.
 
 Invariant: a record whose value is not what its type says still becomes an event that its client can read.
 """
 
 import base64
 import re
-from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from enum import IntEnum
 from functools import lru_cache
@@ -13,9 +12,17 @@ from typing import NamedTuple
 
 import msgspec
 
+from podpair.gateway.core.cloud_events import (
+    Headers as Headers,
+)
+from podpair.gateway.core.cloud_events import (
+    InvalidCloudEvent,
+    extension,
+    in_binary_mode,
+    in_binary_mode_if_any,
+    is_structured,
+)
 from podpair.gateway.core.frames import is_utf8
-
-Headers = Sequence[tuple[str, bytes | None]]
 
 _TYPE_PREFIX = b"dev.podpair."
 REQUEST = b"dev.podpair.request"
@@ -38,6 +45,7 @@ class Kind(IntEnum):
     TERMINAL = 2
     CONTROL = 3
     TAKEOVER = 4  # not for clients: another connection of the session is announced
+    UNREADABLE = 5  # an `error` without an id: there is a record, and what it says can't be read
 
 
 class Event(NamedTuple):
@@ -50,12 +58,19 @@ class Event(NamedTuple):
     offset: int  # in the home partition; -1: did not come through Kafka
 
 
+class MalformedEvent(Event):
+    """What a record is to its client whose value is not what its type, or its content-type, says: an error, or a part without
+    data."""
+
+    __slots__ = ()
+
+
 _encode = msgspec.json.Encoder().encode
 _raw = msgspec.json.Decoder(msgspec.Raw)
 
 
 def is_json(value: bytes) -> bool:
-    """Whether `value` is one JSON text in UTF-8, nested no deeper than a parser follows."""
+    """Return whether `value` is one JSON text in UTF-8, nested no deeper than a parser follows."""
     try:
         _raw.decode(value)
     except (msgspec.DecodeError, RecursionError):
@@ -64,16 +79,23 @@ def is_json(value: bytes) -> bool:
 
 
 def event_of_record(value: bytes | None, headers: Headers | None, offset: int, prefix: bytes) -> Event:
-    """The event that a results record is to its client.
+    """Convert a results record to its client's event.
 
     `prefix` is the position up to the offset, `<epoch>.<partition>.`. Without `ce_type`, or with an unknown one, a record
     is a push. The envelope's members stand after the value's own, so that a value can't forge them.
     """
     if headers:
         found = dict(headers)
+        content_type = found.get("content-type")
+        if content_type is not None and content_type != b"application/json" and is_structured(content_type):
+            try:
+                value, headers = in_binary_mode(value, headers)
+            except InvalidCloudEvent as error:
+                return _unreadable(f"a CloudEvent that can't be read: {error}", offset, prefix)
+            found = dict(headers or ())
         kind = found.get("ce_type")
         if kind in _TYPED and (raw_id := found.get("ce_id")):
-            return _typed(kind, raw_id.decode(errors="replace"), value, found.get("seq"), offset, prefix)
+            return _typed(kind, raw_id.decode(errors="replace"), value, extension(found, "seq"), offset, prefix)
         if kind == TAKEOVER:
             return takeover_event(found.get("ce_id"), offset)
     if value is not None and is_json(value):
@@ -84,25 +106,32 @@ def event_of_record(value: bytes | None, headers: Headers | None, offset: int, p
     return Event(Kind.PUSH, "push", None, b'{"type":"push",%b,"position":"%b%d"}' % (data, prefix, offset), offset)
 
 
+def _unreadable(why: str, offset: int, prefix: bytes) -> Event:
+    payload = b'{"type":"error","code":"invalid","message":%b,"position":"%b%d"}' % (_encode(why), prefix, offset)
+    return MalformedEvent(Kind.UNREADABLE, "error", None, payload, offset)
+
+
 def takeover_event(connection: bytes | None, offset: int) -> Event:
-    """The announcement of a connection that takes over the session: its id is the event's."""
+    """Build the announcement of a connection that takes over the session: its id is the event's."""
     return Event(Kind.TAKEOVER, "takeover", (connection or b"").decode(errors="replace"), b"", offset)
 
 
-def ended_by(headers: Headers | None) -> str | None:
-    """The request that a results record with these headers ends, if it does."""
-    found = dict(headers or ())
+def ended_by(value: bytes | None, headers: Headers | None) -> str | None:
+    """Return the request that a results record ends, if it ends one."""
+    found = dict(in_binary_mode_if_any(value, headers)[1] or ())
     request_id = found.get("ce_id") if found.get("ce_type") in (RESULT, ERROR) else None
     return request_id.decode(errors="replace") if request_id else None
 
 
 def takeover_of(headers: Headers | None, offset: int) -> Event | None:
-    """The announcement that a results record with these headers is, if it is one."""
+    """Return the announcement in a results record with these headers, if it is one."""
     if not headers or ("ce_type", TAKEOVER) not in headers:
         return None
     return takeover_event(dict(headers).get("ce_id"), offset)
 
 
+ANSWERS = frozenset({PARTIAL, RESULT, ERROR})
+"""The types of records that belong to a request."""
 _TYPED = {PARTIAL: (Kind.PARTIAL, "partial"), RESULT: (Kind.TERMINAL, "result"), ERROR: (Kind.TERMINAL, "error")}
 
 
@@ -111,25 +140,26 @@ def _typed(
 ) -> Event:
     kind, name = _TYPED[ce_type]
     body = (value or b"").strip()
+    made = Event
     if kind is Kind.PARTIAL:
+        made = Event if is_json(body) else MalformedEvent
         number = int(seq) if seq and seq.isdigit() and len(seq) < 16 else 0
-        members = b'"seq":%d,"data":%b' % (number, body if is_json(body) else b"null")
+        members = b'"seq":%d,"data":%b' % (number, b"null" if made is MalformedEvent else body)
     elif body.startswith(b"{") and is_json(body):
         members = body[1:-1]
     else:
-        name = "error"
+        made, name = MalformedEvent, "error"
         members = b'"code":"internal","message":"the record\'s value is not a JSON object"'
     comma = b"," if members.strip() else b""
     payload = b'{%b%b"type":"%b","id":%b,"position":"%b%d"}' % (
         members, comma, name.encode(), msgspec.json.encode(request_id), prefix, offset,
     )  # fmt: skip
-    return Event(kind, name, request_id, payload, offset)
+    return made(kind, name, request_id, payload, offset)
 
 
 def answer_again(request_id: str, value: bytes | None, headers: Headers | None) -> Event:
-    """The terminal event that a record of the results topic was to its client, to be sent once more: without a position,
-    which it has had.
-    """
+    """Build a terminal event from a results record, to be sent once more: without a position, because the client has had it."""
+    value, headers = in_binary_mode_if_any(value, headers)
     named = "error" if dict(headers or ()).get("ce_type") == ERROR else "result"
     members = (value or b"").strip()[1:-1]
     if not is_json(b"{%b}" % members):
@@ -139,7 +169,7 @@ def answer_again(request_id: str, value: bytes | None, headers: Headers | None) 
 
 
 def unplaced_event(value: bytes | None, headers: Headers | None) -> Event:
-    """The event that a record is which has no position: it is not in its session's home partition."""
+    """Convert a record outside its session's home partition to an event, which has no position."""
     event = event_of_record(value, headers, 0, b"")
     if not event.payload:
         return event._replace(offset=-1)  # clients are not shown it
@@ -149,13 +179,13 @@ def unplaced_event(value: bytes | None, headers: Headers | None) -> Event:
 
 
 def result_event(request_id: str, members: bytes) -> Event:
-    """A `result` that did not come through Kafka; `members` are those of its JSON object, without the braces."""
+    """Build a `result` that did not come through Kafka; `members` are those of its JSON object, without the braces."""
     payload = b'{%b,"type":"result","id":%b}' % (members, _encode(request_id))
     return Event(Kind.TERMINAL, "result", request_id, payload, -1)
 
 
 def direct_events(request_id: str, members: bytes) -> tuple[Event, Event]:
-    """`accepted` and `result` of a request that was answered at once."""
+    """Build `accepted` and `result` of a request that was answered at once."""
     quoted = _encode(request_id)
     accepted = b'{"type":"accepted","id":%b,"route":"direct"}' % quoted
     result = b'{%b,"type":"result","id":%b}' % (members, quoted)
@@ -167,7 +197,7 @@ def direct_events(request_id: str, members: bytes) -> tuple[Event, Event]:
 
 
 def record_value(event: Event) -> bytes:
-    """The value that the record of an event would have had."""
+    """Return the value that the record of an event would have had."""
     members: dict[str, msgspec.Raw] = msgspec.json.decode(event.payload, type=dict[str, msgspec.Raw])
     if event.kind is Kind.PARTIAL:
         return bytes(members["data"])
@@ -175,12 +205,12 @@ def record_value(event: Event) -> bytes:
 
 
 def control_event(name: str, payload: bytes) -> Event:
-    """An event of the connection itself: welcome, accepted, gap, drain, an error without an id."""
+    """Build an event of the connection itself: welcome, accepted, gap, drain, an error without an id."""
     return Event(Kind.CONTROL, name, None, payload, -1)
 
 
 def accepted_event(request_id: str, route: str) -> Event:
-    """The `accepted` event: for a queued request it says that the broker has it."""
+    """Build the `accepted` event, which for a queued request means that the broker has it."""
     payload = b'{"type":"accepted","id":%b,"route":"%b"}' % (msgspec.json.encode(request_id), route.encode())
     return control_event("accepted", payload)
 
@@ -211,14 +241,14 @@ class InvalidRecord(ValueError):
 
 
 def unix_milliseconds(seconds: float) -> int:
-    """Whole milliseconds of Unix seconds; what was whole ones stays so, though 8368.524 * 1000 is less than 8368524."""
+    """Return whole milliseconds of Unix seconds; whole ones stay exact, though 8368.524 * 1000 is less than 8368524."""
     return int(seconds * 1000 + 0.01)
 
 
 def request_headers(
     *, request_id: str, session: str, model: str, source: str, now: float, deadline: float | None
 ) -> list[tuple[str, bytes]]:
-    """The headers of a request record. `now` and `deadline` are Unix seconds."""
+    """Build the headers of a request record. `now` and `deadline` are Unix seconds."""
     headers = _headers(REQUEST, request_id, session, source, now)
     headers.append(("model", model.encode()))
     headers.append((QUEUED_AT, b"%d" % unix_milliseconds(now)))
@@ -228,19 +258,19 @@ def request_headers(
 
 
 def cancel_headers(*, request_id: str, session: str, source: str, now: float) -> list[tuple[str, bytes]]:
-    """The headers of a record that takes a queued request back; it has no value."""
+    """Build the headers of a record that cancels a queued request; it has no value."""
     return _headers(CANCEL, request_id, session, source, now)
 
 
 def takeover_headers(*, connection: str, session: str, source: str, now: float) -> list[tuple[str, bytes]]:
-    """The headers of a record that announces a connection which takes over the session; it has no value."""
+    """Build the headers of a record that announces a connection taking over the session; it has no value."""
     return _headers(TAKEOVER, connection, session, source, now)
 
 
 def answer_headers(
     ce_type: bytes, *, request_id: str, session: str, source: str, now: float, seq: int | None = None
 ) -> list[tuple[str, bytes]]:
-    """The headers of a result, error, push or partial record; `seq` is the part's number."""
+    """Build the headers of a result, error, push or partial record; `seq` is the chunk's number."""
     headers = _headers(ce_type, request_id, session, source, now)
     if seq is not None:
         headers.append(("seq", b"%d" % seq))
@@ -265,7 +295,7 @@ _CONTENT_TYPE = ("content-type", b"application/json")
 
 @lru_cache(4)
 def _time(milliseconds: int) -> tuple[str, bytes]:
-    """The header of when; many records are written in the same millisecond."""
+    """Return the header with the time; many records are written in the same millisecond."""
     seconds, rest = divmod(milliseconds, 1000)
     return "ce_time", datetime.fromtimestamp(seconds, UTC).strftime(f"%Y-%m-%dT%H:%M:%S.{rest:03}+00:00").encode()
 
@@ -277,7 +307,7 @@ _EPOCH = date(1970, 1, 1).toordinal()
 
 @lru_cache(256)
 def _time_of(ce_time: bytes) -> float:
-    """Unix seconds of an RFC 3339 time; other forms of ISO 8601 are read, too, as UTC where they name no offset.
+    """Parse an RFC 3339 time into Unix seconds; other forms of ISO 8601 are read, too, as UTC if they name no offset.
 
     A leap second is the first one of the next minute. Raises ValueError.
     """
@@ -299,7 +329,17 @@ def _time_of(ce_time: bytes) -> float:
 
 def request_of_record(value: bytes | None, headers: Headers | None) -> Request | Cancellation:
     """Read a record of the requests topic. Raises InvalidRecord, saying which header is missing or wrong."""
-    found = {name: value for name, value in headers or () if value is not None}
+    found: dict[str, bytes] = {name: value for name, value in headers or () if value is not None}
+    content_type = found.get("content-type")
+    if content_type is not None and content_type != b"application/json" and is_structured(content_type):
+        try:
+            value, headers = in_binary_mode(value, headers)
+        except InvalidCloudEvent as error:
+            raise InvalidRecord(f"a CloudEvent that can't be read: {error}") from None
+        found = {name: text for name, text in headers or () if text is not None}
+    for name in _EXTENSIONS:
+        if name not in found and (text_of := found.get(f"ce_{name}")) is not None:
+            found[name] = text_of
     cancels = found.get("ce_type") == CANCEL
     try:
         text = {name: found[name].decode() for name in ("ce_id", "ce_subject", *(() if cancels else ("model",)))}
@@ -310,7 +350,7 @@ def request_of_record(value: bytes | None, headers: Headers | None) -> Request |
     if cancels:
         return Cancellation(text["ce_id"], text["ce_subject"])
     try:
-        deadline = _unix_seconds(int(found["deadline"])) if "deadline" in found else None
+        deadline = _deadline(found["deadline"]) if "deadline" in found else None
         time = _time_of(found["ce_time"]) if "ce_time" in found else None
     except ValueError as error:
         raise InvalidRecord(f"header deadline or ce_time: {error}") from None
@@ -320,14 +360,22 @@ def request_of_record(value: bytes | None, headers: Headers | None) -> Request |
 
 
 def _mark(queued_at: bytes | None) -> float | None:
-    """What a gateway's mark says; what is no number was not written by one."""
+    """Return the time in a gateway's mark; None if it is no number, and so not written by a gateway."""
     if queued_at is None or len(queued_at) > 15 or not queued_at.isdigit():
         return None
     return int(queued_at) / 1000
 
 
+_EXTENSIONS = ("model", "deadline", "traceparent")  # of a request, as an SDK writes them
+
+
+def _deadline(text: bytes) -> float:
+    """Parse a deadline into Unix seconds: from Unix milliseconds, or an RFC 3339 time, as SDKs write it. Raises ValueError."""
+    return _time_of(text) if b"T" in text.upper() else _unix_seconds(int(text))
+
+
 def _unix_seconds(milliseconds: int) -> float:
-    """Raises ValueError for what is beyond the year 9999."""
+    """Convert milliseconds to seconds. Raises ValueError beyond the year 9999."""
     if abs(milliseconds) > _YEAR_9999:
         raise ValueError(f"a time of {len(str(milliseconds))} digits")
     return milliseconds / 1000

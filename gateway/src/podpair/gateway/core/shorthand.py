@@ -29,10 +29,11 @@ _tensors = msgspec.json.Decoder(list[Tensor])
 
 
 def expand(data: bytes, spec: InputSpec) -> tuple[bytes, bool]:
-    """The V2 `inputs` for shorthand `data` (JSON), and whether one row was given without its batch dimension.
+    """Convert shorthand `data` (JSON) to V2's `inputs`; also return whether one row was given without its batch dimension.
 
-    A row has the rank of the model's input less one, a list of rows the same rank. Raises Fault(invalid) where the shape
-    can't be the model's.
+    A row has the rank of the model's input less one, a list of rows the same rank. Where a row is one value (`[N,1]`), the
+    value stands for it, alone and in a list of rows; a list of one value is a row, as anywhere. Raises Fault(invalid) if
+    the shape can't be the model's.
     """
     try:
         value = msgspec.json.decode(data)
@@ -44,6 +45,8 @@ def expand(data: bytes, spec: InputSpec) -> tuple[bytes, bool]:
     rank = len(spec.shape)
     single = len(shape) == rank - 1
     full = (1, *shape) if single else shape
+    if value is not None and stand_for_rows(shape, spec.shape):
+        single, full = not shape, (*(shape or (1,)), *spec.shape[1:])
     if len(full) != rank or any(want not in (-1, got) for want, got in zip(spec.shape, full, strict=True)):
         want = "x".join("?" if n < 0 else str(n) for n in spec.shape[1:]) or "one value"
         raise Fault(
@@ -57,8 +60,16 @@ def expand(data: bytes, spec: InputSpec) -> tuple[bytes, bool]:
     return msgspec.json.encode([tensor]), single
 
 
+def stand_for_rows(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Return whether values of this shape stand for rows of one value each, of an input whose shape is `wanted`."""
+    if len(wanted) < 2 or any(size != 1 for size in wanted[1:]):
+        return False
+    rows = shape or (1,)
+    return wanted[0] in (-1, *rows) and (not shape or (len(shape) == 1 and shape[0] > 1))
+
+
 def _shape(value: object) -> tuple[int, ...]:
-    """The shape of nested lists. Raises Fault(invalid) where they are ragged or empty."""
+    """Return the shape of nested lists. Raises Fault(invalid) if they are ragged or empty."""
     shape: list[int] = []
     level = [value]
     while isinstance(level[0], list):
@@ -79,9 +90,9 @@ def _shape(value: object) -> tuple[int, ...]:
 
 
 def collapse(outputs: bytes, *, single: bool) -> bytes:
-    """V2 `outputs` (JSON) as an object of name → value; `single` drops the batch dimension of each.
+    """Convert V2's `outputs` (JSON) to an object of name → value; `single` drops the batch dimension of each.
 
-    Raises Fault(upstream) where they are not tensors in JSON.
+    Raises Fault(upstream) if they are not tensors in JSON.
     """
     named: dict[str, Any] = {}
     try:

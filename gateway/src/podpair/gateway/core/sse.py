@@ -5,7 +5,7 @@ class EventTooLarge(Exception):
     """An event, or a line, is larger than is taken."""
 
 
-class Events:
+class EventParser:
     """Takes a stream in pieces of any size; an event and a line have at most `limit` bytes."""
 
     __slots__ = ("_data", "_limit", "_rest", "_size", "_waiting")
@@ -18,7 +18,7 @@ class Events:
         self._size = 0  # bytes of the event's data so far
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The data of the events that the chunk completes. Raises EventTooLarge."""
+        """Return the data of the events that the chunk completes. Raises EventTooLarge."""
         if not self._ends(chunk):
             self._wait(chunk)
             return []
@@ -44,7 +44,7 @@ class Events:
         return events
 
     def _ends(self, chunk: bytes) -> bool:
-        """Whether a line may end in it."""
+        """Return whether a line may end in the chunk."""
         return b"\n" in chunk or b"\r" in chunk or bool(self._rest and self._rest[-1].endswith(b"\r"))
 
     def _wait(self, piece: bytes) -> None:

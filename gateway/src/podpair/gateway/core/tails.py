@@ -1,7 +1,7 @@
 """The newest records of a partition, kept so that a reconnect rarely has to ask the broker.
 
 Invariant: every record with start ≤ offset < end is here. Records are grouped by session as the fan-out grouped them
-anyway, so that keeping them costs nothing per record and finding a session's costs a look per chunk.
+anyway, so that keeping them costs nothing per record and finding a session's costs one look-up per chunk.
 """
 
 from collections import deque
@@ -78,7 +78,7 @@ class PartitionTail:
         return value_bytes
 
     def shrink(self, limit: int) -> None:
-        """From now on keep `limit` bytes."""
+        """Keep at most `limit` bytes from now on."""
         self._limit = limit
         while self.size > limit and self._chunks:
             self._forget_oldest()
@@ -89,7 +89,7 @@ class PartitionTail:
         self.start = oldest.end
 
     def since(self, session: bytes, offset: int) -> list[Record]:
-        """The session's records from `offset` (included) on, ascending. Needs start ≤ offset."""
+        """Return the session's records from `offset` (included) on, ascending. Needs start ≤ offset."""
         found: list[Record] = []
         for chunk in self._chunks:
             if chunk.end <= offset:
@@ -105,6 +105,6 @@ class PartitionTail:
 
 
 def _headers(groups: Groups) -> int:
-    """How many headers a record of a batch has: as many as the first, for those of a batch are much alike."""
+    """Return how many headers a record of a batch has: as many as the first, because those of a batch are much alike."""
     first = next((group[0] for group in groups.values() if group), None)
     return len(first.headers() or ()) if first is not None else 0

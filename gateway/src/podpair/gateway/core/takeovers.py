@@ -1,4 +1,4 @@
-"""Which connection of a session is the newest, where several gateways may each hold one.
+"""Decides which connection of a session is the newest, if several gateways each hold one.
 
 Each connection has a stamp, of the time when its client asked for it, and later than that of the connection whose resume token
 it brought. One that takes over a session which may live elsewhere is announced by a record that has its stamp.
@@ -25,7 +25,7 @@ class Stamp(NamedTuple):
 
     @classmethod
     def parse(cls, text: object) -> Self:
-        """Read what `str` wrote; the earliest where it is anything else."""
+        """Read what `str` wrote; the earliest if it is anything else."""
         time, _, name = text.partition(".") if isinstance(text, str) else ("", "", "")
         return cls(int(time), name) if time.isdecimal() and time.isascii() and len(time) <= _DIGITS else cls()
 
@@ -38,7 +38,7 @@ class Stamps:
         self._last = 0
 
     def next(self, after: Stamp) -> Stamp:
-        """One for a connection that is asked for now; later than `after`, whatever the clock says."""
+        """Return a stamp for a new connection, later than `after`, whatever the clock says."""
         self._last = max(int(self._clock() * 1e6), self._last + 1, after.time + 1)
         return Stamp(self._last, secrets.token_hex(8))
 
@@ -48,9 +48,9 @@ class Hold:
     """One connection's hold on its session."""
 
     stamp: Stamp
-    shared: bool  # other gateways may have a connection of the session: they are told of this one
+    shared: bool  # other gateways may have a connection of the session, and get an announcement of this one
     announced: bool = False  # they were
 
     def loses_to(self, announcement: str | None) -> bool:
-        """Whether the connection that is announced so is a newer one."""
+        """Return whether the announced connection is a newer one."""
         return Stamp.parse(announcement) > self.stamp

@@ -1,6 +1,6 @@
 """Tensors between JSON and V2's binary extension, for whole calls.
 
-A coalesced call holds the rows of many requests: what is done here is done once a request or once a call, never once an
+A batch holds the rows of many requests: what is done here is done once a request or once a call, never once an
 element in Python (but for BYTES, whose elements have no fixed size). The elements are little-endian, row-major, without
 padding; each of a BYTES tensor stands behind its length in 4 bytes.
 
@@ -66,7 +66,7 @@ def _decoder(datatype: str, depth: int) -> msgspec.json.Decoder[Any]:
 
 
 def packer(datatype: str, count: int) -> Callable[..., bytes]:
-    """What makes raw bytes of so many elements, given as arguments. It raises NotPackable."""
+    """Return a function that packs `count` elements, given as arguments, into raw bytes. It raises NotPackable."""
     if datatype == "BYTES":
         return _pack_texts
     to_bytes = _struct(datatype, count).pack
@@ -81,7 +81,7 @@ def packer(datatype: str, count: int) -> Callable[..., bytes]:
 
 
 def pack(values: Sequence[Any], datatype: str) -> bytes:
-    """Flat elements as raw bytes. Raises NotPackable."""
+    """Pack flat elements into raw bytes. Raises NotPackable."""
     return packer(datatype, len(values))(*values)
 
 
@@ -93,7 +93,7 @@ def _pack_texts(*values: Any) -> bytes:
 
 
 def count_of(shape: Sequence[int]) -> int:
-    """How many elements a tensor of this shape has. Raises ValueError where it is none that a tensor can have."""
+    """Return how many elements a tensor of this shape has. Raises ValueError if no tensor can have it."""
     if len(shape) > MOST_DIMENSIONS:
         raise ValueError(f"a shape of {len(shape)} dimensions")
     if shape and min(shape) > 0:
@@ -109,7 +109,7 @@ def count_of(shape: Sequence[int]) -> int:
 
 
 def unpack(raw: bytes, datatype: str, count: int) -> Sequence[Any]:
-    """The reverse of `pack`. Raises ValueError where the bytes are not so many elements, or not UTF-8."""
+    """Unpack raw bytes, the reverse of `pack`. Raises ValueError if the bytes are not `count` elements, or not UTF-8."""
     if datatype != "BYTES":
         size = _SIZES.get(datatype)
         if size is None:
@@ -130,7 +130,7 @@ def unpack(raw: bytes, datatype: str, count: int) -> Sequence[Any]:
 
 
 def read_elements(text: bytes, datatype: str, depth: int) -> list[Any]:
-    """A JSON list of elements, nested `depth` deep. Raises NotPackable."""
+    """Decode a JSON list of elements, nested `depth` deep. Raises NotPackable."""
     try:
         found: list[Any] = _decoder(datatype, depth).decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -139,7 +139,7 @@ def read_elements(text: bytes, datatype: str, depth: int) -> list[Any]:
 
 
 def flatten(values: list[Any], depth: int) -> tuple[list[Any], tuple[int, ...]]:
-    """Nested lists as flat elements, and their shape. Raises NotPackable where they are ragged or empty."""
+    """Flatten nested lists; return the elements and their shape. Raises NotPackable if the lists are ragged or empty."""
     shape = [len(values)]
     for _ in range(depth - 1):
         widths = {len(part) for part in values}
@@ -151,7 +151,7 @@ def flatten(values: list[Any], depth: int) -> tuple[list[Any], tuple[int, ...]]:
 
 
 def nest(flat: Sequence[Any], shape: Sequence[int]) -> Any:
-    """Flat elements as lists nested as `shape`; of no dimensions: the element."""
+    """Nest flat elements as `shape`; without dimensions, return the element."""
     if not shape:
         return flat[0]
     for width in reversed(shape[1:]):
@@ -160,7 +160,7 @@ def nest(flat: Sequence[Any], shape: Sequence[int]) -> Any:
 
 
 def fits(shape: Sequence[int], spec: TensorSpec) -> bool:
-    """Whether a tensor of this shape is what the model takes."""
+    """Return whether the model takes a tensor of this shape."""
     want = spec.shape
     if len(shape) != len(want):
         return False
@@ -186,13 +186,13 @@ class Columns:
         self._row = b"{%b}" % b",".join(patterns)
 
     def row(self, index: int, _: int = 1) -> bytes:
-        """An object of output name → value of this row, without the batch dimension."""
+        """Encode an object of output name → value of this row, without the batch dimension."""
         if self._all is not None:
             return self._row % self._all[index]
         return self._row % tuple([texts[index] for _, texts in self._columns])
 
     def rows(self, start: int, count: int) -> bytes:
-        """An object of output name → list of the values of these rows."""
+        """Encode an object of output name → list of the values of these rows."""
         members = []
         for output, (value, texts) in zip(self._outputs, self._columns, strict=True):
             values = b",".join([value % text for text in texts[start : start + count]])
@@ -200,7 +200,7 @@ class Columns:
         return b"{%b}" % b",".join(members)
 
     def tensors(self, start: int, count: int) -> bytes:
-        """V2's `outputs` in JSON, with these rows."""
+        """Encode V2's `outputs` in JSON, with these rows."""
         found = []
         for name, datatype, shape, values in self._outputs:
             width = math.prod(shape[1:])
@@ -211,12 +211,12 @@ class Columns:
 
 @lru_cache(maxsize=1024)
 def _member(name: str) -> bytes:
-    """An output's name in a pattern of JSON."""
+    """Return an output's name in a pattern of JSON."""
     return _encode(name).replace(b"%", b"%%")
 
 
 def _column(output: Output) -> tuple[bytes, list[bytes]]:
-    """How a row's value is made of its text, and each row's text."""
+    """Return how a row's value is made of its text, and each row's text."""
     _, datatype, shape, values = output
     # A server may say one datatype and send another: what does not come apart into so many rows is not numbers.
     if datatype != "BYTES" and len(shape) == 1:

@@ -1,4 +1,4 @@
-"""Whether what a broker says of a topic is news: brokers of one cluster learn of changes one after the other.
+"""Distinguishes a topic's changes from a broker's outdated knowledge: brokers of one cluster learn of changes one by one.
 
 Invariant: an observation that may be another broker's old knowledge is not taken for a change until it has lasted.
 """
@@ -13,10 +13,10 @@ Change = Literal["created", "deleted", "recreated", "widened", "narrowed"]
 
 
 class TopicState(NamedTuple):
-    """What tells one incarnation of a topic from another.
+    """What identifies one incarnation of a topic.
 
-    `topic_id` is None where brokers have no topic ids (before 2.8, or the embedded broker): then a topic that was made
-    again with as many partitions can't be told from the one before it.
+    `topic_id` is None if brokers have no topic ids (before 2.8, or the embedded broker): then a topic that was made
+    again with as many partitions can't be distinguished from the one before it.
     """
 
     topic_id: str | None
@@ -44,7 +44,7 @@ class ObservedTopic:
         self._last = state  # what it was when it was last there
         self._clock = clock
         self._retired: dict[str | None, float] = {}  # ids that were replaced → until when they are old knowledge
-        self._doubtful: TopicState | None = state  # what was observed last, where that has to last …
+        self._doubtful: TopicState | None = state  # what was observed last, if that has to last …
         self._since: float | None = None  # … since then
 
     @property
@@ -69,7 +69,7 @@ class ObservedTopic:
         return True
 
     def _retire(self, seen: TopicState) -> None:
-        """Another id than the last one's is the topic's from now on."""
+        """Retire the last id: another id is the topic's from now on."""
         now = self._clock()
         self._retired = {topic_id: end for topic_id, end in self._retired.items() if end > now}
         if self._last is not None and self._last.topic_id not in (None, seen.topic_id):
@@ -77,7 +77,7 @@ class ObservedTopic:
         self._last = seen
 
     def _is_old(self, seen: TopicState) -> bool:
-        """Whether a broker says what others have known better already."""
+        """Return whether a broker reports an older state than others have reported."""
         if seen.topic_id is None:
             return False
         if self._retired.get(seen.topic_id, 0.0) > self._clock():

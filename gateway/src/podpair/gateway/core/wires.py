@@ -1,93 +1,161 @@
-"""What a record is on each kind of connection, and how events are written there."""
+"""Converts records to events, and encodes events, for each kind of connection."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import msgspec
 
+from podpair.gateway.core.cloud_events import in_binary_mode_if_any, is_structured
+from podpair.gateway.core.event_ids import TAKEN_OVER, event_id
 from podpair.gateway.core.frames import http_chunk, raw_frames, server_sent_event, text_frames
+from podpair.gateway.core.protocol import CloseCode, event
 from podpair.gateway.core.records import (
+    ANSWERS,
+    TAKEOVER,
     Event,
     Headers,
     Kind,
+    MalformedEvent,
     event_of_record,
     record_value,
-    takeover_of,
+    takeover_event,
     unplaced_event,
 )
 
 
 class Wire(Protocol):
-    """One way of writing events to a client."""
+    """A way of writing events to a client."""
 
-    def event(self, value: bytes | None, headers: Headers | None, offset: int) -> Event:
-        """The event that a results record at `offset` of the home partition is here; one that is for no client is a TAKEOVER."""
+    def event(self, value: bytes | None, headers: Headers | None, offset: int, prefix: bytes | None = None) -> Event:
+        """Convert a results record at `offset` of the home partition to an event; one that is for no client is a TAKEOVER.
+
+        `prefix`: what its position begins with, if that is not the home's.
+        """
         ...
 
     def unplaced(self, value: bytes | None, headers: Headers | None) -> Event:
-        """The event that a results record outside the home partition is here: one without a position."""
+        """Convert a results record outside the home partition to an event without a position."""
         ...
 
     def encode(self, events: Iterable[Event]) -> bytes:
-        """The events as bytes for the transport."""
+        """Encode the events for the transport."""
         ...
 
-    def moved(self, prefix: bytes) -> None:
-        """The positions of records have another beginning from now on."""
+    def on_log_moved(self, prefix: bytes) -> None:
+        """Use another prefix for the positions of records from now on."""
         ...
 
 
 class JsonWire:
-    """Subprotocol podpair.v1: each event is a text frame. `prefix` is the position up to the offset."""
+    """Subprotocol podpair.v1: each event is a text frame. `prefix` is the position up to the offset.
 
-    def __init__(self, prefix: bytes) -> None:
+    on_malformed: called with each record read for the client whose value is not what its type says.
+    """
+
+    on_malformed: Callable[[MalformedEvent, Headers | None], object] | None = None
+
+    def __init__(self, prefix: bytes = b"") -> None:
         self.prefix = prefix
 
-    def event(self, value: bytes | None, headers: Headers | None, offset: int) -> Event:
-        return event_of_record(value, headers, offset, self.prefix)
+    def event(self, value: bytes | None, headers: Headers | None, offset: int, prefix: bytes | None = None) -> Event:
+        event = event_of_record(value, headers, offset, prefix or self.prefix)
+        self._judge(event, headers)
+        return event
 
     def unplaced(self, value: bytes | None, headers: Headers | None) -> Event:
-        return unplaced_event(value, headers)
+        event = unplaced_event(value, headers)
+        self._judge(event, headers)
+        return event
+
+    def _judge(self, event: Event, headers: Headers | None) -> None:
+        if type(event) is MalformedEvent and self.on_malformed is not None:
+            self.on_malformed(event, headers)
 
     def encode(self, events: Iterable[Event]) -> bytes:
         return text_frames([event.payload for event in events])
 
-    def moved(self, prefix: bytes) -> None:
+    def on_log_moved(self, prefix: bytes) -> None:
         self.prefix = prefix
 
 
 class EventStreamWire(JsonWire):
-    """Server-sent events: the same JSON, the position as the event's id."""
+    """Server-sent events: the same JSON; the ids say where to go on, and in which session.
+
+    shorten: the short form of a resume token. chunked: False for HTTP/1.0, where the end of the connection is that of the stream.
+    """
+
+    def __init__(
+        self, prefix: bytes = b"", shorten: Callable[[str], str] | None = None, *, chunked: bool = True
+    ) -> None:
+        super().__init__(prefix)
+        self._shorten = shorten
+        self._chunked = chunked
+        self._resume: str | None = None  # short: what the last `welcome` or `gap` said
+        self._position: str | None = None  # of the last event that had one
 
     def encode(self, events: Iterable[Event]) -> bytes:
-        return http_chunk(b"".join(server_sent_event(e.name, e.payload, self._position(e)) for e in events))
+        return self._framed(b"".join(server_sent_event(e.name, e.payload, self._id(e)) for e in events))
 
-    def _position(self, event: Event) -> str | None:
-        """What a client that has seen the event sends as Last-Event-ID."""
+    def comment(self) -> bytes:
+        """Encode a comment line, which keeps proxies from closing a silent stream.
+
+        Without a blank line: there are clients for which that ends an event, without data.
+        """
+        return self._framed(b":\n")
+
+    def closed(self, code: int, reason: str) -> bytes:
+        """Encode the event that ends the stream, as a close frame ends a WebSocket."""
+        payload = event("close", code=code, reason=reason)
+        return self._framed(server_sent_event("close", payload, TAKEN_OVER if code == CloseCode.REPLACED else None))
+
+    def renew(self, resume: str) -> None:
+        """Use this resume token in ids from now on."""
+        if self._shorten is not None:
+            self._resume = self._shorten(resume)
+
+    def _framed(self, data: bytes) -> bytes:
+        return http_chunk(data) if self._chunked and data else data  # an empty chunk is the end
+
+    def _id(self, event: Event) -> str | None:
+        """Return what a client that has seen the event sends as Last-Event-ID."""
         if event.offset >= 0:
             # The topic may have changed since the event was made: its own position counts.
-            return event.payload.rsplit(b'"', 2)[1].decode()
-        # An EventSource that is cut before its first record comes back with the welcome's place, or that behind a gap.
-        if event.name in ("welcome", "gap"):
+            self._position = event.payload.rsplit(b'"', 2)[1].decode()
+        elif event.name in ("welcome", "gap"):
+            # An EventSource that is cut before its first record comes back with the welcome's place, or that behind a gap. The
+            # token is the event's own: who has not got the event must not have it.
             place = msgspec.json.decode(event.payload, type=_Place)
-            return place.position or place.to
-        return None
+            self._position = place.position or place.to or self._position
+            if place.resume is not None:
+                self.renew(place.resume)
+        else:
+            return None
+        return event_id(self._position, self._resume) if self._position else None
 
 
 class _Place(msgspec.Struct):
     position: str | None = None
     to: str | None = None
+    resume: str | None = None
 
 
 class RawWire:
     """Subprotocol podpair.v1.raw: each record's value as it is, and nothing else.
 
-    An answer that took no way through Kafka is the value that its record would have had.
+    An answer that did not come through Kafka is the value that its record would have had.
     """
 
-    def event(self, value: bytes | None, headers: Headers | None, offset: int) -> Event:
-        takeover = takeover_of(headers, offset) if headers else None
-        return takeover or Event(Kind.PUSH, "push", None, value or b"", offset)
+    def event(self, value: bytes | None, headers: Headers | None, offset: int, prefix: bytes | None = None) -> Event:
+        if headers:
+            found = dict(headers)
+            if found.get("ce_type") == TAKEOVER:
+                return takeover_event(found.get("ce_id"), offset)
+            if is_structured(found.get("content-type")):
+                value, headers = in_binary_mode_if_any(value, headers)
+                found = dict(headers or ())
+            if found.get("ce_type") in ANSWERS:
+                return Event(Kind.TERMINAL, "result", None, value or b"", offset)
+        return Event(Kind.PUSH, "push", None, value or b"", offset)
 
     def unplaced(self, value: bytes | None, headers: Headers | None) -> Event:
         return self.event(value, headers, 0)
@@ -101,5 +169,5 @@ class RawWire:
             ]
         )
 
-    def moved(self, prefix: bytes) -> None:
+    def on_log_moved(self, prefix: bytes) -> None:
         pass

@@ -1,7 +1,7 @@
 """Accepts the connections of a port, as many as there is room and there are file descriptors for.
 
 asyncio's own servers accept whatever comes; out of descriptors they reset clients, or spin, without a word. Here a client that
-is one too many is told so, and what waits in the backlog then is taken later.
+is one too many gets a 503, and what waits in the backlog then is taken later.
 
 Invariants: no connection is refused without being counted; the last descriptors are never given to clients.
 """
@@ -19,23 +19,19 @@ from typing import Any
 from aiohttp import web
 
 from podpair.gateway.http.connections import Connections
+from podpair.gateway.http.overload import OVERLOADED
 
 _log = logging.getLogger(__name__)
 _TLS_CLOSE = 10.0  # seconds for the end of a TLS connection
-_ACCEPTS = 64  # connections that are accepted in a turn of the loop
+_ACCEPTS = 64  # connections that are accepted in one turn of the loop
 _PAUSE = 0.2  # seconds without accepting after the system has refused to
 RESERVE = 256  # descriptors that clients are not given, or a quarter of a small limit
 _LOG_SECONDS = 10.0  # between two log lines about refused connections
 _OUT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_MESSAGE = b'{"error":{"code":"overloaded","message":"too many connections: come again"}}'
-_FULL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n"
-    b"Content-Length: %d\r\n\r\n%b" % (len(_MESSAGE), _MESSAGE)
-)
 
 
 class Acceptor:
-    """Takes the connections of one address. on_refused is told a reason, to count it: the log has one line for many.
+    """Takes the connections of one address. on_refused is called with a reason, to count it: the log has one line for many.
 
     context: of TLS, asked for with each connection. reserve: keep descriptors from this port's clients; a port for operators'
     eyes does without.
@@ -66,7 +62,7 @@ class Acceptor:
         return [made.getsockname() for made in self._sockets]
 
     async def listen(self, host: str, port: int, *, backlog: int = 4096) -> None:
-        """Take connections. Raises OSError."""
+        """Start to accept connections. Raises OSError."""
         found = await self._loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         try:
             for family, _, _, _, address in dict.fromkeys(found):
@@ -82,14 +78,14 @@ class Acceptor:
         return int(self._sockets[0].getsockname()[1]) if self._sockets else 0
 
     def stop_listening(self) -> None:
-        """Take no more connections."""
+        """Accept no more connections."""
         for made in self._sockets:
             self._loop.remove_reader(made)
             made.close()
         self._sockets = []
 
     async def close(self) -> None:
-        """End: connections that are still beginning are dropped; aiohttp's runner sees to the others."""
+        """Close: connections that are still being set up are dropped; aiohttp's runner closes the others."""
         self.stop_listening()
         self.connections.close()
         for task in self._beginning:
@@ -98,7 +94,7 @@ class Acceptor:
 
     @property
     def beginning(self) -> int:
-        """Connections that are not there yet, but for a TLS handshake."""
+        """The number of connections during their TLS handshake."""
         return len(self._beginning)
 
     def _accept(self, listening: socket.socket) -> None:
@@ -112,12 +108,12 @@ class Acceptor:
             except OSError as error:
                 if error.errno not in _OUT:
                     raise
-                # What waits in the backlog is not reset, but taken when there is room.
+                # Connections in the backlog are not reset, but accepted when there is room.
                 self._refuse(None, "descriptors")
                 self._loop.remove_reader(listening)
                 self._loop.call_later(_PAUSE, self._accept_again, listening)
                 return
-            # The system gives the lowest number that is free: this one says how many are in use, whoever has them.
+            # The system assigns the lowest free number: it shows how many descriptors are in use.
             if made.fileno() >= most:
                 self._refuse(made, "descriptors")
             elif (
@@ -149,10 +145,10 @@ class Acceptor:
                 ssl_handshake_timeout=self.connections.limits.tls_handshake if secured else None,
                 ssl_shutdown_timeout=_TLS_CLOSE if secured else None,
             )
-        except OSError as error:  # of TLS, too, and where the time is over
+        except OSError as error:  # also TLS errors and timeouts
             if secured:
                 self.connections.on_closed("tls_handshake")
-            _log.debug("a connection has not begun: %s", error)
+            _log.debug("a connection could not be set up: %s", error)
             made.close()
         except asyncio.CancelledError:
             made.close()
@@ -161,18 +157,18 @@ class Acceptor:
     def _begun(self, task: asyncio.Task[Any]) -> None:
         self._beginning.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a connection could not be taken", exc_info=error)
+            _log.error("a connection could not be accepted", exc_info=error)
 
     def _refuse(self, made: socket.socket | None, reason: str) -> None:
-        """Turn a connection away, and say so: to the client where it would be understood, in a metric and the log."""
+        """Refuse a connection: with a response, unless it uses TLS, a metric and a log record."""
         self._on_refused(reason)
         if made is not None:
             with contextlib.suppress(OSError), made:
                 made.setblocking(False)
                 if self._context() is None:
-                    made.send(_FULL)
+                    made.send(OVERLOADED)
                     made.shutdown(socket.SHUT_WR)
-                    made.recv(65_536)  # what stays unread makes the system send a reset, which may overtake the answer
+                    made.recv(65_536)  # unread input makes the system send a reset, which may overtake the response
         self._refused += 1
         now = self._loop.time()
         if now - self._logged >= _LOG_SECONDS:

@@ -42,7 +42,7 @@ class UnsupportedAiohttp(RuntimeError):
 
 
 def check_aiohttp() -> None:
-    """Raises UnsupportedAiohttp, which says what is missing, where a release of aiohttp is too different."""
+    """Raise UnsupportedAiohttp, which names what is missing, if the release of aiohttp is too different."""
     if missing := [name for name in _NEEDED if not hasattr(web.RequestHandler, name)]:
         raise UnsupportedAiohttp(
             f"this release of aiohttp has no {', '.join(missing)}: see the bound in pyproject.toml"
@@ -61,6 +61,7 @@ class TimedHandler(web.RequestHandler):
         "_received",
         "_since",
         "_written",
+        "on_lost",
         "session",
         "wire",
     )
@@ -70,7 +71,8 @@ class TimedHandler(web.RequestHandler):
         idle = connections.limits.keep_alive + 3600
         super().__init__(manager, loop=loop, access_log=None, keepalive_timeout=idle)  # type: ignore[arg-type]
         self.session = False  # an event stream, or on its way to a session
-        self.wire: asyncio.Transport | None = None  # also when aiohttp has let go of it
+        self.wire: asyncio.Transport | None = None  # also after aiohttp has released it
+        self.on_lost: Callable[[], object] | None = None  # called once the client is gone, or sends no more
         self._connections = connections
         self._phase: tuple[str, int] = (HEAD, 0)
         self._since = 0.0  # when the phase began, or the present look at how much moves in it
@@ -81,26 +83,37 @@ class TimedHandler(web.RequestHandler):
         self._written = 0  # bytes that waited for the client at the last look
 
     def is_session(self, session: bool) -> None:
-        """From now on it counts as a session, or not any more."""
+        """Count the connection as a session from now on, or no longer."""
         self._connections.sessions += session - self.session
         self.session = session
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The client is there, after its TLS handshake."""
+        """Register the client's connection, after its TLS handshake."""
         self.wire = transport  # type: ignore[assignment]
         self._since = self._connections.now()
         self._connections.handlers[self] = None
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """It is gone, or no HTTP connection any more."""
+        """Unregister a connection that is gone, or no HTTP connection any more."""
         self._connections.handlers.pop(self, None)
         self.is_session(False)
         self.wire = None
         super().connection_lost(exc)
+        self._lost()
+
+    def eof_received(self) -> None:
+        """Handle the client's end of stream; asyncio closes the connection once what was written has gone out."""
+        super().eof_received()
+        self._lost()
+
+    def _lost(self) -> None:
+        on_lost, self.on_lost = self.on_lost, None
+        if on_lost is not None:
+            on_lost()
 
     def data_received(self, data: bytes) -> None:
-        """Something has come: of a body, with the end of a head, or of a head that is incomplete."""
+        """Handle data: of a body, with the end of a head, or of a head that is incomplete."""
         self._received += len(data)
         of_body = self._body is not None and not self._body.is_eof()
         heads = self._request_count
@@ -160,7 +173,7 @@ class TimedHandler(web.RequestHandler):
             self._since, self._mark = now, self._received if kind == BODY else 0
         return None
 
-    def waits(self) -> float | None:
+    def idle_since(self) -> float | None:
         """Since when it is idle, or its head is incomplete and it isn't quite new; None: it must not be closed for another."""
         phase = self.phase
         if self.session or (phase != IDLE and (phase != HEAD or self._phase[0] != HEAD)):
@@ -168,7 +181,7 @@ class TimedHandler(web.RequestHandler):
         return self._since if phase == IDLE or self._connections.now() - self._since > _YOUNG else None
 
     def cut(self, phase: str) -> None:
-        """End it: with 408 where a request is incomplete."""
+        """Close the connection: with 408 if a request is incomplete."""
         wire = self.wire
         if wire is None:
             return
@@ -181,17 +194,27 @@ class TimedHandler(web.RequestHandler):
 
 
 def counts_as_session(request: web.Request, session: bool) -> None:
-    """From now on the request's connection is bounded by `limits.sessions`, or again by `limits.connections`."""
+    """Count the request's connection against `limits.sessions` from now on, or again against `limits.connections`."""
     handler = request.protocol
     if isinstance(handler, TimedHandler):
         handler.is_session(session)
 
 
-class Connections:
-    """Those that are there. on_closed is told the phase in which one was cut off, or "evicted"."""
+def when_disconnected(request: web.Request, callback: Callable[[], object] | None) -> None:
+    """Call `callback`, at once, when the request's client is gone; None: no longer."""
+    handler = request.protocol
+    if isinstance(handler, TimedHandler):
+        handler.on_lost = callback
 
-    def __init__(self, limits: ConnectionLimits, on_closed: Callable[[str], object]) -> None:
+
+class Connections:
+    """The open ones. on_closed is called with the phase in which one was closed, or "evicted"; kind makes their protocols."""
+
+    def __init__(
+        self, limits: ConnectionLimits, on_closed: Callable[[str], object], kind: type[TimedHandler] = TimedHandler
+    ) -> None:
         check_aiohttp()
+        self._kind = kind
         self.limits = limits
         self.on_closed = on_closed
         self.handlers: dict[TimedHandler, None] = {}
@@ -206,8 +229,8 @@ class Connections:
         self._timer = self._loop.call_later(self._tick_seconds, self._tick)
 
     def handler(self, server: web.Server) -> TimedHandler:
-        """The protocol of a new connection to `server`."""
-        return TimedHandler(self, server, self._loop)
+        """Return the protocol of a new connection to `server`."""
+        return self._kind(self, server, self._loop)
 
     @property
     def open(self) -> int:
@@ -233,12 +256,12 @@ class Connections:
             waiting = [
                 (since, index, handler)
                 for index, handler in enumerate(self.handlers)
-                if (since := handler.waits()) is not None
+                if (since := handler.idle_since()) is not None
             ]
             self._evictable.extend(handler for _, _, handler in sorted(waiting))
         while self._evictable:
             handler = self._evictable.popleft()
-            if handler.wire is not None and handler.waits() is not None:
+            if handler.wire is not None and handler.idle_since() is not None:
                 self.on_closed("evicted")
                 self.handlers.pop(handler, None)
                 handler.force_close()

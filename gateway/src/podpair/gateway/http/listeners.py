@@ -1,6 +1,6 @@
-"""The two ports of a gateway: the public one, for clients, and the one for operators' eyes, which no Ingress leads to.
+"""The two ports of a gateway: the public one, for clients, and the operators' one, which no Ingress leads to.
 
-Invariant: the operators' port is open before the public one, and closes after it: who looks after a gateway sees all of its life.
+Invariant: the operators' port opens before the public one, and closes after it: operators see all of a gateway's life.
 """
 
 import ssl
@@ -15,7 +15,7 @@ from podpair.gateway.service import Service
 
 
 class CannotListen(Exception):
-    """A port can't be opened; the message names it and its setting."""
+    """A port can't be opened; the message names the port and its setting."""
 
 
 class Listeners:

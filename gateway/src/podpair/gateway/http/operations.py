@@ -1,13 +1,13 @@
-"""The routes of the operators' port: metrics, and what a gateway that isn't ready waits for.
+"""The routes of the operators' port: metrics, and why a gateway isn't ready.
 
-Invariant: only here (and in the log) are addresses of what is behind the gateway told: the public port is for everyone.
+Invariant: addresses of systems behind the gateway are shown only here and in the log: the public port is for everyone.
 """
 
 from aiohttp import web
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from podpair.gateway.core.exposition import only
+from podpair.gateway.core.exposition import filter_family
 from podpair.gateway.metrics import INFERENCE_LATENCY
 from podpair.gateway.service import Service
 
@@ -23,8 +23,8 @@ def make_operations_app(service: Service) -> web.Application:
     async def metrics(_: web.Request) -> web.Response:
         """Ours, and the model's latency: its container listens on localhost only, so nobody else can ask for it."""
         own = generate_latest(service.metrics.registry)
-        beside = await service.parts.upstream.metrics() if service.parts is not None else ""
-        body = own + only(beside, INFERENCE_LATENCY).encode()
+        beside = await service.components.model.upstream.metrics() if service.components is not None else ""
+        body = own + filter_family(beside, INFERENCE_LATENCY).encode()
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app.router.add_get("/healthz", healthy)

@@ -1,4 +1,4 @@
-"""How a port of the gateway takes connections: by which limits, and counted where."""
+"""Sets up the ports of the gateway: their limits and metrics."""
 
 import contextlib
 import logging
@@ -11,6 +11,7 @@ from aiohttp import web
 from podpair.gateway.config.model import Config
 from podpair.gateway.http.acceptor import RESERVE, Acceptor
 from podpair.gateway.http.connections import ConnectionLimits, Connections
+from podpair.gateway.http.json_errors import JsonErrorHandler
 from podpair.gateway.metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -19,10 +20,10 @@ _log = logging.getLogger(__name__)
 def make_acceptor(
     runner: web.AppRunner, config: Config, metrics: Metrics, context: ssl.SSLContext | None, *, public: bool = True
 ) -> Acceptor:
-    """What takes connections for `runner`, which is set up, once it is told where to listen.
+    """Create the acceptor of connections for `runner`, which has been set up.
 
-    A port that is not public is for operators and probes: it may have the last file descriptors, and the connections that it
-    holds are not in the metrics. Raises UnsupportedAiohttp.
+    A port that is not public is for operators and probes: it may use the last file descriptors, and its connections are not in
+    the metrics. Raises UnsupportedAiohttp.
     """
     http = config.http
     limits = ConnectionLimits(
@@ -34,7 +35,7 @@ def make_acceptor(
     )
     if runner.server is None:
         raise RuntimeError("the runner is not set up")
-    connections = Connections(limits, lambda reason: metrics.connections_closed.labels(reason).inc())
+    connections = Connections(limits, lambda reason: metrics.connections_closed.labels(reason).inc(), JsonErrorHandler)
     acceptor = Acceptor(
         runner.server,
         connections,
@@ -54,7 +55,7 @@ def _count(connections: Connections, kind: str) -> int:
 
 
 def raise_descriptor_limit(wanted: int) -> None:
-    """Use as many file descriptors as the system allows; warn where they are fewer than `wanted`."""
+    """Raise the limit of file descriptors as far as the system allows; warn if it stays below `wanted`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(OSError, ValueError):

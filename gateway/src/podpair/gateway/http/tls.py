@@ -1,7 +1,7 @@
-"""TLS on the public port, with a certificate that is renewed while connections live.
+"""TLS on the public port, with a certificate that is reloaded while connections live.
 
-Invariant: a certificate and a key that don't fit each other, or can't be read, never replace those that are in force; and a
-change concerns handshakes that begin after it, no connection that is there.
+Invariant: a certificate and a key that don't match, or can't be read, never replace those in use; and a change affects only
+handshakes that begin after it.
 """
 
 import asyncio
@@ -10,16 +10,16 @@ import os
 import ssl
 from pathlib import Path
 
+from podpair.gateway.config.clients import Http
 from podpair.gateway.config.load import ConfigError
-from podpair.gateway.config.model import Http
 from podpair.gateway.metrics import Metrics
 
 _log = logging.getLogger(__name__)
-_LOOK = 1.0  # seconds between looks at the files
+_LOOK = 1.0  # seconds between checks of the files
 
 
 class Certificate:
-    """The certificate of the public port; `context` is for the server. Raises ConfigError where it can't be used."""
+    """The certificate of the public port; `context` is for the server. Raises ConfigError if it can't be used."""
 
     def __init__(self, certificate: Path, key: Path) -> None:
         self._certificate = certificate
@@ -36,12 +36,12 @@ class Certificate:
     def _made(self) -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.set_alpn_protocols(["http/1.1"])
-        # A key that needs a passphrase must not make the gateway ask a terminal for it.
+        # A key with a passphrase must not make the gateway prompt for it.
         context.load_cert_chain(self._certificate, self._key, password=_no_passphrase)
         return context
 
     def _state(self) -> tuple[object, ...]:
-        """What changes when a file is written, replaced, or its symbolic link turned to another (as in a mounted Secret)."""
+        """Return a value that changes when a file is written or replaced, or a symbolic link moves (as in a mounted Secret)."""
         state: list[object] = []
         for path in (self._certificate, self._key):
             try:
@@ -53,7 +53,7 @@ class Certificate:
         return tuple(state)
 
     def watch(self, metrics: Metrics) -> None:
-        """From now on take what the files hold, whenever they change."""
+        """Reload the files whenever they change."""
         self._watching = asyncio.create_task(self._watch(metrics))
 
     async def _watch(self, metrics: Metrics) -> None:
@@ -63,17 +63,17 @@ class Certificate:
             if state != self._seen:
                 self._seen = state
                 taken = self.reload()
-                metrics.certificates.labels("taken" if taken else "refused").inc()
+                metrics.tls_reloads.labels("success" if taken else "failure").inc()
 
     def reload(self) -> bool:
-        """Take what the files hold now; False, with a word in the log, where that is no good."""
+        """Reload the files. Return False, and log the reason, if they are invalid."""
         try:
             self._made()
             self.context.load_cert_chain(self._certificate, self._key, password=_no_passphrase)
         except (OSError, ValueError) as error:
-            _log.error("keeping the certificate that is in force: %s: %s", self._certificate, _why(error))
+            _log.error("keeping the present certificate: %s: %s", self._certificate, _why(error))
             return False
-        _log.info("took a new certificate from %s", self._certificate)
+        _log.info("loaded a new certificate from %s", self._certificate)
         return True
 
     async def close(self) -> None:
@@ -84,7 +84,7 @@ class Certificate:
 
 
 def certificate_of(config: Http) -> Certificate | None:
-    """The certificate that the configuration names, if it wants TLS. Raises ConfigError."""
+    """Return the configured certificate; None: no TLS. Raises ConfigError."""
     if config.certificate_file is None or config.key_file is None:
         return None
     return Certificate(config.certificate_file, config.key_file)

@@ -28,13 +28,13 @@ from podpair.gateway.core.records import Event, Kind, control_event
 from podpair.gateway.core.wires import JsonWire, RawWire
 from podpair.gateway.http.admission import Admission, Refused, Visitor, offered_protocols
 from podpair.gateway.http.connections import counts_as_session
-from podpair.gateway.http.upgraded import Heartbeats, Message, Upgraded, WebSocketStream, take_over
+from podpair.gateway.http.ws_protocol import DetachedResponse, Heartbeats, Message, WebSocketStream, detach_transport
 from podpair.gateway.logs import ids
 from podpair.gateway.service import Service
 from podpair.gateway.sessions.connection import Connection
-from podpair.gateway.sessions.joining import Start
-from podpair.gateway.sessions.registry import NotYours
-from podpair.gateway.sessions.repeating import Duplicate
+from podpair.gateway.sessions.idempotency import Duplicate
+from podpair.gateway.sessions.registry import NotOwner
+from podpair.gateway.sessions.resume import ResumePoint
 from podpair.gateway.sessions.session import Session
 
 _log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ _MINUTE = 60.0
 
 
 class WebSocketEdge:
-    """Lets clients in; what is theirs from then on is in `_Client`."""
+    """Admits clients; the state of each connection is in `_Client`."""
 
     def __init__(self, service: Service, admission: Admission) -> None:
         self.service = service
@@ -53,34 +53,42 @@ class WebSocketEdge:
         service.metrics.connections.labels("websocket").set_function(lambda: len(self.heartbeats))
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """The handler of the route."""
+        """Handle GET /v1/ws."""
         try:
-            visitor = await self.admission.visitor(request, position=request.query.get("position"))
+            query = request.query
+            visitor = await self.admission.visitor(request, position=query.get("position"), resume=query.get("resume"))
             protocol = self._choose(request)
             answer = self._handshake(request, protocol)
             counts_as_session(request, True)
-            release = await self.admission.hold(visitor.parts, visitor.session)
+            release = await self.admission.acquire_homes(visitor.components, visitor.session, visitor.identity.subject)
         except Refused as refused:
             counts_as_session(request, False)
             return refused.response
-        taken = take_over(request)
+        taken = detach_transport(request)
         if taken is None:
             release()
-            return Upgraded()
+            return DetachedResponse()
         transport, behind = taken
         client = _Client(self, visitor, transport, protocol, release)
         transport.set_protocol(client.stream)
         transport.write(answer)
         client.stream.data_received(behind)
         await client.begin(visitor, protocol)
-        return Upgraded()
+        return DetachedResponse()
 
     def _choose(self, request: web.Request) -> str:
-        offered = [p for p in offered_protocols(request) if not p.startswith("bearer.")]
+        """Return the subprotocol: one of those offered, if any are (RFC 6455, 4.1: else the client would fail)."""
+        offered = offered_protocols(request)
         protocol = next((p for p in offered if p in (JSON, RAW)), None if offered else JSON)
         if protocol is None:
-            message = f"subprotocol {offered[0]!r} is not known: offer {JSON} or {RAW}"
-            raise self.admission.refuse(400, "invalid", message)
+            others = [p for p in offered if not p.startswith("bearer.")]
+            known = f"offer {JSON} or {RAW}"
+            message = (
+                f"subprotocol {others[0][:64]!r} is not known: {known}"
+                if others
+                else f"besides bearer.<token> {known}, too"
+            )
+            raise self.admission.refuse(400, Code.INVALID, message)
         return protocol
 
     def _handshake(self, request: web.Request, protocol: str) -> bytes:
@@ -88,7 +96,7 @@ class WebSocketEdge:
         try:
             return switching_protocols(request.headers.items(), offered, request.version[:2])
         except InvalidHandshake as error:
-            refused = self.admission.refuse(error.status, "invalid", str(error))
+            refused = self.admission.refuse(error.status, Code.INVALID, str(error))
             if error.status == 426:
                 refused.response.headers.update(
                     {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": VERSION}
@@ -97,11 +105,20 @@ class WebSocketEdge:
 
 
 class _Client:
-    """One connection of a session: what its frames ask for is the dispatcher's."""
+    """One connection of a session; its frames go to the dispatcher."""
 
     __slots__ = (
-        "_catching_up", "_connection", "_edge", "_invalid", "_parts", "_release", "_rows", "_session", "_since", "stream",
-    )  # fmt: skip
+        "_catching_up",
+        "_components",
+        "_connection",
+        "_edge",
+        "_invalid",
+        "_release",
+        "_rows",
+        "_session",
+        "_since",
+        "stream",
+    )
 
     def __init__(
         self,
@@ -112,15 +129,15 @@ class _Client:
         release: Callable[[], None],
     ) -> None:
         self._edge = edge
-        self._parts = visitor.parts
+        self._components = visitor.components
         self._release = release
-        # The last request was a row of numbers, to be read at once: so will be the next. For the queue they stay as they
-        # are written: to write numbers anew costs more than all else that is done there.
+        # Whether the last request was a row of numbers, which is decoded at once: the next one is likely to be. For the queue
+        # rows stay encoded: to encode numbers again costs more than everything else there.
         self._rows = True
-        self._invalid = 0  # frames that were none of the protocol, since `_since` (of the service's clock)
+        self._invalid = 0  # invalid frames since `_since` (by the service's clock)
         self._since = 0.0
         self._catching_up: asyncio.Task[None] | None = None
-        self._session: Session | None = None  # once it is the session's
+        self._session: Session | None = None  # set once the connection is attached
         self._connection: Connection | None = None
         self.stream = WebSocketStream(
             transport,
@@ -132,31 +149,33 @@ class _Client:
         )
 
     async def begin(self, visitor: Visitor, protocol: str) -> None:
-        """Make the connection its session's, and say welcome; then its messages are taken."""
-        parts, raw = self._parts, protocol == RAW
-        wire = RawWire() if raw else JsonWire(parts.joining.prefix(parts.homes.of(visitor.session)))
+        """Attach the connection to its session, and welcome the client; then read its messages."""
+        components, raw = self._components, protocol == RAW
+        wire = RawWire() if raw else JsonWire()
         kind = "raw" if raw else "websocket"
         try:
             session, connection = self._edge.admission.connect(visitor, kind, self.stream.transport, wire, self._close)
-        except NotYours as error:  # that user came while this one was let in
+        except NotOwner as error:  # its user connected while this client was admitted
             self.stream.close(WSCloseCode.POLICY_VIOLATION, str(error))
             self.stream.resume()
             return
         self._session, self._connection = session, connection
         _log.debug("connected", extra=ids(session=session.id, subject=session.subject))
         try:
-            begun = await parts.joining.begin(session, connection, resumed=visitor.resumed, position=visitor.position)
+            start = await components.sessions.resume.begin(
+                session, connection, resumed=visitor.resumed, position=visitor.position, foreign=visitor.foreign
+            )
         except Exception as error:
             _cannot_go_on(session, connection, error)
         else:
-            task = self._catching_up = asyncio.create_task(self._catch_up(session, connection, begun))
+            task = self._catching_up = asyncio.create_task(self._catch_up(session, connection, start))
             task.add_done_callback(self._caught_up)
-            parts.takeovers.announce(session, connection)
+            components.sessions.takeovers.announce(session, connection)
         self.stream.resume()
 
-    async def _catch_up(self, session: Session, connection: Connection, begun: Start) -> None:
+    async def _catch_up(self, session: Session, connection: Connection, start: ResumePoint) -> None:
         try:
-            await self._parts.joining.begun(session, connection, begun)
+            await self._components.sessions.resume.catch_up_session(session, connection, start)
         except Exception as error:
             _cannot_go_on(session, connection, error)
 
@@ -164,7 +183,7 @@ class _Client:
         self._catching_up = None
 
     def _close(self, code: int, reason: str) -> None:
-        """The session's end of the connection is closed: so is the client's."""
+        """Close the stream: the session's end of the connection is closed."""
         self._edge.service.metrics.closed.labels(closing_reason(code)).inc()
         self.stream.close(code, reason)
 
@@ -183,7 +202,7 @@ class _Client:
         if session is not None and connection is not None:
             if not connection.closing:
                 self._edge.service.metrics.closed.labels("client").inc()
-            self._parts.registry.detach(session, connection)
+            self._components.sessions.registry.detach(session, connection)
             _log.debug("disconnected", extra=ids(session=session.id, code=self.stream.close_code))
         self._session = self._connection = None
         self._release()
@@ -193,13 +212,13 @@ class _Client:
             self._connection.close(CloseCode.UNSUPPORTED, f"{RAW} is receive only")
 
     def _message(self, frame: Message) -> None:
-        """A message of the client's. Nothing that it holds ends more than its own connection."""
+        """Handle a message of the client. Whatever it contains, it affects only its own connection."""
         session, connection = self._session, self._connection
         if session is None or connection is None or session.connection is not connection or connection.closing:
             return
         session.active = self._edge.service.clock()
         try:
-            row = decode_row(frame, self._parts.dispatcher.models) if self._rows else None
+            row = decode_row(frame, self._components.sessions.dispatcher.models) if self._rows else None
             if row is not None:
                 self._rows = row.route != "queue"
                 self._infer(session, row)
@@ -211,9 +230,9 @@ class _Client:
             if isinstance(message, Infer):
                 self._infer(session, message)
             elif isinstance(message, Cancel):
-                self._parts.dispatcher.cancel(session, message.id)
+                self._components.sessions.dispatcher.cancel(session, message.id)
             else:
-                self.stream.hold()  # that takes a while: the frames behind it wait their turn
+                self.stream.pause()  # that takes a while: the frames behind it wait
                 task = asyncio.create_task(self._refresh(session, message))
                 self._edge.refreshing.add(task)
                 task.add_done_callback(self._refreshed)
@@ -226,7 +245,7 @@ class _Client:
             connection.close(CloseCode.INTERNAL, "internal error: resume")
 
     def _count_invalid(self, connection: Connection) -> None:
-        """One more frame that is good for nothing: too many in a minute end the connection."""
+        """Count an invalid frame: too many in a minute close the connection."""
         now = self._edge.service.clock()
         if now - self._since > _MINUTE:
             self._invalid, self._since = 0, now
@@ -237,16 +256,16 @@ class _Client:
 
     def _infer(self, session: Session, message: Infer | InferRow) -> None:
         try:
-            # What is in flight already counts: to ask for it again, after a reconnect, takes nothing more.
+            # A request in flight is counted already: a retry after a reconnect is free.
             if session.grant is not None and session.ledger.get(message.id) is None:
                 route = self._edge.admission.admit(session.grant, message.model, message.route)
                 if route != message.route:
                     message = msgspec.structs.replace(message, route=route)
-            self._parts.dispatcher.infer(session, message, session.grant)
+            self._components.sessions.dispatcher.infer(session, message, session.grant)
         except Duplicate as fault:
             _refuse(session, fault, None)
         except Fault as fault:
-            self._edge.service.metrics.refused.labels(fault.code).inc()
+            self._edge.service.metrics.reject("request", fault)
             _refuse(session, fault, message.id)
 
     def _refreshed(self, task: asyncio.Task[None]) -> None:
@@ -256,7 +275,7 @@ class _Client:
         self.stream.resume()
 
     async def _refresh(self, session: Session, message: Refresh) -> None:
-        service, parts = self._edge.service, self._parts
+        service, components = self._edge.service, self._components
         try:
             identity = await service.verifier.verify(message.token)
             if identity.subject != session.subject:
@@ -265,7 +284,7 @@ class _Client:
                 claim = service.config.auth.session_claim
                 raise Unauthorized(f"the new token is for another session (claim {claim})")
         except Unauthorized as error:
-            service.metrics.refreshed.labels("refused").inc()
+            service.metrics.refreshed.labels("rejected").inc()
             _refuse(session, Fault(Code.UNAUTHORIZED, str(error)), None)
             if session.connection is self._connection and self._connection is not None:
                 self._count_invalid(self._connection)
@@ -275,15 +294,15 @@ class _Client:
             return
         if session.connection is not self._connection:
             return
-        service.metrics.refreshed.labels("taken").inc()
-        parts.registry.refreshed(session, identity.expires_at)
-        parts.registry.granted(session, self._edge.admission.grant(identity))
-        welcome = parts.joining.welcome(session, resumed=True)
+        service.metrics.refreshed.labels("accepted").inc()
+        components.sessions.registry.set_expiry(session, identity.expires_at)
+        components.sessions.registry.set_grant(session, self._edge.admission.grant(identity))
+        welcome = components.sessions.resume.welcome(session, resumed=True)
         session.send(control_event("welcome", welcome))
 
 
 def _refuse(session: Session, fault: Fault, request_id: str | None) -> None:
-    """An error event. For an id that is open it must not look like that request's end, so it has none."""
+    """Send an error event. For an open id it has no id, so that it is not taken for the end of that request."""
     if request_id is None or session.ledger.get(request_id) is not None:
         session.send(control_event("error", error_event(fault, None)))
     else:
@@ -291,12 +310,12 @@ def _refuse(session: Session, fault: Fault, request_id: str | None) -> None:
 
 
 def _cannot_go_on(session: Session, connection: Connection, error: Exception) -> None:
-    """Its records can't be had. Where the client is gone, or was sent away, that is nothing to tell of."""
+    """Close a connection whose records can't be read; ignore the error if the client is gone."""
     if not connection.open:
         return
     if isinstance(error, KafkaException):
         _log.error("the results can't be read: %s", error, extra=ids(session=session.id))
         connection.close(WSCloseCode.TRY_AGAIN_LATER, "the results can't be read now: resume")
     else:
-        _log.error("a session could not go on", exc_info=error, extra=ids(session=session.id))
+        _log.error("a session could not be resumed", exc_info=error, extra=ids(session=session.id))
         connection.close(CloseCode.INTERNAL, "internal error: resume")

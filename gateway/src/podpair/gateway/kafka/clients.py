@@ -1,4 +1,4 @@
-"""How every Kafka client of the gateway is configured, and how librdkafka's log records become ours."""
+"""The configuration of the gateway's Kafka clients, and the routing of librdkafka's log records into ours."""
 
 import logging
 import os
@@ -8,8 +8,9 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from podpair.gateway.config.kafka import Kafka
 from podpair.gateway.config.load import ConfigError
-from podpair.gateway.config.model import Config, Kafka
+from podpair.gateway.config.model import Config
 
 _log = logging.getLogger("podpair.gateway.kafka")
 
@@ -18,20 +19,20 @@ logging.getLogger("podpair.gateway.kafka.librdkafka").setLevel(logging.ERROR)
 
 
 def properties(config: Config, **own: Any) -> dict[str, Any]:
-    """librdkafka's properties: podpair's (`own` with underscores for dots), over which go the user's.
+    """Return librdkafka's properties: podpair's (`own` with underscores for dots), overridden by the user's.
 
-    What must be podpair's own is none of the user's: `config.kafka_properties` refuses it.
+    `config.kafka_properties` rejects user properties that podpair has to set itself.
     """
     return {
         "bootstrap.servers": config.kafka.bootstrap_servers,
         "client.id": "podpair-gateway",
         "reconnect.backoff.max.ms": 1000,
-        # A broker that keeps its connections and says nothing (a stopped process, a cut cable) is left after 10 s, not 60.
+        # A broker that keeps its connections and does not answer (a stopped process, a cut cable) is left after 10 s, not 60.
         "socket.timeout.ms": 10_000,
         # The topic decides how large a record may be (topic_limits.py), up to what a broker takes in one request (100 MiB,
         # socket.request.max.bytes). Consumers get a record whatever its size.
         "message.max.bytes": 96_000_000,
-        # What a topic has become, new partitions above all, is learnt this soon where nothing else tells of it (default: 300 s).
+        # Changes of a topic, above all new partitions, are noticed within this time (default: 300 s).
         "topic.metadata.refresh.interval.ms": 10_000,
         "metadata.max.age.ms": 30_000,
         # A topic that was deleted must not come back as the broker's defaults would have it. Only the embedded broker
@@ -46,17 +47,17 @@ def properties(config: Config, **own: Any) -> dict[str, Any]:
 
 
 def description_of(error: KafkaError) -> str:
-    """librdkafka's text for the code of an error, for clients: `error.str()` may name brokers, topics and groups."""
+    """Return librdkafka's text for an error's code. For clients: `error.str()` may name brokers, topics and groups."""
     return str(KafkaError(error.code()).str())
 
 
 def gateway_name() -> str:
-    """This process, as records, logs and the group's coordinator name it."""
+    """Return the name of this process in records, logs and the consumer group."""
     return f"{socket.gethostname()}-{os.getpid()}"
 
 
 def check_files(config: Kafka) -> None:
-    """Raises ConfigError where a file can't be read that a property names: librdkafka does not tell which, nor why."""
+    """Raise ConfigError if a property names a file that can't be read: librdkafka reports neither the file nor the reason."""
     faults = []
     for name, value in config.client.items():
         path = Path(str(value))
@@ -70,7 +71,7 @@ def check_files(config: Kafka) -> None:
 
 
 def check_properties(config: Kafka) -> None:
-    """Raises ConfigError where librdkafka refuses a property, by name or value. It asks no broker."""
+    """Raise ConfigError if librdkafka rejects a property, by name or value. No broker is contacted."""
     given = {name: value for name, value in config.client.items() if name != "plugin.library.paths"}
     try:
         Producer({**given, **client_secrets(config)}, logger=logging.getLogger("podpair.gateway.kafka.librdkafka"))
@@ -80,7 +81,7 @@ def check_properties(config: Kafka) -> None:
 
 
 def client_secrets(config: Kafka) -> dict[str, str]:
-    """librdkafka's properties that stand in files, without the newline at their end. Raises ConfigError."""
+    """Return librdkafka's properties that are read from files, without a trailing newline. Raises ConfigError."""
     found, faults = {}, []
     for name, path in config.client_files.items():
         try:
@@ -98,14 +99,14 @@ def client_secrets(config: Kafka) -> dict[str, str]:
 
 
 def reader_properties(config: Config, **own: Any) -> dict[str, Any]:
-    """A consumer that is told what to read and never joins a group (group.id is required by librdkafka, and unused)."""
+    """Return the properties of a consumer with manual assignment, which joins no group (librdkafka requires a group.id)."""
     return properties(
         config,
         group_id="podpair-results-reader",
         enable_auto_commit=False,
         enable_auto_offset_store=False,
         auto_offset_reset="error",
-        # What allows partitions to come and go one by one.
+        # Allows incremental assignment.
         partition_assignment_strategy="cooperative-sticky",
         isolation_level="read_committed",
         **fetching(config) | own,
@@ -113,7 +114,7 @@ def reader_properties(config: Config, **own: Any) -> dict[str, Any]:
 
 
 def fetching(config: Config) -> dict[str, Any]:
-    """How a consumer asks for records. Long polls cost nothing and deliver at once; but the embedded broker ends none early."""
+    """Return fetch properties. Long polls deliver at once at no cost, except at the embedded broker, which waits them out."""
     wait = 20 if config.kafka.embedded else 500
     return {"fetch_wait_max_ms": wait, "fetch_queue_backoff_ms": 2, "fetch_error_backoff_ms": 100}
 

@@ -1,14 +1,14 @@
 """A broker inside this process: librdkafka's mock cluster, which speaks Kafka's protocol on a port of 127.0.0.1.
 
-It has groups, offsets and transactions, but no CreateTopics: a topic is there once its metadata is asked for, with four
-partitions. Its data lives as long as this object.
+It has groups, offsets and transactions, but no CreateTopics: a topic is created, with four partitions, when its metadata is
+requested. Its data lives as long as this object.
 """
 
 from confluent_kafka import Producer
 
 
 class EmbeddedKafka:
-    """One mock broker; other processes on this machine reach it at `bootstrap_servers` while it is not closed."""
+    """One mock broker, which other processes on this machine reach at `bootstrap_servers` until it is closed."""
 
     def __init__(self) -> None:
         self._owner: Producer | None = Producer(
@@ -18,5 +18,5 @@ class EmbeddedKafka:
         self.bootstrap_servers = ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
 
     def close(self) -> None:
-        """End the broker and forget its data."""
+        """Stop the broker and drop its data."""
         self._owner = None

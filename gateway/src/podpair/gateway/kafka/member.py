@@ -1,12 +1,12 @@
-"""This gateway's place in the group of workers: a requests consumer, and another one whenever it is dead, stuck or out of date.
+"""This gateway's membership in the consumer group: a requests consumer, which is replaced when it is dead, stuck or outdated.
 
-Invariant: of a consumer that is given up nothing reaches the worker any more, and the partitions that it had are lost to the
-worker before the next one joins the group; what it had in hand is worked on again by whoever gets them.
+Invariant: an abandoned consumer no longer reaches the worker, and its partitions are lost to the worker before the next consumer
+joins the group; the member that gets them processes unfinished requests again.
 
-**Protocols.** A fleet changes over from one protocol to the other gateway by gateway. The broker does not mix the two where
-classic members share partitions out as podpair's do (cooperative-sticky): so a gateway that the group refuses for its protocol
-joins with the group's. Those that wait to change to `consumer` say so in their client.id; when all members of a classic group do,
-each leaves it, and the first that finds it empty makes it a `consumer` group.
+**Protocols.** A fleet changes from one group protocol to the other gateway by gateway. The broker does not mix the two if classic
+members use the cooperative-sticky assignor, as podpair's do: so a gateway that the group rejects for its protocol joins with the
+group's. Members that wait to change to `consumer` say so in their client.id; when all members of a classic group do, each leaves
+it, and the first that finds it empty makes it a `consumer` group.
 """
 
 import asyncio
@@ -21,23 +21,23 @@ from confluent_kafka.admin import AdminClient
 from podpair.gateway.config.model import Config
 from podpair.gateway.core.offsets import Commit, Committed
 from podpair.gateway.kafka.clients import gateway_name, properties
-from podpair.gateway.kafka.requests import Gate, GroupProtocol, RequestsConsumer, Worker, membership
-from podpair.gateway.kafka.supervisor import Client, Supervisor, cause
+from podpair.gateway.kafka.requests import Gate, GroupProtocol, MemberOptions, RequestsConsumer, Worker, membership
+from podpair.gateway.kafka.supervisor import SupervisedClient, Supervisor, cause
 
 _log = logging.getLogger(__name__)
-_LOOK = 2.0  # seconds between looks at whether all members want to change over
-_ASK = 5.0  # seconds for a question about the group
-_PATIENCE = 30.0  # seconds, beyond a session's, in which a group that everybody leaves is to become empty
-_UNRELEASED = 2.0  # seconds at most before a name that another member had is asked for again
-_WANTS_CONSUMER = "+consumer"  # at the end of the client.id of a member that is to change over
+_LOOK = 2.0  # seconds between checks whether all members want to change
+_ASK = 5.0  # seconds for a query about the group
+_PATIENCE = 30.0  # seconds, beyond the session timeout, in which a group that all members leave becomes empty
+_UNRELEASED = 2.0  # seconds at most before joining again with an instance id that another member had
+_WANTS_CONSUMER = "+consumer"  # suffix of the client.id of a member that waits to change
 _OTHER: dict[int, GroupProtocol] = {
-    KafkaError.GROUP_ID_NOT_FOUND: "classic",  # the group is, and its members can't be taken over
+    KafkaError.GROUP_ID_NOT_FOUND: "classic",  # the group is classic, and can't be converted with its members
     KafkaError.INCONSISTENT_GROUP_PROTOCOL: "consumer",
 }
 
 
 class _Live:
-    """The worker, as one consumer sees it: it hears nothing more of a consumer that was given up."""
+    """Passes the calls of one consumer on to the worker, until the consumer is abandoned."""
 
     def __init__(self, worker: Worker, gate: Gate, works: Callable[[], object]) -> None:
         self.live = True
@@ -56,24 +56,25 @@ class _Live:
         else:
             self._gate.give_room(len(records))
 
-    def taken(self, partitions: list[int]) -> None:
+    def revoking(self, partitions: list[int]) -> None:
         if self.live:
-            self._worker.taken(partitions)
+            self._worker.revoking(partitions)
 
     async def revoked(self, partitions: list[int], *, lost: bool) -> dict[int, Commit]:
         return await self._worker.revoked(partitions, lost=lost) if self.live else {}
 
 
 class GroupMember:
-    """`give_room`, `set_paused` and `commit` of `gate` are the worker's. `owned`: the partitions that the worker has now.
+    """Keeps a member of the group alive. `give_room`, `set_paused` and `commit` of `gate` are called by the worker.
 
-    incarnation: names the topic that there is now.
+    owned: returns the partitions that the worker has now. incarnation: returns the identity of the present topic.
     """
 
     def __init__(
         self,
         config: Config,
         worker: Worker,
+        gate: Gate,
         owned: Callable[[], frozenset[int]],
         supervisor: Supervisor,
         incarnation: Callable[[], str] = str,
@@ -82,29 +83,28 @@ class GroupMember:
         self._worker = worker
         self._owned = owned
         self.incarnation = incarnation
-        self.gate = Gate(config.requests.in_flight)
+        self._gate = gate
         self._loop = asyncio.get_running_loop()
-        self._client: Client = supervisor.watch("requests", self._replace)
-        self._protocol: GroupProtocol = config.requests.protocol
-        self._deadline = 0.0  # until when it does not go back to the group's old protocol
-        self._fenced = False  # another member took our name
+        self._client: SupervisedClient = supervisor.watch("requests", self._replace)
+        self._protocol: GroupProtocol = config.requests.group_protocol
+        self._deadline = 0.0  # until when the member does not return to the group's old protocol
+        self._fenced = False  # another member has taken our instance id
         self._admin: AdminClient | None = None
         self._rebuilding: asyncio.Task[None] | None = None
         self._changing: asyncio.Task[None] | None = None
         self._closed = False
-        self._consumer, self._live = self._made()
+        self._consumer, self._live = self._make()
 
-    def _made(self) -> tuple[RequestsConsumer, _Live]:
+    def _make(self) -> tuple[RequestsConsumer, _Live]:
         own = membership(self._config, self._protocol)
-        if self._protocol == "classic" and self._config.requests.protocol == "consumer":
-            mine = self._config.kafka.client.get("client.id", f"podpair-gateway@{gateway_name()}")
-            config = self._with_client_id(f"{mine}{_WANTS_CONSUMER}")
+        if self._protocol == "classic" and self._config.requests.group_protocol == "consumer":
+            client_id = self._config.kafka.client.get("client.id", f"podpair-gateway@{gateway_name()}")
+            config = self._with_client_id(f"{client_id}{_WANTS_CONSUMER}")
         else:
             config = self._config
-        live = _Live(self._worker, self.gate, self._client.works)
-        consumer = RequestsConsumer(
-            config, live, self.gate, calls=self._client.calls(), own=own, incarnation=self.incarnation, died=self._died
-        )
+        live = _Live(self._worker, self._gate, self._client.works)
+        options = MemberOptions(own, self._client.calls(), self.incarnation, self._died)
+        consumer = RequestsConsumer(config, live, self._gate, options)
         return consumer, live
 
     def _with_client_id(self, client_id: str) -> Config:
@@ -113,7 +113,7 @@ class GroupMember:
 
     @property
     def membership(self) -> Any:
-        """Names this member in its present generation."""
+        """Identifies this member in its present generation."""
         return self._consumer.membership
 
     def start(self) -> None:
@@ -121,10 +121,10 @@ class GroupMember:
         self._consumer.start()
 
     def _died(self, error: KafkaError) -> None:
-        code, wanted = cause(error), self._config.requests.protocol
+        code, wanted = cause(error), self._config.requests.group_protocol
         other = _OTHER.get(code)
         if other is not None and other != self._protocol and time.monotonic() >= self._deadline:
-            _log.warning("the group %s is %s: joining as that (requests.protocol: %s)",
+            _log.warning("the group %s is %s: joining as that (requests.group_protocol: %s)",
                          self._config.requests.group, other, wanted)  # fmt: skip
             self._protocol = other
         self._fenced = code == KafkaError.FENCED_INSTANCE_ID
@@ -132,11 +132,11 @@ class GroupMember:
         self._client.died(error, longest=longest)
 
     def stalled(self, text: str) -> None:
-        """It reads nothing, although there are requests: go on with another consumer."""
+        """Replace the consumer, which reads nothing although there are requests."""
         self._client.stalled(text)
 
     def restart(self) -> None:
-        """Begin anew, for the topic is another one."""
+        """Start over: the topic was replaced."""
         if not self._closed:
             self._replace()
 
@@ -150,51 +150,53 @@ class GroupMember:
         self._live.live = False
         self._consumer.stop()
         owned = sorted(self._owned())
-        self._worker.taken(owned)
+        self._worker.revoking(owned)
         await self._worker.revoked(owned, lost=True)
-        with self.gate.changed:
-            self.gate.to_commit.clear()
+        with self._gate.changed:
+            self._gate.to_commit.clear()
         if self._closed:
             return
-        if self._fenced and (holder := await self._loop.run_in_executor(None, self._holder)) is not None:
-            # To join would take its partitions away from it, as it did from us, and so on for ever.
-            self._client.held_up("FENCED_INSTANCE_ID", f"requests.instance is another member's: {holder}")
+        if self._fenced and (holder := await self._loop.run_in_executor(None, self._instance_holder)) is not None:
+            # To join would take the partitions from that member, as it took them from us, and so on forever.
+            self._client.retry_later(
+                "FENCED_INSTANCE_ID", f"requests.group_instance_id is used by another member: {holder}"
+            )
             return
         try:
-            self._consumer, self._live = self._made()
+            self._consumer, self._live = self._make()
             self._consumer.start()
         except KafkaException as error:
-            self._client.held_up("replacing", error.args[0].str())
+            self._client.retry_later("replacing", error.args[0].str())
             return
         self._loop.call_later(_PATIENCE / 3, self._seems_well, self._live)
-        if self._protocol != self._config.requests.protocol and self._changing is None:
+        if self._protocol != self._config.requests.group_protocol and self._changing is None:
             self._changing = self._loop.create_task(self._change_over())
 
     def _seems_well(self, live: _Live) -> None:
-        """A member without a partition hears nothing of the group: after a while without an error it counts as one."""
+        """Count a member without a partition, to which the group reports nothing, as working after a while without error."""
         if live is self._live and live.live:
             self._client.works()
 
     def _members(self) -> list[tuple[str, str | None]]:
-        """(client.id, group.instance.id) of the members of a classic group. Raises KafkaException. Blocks."""
+        """Return (client.id, group.instance.id) of the members of a classic group. Raises KafkaException. Blocks."""
         group = self._config.requests.group
         if self._admin is None:
             self._admin = AdminClient(properties(self._config))
         found = self._admin.describe_consumer_groups([group], request_timeout=_ASK)[group].result(2 * _ASK)
         return [(member.client_id, member.group_instance_id) for member in found.members]
 
-    def _holder(self) -> str | None:
-        """Whose our name is now; None: nobody's, as far as can be told."""
+    def _instance_holder(self) -> str | None:
+        """Return the client.id of the member that has our instance id; None: none, or unknown."""
         try:
             members = self._members()
         except (KafkaException, TimeoutError):
             return None
-        return next((who for who, instance in members if instance == self._config.requests.instance), None)
+        return next((who for who, instance in members if instance == self._config.requests.group_instance_id), None)
 
     async def _change_over(self) -> None:
-        """Leave a classic group as soon as all its members want to, and join it as what is configured."""
-        if self._config.requests.protocol != "consumer":
-            return  # the broker does not tell of the members of the other kind of group
+        """Leave a classic group as soon as all its members want to, and join with the configured protocol."""
+        if self._config.requests.group_protocol != "consumer":
+            return  # the members of a consumer group can not be listed in this way
         while True:
             await asyncio.sleep(_LOOK)
             try:
@@ -205,7 +207,7 @@ class GroupMember:
                 break
         self._changing = None
         _log.info("all members of group %s are to change to protocol consumer", self._config.requests.group)
-        # A static member that has left is a member still, until its session ends.
+        # A static member that has left remains a member until its session times out.
         self._deadline = time.monotonic() + self._config.requests.session_timeout_seconds + _PATIENCE
         self._protocol = "consumer"
         self._replace()

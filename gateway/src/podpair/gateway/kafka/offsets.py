@@ -1,7 +1,7 @@
-"""Asks the broker where a results partition begins and ends.
+"""Queries the broker for the watermarks of results partitions.
 
-Invariant: nobody waits for longer than one question may take. Who asks for the same partition meanwhile shares the answer, and
-while no broker answers all are told so at once.
+Invariant: nobody waits for longer than one query may take. Concurrent queries for the same partition share the answer, and
+while no broker answers all fail at once.
 """
 
 import asyncio
@@ -14,12 +14,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.kafka.clients import reader_properties
-from podpair.gateway.kafka.supervisor import Client, Supervisor, is_dead
-from podpair.gateway.kafka.threads import call_on
+from podpair.gateway.kafka.supervisor import SupervisedClient, Supervisor, is_dead
+from podpair.gateway.kafka.threads import post_to_loop
 from podpair.gateway.kafka.topic_watch import TopicWatch
 
 _log = logging.getLogger(__name__)
-_TIMEOUT = 10.0  # seconds for a question, from when it was asked
+_TIMEOUT = 10.0  # seconds for a query
 _PASSING = {
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.NOT_LEADER_FOR_PARTITION,
@@ -32,27 +32,27 @@ _PASSING = {
 _Ends = tuple[int, int]
 
 UNKNOWN = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC}
-_METADATA = 5.0  # seconds for the broker to say what a topic is
+_METADATA = 5.0  # seconds for the metadata of a topic
 
 
 def learn(consumer: Consumer, topic: str) -> None:
-    """Ask the broker what a topic is now, on the consumer's thread: by itself it would do so only after a while."""
+    """Refresh the consumer's metadata of a topic, on the consumer's thread: by itself it would do so only after a while."""
     try:
         consumer.list_topics(topic, timeout=_METADATA)
     except KafkaException as error:
-        _log.warning("asking what topic %s is: %s", topic, error.args[0].str())
+        _log.warning("refreshing the metadata of topic %s: %s", topic, error.args[0].str())
 
 
-class _Asker:
-    """A consumer that reads nothing, on a thread of its own: a consumer that polls answers no questions meanwhile."""
+class _OffsetThread:
+    """A consumer for queries alone, on a thread of its own: a consumer can't answer queries while it polls."""
 
-    def __init__(self, config: Config, client: Client) -> None:
+    def __init__(self, config: Config, client: SupervisedClient) -> None:
         self._topic = config.results.topic
         self._client = client
         self._calls = client.calls()
         self._loop = asyncio.get_running_loop()
         self._consumer = Consumer(reader_properties(config))
-        self._waiting: dict[int, tuple[asyncio.Future[_Ends], float]] = {}  # partition → who waits, until when
+        self._waiting: dict[int, tuple[asyncio.Future[_Ends], float]] = {}  # partition → its future, until when
         self._wake = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="kafka-offsets", daemon=True)
@@ -78,13 +78,13 @@ class _Asker:
             except KafkaException as error:
                 found = error
                 if is_dead(error.args[0]):
-                    call_on(self._loop, self._client.died, error.args[0])
-            if not call_on(self._loop, _settle, answer, found):
+                    post_to_loop(self._loop, self._client.died, error.args[0])
+            if not post_to_loop(self._loop, _settle, answer, found):
                 break
         self._consumer.close()
 
     def _watermarks(self, partition: int, end: float) -> _Ends:
-        # A partition that was just made, or whose broker was just lost, has no leader for a moment.
+        # A partition that was just created, or whose broker was just lost, has no leader for a moment.
         while True:
             left = end - time.monotonic()
             if left <= 0.0 or self._stopping:
@@ -105,7 +105,7 @@ class _Asker:
                     return found
 
     def stop(self) -> threading.Thread:
-        """Ask no more: its thread ends when the question in hand is answered."""
+        """Stop: the thread ends when the current query is answered."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
@@ -113,67 +113,67 @@ class _Asker:
 
 
 class OffsetQueries:
-    """`watermarks` asks; one question a partition at a time."""
+    """Queries watermarks; one query per partition at a time."""
 
-    def __init__(self, config: Config, supervisor: Supervisor, presence: TopicWatch | None = None) -> None:
+    def __init__(self, config: Config, supervisor: Supervisor, topic_watch: TopicWatch | None = None) -> None:
         self._config = config
-        self._presence = presence
+        self._topic_watch = topic_watch
         self._client = supervisor.watch("offsets", self._replace)
-        self._asker = _Asker(config, self._client)
+        self._asking = _OffsetThread(config, self._client)
         self._asked: dict[int, asyncio.Future[_Ends]] = {}
         self._closed = False
-        if presence is not None:
-            presence.on_away(self._on_presence)
+        if topic_watch is not None:
+            topic_watch.on_broker_change(self._on_broker_change)
 
     def changed(self, *, another: bool) -> None:
-        """The topic has changed: questions about what it was are given up. `another`: another client asks from now on."""
+        """Abandon queries about a topic that has changed. another: use another client from now on."""
         self._fail_all(_late(f"topic {self._config.results.topic} has changed"))
         if another and not self._closed:
-            self._asker.stop()
-            self._asker = _Asker(self._config, self._client)
+            self._asking.stop()
+            self._asking = _OffsetThread(self._config, self._client)
 
     async def watermarks(self, partition: int) -> tuple[int, int]:
-        """(low, high): the partition holds the offsets low ≤ o < high. Raises KafkaException, also once this is closed."""
+        """Return (low, high): the partition has the offsets low ≤ o < high. Raises KafkaException, also once this is closed."""
         if self._closed:
             raise _closed()
-        if self._presence is not None and self._presence.away is not None:
-            raise KafkaException(KafkaError(KafkaError._TRANSPORT, self._presence.away))
+        if self._topic_watch is not None and self._topic_watch.broker_error is not None:
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT, self._topic_watch.broker_error))
         answer = self._asked.get(partition)
         if answer is None:
             answer = self._asked[partition] = asyncio.get_running_loop().create_future()
-            answer.add_done_callback(partial(self._answered, partition))
-            self._asker.ask(partition, answer)
+            answer.add_done_callback(partial(self._on_answer, partition))
+            self._asking.ask(partition, answer)
         return await asyncio.shield(answer)
 
-    def _answered(self, partition: int, answer: "asyncio.Future[_Ends]") -> None:
+    def _on_answer(self, partition: int, answer: "asyncio.Future[_Ends]") -> None:
         if self._asked.get(partition) is answer:
             del self._asked[partition]
         if not answer.cancelled():
-            answer.exception()  # who asked may be gone
+            answer.exception()  # the caller may be gone
 
     def _fail_all(self, error: KafkaException) -> None:
         for answer in list(self._asked.values()):
             _settle(answer, error)
         self._asked.clear()
 
-    def _on_presence(self, away: str | None) -> None:
-        if away is not None:
-            self._fail_all(KafkaException(KafkaError(KafkaError._TRANSPORT, away)))
+    def _on_broker_change(self, broker_error: str | None) -> None:
+        if broker_error is not None:
+            self._fail_all(KafkaException(KafkaError(KafkaError._TRANSPORT, broker_error)))
 
     def _replace(self) -> None:
-        """Ask with another client: this one is dead, or does not come back."""
-        self._asker.stop()
+        """Query with another client: this one is dead, or stuck."""
+        self._asking.stop()
         self._fail_all(_late("its Kafka client is being replaced"))
         if not self._closed:
-            self._asker = _Asker(self._config, self._client)
+            self._asking = _OffsetThread(self._config, self._client)
             self._client.works()
 
     async def close(self) -> None:
-        """Stop asking: what waits is told so, the one in hand is waited for."""
+        """Fail pending queries, and wait for the current one."""
         self._closed = True
         self._client.close()
         self._fail_all(_closed())
-        thread = self._asker.stop()
+        thread = self._asking.stop()
         await asyncio.get_running_loop().run_in_executor(None, thread.join, _TIMEOUT)
 
 

@@ -1,9 +1,9 @@
-"""Reads the requests topic as a member of the group: one thread polls, the worker on the loop decides.
+"""Reads the requests topic as a member of the group: a thread polls, the worker on the loop decides.
 
-One such consumer lives until it is closed, or dead; `kafka.member` makes another in its place.
+Such a consumer lives until it is closed, or dead; `kafka.member` replaces it.
 
-Invariant: a partition that goes away is handed back only after what its worker has finished is committed; while the worker
-wants nothing, partitions are paused, polling goes on and the group is not left.
+Invariant: a revoked partition is given back only after the offsets that its worker has finished are committed; while the worker
+accepts no requests, partitions are paused, polling continues and the member stays in the group.
 """
 
 import asyncio
@@ -12,23 +12,24 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from podpair.gateway.config.model import Config
-from podpair.gateway.core.commits import UnsettledCommits
 from podpair.gateway.core.offsets import Commit, Committed, committed_of, incarnation_of
+from podpair.gateway.core.unacked_commits import UnackedCommits
 from podpair.gateway.kafka.clients import fetching, gateway_name, properties
-from podpair.gateway.kafka.supervisor import Calls, is_dead
-from podpair.gateway.kafka.threads import call_on
+from podpair.gateway.kafka.supervisor import CallDeadlines, is_dead
+from podpair.gateway.kafka.threads import post_to_loop
 from podpair.gateway.logs import Throttle
 
 _log = logging.getLogger(__name__)
-_POLL = 0.05  # seconds; how late a change of mind is noticed
+_POLL = 0.05  # seconds; how late a change of the gate is noticed
 _BLOCKED = 5.0  # seconds without room after which partitions are paused, well before max.poll.interval.ms
-_REVOKE = 10.0  # seconds that a worker may take to let partitions go
-_FETCH = 120.0  # seconds until a group whose offsets can't be learnt is given up
+_REVOKE = 10.0  # seconds that a worker may take to release partitions
+_FETCH = 120.0  # seconds until a consumer whose group's offsets can't be fetched is abandoned
 _CLOSE = 60.0  # seconds that committing at the end, and leaving the group, may take
 
 
@@ -36,86 +37,94 @@ GroupProtocol = Literal["classic", "consumer"]
 
 
 def membership(config: Config, protocol: GroupProtocol) -> dict[str, Any]:
-    """How the group agrees on who has which partition; either way partitions come and go one by one."""
+    """Return the properties of a group protocol. Either protocol assigns and revokes partitions incrementally."""
     requests = config.requests
     if protocol == "consumer":
-        return {"group_protocol": "consumer"}  # the rest is the broker's to say
+        return {"group_protocol": "consumer"}  # the broker configures the rest
     return {
         "partition_assignment_strategy": "cooperative-sticky",
         "session_timeout_ms": int(requests.session_timeout_seconds * 1000),
-        # The default, 3 s, would be too late for a short session: the group would take the member for dead.
+        # The default, 3 s, is too long for a short session timeout: the group would remove the member.
         "heartbeat_interval_ms": int(min(3.0, requests.session_timeout_seconds / 3) * 1000),
     }
 
 
 class Worker(Protocol):
-    """Who works on the records; everything is called on the loop's thread."""
+    """Processes the records; its methods are called on the loop's thread."""
 
     def assigned(self, partitions: dict[int, Committed]) -> None: ...
     def received(self, records: list[Message]) -> None: ...
-    def taken(self, partitions: list[int]) -> None: ...
+    def revoking(self, partitions: list[int]) -> None: ...
     async def revoked(self, partitions: list[int], *, lost: bool) -> dict[int, Commit]: ...
 
 
 class Gate:
-    """What the worker tells the consumer's thread; it outlasts a consumer that dies."""
+    """Passes the worker's decisions to the consumer's thread; it outlives a consumer that dies."""
 
     def __init__(self, room: int) -> None:
         self.changed = threading.Condition()
-        self.room = room  # how many more records the worker takes
+        self.room = room  # how many more records the worker accepts
         self.wants_pause = False
         self.held = 0  # how often the consumer was kept from reading
         self.to_commit: dict[int, Commit] = {}
 
     def give_room(self, records: int) -> None:
-        """The worker is done with so many records."""
+        """Make room for further records: the worker has finished so many."""
         with self.changed:
             self.room += records
             self.changed.notify()
 
     def set_paused(self, paused: bool) -> None:
-        """Stop or go on handing over records, without leaving the group."""
+        """Pause or resume reading, without leaving the group."""
         with self.changed:
             self.wants_pause = paused
             self.held += paused
             self.changed.notify()
 
     def commit(self, commits: dict[int, Commit]) -> None:
-        """Commit, by partition, soon."""
+        """Commit these offsets, by partition, soon."""
         with self.changed:
             self.to_commit.update(commits)
 
 
-class RequestsConsumer:
-    """A group member. `died` hears, on the loop's thread, of an error that it does not recover from.
+@dataclass(frozen=True, slots=True)
+class MemberOptions:
+    """How a consumer is a member of its group."""
 
-    incarnation: names the topic that there is now; a commit of another one says nothing about it.
-    """
+    properties: dict[str, Any] | None = None
+    """Its membership, as properties of librdkafka; None: as the configuration says."""
+    calls: CallDeadlines = field(default_factory=CallDeadlines)
+    """Watches the calls that may block."""
+    incarnation: Callable[[], str] = str
+    """Returns the identity of the present topic; commits of another one are ignored."""
+    died: Callable[[KafkaError], object] = lambda _: None
+    """Called on the loop's thread with an error that the consumer does not recover from."""
+
+
+class RequestsConsumer:
+    """A group member."""
 
     def __init__(
         self,
         config: Config,
         worker: Worker,
         gate: Gate | None = None,
-        *,
-        calls: Calls | None = None,
-        own: dict[str, Any] | None = None,
-        incarnation: Callable[[], str] = str,
-        died: Callable[[KafkaError], object] = lambda _: None,
+        member: MemberOptions | None = None,
     ) -> None:
+        member = member or MemberOptions()
         self._topic = config.requests.topic
         self._worker = worker
         self._loop = asyncio.get_running_loop()
-        self._calls = calls or Calls()
-        self._incarnation = incarnation
-        self._died = died
+        self._calls = member.calls
+        self._incarnation = member.incarnation
+        self._died = member.died
         self._dead: KafkaError | None = None
         self._failure: Exception | None = None  # of a callback
-        self._told = Throttle()
-        # Who asks the coordinator is told whose partition it is.
+        self._log_throttle = Throttle()
+        # The coordinator reports this name to whoever lists the group's members.
         common: dict[str, Any] = {"client_id": f"podpair-gateway@{gateway_name()}"}
-        if config.requests.instance:
-            common["group_instance_id"] = config.requests.instance
+        if config.requests.group_instance_id:
+            common["group_instance_id"] = config.requests.group_instance_id
         self._consumer = Consumer(
             properties(
                 config,
@@ -125,17 +134,17 @@ class RequestsConsumer:
                 isolation_level="read_committed",
                 **fetching(config),
                 **common,
-                **(membership(config, config.requests.protocol) if own is None else own),
+                **(member.properties or membership(config, config.requests.group_protocol)),
             )
             | {"on_commit": self._guarded(self._on_commit), "error_cb": self._guarded(self._on_error)}
         )
-        # Partitions whose last transaction may still be under way must not be handed on.
+        # Partitions whose last transaction may still be running must not be given back.
         self._patience = None if config.requests.exactly_once else _REVOKE
         self._gate = gate or Gate(config.requests.in_flight)
-        self._unsettled = UnsettledCommits()  # the thread's own
-        self.membership: Any = None  # names this member in its present generation; as new as the thread's last turn
-        self._paused: set[int] = set()  # partitions; the thread's own
-        self._taken: set[int] = set()  # partitions that the group took away since the thread's last poll
+        self._unacked = UnackedCommits()  # used by the thread alone
+        self.membership: Any = None  # identifies this member in its present generation; updated by the thread
+        self._paused: set[int] = set()  # partitions; used by the thread alone
+        self._revoked: set[int] = set()  # partitions that were revoked since the thread's last poll
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="kafka-requests", daemon=True)
 
@@ -150,8 +159,8 @@ class RequestsConsumer:
         self._thread.start()
 
     def _guarded(self, callback: Callable[..., object]) -> Callable[..., None]:
-        """A callback whose exception waits until its poll has returned: where two of them raise in one poll, confluent-kafka
-        2.16 raises neither, but a SystemError.
+        """Wrap a callback so that its exception is raised after the poll: if two callbacks raise in one poll, confluent-kafka
+        2.16 raises a SystemError instead.
         """
 
         def guarded(*arguments: Any) -> None:
@@ -176,12 +185,12 @@ class RequestsConsumer:
         except KafkaException as error:
             self._dead = self._dead or error.args[0]
         if self._dead is not None and not self._stopping:
-            call_on(self._loop, self._died, self._dead)
+            post_to_loop(self._loop, self._died, self._dead)
         with self._calls.within(_CLOSE):
             self._consumer.close()  # calls _on_revoke, and leaves the group
 
     def _serve(self) -> None:
-        """Read until told to stop, or dead."""
+        """Read until stopped, or dead."""
         blocked, gate = 0.0, self._gate
         while self._dead is None:
             with gate.changed:
@@ -206,10 +215,10 @@ class RequestsConsumer:
                     raise self._failure
                 if first is None:
                     continue
-                self._taken.clear()
+                self._revoked.clear()
                 behind = [] if pause or room <= 1 else self._consumer.consume(room - 1, 0)
-            # Its partition may be taken away in there, and be given back with what stands before it.
-            records = behind if first.partition() in self._taken else [first, *behind]
+            # consume() may revoke the partition of the first record, and assign it again with the records before it.
+            records = behind if first.partition() in self._revoked else [first, *behind]
             self._hand_over([r for r in records if self._is_record(r)])
 
     def _on_error(self, error: KafkaError) -> None:
@@ -219,7 +228,7 @@ class RequestsConsumer:
             _log.warning("kafka: %s", error.str(), extra={"kafka_error": error.name()})
 
     def _commit(self, commits: dict[int, Commit]) -> None:
-        commits = self._unsettled.send(commits, time.monotonic())
+        commits = self._unacked.send(commits, time.monotonic())
         if not commits:
             return
         try:
@@ -228,15 +237,15 @@ class RequestsConsumer:
             self._not_committed(set(commits), error.args[0])
 
     def _on_commit(self, error: KafkaError | None, places: list[TopicPartition]) -> None:
-        """What became of a commit; called by poll."""
+        """Handle the outcome of a commit; called by poll."""
         failed = {place.partition: why for place in places if (why := place.error or error) is not None}
         if failed:
             self._not_committed(set(failed), next(iter(failed.values())))
 
     def _not_committed(self, partitions: set[int], error: KafkaError) -> None:
         about = {"partitions": sorted(partitions)}
-        self._told.log(_log, logging.INFO, "committing %s again: %s", self._topic, error.str(), extra=about)
-        self._unsettled.failed(partitions, time.monotonic())
+        self._log_throttle.log(_log, logging.INFO, "committing %s again: %s", self._topic, error.str(), extra=about)
+        self._unacked.on_failure(partitions, time.monotonic())
 
     def _apply_pause(self, pause: bool) -> None:
         if not pause and not self._paused:
@@ -262,7 +271,7 @@ class RequestsConsumer:
         with self._gate.changed:
             self._gate.room -= len(records)
             self._gate.held += self._gate.room <= 0
-        call_on(self._loop, self._worker.received, records)
+        post_to_loop(self._loop, self._worker.received, records)
 
     def _on_assign(self, consumer: Consumer, places: Sequence[TopicPartition]) -> None:
         self._paused.difference_update(place.partition for place in places)
@@ -270,7 +279,7 @@ class RequestsConsumer:
         with self._calls.within(_FETCH + 10):
             began = self._committed(consumer, list(places))
         now = self._incarnation()
-        # The topic was made again: what was finished of another one is not this one's.
+        # Commits of a topic that was deleted and created again say nothing about the new one.
         began = [
             TopicPartition(place.topic, place.partition, OFFSET_BEGINNING, metadata="")
             if now and incarnation_of(place.metadata) not in ("", now)
@@ -278,12 +287,12 @@ class RequestsConsumer:
             for place in began
         ]
         committed = {place.partition: committed_of(place.offset, place.metadata) for place in began}
-        call_on(self._loop, self._worker.assigned, committed)
+        post_to_loop(self._loop, self._worker.assigned, committed)
         consumer.incremental_assign(began)
-        consumer.resume(began)  # librdkafka keeps the pause of a partition that was paused when it was taken away
+        consumer.resume(began)  # librdkafka keeps a partition paused that was paused when it was revoked
 
     def _committed(self, consumer: Consumer, places: list[TopicPartition]) -> list[TopicPartition]:
-        """Where to begin. A transaction that a dead member has left open is waited for: the broker ends it."""
+        """Return where to begin. Waits for a transaction that a dead member has left open: the broker aborts it."""
         end = time.monotonic() + _FETCH
         while places:
             try:
@@ -295,9 +304,9 @@ class RequestsConsumer:
             except KafkaException as error:
                 reason = error.args[0].str()
             if time.monotonic() > end:
-                message = f"where {self._topic} was worked on last can't be learnt: {reason}"
+                message = f"the committed offsets of {self._topic} can't be fetched: {reason}"
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT, message))
-            _log.warning("asking again where %s was worked on last: %s", self._topic, reason)
+            _log.warning("fetching the committed offsets of %s again: %s", self._topic, reason)
             time.sleep(0.2)
         return places
 
@@ -308,7 +317,7 @@ class RequestsConsumer:
         with self._gate.changed:
             for partition in gone & self._gate.to_commit.keys():
                 commits.setdefault(partition, self._gate.to_commit.pop(partition))
-        commits = self._unsettled.give_back(gone) | commits
+        commits = self._unacked.release(gone) | commits
         if commits:
             try:
                 with self._calls.within(_CLOSE):
@@ -322,20 +331,20 @@ class RequestsConsumer:
         with self._gate.changed:
             for partition in gone:
                 self._gate.to_commit.pop(partition, None)
-        self._unsettled.give_back(gone)
+        self._unacked.release(gone)
 
     def _let_go(self, gone: set[int], *, lost: bool) -> dict[int, Commit]:
-        self._taken |= gone
-        # Of its own: a loop that stood still for longer than our patience must not take what is given back next for what is
-        # taken away here, and a coroutine begins a turn later.
-        if not call_on(self._loop, self._worker.taken, sorted(gone)):
+        self._revoked |= gone
+        # A separate call, because a coroutine starts a turn later: a loop that was blocked for longer than our timeout must not
+        # take partitions that are assigned next for those that are revoked here.
+        if not post_to_loop(self._loop, self._worker.revoking, sorted(gone)):
             return {}
         revoked = self._worker.revoked(sorted(gone), lost=lost)
         try:
             with self._calls.within(math.inf):
                 return asyncio.run_coroutine_threadsafe(revoked, self._loop).result(self._patience)
         except (TimeoutError, RuntimeError) as error:
-            _log.error("the worker did not let its partitions go: %s", error)
+            _log.error("the worker did not release its partitions: %s", error)
             return {}
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""Which requests stand on the requests topic: read once, where it has been made again."""
+"""Finds requests on the requests topic, by reading all of it; for a topic that was created again."""
 
 import asyncio
 import time
@@ -8,24 +8,25 @@ from typing import NamedTuple, cast
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from podpair.gateway.config.model import Config
+from podpair.gateway.core.cloud_events import in_binary_mode_if_any
 from podpair.gateway.core.tails import Record
 from podpair.gateway.kafka.clients import reader_properties
 
-_PATIENCE = 30.0  # seconds for all of it
-_METADATA = 10.0  # seconds for the broker to say what the topic is
+_PATIENCE = 30.0  # seconds for the whole search
+_METADATA = 10.0  # seconds for the metadata of the topic
 
 
 class Place(NamedTuple):
-    """Where a record is."""
+    """The place of a record."""
 
     partition: int
     offset: int
 
 
 async def places_of(config: Config, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], Place]:
-    """Where the requests stand whose (session, id) are wanted; those are left out that are not there.
+    """Return the places of the requests with the wanted (session, id), as far as they exist.
 
-    Raises KafkaException where the topic can't be read to its end.
+    Raises KafkaException if the topic can't be read to its end.
     """
     return await asyncio.get_running_loop().run_in_executor(None, _places_of, config, set(wanted))
 
@@ -51,7 +52,8 @@ def _places_of(config: Config, wanted: set[tuple[str, str]]) -> dict[tuple[str, 
                 elif error is not None:
                     raise KafkaException(error)
                 else:
-                    headers = dict(cast("Record", message).headers() or ())
+                    record = cast("Record", message)
+                    headers = dict(in_binary_mode_if_any(record.value(), record.headers())[1] or ())
                     subject, request_id = headers.get("ce_subject") or b"", headers.get("ce_id") or b""
                     name = subject.decode(errors="replace"), request_id.decode(errors="replace")
                     if name in wanted:

@@ -1,7 +1,7 @@
-"""Threads for Kafka's calls, and the way back to the loop.
+"""Threads for Kafka's blocking calls, and calls back to the loop.
 
-librdkafka's calls block, so each client has a thread. One that dies of an unexpected error ends the gateway (cli.serve): a
-gateway that half works would break its promises in silence.
+librdkafka's calls block, so each client has a thread. A thread that dies of an unexpected error stops the gateway (cli.serve): a
+gateway that half works would silently break its promises.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-def call_on(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *arguments: Any) -> bool:
-    """Run `function` on the loop's thread; False where the loop has closed, and nobody is there to be told."""
+def post_to_loop(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *arguments: Any) -> bool:
+    """Run `function` on the loop's thread. Return False if the loop is closed."""
     try:
         loop.call_soon_threadsafe(function, *arguments)
     except RuntimeError:
@@ -26,7 +26,7 @@ def call_on(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *argu
 
 
 class CallThread:
-    """Makes blocking calls, one after the other. One that is stuck in a call may be left to itself: nothing waits for its end."""
+    """Makes blocking calls, one after the other. A thread that is stuck can be abandoned: nothing joins it."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.get_running_loop()
@@ -35,16 +35,16 @@ class CallThread:
         self._thread.start()
 
     def call(self, function: Callable[..., _T], *arguments: Any) -> "asyncio.Future[_T]":
-        """What comes of the call, once it was made."""
+        """Make a call on the thread; return a future with its result."""
         made: asyncio.Future[_T] = self._loop.create_future()
 
         def make() -> None:
             try:
                 result = function(*arguments)
             except Exception as error:
-                call_on(self._loop, _settle, made, None, error)
+                post_to_loop(self._loop, _settle, made, None, error)
             else:
-                call_on(self._loop, _settle, made, result, None)
+                post_to_loop(self._loop, _settle, made, result, None)
 
         self._calls.put(make)
         return made
@@ -54,7 +54,7 @@ class CallThread:
             make()
 
     def end(self) -> None:
-        """Make no call after those that wait."""
+        """Stop after the calls that wait."""
         self._calls.put(None)
 
 

@@ -1,4 +1,4 @@
-"""The topics: found, or created where that is allowed, or missed by name."""
+"""Looks the topics up, or creates them if that is allowed."""
 
 import hashlib
 import logging
@@ -17,9 +17,9 @@ from podpair.gateway.kafka.clients import check_files, properties
 from podpair.gateway.kafka.topic_limits import TopicLimits
 
 _log = logging.getLogger(__name__)
-_TIMEOUT = 5.0  # seconds for each question to the broker; a SIGTERM waits for the one in hand
-_NEWS = 2.0  # seconds in which a broker that has just started is to learn what topics there are
-_CREATED = 10.0  # seconds in which the brokers are to learn of a topic that was created
+_TIMEOUT = 5.0  # seconds for each query; a SIGTERM waits for the current one
+_NEWS = 2.0  # seconds in which a broker that has just started loads its metadata
+_CREATED = 10.0  # seconds in which the brokers notice a topic that was created
 NO_TOPIC_IDS = (KafkaError._UNSUPPORTED_FEATURE, KafkaError.UNSUPPORTED_VERSION)  # a broker older than 2.8
 MISSING = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
 _NOBODY = (KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE)
@@ -27,70 +27,68 @@ _NO_ID = "AAAAAAAAAAAAAAAAAAAAAA"  # sixteen bytes of zero
 
 
 class MissingTopic(Exception):
-    """A topic that has to be there is not, and may not be created."""
+    """A required topic does not exist, and may not be created."""
 
 
-class Unreachable(Exception):
+class BrokerUnreachable(Exception):
     """No broker answers."""
 
 
 class Topics(NamedTuple):
-    """What the broker says about them."""
+    """The topics as the broker describes them."""
 
-    state: dict[str, TopicState]  # by name: of requests, results and, where there is to be one, dead letters
+    state: dict[str, TopicState]  # by name: of requests, results and, if enabled, dead letters
     requests: TopicState
     results: TopicState
     cluster_id: str
     limits: TopicLimits
 
     def homes(self, config: Config) -> HomePartitions:
-        """Where sessions' results are."""
+        """Return the home partitions of sessions."""
         return HomePartitions(*epochs(config.results.topic, self.results, self.cluster_id))
 
 
 def epoch_of(topic: str, state: TopicState, cluster_id: str) -> str:
-    """Name an incarnation of the results topic: by its id where the broker has one, and its width, which homes hang on."""
+    """Return the epoch of the results topic, from its id (if the broker has one) and its width, which homes depend on."""
     identity = state.topic_id or cluster_id
     return hashlib.sha256(f"{identity}/{topic}/{state.partitions}".encode()).hexdigest()[:6]
 
 
 def epochs(topic: str, state: TopicState, cluster_id: str) -> tuple[str, int, frozenset[str]]:
-    """The epoch of the results topic, its width, and the epochs that the same topic has with fewer partitions."""
+    """Return the epoch of the results topic, its width, and the epochs of the same topic with fewer partitions."""
     narrower = (epoch_of(topic, TopicState(state.topic_id, width), cluster_id) for width in range(1, state.partitions))
     return epoch_of(topic, state, cluster_id), state.partitions, frozenset(narrower)
 
 
 def ensure_topics(config: Config) -> Topics:
-    """Look the topics up, and create what is missing where `kafka.create_topics` allows it. Blocks.
+    """Look the topics up, and create missing ones if `kafka.create_topics` allows it. Blocks.
 
-    Raises MissingTopic, which names the topic, Unreachable, or ConfigError where librdkafka refuses a property.
+    Raises MissingTopic, which names the topic, BrokerUnreachable, or ConfigError if librdkafka rejects a property.
     """
     refusals: list[KafkaError] = []
     try:
         check_files(config.kafka)
-        # What it would log is in the reason that is given.
+        # Its log records would repeat the reason that is reported.
         admin = AdminClient({"log_level": 0} | properties(config) | {"error_cb": refusals.append})
     except KafkaException as error:
         raise ConfigError([f"kafka.client: {error.args[0].str()}"]) from None
     try:
         return _ensured(config, admin)
-    except Unreachable as error:
-        admin.poll(0)  # what librdkafka has to tell waits for that
-        raise Unreachable(_why(refusals) or str(error)) from None
+    except BrokerUnreachable as error:
+        admin.poll(0)  # this calls error_cb
+        raise BrokerUnreachable(_why(refusals) or str(error)) from None
 
 
-def _why(told: list[KafkaError]) -> str | None:
-    """What librdkafka told besides the time that has run out: that it was refused, and how that is mended; or why nobody
-    answers.
-    """
-    for error in reversed(told):
+def _why(found_errors: list[KafkaError]) -> str | None:
+    """Return librdkafka's error besides the timeout: a rejection, with its remedy, or why no broker answers."""
+    for error in reversed(found_errors):
         if error.code() in (KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED):
             return (
                 f"{error.str()}: check sasl.mechanism, sasl.username and sasl.password in kafka.client or client_files"
             )
         if error.code() == KafkaError._SSL:
             return f"{error.str()}: check security.protocol and the ssl.* properties in kafka.client"
-    away = [error.str() for error in told if error.code() in (KafkaError._RESOLVE, KafkaError._TRANSPORT)]
+    away = [error.str() for error in found_errors if error.code() in (KafkaError._RESOLVE, KafkaError._TRANSPORT)]
     return away[-1] if away else None
 
 
@@ -98,7 +96,7 @@ def _ensured(config: Config, admin: AdminClient) -> Topics:
     wanted = {topic.topic: topic for topic in _wanted(config)}
     found = _partitions(admin, list(wanted), ask_each=config.kafka.embedded)
     if not all(found.values()) and not config.kafka.create_topics:
-        found = _looked_again(admin, list(wanted), _NEWS)
+        found = _poll_partitions(admin, list(wanted), _NEWS)
         if missing := _missing(found):
             raise MissingTopic(
                 f"topic {missing} not found at {config.kafka.bootstrap_servers}:"
@@ -106,9 +104,9 @@ def _ensured(config: Config, admin: AdminClient) -> Topics:
             )
     if not all(found.values()):
         _create(admin, [wanted[name] for name, count in found.items() if count == 0])
-        found = _looked_again(admin, list(wanted), _CREATED)
+        found = _poll_partitions(admin, list(wanted), _CREATED)
         if missing := _missing(found):
-            raise Unreachable(f"topic {missing} was created, but no broker tells of it")
+            raise BrokerUnreachable(f"topic {missing} was created, but no broker knows it")
     state = _state(admin, config, found)
     requests, results = state[config.requests.topic], state[config.results.topic]
     if requests.partitions != results.partitions:
@@ -124,21 +122,21 @@ def _ensured(config: Config, admin: AdminClient) -> Topics:
 
 
 def _partitions(admin: AdminClient, names: list[str], *, ask_each: bool) -> dict[str, int]:
-    """The number of partitions of each topic; 0: not there. `ask_each` makes the embedded broker create them."""
+    """Return the number of partitions of each topic; 0: missing. ask_each: have the embedded broker create them."""
     try:
         if ask_each:
             for name in names:
                 admin.list_topics(name, timeout=_TIMEOUT)
         topics = admin.list_topics(timeout=_TIMEOUT).topics
     except KafkaException as error:
-        raise Unreachable(error.args[0].str()) from None
+        raise BrokerUnreachable(error.args[0].str()) from None
     return {
         name: len(topics[name].partitions) if name in topics and topics[name].error is None else 0 for name in names
     }
 
 
 def _wanted(config: Config) -> list[NewTopic]:
-    """The topics as they are created here."""
+    """Return the topics as they are created here."""
     requests, results = config.requests, config.results
 
     def new(name: str, partitions: int, replication: int | None, retention: float | None = None) -> NewTopic:
@@ -164,10 +162,10 @@ def _create(admin: AdminClient, missing: list[NewTopic]) -> None:
                 raise MissingTopic(f"topic {name} not found, and creating it failed: {error.args[0].str()}") from None
 
 
-def _looked_again(admin: AdminClient, names: list[str], seconds: float) -> dict[str, int]:
-    """The number of partitions of each topic, as soon as a broker tells of all of them.
+def _poll_partitions(admin: AdminClient, names: list[str], seconds: float) -> dict[str, int]:
+    """Return the number of partitions of each topic, as soon as a broker knows all of them, or after some seconds.
 
-    One that has just started knows of no topic for a moment, and another knows late of what the controller has created.
+    A broker that has just started knows no topic for a moment, and another one learns late of topics that were created.
     """
     end = time.monotonic() + seconds
     while not all((found := _partitions(admin, names, ask_each=False)).values()) and time.monotonic() < end:
@@ -180,32 +178,32 @@ def _missing(found: dict[str, int]) -> str:
 
 
 def _state(admin: AdminClient, config: Config, found: dict[str, int]) -> dict[str, TopicState]:
-    """Ask for the ids, too. Where a broker has none, positions are told apart by its cluster id."""
+    """Return the topics' states with their ids. Without topic ids, positions are distinguished by the cluster id."""
     without_ids = {name: TopicState(None, partitions) for name, partitions in found.items()}
     if config.kafka.embedded:
         return without_ids
     try:
-        told = describe(admin, list(found), _TIMEOUT)
+        described = describe(admin, list(found), _TIMEOUT)
     except KafkaException as error:
-        raise Unreachable(f"asking for the ids of the topics: {error.args[0].str()}") from None
+        raise BrokerUnreachable(f"querying the ids of the topics: {error.args[0].str()}") from None
     state: dict[str, TopicState] = {}
-    for name, answer in told.items():
+    for name, answer in described.items():
         if not isinstance(answer, KafkaError):
             state[name] = answer
         elif answer.code() in NO_TOPIC_IDS:
-            _log.info("the broker tells no topic ids (%s): positions are told apart by its cluster id", answer.str())
+            _log.info("the broker has no topic ids (%s): positions are distinguished by its cluster id", answer.str())
             return without_ids
-        else:  # to take another name for it would cut every session off from its past
-            raise Unreachable(f"asking for the id of {name}: {answer.str()}")
+        else:  # another identity would cut every session off from its past
+            raise BrokerUnreachable(f"querying the id of {name}: {answer.str()}")
     return state
 
 
 def describe(admin: AdminClient, names: list[str], timeout: float) -> dict[str, TopicState | KafkaError]:
-    """Ask for ids and widths; by topic, what it is or why it can't be told. Blocks for `timeout` seconds at most.
+    """Return, by topic, its id and width, or the error of the query. Blocks for `timeout` seconds at most.
 
-    Raises KafkaException where no broker answers.
+    Raises KafkaException if no broker answers.
     """
-    told: dict[str, TopicState | KafkaError] = {}
+    described: dict[str, TopicState | KafkaError] = {}
     for name, future in admin.describe_topics(TopicCollection(names), request_timeout=timeout).items():
         try:
             found = future.result()
@@ -213,17 +211,17 @@ def describe(admin: AdminClient, names: list[str], timeout: float) -> dict[str, 
             reason: KafkaError = error.args[0]
             if reason.code() in _NOBODY:
                 raise
-            told[name] = reason
+            described[name] = reason
         else:
             topic_id = str(found.topic_id)
-            told[name] = TopicState(None if topic_id == _NO_ID else topic_id, len(found.partitions))
-    return told
+            described[name] = TopicState(None if topic_id == _NO_ID else topic_id, len(found.partitions))
+    return described
 
 
 def widths(admin: AdminClient, names: list[str], timeout: float) -> dict[str, TopicState | KafkaError]:
-    """Do what `describe` does, at a broker that has no topic ids."""
-    told: dict[str, TopicState | KafkaError] = {}
+    """Do the same as `describe`, for a broker without topic ids."""
+    described: dict[str, TopicState | KafkaError] = {}
     for name in names:
         topic = admin.list_topics(name, timeout=timeout).topics[name]
-        told[name] = TopicState(None, len(topic.partitions)) if topic.error is None else topic.error
-    return told
+        described[name] = TopicState(None, len(topic.partitions)) if topic.error is None else topic.error
+    return described

@@ -1,12 +1,12 @@
 """Records and commits of request offsets that become visible together, or not at all (KIP-98, KIP-447).
 
-One transactional producer, on a thread of its own: librdkafka's calls block, and a producer has one transaction at a time. Who
-loses its partitions is fenced by the group's generation, which each transaction names; who comes back under the same
-transactional id fences its predecessor.
+One transactional producer, on a thread of its own: librdkafka's calls block, and a producer has one transaction at a time. A
+member that loses its partitions is fenced by the group's generation, which each transaction names; a gateway that comes back
+with the same transactional id fences its predecessor.
 
-Invariant: `commit` returns when the transaction is committed, and raises only when it is not. Where the broker's word is lost
-on the way, the group's offsets are asked for: they are in the transaction. That holds for a call that does not come back, too:
-its thread is left to itself, and another producer with the same id fences the one that is stuck.
+Invariant: `commit` returns when the transaction is committed, and raises only if it is not. If the broker's answer is lost, the
+group's offsets, which are part of the transaction, are queried. The same holds for a call that does not return: its thread is
+abandoned, and another producer with the same id fences the stuck one.
 """
 
 import asyncio
@@ -21,19 +21,19 @@ from podpair.gateway.config.model import Config
 from podpair.gateway.core.offsets import Commit
 from podpair.gateway.kafka.clients import properties
 from podpair.gateway.kafka.producer import Outgoing
-from podpair.gateway.kafka.supervisor import Calls, Supervisor, is_dead
+from podpair.gateway.kafka.supervisor import CallDeadlines, Supervisor, is_dead
 from podpair.gateway.kafka.threads import CallThread
 from podpair.gateway.metrics import Metrics
 
 _log = logging.getLogger(__name__)
-_STEP = 5.0  # seconds for one step of a transaction, before it is taken up again …
+_STEP = 5.0  # seconds for one step of a transaction, before it is retried …
 _LATE = 3.0  # … and how much later it may return
 
 
-class Aborted(Exception):
+class TransactionAborted(Exception):
     """The transaction is not committed.
 
-    `too_large`: places of the records that no topic takes; `dead`: what its producer died of.
+    too_large: indexes of the records that are too large for their topic. dead: the fatal error of the producer.
     """
 
     def __init__(self, message: str, too_large: frozenset[int] = frozenset(), dead: KafkaError | None = None) -> None:
@@ -43,7 +43,7 @@ class Aborted(Exception):
 
 
 class Transactions:
-    """`name` is this gateway's transactional id, its own alone."""
+    """Commits transactions. name: this gateway's transactional id, which no other gateway may use."""
 
     def __init__(self, config: Config, name: str, batch_bytes: int, metrics: Metrics, supervisor: Supervisor) -> None:
         self._config = config
@@ -51,23 +51,23 @@ class Transactions:
         self._batch_bytes = batch_bytes
         self._metrics = metrics
         self._client = supervisor.watch("transactions", self._replace)
-        self._line = _Line(config, name, batch_bytes, self._client.calls())
+        self._producer = _TransactionalProducer(config, name, batch_bytes, self._client.calls())
         self._thread = CallThread("kafka-transactions")
         self._given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def commit(self, records: Sequence[Outgoing], commits: Mapping[int, Commit], membership: Any) -> None:
-        """Write `records` and commit `commits` (by request partition), as the group member that `membership` stands for.
+        """Write `records` and commit `commits` (by request partition), as the group member `membership`.
 
         Raises Aborted.
         """
         try:
-            places = self._line.places(commits)
-            if await self._call(self._line.commit, records, places, membership) is None:
-                while (committed := await self._call(self._line.committed, places)) is None:
+            places = self._producer.places(commits)
+            if await self._call(self._producer.commit, records, places, membership) is None:
+                while (committed := await self._call(self._producer.committed, places)) is None:
                     pass
                 if not committed:
-                    raise Aborted("a call of the client library did not come back")
-        except Aborted as error:
+                    raise TransactionAborted("a call of the client library did not return")
+        except TransactionAborted as error:
             self._metrics.transactions.labels("aborted").inc()
             if error.dead is not None:
                 self._client.failing(error.dead)
@@ -76,31 +76,31 @@ class Transactions:
         self._metrics.transactions.labels("committed").inc()
 
     async def _call(self, function: Callable[..., bool], *arguments: Any) -> bool | None:
-        """What comes of a call; None where it does not come back: `_line` is another one then."""
+        """Return the result of a call; None if it does not return: `_producer` was replaced then."""
         call, given_up = self._thread.call(function, *arguments), self._given_up
-        call.add_done_callback(_heard)
+        call.add_done_callback(_discard_outcome)
         await asyncio.wait((call, given_up), return_when=asyncio.FIRST_COMPLETED)
         return await call if call.done() else None
 
     def _replace(self) -> None:
-        """Leave the thread that is stuck, and its producer."""
+        """Abandon the stuck thread and its producer."""
         self._thread.end()
         self._thread = CallThread("kafka-transactions")
-        self._line = _Line(self._config, self._name, self._batch_bytes, self._client.calls())
+        self._producer = _TransactionalProducer(self._config, self._name, self._batch_bytes, self._client.calls())
         given_up, self._given_up = self._given_up, asyncio.get_running_loop().create_future()
         given_up.set_result(None)
 
     async def close(self) -> None:
-        """End the thread; what was not committed is not."""
+        """Stop the thread; an open transaction is not committed."""
         self._client.close()
         self._thread.end()
-        self._line.producer = None
+        self._producer.producer = None
 
 
-class _Line:
-    """One producer and what blocks in it; a producer that is done with gives way to one that fences it."""
+class _TransactionalProducer:
+    """The blocking calls of a producer; a broken producer is replaced by one that fences it."""
 
-    def __init__(self, config: Config, name: str, batch_bytes: int, calls: Calls) -> None:
+    def __init__(self, config: Config, name: str, batch_bytes: int, calls: CallDeadlines) -> None:
         self._batch_bytes = batch_bytes
         self._config = config
         self._topic = config.requests.topic
@@ -112,18 +112,18 @@ class _Line:
         return [TopicPartition(self._topic, p, c.offset, metadata=c.metadata) for p, c in commits.items()]
 
     def commit(self, records: Sequence[Outgoing], places: list[TopicPartition], membership: Any) -> bool:
-        """Commit them; True. Raises Aborted."""
+        """Commit a transaction; return True. Raises TransactionAborted."""
         producer = self._begin()
         too_large: set[int] = set()
         try:
             for index, record in enumerate(records):
                 self._produce(producer, record, index, too_large)
             if too_large:
-                raise Aborted("a record is too large", frozenset(too_large))
+                raise TransactionAborted("a record is too large", frozenset(too_large))
             self._step(producer, lambda: producer.send_offsets_to_transaction(places, membership, _STEP))
-        except (KafkaException, Aborted) as error:
+        except (KafkaException, TransactionAborted) as error:
             self._give_up(producer)
-            raise Aborted(_text(error), frozenset(too_large), _dead(error)) from None
+            raise TransactionAborted(_text(error), frozenset(too_large), _dead(error)) from None
         try:
             self._step(producer, lambda: producer.commit_transaction(_STEP))
         except KafkaException as error:
@@ -131,7 +131,7 @@ class _Line:
             self._give_up(producer)
             if not certain and self.committed(places):
                 return True
-            raise Aborted(_text(error), frozenset(too_large), _dead(error)) from None
+            raise TransactionAborted(_text(error), frozenset(too_large), _dead(error)) from None
         return True
 
     def _begin(self) -> Producer:
@@ -141,14 +141,14 @@ class _Line:
             self.producer.begin_transaction()
         except (KafkaException, ConfigError) as error:
             self.producer = None
-            raise Aborted(_text(error), dead=_dead(error)) from None
+            raise TransactionAborted(_text(error), dead=_dead(error)) from None
         return self.producer
 
     def _made(self) -> Producer:
-        """A producer that has fenced whoever had its id before. Raises KafkaException."""
+        """Create a producer, which fences the former one with its id. Raises KafkaException."""
         timeout_ms = int(self._config.requests.transaction_timeout_seconds * 1000)
         common = properties(self._config)
-        # librdkafka makes no producer that would wait for a broker longer than its transactions live.
+        # librdkafka rejects a producer whose timeouts are longer than its transactions may take.
         longest = {
             name: min(int(common[name]), timeout_ms)
             for name in ("socket.timeout.ms", "delivery.timeout.ms")
@@ -194,7 +194,7 @@ class _Line:
                 return
 
     def _step(self, producer: Producer, step: Callable[[], object]) -> None:
-        """Do a step until its outcome is known; raises KafkaException where it failed."""
+        """Run a step until its outcome is known. Raises KafkaException if it failed."""
         while True:
             try:
                 with self._calls.within(_STEP, _LATE):
@@ -208,15 +208,15 @@ class _Line:
                 return
 
     def _give_up(self, producer: Producer) -> None:
-        """End the transaction; a producer that can't is done with, and the next one fences it."""
+        """Abort the transaction. If that fails the producer is dropped, and the next one fences it."""
         try:
             self._step(producer, lambda: producer.abort_transaction(_STEP))
         except KafkaException as error:
-            _log.info("beginning with a new producer: %s", _text(error))
+            _log.info("continuing with a new producer: %s", _text(error))
             self.producer = None
 
     def committed(self, places: list[TopicPartition]) -> bool:
-        """Whether a transaction whose end nobody told us of was committed. It has an end: a successor has fenced it."""
+        """Return whether a transaction with an unknown outcome was committed. It has ended: a new producer has fenced it."""
         try:
             self.producer = self._made()
             asking = Consumer(
@@ -224,19 +224,19 @@ class _Line:
             )
             try:
                 with self._calls.within(3 * _STEP, _LATE):
-                    told = asking.committed([TopicPartition(p.topic, p.partition) for p in places], timeout=3 * _STEP)
+                    found = asking.committed([TopicPartition(p.topic, p.partition) for p in places], timeout=3 * _STEP)
             finally:
                 asking.close()
         except KafkaException as error:
-            # Unknown. Doing the work again is the lesser evil: an answer that comes twice is dropped, a lost one is lost.
-            _log.error("whether a transaction was committed can't be told: %s", _text(error))
+            # Unknown. To process the requests again is the lesser evil: a second result is dropped, a lost one is lost.
+            _log.error("whether a transaction was committed is unknown: %s", _text(error))
             return False
         wanted = {(p.partition, p.offset, p.metadata or "") for p in places}
-        return {(p.partition, p.offset, p.metadata or "") for p in told} == wanted
+        return {(p.partition, p.offset, p.metadata or "") for p in found} == wanted
 
 
-def _heard(call: "asyncio.Future[Any]") -> None:
-    """What a call that came back too late has to say is of no interest."""
+def _discard_outcome(call: "asyncio.Future[Any]") -> None:
+    """Ignore the outcome of a call that returns too late."""
     if not call.cancelled():
         call.exception()
 

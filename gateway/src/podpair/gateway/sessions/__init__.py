@@ -1,1 +1,1 @@
-"""Live sessions: their connections, the fan-out of Kafka's records to them, joining and resuming, and their requests."""
+"""Live sessions: connections, the fan-out of Kafka's records to them, resuming, and their requests."""

@@ -1,10 +1,8 @@
-"""One client's transport: events go straight to the socket while it takes them, and into a bounded outbox when it doesn't.
+"""One client's transport: events go straight to the socket while the client reads, and into a bounded outbox while it doesn't.
+A slow consumer is closed.
 
-Invariant: what the outbox and the transport hold of the log is no more than the buffer's limit and one record, whatever the
-sizes of records and batches; a client that takes nothing of it for `slow_seconds` is closed with 3008.
-
-Frames are written to the transport beside aiohttp's own (pings, closes), which is sound because both write whole frames
-in one call on the loop's thread.
+Invariant: the outbox and the transport buffer at most the limit and one record of the log, whatever the sizes of records and
+batches; a slow consumer, which reads nothing for `sessions.slow_consumer_timeout_seconds`, is closed with 3008.
 """
 
 import asyncio
@@ -17,16 +15,16 @@ from podpair.gateway.core.records import Event, Kind
 from podpair.gateway.core.wires import Wire
 
 HIGH_WATER = 64 * 1024  # bytes in the transport's own buffer above which events wait in the outbox
-_FEW = 16  # events that are encoded without a look at how large they are together
-_SWEEP = 0.02  # seconds between looks at congested connections
+_FEW = 16  # events that are encoded without adding up their sizes
+_SWEEP = 0.02  # seconds between checks of congested connections
 
 Close = Callable[[int, str], None]
 
 
-class Pacer:
-    """Looks after the connections that are congested, and only those: the others cost nothing.
+class BackpressureMonitor:
+    """Flushes congested connections; the others cost nothing.
 
-    One that takes nothing for `patience` seconds is closed with 3008.
+    A connection whose client reads nothing for `patience` seconds is closed with 3008.
     """
 
     def __init__(self, patience: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,7 +43,7 @@ class Pacer:
 
     @property
     def congested(self) -> int:
-        """How many clients are slow right now."""
+        """The number of slow clients."""
         return len(self._congested)
 
     def _sweep(self) -> None:
@@ -54,7 +52,7 @@ class Pacer:
         for connection in list(self._congested):
             if connection.flush():
                 self._congested.discard(connection)
-            elif connection.idle(now) > self._patience:
+            elif connection.stalled_for(now) > self._patience:
                 connection.close(CloseCode.SLOW, "too slow: resume to go on")
                 self._congested.discard(connection)
         if self._congested:
@@ -62,88 +60,103 @@ class Pacer:
 
 
 class Connection:
-    """A client that is there. `close(code, reason)` is how its edge (WebSocket or SSE) ends it."""
+    """The connection of a client. close: called with a code and a reason; how its edge (WebSocket or SSE) ends it."""
 
     __slots__ = (
-        "_close", "_drained", "_early", "_early_size", "_high", "_left", "_limit", "_outbox", "_pacer", "_secured", "_since",
-        "_transport", "closing", "wire",
-    )  # fmt: skip
+        "_backpressure",
+        "_before_welcome",
+        "_before_welcome_bytes",
+        "_close",
+        "_drained",
+        "_high",
+        "_last_size",
+        "_limit",
+        "_outbox",
+        "_stalled_since",
+        "_tls",
+        "_transport",
+        "closing",
+        "wire",
+    )
 
-    def __init__(self, transport: asyncio.WriteTransport, wire: Wire, pacer: Pacer, limit: int, close: Close) -> None:
+    def __init__(
+        self, transport: asyncio.WriteTransport, wire: Wire, backpressure: BackpressureMonitor, limit: int, close: Close
+    ) -> None:
         self._transport = transport
-        self._pacer = pacer
+        self._backpressure = backpressure
         self._close = close
         self._limit = limit
         self._high = min(HIGH_WATER, limit)
-        # TLS hands what it is given to a transport below it, whose buffer can't be seen until it is full: in large pieces it
-        # would hide them.
-        self._secured = transport.get_extra_info("sslcontext") is not None
-        self._left = 0  # bytes that the transport had when it was last seen to take some, and …
-        self._since = 0.0  # … when that was; 0: since the last look
-        self._outbox: Outbox | None = None  # made for the client that needs one
-        self._drained: asyncio.Future[None] | None = None  # what `drained` waits for
-        self._early: list[Event] | None = []  # what was sent before the welcome, which comes first; None: it has come
-        self._early_size = 0  # bytes
+        # TLS passes data on to a transport below it, whose buffer is not visible until it is full: large writes would be
+        # hidden there.
+        self._tls = transport.get_extra_info("sslcontext") is not None
+        self._last_size = 0  # bytes in the transport at the last flush, and …
+        self._stalled_since = 0.0  # … since when the client has read nothing; 0: it has read since the last check
+        self._outbox: Outbox | None = None  # created when it is needed
+        self._drained: asyncio.Future[None] | None = None  # resolved when the client has caught up
+        # What was sent before the welcome, which comes first; None: the welcome has been sent.
+        self._before_welcome: list[Event] | None = []
+        self._before_welcome_bytes = 0  # bytes
         self.wire = wire
         self.closing = False  # nothing more is written
 
     @property
     def open(self) -> bool:
-        """Whether something that is sent now may reach the client. A closed transport refuses to be written to."""
+        """Whether an event that is sent now may reach the client. A closed transport rejects writes."""
         return not self.closing and not self._transport.is_closing()
 
     @property
     def welcomed(self) -> bool:
         """Whether the welcome has been sent."""
-        return self._early is None
+        return self._before_welcome is None
 
     def send(self, events: Sequence[Event]) -> int:
-        """Write events of the log, or keep them until the client takes them; returns how many, from the first, were taken.
+        """Write events of the log, or buffer them. Return how many, from the first, were accepted.
 
-        The others must come again, from the log, when the client has taken what waits: none is taken beyond the limit.
+        None is accepted beyond the limit: the caller reads the others from the log again once the client has caught up.
         """
         if not events or not self.open:
             return len(events)
-        beside = self._transport.get_write_buffer_size()
+        buffered = self._transport.get_write_buffer_size()
         if (
             not self._outbox
-            and beside <= self._high
+            and buffered <= self._high
             and (len(events) <= _FEW or sum(len(e.payload) for e in events) <= self._limit)
         ):
             data = self.wire.encode(events)
-            if beside + len(data) <= self._limit or len(events) == 1:
+            if buffered + len(data) <= self._limit or len(events) == 1:
                 self._put(data)
                 return len(events)
-        outbox = self._waiting()
+        outbox = self._ensure_outbox()
         taken = 0
         for event in events:
-            if outbox.size + beside > self._limit:
+            if outbox.size + buffered > self._limit:
                 break
             taken += 1
             try:
-                outbox.add(event, beside=beside)
+                outbox.add(event, beside=buffered)
             except Overflow:
                 break
         self.flush()
         return taken
 
     def send_unlogged(self, events: Sequence[Event]) -> bool:
-        """Write events that no log holds, or keep them; where even that is too much the client is closed with 3008.
+        """Write events that no log holds, or buffer them; if the buffer overflows the client is closed with 3008.
 
-        Returns False where it is closed already: nothing of them is kept.
+        Return False if the connection is already closed: then nothing is kept.
         """
         if self.closing or self._transport.is_closing():
             return False
-        if self._early is not None:
-            self._early += events
-            self._early_size += sum(len(event.payload) for event in events)
-            if self._early_size > 2 * self._limit:
-                self.close(CloseCode.SLOW, "too much came before the welcome: resume to go on")
+        if self._before_welcome is not None:
+            self._before_welcome += events
+            self._before_welcome_bytes += sum(len(event.payload) for event in events)
+            if self._before_welcome_bytes > 2 * self._limit:
+                self.close(CloseCode.SLOW, "too many events before the welcome: resume to go on")
         elif not self._outbox and self._transport.get_write_buffer_size() <= self._high:
             self._write(events)
         else:
-            outbox, overflowed = self._waiting(), False
-            for event in events:  # all of them: what can't be sent any more is found in there
+            outbox, overflowed = self._ensure_outbox(), False
+            for event in events:  # all of them: `undelivered` finds there what can't be sent any more
                 try:
                     outbox.add(event, extra=self._limit)
                 except Overflow:
@@ -154,15 +167,17 @@ class Connection:
 
     @property
     def congested(self) -> bool:
-        """Whether the client has not taken what was written for it."""
+        """Whether the client lags behind what was written for it."""
         return (
-            bool(self._outbox) or self._transport.get_write_buffer_size() > self._high or self._early_size > self._limit
+            bool(self._outbox)
+            or self._transport.get_write_buffer_size() > self._high
+            or self._before_welcome_bytes > self._limit
         )
 
-    def _waiting(self) -> Outbox:
+    def _ensure_outbox(self) -> Outbox:
         if self._outbox is None:
             self._outbox = Outbox(self._limit)
-        self._pacer.add(self)
+        self._backpressure.add(self)
         return self._outbox
 
     def _write(self, events: Sequence[Event]) -> None:
@@ -176,72 +191,72 @@ class Connection:
         if len(data) <= self._high:
             self._transport.write(data)
             return
-        if self._secured:
+        if self._tls:
             view = memoryview(data)
             for start in range(0, len(data), HIGH_WATER):
                 self._transport.write(view[start : start + HIGH_WATER])
         else:
             self._transport.write(data)
-        self._watch()  # it may be the last for a while
+        self._watch()  # no other write may follow for a while
 
     def _watch(self) -> None:
-        """Have it seen to that the client takes what it is sent."""
+        """Have the connection monitored if it is congested."""
         if self._transport.get_write_buffer_size() > self._high:
-            self._pacer.add(self)
+            self._backpressure.add(self)
 
     def welcome(self, events: Sequence[Event]) -> None:
-        """Send the first events; what requests of the session had to say meanwhile follows."""
-        if self.open:  # else `unsent` finds what there is
-            early, self._early, self._early_size = self._early or [], None, 0
-            self.send_unlogged([*events, *early])
+        """Send the first events, then those that requests of the session sent before the welcome."""
+        if self.open:  # else `undelivered` finds them
+            pending, self._before_welcome, self._before_welcome_bytes = self._before_welcome or [], None, 0
+            self.send_unlogged([*events, *pending])
 
     def flush(self) -> bool:
-        """Write what waits as far as the client takes it; True when nothing waits any more."""
+        """Write buffered events as far as the client reads them. Return True once none are left."""
         if not self.open:
             self._wake()
             return True
         outbox = self._outbox
-        if self._transport.get_write_buffer_size() < self._left:
-            self._since = 0.0
+        if self._transport.get_write_buffer_size() < self._last_size:
+            self._stalled_since = 0.0
         while outbox and self._transport.get_write_buffer_size() <= self._high:
-            self._since = 0.0
-            self._write(outbox.take(self._high))
-        self._left = self._transport.get_write_buffer_size()
+            self._stalled_since = 0.0
+            self._write(outbox.pop(self._high))
+        self._last_size = self._transport.get_write_buffer_size()
         if self.congested:
             return False
-        self._since = 0.0
+        self._stalled_since = 0.0
         self._wake()
         return True
 
-    def idle(self, now: float) -> float:
-        """For how many seconds the client has taken nothing of what waits for it, as far as was looked."""
-        if not self._since:
-            self._since = now
-        return now - self._since
+    def stalled_for(self, now: float) -> float:
+        """Return for how many seconds the client has been seen to read nothing."""
+        if not self._stalled_since:
+            self._stalled_since = now
+        return now - self._stalled_since
 
     async def drained(self) -> None:
-        """Return when the client has taken (nearly) everything, or is gone."""
+        """Wait until the client has read (nearly) everything, or is gone."""
         if not self.open or not self.congested:
             return
         if self._drained is None:
             self._drained = asyncio.get_running_loop().create_future()
-        self._pacer.add(self)
+        self._backpressure.add(self)
         await asyncio.shield(self._drained)
 
     def close(self, code: int, reason: str) -> None:
-        """End the connection, telling the client why."""
+        """Close the connection, with a reason for the client."""
         if not self.closing:
             self.closing = True
             self._wake()
             self._close(code, reason)
 
-    def unsent(self) -> list[Event]:
-        """After the end: the terminal events that the client did not get and that are not in Kafka."""
+    def undelivered(self) -> list[Event]:
+        """Close, and return the terminal events that the client did not get and that are not in Kafka."""
         self.closing = True
-        self._pacer.discard(self)
+        self._backpressure.discard(self)
         self._wake()
-        early, self._early, self._early_size = self._early or [], None, 0
-        left = [event for event in early if event.kind is Kind.TERMINAL and event.offset < 0]
+        pending, self._before_welcome, self._before_welcome_bytes = self._before_welcome or [], None, 0
+        left = [event for event in pending if event.kind is Kind.TERMINAL and event.offset < 0]
         return left + self._outbox.unsent() if self._outbox else left
 
     def _wake(self) -> None:

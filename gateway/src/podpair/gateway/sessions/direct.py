@@ -1,4 +1,4 @@
-"""How many direct requests the pair has in hand, and whether it takes one more."""
+"""Direct requests in flight, and admission of further ones."""
 
 import asyncio
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from podpair.gateway.upstream.readiness import Readiness
 
 
 class DirectRequests:
-    """Those of the WebSockets and those over HTTP, together. limit: how many there may be."""
+    """Counts direct requests of WebSockets and of plain HTTP. limit: how many may be in flight."""
 
     def __init__(self, limit: int, readiness: Readiness, metrics: Metrics) -> None:
         self._limit = limit
@@ -22,7 +22,7 @@ class DirectRequests:
         metrics.direct.set_function(lambda: self.count)
 
     def add(self, change: int) -> None:
-        """So many have begun, or ended where it is negative."""
+        """Add `change` to the number of requests in flight."""
         before = self.count
         self.count = before + change
         if not before:
@@ -31,20 +31,20 @@ class DirectRequests:
             self._idle.set()
 
     def room(self, grant: Grant | None) -> bool:
-        """Whether the model may be asked directly at once, with a token that allows that."""
+        """Return whether a request with this grant may be sent to the model at once."""
         return self.count < self._allowed(grant) and self._readiness.ready
 
     def load(self, grant: Grant | None = None) -> Load:
-        """The pair as the next request finds it, whose token allows that."""
-        return Load(self._readiness.ready, self.count, self._allowed(grant), queue_open=True)
+        """Return the load that a request with this grant is routed by."""
+        return Load(self._readiness.ready, self.count, self._allowed(grant))
 
     def _allowed(self, grant: Grant | None) -> int:
-        """How many there may be before one of this grant."""
+        """Return how many requests may be in flight before one with this grant."""
         return self._limit if grant is None else grant.room(self._limit)
 
     @contextmanager
     def slot(self, grant: Grant | None = None) -> Iterator[None]:
-        """Room for one synchronous call to the model. Raises Fault(overloaded) where there is none."""
+        """Reserve room for one synchronous call to the model. Raises Fault(overloaded) if there is none."""
         choose_route("direct", self.load(grant))
         self.add(1)
         try:
@@ -53,5 +53,5 @@ class DirectRequests:
             self.add(-1)
 
     async def ended(self) -> None:
-        """Return while there are none."""
+        """Wait until none is in flight."""
         await self._idle.wait()

@@ -1,7 +1,7 @@
-"""What clients ask: each request is accepted on one route and ends in one terminal event, whatever happens to its client.
+"""Dispatches requests: each is accepted on one route and ends in one terminal event, whatever happens to its client.
 
-Invariant: on the queue route `accepted` is sent once the broker has acknowledged the record. A direct request that the
-model refuses, or dies under, goes on through Kafka where its client said `auto`.
+Invariant: on the queue route `accepted` is sent once the broker has acknowledged the record. A direct request with route `auto`
+that the model rejects, or crashes on, continues through Kafka.
 """
 
 import asyncio
@@ -12,148 +12,140 @@ from typing import NamedTuple
 
 from podpair.gateway.config.model import Config
 from podpair.gateway.core import records
-from podpair.gateway.core.attempts import Busy, Failed, ServiceUnavailable, Unavailable
+from podpair.gateway.core.latency_estimate import QUEUE
 from podpair.gateway.core.ledger import OpenRequest
-from podpair.gateway.core.pace import QUEUE, Paces
+from podpair.gateway.core.model_errors import Busy, Failed, ServiceUnavailable, Unavailable
 from podpair.gateway.core.protocol import Code, Fault, Infer, InferRow, error_event
-from podpair.gateway.core.questions import Question
 from podpair.gateway.core.quotas import Grant, Limited
 from podpair.gateway.core.records import Event, accepted_event, direct_events, result_event
-from podpair.gateway.core.routing import Route, choose_route, may_spill
-from podpair.gateway.kafka.producer import RecordProducer
-from podpair.gateway.kafka.topic_limits import TopicLimits
+from podpair.gateway.core.request import InferenceRequest
+from podpair.gateway.core.routing import Route, choose_route
 from podpair.gateway.logs import Throttle, ids
-from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.direct import DirectRequests
-from podpair.gateway.sessions.queueing import Queued, Queueing
+from podpair.gateway.sessions.enqueue import Enqueuer, QueuedRequest, RecordWriters
+from podpair.gateway.sessions.idempotency import IdempotencyFilter, RecordLookup
 from podpair.gateway.sessions.registry import Registry
-from podpair.gateway.sessions.repeating import Logged, Repeating
 from podpair.gateway.sessions.replies import Replies
 from podpair.gateway.sessions.session import Session
 from podpair.gateway.sessions.streams import LiveStream
-from podpair.gateway.sessions.taking_back import TakingBack
 from podpair.gateway.tasks import Tasks
-from podpair.gateway.tracing import Tracer
-from podpair.gateway.upstream.asking import Asking
-from podpair.gateway.upstream.coalescing import Ask, Outcome
-from podpair.gateway.upstream.readiness import Readiness
-from podpair.gateway.worker.answers import AnswerWriter
+from podpair.gateway.tracing import Telemetry, Tracer
+from podpair.gateway.upstream.batcher import Outcome, PendingRequest
+from podpair.gateway.upstream.factory import ModelAccess
 
 _log = logging.getLogger(__name__)
 
 
 class Started(NamedTuple):
-    """A request on its way; `queued` is there on the queue route."""
+    """A request that was started; `queued` is set on the queue route."""
 
     route: Route
-    queued: Queued | None
+    queued: QueuedRequest | None
 
 
 _DIRECT = Started("direct", None)
 
 
 class Dispatcher:
-    """Takes requests of sessions, routes them, and brings back their terminal events."""
+    """Routes the requests of sessions, and delivers their terminal events."""
 
     def __init__(
         self,
         config: Config,
-        source: str,
-        asking: Asking,
-        readiness: Readiness,
-        producer: RecordProducer,
-        answers: AnswerWriter,
-        taking_back: TakingBack,
+        model: ModelAccess,
+        writers: RecordWriters,
         registry: Registry,
-        logged: Logged,
-        topic_limits: TopicLimits,
-        paces: Paces,
-        tracer: Tracer | None,
-        metrics: Metrics,
+        record_at: RecordLookup,
+        telemetry: Telemetry,
     ) -> None:
+        metrics = telemetry.metrics
         self._config = config
-        self._asking = asking
-        self._readiness = readiness
-        self._producer = producer
-        self._taking_back = taking_back
+        self._inference = model.client
+        self._readiness = model.readiness
+        self._latency = model.latency
+        self._producer = writers.producer
+        self._cancellations = writers.cancellations
         self._tasks = Tasks()
-        self._replies = Replies(answers, registry, self._tasks, metrics)
-        self._queueing = Queueing(config, source, producer, topic_limits, taking_back, self._replies, self._finish_with)
-        self._repeating = Repeating(self._replies, logged, self._begin, self._tasks, metrics)
+        self._replies = Replies(writers.results, registry, self._tasks, metrics)
+        self._enqueuer = Enqueuer(config, writers, self._replies, self._finish_with)
+        self._idempotency = IdempotencyFilter(self._replies, record_at, self._begin, self._tasks, metrics)
         self._registry = registry
-        self._paces = paces
-        self._tracer = tracer
+        self._tracer = telemetry.tracer
         self._metrics = metrics
-        self._results, self._requests = metrics.answers.labels("result"), metrics.requests.labels("direct")
-        self._told = Throttle()
-        self.direct = DirectRequests(config.limits.direct, readiness, metrics)
-        registry.on_gone = self._on_gone
+        self._results, self._requests = metrics.completed.labels("result"), metrics.requests.labels("direct")
+        self._log_throttle = Throttle()
+        self.direct = DirectRequests(config.limits.max_direct_in_flight, model.readiness, metrics)
+        self.on_undelivered = self._replies.on_undelivered
 
     def infer(self, session: Session, message: Infer | InferRow, grant: Grant | None) -> Started | None:
-        """Begin a request; its events go to the session. None: it repeats one that still runs, or has ended.
+        """Start a request; its events go to the session. Return None if it repeats one that runs or has ended.
 
-        It counts under `grant`, what its token allows, until it ends. Raises Fault where it can't be accepted; a duplicate id
-        in flight is such a fault, and the first goes on.
+        The request counts under `grant`, the rights of its token, until it ends. Raises Fault if it can't be accepted; a
+        duplicate of an id in flight is such a fault, and the first request continues.
         """
-        if self._repeating.answers(session, message, grant):
+        if self._idempotency.handled(session, message, grant):
             return None
         return self._begin(session, message, grant)
 
     def _begin(self, session: Session, message: Infer | InferRow, grant: Grant | None) -> Started:
         if message.route != "queue" and self.direct.room(grant):
-            route: Route = "direct"  # what most are, decided at once
+            route: Route = "direct"  # the common case, decided at once
         else:
             route = choose_route(message.route, self.direct.load(grant))
-        if message.deadline_ms is not None and self._config.admission.shed:
+        if message.deadline_ms is not None and self._config.admission.load_shedding:
             self._shed(message.model if route == "direct" else QUEUE, message.deadline_ms)
         if self._producer.full:
-            # On either route: an answer that its client doesn't get has to be written, too.
+            # On either route: a result that its client doesn't get is written to Kafka, too.
             raise Fault(Code.OVERLOADED, f"not accepted: {self._producer.refusal}", retry_after_ms=1000)
         request = OpenRequest(route, message.on_disconnect == "cancel", began=time.perf_counter(), grant=grant)
         session.ledger.open(message.id, request)
-        question = _question(session, message)
+        inference_request = _inference_request(session, message)
         if self._tracer is not None:
-            self._trace(self._tracer, session, message, request, question)
+            self._trace(self._tracer, session, message, request, inference_request)
         if route == "queue":
-            return Started("queue", self._queueing.enqueue(session, question))
+            return Started("queue", self._enqueuer.enqueue(session, inference_request))
         request.spills = message.route == "auto"
         self.direct.add(1)
-        if question.stream:
-            self._stream(session, question, request)
+        if inference_request.stream:
+            self._stream(session, inference_request, request)
         else:
-            request.abort = self._asking.submit(question, self._answered, session).cancel
+            request.abort = self._inference.submit(inference_request, self._on_outcomes, session).cancel
         self._replies.accept_soon(session, message.id, request)
         return _DIRECT
 
     def _trace(
-        self, tracer: Tracer, session: Session, message: Infer | InferRow, request: OpenRequest, question: Question
+        self,
+        tracer: Tracer,
+        session: Session,
+        message: Infer | InferRow,
+        request: OpenRequest,
+        inference_request: InferenceRequest,
     ) -> None:
-        """Begin the request's span, if it is to have one: it ends with the request."""
+        """Start the request's span, if the request is sampled: the span ends with the request."""
         about = {"podpair.session": session.id, "podpair.request": message.id, "podpair.model": message.model}
         span = tracer.begin("infer", "server", message.traceparent, about, root=True)
         if span is not None:
             request.span = span
-            question.trace = span.traceparent
+            inference_request.trace = span.traceparent
 
-    def _shed(self, what: str, deadline_ms: int) -> None:
-        """Raises Limited where the deadline is shorter than answers take just now; where nothing is in hand it may be tried."""
-        expected = self._paces.expected(what, time.monotonic()) if self.direct.count or what == QUEUE else 0.0
+    def _shed(self, key: str, deadline_ms: int) -> None:
+        """Raise Limited if the estimated response time exceeds the deadline; with nothing in flight the request is tried."""
+        expected = self._latency.estimate(key, time.monotonic()) if self.direct.count or key == QUEUE else 0.0
         if expected * 1000 > deadline_ms:
-            self._metrics.limited.labels("deadline").inc()
-            message = f"answers take {expected * 1000:.0f} ms just now, longer than the deadline of {deadline_ms} ms"
+            message = f"estimated response time ({expected * 1000:.0f} ms) exceeds the deadline ({deadline_ms} ms)"
             raise Limited("deadline", message, expected)
 
     @property
     def models(self) -> Container[str]:
-        """The models that are known here."""
-        return self._asking.models
+        """The models whose metadata is cached."""
+        return self._inference.models
 
     def cancel(self, session: Session, request_id: str) -> None:
-        """The client does not want the answer any more. An id that was never open here may be so at another gateway."""
+        """Cancel a request for its client. An id that was never open here may be open at another gateway."""
         request = session.ledger.get(request_id)
         if request is None:
             if not session.ledger.has_ended(request_id):
-                self._taking_back.anywhere(session, request_id)
+                self._cancellations.broadcast(session, request_id)
             return
         if request.abort is not None:
             request.abort()
@@ -161,14 +153,14 @@ class Dispatcher:
             self.direct.add(-1)
         request.cancelled = True
         if request.partition is not None:
-            self._taking_back.at(session, request_id, request.partition)
+            self._cancellations.to_partition(session, request_id, request.partition)
         self._finish_with(session, request_id, Fault(Code.CANCELLED, "cancelled by its client"))
 
-    def taken_back(self, session_id: str, request_id: str) -> None:
-        """The session has moved, and its client has told another gateway that it does not want a request any more.
+    def cancelled_elsewhere(self, session_id: str, request_id: str) -> None:
+        """Cancel a direct request of a session that has moved, whose client cancelled it at another gateway.
 
-        Queued ones are their worker's. Of a session that is here this is no news: what its client says here counts, and it may
-        have asked the same id again meanwhile.
+        Workers cancel queued requests. If the session's client is connected here the cancellation is ignored: the client may
+        have reused the id since.
         """
         session = self._registry.sessions.get(session_id.encode())
         if session is None or session.connection is not None:
@@ -177,111 +169,121 @@ class Dispatcher:
         if request is not None and request.route == "direct":
             self.cancel(session, request_id)
 
-    def _stream(self, session: Session, question: Question, request: OpenRequest) -> None:
+    def _stream(self, session: Session, inference_request: InferenceRequest, request: OpenRequest) -> None:
         sessions = self._config.sessions
-        stream = LiveStream(session, question.id, sessions.buffer_bytes, sessions.slow_seconds)
-        task = self._tasks.begin(self._run_stream(session, question, request, stream))
+        stream = LiveStream(
+            session, inference_request.id, sessions.buffer_bytes, sessions.slow_consumer_timeout_seconds
+        )
+        task = self._tasks.spawn(self._run_stream(session, inference_request, request, stream))
         request.resume = stream.resume
         request.abort = task.cancel
 
-    async def _run_stream(self, session: Session, question: Question, request: OpenRequest, stream: LiveStream) -> None:
-        async def on_part(seq: int, data: bytes) -> None:
-            if not request.accepted:  # which comes first
-                self._replies.accept([(session, question.id, request)], request.route)
-            await stream.part(seq, data)
+    async def _run_stream(
+        self, session: Session, inference_request: InferenceRequest, request: OpenRequest, stream: LiveStream
+    ) -> None:
+        async def on_chunk(seq: int, data: bytes) -> None:
+            if not request.accepted:  # `accepted` comes first
+                self._replies.accept([(session, inference_request.id, request)], request.route)
+            await stream.send_chunk(seq, data)
 
         outcome: Outcome
         try:
-            outcome = await self._asking.stream(question, on_part)
-            await stream.finished()
+            outcome = await self._inference.stream(inference_request, on_chunk)
+            await stream.flush()
         except Exception as error:
             outcome = error
         finally:
             stream.close()
         request.resume = None
-        self._settle([(session, question, outcome)])
+        self._complete([(session, inference_request, outcome)])
 
-    def _answered(self, told: list[tuple[Ask, Outcome]]) -> None:
-        """Direct requests have their outcomes: those of one call come together, and go out in one write a session."""
-        self._settle([(ask.context, ask.question, outcome) for ask, outcome in told])
+    def _on_outcomes(self, outcomes: list[tuple[PendingRequest, Outcome]]) -> None:
+        """Complete direct requests. Outcomes of one call arrive together, and are sent in one write per session."""
+        self._complete([(pending.context, pending.request, outcome) for pending, outcome in outcomes])
 
-    def _settle(self, told: list[tuple[Session, Question, Outcome]]) -> None:
-        self.direct.add(-len(told))
+    def _complete(self, outcomes: list[tuple[Session, InferenceRequest, Outcome]]) -> None:
+        self.direct.add(-len(outcomes))
         now = time.perf_counter()
         events: dict[Session, list[Event]] = {}
         seconds: dict[str, list[float]] = {}
         accepted = 0
-        for session, question, outcome in told:
+        for session, inference_request, outcome in outcomes:
             if isinstance(outcome, Exception):
-                self._failed(session, question, outcome)
+                self._on_failure(session, inference_request, outcome)
                 continue
-            request = session.ledger.end(question.id)
+            request = session.ledger.end(inference_request.id)
             if request is None:
                 continue  # answered by another gateway
-            mine = events.get(session)
-            if mine is None:
-                mine = events[session] = []
+            session_events = events.get(session)
+            if session_events is None:
+                session_events = events[session] = []
             if request.accepted:
-                mine.append(result_event(question.id, outcome))
+                session_events.append(result_event(inference_request.id, outcome))
             else:
                 accepted += 1
-                mine += direct_events(question.id, outcome)
-            session.ledger.keep(mine[-1])
-            seconds.setdefault(question.model, []).append(now - request.began)
-        for session, mine in events.items():
-            self._replies.send(session, mine)
+                session_events += direct_events(inference_request.id, outcome)
+            session.ledger.store_answer(session_events[-1])
+            seconds.setdefault(inference_request.model, []).append(now - request.began)
+        for session, session_events in events.items():
+            self._replies.send(session, session_events)
         for model, values in seconds.items():
-            self._paces.saw(model, max(values), time.monotonic())
-            self._metrics.latency.observe(model, values)
+            self._latency.observe(model, max(values), time.monotonic())
+            self._metrics.request_duration.observe(model, values)
             self._results.inc(len(values))
         if accepted:
             self._requests.inc(accepted)
 
-    def _failed(self, session: Session, question: Question, error: Exception) -> None:
-        request = session.ledger.get(question.id)
+    def _on_failure(self, session: Session, inference_request: InferenceRequest, error: Exception) -> None:
+        request = session.ledger.get(inference_request.id)
         if request is not None:
             request.abort = None
         if isinstance(error, Fault):
-            self._finish_with(session, question.id, error)
+            self._finish_with(session, inference_request.id, error)
         elif isinstance(error, Unavailable | Busy | Failed):
-            self._after_failure(session, request, question, error)
+            self._after_failure(session, request, inference_request, error)
         else:
-            _log.error("direct request failed", exc_info=error, extra=ids(session=session.id, request=question.id))
-            self._finish_with(session, question.id, Fault(Code.INTERNAL, "internal error"))
+            _log.error(
+                "direct request failed", exc_info=error, extra=ids(session=session.id, request=inference_request.id)
+            )
+            self._finish_with(session, inference_request.id, Fault(Code.INTERNAL, "internal error"))
 
     def _after_failure(
-        self, session: Session, request: OpenRequest | None, question: Question, error: Unavailable | Busy | Failed
+        self,
+        session: Session,
+        request: OpenRequest | None,
+        inference_request: InferenceRequest,
+        error: Unavailable | Busy | Failed,
     ) -> None:
-        self._readiness.after(error)
-        spills = request is not None and request.spills and may_spill("auto", self.direct.load())
+        self._readiness.on_error(error)
+        spills = request is not None and request.spills
         if spills and not isinstance(error, Failed):
-            self._spill(session, question, error)
+            self._spill(session, inference_request, error)
             return
         message = error.client_message if isinstance(error, Unavailable) else str(error)
         if isinstance(error, Busy | ServiceUnavailable):
             fault = Fault(Code.OVERLOADED, message, retry_after_ms=int(error.retry_after * 1000))
         else:
             fault = Fault(Code.UPSTREAM, message)
-        self._finish_with(session, question.id, fault)
+        self._finish_with(session, inference_request.id, fault)
 
-    def _spill(self, session: Session, question: Question, error: Unavailable | Busy) -> None:
-        request = session.ledger.get(question.id)
+    def _spill(self, session: Session, inference_request: InferenceRequest, error: Unavailable | Busy) -> None:
+        request = session.ledger.get(inference_request.id)
         if request is None:
-            return  # cancelled meanwhile
+            return  # it has been cancelled
         self._metrics.spilled.labels(error.reason).inc()
         request.route = "queue"
         request.resume = None
-        self._queueing.enqueue(session, question)
+        self._enqueuer.enqueue(session, inference_request)
 
-    def lose(self, session: Session, request_id: str, fault: Fault) -> None:
-        """A queued request will not be answered any more."""
+    def fail_queued(self, session: Session, request_id: str, fault: Fault) -> None:
+        """End a queued request with a fault: it will not be answered any more."""
         self._finish_with(session, request_id, fault)
 
     def _finish_with(self, session: Session, request_id: str, fault: Fault) -> None:
         payload = error_event(fault, request_id)
         if fault.code in (Code.UPSTREAM, Code.INTERNAL):
             about = ids(session=session.id, request=request_id)
-            self._told.log(_log, logging.WARNING, "request failed: %s", fault.message, extra=about)
+            self._log_throttle.log(_log, logging.WARNING, "request failed: %s", fault.message, extra=about)
         terminal = Event(records.Kind.TERMINAL, "error", request_id, payload, -1)
         running = session.ledger.get(request_id)
         if running is not None and running.span is not None:
@@ -289,37 +291,38 @@ class Dispatcher:
         request = session.ledger.end(request_id)
         if request is None:
             return  # it has ended: cancelled, or answered by another gateway
-        self._metrics.answers.labels(fault.code).inc()
-        if fault.code not in (Code.OVERLOADED, Code.LOST):  # which invite to ask again
-            session.ledger.keep(terminal)
+        self._metrics.completed.labels(fault.code).inc()
+        if fault.code not in (Code.OVERLOADED, Code.LOST):  # both invite a retry
+            session.ledger.store_answer(terminal)
         events = [terminal]
         if not request.accepted and request.route == "direct":
             self._requests.inc()
             events.insert(0, accepted_event(request_id, "direct"))
         self._replies.send(session, events)
 
-    def _on_gone(self, session: Session) -> None:
+    def on_disconnect(self, session: Session) -> None:
+        """Cancel the requests that are to end with their client's connection."""
         for request_id, request in list(session.ledger.opened.items()):
             if request.cancels_on_disconnect:
                 self.cancel(session, request_id)
 
     async def close(self, timeout: float) -> None:
-        """Wait for what is in hand, direct requests and answers being written, up to `timeout` seconds; give up the rest."""
+        """Wait up to `timeout` seconds for direct requests and for results being written; cancel the rest."""
         end = time.monotonic() + timeout
         try:
             async with asyncio.timeout(timeout):
                 await self.direct.ended()
         except TimeoutError:
-            _log.warning("%d direct requests are given up", self.direct.count)
-        await self._tasks.ended(end - time.monotonic())
+            _log.warning("%d direct requests are abandoned", self.direct.count)
+        await self._tasks.join(end - time.monotonic())
         await self._tasks.cancel()
 
 
-def _question(session: Session, message: Infer | InferRow) -> Question:
+def _inference_request(session: Session, message: Infer | InferRow) -> InferenceRequest:
     deadline = time.time() + message.deadline_ms / 1000 if message.deadline_ms is not None else None
     if isinstance(message, InferRow):
-        return Question(message.id, message.model, deadline=deadline, row=message.data, key=session.id)
-    return Question(
+        return InferenceRequest(message.id, message.model, deadline=deadline, row=message.data, key=session.id)
+    return InferenceRequest(
         message.id, message.model, bytes(message.inputs), bytes(message.data), bytes(message.parameters), deadline,
         stream=message.stream, key=session.id,
     )  # fmt: skip

@@ -1,61 +1,75 @@
-"""From batches of the results topic to the sessions that live here.
+"""Delivers batches of the results topic to the sessions of this gateway.
 
 Invariant: a batch is grouped once, and each session's frames are written once; nothing is done per record that can be
-done per batch. Records are kept in their partition's tail before they are delivered, so that a session that joins between
+done per batch. Records are stored in their partition's tail before they are delivered, so that a session that joins between
 two batches misses none.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.tails import Groups, PartitionTail, Record
 from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
-from podpair.gateway.sessions.misplaced import Misplaced
+from podpair.gateway.sessions.log import Log
+from podpair.gateway.sessions.misplaced_records import MisplacedRecords
 from podpair.gateway.sessions.session import Session
+from podpair.gateway.sessions.user_log import UserLog
 
 _log = logging.getLogger(__name__)
 _LARGEST_TAIL = 1 << 62
 
 
+class Followers(Protocol):
+    """Who is fed: sessions, and the logs of users, by the key of their records. `Registry` has them."""
+
+    sessions: dict[bytes, Session]
+    user_logs: dict[bytes, set[UserLog]]
+
+
 class FanOut:
-    """The partitions that are read here, and the sessions that they feed."""
+    """Feeds sessions from the partitions that this gateway reads.
+
+    on_lagging: called with a log whose client could not keep up; the log is not live until it has caught up.
+    """
 
     def __init__(
         self,
-        sessions: dict[bytes, Session],
+        followers: Followers,
         tail_bytes: int,
-        misplaced: Misplaced,
+        misplaced: MisplacedRecords,
+        on_lagging: Callable[[Log], object],
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
-        self._sessions = sessions
+        self._sessions = followers.sessions
+        self._user_logs = followers.user_logs
         self._tail_bytes = tail_bytes
         self._misplaced = misplaced
         self._metrics = metrics
         self._clock = clock
         self.tails: dict[int, PartitionTail] = {}
-        # Who brings a session up to date that could not take its records as they came; it is not live until then.
-        self.on_behind: Callable[[Session], object] = lambda _: None
+        self._on_lagging = on_lagging
 
     def open(self, partition: int, end: int) -> PartitionTail:
-        """From now on records from offset `end` on are expected for this partition."""
+        """Start delivering a partition; its next record has offset `end`."""
         tail = self.tails[partition] = PartitionTail(end, _LARGEST_TAIL)
-        self._share()
+        self._resize_tails()
         return tail
 
     def close(self, partition: int) -> None:
-        """The partition is no longer read."""
+        """Stop delivering a partition."""
         if self.tails.pop(partition, None) is not None:
-            self._share()
+            self._resize_tails()
 
-    def _share(self) -> None:
+    def _resize_tails(self) -> None:
         for tail in self.tails.values():
             tail.shrink(self._tail_bytes // len(self.tails))
 
     def deliver(self, batch: Sequence[Record]) -> None:
-        """Deliver one batch. Records of a partition come in order; those read before (after a seek) are left out."""
+        """Deliver one batch. Records of a partition come in order; those that were read before (after a seek) are skipped."""
         by_partition: dict[int, list[Record]] = {}
         for record in batch:
             found = by_partition.get(record.partition())
@@ -75,30 +89,28 @@ class FanOut:
             records = [m for m in records if m.offset() >= expected]
             if not records:
                 return
-        groups: Groups = {}
-        for record in records:
-            key = record.key()
-            group = groups.get(key)
-            if group is None:
-                groups[key] = [record]
-            else:
-                group.append(record)
-        sessions = self._sessions
+        groups = _by_key(records)
+        sessions, known = self._sessions, self._misplaced.known
         delivered = duplicates = 0
         size = tail.append(records[-1].offset() + 1, groups)
-        for key, mine in groups.items():
+        for key, group in groups.items():
             session = sessions.get(key) if key is not None else None
             if session is None:
+                if known.get(key) != partition or key in self._user_logs:
+                    delivered += self._deliver_unmatched(key, partition, group, expected)
                 continue
             if session.home != partition:
-                self._misplaced.found(session, partition, mine)
+                self._misplaced.handle(session, partition, group)
             elif not session.live:
-                session.notice(mine)
+                session.observe(group)
             else:
+                if (user_log := session.user_log) is not None:
+                    self._advance(user_log, partition, expected)
+                    user_log.update_position_prefix(user_log.epoch)
                 try:
-                    delivery = session.deliver(mine)
+                    delivery = session.deliver(group)
                 except Exception:
-                    # Whatever it is, it is this session's: the others get their records.
+                    # Whatever failed concerns this session only: the others get their records.
                     _log.exception("delivering failed", extra=ids(session=session.id))
                     session.end(CloseCode.INTERNAL, "internal error: resume")
                     continue
@@ -107,5 +119,60 @@ class FanOut:
                 session.active = now
                 if not delivery.complete:
                     session.live = False
-                    self.on_behind(session)
+                    self._on_lagging(session)
         self._metrics.fan_out(len(records), size, delivered, duplicates)
+
+    def _deliver_unmatched(self, key: bytes | None, partition: int, records: list[Record], before: int) -> int:
+        """Deliver records whose key belongs to no session of this gateway. Return how many were sent."""
+        logs = self._user_logs.get(key) if key is not None else None
+        if logs is None:
+            self._misplaced.handle_unclaimed(partition, key, records)
+            return 0
+        return self._deliver_to_user(logs, partition, records, before)
+
+    def _advance(self, other: Log, partition: int, before: int) -> None:
+        """Advance the other log of a client that is about to get records of one of its two logs.
+
+        If the other log is live, the client has all of it that was read: its place in positions advances, so that retention
+        does not overtake it. before: the end of the partition that is being delivered, without this batch.
+        """
+        tail = self.tails.get(other.home)
+        if other.live and tail is not None:
+            other.seen = max(other.seen, (before if other.home == partition else tail.end) - 1)
+
+    def _deliver_to_user(self, logs: Iterable[UserLog], partition: int, records: list[Record], before: int) -> int:
+        """Deliver records that are addressed to a user to the sessions of the user. Return how many were sent."""
+        sent = 0
+        followed = list(logs)
+        if followed[0].home != partition:  # all have one home; some may have come after the topic was widened
+            moved = [log for log in followed if log.previous_home == partition]
+            for log in moved or followed[:1]:
+                self._misplaced.handle(log, partition, records)
+            return 0
+        for log in followed:
+            if log.live:
+                self._advance(log.session, partition, before)
+                try:
+                    delivery = log.deliver(records)
+                except Exception:
+                    _log.exception("delivering failed", extra=ids(session=log.session.id))
+                    log.end(CloseCode.INTERNAL, "internal error: resume")
+                    continue
+                sent += delivery.sent
+                log.session.active = self._clock()
+                if not delivery.complete:
+                    log.live = False
+                    self._on_lagging(log)
+        return sent
+
+
+def _by_key(records: list[Record]) -> Groups:
+    groups: Groups = {}
+    for record in records:
+        key = record.key()
+        group = groups.get(key)
+        if group is None:
+            groups[key] = [record]
+        else:
+            group.append(record)
+    return groups

@@ -1,31 +1,25 @@
-"""One session: a user's place in the results topic, with or without a client connected right now."""
+"""One session: a user's place in the results topic, with or without a connected client."""
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
+from podpair.gateway.core.chunks import merge_adjacent
 from podpair.gateway.core.ledger import Ledger
-from podpair.gateway.core.partials import merge_adjacent
+from podpair.gateway.core.positions import Position
 from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.quotas import Grant
 from podpair.gateway.core.records import Event, Kind, accepted_event, ended_by, takeover_of
 from podpair.gateway.core.tails import Record
 from podpair.gateway.core.takeovers import Hold, Stamp
 from podpair.gateway.sessions.connection import Connection
+from podpair.gateway.sessions.log import DeliveryResult, Log
+from podpair.gateway.sessions.user_log import UserLog
 
 _TERMINAL, _TAKEOVER, _PUSH = Kind.TERMINAL, Kind.TAKEOVER, Kind.PUSH
 
 
-class Delivery(NamedTuple):
-    """What became of records that were to be delivered."""
-
-    sent: int
-    duplicates: int  # dropped: the second terminal event of a request
-    complete: bool  # the client took all of them
-
-
-class Session:
-    """State of one session on this gateway; whatever outlives the gateway is in Kafka or in the resume token."""
+class Session(Log):
+    """State of one session on this gateway; state that outlives the gateway is in Kafka or in the resume token."""
 
     __slots__ = (
         "active",
@@ -34,62 +28,50 @@ class Session:
         "expires_at",
         "grant",
         "hold",
-        "home",
-        "id",
-        "key",
         "ledger",
-        "live",
-        "moves",
-        "previous_home",
         "requests_epoch",
-        "seen",
         "subject",
+        "user_log",
     )
 
     def __init__(self, session_id: str, subject: str, home: int, ledger: Ledger) -> None:
-        self.id = session_id
-        self.key = session_id.encode()
+        super().__init__(session_id, home)
         self.subject = subject
-        self.home = home  # partition of the results topic
-        self.previous_home: int | None = None  # where some producers may write still, for the topic was widened
-        self.moves = 0  # how often the results topic has changed since the session is here
         self.ledger = ledger
+        self.user_log: UserLog | None = (
+            None  # what is addressed to its user; None: that is not read, or no client is there
+        )
         self.grant: Grant | None = None  # what its token allows; None: whatever `limits` allow
         self.connection: Connection | None = None
-        self.hold = Hold(Stamp(), shared=False)  # the connection's, among those that other gateways may have
-        self.requests_epoch: str | None = None  # of the requests topic, as its client was told of it; None: of none yet
-        self.live = False  # caught up: records are delivered as they are read
-        self.seen = -1  # offset of the last record delivered, or of the one before the first
-        self.expires_at: float | None = None  # Unix seconds: when its token ends
+        self.hold = Hold(Stamp(), shared=False)  # the connection's, among those at other gateways
+        self.requests_epoch: str | None = None  # of the requests topic, as its client knows it; None: it knows none
+        self.expires_at: float | None = None  # Unix seconds: when its token expires
         self.ends_at: float | None = None  # Unix seconds: when its connection is closed for that
         self.active = 0.0  # monotonic seconds: when a frame last went either way
 
     def move(self, home: int, previous_home: int | None) -> None:
-        """The results topic has changed: what was seen of the log before it says nothing about the one from now on.
-
-        With a `previous_home` the log is the same, and was divided anew.
-        """
         if previous_home != home:
-            self.seen = -1
-            self.ledger.moved()
-        self.home = home
-        self.previous_home = None if previous_home == home else previous_home
-        self.moves += 1
-        self.live = False
+            self.ledger.on_log_moved()
+        super().move(home, previous_home)
 
-    def deliver(self, records: Iterable[Record], *, merge: bool = False) -> Delivery:
-        """Send records of the home partition, ascending; what was seen before is left out. `merge`: adjacent partials as one.
+    def position(self, epoch: str, offset: int) -> Position:
+        user = self.user_log
+        return Position(epoch, self.home, offset, None if user is None else (user.home, user.seen))
 
-        Where the client does not take all of them, `seen` is where it has to be brought up to date from.
-        """
+    def update_position_prefix(self, epoch: str) -> None:
+        """Update the prefix of positions: its home, and the client's place in the user's log."""
+        if self.connection is not None:
+            self.connection.wire.on_log_moved(str(self.position(epoch, 0)).removesuffix("0").encode())
+
+    def deliver(self, records: Iterable[Record], *, merge: bool = False) -> DeliveryResult:
         connection = self.connection
         if connection is None:
-            return Delivery(0, 0, complete=True)
+            return DeliveryResult(0, 0, complete=True)
         to_event = connection.wire.event
         seen = self.seen
         events: list[Event] = []
         duplicates = 0
-        lost = False  # another connection has the session
+        lost = False  # another connection has taken the session over
         for record in records:
             offset: int = record.offset()
             if offset <= seen:
@@ -98,20 +80,17 @@ class Session:
             event = to_event(record.value(), record.headers(), offset)
             kind = event.kind
             if kind is _PUSH:
-                pass  # what most are
+                pass  # the common case
             elif kind is _TAKEOVER:
                 lost = self.hold.loses_to(event.id)
                 if lost:
                     break
                 continue
             elif kind is _TERMINAL and event.id is not None:
-                if self.ledger.is_second_copy(event.id, offset):
+                if self.ledger.is_duplicate(event.id, offset):
                     duplicates += 1
                     continue
-                request = self.ledger.end(event.id, offset)
-                if request is not None and not request.accepted:
-                    # The answer has overtaken the broker's acknowledgement, which it proves.
-                    events.append(accepted_event(event.id, "queue"))
+                self._end(event.id, offset, events)
             events.append(event)
         if merge:
             events = merge_adjacent(events)
@@ -119,13 +98,20 @@ class Session:
         complete = taken == len(events)
         self.seen = seen if complete else max([self.seen, *(event.offset for event in events[:taken])])
         if lost:
-            self.replaced()
-        return Delivery(taken, duplicates, complete)
+            self.on_replaced()
+        return DeliveryResult(taken, duplicates, complete)
+
+    def _end(self, request_id: str, offset: int, events: list[Event]) -> None:
+        """End a request whose result is about to be added to `events`. offset: in the home; -1: in another partition."""
+        request = self.ledger.end(request_id, offset)
+        if request is not None and not request.accepted:
+            # The result has overtaken the broker's acknowledgement, which it implies.
+            events.append(accepted_event(request_id, "queue"))
 
     def deliver_unplaced(self, records: Iterable[Record]) -> None:
-        """Send records of another partition than the home, without positions, if the client is there.
+        """Send records of a partition other than the home, without positions, if the client is connected.
 
-        Of answers only those of open requests: the others have been given, or are another connection's.
+        Results are sent only for open requests: others were delivered already, or belong to another connection.
         """
         connection = self.connection
         if connection is None or not connection.open:
@@ -136,43 +122,40 @@ class Session:
             if event.kind is Kind.TERMINAL and event.id is not None:
                 if self.ledger.get(event.id) is None:
                     continue
-                request = self.ledger.end(event.id)
-                if request is not None and not request.accepted:
-                    events.append(accepted_event(event.id, "queue"))
+                self._end(event.id, -1, events)
             events.append(event)
         self.send_all(events)
 
-    def notice(self, records: Iterable[Record]) -> None:
-        """Records of the home partition that are not delivered as they come: the client is away, or has to catch up."""
+    def observe(self, records: Iterable[Record]) -> None:
         if self.connection is None:
             for record in records:
-                request_id = ended_by(record.headers())
+                request_id = ended_by(record.value(), record.headers())
                 if request_id is not None and self.ledger.get(request_id) is not None:
                     self.ledger.end(request_id, record.offset())
             return
-        self.heed(found for record in records if (found := takeover_of(record.headers(), record.offset())) is not None)
+        self.apply_takeovers(
+            found for record in records if (found := takeover_of(record.headers(), record.offset())) is not None
+        )
 
-    def heed(self, takeovers: Iterable[Event]) -> None:
-        """Let go of the client's connection where a newer one is announced."""
+    def apply_takeovers(self, takeovers: Iterable[Event]) -> None:
         if self.connection is not None and any(self.hold.loses_to(takeover.id) for takeover in takeovers):
-            self.replaced()
+            self.on_replaced()
 
-    def replaced(self) -> None:
-        """Another connection has the session now."""
+    def on_replaced(self) -> None:
+        """Close the connection: another one has taken the session over."""
         self.end(CloseCode.REPLACED, "another connection took over this session")
 
     def end(self, code: int, reason: str) -> None:
-        """Close the client's connection, if there is one."""
         self.live = False
         if self.connection is not None:
             self.connection.close(code, reason)
 
     def send(self, event: Event) -> bool:
-        """Send one event that did not come through Kafka; False if no client is there to take it."""
+        """Send one event that did not come through Kafka. Return False if no client is connected."""
         return self.send_all((event,))
 
     def send_all(self, events: Sequence[Event]) -> bool:
-        """Send events that did not come through Kafka, in one write; False if no client is there to take them."""
+        """Send events that did not come through Kafka, in one write. Return False if no client is connected."""
         connection = self.connection
         if connection is None or not connection.send_unlogged(events):
             return False

@@ -1,7 +1,7 @@
-"""Announces connections that take over a session, so that the gateway that had it before lets go of it.
+"""Announces connections that take over a session, so that the gateway that had it before closes its connection.
 
-Invariant: an announcement stands in the session's home partition, behind the offset from which the gateway of its connection
-reads: whoever holds the session reads it, wherever that is.
+Invariant: an announcement is in the session's home partition, behind the offset from which the gateway of its connection reads:
+whichever gateway holds the session reads it.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from podpair.gateway.core import records
 from podpair.gateway.core.takeovers import Hold, Stamp, Stamps
-from podpair.gateway.kafka.producer import NotWritten, RecordProducer, Written
+from podpair.gateway.kafka.producer import DeliveryError, RecordMetadata, RecordProducer
 from podpair.gateway.logs import ids
 from podpair.gateway.sessions.connection import Connection
 from podpair.gateway.sessions.session import Session
@@ -19,7 +19,7 @@ from podpair.gateway.sessions.session import Session
 _log = logging.getLogger(__name__)
 _BACKOFF = 0.5  # seconds before an announcement that was not acknowledged is written again
 
-_About = tuple[Session, Connection]
+_Context = tuple[Session, Connection]
 
 
 class Takeovers:
@@ -32,38 +32,44 @@ class Takeovers:
         self._stamps = Stamps(time.time)
 
     def hold(self, after: Stamp = Stamp(), *, shared: bool) -> Hold:  # noqa: B008 - it is immutable
-        """That of a connection which a client asks for now; `after`: the one whose resume token it brings.
+        """Return the hold of a new connection. after: the stamp of the connection whose resume token the client brings.
 
-        To be taken before the client is answered: one that goes elsewhere after the answer has a later stamp there.
+        To be called before the client is answered: if it connects elsewhere after the answer, it gets a later stamp there.
         """
         return Hold(self._stamps.next(after), shared)
 
     def announce(self, session: Session, connection: Connection) -> None:
-        """Tell that the connection, which has been welcomed, has the session, if others may think that they do."""
+        """Announce that the connection, which was welcomed, has the session, if other gateways may have it too."""
         if session.connection is connection and session.hold.shared:
             session.hold.announced = True
             self._write((session, connection))
 
     def announce_again(self, sessions: Iterable[Session]) -> None:
-        """The results topic has changed: what stands in it may have been lost, or be in another partition than is read."""
+        """Repeat announcements after a change of the results topic: they may be lost, or in a partition that is not read."""
         for session in sessions:
             if session.connection is not None and session.hold.announced:
                 self._write((session, session.connection))
 
-    def _write(self, about: _About) -> None:
-        session, connection = about
+    def _write(self, context: _Context) -> None:
+        session, connection = context
         if session.connection is not connection or not connection.open:
             return
         headers = records.takeover_headers(
             connection=str(session.hold.stamp), session=session.id, source=self._source, now=time.time()
         )
         self._producer.send(
-            self._topic, b"", key=session.key, headers=headers, partition=session.home, told=self._told, context=about
+            self._topic,
+            b"",
+            key=session.key,
+            headers=headers,
+            partition=session.home,
+            callback=self._on_delivery,
+            context=context,
         )
 
-    def _told(self, told: list[tuple[_About, Written | NotWritten]]) -> None:
-        for about, outcome in told:
-            session, connection = about
-            if isinstance(outcome, NotWritten) and session.connection is connection:
-                _log.warning("a takeover is announced again: %s", outcome, extra=ids(session=session.id))
-                asyncio.get_running_loop().call_later(_BACKOFF, self._write, about)
+    def _on_delivery(self, outcomes: list[tuple[_Context, RecordMetadata | DeliveryError]]) -> None:
+        for context, outcome in outcomes:
+            session, connection = context
+            if isinstance(outcome, DeliveryError) and session.connection is connection:
+                _log.warning("announcing a takeover again: %s", outcome, extra=ids(session=session.id))
+                asyncio.get_running_loop().call_later(_BACKOFF, self._write, context)

@@ -1,1 +1,1 @@
-"""The other half of the pair, spoken to in the Open Inference Protocol: any V2 server can stand there."""
+"""Clients of the inference container, in the Open Inference Protocol: it may be any V2 server."""

@@ -1,4 +1,4 @@
-"""What the gateway asks of an upstream, whichever protocol it speaks: readiness, models, calls, and streams."""
+"""The interface of an upstream, whichever protocol it speaks: readiness, models, calls, and streams."""
 
 from collections.abc import AsyncGenerator, Iterable
 from typing import NamedTuple, Protocol
@@ -7,7 +7,7 @@ import aiohttp
 
 from podpair.gateway.core.http_response import Response
 from podpair.gateway.core.models import Model
-from podpair.gateway.core.questions import Question
+from podpair.gateway.core.request import InferenceRequest
 from podpair.gateway.core.tensors import Output
 
 
@@ -17,11 +17,11 @@ class Call(NamedTuple):
     model: Model
     shapes: tuple[tuple[int, ...], ...]  # of each input
     raw: tuple[bytes, ...]  # each input's elements
-    parameters: bytes  # JSON, empty where there are none
+    parameters: bytes  # JSON, empty if there are none
     deadline: float | None  # Unix seconds
     key: str  # chooses among the model's versions; empty: any
-    id: str  # empty where the call holds several requests
-    trace: str = ""  # traceparent, where one of them is traced
+    id: str  # empty if the call holds several requests
+    trace: str = ""  # traceparent, if one of them is traced
 
 
 class CallAnswer(NamedTuple):
@@ -40,57 +40,57 @@ class Answer(NamedTuple):
     inference_ms: float | None
 
 
-class Part(NamedTuple):
-    """A part of a streamed answer: JSON, the value of the model's only output, or an object of all of them."""
+class Chunk(NamedTuple):
+    """A chunk of a streamed answer: JSON, the value of the model's only output, or an object of all of them."""
 
     data: bytes
     model_version: str | None
 
 
 class Upstream(Protocol):
-    """One inference container. Each method raises Fault where the request is at fault, and Unavailable, Busy or Failed where
-    the container is; cancelled, it tells the container that nobody waits.
+    """One inference container. Each method raises Fault if the request is at fault, and Unavailable, Busy or Failed if
+    the container is; when cancelled, it tells the container that nobody waits.
     """
 
     url: str
     http: aiohttp.ClientSession | None  # for streams that are passed through as they are; None: it does not speak HTTP
 
     async def ready(self) -> bool:
-        """Whether it says that it is ready, within two seconds."""
+        """Return whether the container says that it is ready, within two seconds."""
         ...
 
     async def metrics(self) -> str:
-        """What it tells Prometheus, within a second; empty where it does not: V2 asks no server for metrics."""
+        """Return the container's Prometheus metrics, within a second; empty if it has none: V2 requires no server to have any."""
         ...
 
     async def model(self, name: str) -> Model:
-        """What it serves under that name."""
+        """Return the model that the container serves under that name."""
         ...
 
     async def forward(
         self, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes | None, timeout: float
     ) -> Response:
-        """Pass a request on as it is, where it speaks HTTP; `target`: path and query, `timeout` in seconds."""
+        """Pass a request on as it is, if it speaks HTTP; `target`: path and query, `timeout` in seconds."""
         ...
 
     async def call(self, call: Call) -> CallAnswer:
-        """Ask for many rows."""
+        """Infer a batch of rows."""
         ...
 
-    async def ask(self, question: Question, inputs: bytes, timeout: float) -> Answer:
-        """Ask one question as it is; `inputs` is V2's, `timeout` in seconds."""
+    async def infer(self, request: InferenceRequest, inputs: bytes, timeout: float) -> Answer:
+        """Infer one request unchanged; `inputs` is V2's, `timeout` in seconds."""
         ...
 
-    def stream(self, question: Question, model: Model) -> AsyncGenerator[Part, None]:
-        """Ask one question, and get its answer in parts."""
+    def stream(self, request: InferenceRequest, model: Model) -> AsyncGenerator[Chunk, None]:
+        """Infer one request, and stream its answer."""
         ...
 
-    async def chat(self, question: Question, timeout: float) -> bytes:
-        """Ask for a chat completion, and get it whole; `timeout` in seconds."""
+    async def chat(self, request: InferenceRequest, timeout: float) -> bytes:
+        """Request a chat completion, and return it whole; `timeout` in seconds."""
         ...
 
-    def chat_stream(self, question: Question) -> AsyncGenerator[bytes, None]:
-        """Ask for a chat completion, and get the data of its events."""
+    def chat_stream(self, request: InferenceRequest) -> AsyncGenerator[bytes, None]:
+        """Request a chat completion, and stream the data of its events."""
         ...
 
     async def close(self) -> None:

@@ -1,6 +1,6 @@
-"""V2 over gRPC (Open Inference Protocol, GRPCInferenceService), with Triton's ModelConfig and ModelStreamInfer where it has them.
+"""V2 over gRPC (Open Inference Protocol, GRPCInferenceService), with Triton's ModelConfig and ModelStreamInfer if it has them.
 
-One channel for all: HTTP/2 carries the calls side by side. Messages cross as bytes (`upstream.messages` reads them), so that
+One channel for all: HTTP/2 carries the calls side by side. Messages cross as bytes (`upstream.grpc_messages` reads them), so that
 gRPC does nothing with them. A call that is cancelled here is cancelled there.
 """
 
@@ -13,15 +13,16 @@ from urllib.parse import quote, urlsplit
 import grpc
 
 from podpair.gateway.config.model import Inference
-from podpair.gateway.core.attempts import Busy, Failed, Late, ServiceUnavailable, TooLarge, Unavailable, retry_after
-from podpair.gateway.core.generate import part_of_outputs
+from podpair.gateway.core.generate import chunk_of_outputs
+from podpair.gateway.core.model_errors import Busy, Failed, Late, ServiceUnavailable, TooLarge, Unavailable
 from podpair.gateway.core.models import Model
 from podpair.gateway.core.protocol import Code, Fault
-from podpair.gateway.core.questions import Question, data_of
+from podpair.gateway.core.request import InferenceRequest, shorthand_of
+from podpair.gateway.core.retry_after import parse_retry_after
 from podpair.gateway.core.shorthand import expand
 from podpair.gateway.tracing import CURRENT
-from podpair.gateway.upstream import messages
-from podpair.gateway.upstream.calls import Answer, Call, CallAnswer, Part
+from podpair.gateway.upstream import grpc_messages
+from podpair.gateway.upstream.calls import Answer, Call, CallAnswer, Chunk
 
 _SERVICE = "/inference.GRPCInferenceService/"
 _HEALTH = "/grpc.health.v1.Health/Check"
@@ -42,11 +43,11 @@ _Metadata = tuple[tuple[str, str], ...]
 
 
 def target_of(url: str) -> tuple[str, bool]:
-    """The channel's target, and whether it is TLS: of `grpc://host:port`, `grpcs://host:port` or `unix:path`."""
+    """Return the channel's target, and whether it is TLS: of `grpc://host:port`, `grpcs://host:port` or `unix:path`."""
     if url.startswith("unix:"):
         return url, False
-    parts = urlsplit(url)
-    return parts.netloc, parts.scheme == "grpcs"
+    chunks = urlsplit(url)
+    return chunks.netloc, chunks.scheme == "grpcs"
 
 
 class GrpcUpstream:
@@ -70,11 +71,11 @@ class GrpcUpstream:
     async def ready(self) -> bool:
         try:
             try:
-                return messages.ready_of(await self._unary(_SERVICE + "ServerReady"))
+                return grpc_messages.ready_of(await self._unary(_SERVICE + "ServerReady"))
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
                     return False
-                return await self._unary(_HEALTH) == messages.SERVING
+                return await self._unary(_HEALTH) == grpc_messages.SERVING
         except (grpc.aio.AioRpcError, Failed):
             return False
 
@@ -82,7 +83,7 @@ class GrpcUpstream:
         return ""  # V2 has none over gRPC
 
     async def model(self, name: str) -> Model:
-        about = messages.about_model(name)
+        about = grpc_messages.about_model(name)
         try:
             metadata = await self._unary(_SERVICE + "ModelMetadata", about, self._timeout)
         except grpc.aio.AioRpcError as error:
@@ -91,7 +92,7 @@ class GrpcUpstream:
             config: bytes | None = await self._unary(_SERVICE + "ModelConfig", about, self._timeout)
         except grpc.aio.AioRpcError:
             config = None  # an extension that not every server has
-        return messages.model_of_messages(name, metadata, config)
+        return grpc_messages.model_of_messages(name, metadata, config)
 
     async def _unary(self, method: str, message: bytes = b"", timeout: float = _PROBE_SECONDS) -> bytes:
         return bytes(await self._channel.unary_unary(method)(message, timeout=timeout))
@@ -100,14 +101,14 @@ class GrpcUpstream:
         tensors = [
             (spec.name, spec.datatype, shape) for spec, shape in zip(call.model.inputs, call.shapes, strict=True)
         ]
-        message = messages.request(call.model.name, tensors, call.raw, call.parameters, call.id)
+        message = grpc_messages.request(call.model.name, tensors, call.raw, call.parameters, call.id)
         answer = await self._ask(message, call.deadline, call.key, self._timeout)
-        return CallAnswer(*messages.outputs_of(answer), None)
+        return CallAnswer(*grpc_messages.outputs_of(answer), None)
 
-    async def ask(self, question: Question, inputs: bytes, timeout: float) -> Answer:
-        message = messages.request_of_inputs(question.model, inputs, question.parameters, question.id)
-        outputs, version = messages.outputs_of(await self._ask(message, question.deadline, question.key, timeout))
-        return Answer(messages.outputs_json(outputs), version, None)
+    async def infer(self, request: InferenceRequest, inputs: bytes, timeout: float) -> Answer:
+        message = grpc_messages.request_of_inputs(request.model, inputs, request.parameters, request.id)
+        outputs, version = grpc_messages.outputs_of(await self._ask(message, request.deadline, request.key, timeout))
+        return Answer(grpc_messages.outputs_json(outputs), version, None)
 
     async def _ask(self, message: bytes, deadline: float | None, key: str, timeout: float) -> bytes:
         try:
@@ -115,13 +116,13 @@ class GrpcUpstream:
         except grpc.aio.AioRpcError as error:
             raise self._fault(error, deadline) from None
 
-    async def stream(self, question: Question, model: Model) -> AsyncGenerator[Part, None]:
-        inputs = question.inputs or expand(data_of(question), model.only_input())[0]
-        message = messages.request_of_inputs(
-            model.name, inputs, question.parameters, question.id, one_row=model.batchable
+    async def stream(self, request: InferenceRequest, model: Model) -> AsyncGenerator[Chunk, None]:
+        inputs = request.inputs or expand(shorthand_of(request), model.only_input())[0]
+        message = grpc_messages.request_of_inputs(
+            model.name, inputs, request.parameters, request.id, one_row=model.batchable
         )
-        left = None if question.deadline is None else max(question.deadline - time.time(), 0.001)
-        call = self._stream(timeout=left, metadata=_about(question.key))
+        left = None if request.deadline is None else max(request.deadline - time.time(), 0.001)
+        call = self._stream(timeout=left, metadata=_about(request.key))
         try:
             await call.write(message)
             await call.done_writing()
@@ -131,9 +132,9 @@ class GrpcUpstream:
                     answer = await call.read()
                 if answer is grpc.aio.EOF:
                     break
-                outputs, version, last = messages.part_of_stream(answer)
+                outputs, version, last = grpc_messages.part_of_stream(answer)
                 if outputs:
-                    yield Part(part_of_outputs(outputs, model), version)
+                    yield Chunk(chunk_of_outputs(outputs, model), version)
                 if last:
                     return
         except TimeoutError:
@@ -141,30 +142,30 @@ class GrpcUpstream:
         except asyncio.InvalidStateError:
             # It ended before all was said: the reason is its status.
             status, why = await call.code(), str(await call.details() or "it closed the stream")
-            raise self._error_of(status, why, await call.trailing_metadata() or (), question.deadline) from None
+            raise self._error_of(status, why, await call.trailing_metadata() or (), request.deadline) from None
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 raise Fault(Code.NOT_FOUND, "the model does not answer in parts") from None
-            raise self._fault(error, question.deadline) from None
+            raise self._fault(error, request.deadline) from None
         finally:
             call.cancel()
 
-    async def chat(self, question: Question, timeout: float) -> bytes:
+    async def chat(self, request: InferenceRequest, timeout: float) -> bytes:
         raise _no_chat()
 
-    async def chat_stream(self, question: Question) -> AsyncGenerator[bytes, None]:
+    async def chat_stream(self, request: InferenceRequest) -> AsyncGenerator[bytes, None]:
         raise _no_chat()
         yield b""  # a generator, as the others are
 
     def _fault(self, error: grpc.aio.AioRpcError, deadline: float | None) -> Exception:
-        """What an error means."""
+        """Convert an error to its meaning."""
         message = str(error.details() or error.code().name)
         return self._error_of(error.code(), message, error.trailing_metadata() or (), deadline)
 
     def _error_of(
         self, status: grpc.StatusCode, message: str, metadata: Iterable[tuple[str, str | bytes]], deadline: float | None
     ) -> Exception:
-        """What a status means."""
+        """Convert a status to the error that it means."""
         codes = grpc.StatusCode
         if status is codes.UNAVAILABLE:
             about = f"{self.url}: {message}"
@@ -206,13 +207,13 @@ def _shorter(timeout: float, deadline: float | None) -> float:
 
 
 def _about(key: str) -> _Metadata:
-    """What podpair's own container reads besides V2; others don't mind."""
+    """Return the metadata that podpair's own container reads besides V2; others ignore it."""
     about = (("podpair-key", quote(key, safe="")),) if key else ()
     trace = CURRENT.get()
     return (*about, ("traceparent", trace)) if trace else about
 
 
 def _retry_after(metadata: Iterable[tuple[str, str | bytes]], default: float) -> float:
-    """Seconds."""
-    found = next((retry_after(value, 0.001) for name, value in metadata if name == _RETRY_AFTER_MS), None)
+    """Return the seconds to wait."""
+    found = next((parse_retry_after(value, 0.001) for name, value in metadata if name == _RETRY_AFTER_MS), None)
     return default if found is None else found

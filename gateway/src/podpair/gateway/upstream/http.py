@@ -1,4 +1,4 @@
-"""HTTP/1.1 to the model next door, for its calls: one write a call, one future, no more.
+"""An HTTP/1.1 connection pool for calls to the model: one write a call, one future, no more.
 
 aiohttp's client does far more for each request than a call on localhost needs, and the direct route pays it for every
 batch; it stays for everything that isn't a call (`upstream.rest`). Invariants: a connection carries one call at a time; one
@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Iterable, Sequence
 from typing import cast
 from urllib.parse import urlsplit
 
-from podpair.gateway.core.attempts import Failed, TooLarge, Unavailable
 from podpair.gateway.core.http_response import (
     BadResponse,
     Response,
@@ -23,6 +22,7 @@ from podpair.gateway.core.http_response import (
     ResponseTooLarge,
     whole_response,
 )
+from podpair.gateway.core.model_errors import Failed, TooLarge, Unavailable
 
 _KEEP = 20.0  # seconds that an idle connection is kept; V2 servers keep theirs longer
 _RESTED = 1.0  # seconds idle after which a connection may be about to be closed by the server
@@ -43,21 +43,21 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self.pool.hold(self)
+        self.pool.add(self)
         made = transport.get_extra_info("socket")
         if made is not None and hasattr(select, "poll"):
             self._poll = select.poll()
             self._poll.register(made.fileno(), select.POLLIN)
 
     def untouched(self) -> bool:
-        """Whether the server has sent nothing, not even its end, that the loop has not read yet."""
+        """Return whether the server has sent nothing, not even its end, that the loop has not read yet."""
         return self._poll is None or not self._poll.poll(0)
 
     def send(self, data: bytes, answer: "asyncio.Future[Response]", *, bodiless: bool) -> None:
         """Begin a call. `bodiless`: it is HEAD."""
         transport = self.transport
         assert transport is not None  # noqa: S101
-        if not self.idle_since and (transport.is_closing() or not self.untouched()):  # it was made just now
+        if not self.idle_since and (transport.is_closing() or not self.untouched()):  # it is new
             self.abort()
             answer.set_exception(Unavailable(f"{self.pool.url}: it speaks, or ends, before it is asked"))
             return
@@ -67,7 +67,7 @@ class _Connection(asyncio.Protocol):
         transport.write(data)
 
     def give_up(self, answer: "asyncio.Future[Response]") -> None:
-        """Nobody waits for the call with this answer any more.
+        """Abandon the call with this answer, because nobody waits for it any more.
 
         Where that is there already, the connection may have the next call: it is not this one's to close.
         """
@@ -114,7 +114,7 @@ class _Connection(asyncio.Protocol):
             answer.set_result(response)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.pool.forget(self)
+        self.pool.remove(self)
         self._poll = None
         self._fail(Unavailable(f"{self.pool.url}: {error or 'it closed the connection'}", midway=True))
 
@@ -152,7 +152,7 @@ class HttpPool:
     async def request(
         self, method: str, target: str, headers: Iterable[tuple[str, str]], body: bytes | None, timeout: float
     ) -> Response:
-        """Any method but CONNECT, for now and then; as `post`. `target`: path and query, as they go over the wire."""
+        """Send an occasional request of any method but CONNECT; otherwise as `post`. `target`: path and query, encoded."""
         lines = [f"{method} {self._prefix}{target} HTTP/1.1\r\nHost: {self._authority.decode()}\r\n"]
         lines += [f"{name}: {value}\r\n" for name, value in headers]
         if body is not None:
@@ -161,7 +161,7 @@ class HttpPool:
         return await self._send(b"%b\r\n%b" % (head, body or b""), timeout, bodiless=method == "HEAD")
 
     def post(self, path: str, fields: bytes, body: Sequence[bytes], timeout: float) -> Awaitable[Response]:
-        """POST, and the whole answer. `fields`: header lines, each with its end. `body`: its parts, in order.
+        """Send a POST, and return the whole answer. `fields`: header lines, each with its end. `body`: its parts, in order.
 
         Raises Unavailable, Failed, or TimeoutError after `timeout` seconds. Cancelled, it closes the connection.
         """
@@ -226,7 +226,7 @@ class HttpPool:
         return connection
 
     def release(self, connection: _Connection) -> None:
-        """The connection is free again."""
+        """Return a connection to the pool."""
         if self._closed:
             connection.abort()
             return
@@ -237,12 +237,12 @@ class HttpPool:
             self._idle.popleft()
             oldest.abort()
 
-    def hold(self, connection: _Connection) -> None:
-        """There is another connection."""
+    def add(self, connection: _Connection) -> None:
+        """Add a connection to the pool."""
         self._all.add(connection)
 
-    def forget(self, connection: _Connection) -> None:
-        """The connection is gone."""
+    def remove(self, connection: _Connection) -> None:
+        """Remove a closed connection from the pool."""
         self._all.discard(connection)
 
     def close(self) -> None:

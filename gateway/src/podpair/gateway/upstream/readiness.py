@@ -1,4 +1,4 @@
-"""Whether the inference container answers: asked for all the time, and at once when a call casts doubt on it.
+"""Probes whether the inference container is ready: periodically, and at once when a call casts doubt on it.
 
 Invariant: only its health, or that no connection to it can be made, makes it not ready; no single call that it fails does.
 """
@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from podpair.gateway.core.attempts import Unavailable
+from podpair.gateway.core.model_errors import Unavailable
 from podpair.gateway.logs import Throttle
 from podpair.gateway.upstream.calls import Upstream
 
@@ -15,19 +15,19 @@ _log = logging.getLogger(__name__)
 
 
 class Readiness:
-    """`ready` is the state now; those of `on_change` are called with each new one."""
+    """The container's state: `ready` is the state now; listeners added by `on_change` are called with each new state."""
 
     def __init__(self, client: Upstream, interval: float) -> None:
         self._client = client
         self._interval = interval
         self._listeners: list[Callable[[bool], object]] = []
         self._up = asyncio.Event()
-        self._probe = asyncio.Event()  # set: ask now
+        self._probe = asyncio.Event()  # set: probe now
         self._begun = 0  # probes
         self._asked = 0  # probes that have ended
         self._gone = -1  # the probe that was the last to begin when a call found nobody there
-        self._ended = asyncio.Condition()  # told of each probe that has ended
-        self._told = Throttle()
+        self._ended = asyncio.Condition()  # notified of each probe that has ended
+        self._throttle = Throttle()
         self._task = asyncio.create_task(self._watch())
 
     @property
@@ -42,8 +42,10 @@ class Readiness:
         """Return when the container is ready."""
         await self._up.wait()
 
-    def after(self, error: Exception) -> None:
-        """A call ended so. Where nobody is there it is not ready until it says so again; where there is doubt it is asked."""
+    def on_error(self, error: Exception) -> None:
+        """Handle the error of a call: not ready until its health says so if no connection could be made; probe at once if there
+        is doubt.
+        """
         if isinstance(error, Unavailable):
             if error.down:
                 self._gone = self._begun
@@ -51,7 +53,7 @@ class Readiness:
             self._probe.set()
 
     async def confirmed(self) -> bool:
-        """Ask its health, beginning now, and return what it says; within about four seconds."""
+        """Probe its health anew, and return the result; within about four seconds."""
         wanted = self._begun + 1  # what is asked already may be older than the doubt
         self._probe.set()
         async with self._ended:
@@ -87,16 +89,16 @@ class Readiness:
             return
         if ready:
             self._up.set()
-            self._told.log(_log, logging.INFO, "inference at %s is ready", self._client.url)
+            self._throttle.log(_log, logging.INFO, "inference at %s is ready", self._client.url)
         else:
             self._up.clear()
-            self._told.log(
+            self._throttle.log(
                 _log, logging.WARNING, "inference at %s is not ready%s", self._client.url, f": {why}" if why else ""
             )
         for listener in self._listeners:
             listener(ready)
 
     async def close(self) -> None:
-        """Stop asking."""
+        """Stop probing."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""V2 over REST (Open Inference Protocol, REST, version 2), with the binary tensor and generate extensions where it has them."""
+"""V2 over REST (Open Inference Protocol, REST, version 2), with the binary tensor and generate extensions if it has them."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Hashable, Iterable, Sequence
@@ -10,22 +10,22 @@ import aiohttp
 import msgspec
 
 from podpair.gateway.config.model import Inference
-from podpair.gateway.core.attempts import Failed, Late, TooLarge
 from podpair.gateway.core.chat import chat_body
 from podpair.gateway.core.frames import is_utf8
-from podpair.gateway.core.generate import StreamFailed, generate_body, part_of_event
+from podpair.gateway.core.generate import StreamFailed, chunk_of_event, generate_body
 from podpair.gateway.core.http_response import Response
+from podpair.gateway.core.model_errors import Failed, Late, TooLarge
 from podpair.gateway.core.models import Model, model_of
 from podpair.gateway.core.non_finite import decode
 from podpair.gateway.core.protocol import Fault
-from podpair.gateway.core.questions import Question
 from podpair.gateway.core.records import unix_milliseconds
-from podpair.gateway.core.sse import Events, EventTooLarge
+from podpair.gateway.core.request import InferenceRequest
+from podpair.gateway.core.sse import EventParser, EventTooLarge
 from podpair.gateway.core.tensors import Output, count_of, unpack
 from podpair.gateway.tracing import CURRENT
-from podpair.gateway.upstream.answers import error_of_client, error_of_status, inference_ms, read, read_error
-from podpair.gateway.upstream.calls import Answer, Call, CallAnswer, Part
+from podpair.gateway.upstream.calls import Answer, Call, CallAnswer, Chunk
 from podpair.gateway.upstream.http import HttpPool
+from podpair.gateway.upstream.responses import error_of_client, error_of_status, inference_ms, read, read_error
 
 _METRICS_SECONDS = 1.0
 _METRICS_BYTES = 1 << 20
@@ -70,7 +70,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class _Heads(NamedTuple):
-    """What stands before the tensors of calls to a model, by their form."""
+    """The JSON before the tensors of calls to a model, by their layout."""
 
     model: Model
     known: dict[Hashable, bytes]
@@ -177,7 +177,7 @@ class RestUpstream:
         return CallAnswer(outputs, answer.model_version, inference_ms(found.headers))
 
     def _head(self, call: Call) -> bytes:
-        """The JSON before the tensors of a call: but for its id the same for all of a form, and so made once."""
+        """Return the JSON before the tensors of a call; it is the same for all of a layout but for the id, and so made once."""
         heads = self._heads.get(call.model.name)
         if heads is None or heads.model is not call.model or len(heads.known) >= _MOST_HEADS:
             heads = self._heads[call.model.name] = _Heads(call.model, {})
@@ -191,15 +191,15 @@ class RestUpstream:
                 heads.known[form] = head
         return b'{"id":%b,%b' % (_encode(call.id), head[1:]) if call.id else head
 
-    async def ask(self, question: Question, inputs: bytes, timeout: float) -> Answer:
-        parameters = b',"parameters":' + question.parameters if question.parameters else b""
-        body = b'{"id":%b,"inputs":%b%b}' % (_encode(question.id), inputs, parameters)
-        found = await self._post(question.model, (body,), _JSON, question.deadline, question.key, timeout)
+    async def infer(self, request: InferenceRequest, inputs: bytes, timeout: float) -> Answer:
+        parameters = b',"parameters":' + request.parameters if request.parameters else b""
+        body = b'{"id":%b,"inputs":%b%b}' % (_encode(request.id), inputs, parameters)
+        found = await self._post(request.model, (body,), _JSON, request.deadline, request.key, timeout)
         try:
             response: _Response = decode(_response, found.body)
         except (msgspec.DecodeError, RecursionError) as error:
             raise Failed(f"its answer is not V2: {error}") from None
-        _check_id(response.id, question.id)
+        _check_id(response.id, request.id)
         outputs = bytes(response.outputs)
         if not is_utf8(outputs):  # which msgspec does not look at here
             raise Failed("its answer is not V2: it is not UTF-8")
@@ -229,30 +229,30 @@ class RestUpstream:
             raise error_of_status(found.status, found.body, found.headers)
         return found
 
-    async def stream(self, question: Question, model: Model) -> AsyncGenerator[Part, None]:
+    async def stream(self, request: InferenceRequest, model: Model) -> AsyncGenerator[Chunk, None]:
         path = f"/v2/models/{quote(model.name, safe='')}/generate_stream"
-        async with aclosing(self._events(path, generate_body(question, model), question)) as events:
+        async with aclosing(self._events(path, generate_body(request, model), request)) as events:
             async for event in events:
                 try:
-                    part = Part(*part_of_event(event))
+                    chunk = Chunk(*chunk_of_event(event))
                 except StreamFailed as error:
                     raise Failed(str(error)) from None
                 except msgspec.DecodeError as error:
                     raise Failed(f"its stream is not V2's: {error}") from None
-                yield part
+                yield chunk
 
-    async def chat(self, question: Question, timeout: float) -> bytes:
-        body = chat_body(question)
-        found = await self._posted(self._chat_path, (body,), _JSON, question.deadline, question.key, timeout)
+    async def chat(self, request: InferenceRequest, timeout: float) -> bytes:
+        body = chat_body(request)
+        found = await self._posted(self._chat_path, (body,), _JSON, request.deadline, request.key, timeout)
         return found.body
 
-    def chat_stream(self, question: Question) -> AsyncGenerator[bytes, None]:
-        return self._events(self._chat_path, chat_body(question), question)
+    def chat_stream(self, request: InferenceRequest) -> AsyncGenerator[bytes, None]:
+        return self._events(self._chat_path, chat_body(request), request)
 
-    async def _events(self, path: str, body: bytes, question: Question) -> AsyncGenerator[bytes, None]:
-        """The data of each event that answers a POST. Raises what a call raises, also after events."""
+    async def _events(self, path: str, body: bytes, request: InferenceRequest) -> AsyncGenerator[bytes, None]:
+        """Yield the data of each event that answers a POST. Raises what a call raises, also after events."""
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
-        headers.update(_about(question.deadline, question.key))
+        headers.update(_about(request.deadline, request.key))
         # The time limit is for each part: a long answer is not a slow one.
         timeout = aiohttp.ClientTimeout(total=None, sock_read=self._timeout)
         try:
@@ -261,7 +261,7 @@ class RestUpstream:
             ) as response:
                 if response.status != 200:
                     raise await read_error(response)
-                events = Events(self._limit)
+                events = EventParser(self._limit)
                 async for chunk in response.content.iter_any():
                     for event in events.feed(chunk):
                         yield event
@@ -279,7 +279,7 @@ class RestUpstream:
 
 
 def _head(call: Call, *, binary: bool) -> bytes:
-    """The JSON of a call: all of it, with its id, or what stands before its tensors, without."""
+    """Encode the JSON of a call: all of it, with its id, or the part before its tensors, without."""
     inputs = []
     for (name, datatype, _), shape, raw in zip(call.model.inputs, call.shapes, call.raw, strict=True):
         tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
@@ -298,7 +298,7 @@ def _head(call: Call, *, binary: bool) -> bytes:
 
 
 def _about(deadline: float | None, key: str) -> list[tuple[str, str]]:
-    """What podpair's own container reads besides V2; others don't mind."""
+    """Return the headers that podpair's own container reads besides V2; others ignore them."""
     headers = []
     if deadline is not None:
         headers.append(("podpair-deadline", str(unix_milliseconds(deadline))))
@@ -310,7 +310,7 @@ def _about(deadline: float | None, key: str) -> list[tuple[str, str]]:
 
 
 def _read_outputs(found: Response) -> tuple[_Tensors, list[Output]]:
-    """The outputs of a call's answer. Raises ValueError or TypeError."""
+    """Decode the outputs of a call's response. Raises ValueError or TypeError."""
     body = found.body
     length = found.headers.get(b"inference-header-content-length")
     end = len(body)
@@ -331,14 +331,14 @@ def _read_outputs(found: Response) -> tuple[_Tensors, list[Output]]:
         else:
             values = tensor.data or []
             while values and isinstance(values[0], list):
-                values = [item for part in values for item in part]
+                values = [item for chunk in values for item in chunk]
         if len(values) != count:
             raise ValueError(f"output {tensor.name!r} has {len(values)} elements for shape {list(tensor.shape)}")
         outputs.append(Output(tensor.name, tensor.datatype, tensor.shape, values))
     return answer, outputs
 
 
-def _check_id(told: Any, asked: str) -> None:
-    """V2: an answer has the id of its request, where it has one. Raises Failed."""
-    if asked and told and str(told) != asked:
-        raise Failed(f"its answer is another request's: it has the id {str(told)[:128]!r}")
+def _check_id(found: Any, asked: str) -> None:
+    """Check that an answer has the id of its request, if that has one (V2). Raises Failed."""
+    if asked and found and str(found) != asked:
+        raise Failed(f"its answer is another request's: it has the id {str(found)[:128]!r}")

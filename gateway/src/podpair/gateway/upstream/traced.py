@@ -9,15 +9,15 @@ from contextlib import aclosing, contextmanager
 import aiohttp
 
 from podpair.gateway.core.http_response import Response
-from podpair.gateway.core.masking import masked
 from podpair.gateway.core.models import Model
-from podpair.gateway.core.questions import Question
+from podpair.gateway.core.redaction import redact
+from podpair.gateway.core.request import InferenceRequest
 from podpair.gateway.tracing import CURRENT, Tracer
-from podpair.gateway.upstream.calls import Answer, Call, CallAnswer, Part, Upstream
+from podpair.gateway.upstream.calls import Answer, Call, CallAnswer, Chunk, Upstream
 
 
 class TracedUpstream:
-    """An upstream whose calls are recorded, and told the trace that they belong to."""
+    """An upstream whose calls are recorded as spans, and carry their trace."""
 
     def __init__(self, upstream: Upstream, tracer: Tracer) -> None:
         self._upstream = upstream
@@ -34,8 +34,8 @@ class TracedUpstream:
 
     @contextmanager
     def _span(self, trace: str, model: str) -> Iterator[None]:
-        about = {"podpair.model": model, "server.address": masked(self.url)}
-        with self._tracer.spanning("call model", "client", trace, about) as span:
+        about = {"podpair.model": model, "server.address": redact(self.url)}
+        with self._tracer.span("call model", "client", trace, about) as span:
             if span is None:
                 yield
                 return
@@ -64,23 +64,23 @@ class TracedUpstream:
         with self._span(call.trace, call.model.name):
             return await self._upstream.call(call)
 
-    async def ask(self, question: Question, inputs: bytes, timeout: float) -> Answer:
-        with self._span(question.trace, question.model):
-            return await self._upstream.ask(question, inputs, timeout)
+    async def infer(self, request: InferenceRequest, inputs: bytes, timeout: float) -> Answer:
+        with self._span(request.trace, request.model):
+            return await self._upstream.infer(request, inputs, timeout)
 
-    async def stream(self, question: Question, model: Model) -> AsyncGenerator[Part, None]:
-        with self._span(question.trace, question.model):
-            async with aclosing(self._upstream.stream(question, model)) as parts:
-                async for part in parts:
-                    yield part
+    async def stream(self, request: InferenceRequest, model: Model) -> AsyncGenerator[Chunk, None]:
+        with self._span(request.trace, request.model):
+            async with aclosing(self._upstream.stream(request, model)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
 
-    async def chat(self, question: Question, timeout: float) -> bytes:
-        with self._span(question.trace, question.model):
-            return await self._upstream.chat(question, timeout)
+    async def chat(self, request: InferenceRequest, timeout: float) -> bytes:
+        with self._span(request.trace, request.model):
+            return await self._upstream.chat(request, timeout)
 
-    async def chat_stream(self, question: Question) -> AsyncGenerator[bytes, None]:
-        with self._span(question.trace, question.model):
-            async with aclosing(self._upstream.chat_stream(question)) as events:
+    async def chat_stream(self, request: InferenceRequest) -> AsyncGenerator[bytes, None]:
+        with self._span(request.trace, request.model):
+            async with aclosing(self._upstream.chat_stream(request)) as events:
                 async for event in events:
                     yield event
 

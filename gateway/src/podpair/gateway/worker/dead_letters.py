@@ -1,4 +1,4 @@
-"""Where requests go that no attempt could answer: to a topic of their own, with the reason beside them."""
+"""Dead letters: requests that no attempt could answer, written to a topic of their own with the reason."""
 
 import logging
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import cast
 
 from confluent_kafka import Message
 
-from podpair.gateway.core.dead_letters import buried
+from podpair.gateway.core.dead_letters import to_dead_letter
 from podpair.gateway.core.records import Headers
 from podpair.gateway.kafka.producer import Outgoing
 from podpair.gateway.logs import Throttle
@@ -17,25 +17,25 @@ _log = logging.getLogger(__name__)
 
 
 class DeadLetters:
-    """Makes them; without a topic they are only logged."""
+    """Creates dead letters; without a topic they are only logged."""
 
     def __init__(self, topic: str | None, by: str, metrics: Metrics) -> None:
         self._topic = topic
         self._by = by
         self._metrics = metrics
-        self._told = Throttle()
+        self._log_throttle = Throttle()
 
     def bury(self, record: Message, reason: str, attempts: int) -> list[Outgoing]:
-        """The dead letter to write for a request record, if there is a topic for it."""
+        """Make the dead letter of a request record. Returns nothing if there is no topic for it."""
         origin = f"{record.topic()}[{record.partition()}]@{record.offset()}"
-        self._told.log(_log, logging.ERROR, "dead letter of %s: %s", origin, reason)
+        self._log_throttle.log(_log, logging.ERROR, "dead letter of %s: %s", origin, reason)
         self._metrics.dead.inc()
         if self._topic is None:
             return []
         topic, value = self._topic, record.value() or b""
 
-        def letter(value: bytes, reason: str, instead: Callable[[], Outgoing] | None) -> Outgoing:
-            headers = buried(
+        def letter(value: bytes, reason: str, fallback: Callable[[], Outgoing] | None) -> Outgoing:
+            headers = to_dead_letter(
                 cast("Headers | None", record.headers()),
                 reason=reason,
                 attempts=attempts,
@@ -43,10 +43,10 @@ class DeadLetters:
                 time=datetime.now(UTC).isoformat(timespec="milliseconds"),
                 by=self._by,
             )
-            return Outgoing(topic, value, record.key(), headers, f"the dead letter of {origin}", instead)
+            return Outgoing(topic, value, record.key(), headers, f"the dead letter of {origin}", fallback)
 
         def without_value() -> Outgoing:
-            """What tells at least that there was one, where the topic takes less than the requests topic does."""
+            """Make one that says at least that there was a request: the topic takes no record of its size."""
             lost = f"{reason}; its value ({len(value)} bytes) is larger than topic {topic} takes (max.message.bytes)"
             return letter(b"", lost, None)
 

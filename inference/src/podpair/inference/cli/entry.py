@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    """`podpair-inference`."""
+    """Run `podpair-inference`."""
     if sys.argv[1:2] == ["health"]:
         from podpair.inference.cli.health import main as health
 

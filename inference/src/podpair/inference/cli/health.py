@@ -14,7 +14,7 @@ _SECONDS = 5.0
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0 where the answer is 200; 1 where it isn't, or there is none; 2 for what isn't understood."""
+    """Return 0 if the answer is 200, 1 if it isn't or there is none, 2 for arguments that aren't understood."""
     given = list(arguments)
     url = ""
     if "--url" in given[:-1]:
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _address() -> str:
-    """Where the server listens by the environment."""
+    """Return where the server listens, by the environment."""
     settings = {
         name.upper(): value for name, value in os.environ.items() if name.upper().startswith("PODPAIR_SERVER__")
     }
@@ -43,7 +43,7 @@ def _address() -> str:
     if path:
         return f"unix:{path}"
     host = settings.get("PODPAIR_SERVER__HOST", "127.0.0.1")
-    # What listens everywhere is asked here.
+    # A server that listens on all addresses is reached at localhost.
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.get('PODPAIR_SERVER__PORT', '8081')}"
 

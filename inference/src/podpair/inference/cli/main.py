@@ -12,7 +12,7 @@ import click
 from podpair.inference.core.errors import FaultsError
 
 if TYPE_CHECKING:
-    from podpair.inference.runtime.loading import Load
+    from podpair.inference.runtime.loader import LoadRuntime
 
 
 def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:
@@ -24,14 +24,14 @@ def _version(context: click.Context, _: click.Parameter, asked: bool) -> None:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime  # of which there are several distributions
 
-    from podpair.inference.runtime.onnx_loading import takes
+    from podpair.inference.runtime.onnx_session import takes
 
     click.echo(f"podpair-inference, version {version('podpair-inference')}")
     click.echo(takes(onnxruntime.__version__))
     context.exit()
 
 
-# How long threads may take to end after all else has.
+# How long threads may take to end after everything else has.
 _END_SECONDS = 2.0
 
 
@@ -41,7 +41,7 @@ _END_SECONDS = 2.0
     help="Show the version, and the newest ONNX models that can be loaded.",
 )  # fmt: skip
 def main() -> None:
-    """The inference half of a pair: runs models behind the Open Inference Protocol V2."""
+    """Run models behind the Open Inference Protocol V2: the inference half of a pair."""
 
 
 @main.command()
@@ -73,8 +73,8 @@ def serve(
     """
     from podpair.inference import logs
     from podpair.inference.config.settings import load_settings
-    from podpair.inference.core.choosing import faults_of_weights
-    from podpair.inference.runtime.repository import Models, survey
+    from podpair.inference.core.traffic_split import weight_faults
+    from podpair.inference.runtime.repository import ModelRepository, survey
     from podpair.inference.runtime.weights import WeightsSource
 
     options: dict[str, dict[str, Any]] = {
@@ -86,15 +86,15 @@ def serve(
     overrides = {section: {k: v for k, v in values.items() if v is not None} for section, values in options.items()}
     try:
         settings = load_settings(config, overrides)
-        repository = Models(settings.models.folder, settings.models.classes)
+        repository = ModelRepository(settings.models.folder, settings.models.classes)
         weights = WeightsSource(settings.models.weights, settings.models.weights_file)
         given = weights.read()
         if not settings.models.watch:
-            # Their faults come before anything is started; where models are watched they may yet be mended.
+            # Their faults are reported before anything is started, unless models are watched: then they may still be fixed.
             folders, failed = survey(repository, settings.models.exit_on_error)
             found = {folder.name: folder.versions for folder in folders}
             sound = {name: weights for name, weights in given.items() if name not in failed}
-            if faults := faults_of_weights(sound, found, all_there=True):
+            if faults := weight_faults(sound, found, all_there=True):
                 raise FaultsError(faults)
     except FaultsError as error:
         _refuse(error.faults, 2)
@@ -123,18 +123,18 @@ def health(arguments: tuple[str, ...]) -> None:
 
 @main.command()
 @click.argument("models", metavar="MODELS")
-def check(models: str) -> None:
-    """Load and warm up all of MODELS as the server would, and tell every fault at once: exit status 1 if there is one.
+def validate(models: str) -> None:
+    """Load and warm up all of MODELS as the server would, and report every fault at once: exit status 1 if there is one.
 
     MODELS is a repository, one model's folder, or a class as [name=]module:Class.
     """
-    from podpair.inference.runtime.checking import check as look
+    from podpair.inference.runtime.validation import validate as validate_models
 
     try:
         load = _loader()
     except FaultsError as error:
         _refuse(error.faults, 2)
-    report = look(models, load)
+    report = validate_models(models, load)
     for line in report.lines:
         click.echo(line)
     if report.faults:
@@ -153,7 +153,7 @@ def check(models: str) -> None:
 @click.option(
     "--seconds", type=click.FloatRange(0, min_open=True), default=0.5, show_default=True, help="Of each measurement."
 )
-def bench(
+def tune(
     model: str,
     version: int | None,
     request: Path | None,
@@ -184,12 +184,12 @@ def bench(
         click.echo(f"  {line}")
 
 
-def _loader() -> "Load":
-    """What loads a model as the server would, by the environment's settings. Raises FaultsError."""
+def _loader() -> "LoadRuntime":
+    """Return what loads a model as the server would, by the environment's settings. Raises FaultsError."""
     from podpair.inference.config.settings import load_settings
-    from podpair.inference.runtime.loading import loader
+    from podpair.inference.runtime.loader import runtime_loader
 
-    return loader(load_settings().models.custom_op_libraries)
+    return runtime_loader(load_settings().models.custom_op_libraries)
 
 
 def _run(main_coroutine: Coroutine[Any, Any, None]) -> None:
@@ -210,15 +210,15 @@ def _refuse(faults: list[str], status: int) -> NoReturn:
 
 
 def run() -> NoReturn:
-    """The program. It ends, even where threads of a model's never do."""
+    """Run the program. It ends even if threads of a model never do."""
     try:
         main()
         status: Any = 0
     except SystemExit as ended:
         status = ended.code
-    from podpair.inference.runtime.leaving import leave_after
+    from podpair.inference.runtime.process_exit import exit_after
 
-    leave_after(_END_SECONDS, status)
+    exit_after(_END_SECONDS, status)
     sys.exit(status)
 
 

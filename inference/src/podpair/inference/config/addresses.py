@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def refuse_taken(path: Path) -> None:
-    """Raise OSError where something listens at a socket: a file that is left of a dead process is no reason."""
+    """Raise OSError if something listens at a socket; a file left by a dead process does not count."""
     if not path.is_socket():
         if path.exists():
             raise FileExistsError(errno.EEXIST, "there is a file that is no socket", str(path))

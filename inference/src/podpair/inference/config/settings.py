@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -45,13 +45,13 @@ class GrpcSettings(_Section):
     """gRPC, at the same host."""
 
     enabled: bool = True
-    # Default: the one after server.port, 8082; any free one where that is 0. The log's record "gRPC is ready" names it.
+    # Default: the one after server.port, 8082; any free one if that is 0. The log's record "gRPC is ready" names it.
     port: Annotated[int, Field(ge=0, le=65535)] | None = None
     # A Unix socket to listen at instead.
     socket: Path | None = None
-    # core: on grpcio's core, several times faster, as long as that is one that podpair knows; aio: on grpc.aio.
+    # core: on grpcio's core, several times faster, if it is one that podpair knows; aio: on grpc.aio.
     server: Literal["core", "aio"] = "core"
-    # How answers are packed for clients that can unpack them.
+    # How answers are compressed for clients that can decompress them.
     compression: Literal["none", "gzip", "deflate"] = "none"
 
 
@@ -66,9 +66,9 @@ class ModelsSettings(_Section):
     weights: dict[str, VersionWeights] = {}
     # The same in a file, YAML or JSON, which goes before `weights` and is read again whenever it changes.
     weights_file: Path | None = None
-    # Load models that are new in the repository or have changed, and unload those that have gone.
+    # Load models that are new in the repository or have changed, and unload those that were removed.
     watch: bool = False
-    # End where one of the models can't be loaded at the start; default: the others are served, and it says so in the log, the
+    # Exit if one of the models can't be loaded at the start; default: the others are served, and the fault is in the log, the
     # index, its readiness and inference_model_ready.
     exit_on_error: bool = False
     # Libraries of custom operators that ONNX models may use, each a path or a module such as onnxruntime_extensions.
@@ -96,7 +96,7 @@ class TracingSettings(_Section):
 
     # Where a collector takes spans over OTLP/HTTP, such as http://collector:4318/v1/traces; default: no tracing.
     endpoint: Annotated[str, Field(pattern="^https?://")] | None = None
-    # Share of requests that are traced, of those without a `traceparent`; with one, whoever began the trace has decided.
+    # Share of requests that are traced, of those without a `traceparent`; with one, the caller has decided.
     sample: Annotated[float, Field(ge=0, le=1)] = 0.0
     # The name of this service (service.name).
     service: str = "podpair-inference"
@@ -120,7 +120,7 @@ class Settings(_Section):
 
 
 def load_settings(file: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:
-    """The configuration. overrides: section → setting → value, from the command line. FaultsError with all faults."""
+    """Load the configuration. overrides: section → setting → value, from the command line. Raises FaultsError with all faults."""
     content = _read(file) if file is not None else {}
     given: dict[str, Any] = dict(overrides or {})
     try:
@@ -140,27 +140,39 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _environment() -> dict[str, Any]:
-    """Our sections of `PODPAIR_SECTION__SETTING`; a list or mapping is JSON."""
+    """Read our sections of `PODPAIR_SECTION__SETTING`; a list is JSON or comma-separated, a mapping or whole section is JSON."""
     found: dict[str, Any] = {}
-    for variable, value in os.environ.items():
+    # Whole sections come first: a setting overrides its section.
+    for variable, value in sorted(os.environ.items(), key=lambda item: "__" in item[0]):
         section, _, key = variable.lower().removeprefix(PREFIX).partition("__")
         if variable.lower().startswith(PREFIX) and section in Settings.model_fields:
-            if key:
-                found.setdefault(section, {})[key] = _json(value)
-            else:
-                found.setdefault(section, value)
+            if not key:
+                found[section] = _json(value)
+            elif isinstance(settings := found.setdefault(section, {}), dict):
+                settings[key] = _parts(value) if key in _LISTS else _json(value)
     return found
 
 
+_LISTS = {name for name, field in ModelsSettings.model_fields.items() if get_origin(field.annotation) is tuple}
+
+
+def _parts(value: str) -> Any:
+    """Parse a variable that is a list, as JSON or comma-separated."""
+    if value.lstrip().startswith(("[", "{")):
+        return _json(value)
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
 def _json(value: str) -> Any:
+    """Parse a variable as JSON if it is an object or a list; else return its text, which validation may refuse."""
     try:
-        return json.loads(value) if value.startswith(("[", "{")) else value
+        return json.loads(value) if value.lstrip().startswith(("[", "{")) else value
     except ValueError:
         return value
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid over `base`, section by section."""
+    """Return `base` overridden by `over`, section by section."""
     merged = dict(base)
     for section, values in over.items():
         below = merged.get(section)
@@ -169,7 +181,7 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _source(where: tuple[Any, ...], overrides: Mapping[str, Any], file: Path | None) -> str:
-    """Where a setting came from: the highest of the sources that has it."""
+    """Return the source of a setting: the one with the highest precedence that has it."""
     section, key = str(where[0]), str(where[1]) if len(where) > 1 else ""
     if key in overrides.get(section, {}):
         return "command line"

@@ -1,10 +1,10 @@
 """Which queued requests run together, and when: the decision alone, without a loop, a thread or a clock.
 
 The rule, per model:
-- nothing runs: the oldest request and all that fit beside it run at once. Waiting would only add latency.
+- nothing runs: the oldest request and all that fit into its batch run at once. Waiting would only add latency.
 - some runners are busy, not all: a batch runs when it is full, or when its oldest request has waited `max_delay`: at once
-  where that is 0.
-- all runners are busy: everything waits; what queues meanwhile is the next batch.
+  if that is 0.
+- all runners are busy: everything waits; what queues during that time is the next batch.
 
 Only requests with the same `key` (the shapes of their inputs without the first dimension) share a batch; they leave in
 the order in which they came. A request is never split, so one that is larger than `max_items` runs alone.
@@ -30,7 +30,7 @@ class Queued(Generic[Payload]):
     key: Hashable
     rows: int
     enqueued_at: float
-    # When it is not worth running any more; None: always.
+    # When it isn't worth running any more; None: never.
     deadline: float | None = None
 
 
@@ -49,8 +49,8 @@ class Decision(Generic[Payload]):
 class Batcher(Generic[Payload]):
     """The queue of one model.
 
-    max_items: rows that a batch may have, which may be changed at any time. preferred: sizes that it has where there are
-    rows enough. max_delay: seconds that a request may wait for company. queue_size: rows that
+    max_items: the most rows of a batch, which may be changed at any time. preferred: batch sizes to use if there are enough
+    rows. max_delay: seconds that a request may wait for others. queue_size: rows that
     may wait. instances: batches that may run at the same time.
     """
 
@@ -86,11 +86,11 @@ class Batcher(Generic[Payload]):
         group = self._groups.get(item.key)
         if group is None or group.waiting.pop(id(item), None) is None:
             return False
-        self._left(group, item)
+        self._on_removed(group, item)
         return True
 
     def expire(self, now: float) -> list[Queued[Payload]]:
-        """Drop and return every request whose deadline has passed: room for others before one is refused."""
+        """Drop and return every request whose deadline has passed, which makes room for others."""
         late = [item for item in self if item.deadline is not None and item.deadline <= now]
         for item in late:
             self.withdraw(item)
@@ -107,20 +107,20 @@ class Batcher(Generic[Payload]):
         return iter([item for group in self._groups.values() for item in group.waiting.values()])
 
     def decide(self, busy: int, now: float) -> Decision[Payload]:
-        """What to do at `now` with `busy` batches running. Ask again until `run` is empty."""
+        """Return what to do at `now` with `busy` batches running. Ask again until `run` is empty."""
         decision: Decision[Payload] = Decision()
         while self._groups and busy < self.instances:
             group = self._due(busy, now)
             if group is None:
                 decision.wake_at = min(group.oldest.enqueued_at for group in self._groups.values()) + self.max_delay
                 break
-            self._take(group, now, decision)
+            self._fill_batch(group, now, decision)
             if decision.run:
                 break
         return decision
 
     def _due(self, busy: int, now: float) -> "_Group[Payload] | None":
-        """The group to run now: of those that may, the one whose oldest request is the oldest."""
+        """Return the group to run now: of those that may run, the one with the oldest request."""
         due = [
             group
             for group in self._groups.values()
@@ -128,7 +128,7 @@ class Batcher(Generic[Payload]):
         ]
         return min(due, key=lambda group: group.oldest.enqueued_at, default=None)
 
-    def _take(self, group: "_Group[Payload]", now: float, decision: Decision[Payload]) -> None:
+    def _fill_batch(self, group: "_Group[Payload]", now: float, decision: Decision[Payload]) -> None:
         """Move what fits into one batch from the group to the decision; past deadlines go aside."""
         rows = 0
         limit = self.max_items
@@ -140,7 +140,7 @@ class Batcher(Generic[Payload]):
             if not late and decision.run and rows + item.rows > limit:
                 return
             del group.waiting[id(item)]
-            self._left(group, item)
+            self._on_removed(group, item)
             if late:
                 decision.expired.append(item)
             else:
@@ -148,14 +148,14 @@ class Batcher(Generic[Payload]):
                 rows += item.rows
 
     def _is_full(self, group: "_Group[Payload]") -> bool:
-        """Whether waiting longer wouldn't make the batch larger."""
+        """Return whether the batch can't get larger by waiting."""
         return group.rows >= (self.preferred[-1] if self.preferred else self.max_items)
 
-    def _left(self, group: "_Group[Payload]", item: Queued[Payload]) -> None:
+    def _on_removed(self, group: "_Group[Payload]", item: Queued[Payload]) -> None:
         group.rows -= item.rows
         self.rows -= item.rows
         if not group.waiting:
-            # An empty group is forgotten, or a client that varies its shapes would fill the memory with them.
+            # An empty group is removed: otherwise a client that varies its shapes would fill the memory.
             del self._groups[item.key]
 
 

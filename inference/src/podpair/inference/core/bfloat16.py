@@ -14,13 +14,13 @@ _EXPONENT = 0x7F80
 
 
 def to_float(array: NDArray[Any]) -> NDArray[np.float32]:
-    """The same values as FP32, exactly."""
+    """Convert to FP32, exactly."""
     wide = array.view("<u2").astype("<u4") << np.uint32(16)
     return wide.view(np.float32)
 
 
 def from_float(array: NDArray[Any]) -> NDArray[Any]:
-    """FP32 rounded to the nearest BF16, ties to even, as ONNX's Cast does; NaN stays NaN."""
+    """Round FP32 to the nearest BF16, ties to even, as ONNX's Cast does; NaN stays NaN."""
     bits = np.ascontiguousarray(array, np.float32).reshape(array.shape).view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     quiet = (bits >> np.uint32(16)) | np.uint32(0x40)
@@ -28,5 +28,5 @@ def from_float(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def all_finite(array: NDArray[Any]) -> bool:
-    """Whether there is neither NaN nor infinity in it."""
+    """Return whether there is neither NaN nor infinity."""
     return not ((array.view("<u2") & np.uint16(_EXPONENT)) == _EXPONENT).any()

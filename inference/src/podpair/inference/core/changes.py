@@ -1,19 +1,19 @@
-"""What to load and unload, from how a repository looks now and has looked before. No file is touched here.
+"""Models to load and unload, from the states of a repository now and before. No file is touched here.
 
-A model's `state` is anything that differs when its files do. It is acted upon once it has been the same twice: what is still
-being written looks different each time.
+A model's `state` is any text that differs when its files do. A change is acted upon once two polls in a row agree: files that
+are still being written differ each time.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# What failed is tried again after so many seconds, even if it looks the same: its cause may lie elsewhere.
+# A failed load is retried after so many seconds, even if the files are the same: its cause may be elsewhere.
 RETRY_SECONDS = 60.0
 
 
 @dataclass(slots=True)
-class Todo:
-    """What one look asks for."""
+class PendingChanges:
+    """Models to load and unload after one poll."""
 
     # Model → the state it is to be loaded in.
     load: dict[str, str] = field(default_factory=dict)
@@ -27,15 +27,15 @@ class Changes:
         # As last acted upon.
         self._known = dict(states)
         self._last: Mapping[str, str] = states
-        # Model → when it may be tried again.
+        # Model → when it may be retried.
         self._retry: dict[str, float] = {}
 
-    def look(self, states: Mapping[str, str], now: float) -> Todo:
-        """What has changed, and has settled since the last look. An empty repository is a fault of its volume: nothing."""
+    def poll(self, states: Mapping[str, str], now: float) -> PendingChanges:
+        """Return what has changed and is stable since the last poll. An empty repository is a fault of its volume: no changes."""
         if not states:
-            return Todo()
+            return PendingChanges()
         last, self._last = self._last, dict(states)
-        todo = Todo()
+        todo = PendingChanges()
         for name, state in states.items():
             due = name in self._retry and now >= self._retry[name]
             if last.get(name) == state and (self._known.get(name) != state or due):
@@ -44,16 +44,16 @@ class Changes:
         return todo
 
     def loaded(self, name: str, state: str) -> None:
-        """It is served as it was in that state."""
+        """Note that a model is served as it was in that state."""
         self._known[name] = state
         self._retry.pop(name, None)
 
     def failed(self, name: str, state: str, now: float) -> None:
-        """It can't be served in that state; nothing is tried before it changes, or some time has passed."""
+        """Note that a model can't be served in that state; it is retried when it changes, or after a while."""
         self._known[name] = state
         self._retry[name] = now + RETRY_SECONDS
 
     def unloaded(self, name: str) -> None:
-        """It has gone."""
+        """Note that a model is no longer served."""
         self._known.pop(name, None)
         self._retry.pop(name, None)

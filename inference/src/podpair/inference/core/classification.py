@@ -24,7 +24,7 @@ PARAMETER = "classification"
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """What a request wants of one output: its `count` largest values. Labels are known, or an output of the model's."""
+    """A request for the `count` largest values of an output. Labels are known, or another output of the model."""
 
     count: int
     # Whether each row has its own; else the whole tensor is one.
@@ -34,7 +34,7 @@ class Classification:
 
 
 def classification(index: int, parameters: Mapping[str, Any], signature: Signature) -> Classification | None:
-    """What an output's parameters say; None: its values are wanted. Raises InvalidRequestError."""
+    """Parse the `classification` of an output's parameters; None if its values are wanted. Raises InvalidRequestError."""
     count = parameters.get(PARAMETER)
     if count is None:
         return None
@@ -58,7 +58,7 @@ def classification(index: int, parameters: Mapping[str, Any], signature: Signatu
 def classified(
     wanted: Classification, spec: TensorSpec, array: Array, arrays: Sequence[Array]
 ) -> tuple[TensorSpec, Array]:
-    """The output as text: [rows, count], or [count] of a model without rows; fewer where there are fewer values."""
+    """Return the output as text: [rows, count], or [count] for a model without rows; fewer if there are fewer values."""
     by_row = wanted.by_row and array.ndim > 0
     rows, columns = (len(array), math.prod(array.shape[1:])) if by_row else (1, array.size)
     values = (bfloat16.to_float(array) if spec.datatype == "BF16" else array).reshape((rows, columns))

@@ -3,14 +3,17 @@
 The status is part of the core because the V2 protocol fixes it; an edge with another protocol (gRPC) maps from `kind`.
 """
 
+import logging
 from typing import ClassVar
+
+log = logging.getLogger(__name__)
 
 
 class InferenceError(Exception):
-    """A request's end without an answer; `str()` of it is what the client is told."""
+    """A request's end without an answer; its `str()` is the message for the client."""
 
     status: ClassVar[int] = 500
-    # The label `type` of inference_errors_total.
+    # The label `reason` of inference_errors_total.
     kind: ClassVar[str] = "internal"
 
 
@@ -27,7 +30,7 @@ class NotFoundError(InferenceError):
 
 
 class MethodNotAllowedError(InferenceError):
-    """A method that a path doesn't take; `allowed` are those that it does."""
+    """A method that a path doesn't support; `allowed` are those that it does."""
 
     status, kind = 405, "invalid"
 
@@ -37,7 +40,7 @@ class MethodNotAllowedError(InferenceError):
 
 
 class TooLargeError(InferenceError):
-    """More bytes or rows than this container takes in one request."""
+    """More bytes or rows than this container accepts in one request."""
 
     status, kind = 413, "too_large"
 
@@ -71,7 +74,7 @@ class ModelError(InferenceError):
 
 
 class ModelEndedError(ModelError):
-    """The model's process ended while it had this request, and whatever else ran beside it."""
+    """The model's process ended while it ran this request, perhaps among others."""
 
 
 class ModelRestartingError(UnavailableError):
@@ -79,14 +82,22 @@ class ModelRestartingError(UnavailableError):
 
 
 class LoadError(InferenceError):
-    """A model can't be loaded as it lies there; what was served before is served still."""
+    """A model's current files can't be loaded; what was served before still is."""
 
     status, kind = 400, "load"
 
 
 class FaultsError(Exception):
-    """Everything that is wrong with a model repository or a configuration, so that one look is enough to mend it."""
+    """Everything that is wrong with a model repository or a configuration, so that one attempt is enough to fix it."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("\n".join(faults))
         self.faults = faults
+
+
+def to_client_error(model: str, error: Exception) -> InferenceError:
+    """Return an error that is meant for clients as it is; log any other, and return a ModelError."""
+    if isinstance(error, InferenceError):
+        return error
+    log.error("the model failed", extra={"model": model, "error": str(error)}, exc_info=error)
+    return ModelError(f"model {model} failed: {error}")

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 def sentences(
     error: ValidationError, model: type[BaseModel], source: str | Callable[[tuple[Any, ...]], str]
 ) -> list[str]:
-    """One line for each fault of `error`, which came up when `model` was made.
+    """Return one line for each fault of `error`, which was raised when `model` was validated.
 
     source: what the values came from (a file), or what names it for the location of a fault.
     """
@@ -34,12 +34,12 @@ def _sentence(fault: Mapping[str, Any], model: type[BaseModel]) -> str:
 
 
 def _is_tag(part: Any, fault: Mapping[str, Any]) -> bool:
-    """Whether a part of the location is the tag that chose among a union's members, which the file doesn't contain."""
+    """Return whether a part of the location is a union's tag, which the file doesn't contain."""
     return isinstance(part, str) and isinstance(fault.get("input"), dict) and fault["input"].get("op") == part
 
 
 def _siblings(model: type[BaseModel], location: tuple[Any, ...]) -> Iterator[str]:
-    """The names that may stand where the unknown one does."""
+    """Yield the names that are valid instead of the unknown one."""
     models = [model]
     for part in location[:-1]:
         found = [field for m in models for name, field in m.model_fields.items() if name == part]

@@ -38,7 +38,7 @@ class GenerateRequest:
 
 
 def decode_generate(body: bytes | bytearray | memoryview, signature: Signature) -> GenerateRequest:
-    """The request in `body`, checked against the model. Raises InvalidRequestError."""
+    """Decode the request in `body` and check it against the model. Raises InvalidRequestError."""
     try:
         members = decode(_decoder, body)
         request_id = msgspec.json.decode(members.pop("id", b"null"), type=str | None)
@@ -74,7 +74,7 @@ def decode_generate(body: bytes | bytearray | memoryview, signature: Signature) 
 def encode_generate(
     model: str, version: str, request: GenerateRequest, arrays: Sequence[Array], has_rows: bool
 ) -> bytes:
-    """The response to one row, or one part of it, in JSON."""
+    """Encode the response to one row, or one chunk of it, as JSON."""
     document: dict[str, Any] = {} if request.id is None else {"id": request.id}
     document |= {"model_name": model, "model_version": version}
     for name, array in zip(request.names, arrays, strict=True):
@@ -84,8 +84,8 @@ def encode_generate(
     return _encoder.encode(document)
 
 
-def join_parts(parts: Sequence[Sequence[Array]], outputs: Sequence[TensorSpec]) -> list[Array]:
-    """One answer of the parts of a stream: texts one behind the other. InvalidRequestError where they aren't text."""
+def join_chunks(parts: Sequence[Sequence[Array]], outputs: Sequence[TensorSpec]) -> list[Array]:
+    """Concatenate the texts of a stream's chunks into one answer. Raises InvalidRequestError if they aren't text."""
     if any(spec.datatype != "BYTES" or spec.shape != (-1,) for spec in outputs):
         raise InvalidRequestError("the model only streams, and its parts are no text: ask for generate_stream")
     joined = []
@@ -102,7 +102,7 @@ def _text_input(signature: Signature) -> str | None:
 
 
 def _row(raw: bytes, spec: TensorSpec, index: int, signature: Signature) -> Array:
-    """The tensor for one value in JSON: its row, with a dimension of 1 in front where the model has rows."""
+    """Decode one JSON value as a tensor: its row, preceded by a dimension of 1 if the model has rows."""
     try:
         inner = np.shape(msgspec.json.decode(raw))
     except (ValueError, RecursionError):

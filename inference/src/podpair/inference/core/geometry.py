@@ -1,9 +1,9 @@
 """From an image's size to the model's: which part of it, in which steps, and where it is put. Numbers only.
 
-Reducing by sampling alone (bilinear, four neighbours a pixel) skips what lies between its samples: fine patterns become
-others, and a model that was trained on averaged images is wrong more often. `area` averages instead, cheaply:
-a JPEG is decoded at 1/2, 1/4 or 1/8, which leaves out work; then bilinear brings it to the nearest power of two times the size
-that is wanted, in steps that skip nothing, and 2×2 means halve it until it is there.
+Reducing by sampling alone (bilinear, four neighbours a pixel) skips what is between its samples: fine patterns change, and a
+model that was trained on averaged images is wrong more often. `area` averages instead, cheaply: a JPEG is decoded at 1/2, 1/4
+or 1/8, which leaves out work; then bilinear brings it to the nearest power of two times the size that is wanted, in steps
+that skip nothing, and 2×2 means halve it until it is there.
 """
 
 import math
@@ -28,7 +28,7 @@ class Plan:
 
 
 def plan(width: int, height: int, size: tuple[int, int], rule: ResizeRule, crop: float = 1.0) -> Plan:
-    """For an image of width × height.
+    """Plan the steps for an image of width × height.
 
     stretch: all of it, its proportions are lost. crop: the largest part of its middle that has the proportions of `size`,
     of which a middle part of `crop` (0..1) is taken. pad: all of it, as large as fits, in the middle.
@@ -46,7 +46,7 @@ def plan(width: int, height: int, size: tuple[int, int], rule: ResizeRule, crop:
 
 
 def reduction(width: int, height: int, size: tuple[int, int], rule: ResizeRule, crop: float = 1.0) -> int:
-    """By how much a JPEG may be reduced while it is decoded, 1, 2, 4 or 8: no part may become smaller than its target.
+    """Return by how much a JPEG may be reduced while it is decoded, 1, 2, 4 or 8: no part may get smaller than its target.
 
     Its orientation isn't known yet: whatever it is, the result is large enough.
     """
@@ -59,7 +59,7 @@ def reduction(width: int, height: int, size: tuple[int, int], rule: ResizeRule, 
 
 
 def multiple(part: tuple[int, int], size: tuple[int, int]) -> int:
-    """How many times `size` the part is sampled at before it is halved: the nearest power of two, at least 1."""
+    """Return the multiple of `size` to sample the part at before it is halved: the nearest power of two, at least 1."""
     factor = math.sqrt(part[0] / size[0] * part[1] / size[1])
     return 1 << max(0, round(math.log2(factor)))
 

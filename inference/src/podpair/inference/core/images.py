@@ -15,9 +15,9 @@ from podpair.inference.core.errors import InvalidRequestError
 MAX_SCANS = 100
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-# What base64 makes of the first bytes of each format, and of a data URL.
+# The first bytes of each format in base64, and those of a data URL.
 _BASE64 = (b"/9j/", b"iVBORw0KGgo", b"UklGR", b"data:image/")
-# What others begin with, to name them.
+# The first bytes of other formats, to name them in the error.
 _OTHERS = {
     b"GIF8": "a GIF",
     b"BM": "a BMP",
@@ -43,7 +43,7 @@ class ImageHeader:
 
 
 def unwrap(data: bytes) -> bytes:
-    """The image itself where it came as base64 text or a data URL, which is how JSON holds it; else as it is."""
+    """Return the image itself if it is base64 text or a data URL, which is how JSON carries it; else as it is."""
     if not data.startswith(_BASE64):
         return data
     text = data.partition(b",")[2] if data.startswith(b"data:") else data
@@ -54,7 +54,7 @@ def unwrap(data: bytes) -> bytes:
 
 
 def read_header(data: bytes, max_pixels: int) -> ImageHeader:
-    """The header of a JPEG, PNG or WebP. Raises InvalidRequestError: none of these, cut off, or too many pixels."""
+    """Parse the header of a JPEG, PNG or WebP. Raises InvalidRequestError: another format, truncated, or too many pixels."""
     if data.startswith(b"\xff\xd8\xff"):
         header = _jpeg(data)
     elif data.startswith(_PNG):
@@ -73,7 +73,7 @@ def read_header(data: bytes, max_pixels: int) -> ImageHeader:
 
 
 def is_whole(data: bytes, format: str) -> bool:  # noqa: A002 - the field's own word
-    """False if the file ends before its end: what tells one that was cut off from one that is damaged."""
+    """Return False if the file ends early, which tells a truncated file from a damaged one."""
     if format == "JPEG":
         return b"\xff\xd9" in data[max(data.rfind(b"\xff\xda"), 0) :]
     if format == "PNG":
@@ -88,7 +88,7 @@ def _what(data: bytes) -> str:
     found = next((what for start, what in _OTHERS.items() if data.startswith(start) or head.startswith(start)), None)
     if found is None and data[4:12] in (b"ftypavif", b"ftypheic", b"ftypmif1"):
         found = f"{data[8:12].decode().upper()}"
-    return found or f"no image that is known here (it begins with {data[:8].hex(' ')})"
+    return found or f"no known image format (it begins with {data[:8].hex(' ')})"
 
 
 def _jpeg(data: bytes) -> ImageHeader:
@@ -111,7 +111,7 @@ def _jpeg(data: bytes) -> ImageHeader:
                 raise InvalidRequestError(f"the JPEG has more than {MAX_SCANS} scans")
             return ImageHeader("JPEG", width, height, alpha=False)
         if marker in (0xD9, 0xDA):
-            raise InvalidRequestError("the JPEG is damaged: its size isn't told before its data")
+            raise InvalidRequestError("the JPEG is damaged: its size doesn't come before its data")
         offset += 2 + max(2, int.from_bytes(data[offset + 2 : offset + 4], "big"))
     raise InvalidRequestError(_cut_off("JPEG", size))
 

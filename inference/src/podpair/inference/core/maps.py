@@ -1,8 +1,8 @@
-"""Maps that a model answers, one a row, as the tensors that V2 has: a column of keys and a tensor of values.
+"""A model's outputs that are maps, one per row, as V2's tensors: a column of keys and a tensor of values.
 
 scikit-learn's and LightGBM's exporters end a classifier with ZipMap: a sequence of maps, label → score. Its scores keep the
-output's name, since that is what the same exporters call the tensor where they write none (`zipmap: False`); the labels, in
-the order of the scores, are beside them as `<output>_labels`.
+output's name, since that is what the same exporters call the tensor if they write no map (`zipmap: False`); the labels, in
+the order of the scores, are a second output, `<output>_labels`.
 
 Invariant: all rows have the same keys, so that a row's answer is the same alone and in company.
 """
@@ -25,7 +25,7 @@ LABELS = "_labels"
 class MapColumns:
     """One output of the model that is a map, or a sequence of maps.
 
-    type: as ONNX Runtime names it. datatypes: its names of tensors' types → V2's. Raises ValueError where it is neither.
+    type: as ONNX Runtime names it. datatypes: its names of tensors' types → V2's. Raises ValueError if it is neither.
     """
 
     def __init__(self, name: str, type: str, datatypes: Mapping[str, str]) -> None:  # noqa: A002 - ONNX's own name
@@ -36,7 +36,7 @@ class MapColumns:
             raise ValueError(f"{type} is neither a tensor nor a map of numbers or text")
         self.name = name
         self._key, self._value = key, value
-        # As the first answer had them; None: there was none.
+        # Those of the first answer; None: there was none.
         self._keys: list[Any] | None = None
 
     @property
@@ -49,7 +49,7 @@ class MapColumns:
         )
 
     def arrays(self, answer: Sequence[Mapping[Any, Any]] | Mapping[Any, Any]) -> tuple[Array, Array]:
-        """The values and the keys, a row for each map. Raises ModelError where the maps' keys differ."""
+        """Return the values and the keys, a row for each map. Raises ModelError if the maps' keys differ."""
         maps = [answer] if isinstance(answer, Mapping) else answer
         if self._keys is None and maps:
             self._keys = list(maps[0])

@@ -1,4 +1,4 @@
-"""What a `model.yaml` may say. Everything has a default: without one, the model's own metadata is enough."""
+"""The schema of a `model.yaml`. Everything has a default: without one, the model's own metadata is enough."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -13,7 +13,7 @@ Positive = Annotated[int, Field(gt=0)]
 
 
 def _listed(given: Any) -> Any:
-    """One number for all channels may stand without brackets."""
+    """Wrap one number for all channels, which may be written without brackets."""
     return (given,) if isinstance(given, int | float) else given
 
 
@@ -65,7 +65,7 @@ class BatchingConfig(_Section):
     # Rows in one run of the model; 1 turns batching off. Default: as many as make a row cheaper, which is found out while
     # it is loaded and while it runs, and at most 64.
     max_items: Positive | None = None
-    # Batches of these sizes where there are rows enough; what is left over runs with the next.
+    # Batches of these sizes if there are enough rows; the rest runs with the next batch.
     preferred: tuple[Positive, ...] = ()
     # How long a request may wait for company while another batch runs; never while the runtime is idle.
     max_delay_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
@@ -83,7 +83,7 @@ class ProviderConfig(_Section):
 class RuntimeConfig(_Section):
     """How the model is run."""
 
-    # Threads inside one run; default: about 80 % of the cores, divided by `instances`; 1 where neither is given.
+    # Threads inside one run; default: about 80 % of the cores, divided by `instances`; 1 if neither is given.
     intra_op_threads: Positive | None = None
     # Batches that run at the same time on the one shared session; default: as many as there are threads to compute, one
     # for a Python class.
@@ -97,17 +97,17 @@ class RuntimeConfig(_Section):
     # ONNX Runtime's execution providers in the order in which they are tried: CUDA, TensorRT, OpenVINO, CPU, …, or one
     # with its options.
     providers: tuple[str | ProviderConfig, ...] = ("CPU",)
-    # How far ONNX Runtime rewrites the graph when it loads it: lower where a model's answers must be those of its own nodes.
+    # How far ONNX Runtime rewrites the graph when it loads it: lower it if a model's answers must be those of its own nodes.
     graph_optimization_level: Literal["disabled", "basic", "extended", "layout", "all"] = "all"
-    # Bind inputs and outputs before a run: fewer copies where the provider has memory of its own.
+    # Bind inputs and outputs before a run: fewer copies if the provider has memory of its own.
     io_binding: bool = False
     # Streams of a Python class that may be open at the same time; past it they are refused with 429.
     max_streams: Positive = 64
-    # Whether a Python class has a process of its own: what it does there (hold the GIL, crash, never return) holds up nobody
+    # Whether a Python class has a process of its own: what it does there (hold the GIL, crash, never return) affects nothing
     # else. false: threads of the server's.
     process: bool = True
-    # How long a run in a process of its own may take, and a stream until its next part, in seconds; past it the process is
-    # ended and started again.
+    # How long a run in a process of its own may take, and a stream until its next chunk, in seconds; past it the process is
+    # killed and restarted.
     timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
     # How long loading a class in a process of its own may take, in seconds; default: any time.
     load_timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -121,7 +121,7 @@ class RuntimeConfig(_Section):
 
 
 class WarmupConfig(_Section):
-    """Runs of zeros before the model is ready. One that can't take them is served all the same, with a warning."""
+    """Runs of zeros before the model is ready. A model that can't process them is served all the same, with a warning."""
 
     # The batch sizes to run; default: one row, and for ONNX 2, 4, … as long as larger ones pay.
     rows: tuple[Positive, ...] | None = None
@@ -139,9 +139,9 @@ class ImageConfig(_Section):
     output: str
     # Height and width; default: those of the model's input.
     size: tuple[Positive, Positive] | None = None
-    # Default: where the model's input has its channels.
+    # Default: that of the model's input.
     layout: Literal["NCHW", "NHWC"] | None = None
-    # Default: GRAY where the model's input has one channel.
+    # Default: GRAY if the model's input has one channel.
     channels: Literal["RGB", "BGR", "GRAY"] | None = None
     # A value is (pixel * scale - mean) / std, by channel or one for all.
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1 / 255
@@ -151,9 +151,9 @@ class ImageConfig(_Section):
     resize: ResizeRule = "stretch"
     # The middle part of the largest crop that is taken; 0.875: what is often called "resize 256, crop 224".
     crop: Annotated[float, Field(gt=0, le=1)] = 1.0
-    # area averages; the others sample, and skip what lies between.
+    # area averages; the others sample, and skip what is between the samples.
     interpolation: Literal["area", "linear", "cubic", "nearest"] = "area"
-    # The pixels beside an image that was padded, and behind one that is transparent; 0..255 for each of RGB.
+    # The pixels around an image that was padded, and behind one that is transparent; 0..255 for each of RGB.
     fill: Colour = (0, 0, 0)
     background: Colour = (255, 255, 255)
     # A larger image is refused before it is decoded.
@@ -221,7 +221,7 @@ class ModelConfig(_Section):
     """A `model.yaml`."""
 
     description: str = ""
-    # The class in `model.py`, where more than one has a `predict` or `stream`.
+    # The class in `model.py`, if more than one has a `predict` or `stream`.
     class_: str | None = Field(default=None, alias="class")
     # Which versions answer requests that name none; default: the highest alone. All can be asked for by number.
     versions: tuple[ShareConfig, ...] = ()
@@ -231,7 +231,7 @@ class ModelConfig(_Section):
     outputs: tuple[TensorConfig, ...] = ()
     # What the first dimension of all tensors is. independent: rows, each answered as it would be alone, so that requests share
     # runs; dependent: rows, but each request runs alone; none: shapes are the model's own, and each request runs alone.
-    # auto: the shapes, the graph and a probe tell (core.row_decision).
+    # auto: decided by the shapes, the graph and a probe (core.row_decision).
     rows: RowsSetting = "auto"
     batching: BatchingConfig = BatchingConfig()
     warmup: WarmupConfig = WarmupConfig()
@@ -248,7 +248,7 @@ class ModelConfig(_Section):
     @model_validator(mode="before")
     @classmethod
     def _images_are_large(cls, given: Any) -> Any:
-        """Rows that are images wait decoded: fewer of them, unless the file says how many."""
+        """Limit the queue of images, which wait decoded, unless the file sets it."""
         if not isinstance(given, dict) or not given.get("preprocess"):
             return given
         batching = given.get("batching") or {}

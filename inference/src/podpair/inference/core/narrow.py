@@ -1,4 +1,4 @@
-"""Integers narrower than a byte, for which V2 has no datatypes: a byte each on the wire, packed where ONNX Runtime has them.
+"""Integers narrower than a byte, for which V2 has no datatypes: a byte each on the wire, packed in ONNX Runtime.
 
 Source of the format: onnx.proto, TensorProto.DataType: elements of 4 and of 2 bits stand in a byte from its lowest bits on.
 """
@@ -11,7 +11,7 @@ from podpair.inference.core.tensors import Array
 
 
 def pack(array: Array, bits: int, signed: bool) -> Array:
-    """Bytes that hold the elements. Raises ValueError where one needs more bits."""
+    """Pack the elements into bytes. Raises ValueError if one needs more bits."""
     low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
     if array.size and (array.min() < low or array.max() > high):
         raise ValueError(f"{'an INT' if signed else 'a UINT'}{bits} is a number from {low} to {high}")
@@ -23,7 +23,7 @@ def pack(array: Array, bits: int, signed: bool) -> Array:
 
 
 def unpack(packed: bytes, bits: int, signed: bool, shape: tuple[int, ...]) -> Array:
-    """The elements in bytes, as INT8 or UINT8."""
+    """Unpack the elements as INT8 or UINT8."""
     values = (np.frombuffer(packed, np.uint8)[:, None] >> _shifts(bits)) & np.uint8((1 << bits) - 1)
     flat = values.reshape(-1)[: math.prod(shape)]
     if signed:

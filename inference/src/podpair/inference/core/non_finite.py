@@ -25,7 +25,7 @@ _TOKENS = re.compile(rb'"(?:[^"\\]|\\.?)*+(?:"|\Z)|-?\bInfinity\b|\bNaN\b', re.D
 
 
 def quoted(text: bytes | bytearray | memoryview) -> bytes | None:
-    """JSON with bare tokens as JSON with strings; None where there are none."""
+    """Rewrite JSON with bare tokens as JSON with strings; None if there are none."""
     text = bytes(text)
     if b"NaN" not in text and b"Infinity" not in text:
         return None
@@ -33,7 +33,7 @@ def quoted(text: bytes | bytearray | memoryview) -> bytes | None:
 
 
 def decode(decoder: msgspec.json.Decoder[_T], text: bytes | bytearray | memoryview) -> _T:
-    """What a decoder reads in JSON, or in JSON with bare tokens. Raises msgspec.DecodeError, UnicodeDecodeError."""
+    """Decode JSON, or JSON with bare tokens. Raises msgspec.DecodeError, UnicodeDecodeError."""
     try:
         return decoder.decode(text)
     except msgspec.ValidationError:
@@ -46,7 +46,7 @@ def decode(decoder: msgspec.json.Decoder[_T], text: bytes | bytearray | memoryvi
 
 
 def named(values: Sequence[Any]) -> list[Any]:
-    """Flat elements, with names for the floats that aren't finite."""
+    """Replace floats that aren't finite in a flat list by their names."""
     return [_name(value) if isinstance(value, float) and not math.isfinite(value) else value for value in values]
 
 

@@ -26,7 +26,7 @@ class NotOnnxError(ValueError):
 
 
 class Constant(NamedTuple):
-    """A tensor of the file: its shape, and its elements where they are few integers."""
+    """A tensor of the file: its shape, and its elements if they are few integers."""
 
     shape: tuple[int, ...]
     integers: tuple[int, ...] | None
@@ -47,12 +47,12 @@ class Node:
     attributes: "dict[str, int | float | bytes | tuple[int, ...] | Constant | Graph]" = field(default_factory=dict)
 
     def integer(self, name: str, default: int) -> int:
-        """An attribute that is an integer."""
+        """Return an attribute that is an integer."""
         value = self.attributes.get(name)
         return value if isinstance(value, int) else default
 
     def integers(self, name: str) -> tuple[int, ...] | None:
-        """An attribute that is a list of integers."""
+        """Return an attribute that is a list of integers."""
         value = self.attributes.get(name)
         return value if isinstance(value, tuple) and not isinstance(value, Constant) else None
 
@@ -67,7 +67,7 @@ class Graph:
     """Nodes in the order in which they are computed."""
 
     nodes: list[Node] = field(default_factory=list)
-    # Name → rank; None where the file doesn't say.
+    # Name → rank; None if the file doesn't say.
     inputs: dict[str, int | None] = field(default_factory=dict)
     outputs: list[str] = field(default_factory=list)
     constants: dict[str, Constant] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class OnnxModel:
 
 
 def read_model(data: memoryview) -> OnnxModel:
-    """The model in the bytes of a file. Raises NotOnnxError."""
+    """Parse the bytes of a file. Raises NotOnnxError."""
     model = OnnxModel()
     try:
         for number, value in fields(data):
@@ -170,7 +170,7 @@ def _read_attribute(data: memoryview, node: Node, words: list[bytes]) -> None:
 
 
 def _tensor(data: memoryview) -> tuple[str, Constant]:
-    """The name and what is kept of a TensorProto."""
+    """Parse a TensorProto. Return its name, and what is kept of it."""
     shape: list[int] = []
     name, datatype, integers, raw = "", 0, None, None
     for number, value in fields(data):
@@ -191,7 +191,7 @@ def _tensor(data: memoryview) -> tuple[str, Constant]:
 
 
 def _value_info(data: memoryview) -> tuple[str, int | None]:
-    """The name of a ValueInfoProto, and its tensor's rank where that is declared."""
+    """Parse a ValueInfoProto. Return its name, and its tensor's rank if that is declared."""
     name, rank = "", None
     for number, value in fields(data):
         if number == 1:
@@ -205,7 +205,7 @@ def _value_info(data: memoryview) -> tuple[str, int | None]:
 
 
 def _packed(value: "int | memoryview") -> Iterator[int]:
-    """A repeated integer, packed or not."""
+    """Yield the elements of a repeated integer, packed or not."""
     if isinstance(value, int):
         yield value
         return

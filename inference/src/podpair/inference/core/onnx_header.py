@@ -1,4 +1,4 @@
-"""What an ONNX file says of itself before anybody can load it: its IR version, its opsets, and what wrote it.
+"""An ONNX file's header, read without loading the model: its IR version, its opsets, and what wrote it.
 
 A model that is too new for the runtime is refused by it with one number or the other; to say both, and what to do, the file is
 read here: only these fields, by their numbers, so that a file of gigabytes costs a few look-ups.
@@ -54,7 +54,7 @@ class OnnxHeader:
 
 
 def read_header(data: bytes | memoryview) -> OnnxHeader | None:
-    """The header in an encoded ModelProto; None where it is none."""
+    """Parse the header of an encoded ModelProto; None if it isn't one."""
     view = memoryview(data)
     ir_version, producer, version = 0, "", ""
     opsets: dict[str, int] = {}

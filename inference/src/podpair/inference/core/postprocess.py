@@ -34,7 +34,7 @@ class PostProcess:
             function, spec = _softmax(step, source) if isinstance(step, SoftmaxConfig) else _argmax(step, source)
             specs[spec.name] = spec
             self._steps.append((step.input, spec.name, function))
-        # Scores → labels of their last dimension: an argmax tells them for its input, and for what was made of that.
+        # Scores → labels of their last dimension: those of an argmax are for its input, and for what is derived from that.
         self.labels: dict[str, tuple[str, ...]] = {
             step.input: step.labels for step in steps if isinstance(step, ArgmaxConfig) and step.labels is not None
         }
@@ -62,7 +62,7 @@ class PostProcess:
 
 
 def softmax(logits: Array) -> Array:
-    """exp(x - max) / sum over the last dimension: never overflows, keeps the dtype.
+    """Compute exp(x - max) / sum over the last dimension: never overflows, keeps the dtype.
 
     FP16 is computed in FP32: a sum of more than 65,504 is infinite in FP16.
     """

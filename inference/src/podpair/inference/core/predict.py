@@ -9,7 +9,7 @@ from podpair.inference.core.tensors import DATATYPES, Array, TensorSpec, from_ra
 
 
 def decode_payload(payload: bytes, signature: Signature) -> tuple[Array, ...]:
-    """The row. Raises InvalidRequestError where the model has several inputs, or the payload isn't one row."""
+    """Decode one row. Raises InvalidRequestError if the model has several inputs, or the payload isn't one row."""
     if len(signature.inputs) != 1:
         raise InvalidRequestError(f"the model has {len(signature.inputs)} inputs: ask it with V2's ModelInfer")
     spec = signature.inputs[0].tensor
@@ -24,7 +24,7 @@ def decode_payload(payload: bytes, signature: Signature) -> tuple[Array, ...]:
 
 
 def encode_answer(specs: Sequence[TensorSpec], arrays: Sequence[Array]) -> tuple[list[float], str]:
-    """Scores: the first output of floats, flat. Label: the first of text, else of integers; empty where there is none."""
+    """Return as scores the first output of floats, flat; as label the first of text, else of integers, else an empty text."""
     scores: list[float] = []
     labels: dict[str, str] = {}
     for spec, array in zip(specs, arrays, strict=True):
@@ -39,9 +39,11 @@ def encode_answer(specs: Sequence[TensorSpec], arrays: Sequence[Array]) -> tuple
 
 
 def _complete(shape: tuple[int, ...], length: int, spec: TensorSpec) -> tuple[int, ...]:
-    """The shape with its only unknown size filled in from the length."""
+    """Compute the shape's only unknown size from the length."""
     unknown = [i for i, size in enumerate(shape) if size < 0]
     known = math.prod(size for size in shape if size > 0) * DATATYPES[spec.datatype].itemsize
     if len(unknown) > 1 or (unknown and (not known or length % known)):
-        raise InvalidRequestError(f"{length} bytes don't tell the shape of input {spec.name!r}, {list(spec.shape)}")
+        raise InvalidRequestError(
+            f"{length} bytes don't determine the shape of input {spec.name!r}, {list(spec.shape)}"
+        )
     return tuple(length // known if size < 0 else size for size in shape)

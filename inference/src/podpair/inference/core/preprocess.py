@@ -36,12 +36,12 @@ class ImageSpec:
         return _CHANNELS[self.channels]
 
     def shape(self, images: int) -> tuple[int, ...]:
-        """The tensor of so many images, before it gets the model's own shape."""
+        """Return the shape of a tensor of so many images, before it gets the model's own shape."""
         width, height = self.size
         return (images, self.depth, height, width) if self.layout == "NCHW" else (images, height, width, self.depth)
 
     def model_shape(self, images: int) -> tuple[int, ...]:
-        """The same as the model takes it: flat, say, or without a dimension for one channel."""
+        """Return the shape as the model takes it: flat, for example, or without a dimension for one channel."""
         shape = self.tensor.shape
         if shape[0] == -1:
             inner = self.shape(1)[1:] if -1 in shape[1:] else shape[1:]
@@ -80,7 +80,7 @@ class PreProcess:
 
 
 def _count(image: ImageSpec) -> int:
-    """How many images the model's input takes; -1: any number."""
+    """Return how many images the model's input takes; -1: any number."""
     shape = image.tensor.shape
     return -1 if shape[0] == -1 else math.prod(shape) // math.prod(image.shape(1))
 
@@ -102,7 +102,7 @@ def _image(step: ImageConfig, tensor: TensorSpec) -> ImageSpec:
 
 
 def _layout(shape: tuple[int, ...]) -> Literal["NCHW", "NHWC"]:
-    """By where there are 1 or 3; both mean the same where there is no dimension for the channels."""
+    """Guess the layout from where the size is 1 or 3; without a channel dimension both layouts are the same."""
     return "NHWC" if len(shape) == 4 and shape[3] in (1, 3) and shape[1] not in (1, 3) else "NCHW"
 
 
@@ -120,7 +120,7 @@ def _is_gray(shape: tuple[int, ...], layout: str, pixels: int) -> bool:
 
 
 def _line(step: ImageConfig, depth: int, where: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(pixel * scale - mean) / std as one multiplication and one addition for each channel."""
+    """Return (pixel * scale - mean) / std as a gain and a bias for each channel."""
     for name, values in (("mean", step.mean), ("std", step.std)):
         if len(values) not in (1, depth):
             raise ValueError(f"{where}: {name} has {len(values)} values for {depth} channels")

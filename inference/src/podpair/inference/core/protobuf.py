@@ -15,7 +15,7 @@ class ProtobufError(ValueError):
 
 
 def varint(data: bytes | memoryview, offset: int) -> tuple[int, int]:
-    """The number that begins at `offset`, and where it ends. Raises ProtobufError."""
+    """Decode the number at `offset`. Return it, and where it ends. Raises ProtobufError."""
     value = shift = 0
     try:
         while (byte := data[offset]) >= 0x80 and shift < _MOST:
@@ -30,7 +30,7 @@ def varint(data: bytes | memoryview, offset: int) -> tuple[int, int]:
 
 
 def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value of each field of a message; what isn't a varint is its bytes. Raises ProtobufError."""
+    """Yield number and value of each field of a message; a value that isn't a varint is its bytes. Raises ProtobufError."""
     offset, size = 0, len(data)
     while offset < size:
         tag, offset = varint(data, offset)

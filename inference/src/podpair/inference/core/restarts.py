@@ -1,7 +1,7 @@
-"""When a worker process that has ended is started again: at once, then after a wait that doubles.
+"""When a worker process that has ended is restarted: at once, then after a wait that doubles.
 
-One that was up for a while has earned a fresh start; one that ends again and again, or can't be started at all, is tried less
-and less often, and for ever: what it lacks (memory, a file, a device) may come back.
+A process that was up for a while starts anew at once; one that ends again and again, or can't be started at all, is tried
+less and less often, but for ever: what is missing (memory, a file, a device) may come back.
 """
 
 # Seconds: the first wait that isn't none, the longest, and how long a process has to be up to begin anew.
@@ -17,7 +17,7 @@ class RestartBackoff:
         self._failures = 0
 
     def next_wait(self, up_seconds: float) -> float:
-        """Seconds to wait before the next start. up_seconds: how long the process was up, 0 where it never was."""
+        """Return the seconds to wait before the next start. up_seconds: how long the process was up, 0 if it never was."""
         if up_seconds >= _SOUND_AFTER:
             self._failures = 0
         self._failures += 1

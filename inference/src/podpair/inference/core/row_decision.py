@@ -1,8 +1,8 @@
-"""Whether the requests to a model may share a run: what was decided, by whom, and what to write to have it otherwise.
+"""Whether the requests to a model may share a run: what was decided, by whom, and how to override it.
 
-Invariant: requests share a run only where a row's answer is the same alone and in company. That is established by who knows:
-the model's author in model.yaml, a Python class by its contract (one answer for each element of the batch), and for an ONNX model
-its graph and a probe together. What isn't established isn't shared.
+Invariant: requests share a run only where a row's answer is the same alone and in company. This is known from
+the model's author in model.yaml, a Python class by its contract (one answer for each element of the batch), and for an
+ONNX model its graph and a probe together. Without that knowledge runs aren't shared.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ class RowDecision:
     reason: str
 
     def advice(self) -> str:
-        """What to write in model.yaml to overrule it; empty where nothing helps."""
+        """Return what to write in model.yaml to override it; empty if nothing helps."""
         if self.by == "signature":
             return ""
         if self.rows is Rows.INDEPENDENT:
@@ -48,7 +48,7 @@ class RowDecision:
 
 
 def without_rows(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str | None:
-    """Why tensors of these shapes have no rows of any number as their first dimension; None where they have."""
+    """Return why the first dimension of these tensors isn't rows of any number; None if it is."""
     optional = next((spec for spec in inputs if spec.optional), None)
     if optional is not None:
         return f"a request may give {optional.name} or not"
@@ -60,9 +60,9 @@ def without_rows(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) ->
 
 
 def decide_by_shape(setting: RowsSetting, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> RowDecision:
-    """What model.yaml and the shapes say; INDEPENDENT by "signature" is only a promise, which is to be established.
+    """Decide by model.yaml and the shapes; INDEPENDENT by "signature" is only a promise that is still to be verified.
 
-    Raises ValueError where model.yaml says of a model without rows that they are independent.
+    Raises ValueError if model.yaml says of a model without rows that they are independent.
     """
     why_not = without_rows(inputs, outputs)
     if setting == "none":
@@ -79,7 +79,7 @@ def decide_by_shape(setting: RowsSetting, inputs: Sequence[TensorSpec], outputs:
 def decide_by_symbols(
     inputs: Mapping[str, Sequence[str | None]], outputs: Mapping[str, Sequence[str | None]]
 ) -> RowDecision | None:
-    """What the names of the dimensions say, where they speak against rows; None: they don't.
+    """Decide by the names of the dimensions if they speak against rows; None if they don't.
 
     Exporters name outputs' dimensions as they like: a first dimension with a name of its own says nothing.
     """
@@ -98,7 +98,7 @@ def decide_by_symbols(
 
 
 def decide(found: Rows, reason: str, hazards: Sequence[str], inputs: Sequence[TensorSpec]) -> RowDecision:
-    """What the probe has found and what the graph shows, put together: shared is what neither speaks against."""
+    """Combine what the probe has found and what the graph shows: runs are shared if neither speaks against it."""
     rows, by = found, "probe"
     if hazards and found is not Rows.NONE:
         rows, by, reason = Rows.DEPENDENT, "graph", ", ".join(hazards)

@@ -1,4 +1,4 @@
-"""What in a model's graph computes over the rows of a batch, so that a row's answer depends on the rows beside it.
+"""What in a model's graph computes over the rows of a batch, so that a row's answer depends on the other rows.
 
 Each value of the graph is followed from the inputs, whose first dimension is the rows: along which axis its rows lie, or
 that it doesn't depend on the inputs, or that this isn't known (any more). Only what is certain is a hazard; what isn't
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from podpair.inference.core.onnx_graph import Constant, Graph, Node, OnnxModel
 
-_MOST_TOLD = 3
+_MOST_LISTED = 3
 
 
 class Value(NamedTuple):
@@ -27,7 +27,7 @@ _UNKNOWN = Value(None, -1)
 _CONSTANT = Value(None, None)
 
 # fmt: off
-# What leaves each element where it is.
+# Operations that leave each element in its place.
 _SAME = {
     "Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BiasGelu", "BitwiseNot", "Cast", "CastLike", "Ceil",
     "Celu", "Clip", "Cos", "Cosh", "DequantizeLinear", "Dropout", "Elu", "Erf", "Exp", "FastGelu", "Floor", "Gelu",
@@ -39,7 +39,7 @@ _ELEMENTWISE = {
     "Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Div", "Equal", "Greater", "GreaterOrEqual",
     "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor",
 }
-# What takes each row by itself, along axis 0.
+# Operations that process each row by itself, along axis 0.
 _IMAGES = {
     "AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "DepthToSpace", "FusedConv", "GlobalAveragePool",
     "GlobalLpPool", "GlobalMaxPool", "GroupNormalization", "InstanceNormalization", "LRN", "LpPool", "MaxPool",
@@ -50,7 +50,7 @@ _SOFTMAXES = {"Softmax", "LogSoftmax", "Hardmax"}
 _RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 # A scale or a zero point over the whole tensor, all rows together.
 _DYNAMIC_SCALES = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
-# Where these take a scale or a zero point: one that is computed of the inputs is one for all rows.
+# The inputs that are a scale or a zero point: one that is computed from the inputs is one for all rows.
 _SCALES_AT: Mapping[str, Sequence[int]] = {
     "QuantizeLinear": (1, 2), "MatMulInteger": (2,), "ConvInteger": (2,), "MatMulIntegerToFloat": (2, 4),
     "QLinearMatMul": (1, 2, 6, 7), "QLinearConv": (1, 2, 6, 7),
@@ -62,17 +62,17 @@ _SHAPES = {"Shape", "Size", "Constant", "ConstantOfShape", "Range", "EyeLike"}
 
 
 def row_hazards(model: OnnxModel, outputs: Collection[str] | None = None) -> list[str]:
-    """What computes over rows for certain, a sentence for each kind of it, in the order of the graph; empty: nothing found.
+    """Return what certainly computes over rows, a sentence for each kind, in the order of the graph; empty: nothing found.
 
     outputs: those that matter; default: all.
     """
     analysis = _Analysis(model.opset, _needed(model.graph, model.graph.outputs if outputs is None else outputs))
     analysis.follow(model.graph)
     for node in model.functions:
-        analysis.look(node, [_UNKNOWN] * len(node.inputs))
+        analysis.analyse(node, [_UNKNOWN] * len(node.inputs))
     found = list(analysis.found)
-    if len(found) > _MOST_TOLD:
-        found[_MOST_TOLD:] = [f"and {len(found) - _MOST_TOLD} more"]
+    if len(found) > _MOST_LISTED:
+        found[_MOST_LISTED:] = [f"and {len(found) - _MOST_LISTED} more"]
     return found
 
 
@@ -85,7 +85,7 @@ class _Analysis:
         self.found: dict[str, None] = {}
 
     def follow(self, graph: Graph) -> None:
-        """The main graph, whose inputs have their rows first."""
+        """Analyse the main graph, whose inputs have their rows first."""
         values: dict[str, Value] = {name: Value(len(c.shape), None) for name, c in graph.constants.items()}
         values.update({name: Value(rank, -1 if rank is None else 0) for name, rank in graph.inputs.items()})
         constants = dict(graph.constants)
@@ -93,19 +93,19 @@ class _Analysis:
             if index not in self._needed:
                 continue
             given = [values.get(name, _CONSTANT) for name in node.inputs]
-            values.update(zip(node.outputs, self.look(node, given, constants), strict=False))
+            values.update(zip(node.outputs, self.analyse(node, given, constants), strict=False))
 
-    def look(
+    def analyse(
         self, node: Node, given: Sequence[Value], constants: "dict[str, Constant] | None" = None
     ) -> Iterator[Value]:
-        """One node: what it is told of, and what is known of its outputs."""
+        """Analyse one node: note its hazards, and return what is known of its outputs."""
         constants = {} if constants is None else constants
         for graph in node.graphs:
             for inner in graph.nodes:
                 # What a body computes is of the inputs, for all that is known.
-                list(self.look(inner, [_UNKNOWN] * len(inner.inputs)))
+                list(self.analyse(inner, [_UNKNOWN] * len(inner.inputs)))
         if node.op in _RANDOM:
-            self._tell(node, "draws at random")
+            self._note(node, "draws at random")
             return iter(())
         moving = [value for value in given if value.rows is not None]
         if node.op == "Constant" and isinstance(value := node.attributes.get("value"), Constant):
@@ -113,25 +113,25 @@ class _Analysis:
             return iter([Value(len(value.shape), None)])
         if not moving or node.op in _SHAPES:
             return iter([_CONSTANT] * len(node.outputs))
-        self._look_at_scales(node, given)
+        self._check_scales(node, given)
         if node.op in _ALL_ROWS:
-            self._tell(node, _ALL_ROWS[node.op])
-        return iter(_results(node, given, constants, self._opset, self._tell))
+            self._note(node, _ALL_ROWS[node.op])
+        return iter(_results(node, given, constants, self._opset, self._note))
 
-    def _look_at_scales(self, node: Node, given: Sequence[Value]) -> None:
+    def _check_scales(self, node: Node, given: Sequence[Value]) -> None:
         if node.op in _DYNAMIC_SCALES:
-            self._tell(node, "takes its scale over all rows")
+            self._note(node, "takes its scale over all rows")
         elif any(i < len(given) and given[i].rows is not None for i in _SCALES_AT.get(node.op, ())):
-            self._tell(node, "has a scale or zero point that is computed of all rows")
+            self._note(node, "has a scale or zero point that is computed of all rows")
         elif node.op == "BatchNormalization" and node.integer("training_mode", 0):
-            self._tell(node, "normalises over all rows (training_mode)")
+            self._note(node, "normalises over all rows (training_mode)")
 
-    def _tell(self, node: Node, what: str) -> None:
+    def _note(self, node: Node, what: str) -> None:
         self.found.setdefault(f"{node.op} {what}", None)
 
 
 def _needed(graph: Graph, outputs: Collection[str]) -> set[int]:
-    """The nodes that something of the outputs hangs on."""
+    """Return the nodes that the outputs depend on."""
     names, found = set(outputs), set()
     for index in range(len(graph.nodes) - 1, -1, -1):
         node = graph.nodes[index]
@@ -142,7 +142,7 @@ def _needed(graph: Graph, outputs: Collection[str]) -> set[int]:
 
 
 def _inputs(node: Node) -> Iterator[str]:
-    """What a node takes, and what its bodies take from around them."""
+    """Yield a node's inputs, and the outer values that its bodies use."""
     yield from node.inputs
     for graph in node.graphs:
         yield from graph.outputs
@@ -155,15 +155,15 @@ def _results(
     given: Sequence[Value],
     constants: Mapping[str, Constant],
     opset: int,
-    tell: Callable[[Node, str], None],
+    note: Callable[[Node, str], None],
 ) -> list[Value]:
-    """What is known of a node's outputs, one value for all of them or one for each."""
+    """Return what is known of a node's outputs, one value for all of them or one for each."""
     first = given[0] if given else _UNKNOWN
     op, known = node.op, first.rank is not None and first.rows is not None and first.rows >= 0
     if op in _ELEMENTWISE:
         return [_broadcast(given)]
     if op == "Gather" and first.rows is None:
-        return [_looked_up(node, given)]
+        return [_gathered(node, given)]
     rest = all(value.rows is None for value in given[1:])
     if not known or not rest:
         return [_matmul(given)] if op == "MatMul" else [_UNKNOWN] * len(node.outputs)
@@ -174,12 +174,12 @@ def _results(
     axes = _axes_over(node, rank, constants, opset)
     if axes is not None:
         if rows in axes:
-            tell(node, f"computes over axis {rows}, which is the rows")
+            note(node, f"computes over axis {rows}, which is the rows")
         return [_reduced(node, first, axes)] * len(node.outputs)
     if op in _RECURRENT:
         batch = 0 if node.integer("layout", 0) else 1
         if rows != batch:
-            tell(node, f"runs along axis {rows}, which is the rows")
+            note(node, f"runs along axis {rows}, which is the rows")
             return [_UNKNOWN] * len(node.outputs)
         if batch == 0:
             return [_UNKNOWN] * len(node.outputs)
@@ -188,7 +188,7 @@ def _results(
 
 
 def _moved(node: Node, rank: int, rows: int, given: Sequence[Value], constants: Mapping[str, Constant]) -> Value:
-    """The result of an operation that leaves rows whole: where they are now."""
+    """Return where the rows are after an operation that leaves rows whole."""
     op = node.op
     if op in _IMAGES and rows == 0:
         return Value(rank, 0)
@@ -210,7 +210,7 @@ def _moved(node: Node, rank: int, rows: int, given: Sequence[Value], constants: 
 
 
 def _broadcast(given: Sequence[Value]) -> Value:
-    """The axis of the rows counts from the end, which is where shapes are aligned."""
+    """Return the result of broadcasting: the axis of the rows counts from the end, where shapes are aligned."""
     ranks = [value.rank for value in given]
     if any(rank is None for rank in ranks) or any(value.rows == -1 for value in given):
         return _UNKNOWN
@@ -219,8 +219,8 @@ def _broadcast(given: Sequence[Value]) -> Value:
     return Value(rank, places.pop()) if len(places) == 1 else _UNKNOWN
 
 
-def _looked_up(node: Node, given: Sequence[Value]) -> Value:
-    """Rows of a table: embeddings."""
+def _gathered(node: Node, given: Sequence[Value]) -> Value:
+    """Return what is known of rows looked up in a table: embeddings."""
     table, indices = given[0], given[-1]
     if table.rank is None or indices.rank is None or indices.rows in (None, -1):
         return _UNKNOWN
@@ -230,7 +230,7 @@ def _looked_up(node: Node, given: Sequence[Value]) -> Value:
 
 
 def _matmul(given: Sequence[Value]) -> Value:
-    """Rows that neither matrix contracts stay; those of two factors must be a dimension that both only repeat over."""
+    """Return what is known of a product: rows that neither matrix contracts stay; those of both must be a batch dimension."""
     if len(given) != 2:
         return _UNKNOWN
     left, right = given
@@ -244,7 +244,7 @@ def _matmul(given: Sequence[Value]) -> Value:
 
 
 def _axes_over(node: Node, rank: int, constants: Mapping[str, Constant], opset: int) -> set[int] | None:
-    """The axes over which an operation computes; None: it isn't of that kind, or they aren't known."""
+    """Return the axes over which an operation computes; None if it is of another kind, or they aren't known."""
     op = node.op
     if op in _SOFTMAXES:
         if opset < 13:  # all from this axis on are one
@@ -298,6 +298,6 @@ def _squeezed(node: Node, rank: int, rows: int, constants: Mapping[str, Constant
 
 
 def _integers(node: Node, index: int, constants: Mapping[str, Constant]) -> tuple[int, ...] | None:
-    """The elements of an input that is a constant."""
+    """Return the elements of an input that is a constant."""
     found = constants.get(node.inputs[index]) if index < len(node.inputs) else None
     return None if found is None else found.integers

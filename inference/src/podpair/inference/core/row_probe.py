@@ -1,4 +1,4 @@
-"""Whether a row's answer is the same alone and in company, found out by asking: random rows alone and together.
+"""Finds out whether a row's answer is the same alone and in company, by running random rows alone and together.
 
 Three things can come of it. The model has no rows: it answers with another number of them, or takes inputs of different
 numbers. It has rows that depend on each other, or on how often it is asked. Or each row was answered as it was alone, in every
@@ -23,7 +23,7 @@ Run = Callable[[Sequence[Array]], Sequence[Array]]
 # What dimensions of any size are tried with: enough that something can happen along them, and none of the numbers of rows
 # below, so that an output whose first dimension it is isn't taken for rows.
 SIZES = (32, 7, 1, 256, 512, 640)
-# Which of so many rows are asked together; the more there is time for.
+# Which of so many rows are run together; more if there is time.
 _COMPANIES: dict[int, tuple[tuple[int, ...], ...]] = {
     8: (tuple(range(8)), tuple(reversed(range(8))), (1, 2, 4), (5, 5, 0, 5, 3), (7, 0)),
     4: ((0, 1, 2, 3), (3, 0)),
@@ -128,7 +128,7 @@ class RowProbe:
             return end.finding
 
     def _fitting(self) -> "_Sample | None":
-        """Rows of a shape and with values that the model takes, and the answers to the first two; None: it takes none."""
+        """Find rows of a shape and with values that the model accepts, and the answers to the first two; None: there are none."""
         started = self._clock()
         sizes = [*self._hints.sizes, *SIZES]
         if all(-1 not in probed.spec.shape[1:] for probed in self._inputs):
@@ -148,7 +148,7 @@ class RowProbe:
         return None
 
     def _try_unequal(self, shapes: Sequence[tuple[int, ...]]) -> None:
-        """Inputs whose numbers of rows have different names, or none: whether they may differ."""
+        """Try inputs with different numbers of rows, if the names of their dimensions allow that."""
         first = {probed.first for probed in self._inputs}
         if len(self._inputs) < 2 or (len(first) == 1 and None not in first):
             return
@@ -188,7 +188,7 @@ class RowProbe:
         return Finding(Rows.INDEPENDENT, f"answers to random rows ({', '.join(tried)}) are the same alone and together")
 
     def _compare_sample(self, sample: "_Sample", count: int, *, large: bool) -> bool:
-        """Whether rows are answered together as alone; False: that can't be told of such values."""
+        """Return whether rows are answered together as alone; False if such values can't tell."""
         if count > 2:
             again = self._asked([array[:1] for array in sample.rows])
             if again is None or not all(map(same, again, sample.alone[0])):
@@ -207,10 +207,10 @@ class RowProbe:
         return answer is not None
 
     def _is_same(self, sample: "_Sample", company: Sequence[int]) -> bool:
-        """Whether these rows are answered together as alone.
+        """Return whether these rows are answered together as alone.
 
-        One that isn't is asked beside as many copies of itself: what is answered otherwise then owes it to the others.
-        Else it owes it to their number, or to rounding, which a model may magnify: a normalisation of what is almost constant,
+        One that isn't is run with as many copies of itself: if that answer differs, it depends on the other rows. Otherwise
+        it depends on their number, or on rounding, which a model may magnify: a normalisation of what is almost constant,
         say. Such values say nothing; where all do, it is the number.
         """
         together = self._together(sample, company)

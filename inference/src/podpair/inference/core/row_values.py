@@ -54,7 +54,7 @@ def random_rows(
     words: Sequence[bytes],
     draw: np.random.Generator,
 ) -> Array:
-    """A tensor of so many random rows, each of shape `inner`."""
+    """Return a tensor of so many random rows, each of shape `inner`."""
     shape = (rows, *inner)
     dtype = DATATYPES[spec.datatype]
     if dtype.kind == "O":
@@ -88,7 +88,7 @@ def _as(dtype: np.dtype[Any], values: Array) -> Array:
 
 
 def same(a: Array, b: Array) -> bool:
-    """Whether one answer is the other; NaN is NaN, and infinity infinity."""
+    """Return whether two answers are the same; NaN equals NaN, and infinity infinity."""
     if a.shape != b.shape or a.dtype.kind != b.dtype.kind:
         return False
     size = a.dtype.itemsize

@@ -19,7 +19,7 @@ from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.signature import is_batchable
 from podpair.inference.core.tensors import DATATYPES, Array, TensorSpec, as_text
 
-# What a class takes and gives whose model.yaml says nothing: text, or anything as JSON in it.
+# Input and output of a class without declared ones: text, or anything as JSON in it.
 DEFAULT_INPUT = TensorSpec("input", "BYTES", (-1,))
 DEFAULT_OUTPUT = TensorSpec("output", "BYTES", (-1,))
 
@@ -65,7 +65,7 @@ class Rows:
         self._texts = {t.name for t in config.inputs if t.text and t.datatype == "BYTES"} if declared else {"input"}
 
     def batch(self, arrays: Sequence[Array]) -> Sequence[Any]:
-        """The batch for `predict`. Raises InvalidRequestError where text isn't UTF-8."""
+        """Return the batch for `predict`. Raises InvalidRequestError if text isn't UTF-8."""
         values = [self._column(spec, array) for spec, array in zip(self.inputs, arrays, strict=True)]
         if not self.batchable:
             values = [[value] for value in values]
@@ -75,7 +75,7 @@ class Rows:
         return Batch({spec.name: value for spec, value in zip(self.inputs, values, strict=True)}, len(values[0]))
 
     def arrays(self, answers: Any, rows: int) -> list[Array]:
-        """The output tensors of as many answers as there were rows; AnswersError says what is wrong with them.
+        """Return the output tensors of as many answers as there were rows. Raises AnswersError if the answers are wrong.
 
         answers: a sequence with a value for each row (with several outputs: a mapping by their names), or a mapping
         from each output to such a sequence. An answer that is an exception is raised.
@@ -91,7 +91,7 @@ class Rows:
         return [self._array(spec, column) for spec, column in zip(self.outputs, columns, strict=True)]
 
     def none(self) -> list[Array]:
-        """The output tensors of no rows at all, for which no class is asked; a dimension of any size is 0 then."""
+        """Return the output tensors for no rows at all, without calling the class; a dimension of any size is 0 then."""
         shapes = [(0, *[max(0, size) for size in spec.shape[1:]]) for spec in self.outputs]
         return [np.empty(shape, DATATYPES[spec.datatype]) for spec, shape in zip(self.outputs, shapes, strict=True)]
 
@@ -125,7 +125,7 @@ class Rows:
 
 
 def _sequence(answers: Any, rows: int) -> Any:
-    """The answers, which can be counted, and are as many as the rows."""
+    """Check that the answers can be counted, and are as many as the rows."""
     if isinstance(answers, str | bytes | Mapping) or not hasattr(answers, "__iter__"):
         raise AnswersError(
             f"returned {_article(answers)}; it returns a list, one answer for each of the {rows} requests"
@@ -148,7 +148,7 @@ def _by_name(answers: Any, names: list[str]) -> list[list[Any]]:
 
 
 def _numbers(column: Any, spec: TensorSpec) -> Array:
-    """Python numbers, lists and arrays as the declared datatype; no float becomes an integer by itself."""
+    """Convert Python numbers, lists and arrays to the declared datatype; no float becomes an integer by itself."""
     try:
         if spec.datatype == "BF16":
             return bfloat16.from_float(np.asarray(column).astype(np.float32, casting="same_kind"))
@@ -158,7 +158,7 @@ def _numbers(column: Any, spec: TensorSpec) -> Array:
 
 
 def _encoded(column: Any, spec: TensorSpec) -> Array:
-    """Text and bytes as they are, anything else as JSON."""
+    """Encode text and bytes as they are, anything else as JSON."""
     if len(spec.shape) > 1:
         nested = np.array(column, object)
         flat, shape = nested.ravel().tolist(), nested.shape

@@ -1,4 +1,4 @@
-"""Inputs made up to run a model with before anybody asks it."""
+"""Synthetic inputs, to run a model with before the first request."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from podpair.inference.core.tensors import DATATYPES, Array
 
 
 def zeros(datatype: str, shape: tuple[int, ...], rows: int, size: int = 1) -> Array:
-    """A tensor of so many rows where it has rows; other dimensions of any size are `size`.
+    """Return a tensor of so many rows, if it has rows; other dimensions of any size are `size`.
 
     BYTES are the text 0: a number and JSON, too, and no empty prompt, which language models can't go on from.
     """

@@ -25,7 +25,7 @@ class Signature:
     `model_inputs` are the model's own.
 
     `decision`: what the first dimension of all tensors is. `has_rows`: it is rows, of any number. `batchable`: each row is
-    answered as it would be alone, so that requests share runs; where that isn't so each request runs alone and counts as one.
+    answered as it would be alone, so that requests share runs; otherwise each request runs alone and counts as one.
     """
 
     def __init__(
@@ -66,20 +66,20 @@ class Signature:
             raise FaultsError([f"{source}: {fault}" for fault in faults])
         self.outputs = self.postprocess.outputs
         self.by_name = {spec.tensor.name: i for i, spec in enumerate(self.inputs)}
-        # Output → labels of its values, where post-processing has some.
+        # Output → labels of its values, if post-processing has some.
         self.labels = self.postprocess.labels
         self._optional = [i for i, spec in enumerate(self.inputs) if spec.tensor.optional]
 
     def decide(self, decision: RowDecision) -> None:
-        """What the rows are; before the first request."""
+        """Set what the rows are, before the first request."""
         self.decision = decision
         self.has_rows = decision.rows is not Rows.NONE
         self.batchable = decision.rows is Rows.INDEPENDENT
 
     def rows(self, arrays: Sequence[Array]) -> int:
-        """How many rows of a run a request needs, which may be none; 1 where it runs alone.
+        """Return how many rows of a run a request needs, which may be none; 1 if it runs alone.
 
-        Raises InvalidRequestError where its inputs don't agree.
+        Raises InvalidRequestError if its inputs don't agree.
         """
         if not self.batchable:
             return 1
@@ -91,10 +91,10 @@ class Signature:
         return count
 
     def check_header(self, index: int, datatype: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape in which the model takes the input; before the data is read.
+        """Return the shape in which the model takes the input, before the data is read.
 
-        One value is one value: what the model takes without dimensions may be sent as [1] or [1, 1], for want of another
-        way in most clients. Raises InvalidRequestError unless datatype and shape are what the model takes.
+        One value is one value: what the model takes without dimensions may be sent as [1] or [1, 1], because most
+        clients can't send it otherwise. Raises InvalidRequestError unless datatype and shape are what the model takes.
         """
         spec = self.inputs[index].tensor
         expected = spec.shape
@@ -118,7 +118,7 @@ class Signature:
         return shape
 
     def complete(self, arrays: list[Array | None]) -> tuple[Array, ...]:
-        """The arrays of all inputs. Raises InvalidRequestError where one is missing that a request may not leave out."""
+        """Return the arrays of all inputs. Raises InvalidRequestError if a required one is missing."""
         for index in self._optional:
             if arrays[index] is None:
                 arrays[index] = OMITTED
@@ -129,7 +129,7 @@ class Signature:
         return given
 
     def check_values(self, index: int, array: Array) -> None:
-        """Raise InvalidRequestError for NaN and infinities where the model doesn't take them."""
+        """Raise InvalidRequestError for NaN and infinities if the model doesn't accept them."""
         spec = self.inputs[index]
         if not spec.allow_nan and not all_finite(array):
             raise InvalidRequestError(
@@ -138,7 +138,7 @@ class Signature:
 
 
 def is_batchable(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> bool:
-    """Whether every tensor has rows of any number as its first dimension."""
+    """Return whether every tensor has rows of any number as its first dimension."""
     return without_rows(inputs, outputs) is None
 
 

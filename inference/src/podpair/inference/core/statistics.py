@@ -1,4 +1,4 @@
-"""What V2's statistics extension tells of a model version: counts, and seconds summed up since it was loaded."""
+"""A model version's counts, and seconds summed up since it was loaded, for V2's statistics extension."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,29 +7,29 @@ from typing import Any
 
 @dataclass(slots=True)
 class Statistics:
-    """Kept by the scheduler, a few additions a run and none a request but where each has its own times."""
+    """Updated by the scheduler: a few additions per run, and per request only for times of its own."""
 
     # Requests answered, and from entry into the queue to the answer.
     success: int = 0
     success_seconds: float = 0.0
     fail: int = 0
     fail_seconds: float = 0.0
-    # Of all requests that ran: waiting, and the time of the run that each was in.
+    # Of all requests that record_run: waiting, and the time of the run that each was in.
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
     # Requests that were pre-processed, and how long.
-    prepared_requests: int = 0
-    prepared_seconds: float = 0.0
+    preprocessed_requests: int = 0
+    preprocess_seconds: float = 0.0
     # Rows and runs.
     rows: int = 0
     runs: int = 0
     # Rows in a run → how many such runs, and their seconds.
     by_size: dict[int, list[float]] = field(default_factory=dict)
     # Unix seconds of the last run.
-    last: float = 0.0
+    last_run: float = 0.0
 
-    def ran(self, rows: int, requests: int, waited: float, seconds: float, now: float) -> None:
-        """A run of `rows` rows has ended, in which `requests` requests were, which had waited so long in sum."""
+    def record_run(self, rows: int, requests: int, waited: float, seconds: float, now: float) -> None:
+        """Record a run of `rows` rows with `requests` requests, which had waited `waited` seconds in sum."""
         self.rows += rows
         self.runs += 1
         self.queue_seconds += waited
@@ -37,27 +37,27 @@ class Statistics:
         size = self.by_size.setdefault(rows, [0, 0.0])
         size[0] += 1
         size[1] += seconds
-        self.last = now
+        self.last_run = now
 
-    def prepared(self, seconds: float) -> None:
-        """A request has been pre-processed."""
-        self.prepared_requests += 1
-        self.prepared_seconds += seconds
+    def record_preprocess(self, seconds: float) -> None:
+        """Record a request that has been pre-processed."""
+        self.preprocessed_requests += 1
+        self.preprocess_seconds += seconds
 
     def document(self, name: str, version: str) -> dict[str, Any]:
-        """As the protocol has it; nanoseconds, Unix milliseconds."""
+        """Return V2's document, with nanoseconds and Unix milliseconds."""
         requests = self.success + self.fail
         return {
             "name": name,
             "version": version,
-            "last_inference": int(self.last * 1000),
+            "last_inference": int(self.last_run * 1000),
             "inference_count": self.rows,
             "execution_count": self.runs,
             "inference_stats": {
                 "success": _duration(self.success, self.success_seconds),
                 "fail": _duration(self.fail, self.fail_seconds),
                 "queue": _duration(requests, self.queue_seconds),
-                "compute_input": _duration(self.prepared_requests or requests, self.prepared_seconds),
+                "compute_input": _duration(self.preprocessed_requests or requests, self.preprocess_seconds),
                 "compute_infer": _duration(requests, self.compute_seconds),
                 "compute_output": _duration(requests, 0),
             },

@@ -66,12 +66,12 @@ class TensorSpec:
 
 
 def datatype_of(dtype: np.dtype[Any]) -> str:
-    """The V2 name of a numpy dtype; 'S' and 'U' are BYTES. KeyError for what V2 doesn't have (complex, datetime)."""
+    """Return the V2 name of a numpy dtype; 'S' and 'U' are BYTES. Raises KeyError if V2 has none (complex, datetime)."""
     return "BYTES" if dtype.kind in "SU" else _NAMES[dtype.newbyteorder("<")]
 
 
 def from_json(raw: msgspec.Raw, datatype: str, shape: tuple[int, ...], name: str) -> Array:
-    """The tensor in a JSON list, flat or nested as `shape`. InvalidRequestError for wrong elements, sizes or ranges."""
+    """Decode a JSON list, flat or nested as `shape`. Raises InvalidRequestError for wrong elements, sizes or ranges."""
     dtype = DATATYPES[datatype]
     text = bytes(raw).lstrip()
     if not shape and text[:1] == b"[":
@@ -105,7 +105,7 @@ def from_json(raw: msgspec.Raw, datatype: str, shape: tuple[int, ...], name: str
 
 
 def from_numbers(values: list[Any], datatype: str, shape: tuple[int, ...], name: str) -> Array:
-    """The tensor in a flat list of numbers: floats for FP, integers for the others. InvalidRequestError for a wrong size.
+    """Convert a flat list of numbers: floats for FP, integers for the others. Raises InvalidRequestError for a wrong size.
 
     Raises struct.error or OverflowError for one that is too large, which costs less than numpy does for few numbers.
     """
@@ -130,7 +130,7 @@ def from_numbers(values: list[Any], datatype: str, shape: tuple[int, ...], name:
 
 
 def from_raw(raw: memoryview, datatype: str, shape: tuple[int, ...], name: str) -> Array:
-    """The tensor in raw bytes, as a read-only view of them where they are aligned. InvalidRequestError for a wrong size."""
+    """Decode raw bytes, as a read-only view of them if they are aligned. Raises InvalidRequestError for a wrong size."""
     dtype = DATATYPES[datatype]
     if dtype.kind == "O":
         return _elements(raw, shape, name)
@@ -147,7 +147,7 @@ def from_raw(raw: memoryview, datatype: str, shape: tuple[int, ...], name: str) 
 
 
 def to_json(array: Array) -> list[Any]:
-    """The elements as a flat list. BYTES become text; what isn't UTF-8 can only be had as binary data.
+    """Return the elements as a flat list. BYTES become text; other than UTF-8 is available only as binary data.
 
     NaN and infinity are still floats, which JSON is to name (`core.non_finite`).
     """
@@ -161,7 +161,7 @@ def to_json(array: Array) -> list[Any]:
 
 
 def to_raw(array: Array) -> bytes | memoryview:
-    """The elements as little-endian bytes, BYTES with a 4-byte length before each; no copy where none is needed."""
+    """Return the elements as little-endian bytes, BYTES with a 4-byte length before each; no copy if none is needed."""
     if array.dtype.kind == "S":
         return _fixed_elements(array.ravel())
     if array.dtype.kind in "UO":
@@ -173,7 +173,7 @@ def to_raw(array: Array) -> bytes | memoryview:
 
 
 def as_text(array: Array, name: str) -> Array:
-    """BYTES decoded to `str`; InvalidRequestError where an element isn't UTF-8."""
+    """Decode BYTES to `str`. Raises InvalidRequestError if an element isn't UTF-8."""
     try:
         texts = [item.decode() for item in array.ravel().tolist()]
     except UnicodeDecodeError:
@@ -184,9 +184,9 @@ def as_text(array: Array, name: str) -> Array:
 
 
 def as_text_or_bytes(array: Array, name: str) -> Array:
-    """As `as_text`; where an element isn't UTF-8 all are bytes, each with a NUL behind it, which is their end for ONNX Runtime.
+    """Decode as `as_text` does; if an element isn't UTF-8 all are bytes, each ended by a NUL, as ONNX Runtime wants it.
 
-    InvalidRequestError where there is a NUL in one then.
+    Raises InvalidRequestError if there is a NUL in one then.
     """
     try:
         return as_text(array, name)
@@ -200,7 +200,7 @@ def as_text_or_bytes(array: Array, name: str) -> Array:
 
 
 def all_finite(array: Array) -> bool:
-    """False if a float array holds NaN or infinity; other arrays can't."""
+    """Return False if a float array holds NaN or infinity; other arrays can't."""
     if array.dtype.kind != "f":
         return array.dtype.kind != "V" or bfloat16.all_finite(array)
     finite = np.isfinite(array)
@@ -209,7 +209,7 @@ def all_finite(array: Array) -> bool:
 
 
 def _elements_of(text: bytes, kind: str, depth: int) -> Any:
-    """The elements in JSON, nested `depth` deep; of floats also those that only have a name, as text, and None for NaN."""
+    """Decode the elements in JSON, nested `depth` deep; of floats also those that only have a name, as text, and None for NaN."""
     try:
         return _decoder(kind, depth).decode(text)
     except msgspec.ValidationError as error:
@@ -220,7 +220,7 @@ def _elements_of(text: bytes, kind: str, depth: int) -> Any:
 
 
 def _decoder(kind: str, depth: int) -> msgspec.json.Decoder[Any]:
-    """A decoder for lists nested `depth` deep; made once, since making one costs more than using it."""
+    """Return a decoder for lists nested `depth` deep, which is cached: creating one costs more than using it."""
     decoder = _decoders.get((kind, depth))
     if decoder is None:
         shape: Any = _ELEMENTS[kind]
@@ -231,7 +231,7 @@ def _decoder(kind: str, depth: int) -> msgspec.json.Decoder[Any]:
 
 
 def _strings(values: list[Any], shape: tuple[int, ...]) -> Array:
-    """An array of `bytes` from nested lists of text."""
+    """Return an array of `bytes` from nested lists of text."""
     for _ in shape[1:]:
         values = [item for part in values for item in part]
     if len(values) != math.prod(shape):
@@ -258,7 +258,7 @@ def _elements(raw: memoryview, shape: tuple[int, ...], name: str) -> Array:
 
 
 def _fixed_elements(flat: Array) -> bytes:
-    """BYTES of an 'S' array, no Python per element: each row is length, text, padding; the padding is masked out."""
+    """Encode an 'S' array as BYTES, no Python per element: each row is length, text, padding; the padding is masked out."""
     width = flat.dtype.itemsize
     lengths = np.char.str_len(flat).astype("<u4")
     rows = np.empty((len(flat), 4 + width), np.uint8)

@@ -1,7 +1,7 @@
 """Which layouts and batch sizes are worth measuring, and which of those measured to recommend: no clock, no model.
 
-The most rows a second are what is looked for; what comes within a twentieth of that is as good, and of these the one is taken
-whose run is the shortest: a request waits for the batch before its own.
+Among settings within 5 % of the best throughput it picks the one with the shortest run: a request waits for the batch before
+its own.
 """
 
 from collections.abc import Iterator, Sequence
@@ -39,13 +39,13 @@ class Cell:
         return median(self.rows_per_second)
 
     @property
-    def taken(self) -> float:
+    def median_ms(self) -> float:
         """Milliseconds a run."""
         return median(self.run_ms)
 
 
 def layouts(threads: int, *, intra_op: bool) -> list[Layout]:
-    """Ways to use so many threads; one alone comes first. intra_op: whether a run can have several."""
+    """Return the ways to use so many threads, beginning with one thread. intra_op: whether a run can have several."""
     if not intra_op:
         return [Layout(instances, 1) for instances in dict.fromkeys((*_doubling(threads), threads))]
     split = [Layout(threads // inside, inside) for inside in (*_doubling(threads), threads)]
@@ -53,32 +53,32 @@ def layouts(threads: int, *, intra_op: bool) -> list[Layout]:
 
 
 def sizes(largest: int) -> list[int]:
-    """Batch sizes up to the largest: powers of two, and itself."""
+    """Return batch sizes up to the largest: powers of two, and itself."""
     return list(dict.fromkeys((*_doubling(largest), largest)))
 
 
 def hopeless(rates: Sequence[float]) -> bool:
-    """Whether larger batches than those measured, in ascending order, need no try: two in turn were far from the best."""
+    """Return whether larger batches than the measured ones (ascending) needn't be tried: two in turn were far from the best."""
     return len(rates) > 2 and max(rates[-2:]) < _HOPELESS * max(rates)
 
 
 def best(cells: Sequence[Cell]) -> Cell:
-    """The one to recommend."""
+    """Return the cell to recommend."""
     top = max(cell.rate for cell in cells)
-    return min((cell for cell in cells if cell.rate >= _NEAR * top), key=lambda cell: (cell.taken, cell.rows))
+    return min((cell for cell in cells if cell.rate >= _NEAR * top), key=lambda cell: (cell.median_ms, cell.rows))
 
 
 def table(cells: Sequence[Cell], chosen: Cell) -> Iterator[str]:
-    """The cells as lines; the chosen one is marked."""
+    """Yield the cells as lines; the chosen one is marked."""
     yield f"{'instances':>9}  {'intra-op':>8}  {'rows':>5}  {'rows/s':>10}  {'ms a run':>9}"
     for cell in cells:
         layout = cell.layout
-        line = f"{layout.instances:>9}  {layout.intra_op_threads:>8}  {cell.rows:>5}  {cell.rate:>10.0f}  {cell.taken:>9.3f}"
+        line = f"{layout.instances:>9}  {layout.intra_op_threads:>8}  {cell.rows:>5}  {cell.rate:>10.0f}  {cell.median_ms:>9.3f}"
         yield f"{line}  <" if cell is chosen else line
 
 
 def model_yaml(chosen: Cell, *, intra_op: bool) -> list[str]:
-    """What to write into the model's model.yaml."""
+    """Return the lines for the model's model.yaml."""
     layout = chosen.layout
     threads = f", intra_op_threads: {layout.intra_op_threads}" if intra_op else ""
     return [f"batching: {{max_items: {chosen.rows}}}", f"runtime: {{instances: {layout.instances}{threads}}}"]

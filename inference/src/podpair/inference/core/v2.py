@@ -80,7 +80,7 @@ class InferRequest:
     classes: Mapping[int, Classification] | None = None
 
 
-# Data is decoded by its datatype in a second pass, or, where it is a flat list of numbers as is mostly so, at once.
+# Data is decoded by its datatype in a second pass, or, if it is a flat list of numbers as is mostly so, at once.
 _any = msgspec.json.Decoder(_Request[msgspec.Raw])
 _flat: dict[str, msgspec.json.Decoder[Any]] = {
     "f": msgspec.json.Decoder(_Request[list[float]]),
@@ -118,13 +118,13 @@ class RequestDecoder:
         kinds = {DATATYPES[spec.tensor.datatype].kind.replace("u", "i") for spec in signature.inputs}
         self._flat = _flat.get(next(iter(kinds))) if len(kinds) == 1 else None
         self._plans: dict[bytes, _Plan] = {}
-        # What is wanted where a request doesn't say: all outputs, in JSON or raw.
+        # The default of `outputs`: all of them, in JSON or raw.
         self._all = [[(index, binary) for index in range(len(signature.outputs))] for binary in (False, True)]
 
     def __call__(self, body: bytes | bytearray | memoryview, header_length: int | None) -> InferRequest:
         """The request in `body`, checked against the model.
 
-        header_length: length of the JSON where raw tensors follow it. The arrays are views of `body`. Raises
+        header_length: length of the JSON if raw tensors follow it. The arrays are views of `body`. Raises
         InvalidRequestError.
         """
         if header_length is not None:
@@ -137,7 +137,7 @@ class RequestDecoder:
         return self._read(memoryview(body), len(body))
 
     def _read_flat(self, request: _Request[Any]) -> InferRequest:
-        """Numbers that JSON can hold and their datatype, too, are finite: struct refuses what is too large for it."""
+        """Decode flat lists of numbers, which are finite: struct refuses numbers that are too large for their datatype."""
         signature = self._signature
         arrays: list[Array | None] = [None] * len(signature.inputs)
         for tensor in request.inputs:
@@ -149,7 +149,7 @@ class RequestDecoder:
         return self._complete(request, arrays)
 
     def _read_mixed(self, view: memoryview, header_length: int) -> InferRequest:
-        """JSON and raw tensors. What the same JSON said before is known: of what it is only the tensors' bytes are new."""
+        """Decode JSON and raw tensors. JSON that came before isn't decoded again: only the tensors' bytes are new."""
         if not 0 <= header_length <= len(view):
             raise InvalidRequestError(
                 f"Inference-Header-Content-Length is {header_length}, the body has {len(view)} bytes"
@@ -169,7 +169,7 @@ class RequestDecoder:
         return InferRequest(known.id, tuple(arrays), known.wanted, dict(known.parameters), known.classes)
 
     def _read(self, view: memoryview, end: int, header: bytes | None = None) -> InferRequest:
-        """Any request. header: its JSON, where it may be remembered."""
+        """Decode any request. header: its JSON, if it may be remembered."""
         try:
             request = decode(_any, view[:end])
         except msgspec.ValidationError as error:
@@ -199,7 +199,7 @@ class RequestDecoder:
         return found
 
     def _check(self, tensor: _Input[Any], arrays: Sequence[Array | None]) -> tuple[int, tuple[int, ...]]:
-        """Which input it is, and its shape."""
+        """Return which input it is, and its shape."""
         signature = self._signature
         index = signature.by_name.get(tensor.name)
         if index is None:
@@ -225,7 +225,7 @@ class RequestDecoder:
 def encode_response(
     model: str, version: str, request: InferRequest, specs: Sequence[TensorSpec], arrays: Sequence[Array]
 ) -> tuple[list[bytes | memoryview], int | None]:
-    """The response as parts of a body, and the length of its JSON where raw tensors follow (else None)."""
+    """Return the response as segments of a body, and the length of its JSON if raw tensors follow (else None)."""
     tensors, raw = [], []
     for index, binary in request.wanted:
         spec, array = specs[index], arrays[index]
@@ -259,7 +259,7 @@ def check_results(specs: Sequence[TensorSpec], arrays: Sequence[Array], rows: in
 
 
 def _array(tensor: _Input[msgspec.Raw], shape: tuple[int, ...], view: memoryview, offset: int) -> tuple[Array, int]:
-    """The array of one input, and where the next raw tensor begins."""
+    """Return the array of one input, and where the next raw tensor begins."""
     size = tensor.parameters.get("binary_data_size")
     if size is None:
         if isinstance(tensor.data, msgspec.UnsetType):
@@ -278,7 +278,7 @@ def _array(tensor: _Input[msgspec.Raw], shape: tuple[int, ...], view: memoryview
 def _wanted(
     request: _Request[Any], signature: Signature
 ) -> tuple[list[tuple[int, bool]], dict[int, Classification] | None]:
-    """The outputs that are asked for, one that is named twice once, and those of them that are to be classified."""
+    """Return the requested outputs, each once, and those of them that are to be classified."""
     binary = request.parameters.get("binary_data_output") is True
     names = {spec.name: index for index, spec in enumerate(signature.outputs)}
     wanted: dict[int, bool] = {}

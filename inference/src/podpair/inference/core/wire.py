@@ -10,15 +10,15 @@ from podpair.inference.core.errors import InvalidRequestError
 from podpair.inference.core.protobuf import BYTES, FIXED32, FIXED64, VARINT, ProtobufError, varint
 
 
-def take(message: bytes, number: int) -> tuple[bytes, list[memoryview]]:
-    """The message without its bytes fields `number`, and these, as views. Raises InvalidRequestError."""
+def split_fields(message: bytes, number: int) -> tuple[bytes, list[memoryview]]:
+    """Split the message into the rest and its bytes fields `number`, as views. Raises InvalidRequestError."""
     try:
-        return _take(message, number)
+        return _split_fields(message, number)
     except ProtobufError as error:
         raise InvalidRequestError(f"the message isn't protobuf: {error}") from None
 
 
-def _take(message: bytes, number: int) -> tuple[bytes, list[memoryview]]:
+def _split_fields(message: bytes, number: int) -> tuple[bytes, list[memoryview]]:
     view = memoryview(message)
     kept: list[memoryview] = []
     taken: list[memoryview] = []
@@ -45,8 +45,8 @@ def _take(message: bytes, number: int) -> tuple[bytes, list[memoryview]]:
     return (b"".join(kept), taken) if taken else (message, taken)
 
 
-def put(message: bytes, number: int, fields: Iterable[bytes | memoryview]) -> bytes:
-    """The message with bytes fields `number` after it; each is copied once, into the result."""
+def append_fields(message: bytes, number: int, fields: Iterable[bytes | memoryview]) -> bytes:
+    """Append bytes fields `number` to the message; each is copied once, into the result."""
     parts: list[bytes | memoryview] = [message]
     for field in fields:
         parts += (_encode(number << 3 | BYTES) + _encode(len(field)), field)

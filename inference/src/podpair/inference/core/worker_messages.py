@@ -8,7 +8,7 @@ A message is a msgpack list that begins with its kind. Nothing in it can be code
 what a client sends nor what a model answers is ever unpickled.
 
 The server has a connection for each run that may go on at the same time, on which a `Run` is answered by an `Answer` or a
-`Failure`; and one for all else: `Load`, answered by `Loaded` or `Faults`; then streams, of which the worker sends no more parts
+`Failure`; and one for all else: `Load`, answered by `Loaded` or `Faults`; then streams, of which the worker sends no more chunks
 than it was asked for.
 """
 
@@ -34,7 +34,7 @@ class MessageError(Exception):
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True):
-    """What a frame says, beside its tensors."""
+    """The content of a frame, besides its tensors."""
 
 
 class Load(Message, frozen=True, tag="load"):
@@ -58,7 +58,7 @@ class Tensor(Message, frozen=True):
 
 
 class Loaded(Message, frozen=True, tag="loaded"):
-    """It is loaded, and this is what it can do."""
+    """The class is loaded, with these capabilities."""
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
@@ -96,7 +96,7 @@ class Begin(Message, frozen=True, tag="begin"):
     """Answer a row, the tensors, in parts: up to `parts` of them for now."""
 
     stream: int
-    parts: int
+    chunks: int
     parameters: Mapping[str, Any] = {}
 
 
@@ -104,7 +104,7 @@ class More(Message, frozen=True, tag="more"):
     """So many parts more of a stream."""
 
     stream: int
-    parts: int
+    chunks: int
 
 
 class Cancel(Message, frozen=True, tag="cancel"):
@@ -113,7 +113,7 @@ class Cancel(Message, frozen=True, tag="cancel"):
     stream: int
 
 
-class Part(Message, frozen=True, tag="part"):
+class Chunk(Message, frozen=True, tag="chunk"):
     """A part of a stream, the tensors."""
 
     stream: int
@@ -126,7 +126,7 @@ class End(Message, frozen=True, tag="end"):
     failure: Failure | None = None
 
 
-_Any = Load | Loaded | Faults | Run | Answer | Failure | Begin | More | Cancel | Part | End
+_Any = Load | Loaded | Faults | Run | Answer | Failure | Begin | More | Cancel | Chunk | End
 
 
 def _beyond(code: int, data: memoryview) -> int:
@@ -141,7 +141,7 @@ _strings = msgspec.msgpack.Decoder(list[bytes])
 
 
 def encode(message: Message, arrays: Sequence[Array] = ()) -> list[Any]:
-    """A frame as buffers, one behind the other; large tensors aren't copied."""
+    """Encode a frame as a list of buffers; large tensors aren't copied."""
     tensors, body, length = [], [], 0
     for array in arrays:
         datatype = datatype_of(array.dtype)
@@ -161,7 +161,7 @@ def encode(message: Message, arrays: Sequence[Array] = ()) -> list[Any]:
 
 
 def lengths(prefix: bytes | bytearray) -> tuple[int, int]:
-    """Bytes of the head and of the body. Raises MessageError for another version's prefix."""
+    """Return the bytes of the head and of the body. Raises MessageError for another version's prefix."""
     version, zero, head, body = PREFIX.unpack(prefix)
     if version != VERSION or zero:
         raise MessageError(f"a frame of version {version}, this is {VERSION}: was the installation exchanged?")
@@ -169,7 +169,7 @@ def lengths(prefix: bytes | bytearray) -> tuple[int, int]:
 
 
 def decode(head: bytes | bytearray, body: Array) -> tuple[_Any, list[Array]]:
-    """A frame's message and its tensors, views of the body. Raises MessageError."""
+    """Decode a frame's message and its tensors, views of the body. Raises MessageError."""
     try:
         message, tensors = _decoder.decode(head)
         arrays, start = [], 0
@@ -207,7 +207,7 @@ def _with_big_integers(message: Message) -> Message:
 
 
 def _packed(value: Any) -> Any:
-    """The same with integers of more than 64 bits as extensions."""
+    """Replace integers of more than 64 bits by extensions."""
     if isinstance(value, Mapping):
         return {key: _packed(member) for key, member in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""A call of gRPC's as methods see it, whichever server it came to: the core's (`front`) or grpc.aio's (`aio_front`)."""
+"""A call of gRPC's as methods see it, whichever server it came to: the core's (`core_server`) or grpc.aio's (`aio_server`)."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
@@ -9,91 +9,91 @@ Headers = tuple[tuple[str, str], ...]
 
 
 class CallEnded(Exception):
-    """The call has been ended with a status, or its client has gone: there is nobody to answer."""
+    """The call has ended with a status, or its client has gone: it can't be answered."""
 
 
 class Call(Protocol):
     """One call. time_remaining, invocation_metadata, abort and write are as grpc.aio's."""
 
-    # Nothing can be sent any more.
-    over: bool
-    # Called where the client leaves, or its deadline passes, before the call is ended; once at most.
-    gone: Callable[[], object] | None
-    # Called when it is ended, however that comes; once.
-    ended: Callable[[], object] | None
+    # Whether nothing can be sent any more.
+    done: bool
+    # Called if the client leaves, or the deadline passes, before the call has ended; once at most.
+    on_cancelled: Callable[[], object] | None
+    # Called when it has ended, for whatever reason; once.
+    on_done: Callable[[], object] | None
 
     def time_remaining(self) -> float | None:
-        """Seconds until its deadline; None: it has none."""
+        """Return the seconds until its deadline; None: it has none."""
         ...
 
     def invocation_metadata(self) -> Headers:
-        """What came with it."""
+        """Return the metadata that came with it."""
         ...
 
     def answer(self, message: bytes) -> None:
-        """Send the one answer, and that all went well; nothing where it is over."""
+        """Send the only answer, and the status OK; do nothing if the call is done."""
         ...
 
     def fail(self, code: grpc.StatusCode, details: str = "", trailing: Headers = ()) -> None:
-        """End it with a status; nothing where it is over."""
+        """End the call with a status; do nothing if it is done."""
         ...
 
 
-class Ending:
-    """How a `Call` ends, whichever server it came to."""
+class CallLifecycle:
+    """The end of a `Call`, the same for both servers."""
 
-    __slots__ = ("ended", "gone", "over")
+    __slots__ = ("done", "on_cancelled", "on_done")
 
     def __init__(self) -> None:
-        self.over = False
-        self.gone: Callable[[], object] | None = None
-        self.ended: Callable[[], object] | None = None
+        self.done = False
+        self.on_cancelled: Callable[[], object] | None = None
+        self.on_done: Callable[[], object] | None = None
 
-    def leave(self) -> None:
-        """The client has gone, or its deadline has passed; nothing where it is over."""
-        if not self.over:
-            gone, self.gone = self.gone, None
-            self._over()
-            if gone is not None:
-                gone()
+    def cancel(self) -> None:
+        """End a call whose client has gone, or whose deadline has passed; do nothing if it is done."""
+        if not self.done:
+            on_cancelled, self.on_cancelled = self.on_cancelled, None
+            self._finish()
+            if on_cancelled is not None:
+                on_cancelled()
 
-    def _over(self) -> None:
-        self.over = True
-        ended, self.ended = self.ended, None
-        if ended is not None:
-            ended()
+    def _finish(self) -> None:
+        self.done = True
+        on_done, self.on_done = self.on_done, None
+        if on_done is not None:
+            on_done()
 
 
 # A method of one message that is called in the loop, without a task, and ends the call itself, now or later.
-Direct = Callable[[bytes, Call], None]
+DirectMethod = Callable[[bytes, Call], None]
 
 
-class Front(Protocol):
+class RpcServer(Protocol):
     """A server. Methods are added as to grpc.aio's, or are called directly."""
 
-    def add_direct(self, service: str, method: str, begin: Direct) -> None:
-        """A method of one message that is called in the loop."""
+    def add_direct(self, service: str, method: str, begin: DirectMethod) -> None:
+        """Add a method of one message that is called in the loop."""
         ...
 
     def add_registered_method_handlers(self, service: str, handlers: Any) -> None:
-        """What generated code calls."""
+        """Add methods; called by generated code."""
         ...
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """What generated code calls as well, with the same."""
+        """Ignore the same methods, which generated code adds twice."""
         ...
 
     async def start(self, address: str) -> int:
-        """Listen at `host:port` or `unix:path`, once; the port. Raises RuntimeError if it is taken."""
+        """Listen at `host:port` or `unix:path`, once. Return the port. Raises RuntimeError if it is taken."""
         ...
 
     async def stop(self, seconds: float) -> None:
-        """Take no more calls, and end those there are after so long."""
+        """Accept no more calls, and end the present ones after `seconds`."""
         ...
 
 
 async def decoded(handler: Any, context: Any, message: Any) -> Any:
-    """A message as the method takes it; the call is aborted where it can't be read."""
+    """Decode a message for the method; abort the call if it can't be decoded."""
     if handler.request_deserializer is None:
         return message
     try:
@@ -103,6 +103,6 @@ async def decoded(handler: Any, context: Any, message: Any) -> Any:
 
 
 async def messages(handler: Any, context: Any, given: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-    """The messages of a stream as the method takes them."""
+    """Yield the decoded messages of a stream."""
     async for message in given:
         yield await decoded(handler, context, message)

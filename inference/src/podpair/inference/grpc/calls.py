@@ -1,4 +1,4 @@
-"""What every call has in common: its deadline and key, failures as statuses, and streams whose requests run side by side."""
+"""What all calls have in common: deadline and key, errors as statuses, and streams whose requests run concurrently."""
 
 import asyncio
 import logging
@@ -12,19 +12,19 @@ from typing import Any
 import grpc
 
 from podpair.inference.core.errors import InferenceError, OverloadedError
-from podpair.inference.core.held import LARGE, HeldBytes
-from podpair.inference.grpc.call import Call, CallEnded, Direct
+from podpair.inference.core.memory_budget import MIN_COUNTED_BYTES, MemoryBudget
+from podpair.inference.grpc.call import Call, CallEnded, DirectMethod
 from podpair.inference.metrics import Metrics
-from podpair.inference.tracing import NOTHING, Recorded, Tracing
+from podpair.inference.tracing import NOTHING, RecordedTrace, Tracing
 
 log = logging.getLogger(__name__)
 
 KEY = "podpair-key"
 TRACE = "traceparent"
 RETRY_AFTER_MS = "podpair-retry-after-ms"
-# What gRPC's own clients heed where a retry policy is configured.
+# The one that gRPC's own clients heed if a retry policy is configured.
 PUSHBACK_MS = "grpc-retry-pushback-ms"
-# Requests of one stream that are at work at the same time; past it the stream isn't read, and its sender waits.
+# Requests of one stream that are processed at the same time; past it the stream isn't read, and its sender waits.
 STREAM_REQUESTS = 64
 
 STATUS = {
@@ -42,27 +42,27 @@ STATUS = {
 Unary = Callable[[Any, Any], Awaitable[Any]]
 # One request of a stream, and its encoded answers.
 Answers = Callable[[Any, Any], AsyncGenerator[bytes, None]]
-Explain = Callable[[Any, InferenceError], bytes]
+EncodeError = Callable[[Any, InferenceError], bytes]
 
 
 def deadline(context: Any) -> float | None:
-    """The call's deadline on the monotonic clock."""
+    """Return the call's deadline on the monotonic clock."""
     left = context.time_remaining()
     return None if left is None else time.monotonic() + float(left)
 
 
 def key(context: Any) -> str | None:
-    """What keeps a caller at one version of a model."""
+    """Return the key, which keeps a caller at one version of a model."""
     return next((str(value) for name, value in context.invocation_metadata() or () if name == KEY), None)
 
 
-def traced(tracing: Tracing, context: Any) -> "Recorded | AbstractContextManager[None]":
-    """The call as a span, where it is recorded."""
-    return begun(tracing, context, time.monotonic()) or NOTHING
+def trace_call(tracing: Tracing, context: Any) -> "RecordedTrace | AbstractContextManager[None]":
+    """Start a span of the call, if it is recorded, as a context manager."""
+    return start_trace(tracing, context, time.monotonic()) or NOTHING
 
 
-def begun(tracing: Tracing, context: Any, now: float) -> Recorded | None:
-    """The call that came `now`, where it is recorded; whoever asks ends it."""
+def start_trace(tracing: Tracing, context: Any, now: float) -> RecordedTrace | None:
+    """Start the trace of a call that came `now`, if it is recorded; the caller ends it."""
     tracer = tracing.tracer
     if tracer is None:
         return None
@@ -71,18 +71,18 @@ def begun(tracing: Tracing, context: Any, now: float) -> Recorded | None:
 
 
 class Calls:
-    """Wraps methods: a failure is a status, and counted. A client that goes away cancels the method."""
+    """Wraps methods: an error becomes a status, and is counted. A client that goes away cancels the method."""
 
-    def __init__(self, metrics: Metrics, held: HeldBytes) -> None:
+    def __init__(self, metrics: Metrics, budget: MemoryBudget) -> None:
         self._metrics = metrics
-        self._held = held
+        self._budget = budget
 
-    def direct(self, method: Direct) -> Direct:
-        """One request that is begun in the loop's turn in which it came, and answered without a task, in this turn or later."""
+    def direct(self, method: DirectMethod) -> DirectMethod:
+        """Wrap a method that begins in the loop turn in which its message came, and answers without a task, now or later."""
 
         def begin(message: bytes, call: Call) -> None:
             try:
-                self._hold(len(message), call)
+                self._acquire_budget(len(message), call)
                 method(message, call)
             except Exception as error:
                 self.fail(call, error)
@@ -93,19 +93,19 @@ class Calls:
         """End a call that was begun directly."""
         call.fail(*_status(self._counted(error if isinstance(error, InferenceError) else self._unexpected(error))))
 
-    def _hold(self, size: int, call: Call) -> None:
+    def _acquire_budget(self, size: int, call: Call) -> None:
         """Count a large request until its call ends. Raises OverloadedError."""
-        if size < LARGE:
+        if size < MIN_COUNTED_BYTES:
             return
-        self._held.hold(size)
-        call.ended = partial(self._held.let_go, size)
+        self._budget.acquire(size)
+        call.on_done = partial(self._budget.release, size)
 
     def unary(self, method: Unary) -> Unary:
-        """One request, one answer."""
+        """Wrap a method of one request and one answer."""
 
         async def call(request: Any, context: Any) -> Any:
             try:
-                with self._holding(request):
+                with self._budgeted(request):
                     return await method(request, context)
             except InferenceError as error:
                 await self._abort(self._counted(error), context)
@@ -116,8 +116,10 @@ class Calls:
 
         return call
 
-    def stream(self, answers: Answers, explain: Explain) -> Callable[[AsyncIterator[Any], Any], Awaitable[None]]:
-        """Requests side by side, each answered as it is done; one that fails is answered by `explain`."""
+    def stream(
+        self, answers: Answers, encode_error: EncodeError
+    ) -> Callable[[AsyncIterator[Any], Any], Awaitable[None]]:
+        """Wrap a method of concurrent requests, each answered when it is done; a failed one is answered by `encode_error`."""
 
         async def call(requests: AsyncIterator[Any], context: Any) -> None:
             room, writing = asyncio.Semaphore(STREAM_REQUESTS), asyncio.Lock()
@@ -128,16 +130,16 @@ class Calls:
 
             async def answer(request: Any) -> None:
                 try:
-                    with self._holding(request):
+                    with self._budgeted(request):
                         async with aclosing(answers(request, context)) as parts:
                             async for part in parts:
                                 await write(part)
                 except InferenceError as error:
-                    await write(explain(request, self._counted(error)))
+                    await write(encode_error(request, self._counted(error)))
                 except CallEnded:
                     raise
                 except Exception as error:
-                    await write(explain(request, self._counted(self._unexpected(error))))
+                    await write(encode_error(request, self._counted(self._unexpected(error))))
                 finally:
                     room.release()
 
@@ -149,17 +151,17 @@ class Calls:
         return call
 
     @contextmanager
-    def _holding(self, request: Any) -> Iterator[None]:
-        """Count a large request, encoded or not, while it is at work. Raises OverloadedError."""
+    def _budgeted(self, request: Any) -> Iterator[None]:
+        """Count a large request, encoded or not, while it is processed. Raises OverloadedError."""
         size = len(request) if isinstance(request, bytes) else request.ByteSize()
-        if size < LARGE:
+        if size < MIN_COUNTED_BYTES:
             yield
             return
-        self._held.hold(size)
+        self._budget.acquire(size)
         try:
             yield
         finally:
-            self._held.let_go(size)
+            self._budget.release(size)
 
     def _counted(self, error: InferenceError) -> InferenceError:
         self._metrics.errors.labels(error.kind).inc()
@@ -176,7 +178,7 @@ class Calls:
 
 
 def _status(error: InferenceError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
-    """Code, details and trailing metadata."""
+    """Return code, details and trailing metadata."""
     trailing: tuple[tuple[str, str], ...] = ()
     if isinstance(error, OverloadedError):
         after = str(math.ceil(error.retry_after * 1000))

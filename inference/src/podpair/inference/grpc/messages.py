@@ -35,8 +35,8 @@ _CONTENTS = {
 
 
 def parse(message: bytes) -> tuple[Any, list[memoryview]]:
-    """A ModelInferRequest without its raw tensors, and these. Raises InvalidRequestError."""
-    rest, raw = wire.take(message, _RAW_INPUTS)
+    """Parse a ModelInferRequest. Return it without its raw tensors, and these. Raises InvalidRequestError."""
+    rest, raw = wire.split_fields(message, _RAW_INPUTS)
     try:
         return pb.ModelInferRequest.FromString(rest), raw
     except Exception as error:  # protobuf's DecodeError has no stable home
@@ -44,7 +44,7 @@ def parse(message: bytes) -> tuple[Any, list[memoryview]]:
 
 
 def decode(request: Any, raw: Sequence[memoryview], signature: Signature) -> InferRequest:
-    """The request, checked against the model. Raises InvalidRequestError."""
+    """Decode a request and check it against the model. Raises InvalidRequestError."""
     if raw and len(raw) != len(request.inputs):
         raise InvalidRequestError(f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs")
     arrays: list[Array | None] = [None] * len(signature.inputs)
@@ -75,7 +75,7 @@ def encode(
     arrays: Sequence[Array],
     more: Mapping[str, bool] | None = None,
 ) -> bytes:
-    """The encoded ModelInferResponse, all tensors raw. more: its parameters."""
+    """Return the encoded ModelInferResponse, all tensors raw. more: its parameters."""
     response = pb.ModelInferResponse(model_name=model, model_version=version, id=request.id or "")
     raw = []
     for index, _ in request.wanted:
@@ -86,18 +86,18 @@ def encode(
         raw.append(to_raw(array))
     for name, value in (more or {}).items():
         response.parameters[name].bool_param = value
-    return wire.put(response.SerializeToString(), _RAW_OUTPUTS, raw)
+    return wire.append_fields(response.SerializeToString(), _RAW_OUTPUTS, raw)
 
 
 def parameters(given: Any) -> dict[str, Any]:
-    """A map of InferParameter as Python values."""
+    """Convert a map of InferParameter to Python values."""
     return {
         name: getattr(value, value.WhichOneof("parameter_choice") or "string_param") for name, value in given.items()
     }
 
 
 def _typed(tensor: Any, shape: tuple[int, ...]) -> Array:
-    """The tensor in `contents`. Raises InvalidRequestError."""
+    """Decode the tensor in `contents`. Raises InvalidRequestError."""
     field = _CONTENTS.get(tensor.datatype)
     if field is None:
         raise InvalidRequestError(f"input {tensor.name!r}: {tensor.datatype} goes into raw_input_contents only")
@@ -114,7 +114,7 @@ def _typed(tensor: Any, shape: tuple[int, ...]) -> Array:
 
 
 def _wanted(request: Any, signature: Signature) -> tuple[list[tuple[int, bool]], dict[int, Classification] | None]:
-    """The outputs that are asked for, one that is named twice once, and those of them that are to be classified."""
+    """Return the requested outputs, each once, and those of them that are to be classified."""
     if not request.outputs:
         return [(index, True) for index in range(len(signature.outputs))], None
     names = {spec.name: index for index, spec in enumerate(signature.outputs)}

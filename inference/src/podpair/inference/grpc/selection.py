@@ -1,7 +1,7 @@
-"""Which of the two servers is used: `front`, on grpcio's core, or `aio_front`, on grpc.aio.
+"""Selects one of the two servers: `core_server`, on grpcio's core, or `aio_server`, on grpc.aio.
 
-The first is several times faster, and stands on a module of grpcio that isn't public. A grpcio that it was tried with is trusted
-if the names are there; any other has to pass a trial in a process of its own first, where it can't hang or take this one along.
+The first is several times faster, but uses a module of grpcio that isn't public. A grpcio that it was tested with is trusted
+if the names exist; any other has to pass a trial in a process of its own first, where it can't hang or crash this one.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from typing import Literal
 
 import grpc
 
-from podpair.inference.grpc.aio_front import AioFront
-from podpair.inference.grpc.call import Front
+from podpair.inference.grpc.aio_server import AioServer
+from podpair.inference.grpc.call import RpcServer
 
 log = logging.getLogger(__name__)
 
@@ -24,26 +24,26 @@ TRIED = ("1.85",)
 _TRIAL_SECONDS = 20.0
 
 
-async def make_front(kind: Literal["core", "aio"], options: Mapping[str, int]) -> Front:
-    """The server of that kind; grpc.aio's, with a warning, where this grpcio's core isn't what podpair needs."""
+async def make_server(kind: Literal["core", "aio"], options: Mapping[str, int]) -> RpcServer:
+    """Return a server of that kind; grpc.aio's, with a warning, if this grpcio's core isn't what podpair needs."""
     if kind == "core":
         reason = await asyncio.to_thread(unusable)
         if reason is None:
-            front: Front = importlib.import_module("podpair.inference.grpc.front").CoreFront(options)
-            return front
+            server: RpcServer = importlib.import_module("podpair.inference.grpc.core_server").CoreServer(options)
+            return server
         log.warning(
             "gRPC is served by grpc.aio, with more CPU a call: the core of this grpcio isn't one that podpair knows; "
             "install grpcio %s, or set grpc.server: aio",
             " or ".join(f"{minor}.*" for minor in TRIED),
             extra={"grpcio": grpc.__version__, "why": reason},
         )
-    return AioFront(options)
+    return AioServer(options)
 
 
 def unusable() -> str | None:
-    """Why grpcio's core can't be used; None: it can. In a thread: it may take a second."""
+    """Return why grpcio's core can't be used; None if it can. Blocks for up to seconds: call it in a thread."""
     try:
-        missing = importlib.import_module("podpair.inference.grpc.front").missing()
+        missing = importlib.import_module("podpair.inference.grpc.core_server").missing()
     except (ImportError, AttributeError) as error:
         return str(error)
     if missing:

@@ -1,4 +1,4 @@
-"""Tries what `front` needs of grpcio's core, over the wire: `python -m podpair.inference.grpc.trial`; exit status 0 if it works.
+"""Tries what `server` needs of grpcio's core, over the wire: `python -m podpair.inference.grpc.trial`; exit status 0 if it works.
 
 A process of its own, since what changed in a private module may also hang, or end the process.
 """
@@ -10,21 +10,21 @@ from typing import Any
 import grpc
 
 from podpair.inference.grpc.call import Call
-from podpair.inference.grpc.front import CoreFront
+from podpair.inference.grpc.core_server import CoreServer
 
 _SECONDS = 10.0
 
 
 async def run() -> None:
-    """One call of each kind, one that fails, one whose client leaves, and the end. Raises what goes wrong."""
-    front = CoreFront({"grpc.so_reuseport": 0})
+    """Make one call of each kind, one that fails and one whose client leaves, and stop. Raises whatever goes wrong."""
+    server = CoreServer({"grpc.so_reuseport": 0})
     came, left = asyncio.Event(), asyncio.Event()
 
     def echo(message: bytes, call: Call) -> None:
         if message == b"fail":
             call.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, "no", (("after", "7"),))
         elif message == b"stay":
-            call.gone = left.set
+            call.on_cancelled = left.set
             came.set()
         else:
             key = dict(call.invocation_metadata())["key"].encode()
@@ -37,13 +37,13 @@ async def run() -> None:
         async for message in given:
             await context.write(message * 2)
 
-    front.add_direct("s", "Echo", echo)
+    server.add_direct("s", "Echo", echo)
     handlers = {
         "Upper": grpc.unary_unary_rpc_method_handler(upper),
         "Pairs": grpc.stream_stream_rpc_method_handler(pairs),
     }
-    front.add_registered_method_handlers("s", handlers)
-    port = await front.start("127.0.0.1:0")
+    server.add_registered_method_handlers("s", handlers)
+    port = await server.start("127.0.0.1:0")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         ask = channel.unary_unary("/s/Echo")
         _expect(await ask(b"a", metadata=(("key", "k"),), timeout=_SECONDS), b"ak in time")
@@ -59,7 +59,7 @@ async def run() -> None:
         await came.wait()
         leaving.cancel()
         await left.wait()
-    await front.stop(1)
+    await server.stop(1)
 
 
 def _expect(found: object, wanted: object) -> None:

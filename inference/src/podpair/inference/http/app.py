@@ -1,22 +1,23 @@
-"""The routes of the V2 protocol that tell about the server and its models; `infer` and `generate` have modules of their own."""
+"""The V2 protocol's routes about the server and its models; `infer` and `generate` have modules of their own."""
 
 from podpair.inference import documents
 from podpair.inference.config.settings import TracingSettings
 from podpair.inference.core.errors import NotFoundError, UnavailableError
-from podpair.inference.core.held import HeldBytes
-from podpair.inference.http import reading
-from podpair.inference.http.failures import Failures
+from podpair.inference.core.memory_budget import MemoryBudget
+from podpair.inference.http import infer_params
+from podpair.inference.http.error_responses import ErrorResponses
 from podpair.inference.http.generate import GenerateApi
 from podpair.inference.http.infer import InferApi
 from podpair.inference.http.repository import RepositoryApi
-from podpair.inference.http.requests import Request, Response, json_response, lines
-from podpair.inference.http.routing import Route, Routes
+from podpair.inference.http.requests import Request, Response, header_lines, json_response
+from podpair.inference.http.routes import Route, Routes
 from podpair.inference.http.server import Server
 from podpair.inference.metrics import Metrics
-from podpair.inference.runtime.catalog import Catalog, ServedModel, ServedVersion
+from podpair.inference.runtime.catalog import Catalog
+from podpair.inference.runtime.served_model import ServedModel, ServedVersion
 from podpair.inference.tracing import Tracing
 
-_METRICS = lines({"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+_METRICS = header_lines({"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
 class Api:
@@ -28,13 +29,13 @@ class Api:
         self._max_body_bytes = max_body_bytes
         self._tracing = tracing or Tracing(TracingSettings())
 
-    def server(self, held: HeldBytes) -> Server:
-        """A server of them, not yet listening."""
+    def server(self, budget: MemoryBudget) -> Server:
+        """Return a server of these resources, not yet listening."""
         one, several = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
-        failures = Failures(self._metrics)
+        errors = ErrorResponses(self._metrics)
         routes = [
-            *InferApi(self._catalog, failures, self._max_body_bytes, self._tracing).routes(),
-            *GenerateApi(self._catalog, failures, self._max_body_bytes, self._tracing).routes(),
+            *InferApi(self._catalog, errors, self._max_body_bytes, self._tracing).routes(),
+            *GenerateApi(self._catalog, errors, self._max_body_bytes, self._tracing).routes(),
             Route("GET", "/v2/health/live", self.live),
             Route("GET", "/v2/health/ready", self.ready),
             Route("GET", "/v2/models/stats", self.statistics),
@@ -46,57 +47,57 @@ class Api:
             Route("GET", "/metrics", self.metrics),
             *RepositoryApi(self._catalog, self._max_body_bytes).routes(),
         ]
-        server = Server(Routes(routes, self.nothing), failures, self._max_body_bytes, held)
-        self._metrics.ingress_bytes.set_function(lambda: held.bytes)
+        server = Server(Routes(routes, self.not_found), errors, self._max_body_bytes, budget)
+        self._metrics.pending_bytes.set_function(lambda: budget.bytes)
         return server
 
     async def model(self, request: Request) -> Response:
-        """A model's metadata."""
+        """Answer with a model's metadata."""
         model, served = self._found(request)
         return json_response(documents.metadata(model, served) | {"parameters": documents.parameters(model, served)})
 
     async def config(self, request: Request) -> Response:
-        """A model's configuration, as V2's extension names it."""
+        """Answer with a model's configuration, as V2's extension names it."""
         return json_response(documents.configuration(*self._found(request)))
 
     async def statistics(self, request: Request) -> Response:
-        """Counts and times of one version, of a model, or of all."""
-        values = request.values
-        return json_response(documents.statistics(self._catalog, values.get("model"), values.get("version")))
+        """Answer with counts and times of one version, of a model, or of all."""
+        params = request.path_params
+        return json_response(documents.statistics(self._catalog, params.get("model"), params.get("version")))
 
     async def model_ready(self, request: Request) -> Response:
-        """200 where `infer` would be taken; 503 and why where the model is known and can't be served."""
-        name = request.values["model"]
-        reason = self._catalog.absence(name)
+        """Answer with 200 if `infer` would be accepted; with 503 and why if the model is known and can't be served."""
+        name = request.path_params["model"]
+        reason = self._catalog.absence_reason(name)
         if reason is not None:
             raise UnavailableError(f"model {name} is not served: {reason}")
-        with self._catalog.using(*reading.target(request)) as served:
+        with self._catalog.using(*infer_params.target(request)) as served:
             return json_response({"name": served.model, "version": served.version, "ready": True})
 
     async def about(self, _: Request) -> Response:
-        """The server's metadata."""
+        """Answer with the server's metadata."""
         return json_response(documents.server())
 
     async def live(self, _: Request) -> Response:
-        """200 as long as the loop turns."""
+        """Answer with 200 as long as the loop turns."""
         return json_response({"live": True})
 
     async def ready(self, _: Request) -> Response:
-        """200 from the end of the warm-up to the beginning of the stop."""
+        """Answer with 200 from the end of the warm-up to the beginning of the shutdown."""
         ready = self._catalog.ready
         return json_response({"ready": ready}, 200 if ready else 503)
 
     async def metrics(self, _: Request) -> Response:
-        """Prometheus' text format."""
+        """Answer with the metrics in Prometheus' text format."""
         return Response(200, (self._metrics.render(),), _METRICS)
 
-    async def nothing(self, request: Request) -> Response:
-        """Any other path."""
+    async def not_found(self, request: Request) -> Response:
+        """Refuse any other path."""
         raise NotFoundError(
             f"no {request.head.method} {request.head.path}; this is the Open Inference Protocol V2: "
             "GET /v2, GET /v2/models/NAME, POST /v2/models/NAME/infer"
         )
 
     def _found(self, request: Request) -> tuple[ServedModel, ServedVersion]:
-        """The model, and its version where the path names one, else the one that describes it."""
-        return self._catalog.described(request.values["model"], request.values.get("version"))
+        """Return the model, and the version that the path names, else the one that describes it."""
+        return self._catalog.described(request.path_params["model"], request.path_params.get("version"))

@@ -7,29 +7,30 @@ from contextlib import AbstractContextManager, aclosing
 import msgspec
 
 from podpair.inference.core.errors import InferenceError
-from podpair.inference.core.generate import GenerateRequest, decode_generate, encode_generate, join_parts
+from podpair.inference.core.generate import GenerateRequest, decode_generate, encode_generate, join_chunks
 from podpair.inference.core.tensors import Array
-from podpair.inference.http import reading
-from podpair.inference.http.failures import Failures
-from podpair.inference.http.requests import Request, Response, json_response, lines
-from podpair.inference.http.routing import Route
-from podpair.inference.runtime.catalog import Catalog, ServedVersion
-from podpair.inference.tracing import NOTHING, Recorded, Tracing
+from podpair.inference.http import infer_params
+from podpair.inference.http.error_responses import ErrorResponses
+from podpair.inference.http.requests import Request, Response, header_lines, json_response
+from podpair.inference.http.routes import Route
+from podpair.inference.runtime.catalog import Catalog
+from podpair.inference.runtime.served_model import ServedVersion
+from podpair.inference.tracing import NOTHING, RecordedTrace, Tracing
 
-_SSE = lines({"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+_SSE = header_lines({"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
 
 class GenerateApi:
-    """The generate extension's resources."""
+    """The resources of the generate extension."""
 
-    def __init__(self, catalog: Catalog, failures: Failures, max_body_bytes: int, tracing: Tracing) -> None:
+    def __init__(self, catalog: Catalog, errors: ErrorResponses, max_body_bytes: int, tracing: Tracing) -> None:
         self._catalog = catalog
-        self._failures = failures
+        self._errors = errors
         self._max_body_bytes = max_body_bytes
         self._tracing = tracing
 
     def routes(self) -> list[Route]:
-        """All of them."""
+        """Return its routes."""
         return [
             Route("POST", f"/v2/models/{{model}}{version}/{path}", handler)
             for version in ("", "/versions/{version}")
@@ -37,55 +38,55 @@ class GenerateApi:
         ]
 
     async def generate(self, request: Request) -> Response:
-        """The whole answer; that of a model which only streams is its texts one behind the other."""
-        with self._trace(request) as trace, self._catalog.using(*reading.target(request)) as served:
+        """Answer with the whole result; the texts of a model that only streams are joined."""
+        with self._trace(request) as trace, self._catalog.using(*infer_params.target(request)) as served:
             asked = self._read(request, served, trace)
-            deadline = reading.deadline(request)
+            deadline = infer_params.deadline(request)
             if served.runtime.predicts:
                 arrays = await served.scheduler.submit(asked.arrays, deadline, asked.parameters, trace)
             else:
-                async with aclosing(served.parts(asked.arrays, asked.parameters, deadline, trace)) as parts:
-                    arrays = join_parts([part async for part in parts], served.signature.outputs)
+                async with aclosing(served.stream(asked.arrays, asked.parameters, deadline, trace)) as chunks:
+                    arrays = join_chunks([chunk async for chunk in chunks], served.signature.outputs)
             return json_response(_encode(served, asked, arrays))
 
     async def generate_stream(self, request: Request) -> None:
-        """An event for each part; a failure before the first is an HTTP status, a later one an event with `error`."""
-        with self._trace(request) as trace, self._catalog.using(*reading.target(request)) as served:
+        """Send an event for each chunk; an error before the first is an HTTP status, a later one an event with `error`."""
+        with self._trace(request) as trace, self._catalog.using(*infer_params.target(request)) as served:
             asked = self._read(request, served, trace)
-            deadline = reading.deadline(request)
-            async with aclosing(served.parts(asked.arrays, asked.parameters, deadline, trace)) as parts:
-                await self._send(request, served, asked, parts)
+            deadline = infer_params.deadline(request)
+            async with aclosing(served.stream(asked.arrays, asked.parameters, deadline, trace)) as chunks:
+                await self._send(request, served, asked, chunks)
 
     async def _send(
         self,
         request: Request,
         served: ServedVersion,
         asked: GenerateRequest,
-        parts: AsyncGenerator[list[Array], None],
+        chunks: AsyncGenerator[list[Array], None],
     ) -> None:
-        first = await anext(parts, None)
-        stream = request.begin(_SSE)
+        first = await anext(chunks, None)
+        stream = request.start_stream(_SSE)
         try:
             if first is not None:
                 await stream.write(_event(_encode(served, asked, first)))
-                async for part in parts:
-                    await stream.write(_event(_encode(served, asked, part)))
+                async for chunk in chunks:
+                    await stream.write(_event(_encode(served, asked, chunk)))
         except InferenceError as error:
-            self._failures.count(error, request)
+            self._errors.count(error, request)
             await stream.write(_event(msgspec.json.encode({"error": str(error)})))
         stream.end()
 
-    def _trace(self, request: Request) -> "Recorded | AbstractContextManager[None]":
+    def _trace(self, request: Request) -> "RecordedTrace | AbstractContextManager[None]":
         tracer = self._tracing.tracer
         if tracer is None:
             return NOTHING
-        return tracer.begin(request.header(reading.TRACE), time.monotonic()) or NOTHING
+        return tracer.begin(request.header(infer_params.TRACE), time.monotonic()) or NOTHING
 
-    def _read(self, request: Request, served: ServedVersion, trace: Recorded | None) -> GenerateRequest:
-        asked = decode_generate(reading.body(request, self._max_body_bytes), served.signature)
+    def _read(self, request: Request, served: ServedVersion, trace: RecordedTrace | None) -> GenerateRequest:
+        asked = decode_generate(infer_params.body(request, self._max_body_bytes), served.signature)
         request.id = asked.id
         if trace is not None:
-            trace.tell(model=served.model, version=served.version, request=asked.id or "")
+            trace.annotate(model=served.model, version=served.version, request=asked.id or "")
         return asked
 
 

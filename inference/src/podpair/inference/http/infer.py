@@ -1,20 +1,23 @@
-"""`infer`, the one request that comes thousands of times a second: decoded, queued, and answered in the turn in which it ran.
+"""`infer`, the request that comes thousands of times a second: decoded, queued, and answered in the loop turn in which it ran.
 
-No task is made for it: the scheduler calls back, and the answers of a batch are written one behind the other.
+No task is created for it: the scheduler calls back, and the answers of a batch are written one after the other.
 """
 
 import logging
 import time
 
-from podpair.inference.answering import Answering
 from podpair.inference.core.tensors import Array
 from podpair.inference.core.v2 import InferRequest, encode_response
-from podpair.inference.http import reading
-from podpair.inference.http.failures import Failures
+from podpair.inference.http import infer_params
+from podpair.inference.http.error_responses import ErrorResponses
+from podpair.inference.http.infer_params import InferParams
+from podpair.inference.http.request_head import HeadCache
 from podpair.inference.http.requests import Request, Response
-from podpair.inference.http.routing import Route
-from podpair.inference.runtime.catalog import Catalog, ServedVersion
-from podpair.inference.tracing import Recorded, Tracing
+from podpair.inference.http.routes import Route
+from podpair.inference.responder import Responder
+from podpair.inference.runtime.catalog import Catalog
+from podpair.inference.runtime.served_model import ServedVersion
+from podpair.inference.tracing import RecordedTrace, Tracing
 
 log = logging.getLogger(__name__)
 
@@ -25,69 +28,72 @@ _MIXED = (
 
 
 class InferApi:
-    """The resource."""
+    """The infer resource."""
 
-    def __init__(self, catalog: Catalog, failures: Failures, max_body_bytes: int, tracing: Tracing) -> None:
+    def __init__(self, catalog: Catalog, errors: ErrorResponses, max_body_bytes: int, tracing: Tracing) -> None:
         self._catalog = catalog
-        self._failures = failures
+        self._errors = errors
         self._max_body_bytes = max_body_bytes
         self._tracing = tracing
+        self._params: HeadCache[InferParams] = HeadCache()
 
     def routes(self) -> list[Route]:
-        """With and without a version."""
+        """Return the routes, with and without a version."""
         paths = ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer")
         return [Route("POST", path, self.infer, direct=True) for path in paths]
 
     def infer(self, request: Request) -> None:
-        """Decode and queue it. Raises InferenceError."""
+        """Decode and queue a request. Raises InferenceError."""
         began = time.monotonic()
-        asking = reading.asking(request)
+        params = self._params.get(request.head)
+        if params is None:
+            params = self._params.store(request.head, infer_params.read_params(request))
         tracer = self._tracing.tracer
-        trace = None if tracer is None else tracer.begin(asking.trace, began)
+        trace = None if tracer is None else tracer.begin(params.trace, began)
         try:
-            self._queue(request, asking, began, trace)
+            self._enqueue(request, params, began, trace)
         except BaseException as error:
             if trace is not None:
                 trace.end(error)
             raise
 
-    def _queue(self, request: Request, asking: reading.Asking, began: float, trace: Recorded | None) -> None:
-        served = self._catalog.take(asking.model, asking.version, asking.key)
+    def _enqueue(self, request: Request, params: InferParams, began: float, trace: RecordedTrace | None) -> None:
+        served = self._catalog.acquire(params.model, params.version, params.key)
         try:
-            deadline = reading.deadline(request) if asking.hurried else None
-            content = request.body if asking.plain else reading.body(request, self._max_body_bytes)
-            asked = served.decode(content, asking.header_length)
+            deadline = infer_params.deadline(request) if params.has_deadline else None
+            content = request.body if params.uncompressed else infer_params.body(request, self._max_body_bytes)
+            asked = served.decode(content, params.header_length)
             request.id = asked.id
             entered = time.monotonic()
             if trace is not None:
-                trace.tell(model=served.model, version=served.version, request=asked.id or "")
+                trace.annotate(model=served.model, version=served.version, request=asked.id or "")
                 trace.stage("ingress", began, entered)
-            call = _Call(self._catalog, self._failures, request, served, asked, entered, trace)
-            call.queued = served.scheduler.enqueue(asked.arrays, deadline, asked.parameters, call)
-            request.gone = call.withdraw
+            responder = _InferResponder(self._catalog, self._errors, request, served, asked, entered, trace)
+            responder.queued = served.scheduler.enqueue(asked.arrays, deadline, asked.parameters, responder)
+            request.on_disconnect = responder.withdraw
             served.metrics.ingress.observe(entered - began)
         except BaseException:
             self._catalog.release(served)
             raise
 
 
-class _Call(Answering):
-    """Ends a request."""
+class _InferResponder(Responder):
+    """Answers a request."""
 
-    __slots__ = ("_asked", "_entered", "_failures", "_request")
+    __slots__ = ("_asked", "_entered", "_errors", "_request")
 
     def __init__(
         self,
         catalog: Catalog,
-        failures: Failures,
+        errors: ErrorResponses,
         request: Request,
         served: ServedVersion,
         asked: InferRequest,
         entered: float,
-        trace: Recorded | None,
+        trace: RecordedTrace | None,
     ) -> None:
         super().__init__(catalog, served, trace)
-        self._failures = failures
+        self._errors = errors
         self._request = request
         self._asked = asked
         self._entered = entered
@@ -102,5 +108,5 @@ class _Call(Answering):
         if log.isEnabledFor(logging.DEBUG):
             log.debug("answered", extra={"model": served.model, "request": asked.id, "ms": round(taken, 3)})
 
-    def explain(self, error: Exception) -> None:
-        self._request.answer(self._failures.explained(error, self._request))
+    def send_error(self, error: Exception) -> None:
+        self._request.answer(self._errors.for_exception(error, self._request))

@@ -1,11 +1,11 @@
-"""V2's repository extension: what there is, and loading and unloading it while requests run."""
+"""V2's repository extension: list, load and unload models while requests run."""
 
 import msgspec
 
 from podpair.inference.core.errors import InvalidRequestError
-from podpair.inference.http import reading
+from podpair.inference.http import infer_params
 from podpair.inference.http.requests import Request, Response, json_response
-from podpair.inference.http.routing import Route
+from podpair.inference.http.routes import Route
 from podpair.inference.runtime.catalog import Catalog
 
 
@@ -14,14 +14,14 @@ class _Index(msgspec.Struct):
 
 
 class RepositoryApi:
-    """The repository's resources."""
+    """The resources of the repository extension."""
 
     def __init__(self, catalog: Catalog, max_body_bytes: int) -> None:
         self._catalog = catalog
         self._max_body_bytes = max_body_bytes
 
     def routes(self) -> list[Route]:
-        """All of them."""
+        """Return its routes."""
         return [
             Route("POST", "/v2/repository/index", self.index),
             Route("POST", "/v2/repository/models/{model}/load", self.load),
@@ -29,8 +29,8 @@ class RepositoryApi:
         ]
 
     async def index(self, request: Request) -> Response:
-        """Every version that is served, and models that aren't; `{"ready": true}` leaves these out."""
-        content = reading.body(request, self._max_body_bytes)
+        """List every version that is served, and models that aren't; `{"ready": true}` leaves these out."""
+        content = infer_params.body(request, self._max_body_bytes)
         try:
             asked = msgspec.json.decode(content or b"{}", type=_Index)
         except msgspec.DecodeError as error:
@@ -38,11 +38,11 @@ class RepositoryApi:
         return json_response([entry for entry in self._catalog.index() if not asked.ready or entry["state"] == "READY"])
 
     async def load(self, request: Request) -> Response:
-        """Load a model as it lies there now, or exchange it; what fails leaves all as it was."""
-        await self._catalog.load(request.values["model"])
+        """Load or reload a model from its current files; a failure changes nothing."""
+        await self._catalog.load(request.path_params["model"])
         return json_response({})
 
     async def unload(self, request: Request) -> Response:
-        """Serve it no longer; what was taken is answered."""
-        await self._catalog.unload(request.values["model"])
+        """Unload a model; requests that were accepted are answered."""
+        await self._catalog.unload(request.path_params["model"])
         return json_response({})

@@ -1,14 +1,14 @@
 """A request's target and its Host header: which forms they may have (RFC 9112, 3.2), and the path that a target names.
 
-Nothing is guessed or mended: a target that isn't what the RFCs allow is refused, so that nobody on the way reads it differently.
-What is lenient: visible ASCII that a URI would escape (`|`, `[`) stands for itself, as browsers send it.
+Nothing is guessed or repaired: a target that the RFCs don't allow is refused, so that no intermediary reads it differently.
+One leniency: visible ASCII that a URI would escape (`|`, `[`) stands for itself, as browsers send it.
 """
 
 import re
 from ipaddress import AddressValueError, IPv6Address
 from urllib.parse import unquote, unquote_to_bytes
 
-# A name or an IPv4 address (reg-name), or an IP literal in brackets, and a port (RFC 3986, 3.2.2 and 3.2.3); nothing where the
+# A name or an IPv4 address (reg-name), or an IP literal in brackets, and a port (RFC 3986, 3.2.2 and 3.2.3); nothing if the
 # target has no host.
 _HOST = re.compile(
     r"(?:\[(?P<literal>[0-9A-Fa-f:.]+(?:%[\w.~%-]+)?|[vV][0-9A-Fa-f]+\.[\w.~!$&'()*+,;=:-]+)\]"
@@ -20,7 +20,7 @@ _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 def is_host(text: str) -> bool:
-    """Whether the Host header may be this."""
+    """Return whether this is a valid Host header."""
     found = _HOST.fullmatch(text)
     if found is None:
         return False
@@ -35,9 +35,9 @@ def is_host(text: str) -> bool:
 
 
 def path_of(method: str, target: bytes) -> str:
-    """The path, without the query, its escapes not yet decoded; `*` of a request for the server itself.
+    """Return the path without the query, its escapes not yet decoded; `*` for a request to the server itself.
 
-    Raises ValueError for what is no target, or none of the method's.
+    Raises ValueError if it is no target, or not one for this method.
     """
     text = target.decode("latin-1")
     if not text.isascii():
@@ -55,12 +55,12 @@ def path_of(method: str, target: bytes) -> str:
 
 
 def decoded(segment: str) -> str:
-    """A segment of a path without its escapes."""
+    """Decode the escapes of a path segment."""
     return unquote(segment) if "%" in segment else segment
 
 
 def _of_absolute(method: str, text: str) -> str:
-    """Path and query of a whole address, as clients of a proxy send it; its host counts for as little as the Host header."""
+    """Return path and query of an absolute URL, as clients of a proxy send it; its host is ignored, as the Host header is."""
     found = _ABSOLUTE.fullmatch(text)
     if found is None:
         raise ValueError("the request's target is neither a path nor a whole address of http")

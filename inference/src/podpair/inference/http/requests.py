@@ -1,98 +1,124 @@
-"""A request as a handler sees it, and the three ways to answer: a response, a response of its own making later, a stream."""
+"""A request as a handler sees it, and the ways to answer it: a response returned or sent later, or a stream of chunks."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
-if TYPE_CHECKING:
-    from podpair.inference.http.connection import Connection
-    from podpair.inference.http.heads import Head
+from podpair.inference.http.request_head import RequestHead
 
-Part = bytes | bytearray | memoryview
+# A piece of a body.
+Segment = bytes | bytearray | memoryview
+
+_NO_PARAMS: Mapping[str, str] = {}
 
 
 class Response:
     """A whole answer.
 
-    body: its parts one behind the other, none of which is copied where it is large. headers: their lines as they are sent.
+    body: its segments in order; large ones aren't copied. headers: their lines as they are sent.
     """
 
     __slots__ = ("body", "headers", "status")
 
-    def __init__(self, status: int, body: Sequence[Part], headers: bytes) -> None:
+    def __init__(self, status: int, body: Sequence[Segment], headers: bytes) -> None:
         self.status = status
         self.body = body
         self.headers = headers
 
 
-def lines(headers: Mapping[str, str]) -> bytes:
-    """Headers as they are sent."""
+def header_lines(headers: Mapping[str, str]) -> bytes:
+    """Encode headers as the lines that are sent."""
     return "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode("latin-1")
 
 
 def json_response(document: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A document in JSON; bytes are JSON already."""
+    """Return a response with a document as JSON; bytes are JSON already."""
     content = document if isinstance(document, bytes) else msgspec.json.encode(document)
-    return Response(status, (content,), lines({"Content-Type": "application/json", **(headers or {})}))
+    return Response(status, (content,), header_lines({"Content-Type": "application/json", **(headers or {})}))
+
+
+class ResponseWriter(Protocol):
+    """What a request needs of its connection. Writing does nothing, or raises, once the client has gone."""
+
+    def answer(self, request: "Request", response: Response) -> None:
+        """Write a whole answer."""
+        ...
+
+    def begin(self, request: "Request", headers: bytes) -> None:
+        """Write the head of a streamed answer. Raises ConnectionResetError if the client has gone."""
+        ...
+
+    def write_chunk(self, request: "Request", data: bytes) -> None:
+        """Write a chunk. Raises ConnectionResetError if the client has gone."""
+        ...
+
+    def end_stream(self, request: "Request") -> None:
+        """Complete a streamed answer."""
+        ...
+
+    async def drained(self) -> None:
+        """Wait until the client has read most of what was written."""
+        ...
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        ...
 
 
 class Request:
-    """One request, its body read. It is answered once; what is answered after the client has gone is dropped."""
+    """One request, its body read. It is answered once; an answer after the client has gone is dropped."""
 
-    __slots__ = ("_connection", "body", "gone", "head", "id", "started")
+    __slots__ = ("_writer", "body", "head", "id", "on_disconnect", "path_params", "started")
 
-    def __init__(self, connection: "Connection", head: "Head", body: Part) -> None:
-        self._connection = connection
+    def __init__(self, writer: ResponseWriter, head: RequestHead, body: Segment) -> None:
+        self._writer = writer
         self.head = head
         self.body = body
-        # Called when the client goes away before its answer.
-        self.gone: Callable[[], object] | None = None
-        # The id that the client gave it, once its body has been understood.
+        # The values of the route's {names} in the path.
+        self.path_params = _NO_PARAMS
+        # Called if the client goes away before its answer.
+        self.on_disconnect: Callable[[], object] | None = None
+        # The id that the client gave it, once its body has been decoded.
         self.id: str | None = None
         # Whether an answer has begun.
         self.started = False
 
-    @property
-    def values(self) -> Mapping[str, str]:
-        """What stands in the path where its route has names."""
-        return self.head.values
-
     def header(self, name: str) -> str | None:
-        """A header's value; its name in lower case."""
+        """Return a header's value; `name` is in lower case."""
         return self.head.headers.get(name)
 
     def answer(self, response: Response) -> None:
-        """Answer it."""
+        """Answer the request."""
         self.started = True
-        self._connection.answer(self, response)
+        self._writer.answer(self, response)
 
-    def begin(self, headers: bytes) -> "Stream":
-        """Answer it with 200, in parts."""
+    def start_stream(self, headers: bytes) -> "Stream":
+        """Answer the request with 200, in chunks."""
         self.started = True
-        self._connection.begin(self, headers)
-        return Stream(self._connection, self)
+        self._writer.begin(self, headers)
+        return Stream(self._writer, self)
 
-    def cut(self) -> None:
-        """End the connection: what was begun can't be ended as it should."""
-        self._connection.abort()
+    def abort(self) -> None:
+        """Close the connection: an answer that has begun can't be completed."""
+        self._writer.abort()
 
 
 class Stream:
-    """The body of an answer, part by part."""
+    """The body of an answer in chunks."""
 
-    def __init__(self, connection: "Connection", request: Request) -> None:
-        self._connection = connection
+    def __init__(self, writer: ResponseWriter, request: Request) -> None:
+        self._writer = writer
         self._request = request
 
     async def write(self, data: bytes) -> None:
-        """Send a part; waits while the client is slow to take what was sent before."""
-        self._connection.write_part(self._request, data)
-        await self._connection.drained()
+        """Send a chunk; wait while the client is slow to read what was sent before."""
+        self._writer.write_chunk(self._request, data)
+        await self._writer.drained()
 
     def end(self) -> None:
-        """No more parts."""
-        self._connection.end_parts(self._request)
+        """Complete the answer."""
+        self._writer.end_stream(self._request)
 
 
 Handler = Callable[[Request], Any]

@@ -1,4 +1,4 @@
-"""How many threads compute: about 80 % of the cores that this container may use, the rest is for its protocol."""
+"""How many threads compute: about 80 % of the cores that this container may use; the rest is for the protocols."""
 
 import math
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def available_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> float:
-    """Cores by affinity and by the cgroup's quota (v2), whichever is less; a pod's limit is such a quota."""
+    """Return the cores by affinity or by the cgroup's quota (v2), whichever is less; a pod's limit is such a quota."""
     cores = float(len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else float(os.cpu_count() or 1)
     try:
         quota, period = cgroup.read_text().split()
@@ -17,13 +17,13 @@ def available_cores(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> float:
     return cores if quota == "max" else min(cores, int(quota) / int(period))
 
 
-def preparing_threads(cores: float) -> int:
-    """Threads that pre-process, of all models together: about 80 % of the cores, rounded up."""
+def preprocess_threads(cores: float) -> int:
+    """Return the number of pre-processing threads of all models together: about 80 % of the cores, rounded up."""
     return max(1, math.ceil(cores * 0.8))
 
 
 def layout(cores: float, instances: int | None, intra_op: int | None) -> tuple[int, int]:
-    """Runs at the same time, and threads of each; what isn't given is chosen.
+    """Return the number of parallel runs, and of threads in each; what isn't given is chosen.
 
     Several runs of one thread each answer more than one run of several threads, which wait for each other.
     """

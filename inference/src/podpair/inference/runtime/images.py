@@ -1,6 +1,7 @@
-"""Encoded images into a model's tensor, by OpenCV. It reads and resizes all three formats, and lets the interpreter go on
-meanwhile; of a JPEG alone simplejpeg is 7 % quicker, and does no more than that (docs/benchmarks.md). It is imported only where
-a model declares images.
+"""Decodes images into a model's tensor, with OpenCV, which reads and resizes all three formats and releases the GIL.
+
+For JPEG alone simplejpeg is 7 % quicker, and does no more than that (docs/benchmarks.md). OpenCV is imported only if a model
+declares images.
 """
 
 from collections.abc import Callable
@@ -18,14 +19,14 @@ Pixels = Any
 
 
 def import_opencv(source: str) -> Any:
-    """The library. Raises FaultsError where it isn't installed; source: the file that needs it."""
+    """Import the library. Raises FaultsError if it isn't installed; source: the file that needs it."""
     try:
         import cv2
     except ImportError as error:
         raise FaultsError(
             [f"{source}: preprocess.image needs OpenCV ({error}): install podpair-inference[images]"]
         ) from None
-    # The threads are ours; and what is wrong with an image is said to whoever sent it.
+    # The threads are ours; faults of an image are reported to its sender.
     cv2.setNumThreads(1)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     return cv2
@@ -60,12 +61,12 @@ class ImageDecoder:
             "FP16": self._write_halves,
         }[spec.tensor.datatype]
 
-    def room(self, images: int) -> Array:
-        """The tensor for so many images, to be written to."""
+    def allocate(self, images: int) -> Array:
+        """Return an uninitialised tensor for so many images."""
         return np.empty(self.spec.shape(images), DATATYPES[self.spec.tensor.datatype])
 
     def decode(self, data: bytes, out: Array) -> None:
-        """Write one image to its place in `room`. Raises InvalidRequestError for what is no image, cut off or too large."""
+        """Write one image to its place in `allocate`. Raises InvalidRequestError for what is no image, cut off or too large."""
         spec, config = self.spec, self.spec.config
         data = unwrap(data)
         header = read_header(data, config.max_pixels)
@@ -75,7 +76,7 @@ class ImageDecoder:
         self._write(self._placed(self._resized(pixels, step), step), out)
 
     def _pixels(self, data: bytes, header: ImageHeader) -> Pixels:
-        """Decoded, upright, in the channels that the model takes."""
+        """Decode an image, upright, in the channels that the model takes."""
         cv, spec, config = self._cv, self.spec, self.spec.config
         encoded = np.frombuffer(data, np.uint8)
         if header.alpha:
@@ -108,7 +109,7 @@ class ImageDecoder:
         return pixels
 
     def _opaque(self, pixels: Pixels) -> Pixels:
-        """What may be transparent, before its background; 16-bit pixels as 8-bit ones."""
+        """Compose what may be transparent with its background; 16-bit pixels become 8-bit ones."""
         cv = self._cv
         if pixels.dtype == np.uint16:
             pixels = cv.convertScaleAbs(pixels, alpha=1 / 257)
@@ -137,7 +138,7 @@ class ImageDecoder:
         return part
 
     def _placed(self, pixels: Pixels, step: Plan) -> Pixels:
-        """In the middle of an image of the model's size, where it is smaller."""
+        """Centre it in an image of the model's size, if it is smaller."""
         wide, high = self.spec.size
         if step.size == (wide, high):
             return pixels

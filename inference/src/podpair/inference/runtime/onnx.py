@@ -1,7 +1,7 @@
 """ONNX Runtime: one session per model version, shared by all runner threads (`run` releases the GIL).
 
-Its inputs and outputs are made V2's tensors here: maps become columns (`core.maps`), what numpy has no type for is carried by
-its bits (`ort_values`), text is decoded, a scalar has no dimensions whatever a client sent.
+Its inputs and outputs are converted to V2's tensors here: maps become columns (`core.maps`), types that numpy hasn't are
+carried as bits (`ort_values`), text is decoded, a scalar has no dimensions whatever a client sent.
 """
 
 import logging
@@ -21,7 +21,7 @@ from podpair.inference.core.onnx_graph import OnnxModel, read_model
 from podpair.inference.core.samples import zeros
 from podpair.inference.core.tensors import OMITTED, Array, TensorSpec, as_text_or_bytes
 from podpair.inference.runtime.cpu import available_cores, layout
-from podpair.inference.runtime.onnx_loading import make_session, options_of, take_logs
+from podpair.inference.runtime.onnx_session import make_session, redirect_logs, session_options
 from podpair.inference.runtime.ort_values import CARRIED, from_value, to_value
 
 log = logging.getLogger(__name__)
@@ -64,14 +64,14 @@ class OnnxRuntime:
         outputs: Collection[str] | None = None,
         libraries: Callable[[], Sequence[Path]] = list,
     ) -> None:
-        # From 1.29 on its builds for Linux tell Microsoft of models, sessions and runs unless this is set before the import.
+        # From 1.29 on its builds for Linux report models, sessions and runs to Microsoft unless this is set before the import.
         os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
         import onnxruntime as ort  # a third of the start-up time: not before it is needed
 
-        take_logs(ort)
+        redirect_logs(ort)
         self.instances, threads = layout(available_cores(), config.instances, config.intra_op_threads)
-        self._session = make_session(ort, path, config, options_of(ort, config, threads), libraries)
-        # Where all is computed by the thread that calls.
+        self._session = make_session(ort, path, config, session_options(ort, config, threads), libraries)
+        # Whether everything is computed by the calling thread.
         self.inline = self._session.get_providers() == ["CPUExecutionProvider"]
         self._binds = config.io_binding
         self._invalid = ort.capi.onnxruntime_pybind11_state.InvalidArgument
@@ -92,7 +92,7 @@ class OnnxRuntime:
         self._names = [spec.name for spec in self.inputs]
         types = {node.name: node.type for node in (*self._session.get_inputs(), *optional)}
         self._types = [types[name] for name in self._names]
-        # What is asked for, an output that the graph names twice once; and those of them that are maps.
+        # The requested outputs, each once even if the graph names it twice; and those of them that are maps.
         nodes = _served({node.name: node for node in self._session.get_outputs()}, outputs, path)
         self._outputs = [node.name for node in nodes]
         self._maps = [_map(node) for node in nodes]
@@ -100,16 +100,16 @@ class OnnxRuntime:
         self._texts = [i for i, spec in enumerate(self.inputs) if spec.datatype == "BYTES"]
         self._by_value = not CARRIED.keys().isdisjoint([*self._types, *(node.type for node in nodes)])
         self._plain = not (self._by_value or optional or any(self._maps))
-        if any(self._maps) or (_have_rows(self.inputs) and not _have_rows(self._told())):
+        if any(self._maps) or (_have_rows(self.inputs) and not _have_rows(self._output_specs())):
             self._observe()
-        self.outputs = self._told()
+        self.outputs = self._output_specs()
         log.info(
             "model loaded",
             extra={"path": str(path), "providers": self._session.get_providers(), "intra_op_threads": threads},
         )
 
-    def _told(self) -> tuple[TensorSpec, ...]:
-        """What is answered; a map is two tensors."""
+    def _output_specs(self) -> tuple[TensorSpec, ...]:
+        """Return the specs of the answer; a map is two tensors."""
         found: list[TensorSpec] = []
         for spec, columns in zip(self._specs, self._maps, strict=True):
             found += columns.specs if columns is not None else [spec] if spec is not None else []
@@ -122,7 +122,7 @@ class OnnxRuntime:
             values[i] = as_text_or_bytes(values[i], self._names[i])
         try:
             if not self._plain:
-                return self._run_odd(values)
+                return self._run_special(values)
             if self._binds and not self._texts:
                 return self._run_bound(values)
             outputs: list[Array] = self._session.run(self._outputs, dict(zip(self._names, values, strict=True)))
@@ -134,8 +134,8 @@ class OnnxRuntime:
             ) from None
         return outputs
 
-    def _run_odd(self, values: list[Array]) -> list[Array]:
-        """With inputs that were left out, types that numpy hasn't, or maps."""
+    def _run_special(self, values: list[Array]) -> list[Array]:
+        """Run with omitted inputs, types that numpy hasn't, or maps."""
         if self._by_value:
             feed = {
                 name: to_value(self._ort_value, value, kind, name)
@@ -155,7 +155,7 @@ class OnnxRuntime:
         """Find out what the file doesn't say or says wrongly: the keys of maps, and outputs of rows that it calls fixed.
 
         LightGBM's exporter declares its labels as [1] and answers one for each row; with such an output nothing could be
-        batched. A model that can't be run with zeros is taken at its word.
+        batched. For a model that can't be run with zeros the declaration is used.
         """
         if not _have_rows(self.inputs):
             return
@@ -174,7 +174,7 @@ class OnnxRuntime:
             at += 1 if columns is None else 2
 
     def _run_bound(self, values: list[Array]) -> list[Array]:
-        """With the inputs where they are, and outputs that the provider may keep until all are copied at once."""
+        """Run with inputs bound in place, and outputs that the provider may keep until all are copied at once."""
         binding = self._session.io_binding()
         for name, value in zip(self._names, values, strict=True):
             binding.bind_cpu_input(name, np.asarray(value, order="C"))  # ascontiguousarray makes a scalar [1]
@@ -185,7 +185,7 @@ class OnnxRuntime:
         return outputs
 
     def read_graph(self) -> OnnxModel | None:
-        """The file's nodes; None where it can't be read as ONNX."""
+        """Parse the file's nodes; None if it isn't ONNX."""
         try:
             with self._path.open("rb") as file:
                 # Not closed by name: a view of it may outlive an error.
@@ -195,7 +195,7 @@ class OnnxRuntime:
             return None
 
     def close(self) -> None:
-        """Nothing: the session ends with its last reference."""
+        """Do nothing: the session ends with its last reference."""
 
 
 def _have_rows(specs: Sequence[TensorSpec]) -> bool:
@@ -207,7 +207,7 @@ def _map(node: Any) -> MapColumns | None:
 
 
 def _served(nodes: Mapping[str, Any], wanted: Collection[str] | None, path: Path) -> list[Any]:
-    """The outputs that can be served. Raises FaultsError where that leaves out one that is wanted."""
+    """Return the outputs that can be served. Raises FaultsError if that excludes one that is wanted."""
     served, faults = [], []
     others = [_spec(node) for node in nodes.values() if node.type in _DATATYPES]
     for name, node in nodes.items():

@@ -1,4 +1,4 @@
-"""Tensors that pass numpy by: what ONNX Runtime has types for and numpy has none goes in and out by its bits.
+"""Tensors of types that ONNX Runtime has and numpy hasn't, passed as bits.
 
 V2 has BF16. An FP8 is a UINT8 there, whose bits it has; integers of 4 and 2 bits are one byte each.
 """
@@ -14,7 +14,7 @@ from podpair.inference.core.tensors import Array
 
 
 class Carried(NamedTuple):
-    """How a type is carried."""
+    """How a type is passed."""
 
     # V2's
     datatype: str
@@ -39,7 +39,7 @@ CARRIED = {
 
 
 def to_value(ort_value: Any, array: Array, type_name: str, name: str) -> Any:
-    """An OrtValue of the type. Raises InvalidRequestError where an element is too large for it."""
+    """Return an OrtValue of the type. Raises InvalidRequestError if an element is too large for it."""
     carried = CARRIED.get(type_name)
     if carried is None:
         return ort_value.ortvalue_from_numpy(array)
@@ -57,7 +57,7 @@ def to_value(ort_value: Any, array: Array, type_name: str, name: str) -> Any:
 
 
 def from_value(value: Any) -> Array:
-    """What an OrtValue holds."""
+    """Return the content of an OrtValue."""
     carried = CARRIED.get(value.data_type())
     if carried is None:
         found: Array = value.numpy()

@@ -1,4 +1,4 @@
-"""What the rest of the container needs of something that runs a model: ONNX Runtime, a Python class, or whatever joins."""
+"""What the container needs of a runtime of models: ONNX Runtime, a Python class, or another."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ class Runtime(Protocol):
     outputs: tuple[TensorSpec, ...]
     # Whether `run` answers at all: a class may only stream.
     predicts: bool
-    # Whether all is computed by the thread that calls `run`: a run that is short may then be made in the event loop, which
-    # does nothing else meanwhile.
+    # Whether everything is computed by the thread that calls `run`: a short run may then be made in the event loop, which
+    # is blocked by it.
     inline: bool
     # How many runs may go on at the same time.
     instances: int
@@ -25,51 +25,51 @@ class Runtime(Protocol):
     takes_parameters: bool
 
     def run(self, arrays: Sequence[Array], parameters: Sequence[Mapping[str, Any]] = ()) -> list[Array]:
-        """One batch: an array for each of `inputs`, answered by an array for each of `outputs`.
+        """Run one batch: an array for each of `inputs`, answered by an array for each of `outputs`.
 
-        parameters: those of each row's request, where `takes_parameters`. Raises InvalidRequestError if the values are
+        parameters: those of each row's request, if `takes_parameters`. Raises InvalidRequestError if the values are
         at fault, anything else if the model is.
         """
         ...
 
     def close(self) -> None:
-        """Let go of what the model holds; nothing runs any more."""
+        """Release the model's resources; nothing runs any more."""
         ...
 
 
 @runtime_checkable
 class Streaming(Protocol):
-    """A runtime that can also answer one request in parts."""
+    """A runtime that can also answer one request in chunks."""
 
-    # Whether this model does.
+    # Whether this model can.
     streams: bool
 
     def stream(self, arrays: Sequence[Array], parameters: Mapping[str, Any]) -> AsyncGenerator[list[Array], None]:
-        """The answer to a request of one row, part by part, each an array of one row for each of `outputs`.
+        """Yield the answer to a request of one row in chunks, each an array of one row for each of `outputs`.
 
-        What the iterator hasn't been asked for isn't computed. `aclose` it.
+        Chunks that aren't read aren't computed. `aclose` the generator.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Down:
-    """A model that can't be run for the time being."""
+    """Why a model can't be run for the time being."""
 
-    # What clients are told.
+    # The message for clients.
     reason: str
-    # In a word, for the metric: exited, signal, timeout, load.
+    # The metric's label `reason`: exited, signal, timeout, load.
     how: str
 
 
 @runtime_checkable
 class Restarting(Protocol):
-    """A runtime that may be down for a while, and comes back by itself."""
+    """A runtime that may be down for a while, and restarts by itself."""
 
-    def watch(self, tell: Callable[[Down | None], object]) -> None:
-        """Have `tell` called, in any thread, whenever it goes down, also at each start that fails, and (None) is up again."""
+    def watch(self, notify: Callable[[Down | None], object]) -> None:
+        """Have `notify` called, in any thread, when it goes down, when a restart fails, and (with None) when it is up again."""
         ...
 
-    def before_up(self, prepare: Callable[[Runtime], object]) -> None:
-        """Have `prepare` run what was started again before anybody else does; FaultsError: it can't be used."""
+    def on_restart(self, prepare: Callable[[Runtime], object]) -> None:
+        """Have `prepare` called with the restarted runtime before it is used; it raises FaultsError if that can't be used."""
         ...

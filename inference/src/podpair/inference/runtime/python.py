@@ -21,7 +21,7 @@ from podpair.inference.core.errors import FaultsError, InferenceError, InvalidRe
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.rows import AnswersError, Rows
 from podpair.inference.core.tensors import Array
-from podpair.inference.runtime.feeding import WINDOW, Feed, LoopThread
+from podpair.inference.runtime.stream_bridge import WINDOW, LoopThread, StreamBridge
 from podpair.inference.runtime.user_code import UserCodeError, describe, fault, find_class, own_modules, place
 
 Answers = list[Array]
@@ -31,10 +31,10 @@ _loads = count()
 
 @dataclass(slots=True)
 class OpenStream:
-    """A stream that has begun: where its parts come, and how it is ended."""
+    """A stream that has begun: the bridge with its chunks, and how to stop it."""
 
-    feed: Feed[Answers]
-    # Nobody reads it any more.
+    bridge: StreamBridge[Answers]
+    # Stops it: it isn't read any more.
     stop: Callable[[], object]
     # Done once nothing of it runs any more.
     ended: "Future[None]" = field(default_factory=Future)
@@ -43,9 +43,9 @@ class OpenStream:
 class PythonRuntime:
     """A `Runtime`, and `Streaming`, for a class in this process. FaultsError if it can't be imported, made or loaded.
 
-    path: the file of the class. reference: `module:Class` where it isn't in a repository. name: for its threads.
+    path: the file of the class. reference: `module:Class` if it isn't in a repository. name: for its threads.
     alone: this process is the class's own. Its file is a module of the same name then, so that processes that it starts
-    find what they are to run, and what lies beside it can be imported at any time.
+    find what to run, and its neighbours in the folder can be imported at any time.
     """
 
     platform = "python"
@@ -55,7 +55,7 @@ class PythonRuntime:
         self, path: Path, config: ModelConfig, name: str, reference: str | None = None, alone: bool = False
     ) -> None:
         self._folder = path.parent
-        # As many parts again are on their way to the server.
+        # As many chunks again are on their way to the server.
         self._window = WINDOW // 2 if alone else WINDOW
         self.instances = config.runtime.instances or 1
         self._rows = Rows(config)
@@ -99,7 +99,7 @@ class PythonRuntime:
         """See `Streaming.stream`. Raises UserCodeError."""
         opened = self.open_stream(arrays, parameters)
         try:
-            while (part := await opened.feed.get()) is not None:
+            while (part := await opened.bridge.get()) is not None:
                 yield part[0]
         finally:
             opened.stop()
@@ -110,7 +110,7 @@ class PythonRuntime:
             raise InvalidRequestError("the model has no stream")
         request = self._rows.batch(arrays)[0]
         arguments = {"parameters": parameters} if _takes_parameters(self._stream) else {}
-        begin = self._feed_async if inspect.isasyncgenfunction(self._stream) else self._feed_sync
+        begin = self._stream_async if inspect.isasyncgenfunction(self._stream) else self._stream_sync
         return begin(request, arguments)
 
     def close(self) -> None:
@@ -120,21 +120,21 @@ class PythonRuntime:
         sys.modules.pop(self._module, None)
 
     def _wait(self, value: Any) -> Any:
-        """What a method returned, awaited on the model's loop where it is a coroutine."""
+        """Return what a method returned, awaited on the model's loop if it is a coroutine."""
         return self._loop.submit(value).result() if inspect.iscoroutine(value) else value
 
-    def _feed_async(self, request: Any, arguments: dict[str, Any]) -> OpenStream:
+    def _stream_async(self, request: Any, arguments: dict[str, Any]) -> OpenStream:
         slots = asyncio.Semaphore(self._window)
         loop = self._loop.loop
-        feed: Feed[Answers] = Feed(lambda: loop.call_soon_threadsafe(slots.release))
+        bridge: StreamBridge[Answers] = StreamBridge(lambda: loop.call_soon_threadsafe(slots.release))
         tasks: list[asyncio.Task[None]] = []
 
         def stop() -> None:
-            # The loop may be gone with the model.
+            # The loop may have ended with the model.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(lambda: tasks[0].cancel())
 
-        opened = OpenStream(feed, stop)
+        opened = OpenStream(bridge, stop)
 
         async def produce() -> None:
             try:
@@ -142,11 +142,11 @@ class PythonRuntime:
                     async with aclosing(self._stream(request, **arguments)) as parts:  # type: ignore[misc]
                         async for part in parts:
                             await slots.acquire()
-                            feed.put(self._rows.arrays([part], 1))
+                            bridge.put(self._rows.arrays([part], 1))
             except Exception as error:
-                feed.end(error)
+                bridge.end(error)
             else:
-                feed.end()
+                bridge.end()
 
         def begin() -> None:
             tasks.append(loop.create_task(produce()))
@@ -155,7 +155,7 @@ class PythonRuntime:
         loop.call_soon_threadsafe(begin)
         return opened
 
-    def _feed_sync(self, request: Any, arguments: dict[str, Any]) -> OpenStream:
+    def _stream_sync(self, request: Any, arguments: dict[str, Any]) -> OpenStream:
         slots = threading.Semaphore(self._window)
         stopped = threading.Event()
 
@@ -163,8 +163,8 @@ class PythonRuntime:
             stopped.set()
             slots.release()
 
-        opened = OpenStream(Feed(slots.release), stop)
-        feed = opened.feed
+        opened = OpenStream(StreamBridge(slots.release), stop)
+        bridge = opened.bridge
 
         def produce() -> None:
             try:
@@ -173,11 +173,11 @@ class PythonRuntime:
                         slots.acquire()
                         if stopped.is_set():
                             return
-                        feed.put(self._rows.arrays([part], 1))
+                        bridge.put(self._rows.arrays([part], 1))
             except Exception as error:
-                feed.end(error)
+                bridge.end(error)
             else:
-                feed.end()
+                bridge.end()
             finally:
                 opened.ended.set_result(None)
 
@@ -186,7 +186,7 @@ class PythonRuntime:
 
     @contextmanager
     def _pointing(self, method: Any) -> Iterator[None]:
-        """Failures in here become UserCodeError, which names the line; those that the user means for the client pass."""
+        """Turn exceptions into UserCodeError, which names the line; errors that the user means for the client pass."""
         try:
             yield
         except (InferenceError, asyncio.CancelledError):
@@ -208,7 +208,7 @@ def _takes_parameters(method: Callable[..., Any] | None) -> bool:
 
 @contextmanager
 def _iterating(parts: Any) -> Iterator[Iterator[Any]]:
-    """A generator is closed at the end, so that the user's `finally` runs; a text isn't a sequence of parts."""
+    """Iterate, and close a generator at the end, so that the user's `finally` runs; a text isn't a sequence of chunks."""
     if isinstance(parts, str | bytes) or not hasattr(parts, "__iter__"):
         raise AnswersError(f"returned a {type(parts).__name__}; it yields parts")
     iterator = iter(parts)

@@ -1,6 +1,6 @@
 """The model repository on disk: `<repository>/<model>/model.yaml`, `<repository>/<model>/<version>/model.onnx` or `model.py`.
 
-A class that is given as `module:Class` is a model of one version, with the `model.yaml` beside its file. Reading collects
+A class that is given as `module:Class` is a model of one version, with the `model.yaml` in its file's folder. Reading collects
 every fault of every model before it gives up.
 """
 
@@ -22,24 +22,24 @@ from podpair.inference.core.model_config import ArgmaxConfig, ModelConfig
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """A model as it lies on disk, nothing of it loaded."""
+    """A model on disk, nothing of it loaded."""
 
     name: str
     path: Path
     config: ModelConfig
     # version → its file, ascending.
     versions: dict[int, Path]
-    # `module:Class`, where the file isn't in a repository.
+    # `module:Class`, if the file isn't in a repository.
     reference: str | None = None
 
 
-# What a version's folder may hold.
+# The files that a version's folder may contain.
 FILES = ("model.onnx", "model.ort", "model.py")
-# How deep a model's folders are looked at for changes.
+# How deep a model's folders are searched for changes.
 _DEEPEST = 16
 
 
-class Models:
+class ModelRepository:
     """The models of a repository, and classes given as `[name=]module:Class`; FaultsError has all that is wrong."""
 
     def __init__(self, repository: Path | None, classes: Sequence[str] = ()) -> None:
@@ -47,7 +47,7 @@ class Models:
         self._classes = tuple(classes)
 
     def read(self) -> list[ModelFolder]:
-        """All of them. Raises FaultsError."""
+        """Read all models. Raises FaultsError."""
         folders, faults = [], []
         try:
             folders = [] if self._repository is None else read_repository(self._repository)
@@ -66,7 +66,7 @@ class Models:
         return folders
 
     def find(self, name: str) -> ModelFolder:
-        """One as it lies there now. Raises FaultsError or NotFoundError."""
+        """Read one model's current files. Raises FaultsError or NotFoundError."""
         for reference in self._classes:
             if _class_name(reference) == name:
                 return read_class(reference)
@@ -77,28 +77,40 @@ class Models:
         return read_model(self._repository / name)
 
     def states(self) -> dict[str, str]:
-        """The models of the repository, and how their files look: another text where one of them has changed."""
+        """Return the models of the repository, each with a fingerprint of its files."""
         return {} if self._repository is None else {path.name: _state(path) for path in model_folders(self._repository)}
 
     def names(self) -> list[str]:
-        """Those that could be loaded."""
+        """List the models that could be loaded."""
         found = [] if self._repository is None else [path.name for path in model_folders(self._repository)]
         return sorted({*found, *map(_class_name, self._classes)})
 
 
-class Readable(Protocol):
-    """What holds models: all at once, or one by one."""
+class ModelSource(Protocol):
+    """Where models are loaded from."""
 
-    def read(self) -> list[ModelFolder]: ...
-    def find(self, name: str) -> ModelFolder: ...
-    def names(self) -> list[str]: ...
+    def read(self) -> list[ModelFolder]:
+        """Read all models. Raises FaultsError."""
+        ...
+
+    def find(self, name: str) -> ModelFolder:
+        """Read one model's current files. Raises FaultsError or NotFoundError."""
+        ...
+
+    def names(self) -> list[str]:
+        """List the models that could be loaded."""
+        ...
+
+    def states(self) -> dict[str, str]:
+        """Return the models that may change, each with a fingerprint of its files."""
+        ...
 
 
-def survey(source: Readable, exit_on_error: bool) -> tuple[list[ModelFolder], dict[str, list[str]]]:
-    """The models that can be read, and by their names the faults of the others, which take nothing from them.
+def survey(source: ModelSource, exit_on_error: bool) -> tuple[list[ModelFolder], dict[str, list[str]]]:
+    """Read all models that can be read. Return them, and by name the faults of the others.
 
-    Raises FaultsError with all that is wrong where none can be read, where what is wrong belongs to no model, or to be
-    strict.
+    Raises FaultsError with all faults if no model can be read, if a fault belongs to no model, or with
+    `exit_on_error`.
     """
     try:
         return source.read(), {}
@@ -118,7 +130,7 @@ def survey(source: Readable, exit_on_error: bool) -> tuple[list[ModelFolder], di
 
 
 def read_class(reference: str) -> ModelFolder:
-    """A class as a model: `name=module:Class`, or named for the class (`SentimentModel`: sentiment_model)."""
+    """Read a class as a model: `name=module:Class`, or named after the class (`SentimentModel`: sentiment_model)."""
     from podpair.inference.runtime.user_code import locate
 
     location = reference.rpartition("=")[2]
@@ -127,7 +139,7 @@ def read_class(reference: str) -> ModelFolder:
 
 
 def read_repository(repository: Path) -> list[ModelFolder]:
-    """The models in a repository, by name. Raises FaultsError with all that is wrong."""
+    """Read the models in a repository, by name. Raises FaultsError with all faults."""
     if not repository.is_dir():
         raise FaultsError(
             [f"{repository}: no such folder; give the model repository with --models or models.repository"]
@@ -159,9 +171,9 @@ def model_folders(repository: Path) -> list[Path]:
 
 
 def _state(path: Path) -> str:
-    """Of each file: its name, and what changes with its content or when another takes its place.
+    """Return a fingerprint of each file's name, and of what changes with its content or if another replaces it.
 
-    Links are followed: a ConfigMap, and what git-sync keeps, are exchanged by pointing a link elsewhere.
+    Links are followed: ConfigMaps and git-sync replace content by pointing a link elsewhere.
     """
     found = []
     for folder, folders, files in os.walk(path, followlinks=True):
@@ -173,16 +185,16 @@ def _state(path: Path) -> str:
                 continue
             file = os.path.join(folder, name)
             try:
-                told = os.stat(file)
+                status = os.stat(file)
             except OSError as error:
                 found.append((file, error.errno, 0, 0))
             else:
-                found.append((file, told.st_size, told.st_mtime_ns, told.st_ino))
+                found.append((file, status.st_size, status.st_mtime_ns, status.st_ino))
     return hashlib.blake2b(repr(sorted(found)).encode(), digest_size=16).hexdigest()
 
 
-def look_at(path: Path) -> tuple[ModelConfig | None, dict[int, Path], list[str]]:
-    """All that a model's folder says: its model.yaml unless that can't be used, its versions' files, and every fault."""
+def inspect_folder(path: Path) -> tuple[ModelConfig | None, dict[int, Path], list[str]]:
+    """Read a model's folder. Return its model.yaml unless that is invalid, its versions' files, and every fault."""
     config: ModelConfig | None = None
     faults, versions = [], {}
     try:
@@ -209,12 +221,12 @@ def look_at(path: Path) -> tuple[ModelConfig | None, dict[int, Path], list[str]]
 
 
 def is_onnx(file: Path) -> bool:
-    """Whether ONNX Runtime runs a version's file: an ONNX model, or one in ORT's own format."""
+    """Return whether ONNX Runtime runs a version's file: an ONNX model, or one in ORT's own format."""
     return file.suffix != ".py"
 
 
 def is_model(path: Path) -> bool:
-    """Whether a folder is a model's own, rather than a repository of several."""
+    """Return whether a folder is a model's own, rather than a repository of several."""
     return (path / "model.yaml").exists() or any(map(_is_version, path.iterdir()))
 
 
@@ -223,8 +235,8 @@ def _is_version(path: Path) -> bool:
 
 
 def read_model(path: Path) -> ModelFolder:
-    """One model's folder. Raises FaultsError with all that is wrong in it."""
-    config, versions, faults = look_at(path)
+    """Read one model's folder. Raises FaultsError with all its faults."""
+    config, versions, faults = inspect_folder(path)
     if faults or config is None:
         raise FaultsError(faults)
     return ModelFolder(path.name, path, config, versions)
@@ -248,7 +260,7 @@ def _read_config(path: Path) -> ModelConfig:
 
 
 def _with_labels(config: ModelConfig, path: Path, file: Path) -> ModelConfig:
-    """The same configuration with every labels file read."""
+    """Return the configuration with the content of every labels file."""
     steps = []
     for i, step in enumerate(config.postprocess):
         if isinstance(step, ArgmaxConfig) and step.labels_file is not None:

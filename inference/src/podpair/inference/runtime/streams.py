@@ -1,4 +1,4 @@
-"""The open streams of one model version: how many there may be, until when, and how they end."""
+"""The open streams of one model version: their limit, their deadlines and their end."""
 
 import asyncio
 import contextlib
@@ -7,14 +7,19 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from podpair.inference.core.errors import DeadlineExceededError, InferenceError, InvalidRequestError, OverloadedError
+from podpair.inference.core.errors import (
+    DeadlineExceededError,
+    InferenceError,
+    InvalidRequestError,
+    OverloadedError,
+    to_client_error,
+)
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import Array
-from podpair.inference.core.traces import Trace
-from podpair.inference.runtime.failing import explain
+from podpair.inference.core.trace_context import Trace
 from podpair.inference.runtime.protocol import Streaming
 
-# Streams last as long as they do: a guess for `Retry-After`, in seconds.
+# How long streams last isn't known: a guess for `Retry-After`, in seconds.
 _RETRY_AFTER = 1.0
 
 
@@ -28,14 +33,14 @@ class Streams:
         self._runtime = runtime
         self._signature = signature
 
-    async def parts(
+    async def stream(
         self,
         arrays: Sequence[Array],
         parameters: Mapping[str, Any],
         deadline: float | None = None,
         trace: Trace | None = None,
     ) -> AsyncGenerator[list[Array], None]:
-        """The parts of one request's answer; `aclose` it to stop the model.
+        """Yield the chunks of one request's answer; `aclose` the generator to stop the model.
 
         deadline: on `time.monotonic()`, for the whole stream. Raises OverloadedError, DeadlineExceededError,
         InvalidRequestError or ModelError.
@@ -50,24 +55,24 @@ class Streams:
         self.open += 1
         begun, count = time.monotonic(), 0
         try:
-            async with aclosing(self._runtime.stream(arrays, parameters)) as parts:
+            async with aclosing(self._runtime.stream(arrays, parameters)) as chunks:
                 while True:
                     async with _until(deadline):
-                        part = await anext(parts, None)
-                    if part is None:
+                        chunk = await anext(chunks, None)
+                    if chunk is None:
                         return
                     count += 1
                     if trace is not None and count == 1:
                         trace.stage("first part", begun, time.monotonic())
-                    yield part
+                    yield chunk
         except InferenceError:
             raise
         except Exception as error:
-            raise explain(self.name, error) from None
+            raise to_client_error(self.name, error) from None
         finally:
             self.open -= 1
             if trace is not None:
-                trace.tell(parts=count)
+                trace.annotate(parts=count)
                 trace.stage("runtime", begun, time.monotonic())
 
 

@@ -1,6 +1,6 @@
-"""What a model does on this machine in each layout and batch size: measured in rounds, so that a noisy minute hits all alike.
+"""Measures a model on this machine in each layout and batch size, in rounds, so that a noisy minute affects all alike.
 
-It is the model that is measured, as the container's threads would run it; no protocol is in between.
+Only the model is measured, as the container's threads would run it; no protocol is involved.
 """
 
 import statistics
@@ -17,11 +17,11 @@ from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import Array
 from podpair.inference.core.tuning import Cell, Layout, hopeless, layouts, sizes
 from podpair.inference.core.v2 import RequestDecoder
-from podpair.inference.runtime.cpu import available_cores, bind_thread, preparing_threads
-from podpair.inference.runtime.loading import Load, decoders_of, load_runtime
+from podpair.inference.runtime.cpu import available_cores, bind_thread, preprocess_threads
+from podpair.inference.runtime.loader import LoadRuntime, decoders_of, load_runtime
 from podpair.inference.runtime.protocol import Runtime
 from podpair.inference.runtime.repository import is_onnx, read_class, read_model
-from podpair.inference.runtime.row_probing import establish_rows
+from podpair.inference.runtime.row_analysis import establish_rows
 from podpair.inference.runtime.warmup import NoSampleError, run_clock, sample
 
 
@@ -39,7 +39,7 @@ class Tuning:
         request: Path | None,
         threads: int | None,
         largest: int,
-        load: Load = load_runtime,
+        load: LoadRuntime = load_runtime,
     ) -> None:
         self._load = load
         path = Path(what)
@@ -49,7 +49,7 @@ class Tuning:
             there = ", ".join(map(str, folder.versions))
             raise FaultsError([f"{folder.path}: there is no version {version}; there are {there}"])
         self.name = folder.name
-        self.threads = threads or preparing_threads(available_cores())
+        self.threads = threads or preprocess_threads(available_cores())
         # Whether a run can have several threads.
         self.intra_op = is_onnx(folder.versions[self.version])
         self._folder = folder
@@ -65,7 +65,7 @@ class Tuning:
         self._rows = self._asked(request) if request is not None else self._zeros()
 
     def measure(self, rounds: int, seconds: float) -> Iterator[Cell]:
-        """Every cell that is worth it, each `rounds` times for so long. Raises FaultsError where the model fails."""
+        """Measure every promising cell `rounds` times, for so long each. Raises FaultsError if the model fails."""
         found: dict[tuple[Layout, int], list[tuple[float, float]]] = {}
         for layout in layouts(self.threads, intra_op=self.intra_op):
             rates: list[float] = []
@@ -90,7 +90,7 @@ class Tuning:
     def _runtime(self, intra_op: int) -> Runtime:
         if intra_op not in self._runtimes:
             folder = self._folder
-            # What runs side by side shares an ONNX session; a class is told how many there may be.
+            # Parallel runs share an ONNX session; a class gets the number of instances.
             given = {"instances": 1 if self.intra_op else self.threads, "intra_op_threads": intra_op}
             runtime = folder.config.runtime.model_copy(update=given)
             config = folder.config.model_copy(update={"runtime": runtime})
@@ -98,7 +98,7 @@ class Tuning:
         return self._runtimes[intra_op]
 
     def _run(self, layout: Layout, rows: int, seconds: float) -> tuple[float, float]:
-        """Rows a second of all instances together, and the median milliseconds of a run."""
+        """Return the rows per second of all instances together, and the median milliseconds of a run."""
         runtime = self._runtime(layout.intra_op_threads)
         arrays = self._rows
         if self._signature.batchable:
@@ -150,7 +150,7 @@ class Tuning:
             ) from None
 
     def _asked(self, file: Path) -> list[Array]:
-        """The model's own inputs, of the request in a file."""
+        """Return the model's own inputs of the request in a file."""
         try:
             arrays: Sequence[Array] = RequestDecoder(self._signature)(file.read_bytes(), None).arrays
         except OSError as error:
@@ -164,7 +164,7 @@ class Tuning:
                 found.append(array)
                 continue
             images = array.ravel().tolist()
-            room = decoder.room(len(images))
+            room = decoder.allocate(len(images))
             try:
                 for data, out in zip(images, room, strict=True):
                     decoder.decode(data, out)

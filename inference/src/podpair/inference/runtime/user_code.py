@@ -1,7 +1,7 @@
-"""The user's own module: found, imported, and pointed at when it fails.
+"""Finds and imports the user's own module, and names its line when it fails.
 
-Each version of a model has its modules to itself: what `model.py` imports from the folder beside it is forgotten by
-`sys.modules` once the model is loaded, so that two versions may each have a `helpers.py`, and a reload sees new code.
+Each version of a model has its modules to itself: what `model.py` imports from its folder is removed from `sys.modules` once
+the model is loaded, so that two versions may each have a `helpers.py`, and a reload sees new code.
 """
 
 import importlib
@@ -28,9 +28,9 @@ class UserCodeError(Exception):
 
 
 def find_class(path: Path, reference: str | None, attribute: str | None, name: str) -> type[Any]:
-    """The model's class. Raises FaultsError, which points at the line where the user's code is at fault.
+    """Return the model's class. Raises FaultsError, which names the line of the user's code that is at fault.
 
-    path: its file. reference: `module:Class` where it is imported by name. attribute: the class, where the file has more
+    path: its file. reference: `module:Class` if it is imported by name. attribute: the class, if the file has more
     than one. name: what the module of a file is called in `sys.modules`.
     """
     if reference is not None:
@@ -41,12 +41,12 @@ def find_class(path: Path, reference: str | None, attribute: str | None, name: s
 
 @contextmanager
 def own_modules(folder: Path, keep: str) -> Iterator[None]:
-    """Imports from the folder work here, and leave nothing in `sys.modules` but `keep`; one model at a time."""
+    """Allow imports from the folder, which leave nothing in `sys.modules` but `keep`; one model at a time."""
     with _importing:
         before, wrote = set(sys.modules), sys.dont_write_bytecode
-        # Another list each time: an import that goes on in another thread would skip an entry of one that shrinks.
+        # A new list each time: an import in another thread would skip an entry of a list that shrinks.
         sys.path = [str(folder), *sys.path]
-        # Bytecode is told from older by seconds: a reload must not take what was there a moment ago.
+        # Bytecode's age is compared in seconds: a reload must not use code that was there a moment ago.
         sys.dont_write_bytecode = True
         importlib.invalidate_caches()
         try:
@@ -55,30 +55,30 @@ def own_modules(folder: Path, keep: str) -> Iterator[None]:
             sys.dont_write_bytecode = wrote
             sys.path = [entry for entry in sys.path if entry != str(folder)]
             for module in set(sys.modules) - before - {keep}:
-                if _lies_in(getattr(sys.modules[module], "__file__", None), folder):
+                if _is_in(getattr(sys.modules[module], "__file__", None), folder):
                     del sys.modules[module]
 
 
 def describe(error: BaseException, folder: Path, method: Any = None) -> str:
-    """`KeyError: 'x' (model.py:7, in predict)`: the last line of the user's own, else where `method` begins."""
+    """Return `KeyError: 'x' (model.py:7, in predict)`: the user's last line, else where `method` begins."""
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if _lies_in(f.filename, folder)]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_in(f.filename, folder)]
     if frames:
         return f"{what} ({_relative(frames[-1].filename, folder)}:{frames[-1].lineno}, in {frames[-1].name})"
     return f"{what} ({place(method, folder)})" if method is not None else what
 
 
 def place(method: Any, folder: Path) -> str:
-    """`model.py:5`, where a method is defined."""
+    """Return where a method is defined, as `model.py:5`."""
     code = inspect.unwrap(method).__code__
     return f"{_relative(code.co_filename, folder)}:{code.co_firstlineno}"
 
 
 def fault(error: BaseException, path: Path) -> FaultsError:
-    """The failure to load a model, as `file:line: what`."""
+    """Return the failure to load a model, as `file:line: what`."""
     if isinstance(error, SyntaxError) and error.filename:
         return FaultsError([f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"])
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if _lies_in(f.filename, path.parent)]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_in(f.filename, path.parent)]
     where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else str(path)
     hint = ""
     if isinstance(error, ValueError) and "signal only works in main thread" in str(error):
@@ -89,11 +89,11 @@ def fault(error: BaseException, path: Path) -> FaultsError:
 
 
 def locate(reference: str) -> Path:
-    """The file of `module:Class`, nothing of it run but the packages above it. Raises FaultsError."""
+    """Return the file of `module:Class`; only the packages above it are run. Raises FaultsError."""
     module, colon, attribute = reference.partition(":")
     if not (module and colon and attribute.isidentifier()):
         raise FaultsError([f"--model {reference}: it is [name=]module:Class"])
-    _look_here()
+    _search_working_directory()
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError) as error:
@@ -103,8 +103,8 @@ def locate(reference: str) -> Path:
     return Path(spec.origin)
 
 
-def _look_here() -> None:
-    """`module:Class` is looked up from the folder where the command was given."""
+def _search_working_directory() -> None:
+    """Look `module:Class` up from the working directory, too."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path = [here, *sys.path]
@@ -112,7 +112,7 @@ def _look_here() -> None:
 
 def _import(path: Path, name: str) -> ModuleType:
     with _importing:
-        _look_here()
+        _search_working_directory()
         sys.modules.pop(name, None)
         try:
             return importlib.import_module(name)
@@ -154,7 +154,7 @@ def _the_class(module: ModuleType, attribute: str | None, path: Path) -> type[An
     return next(iter(own.values()))
 
 
-def _lies_in(file: str | None, folder: Path) -> bool:
+def _is_in(file: str | None, folder: Path) -> bool:
     if file is None or not file.startswith(f"{folder}/"):
         return False
     return "site-packages" not in file[len(str(folder)) :]

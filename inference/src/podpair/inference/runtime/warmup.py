@@ -1,7 +1,7 @@
-"""The first runs of a model, with zeros: what is made lazily is made before anybody waits for it, and run times are learnt.
+"""The first runs of a model, with zeros: lazy initialisation is done before the first request, and run times are learnt.
 
-Zeros are no request. A model that can't take them is served all the same, unless its model.yaml asks for the warm-up: what
-can't be run here may well be what clients send.
+Zeros are no real request. A model that can't process them is served all the same, unless its model.yaml asks for the warm-up:
+clients may send what it can process.
 """
 
 import logging
@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 
 from podpair.inference.core.errors import FaultsError
 from podpair.inference.core.model_config import ModelConfig
+from podpair.inference.core.run_times import RunTimes
 from podpair.inference.core.samples import zeros
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import OMITTED, Array, TensorSpec
-from podpair.inference.core.timing import RunTimes
 from podpair.inference.runtime.protocol import Runtime
 from podpair.inference.runtime.repository import ModelFolder
 
 log = logging.getLogger(__name__)
 
-# Rows of a batch where model.yaml doesn't say.
+# The most rows of a batch if model.yaml doesn't say.
 LARGEST = 64
 # What dimensions of any size are tried as: many models need a multiple of 32, or so many samples of sound.
 SIZES = (1, 32, 256, 512)
@@ -38,9 +38,9 @@ class NoSampleError(Exception):
 
 
 def warm_up(runtime: Runtime, signature: Signature, folder: ModelFolder, version: int) -> RunTimes:
-    """Run zeros, so that the first request doesn't pay for what is made lazily.
+    """Run zeros, so that the first request doesn't pay for lazy initialisation.
 
-    Then find out what a run takes with one row, two, four, …, as long as a row gets cheaper. Raises FaultsError where rows
+    Then find out what a run takes with one row, two, four, …, as long as a row gets cheaper. Raises FaultsError if rows
     that model.yaml asks for can't be run.
     """
     declared = folder.config.warmup.rows if runtime.predicts else ()
@@ -70,7 +70,7 @@ def warm_up(runtime: Runtime, signature: Signature, folder: ModelFolder, version
 
 
 def sample(runtime: Runtime, signature: Signature, config: ModelConfig, rows: int = 1) -> tuple[list[Array], Shape]:
-    """Zeros that the model takes, which have been run once, and their first and their other dimensions of any size.
+    """Return zeros that the model accepts, which have been run once, and their first and their other dimensions of any size.
 
     Raises NoSampleError.
     """
@@ -95,7 +95,7 @@ def _zeros(specs: Sequence[TensorSpec], shape: Shape) -> list[Array]:
 
 
 def _shapes(specs: Sequence[TensorSpec], sizes: Sequence[int], rows: int | None) -> Iterator[Shape]:
-    """What dimensions of any size are tried as. rows: the first ones, where they are rows; they may be 1 where they are not."""
+    """Yield what to try for dimensions of any size. rows: the first dimensions, if they are rows; they may be 1 otherwise."""
     heads = any(spec.shape[:1] == (-1,) for spec in specs)
     inner = any(-1 in spec.shape[1:] for spec in specs)
     for size in sizes if inner or (heads and rows is None) else sizes[:1]:
@@ -112,7 +112,7 @@ def _shapes(specs: Sequence[TensorSpec], sizes: Sequence[int], rows: int | None)
 def _run_all(
     runtime: Runtime, signature: Signature, config: ModelConfig, declared: Sequence[int], times: RunTimes
 ) -> None:
-    """Run batches of these sizes, then time others where that is worth it. Raises what the model raises."""
+    """Run batches of these sizes, then time others if that is worth it. Raises what the model raises."""
     if not declared:
         return
     _, shape = sample(runtime, signature, config, declared[0])
@@ -125,7 +125,7 @@ def _run_all(
     while True:
         run(rows)
         times.seed(rows, min(run(rows) for _ in range(3)))
-        if times.settled() or time.monotonic() - started > _SEARCH_SECONDS:
+        if times.converged() or time.monotonic() - started > _SEARCH_SECONDS:
             return
         rows = times.worthwhile
 
@@ -144,10 +144,10 @@ def _timed(runtime: Runtime, signature: Signature, shape: Shape) -> Callable[[in
 
 
 def largest_batch(config: ModelConfig, signature: Signature) -> int:
-    """Rows that a batch may have at most."""
+    """Return the most rows of a batch."""
     return (config.batching.max_items or LARGEST) if signature.batchable else 1
 
 
 def run_clock(runtime: Runtime) -> Callable[[], float]:
-    """What to time runs with: what the thread has computed, where it does it all, is the same on a busy machine."""
+    """Return the clock for runs: the calling thread's CPU time if it computes everything, which is the same on a busy machine."""
     return time.thread_time if runtime.inline else time.monotonic

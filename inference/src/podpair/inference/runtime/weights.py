@@ -1,4 +1,4 @@
-"""Weights of versions as an outer party sets them: a setting, and a file over it that may change while the container runs."""
+"""Weights of versions set from outside: by a setting, and by a file that overrides it and may change while the container runs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,10 +7,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from podpair.inference.core.choosing import Weights
 from podpair.inference.core.errors import FaultsError
 from podpair.inference.core.faults import sentences
 from podpair.inference.core.model_config import VersionWeights
+from podpair.inference.core.traffic_split import Weights
 
 
 class _Content(BaseModel):
@@ -29,17 +29,17 @@ class WeightsSource:
         self._text: str | None = None
 
     def read(self) -> Weights:
-        """All of them as they are now. Raises FaultsError."""
+        """Read the current weights. Raises FaultsError."""
         self._text = self._content()
         return self._merged(self._text)
 
-    def changed(self) -> Weights | None:
-        """What they have become since they were last read; None: the same. Raises FaultsError, once for each change."""
+    def poll(self) -> Weights | None:
+        """Return the weights if they have changed since they were last read, else None. Raises FaultsError, once per change."""
         before, self._text = self._text, self._content()
         return None if self._text == before else self._merged(self._text)
 
     def _content(self) -> str:
-        """The file's text; empty where there is none: weights may be taken away as they may be given."""
+        """Return the file's text; empty if there is no file: weights may be removed as they may be added."""
         if self._file is None:
             return ""
         try:

@@ -1,1 +1,1 @@
-"""`podpair`: looks at resources without a cluster."""
+"""`podpair`, the command line tool, and `podpair-operator`, the process in the cluster."""

@@ -1,6 +1,6 @@
-"""The cluster that the kubeconfig leads to, as the commands ask it.
+"""The cluster of the kubeconfig, as the commands ask it.
 
-What goes wrong is told in a sentence, and ends the command.
+An error is printed as one sentence, and ends the command.
 """
 
 import json
@@ -13,7 +13,7 @@ import kubernetes.client
 import kubernetes.config
 import urllib3
 
-from podpair.operator.core.objects.naming import Manifest
+from podpair.operator.core.builders.naming import Manifest
 
 _SECONDS = (5.0, 30.0)  # to connect, and to be answered
 _MANAGER = "podpair-operator"
@@ -25,7 +25,7 @@ class NotThere(Exception):
 
 
 class Cluster:
-    """Requests as who the kubeconfig names. Raises NotThere; every other refusal ends the command with 2."""
+    """API requests with the kubeconfig's identity. Raises NotThere; every other refusal ends the command with 2."""
 
     def __init__(self) -> None:
         configuration = kubernetes.client.Configuration()
@@ -35,7 +35,7 @@ class Cluster:
         except (kubernetes.config.ConfigException, OSError) as error:
             _give_up(f"there is no cluster to ask: {error} (KUBECONFIG, or ~/.kube/config)")
         configuration.retries = 0
-        # Who wrote insecure-skip-tls-verify into the kubeconfig knows.
+        # insecure-skip-tls-verify in the kubeconfig was a decision: no warning for each request.
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         self.namespace = str(context["context"].get("namespace") or "default")
         """Where the kubeconfig's context is."""
@@ -54,12 +54,12 @@ class Cluster:
             return None
 
     def dry_run(self, path: str, manifest: Manifest) -> Manifest:
-        """What an object would be if the operator applied it. Raises NotThere."""
+        """Return the object as it would be if the operator applied it. Raises NotThere."""
         parameters = {"fieldManager": _MANAGER, "force": "true", "dryRun": "All"}
         return self._call("PATCH", path, parameters, manifest, "application/apply-patch+yaml")
 
     def try_to_store(self, collection: str, manifest: Manifest) -> None:
-        """Whether the API server takes an object as it is: with a resourceVersion instead of the stored one, else as a new one.
+        """Check that the API server accepts an object as it is: as an update if it has a resourceVersion, else as a new one.
 
         Raises NotThere.
         """

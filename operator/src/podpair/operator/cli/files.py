@@ -1,4 +1,4 @@
-"""Reads the files that commands are given; what is wrong in one is told in full, and ends the command."""
+"""Reads the files that commands are given; the faults of a file are printed in full, and end the command."""
 
 import sys
 from collections.abc import Iterator
@@ -9,25 +9,25 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from podpair.operator.config.settings import FieldPath
-from podpair.operator.core.objects.network import network_faults
+from podpair.operator.core.api.igw import InferenceGateway
+from podpair.operator.core.builders.network import network_faults
+from podpair.operator.core.manifest_loader import load_manifests
 from podpair.operator.core.policy import Policy, policy_faults
-from podpair.operator.core.reading import read
-from podpair.operator.core.resource.igw import InferenceGateway
 from podpair.operator.kafka.properties import property_faults
 from podpair.operator.kube.pod_schema import Place, pod_faults
 
 file_argument = click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 
 
-def faults_offline(gateway: InferenceGateway) -> Iterator[tuple[Place, str]]:
-    """What can be told without a cluster of a resource whose fields are good."""
+def offline_faults(gateway: InferenceGateway) -> Iterator[tuple[Place, str]]:
+    """Yield the faults that can be found without a cluster, of a resource whose fields are valid."""
     yield from pod_faults(gateway)
     yield from network_faults(gateway)
     yield from property_faults(gateway)
 
 
 def read_policy(file: Path) -> Policy:
-    """The policy in a file with values of the chart podpair-operator. Raises click.BadParameter."""
+    """Return the policy in a file with values of the chart podpair-operator. Raises click.BadParameter."""
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
         return _PolicyValues.model_validate(values if values is not None else {}).policy
@@ -36,7 +36,7 @@ def read_policy(file: Path) -> Policy:
 
 
 class _Values(BaseModel):
-    # A chart's values hold much more, and what they are is the chart's schema to say.
+    # A chart's values hold much more, which the chart's own schema checks.
     model_config = ConfigDict(extra="ignore", strict=True)
 
 
@@ -60,11 +60,11 @@ class _PolicyValues(_Values):
 
 
 def read_file(file: Path, namespace: str | None = None, policy: Policy | None = None) -> list[InferenceGateway]:
-    """The resources in a file (`-` is standard input), in `namespace` where they name none.
+    """Return the resources in a file (`-` is standard input), in `namespace` if they name none.
 
-    `policy` is the installation's; None: not known, and not held against them.
+    `policy` is the installation's; None: not known, and not checked.
 
-    Where there are faults, tells all of them and exits with 2.
+    If there are faults, prints all of them and exits with 2.
     """
     try:
         text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
@@ -74,11 +74,11 @@ def read_file(file: Path, namespace: str | None = None, policy: Policy | None = 
         sys.exit(2)
 
     def faults(gateway: InferenceGateway) -> Iterator[tuple[Place, str]]:
-        yield from faults_offline(gateway)
+        yield from offline_faults(gateway)
         if policy is not None:
             yield from policy_faults(gateway, policy)
 
-    contents = read(text, namespace, faults)
+    contents = load_manifests(text, namespace, faults)
     if contents.faults:
         count = "1 fault" if len(contents.faults) == 1 else f"{len(contents.faults)} faults"
         click.echo(f"podpair: {count} in {file}", err=True)

@@ -55,5 +55,5 @@ cli.add_command(status)
 
 
 def main() -> None:
-    """The entry point."""
+    """Run the command line."""
     cli()

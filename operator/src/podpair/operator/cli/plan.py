@@ -7,15 +7,15 @@ from pathlib import Path
 import click
 
 from podpair.operator.cli.files import file_argument, read_file
-from podpair.operator.cli.printing import to_yaml
-from podpair.operator.core.desired import OPERATOR_NAMESPACE, PLACEHOLDER_KEY, Surroundings, desired
+from podpair.operator.cli.yaml_output import to_yaml
+from podpair.operator.core.desired import OPERATOR_NAMESPACE, PLACEHOLDER_KEY, Dependencies, desired
 
 
 @click.command()
 @file_argument
 @click.option(
     "--gateway-image",
-    help="The gateway's image where the resource names none.  [default: podpair's own; with --diff, the one that runs]",
+    help="The gateway's image if the resource names none.  [default: podpair's own; with --diff, the one that runs]",
 )
 @click.option(
     "--pod-monitor", is_flag=True, help="The cluster knows Prometheus Operator's PodMonitor (--diff sees it)."
@@ -23,13 +23,13 @@ from podpair.operator.core.desired import OPERATOR_NAMESPACE, PLACEHOLDER_KEY, S
 @click.option(
     "--namespace",
     "-n",
-    help="The namespace, where the resource names none.  [default: default; --diff: the kubeconfig's]",
+    help="The namespace, if the resource names none.  [default: default; --diff: the kubeconfig's]",
 )
 @click.option(
     "--operator-namespace",
     help=f"The operator's namespace, which may ask the pods for their load.  [default: {OPERATOR_NAMESPACE}; --diff: as it is]",
 )
-@click.option("--diff", is_flag=True, help="Ask the cluster what would change; exits with 1 where something would.")
+@click.option("--diff", is_flag=True, help="Ask the cluster what would change; exits with 1 if something would.")
 def plan(
     file: Path,
     gateway_image: str | None,
@@ -44,13 +44,13 @@ def plan(
     takes: the operator makes the key once, and keeps it. Who applies a plan by hand puts a key of 32 bytes there.
 
     With --diff, the cluster that the kubeconfig leads to tries the objects (nothing is written), and what would change is
-    printed as a unified diff; values of Secrets aren't shown. Exits with 0 where nothing would change, 1 where something
-    would, 2 where that can't be told.
+    printed as a unified diff; values of Secrets aren't shown. Exits with 0 if nothing would change, 1 if something
+    would, 2 if that can't be determined.
     """
     image = gateway_image or f"podpair-gateway:{importlib.metadata.version('podpair-operator')}"
     if diff:
-        from podpair.operator.cli.cluster import Cluster  # not for those who have no cluster
-        from podpair.operator.cli.differing import differences
+        from podpair.operator.cli.cluster import Cluster  # needless without a cluster
+        from podpair.operator.cli.diff import differences
 
         cluster = Cluster()
         resources = read_file(file, namespace or cluster.namespace)
@@ -59,6 +59,6 @@ def plan(
         click.echo(found, nl=False)
         sys.exit(1 if found else 0)
     where = operator_namespace or OPERATOR_NAMESPACE
-    around = Surroundings(image, PLACEHOLDER_KEY, pod_monitors=pod_monitor, operator_namespace=where)
+    around = Dependencies(image, PLACEHOLDER_KEY, pod_monitors=pod_monitor, operator_namespace=where)
     objects = [one for resource in read_file(file, namespace) for one in desired(resource, around)]
     click.echo(to_yaml(objects), nl=False)

@@ -24,7 +24,7 @@ def serve() -> None:
     settings = load()
     logs.set_up(settings.log.level, settings.log.format)
     # The server's imports are not for `--help`.
-    from podpair.operator.kafka.remote import RemoteTopics
+    from podpair.operator.kafka.remote_topics import RemoteTopics
     from podpair.operator.kube.client import NoCluster
     from podpair.operator.metrics import Metrics
     from podpair.operator.processes.pool import Limits
@@ -45,7 +45,7 @@ def serve() -> None:
 
 
 def main() -> None:
-    """The entry point; faulty settings are told in full, and exit with 2."""
+    """Run the command line; invalid settings are reported in full, and exit with 2."""
     try:
         cli()
     except SettingsError as error:

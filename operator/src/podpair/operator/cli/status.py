@@ -7,8 +7,8 @@ import click
 from pydantic import ValidationError
 
 from podpair.operator.cli.cluster import Cluster
-from podpair.operator.core.objects.naming import selector
-from podpair.operator.core.resource.igw import API_VERSION, KIND, PLURAL, InferenceGateway
+from podpair.operator.core.api.igw import API_VERSION, KIND, PLURAL, InferenceGateway
+from podpair.operator.core.builders.naming import selector
 from podpair.operator.core.summary import summarize, text
 
 
@@ -41,5 +41,5 @@ def status(name: str, namespace: str | None, output: str) -> None:
     labels = ",".join(f"{label}={value}" for label, value in selector(gateway).items())
     pods = cluster.get(f"/api/v1/namespaces/{namespace}/pods", labelSelector=labels)["items"]
     summary = summarize(gateway, pods)
-    told = text(summary) if output == "text" else json.dumps(summary.json(), indent=2) + "\n"
-    click.echo(told, nl=False)
+    output_text = text(summary) if output == "text" else json.dumps(summary.json(), indent=2) + "\n"
+    click.echo(output_text, nl=False)

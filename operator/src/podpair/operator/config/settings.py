@@ -1,8 +1,9 @@
 """The operator's settings: one model, read from the environment (`PODPAIR_OPERATOR_`, `__` between levels).
 
-Everything is checked before anything runs, and every fault is told at once. The chart podpair-operator writes these names.
+Everything is checked before anything runs, and all faults are reported at once. The chart podpair-operator writes these names.
 """
 
+import json
 import os
 import socket
 from pathlib import Path
@@ -36,8 +37,16 @@ Port = Annotated[int, Field(ge=0, le=65_535)]
 _DnsName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 
 
-def _comma_list(value: object) -> object:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+def _list(value: object) -> object:
+    """Parse a variable as a list, in JSON or separated by commas. Raises ValueError."""
+    if not isinstance(value, str):
+        return value
+    if not value.lstrip().startswith("["):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"it begins like a JSON list, but isn't one: {error}") from None
 
 
 class Http(_Section):
@@ -50,7 +59,7 @@ class Http(_Section):
 
 
 class MetricsApi(_Section):
-    """The external metrics API (external.metrics.k8s.io) that autoscalers ask."""
+    """The external metrics API (external.metrics.k8s.io) that autoscalers read."""
 
     enabled: Literal["auto", "always", "never"] = "auto"
     """auto: unless somebody else, such as KEDA or an adapter, serves that API already."""
@@ -69,24 +78,24 @@ class MetricsApi(_Section):
 
 
 class Brokers(_Section):
-    """The processes that ask Kafka brokers: one for each way to one, so that a broker can end no other's."""
+    """The processes that ask Kafka brokers: one per address and credentials, so that a broker can crash only its own."""
 
     processes: Annotated[int, Field(ge=2, le=256)] = 6
-    """How many there are at most at the same time; where there are more brokers they take turns."""
+    """Most processes at the same time; more brokers take turns."""
     process_memory_bytes: Annotated[int, Field(ge=64 << 20)] = 128 << 20
     """Memory of one; one that takes more is ended."""
     idle_seconds: Annotated[float, Field(ge=1)] = 60
     """One that was not asked for so long is ended."""
     allow_readable_credentials: bool = False
     """Let resources show passwords (SASL PLAIN, OAUTHBEARER) to brokers without TLS, or whose certificate isn't checked."""
-    secrets: Annotated[tuple[str, ...], BeforeValidator(_comma_list)] = ()
+    secrets: Annotated[tuple[str, ...], BeforeValidator(_list)] = ()
     """Secrets with brokers' credentials that need no label, as NAMESPACE/NAME with commas; `*` stands for anything."""
 
 
 class PodTemplates(_Section):
     """What resources may set of their pods."""
 
-    forbidden: Annotated[tuple[FieldPath, ...], BeforeValidator(_comma_list)] = ()
+    forbidden: Annotated[tuple[FieldPath, ...], BeforeValidator(_list)] = ()
     """Fields of a pod template that no resource may set, with commas: `spec.volumes.hostPath,spec.hostNetwork`. Lists are passed
     through, and `*` stands for any field."""
 
@@ -116,20 +125,20 @@ class Settings(BaseSettings):
         env_prefix=PREFIX,
         env_nested_delimiter="__",
         enable_decoding=False,  # a variable is a text, never JSON
-        # Not `forbid`: Kubernetes adds PODPAIR_OPERATOR_SERVICE_HOST and its like where there is such a Service.
+        # Not `forbid`: Kubernetes adds PODPAIR_OPERATOR_SERVICE_HOST and its like if there is such a Service.
         extra="ignore",
         frozen=True,
         use_attribute_docstrings=True,
     )
 
-    namespaces: Annotated[tuple[_DnsName, ...], BeforeValidator(_comma_list)] = ()
+    namespaces: Annotated[tuple[_DnsName, ...], BeforeValidator(_list)] = ()
     """Namespaces whose resources are kept, with commas; none: those of the whole cluster."""
     namespace: Annotated[str, Field(default_factory=lambda: _own_namespace())]
     """The operator's own namespace."""
     identity: Annotated[str, Field(default_factory=socket.gethostname, min_length=1)]
     """Who this operator is, among others: the pod's name."""
     gateway_image: Annotated[str, Field(min_length=1)]
-    """The gateway's image where a resource names none."""
+    """The gateway's image if a resource names none."""
     http: Http = Field(default_factory=Http)
     """Health and metrics."""
     metrics_api: MetricsApi = Field(default_factory=MetricsApi)
@@ -141,7 +150,7 @@ class Settings(BaseSettings):
     lease: Lease = Field(default_factory=Lease)
     """Which of several operators writes."""
     resync_seconds: Annotated[float, Field(ge=1)] = 600
-    """Every resource is looked at so often, whether anything was seen to change or not."""
+    """Every resource is reconciled this often, even if no change was seen."""
     watch_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
     """How long one watch request lasts; a watch that is silent for three times that long is dead (/healthz)."""
     kafka_seconds: Annotated[float, Field(ge=1)] = 15
@@ -167,14 +176,14 @@ def _own_namespace() -> str:
 
 
 def load() -> Settings:
-    """The settings, from the environment. Raises SettingsError with all faults."""
+    """Read the settings from the environment. Raises SettingsError with all faults."""
     try:
         return Settings()  # type: ignore[call-arg]  # the environment fills it
     except ValidationError as error:
-        raise SettingsError([_told(one) for one in error.errors()]) from None
+        raise SettingsError([_message(one) for one in error.errors()]) from None
 
 
-def _told(error: Any) -> str:
+def _message(error: Any) -> str:
     name = PREFIX + "__".join(str(part) for part in error["loc"] if isinstance(part, str)).upper()
     if error["type"] == "missing":
         return f"{name} is not set: {(Settings.model_fields[error['loc'][0]].description or '').lower()}"

@@ -1,1 +1,1 @@
-"""Decides what a gateway needs, from its resource alone: no cluster, broker, clock or socket is in reach here."""
+"""Decides what a resource needs and what its status is: pure functions, without cluster, broker, clock or socket."""

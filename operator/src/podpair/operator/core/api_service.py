@@ -1,15 +1,15 @@
-"""The APIService: what makes the API server pass questions for `external.metrics.k8s.io` on to the operator.
+"""The APIService, by which the API server forwards requests for `external.metrics.k8s.io` to the operator.
 
-There is one in a cluster. It is ours where it names our Service; somebody else's is never touched, unless the settings say so.
+There is one in a cluster. It is ours if it names our Service; somebody else's is never touched, unless the settings say so.
 """
 
 import base64
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from podpair.operator.core.external_api_state import ExternalApiSeen, Reason
+from podpair.operator.core.builders.naming import Manifest
+from podpair.operator.core.external_api_state import ExternalApiState, Reason
 from podpair.operator.core.external_metrics import GROUP, VERSION
-from podpair.operator.core.objects.naming import Manifest
 
 NAME = f"{VERSION}.{GROUP}"
 PATH = f"/apis/apiregistration.k8s.io/v1/apiservices/{NAME}"
@@ -33,7 +33,7 @@ class Place(NamedTuple):
 
 
 def api_service(place: Place, ca_pem: str, owner: Mapping[str, Any] | None) -> Manifest:
-    """As it is to be. `owner` is the ClusterRole with which it goes, as the API server has it."""
+    """Return the desired APIService. `owner` is the ClusterRole that it is deleted with, as the API server has it."""
     labels = {"app.kubernetes.io/managed-by": "podpair-operator"}
     return {
         "apiVersion": "apiregistration.k8s.io/v1",
@@ -51,7 +51,7 @@ def api_service(place: Place, ca_pem: str, owner: Mapping[str, Any] | None) -> M
 
 
 def owned_by(owner: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The part of an object's metadata by which the garbage collector takes it away with a ClusterRole."""
+    """Return the metadata by which the garbage collector deletes an object with a ClusterRole."""
     if owner is None:
         return {}
     reference = {
@@ -64,13 +64,13 @@ def owned_by(owner: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def owner_of(found: Mapping[str, Any]) -> Place | None:
-    """The Service that an APIService names; None: the API server's own process."""
+    """Return the Service that an APIService names; None: the API server's own process."""
     service = found["spec"].get("service")
     return Place(service["namespace"], service["name"]) if service else None
 
 
-def differs(found: Mapping[str, Any] | None, wanted: Manifest) -> bool:
-    """Whether it has to be applied."""
+def needs_apply(found: Mapping[str, Any] | None, wanted: Manifest) -> bool:
+    """Return whether the APIService has to be applied."""
     if found is None:
         return True
     metadata = found["metadata"]
@@ -89,10 +89,10 @@ def _owners(metadata: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return owners
 
 
-def seen(found: Mapping[str, Any] | None, place: Place) -> ExternalApiSeen:
-    """What there is to tell of the APIService that the cluster has."""
+def state_of(found: Mapping[str, Any] | None, place: Place) -> ExternalApiState:
+    """Return the state that the APIService of the cluster means."""
     if found is None:
-        return ExternalApiSeen(False, Reason.NOT_YET, f"there is no APIService {NAME} yet")
+        return ExternalApiState(False, Reason.NOT_YET, f"there is no APIService {NAME} yet")
     owner = owner_of(found)
     if owner != place:
         message = (
@@ -100,10 +100,10 @@ def seen(found: Mapping[str, Any] | None, place: Place) -> ExternalApiSeen:
             " HorizontalPodAutoscalers don't see lag, latency, sessions and inflight."
             " Scale by cpu, or with scaling.provider: keda, or set PODPAIR_OPERATOR_METRICS_API__ENABLED=always"
         )
-        return ExternalApiSeen(False, Reason.OWNED_BY_OTHER, message)
+        return ExternalApiState(False, Reason.OWNED_BY_OTHER, message)
     conditions = (found.get("status") or {}).get("conditions") or []
     available = next((one for one in conditions if one["type"] == "Available"), None)
     if available is not None and available["status"] == "True":
-        return ExternalApiSeen(True, Reason.SERVED, f"{GROUP} is served by Service {place}")
+        return ExternalApiState(True, Reason.SERVED, f"{GROUP} is served by Service {place}")
     said = f": {available['message']}" if available is not None and available.get("message") else ""
-    return ExternalApiSeen(False, Reason.NOT_YET, f"the API server doesn't reach Service {place} yet{said}")
+    return ExternalApiState(False, Reason.NOT_YET, f"the API server doesn't reach Service {place} yet{said}")

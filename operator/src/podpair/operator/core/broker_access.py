@@ -1,17 +1,17 @@
-"""With which librdkafka properties the operator's own client asks a resource's broker.
+"""The librdkafka properties of the operator's own client for a resource's broker.
 
 The operator serves many namespaces, so it never follows a property by which one of them could make it read a file, load a
-plug-in, run a command or ask a URL: certificates go into memory, and of `kafka.client` only what is harmless counts here.
+plug-in, run a command or request a URL: certificates go into memory, and of `kafka.client` only what is harmless counts here.
 The gateways, in the resource's own pods, follow all of it.
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from podpair.operator.core.api.igw import InferenceGateway
+from podpair.operator.core.api.kafka import property_name
+from podpair.operator.core.builders.naming import brokers_from_elsewhere
 from podpair.operator.core.credentials import Credentials
-from podpair.operator.core.objects.naming import brokers_from_elsewhere
-from podpair.operator.core.resource.igw import InferenceGateway
-from podpair.operator.core.resource.kafka import property_name
 
 _PREFIXES = ("socket.", "broker.address.", "reconnect.backoff.", "metadata.", "topic.metadata.", "api.version.")
 _HARMLESS = {
@@ -38,7 +38,7 @@ _HARMLESS = {
     "ssl.key.pem",
     "ssl.sigalgs.list",
 }
-# An answer of the broker's that is longer is not read. librdkafka wants the other two to be less.
+# A longer response of the broker is not read. librdkafka wants the other two to be less.
 _LONGEST_ANSWER = {"receive.message.max.bytes": "8388608", "fetch.max.bytes": "1000000", "message.max.bytes": "1000000"}
 _FIRST = {
     **_LONGEST_ANSWER,
@@ -49,7 +49,7 @@ _FIRST = {
 
 
 class BrokerAccess(NamedTuple):
-    """One way to one broker; resources that share it share a client."""
+    """An address with credentials; resources with the same access share a client."""
 
     servers: str
     properties: tuple[tuple[str, str], ...]
@@ -60,7 +60,7 @@ class BrokerAccess(NamedTuple):
 
 
 def broker_access(gateway: InferenceGateway, credentials: Credentials) -> BrokerAccess:
-    """How the operator reaches the broker of a resource."""
+    """Return how the operator reaches the broker of a resource."""
     kafka, servers = gateway.spec.kafka, brokers_from_elsewhere(gateway)
     protocol = ("SASL_" if kafka.sasl is not None else "") + ("SSL" if kafka.tls is not None else "PLAINTEXT")
     properties: dict[str, str | None] = {
@@ -73,13 +73,13 @@ def broker_access(gateway: InferenceGateway, credentials: Credentials) -> Broker
         "ssl.ca.pem": credentials.ca_pem,
         "ssl.certificate.pem": credentials.certificate_pem,
         "ssl.key.pem": credentials.key_pem,
-        **followed(kafka.client),
+        **allowed_properties(kafka.client),
     }
     given = sorted((name, value) for name, value in properties.items() if value is not None)
     return BrokerAccess(servers, tuple(given))
 
 
-def followed(client: Mapping[str, str]) -> dict[str, str]:
-    """Those of a resource's `kafka.client` that the operator's client follows too."""
+def allowed_properties(client: Mapping[str, str]) -> dict[str, str]:
+    """Return the properties of a resource's `kafka.client` that the operator's client follows too."""
     named = {property_name(key): value for key, value in client.items()}
     return {name: value for name, value in named.items() if name in _HARMLESS or name.startswith(_PREFIXES)}

@@ -1,22 +1,22 @@
 """Status: what has been observed, as conditions that people read and programs rely on.
 
-A pure function of the observations and of the last status. A condition's lastTransitionTime moves only where its status does,
-and a message holds nothing that changes while nothing happens, so an unchanged resource has an unchanged status.
+A pure function of the observations and of the last status. A condition's lastTransitionTime moves only if its status does,
+and a message has no values that change by themselves, so an unchanged resource has an unchanged status.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from podpair.operator.core.external_api_state import ExternalApiSeen
-from podpair.operator.core.kafka_state import KafkaSeen
-from podpair.operator.core.load import LoadSeen
+from podpair.operator.core.api.igw import InferenceGateway
+from podpair.operator.core.builders.naming import Manifest, selector
+from podpair.operator.core.builders.pods import containers_without_cpu, fixed_replicas, pod_template
+from podpair.operator.core.external_api_state import ExternalApiState
+from podpair.operator.core.kafka_state import KafkaState
+from podpair.operator.core.load import LoadState
 from podpair.operator.core.messages import stable_message
-from podpair.operator.core.objects.naming import Manifest, selector
-from podpair.operator.core.objects.pods import containers_without_cpu, fixed_replicas, pod_template
-from podpair.operator.core.problems import Problem, problems, stuck
+from podpair.operator.core.pod_diagnosis import Problem, diagnose, stalled_rollout
 from podpair.operator.core.progress import RECONCILING, STALLED, progress
-from podpair.operator.core.resource.igw import InferenceGateway
 
 Status = dict[str, Any]
 READY, KAFKA, SCALING, DEGRADED, PAUSED, CAPPED = (
@@ -31,8 +31,8 @@ MODEL_LOADING = "ModelLoading"  # why Ready is False while a model takes its tim
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What was observed of a resource's surroundings. None is: not known."""
+class Observed:
+    """What was observed of a resource. None: not known."""
 
     deployment: Manifest | None = None
     replica_sets: Sequence[Manifest] = ()
@@ -40,16 +40,16 @@ class Seen:
     autoscaler: Manifest | None = None
     """The HorizontalPodAutoscaler, or the ScaledObject."""
     faults: Sequence[Problem] = ()
-    """What hindered the operator itself: permissions, names that are taken, Secrets that are missing."""
-    kafka: KafkaSeen | None = None
-    external: ExternalApiSeen | None = None
+    """Faults of the operator's own work: permissions, names that are taken, Secrets that are missing."""
+    kafka: KafkaState | None = None
+    external: ExternalApiState | None = None
     """Who serves the external metrics that a HorizontalPodAutoscaler reads."""
-    load: LoadSeen = field(default_factory=LoadSeen)
+    load: LoadState = field(default_factory=LoadState)
     paused: bool = False
 
 
 @dataclass(frozen=True)
-class _Told:
+class _State:
     status: str
     reason: str
     message: str
@@ -67,15 +67,15 @@ class Counts:
     """The newest template has not reached all pods."""
 
 
-def status(gateway: InferenceGateway, seen: Seen, before: Mapping[str, Any], now: str) -> Status:
-    """The resource's status. `before` is the last one; `now` an RFC 3339 time for conditions that have changed."""
-    counts = counted(seen.deployment)
-    wrong = [*seen.faults, *problems(seen.deployment, seen.replica_sets, seen.pods), *_weights_lost(gateway, seen.load)]
+def status(gateway: InferenceGateway, seen: Observed, before: Mapping[str, Any], now: str) -> Status:
+    """Return the resource's status. `before` is the last one; `now` an RFC 3339 time for conditions that have changed."""
+    counts = count_pods(seen.deployment)
+    wrong = [*seen.faults, *diagnose(seen.deployment, seen.replica_sets, seen.pods), *_weights_lost(gateway, seen.load)]
     scaling = _scaling(gateway, seen)
-    last = {one["type"]: _Told(one["status"], one["reason"], one["message"]) for one in before.get("conditions") or []}
+    last = {one["type"]: _State(one["status"], one["reason"], one["message"]) for one in before.get("conditions") or []}
     kafka = _kafka(seen.kafka, last.get(KAFKA))
     ready = _ready(gateway, seen, counts, wrong, kafka)
-    told = {
+    states = {
         READY: ready,
         **_progress(seen, counts, wrong, ready, kafka),
         KAFKA: kafka,
@@ -87,7 +87,7 @@ def status(gateway: InferenceGateway, seen: Seen, before: Mapping[str, Any], now
     generation = gateway.metadata.generation
     made: Status = {
         "observedGeneration": generation,
-        "conditions": _conditions(told, before.get("conditions") or [], generation, now),
+        "conditions": _conditions(states, before.get("conditions") or [], generation, now),
         "replicas": counts.there,
         "readyReplicas": counts.ready,
         "ready": f"{counts.ready}/{counts.wanted}",
@@ -96,20 +96,20 @@ def status(gateway: InferenceGateway, seen: Seen, before: Mapping[str, Any], now
         "lag": seen.kafka.lag if seen.kafka is not None else None,
         "version": _version(gateway),
     }
-    owned = seen.kafka.remembered if seen.kafka is not None else None
+    owned = seen.kafka.ownership if seen.kafka is not None else None
     kept = {name: before[name] for name in ("topics", "consumerGroups") if name in before}
     made |= kept if owned is None or owned.earlier else owned.status()
     return {name: value for name, value in made.items() if value is not None}
 
 
-def not_understood(faults: str, generation: int | None, before: Mapping[str, Any], now: str) -> Status:
-    """The status of a resource that this operator can't read; what was seen of its pods stays."""
-    told = _Told("False", "InvalidSpec", f"this operator can't read it, nothing is changed: {faults}")
+def invalid_spec(faults: str, generation: int | None, before: Mapping[str, Any], now: str) -> Status:
+    """Return the status of a resource that this operator can't read; what was observed of its pods stays."""
+    state = _State("False", "InvalidSpec", f"this operator can't read it, nothing is changed: {faults}")
     wrong = {
-        READY: told,
-        RECONCILING: _Told("False", told.reason, "nothing is changed"),
-        STALLED: _Told("True", told.reason, told.message),
-        DEGRADED: _Told("True", told.reason, told.message),
+        READY: state,
+        RECONCILING: _State("False", state.reason, "nothing is changed"),
+        STALLED: _State("True", state.reason, state.message),
+        DEGRADED: _State("True", state.reason, state.message),
     }
     kept = {one["type"]: one for one in before.get("conditions") or [] if one["type"] not in wrong}
     made = _conditions(wrong, before.get("conditions") or [], generation, now)
@@ -117,8 +117,8 @@ def not_understood(faults: str, generation: int | None, before: Mapping[str, Any
     return {**before, **seen, "conditions": [*made, *kept.values()]}
 
 
-def counted(deployment: Manifest | None) -> Counts:
-    """Pods that are wanted, there and ready; all 0 where there is no Deployment."""
+def count_pods(deployment: Manifest | None) -> Counts:
+    """Count wanted, existing and ready pods; all 0 without a Deployment."""
     if deployment is None:
         return Counts(0, 0, 0, 0, False)
     seen = deployment.get("status") or {}
@@ -134,26 +134,30 @@ def counted(deployment: Manifest | None) -> Counts:
     )
 
 
-def _ready(gateway: InferenceGateway, seen: Seen, counts: Counts, wrong: Sequence[Problem], kafka: _Told) -> _Told:
+def _ready(
+    gateway: InferenceGateway, seen: Observed, counts: Counts, wrong: Sequence[Problem], kafka: _State
+) -> _State:
     if seen.deployment is not None and counts.wanted == 0:
-        return _Told("False", "ScaledToZero", "no pods are wanted: set replicas above 0")
+        return _State("False", "ScaledToZero", "no pods are wanted: set replicas above 0")
     if counts.ready > 0:
         if counts.rolling:
-            return _Told("True", "RollingOut", "pods are ready, not yet all of them with the newest template")
-        return _Told("True", "Serving", f"pods are ready{_at(gateway)}")
+            return _State("True", "RollingOut", "pods are ready, not yet all of them with the newest template")
+        return _State("True", "Serving", f"pods are ready{_at(gateway)}")
     if wrong:
-        return _Told("False", wrong[0].reason, wrong[0].message)
+        return _State("False", wrong[0].reason, wrong[0].message)
     if kafka.status == "False":
-        return _Told("False", "KafkaNotReady", f"the pods wait for Kafka: {kafka.message}")
+        return _State("False", "KafkaNotReady", f"the pods wait for Kafka: {kafka.message}")
     if seen.deployment is None:
-        return _Told("False", "DeploymentNotCreated", "the Deployment has not been made yet")
+        return _State("False", "DeploymentNotCreated", "the Deployment has not been created yet")
     reason, awaited = _awaited(seen)
-    return _Told("False", reason, f"no pod is ready: {awaited}")
+    return _State("False", reason, f"no pod is ready: {awaited}")
 
 
-def _progress(seen: Seen, counts: Counts, wrong: Sequence[Problem], ready: _Told, kafka: _Told) -> dict[str, _Told]:
-    """Whether the resource is what it says by now, and whether that comes by itself."""
-    found = [*wrong, *stuck(seen.deployment)]
+def _progress(
+    seen: Observed, counts: Counts, wrong: Sequence[Problem], ready: _State, kafka: _State
+) -> dict[str, _State]:
+    """Return Reconciling and Stalled: whether the resource is as specified, and if not, whether it gets there by itself."""
+    found = [*wrong, *stalled_rollout(seen.deployment)]
     if kafka.status == "False":
         found.append(Problem(kafka.reason, kafka.message))
     awaited = None
@@ -170,47 +174,49 @@ def _progress(seen: Seen, counts: Counts, wrong: Sequence[Problem], ready: _Told
         awaited = Problem(kafka.reason, kafka.message)
     stalled, reconciling = progress(found, awaited=awaited)
     return {
-        RECONCILING: _told(reconciling, "AsExpected" if stalled is None else "Stalled", "nothing is under way"),
-        STALLED: _told(stalled, "NotStalled", "nothing waits for somebody to do something"),
+        RECONCILING: _state_of(reconciling, "AsExpected" if stalled is None else "Stalled", "nothing is under way"),
+        STALLED: _state_of(stalled, "NotStalled", "nothing needs anybody to act"),
     }
 
 
-def _told(problem: Problem | None, otherwise: str, message: str) -> _Told:
-    return _Told("True", *problem) if problem is not None else _Told("False", otherwise, message)
+def _state_of(problem: Problem | None, otherwise: str, message: str) -> _State:
+    return _State("True", *problem) if problem is not None else _State("False", otherwise, message)
 
 
 def _at(gateway: InferenceGateway) -> str:
     return f", clients reach them at Service {gateway.metadata.name}:{gateway.spec.network.service.port}"
 
 
-def _awaited(seen: Seen) -> tuple[str, str]:
-    """What pods that have nothing wrong are still waiting for: a reason, and words."""
+def _awaited(seen: Observed) -> tuple[str, str]:
+    """Return what pods without a problem are still waiting for: a reason, and a sentence."""
     for pod in sorted(seen.pods, key=lambda pod: pod["metadata"]["name"]):
         name, found = pod["metadata"]["name"], pod.get("status") or {}
         for container in found.get("initContainerStatuses") or []:
             if "running" in (container.get("state") or {}) and not container.get("started"):
-                told = f"the model in pod {name} has not said that it is ready (kubectl logs {name} -c inference)"
-                return MODEL_LOADING, told
+                message = f"the model in pod {name} has not reported ready (kubectl logs {name} -c inference)"
+                return MODEL_LOADING, message
         for container in found.get("containerStatuses") or []:
             if "running" in (container.get("state") or {}) and not container.get("ready"):
-                told = f"gateway {name} is not ready: it waits for Kafka or the model (kubectl logs {name} -c gateway)"
-                return "Starting", told
-    return "Starting", "their containers are being made" if seen.pods else "no pod has been made yet"
+                message = (
+                    f"gateway {name} is not ready: it waits for Kafka or the model (kubectl logs {name} -c gateway)"
+                )
+                return "Starting", message
+    return "Starting", "their containers are being created" if seen.pods else "no pod has been created yet"
 
 
-def _kafka(seen: KafkaSeen | None, last: _Told | None) -> _Told:
-    """An operator that has just started has not asked yet: until then what the last one saw stands."""
+def _kafka(seen: KafkaState | None, last: _State | None) -> _State:
+    """Return KafkaReady. An operator that has just started has not asked yet: until then the last condition stands."""
     if seen is None:
-        return last or _Told("Unknown", "NotProbed", "the broker has not been asked yet")
-    return _Told("True" if seen.ready else "False", str(seen.reason), seen.message)
+        return last or _State("Unknown", "NotProbed", "the broker has not been probed yet")
+    return _State("True" if seen.ready else "False", str(seen.reason), seen.message)
 
 
-def _is_another_server(gateway: InferenceGateway, load: LoadSeen) -> bool:
-    """The image's name doesn't tell, but over REST podpair-inference tells its latency, and no other server does."""
+def _is_another_server(gateway: InferenceGateway, load: LoadState) -> bool:
+    """Return whether the server isn't podpair-inference: over REST only podpair-inference exports its latency."""
     return load.without_latency and gateway.spec.inference.protocol == "rest"
 
 
-def _weights_lost(gateway: InferenceGateway, load: LoadSeen) -> Iterator[Problem]:
+def _weights_lost(gateway: InferenceGateway, load: LoadState) -> Iterator[Problem]:
     models = [model.name for model in gateway.spec.inference.models if model.versions]
     if models and _is_another_server(gateway, load):
         message = (
@@ -220,10 +226,10 @@ def _weights_lost(gateway: InferenceGateway, load: LoadSeen) -> Iterator[Problem
         yield Problem("WeightsNotKept", message)
 
 
-def _scaling(gateway: InferenceGateway, seen: Seen) -> _Told:
+def _scaling(gateway: InferenceGateway, seen: Observed) -> _State:
     autoscaler, external, fixed = seen.autoscaler, seen.external, fixed_replicas(gateway)
     if fixed is not None:
-        return _Told("True", "Fixed", _fixed(gateway, fixed))
+        return _State("True", "Fixed", _fixed(gateway, fixed))
     wanted = gateway.spec.scaling
     who = "KEDA" if wanted.provider == "keda" else "the HorizontalPodAutoscaler"
     by_others = wanted.provider == "keda" or all(metric.cpu is not None for metric in wanted.metrics)
@@ -233,19 +239,19 @@ def _scaling(gateway: InferenceGateway, seen: Seen) -> _Told:
             f"scaling by cpu is measured against what the containers request, and {without} of inference.podTemplate"
             " requests no CPU: set its resources.requests.cpu, or scale by another metric"
         )
-        return _Told("False", "MissingCPURequest", message)
+        return _State("False", "MissingCPURequest", message)
     if _is_another_server(gateway, seen.load) and any(metric.latency is not None for metric in wanted.metrics):
-        why += "; latency is told by podpair-inference only, and the server that answers is another: scale by inflight or lag"
+        why += "; only podpair-inference exports its latency, and this server is another: scale by inflight or lag"
     conditions = {one["type"]: one for one in ((autoscaler or {}).get("status") or {}).get("conditions") or []}
     for kind in ("AbleToScale", "ScalingActive") if wanted.provider == "hpa" else ("Ready",):
         one = conditions.get(kind)
         if one is not None and one["status"] == "False":
             message = f"{who} can't scale, and holds the number of pods: {one.get('message', '')}"
-            return _Told("False", one.get("reason") or kind, message + why)
+            return _State("False", one.get("reason") or kind, message + why)
     if not conditions:
-        return _Told("Unknown", "NotScaledYet", f"{who} has not looked at it yet{why}")
+        return _State("Unknown", "NotScaledYet", f"{who} has not acted yet{why}")
     measures = ", ".join(sorted({name for metric in wanted.metrics for name in metric.model_fields_set}))
-    return _Told("True", "Autoscaled", f"{wanted.min} to {wanted.max} pods by {measures}")
+    return _State("True", "Autoscaled", f"{wanted.min} to {wanted.max} pods by {measures}")
 
 
 def _fixed(gateway: InferenceGateway, fixed: int) -> str:
@@ -266,45 +272,46 @@ def _without_cpu(gateway: InferenceGateway) -> str:
     return " and ".join(str(one.get("name")) for one in containers_without_cpu(gateway, spec))
 
 
-def _degraded(wrong: Sequence[Problem], kafka: _Told, scaling: _Told) -> _Told:
-    """The reason is that of the fault nearest to the cause: what the resource names and isn't there, what couldn't be written,
-    the pods, the broker, the autoscaler. The message has all of them.
+def _degraded(wrong: Sequence[Problem], kafka: _State, scaling: _State) -> _State:
+    """Return Degraded. Its message has all faults, its reason is that of the one nearest to the cause.
+
+    The order: missing references, failed writes, the pods, the broker, the autoscaler.
     """
     found = [*wrong, *(Problem(one.reason, one.message) for one in (kafka, scaling) if one.status == "False")]
     if not found:
-        return _Told("False", "AsExpected", "nothing is wrong")
-    return _Told("True", found[0].reason, "; ".join(one.message for one in found))
+        return _State("False", "AsExpected", "nothing is wrong")
+    return _State("True", found[0].reason, "; ".join(one.message for one in found))
 
 
-def _paused(paused: bool) -> _Told:
+def _paused(paused: bool) -> _State:
     if paused:
-        return _Told("True", "Paused", "nothing is written until the annotation podpair.dev/paused is removed")
-    return _Told("False", "NotPaused", "the resource is kept as it says")
+        return _State("True", "Paused", "nothing is written until the annotation podpair.dev/paused is removed")
+    return _State("False", "NotPaused", "the operator applies the resource")
 
 
-def _capped(gateway: InferenceGateway, kafka: KafkaSeen | None, last: _Told | None) -> _Told:
+def _capped(gateway: InferenceGateway, kafka: KafkaState | None, last: _State | None) -> _State:
     fixed = fixed_replicas(gateway)
     most, field = (gateway.spec.scaling.max, "scaling.max") if fixed is None else (fixed, "the number of pods")
     if kafka is None and last is not None:
         return last
     if kafka is None or kafka.partitions is None:
-        return _Told("Unknown", "PartitionsNotKnown", "the requests topic has not been seen yet")
+        return _State("Unknown", "PartitionsNotKnown", "the requests topic is not known yet")
     if kafka.partitions < most:
-        return _Told(
+        return _State(
             "True",
             "TooFewPartitions",
             f"the requests topic has {kafka.partitions} partitions and {field} is {most}: pods beyond the partitions"
             " get no queued work; raise kafka.requests.partitions, or lower it",
         )
-    return _Told("False", "EnoughPartitions", f"{kafka.partitions} partitions are enough for {most} pods")
+    return _State("False", "EnoughPartitions", f"{kafka.partitions} partitions are enough for {most} pods")
 
 
 def _conditions(
-    told: Mapping[str, _Told], before: Sequence[Mapping[str, Any]], generation: int | None, now: str
+    states: Mapping[str, _State], before: Sequence[Mapping[str, Any]], generation: int | None, now: str
 ) -> list[dict[str, Any]]:
     last = {one["type"]: one for one in before}
     made = []
-    for kind, one in told.items():
+    for kind, one in states.items():
         same = kind in last and last[kind]["status"] == one.status
         condition: dict[str, Any] = {
             "type": kind,

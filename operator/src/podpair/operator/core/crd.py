@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from podpair.operator.core.resource.igw import GROUP, KIND, NAME_RULE, PLURAL, VERSION, InferenceGateway, Spec
-from podpair.operator.core.resource.status import Status
+from podpair.operator.core.api.igw import GROUP, KIND, NAME_RULE, PLURAL, VERSION, InferenceGateway, Spec
+from podpair.operator.core.api.status import Status
 from podpair.operator.core.schema import structural
 
 NAME = f"{PLURAL}.{GROUP}"
@@ -18,7 +18,7 @@ _COLUMNS = (
 
 
 def crd() -> dict[str, Any]:
-    """The CRD as an object to apply."""
+    """Return the CRD as an object to apply."""
     schema = {
         "type": "object",
         "description": " ".join((InferenceGateway.__doc__ or "").split()),
@@ -27,7 +27,7 @@ def crd() -> dict[str, Any]:
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
             "spec": structural(Spec),
-            # Until the operator has looked, tools must not take it for done (kstatus).
+            # Until the operator has reconciled it, tools must not take it for done (kstatus).
             "status": {**structural(Status), "default": {"observedGeneration": -1}},
         },
         "required": ["spec"],

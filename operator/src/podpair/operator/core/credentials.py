@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from podpair.operator.core.api.igw import InferenceGateway
+from podpair.operator.core.builders.naming import GATEWAY_LABEL, Manifest, labels
 from podpair.operator.core.kafka_state import Reason
-from podpair.operator.core.objects.naming import GATEWAY_LABEL, Manifest, labels
-from podpair.operator.core.resource.igw import InferenceGateway
 
 _CERTIFICATE, _KEY = "tls.crt", "tls.key"
 FINALIZER = "podpair.dev/topics"
@@ -42,15 +42,10 @@ class Credentials:
     key_pem: str | None = field(default=None, repr=False)
 
 
-def secret_names(gateway: InferenceGateway) -> list[str]:
-    """The Secrets that `read_credentials` needs, sorted; they are in the resource's namespace."""
-    return sorted({secret for _, secret, _, _ in _wanted(gateway)})
-
-
 def read_credentials(gateway: InferenceGateway, secrets: Mapping[str, Mapping[str, bytes]]) -> Credentials:
-    """The credentials in Secrets, which are given by name as their decoded `data`; those that aren't there are left out.
+    """Read credentials from Secrets, given by name as their decoded `data`; Secrets that don't exist are left out.
 
-    Raises MissingSecret, which tells all that is missing.
+    Raises MissingSecret, which names all that is missing.
     """
     found: dict[str, str] = {}
     missing: list[str] = []
@@ -72,7 +67,7 @@ def read_credentials(gateway: InferenceGateway, secrets: Mapping[str, Mapping[st
 
 
 def _wanted(gateway: InferenceGateway) -> list[tuple[str, str, str, str]]:
-    """(member of Credentials, Secret, key, the field of the resource that names it)."""
+    """Return (member of Credentials, Secret, key, the field of the resource that names it)."""
     sasl, tls = gateway.spec.kafka.sasl, gateway.spec.kafka.tls
     wanted: list[tuple[str, str, str, str]] = []
     if sasl is not None:
@@ -88,12 +83,12 @@ def _wanted(gateway: InferenceGateway) -> list[tuple[str, str, str, str]]:
 
 
 def credential_copy_name(resource: str) -> str:
-    """The name of the Secret that holds the copy of a resource's credentials."""
+    """Return the name of the Secret that holds the copy of a resource's credentials."""
     return f"{resource}-broker"
 
 
 def credential_copy(gateway: InferenceGateway, credentials: Credentials) -> Manifest:
-    """A Secret with the operator's own copy of credentials, for the end of a resource."""
+    """Build a Secret with the operator's own copy of credentials, for the end of a resource."""
     given = {name: value for name, value in asdict(credentials).items() if value is not None}
     given[_SERVERS] = gateway.spec.kafka.bootstrap_servers
     return {
@@ -111,14 +106,14 @@ def credential_copy(gateway: InferenceGateway, credentials: Credentials) -> Mani
 
 
 def is_credential_copy(secret: Mapping[str, Any], resource: str) -> bool:
-    """Whether a Secret is the operator's copy of a resource's credentials."""
+    """Return whether a Secret is the operator's copy of a resource's credentials."""
     marked = secret["metadata"].get("labels") or {}
     named = secret["metadata"]["name"] == credential_copy_name(resource)
     return named and _COPY in marked and marked.get(GATEWAY_LABEL) == resource
 
 
 def copied_credentials(secret: Mapping[str, Any], gateway: InferenceGateway) -> Credentials | None:
-    """What a copy holds for the resource's broker; None: nothing that can be read, or it is of another broker."""
+    """Return what a copy holds for the resource's broker; None: it can't be read, or it is of another broker."""
     known = {one.name for one in fields(Credentials)}
     try:
         found = {name: base64.b64decode(value).decode() for name, value in (secret.get("data") or {}).items()}

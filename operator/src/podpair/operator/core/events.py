@@ -1,11 +1,11 @@
-"""Events: what happened to a resource, for `kubectl describe`. Each is a step of its story, and is told when it happens."""
+"""Events: what happened to a resource, for `kubectl describe`. Each is posted once, when it happens."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from podpair.operator.core.builders.naming import Manifest
 from podpair.operator.core.conditions import CAPPED, DEGRADED, KAFKA, MODEL_LOADING, PAUSED, READY, SCALING
 from podpair.operator.core.messages import stable_message
-from podpair.operator.core.objects.naming import Manifest
 
 _SHORT = 120  # of one that repeats another
 _LONGEST = 1024  # of a message, as the API server takes it
@@ -19,8 +19,8 @@ class Event(NamedTuple):
     reason: str
     message: str
 
-    def cut(self) -> "Event":
-        """As long as the API server takes it, and without what differs each time."""
+    def truncated(self) -> "Event":
+        """Shorten the event to what the API server accepts, and drop what differs each time."""
         message = stable_message(self.message)
         return self._replace(message=message[: _LONGEST - 1] + "…" if len(message) > _LONGEST else message)
 
@@ -33,14 +33,14 @@ class Change(NamedTuple):
     object: str
     """Kind and name."""
     by: str | None = None
-    """Who had changed it, where it was restored."""
+    """Who had changed it, if it was restored."""
 
 
 _REASONS = {"made": ("Created", "created"), "changed": ("Updated", "updated"), "removed": ("Deleted", "deleted")}
 
 
-def of_changes(changes: Sequence[Change]) -> Iterator[Event]:
-    """What the operator did, told once a kind of doing."""
+def change_events(changes: Sequence[Change]) -> Iterator[Event]:
+    """Return an event for each kind of change that the operator made."""
     for verb, (reason, word) in _REASONS.items():
         done = [change.object for change in changes if change.verb == verb]
         if done:
@@ -53,14 +53,14 @@ def of_changes(changes: Sequence[Change]) -> Iterator[Event]:
             yield Event("Normal", "Restored", f"{change.object} was not as the resource says{who}: put back")
 
 
-def of_status(before: Mapping[str, Any], after: Mapping[str, Any], deployment: Manifest | None) -> Iterator[Event]:
-    """What a new status tells that the last one didn't."""
+def status_events(before: Mapping[str, Any], after: Mapping[str, Any], deployment: Manifest | None) -> Iterator[Event]:
+    """Yield the events by which a new status differs from the last one."""
     was, now = _by_type(before), _by_type(after)
-    # What a condition of its own tells is not told again as the reason for Degraded.
-    told = {now[kind]["reason"] for kind in (KAFKA, SCALING) if kind in now and now[kind]["status"] == "False"}
+    # What has a condition of its own is not repeated as the reason for Degraded.
+    reported = {now[kind]["reason"] for kind in (KAFKA, SCALING) if kind in now and now[kind]["status"] == "False"}
     for kind, one in now.items():
         last = was.get(kind, {"status": "Unknown", "reason": "", "message": ""})
-        if kind == DEGRADED and one["reason"] in told:
+        if kind == DEGRADED and one["reason"] in reported:
             continue
         if (last["status"], last["reason"]) != (one["status"], one["reason"]):
             yield from _of_condition(kind, last, one, deployment)

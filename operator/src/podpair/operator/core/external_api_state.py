@@ -1,6 +1,6 @@
-"""Who serves `external.metrics.k8s.io` in this cluster, as far as the condition Scaling has to tell it.
+"""Who serves `external.metrics.k8s.io` in this cluster, for the condition Scaling.
 
-There is one such API in a cluster. Where KEDA or a metrics adapter owns it, the operator leaves it alone, and a
+There is one such API in a cluster. If KEDA or a metrics adapter owns it, the operator leaves it alone, and a
 HorizontalPodAutoscaler by lag, latency, sessions or in-flight requests reads nothing.
 """
 
@@ -18,7 +18,7 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True)
-class ExternalApiSeen:
+class ExternalApiState:
     """The state of the API."""
 
     served: bool

@@ -1,15 +1,15 @@
 """What `external.metrics.k8s.io/v1beta1` says: its discovery documents, values, and refusals, as Kubernetes' API has them.
 
-A value that isn't known is refused with 503, never told as 0 or as an empty list: a HorizontalPodAutoscaler that gets an error
-for a metric scales down for no other one either, and says the message in its conditions.
+A value that isn't known is refused with 503, never reported as 0 or as an empty list: a HorizontalPodAutoscaler that gets an
+error for a metric doesn't scale down by another one either, and has the message in its conditions.
 """
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from podpair.operator.core.measures import NAMES, Measures
-from podpair.operator.core.objects.naming import GATEWAY_LABEL
+from podpair.operator.core.builders.naming import GATEWAY_LABEL
+from podpair.operator.core.external_metrics_values import NAMES, MetricValues
 
 GROUP = "external.metrics.k8s.io"
 VERSION = "v1beta1"
@@ -21,7 +21,7 @@ Document = dict[str, Any]
 
 
 class Refusal(Exception):
-    """A question that gets no value. `code` is HTTP's, `reason` Kubernetes'."""
+    """A request that gets no value. `code` is HTTP's, `reason` Kubernetes'."""
 
     def __init__(self, code: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -38,7 +38,7 @@ class Refusal(Exception):
 
 
 def discovery(path: str) -> Document | None:
-    """The document at one of the paths by which clients and the aggregator find out what there is; None: nothing is there."""
+    """Return the discovery document at a path; None: there is none."""
     group = {
         "name": GROUP,
         "versions": [{"groupVersion": API_VERSION, "version": VERSION}],
@@ -65,13 +65,13 @@ def discovery(path: str) -> Document | None:
 
 
 def check_metric(metric: str) -> None:
-    """Raises Refusal where there is no such metric."""
+    """Raise Refusal if there is no such metric."""
     if metric not in NAMES:
         raise Refusal(404, "NotFound", f"there is no metric {metric}; there are {', '.join(NAMES)}")
 
 
 def gateways_wanted(selector: str) -> list[str]:
-    """The InferenceGateways that a label selector names. Raises Refusal where it names them in any other way."""
+    """Return the InferenceGateways that a label selector names. Raises Refusal for any other kind of selector."""
     text = selector.strip()
     if (one := _EQUAL.fullmatch(text)) is not None:
         return [one[1]]
@@ -83,10 +83,10 @@ def gateways_wanted(selector: str) -> list[str]:
     raise Refusal(400, "BadRequest", message)
 
 
-def values(metric: str, found: Mapping[str, Measures | None], namespace: str, timestamp: str) -> Document:
-    """The values of a metric, by the names of resources; `timestamp` is RFC 3339's.
+def values(metric: str, found: Mapping[str, MetricValues | None], namespace: str, timestamp: str) -> Document:
+    """Return the values of a metric, by the names of resources; `timestamp` is RFC 3339's.
 
-    Raises Refusal where there is no such resource (None), or its value isn't known.
+    Raises Refusal if there is no such resource (None), or its value isn't known.
     """
     items = []
     for name, measures in sorted(found.items()):
@@ -98,7 +98,7 @@ def values(metric: str, found: Mapping[str, Measures | None], namespace: str, ti
                 503,
                 "ServiceUnavailable",
                 f"{metric} of InferenceGateway {namespace}/{name} isn't known now:"
-                f" kubectl describe igw -n {namespace} {name} says what is the matter",
+                f" kubectl describe igw -n {namespace} {name} says why",
             )
         labels = {GATEWAY_LABEL: name}
         items.append({"metricName": metric, "metricLabels": labels, "timestamp": timestamp, "value": quantity(value)})
@@ -106,7 +106,7 @@ def values(metric: str, found: Mapping[str, Measures | None], namespace: str, ti
 
 
 def quantity(value: float) -> str:
-    """A number as a Kubernetes quantity, to a millionth: 0.25 is 250m, 12 is 12."""
+    """Return a number as a Kubernetes quantity, to a millionth: 0.25 is 250m, 12 is 12."""
     millionths = round(value * 1_000_000)
     for unit, size in (("", 1_000_000), ("m", 1000)):
         if millionths % size == 0:

@@ -22,7 +22,7 @@ class FrontProxy(NamedTuple):
     names: tuple[str, ...]
 
     def admits(self, certificate: Mapping[str, Any] | None) -> bool:
-        """Whether who showed this certificate, as ssl's getpeercert tells it, is the API server."""
+        """Return whether a client certificate, as ssl's getpeercert returns it, is the API server's."""
         if not certificate:
             return False
         subject: Sequence[Sequence[Sequence[str]]] = certificate.get("subject", ())
@@ -31,7 +31,7 @@ class FrontProxy(NamedTuple):
 
 
 def read_front_proxy(config_map: Mapping[str, Any] | None) -> FrontProxy:
-    """From the ConfigMap that the API server keeps. Raises NoFrontProxy."""
+    """Read the ConfigMap that the API server publishes. Raises NoFrontProxy."""
     data = (config_map or {}).get("data") or {}
     ca = data.get("requestheader-client-ca-file")
     if not ca:

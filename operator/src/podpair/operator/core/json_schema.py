@@ -1,17 +1,17 @@
 """The resource's schema as JSON Schema (draft 7), for what reads files rather than asks a cluster: editors, and Helm.
 
-It is the CRD's schema and no other, but that it refuses a field that it doesn't know: the API server only drops that.
+It is the CRD's schema, except that it refuses unknown fields: the API server only drops them.
 The rules between fields (CEL) are the API server's alone, and `podpair validate`'s.
 """
 
 from typing import Any
 
+from podpair.operator.core.api.igw import API_VERSION, KIND
 from podpair.operator.core.crd import crd
-from podpair.operator.core.resource.igw import API_VERSION, KIND
 
 
 def json_schema() -> dict[str, Any]:
-    """The schema of a whole resource."""
+    """Return the schema of a whole resource."""
     properties = {"apiVersion": {"const": API_VERSION}, "kind": {"const": KIND}, "metadata": {"type": "object"}}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
@@ -24,14 +24,14 @@ def json_schema() -> dict[str, Any]:
 
 
 def spec_schema() -> dict[str, Any]:
-    """The schema of `spec`."""
+    """Return the schema of `spec`."""
     (version,) = crd()["spec"]["versions"]
     plain: dict[str, Any] = _plain(version["schema"]["openAPIV3Schema"]["properties"]["spec"])
     return plain
 
 
 def _plain(schema: Any) -> Any:
-    """Without Kubernetes' own keywords. `properties` holds names, not keywords, and `default` holds values."""
+    """Drop Kubernetes' own keywords. `properties` holds names, not keywords, and `default` holds values."""
     if isinstance(schema, list):
         return [_plain(one) for one in schema]
     if not isinstance(schema, dict):

@@ -1,4 +1,4 @@
-"""What the operator has seen of a resource's topics and group, as the condition KafkaReady tells it.
+"""The state of a resource's topics and group, as the condition KafkaReady reports it.
 
 `reason` is one of `Reason`, which programs may rely on; `message` says what, where, and what to do about it. What isn't known
 is None, never 0.
@@ -7,11 +7,11 @@ is None, never 0.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from podpair.operator.core.ownership import Remembered
+from podpair.operator.core.ownership import RecordedOwnership
 
 
 class Reason(StrEnum):
-    """Why KafkaReady is as it is. All but the first mean that it isn't."""
+    """Why KafkaReady is as it is. All but the first mean that it is False."""
 
     TOPICS_READY = "TopicsReady"
     BROKER_UNREACHABLE = "BrokerUnreachable"  # nobody answers at the address
@@ -34,7 +34,7 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True)
-class KafkaSeen:
+class KafkaState:
     """What was found, and what was done about it."""
 
     ready: bool
@@ -47,11 +47,11 @@ class KafkaSeen:
     partitions: int | None = None
     """Partitions of the requests topic, so most pods that get queued work; None: not known."""
     changes: tuple[str, ...] = ()
-    """What was made or changed just now, a sentence each: for events. Empty where everything was as it should be."""
-    remembered: Remembered | None = None
+    """What was created or changed this time, a sentence each: for events. Empty if everything was as it should be."""
+    ownership: RecordedOwnership | None = None
     """Whose topics and group are, for the resource's status; None: nothing new is known."""
 
 
-def not_asked(reason: Reason, message: str) -> KafkaSeen:
-    """The broker was not asked, for want of credentials that may be shown to it."""
-    return KafkaSeen(False, reason, message)
+def not_probed(reason: Reason, message: str) -> KafkaState:
+    """Return the state of a broker that was not asked, because credentials for it are missing or not allowed."""
+    return KafkaState(False, reason, message)

@@ -1,4 +1,4 @@
-"""Latency from histograms: the quantile of what was observed between two looks, as PromQL's histogram_quantile tells it.
+"""Latency from histograms: the quantile of what was observed between two samples, as PromQL's histogram_quantile computes it.
 
 `Buckets` are cumulative: upper bound (seconds, inf for the last) → observations that were not longer.
 """
@@ -10,7 +10,7 @@ Buckets = Mapping[float, float]
 
 
 def increase(before: Buckets, after: Buckets) -> dict[float, float]:
-    """What was observed between two looks at one process. One that counts less than before has begun anew, from 0."""
+    """Return what was observed between two samples of one process. A lower count means that it restarted from 0."""
     begun_anew = after.get(math.inf, 0.0) < before.get(math.inf, 0.0)
     return {bound: count - (0.0 if begun_anew else before.get(bound, 0.0)) for bound, count in after.items()}
 
@@ -25,9 +25,9 @@ def summed(histograms: Iterable[Buckets]) -> dict[float, float]:
 
 
 def quantile(share: float, buckets: Buckets) -> float | None:
-    """The latency that `share` of the observations don't exceed, interpolated within its bucket; None: there are none.
+    """Return the latency that `share` of the observations don't exceed, interpolated within its bucket; None: no observations.
 
-    What is longer than the largest finite bound is told as that bound: a histogram knows no more.
+    Above the largest finite bound the result is that bound: a histogram knows no more.
     """
     bounds = sorted(buckets)
     total = buckets.get(math.inf, 0.0)

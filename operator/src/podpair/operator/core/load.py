@@ -1,38 +1,38 @@
-"""The load of one resource's pods, from what each told of itself: sessions, requests in flight, the model's latency.
+"""The load of one resource's pods, from what each exports: sessions, requests in flight, the model's latency.
 
-What isn't known is None, and an autoscaler then holds the replicas. A pod that can't be asked counts with what it told last,
-for a while: to leave it out would look like less load. Latency is the 95th percentile over the last minute. Without a request
-in that minute, and none in flight, it is 0: nobody waits, and pods need not be kept for that. Requests in flight of which none
-ends are no such thing: then it isn't known.
+What isn't known is None, and an autoscaler then holds the replicas. A pod that can't be asked counts with its last values
+for a while: leaving it out would look like less load. Latency is the 95th percentile over the last minute. Without a request
+in that minute, and none in flight, it is 0: nobody waits, and no pods are needed for that. If requests are in flight and none
+ends, it isn't known.
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from podpair.operator.core.external_metrics_values import MetricValues
 from podpair.operator.core.latency import Buckets, increase, quantile, summed
-from podpair.operator.core.measures import Measures
 
-WINDOW = 60.0  # seconds that latency is taken over, and that a pod's last word counts
+WINDOW = 60.0  # seconds of the latency window, and for which a pod's last sample counts
 _OLDEST = 300.0  # seconds after which even the second sample is forgotten
 _QUANTILE = 0.95
-_SILENT = 3  # samples of a pod after which its model is taken for one that tells no latency
+_SILENT = 3  # samples of a pod after which its model counts as one that exports no latency
 
 
 class PodLoad(NamedTuple):
-    """What one pod tells of itself. `latency` None: it tells no histogram."""
+    """What one pod exports. `latency` None: it has no histogram."""
 
     sessions: int
     inflight: int
     latency: Buckets | None
 
 
-class LoadSeen(NamedTuple):
-    """What a resource's conditions go by."""
+class LoadState(NamedTuple):
+    """The load that a resource's conditions are computed from."""
 
     sessions: int | None = None
     """Sessions with a client connected, in all pods; None: not known."""
     without_latency: bool = False
-    """Some pod's model has never told its latency, though the pod was asked several times: it is no podpair-inference, or is
+    """Some pod's model has never exported its latency, though the pod was asked several times: it is no podpair-inference, or is
     asked over gRPC."""
 
 
@@ -41,10 +41,12 @@ class Window:
 
     def __init__(self) -> None:
         self._samples: dict[str, list[tuple[float, PodLoad]]] = {}
-        self._silent: dict[str, int] = {}  # samples without latency, of pods that have never told any; once told: -1
+        self._silent: dict[
+            str, int
+        ] = {}  # samples without latency, of pods that have never exported any; once exported: -1
 
-    def take(self, now: float, found: Mapping[str, PodLoad | None]) -> None:
-        """What each pod that there is told just now; None: it couldn't be asked. Pods that aren't there are forgotten."""
+    def add(self, now: float, found: Mapping[str, PodLoad | None]) -> None:
+        """Add a sample of each pod; None: it couldn't be asked. Pods that aren't in `found` are forgotten."""
         self._samples = {pod: self._samples.get(pod, []) for pod in found}
         self._silent = {pod: count for pod, count in self._silent.items() if pod in found}
         for pod, load in found.items():
@@ -58,19 +60,19 @@ class Window:
             while samples and samples[0][0] < now - _OLDEST:
                 samples.pop(0)
 
-    def measures(self, now: float) -> Measures:
-        """What is known of all pods together. Without a pod nothing is."""
+    def values(self, now: float) -> MetricValues:
+        """Return what is known of all pods together. Without a pod nothing is."""
         last = [samples[-1] for samples in self._samples.values() if samples]
         if not last or len(last) < len(self._samples) or any(when < now - WINDOW for when, _ in last):
-            return Measures()
+            return MetricValues()
         inflight = sum(load.inflight for _, load in last)
-        return Measures(
+        return MetricValues(
             latency=self._latency(inflight), sessions=sum(load.sessions for _, load in last), inflight=inflight
         )
 
     @property
     def without_latency(self) -> bool:
-        """Whether there is a pod whose model has never told its latency; a busy one may be silent for a moment."""
+        """Whether there is a pod whose model has never exported its latency; a busy one may be silent for a moment."""
         return any(count >= _SILENT for count in self._silent.values())
 
     def _latency(self, inflight: int) -> float | None:
@@ -83,5 +85,5 @@ class Window:
                 increases.append(increase(first or {}, last))
         if not increases:
             return None
-        told = quantile(_QUANTILE, summed(increases))
-        return 0.0 if told is None and inflight == 0 else told
+        latency = quantile(_QUANTILE, summed(increases))
+        return 0.0 if latency is None and inflight == 0 else latency

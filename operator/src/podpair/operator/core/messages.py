@@ -1,8 +1,8 @@
-"""What conditions and events say, without what differs each time though nothing has changed.
+"""Makes messages of conditions and events stable: without values that change by themselves.
 
-A message is compared with the last one: one that holds an age or a count of others' doing is written anew at every look, and the
-same event is never recognized as the same. Much of it comes from others: the scheduler counts nodes, a quota tells what is used,
-Go's TLS tells the time.
+A message is compared with the last one: one with an age or a count would be written anew at every reconciliation, and the same
+event would never be recognized as the same. Much of it comes from others: the scheduler counts nodes, a quota says what is used,
+Go's TLS gives the time.
 """
 
 import re
@@ -20,7 +20,7 @@ _NODES = re.compile(r"\b0/\d+ nodes are available")
 
 
 def stable_message(text: str) -> str:
-    """The text without numbers that change by themselves."""
+    """Remove numbers that change by themselves from a text."""
     for pattern in _LEFT_OUT:
         text = pattern.sub("", text)
     return _NODES.sub("no nodes are available", text)

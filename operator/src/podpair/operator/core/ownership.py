@@ -1,8 +1,8 @@
-"""Whose topics and consumer groups are: an operator alters and deletes only what its resource created, or adopted when told.
+"""Whose topics and consumer groups are: an operator alters and deletes only what its resource created, or adopted on request.
 
-Two things say so, and the first that contradicts wins. A *mark* at the broker, which every other operator sees: text beside an
-offset of the group `podpair.topic-owners`. And what the resource's status *remembers*, with the topic's id: a topic that
-somebody has made again under the same name has another one. What neither claims is somebody else's: used, never written.
+Two records say so, and the first that contradicts wins. A *mark* at the broker, which every other operator sees: the metadata of
+an offset of the group `podpair.topic-owners`. And what the resource's status *records*, with the topic's id: a topic that was
+recreated under the same name has another id. What neither claims is somebody else's: used, never written.
 """
 
 import json
@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from podpair.operator.core.objects.naming import consumer_group, dead_letters_topic, requests_topic, results_topic
-from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.core.api.igw import InferenceGateway
+from podpair.operator.core.builders.naming import consumer_group, dead_letters_topic, requests_topic, results_topic
 
 MARKS_GROUP = "podpair.topic-owners"
 """The consumer group whose offsets carry the marks: it has no members."""
@@ -33,7 +33,7 @@ class Origin(StrEnum):
 
 
 class TopicRecord(NamedTuple):
-    """What is remembered of a topic."""
+    """What is recorded of a topic."""
 
     name: str
     id: str
@@ -44,37 +44,37 @@ class TopicRecord(NamedTuple):
 
 
 class GroupRecord(NamedTuple):
-    """What is remembered of a consumer group."""
+    """What is recorded of a consumer group."""
 
     id: str
     origin: Origin
 
 
 @dataclass(frozen=True)
-class Remembered:
+class RecordedOwnership:
     """What a resource's status says of its topics and groups."""
 
     topics: tuple[TopicRecord, ...] = ()
     groups: tuple[GroupRecord, ...] = ()
     earlier: bool = False
-    """The status is of a version that did not remember: 0.1.0."""
+    """The status is of a version that recorded nothing: 0.1.0."""
 
     def topic(self, name: str) -> TopicRecord | None:
-        """What is remembered of a topic."""
+        """Return what is recorded of a topic."""
         return next((one for one in self.topics if one.name == name), None)
 
     def group(self, group_id: str) -> GroupRecord | None:
-        """What is remembered of a group."""
+        """Return what is recorded of a group."""
         return next((one for one in self.groups if one.id == group_id), None)
 
-    def with_created(self, names: Iterable[str]) -> "Remembered":
-        """With topics whose creation was asked for, with an unknown outcome."""
+    def with_created(self, names: Iterable[str]) -> "RecordedOwnership":
+        """Add topics whose creation was requested, with an unknown outcome."""
         asked = {name: TopicRecord(name, "", Origin.CREATED) for name in names}
         topics = (*(one for one in self.topics if one.name not in asked), *asked.values())
         return replace(self, topics=topics)
 
     def status(self) -> dict[str, Any]:
-        """As the fields of a resource's status."""
+        """Return the fields of a resource's status."""
         topics = [
             {"name": one.name, "id": one.id, "origin": str(one.origin), "settings": list(one.settings)}
             for one in self.topics
@@ -85,17 +85,17 @@ class Remembered:
         }
 
 
-def remembered(status: Mapping[str, Any]) -> Remembered:
-    """What the status of a resource, as the API server has it, remembers."""
+def recorded_ownership(status: Mapping[str, Any]) -> RecordedOwnership:
+    """Read what the status of a resource, as the API server has it, records."""
     if "topics" not in status:
         ready = [one for one in status.get("conditions") or () if one.get("type") == "KafkaReady"]
-        return Remembered(earlier=any(one.get("status") == "True" for one in ready))
+        return RecordedOwnership(earlier=any(one.get("status") == "True" for one in ready))
     topics = tuple(
         TopicRecord(one["name"], one.get("id", ""), Origin(one["origin"]), tuple(one.get("settings") or ()))
         for one in status["topics"]
     )
     groups = tuple(GroupRecord(one["id"], Origin(one["origin"])) for one in status.get("consumerGroups") or ())
-    return Remembered(topics, groups)
+    return RecordedOwnership(topics, groups)
 
 
 class Owner(NamedTuple):
@@ -110,7 +110,7 @@ class Owner(NamedTuple):
 
 
 def owner_of(gateway: InferenceGateway) -> Owner:
-    """This resource as an owner."""
+    """Return this resource as an owner."""
     resource = f"{gateway.metadata.namespace}/{gateway.metadata.name}"
     return Owner(gateway.metadata.uid or resource, resource)
 
@@ -127,16 +127,16 @@ class Mark(NamedTuple):
     """Days since 1970 when it was written: a broker forgets it after offsets.retention.minutes, 7 days by default."""
 
     def text(self) -> str:
-        """As it is written."""
+        """Return the text that is written to the broker."""
         fields = {"topic": self.topic_id, "owner": self.owner.uid, "resource": self.owner.resource}
         fields |= {"origin": str(self.origin)} | ({"group": self.group} if self.group is not None else {})
         return json.dumps({**fields, "day": self.day}, separators=(",", ":"))
 
 
 def read_mark(text: str | None, topic_id: str) -> Mark | None:
-    """The mark that a topic bears; None: none, or that of an earlier topic of this name.
+    """Parse the mark of a topic; None: there is none, or it is that of an earlier topic of this name.
 
-    What can't be read, because another version wrote it, is somebody else's: so it is left alone.
+    A mark that can't be read, because another version wrote it, counts as somebody else's: so its topic is left alone.
     """
     if not text:
         return None
@@ -155,8 +155,8 @@ def read_mark(text: str | None, topic_id: str) -> Mark | None:
 
 
 @dataclass(frozen=True)
-class Forgotten:
-    """What became of a resource's topics and groups at its end."""
+class DeletionResult:
+    """What was deleted and what was left of a deleted resource's topics and groups."""
 
     topics: tuple[str, ...]
     """Deleted."""
@@ -181,9 +181,9 @@ class Claim(NamedTuple):
 
 
 def claim(
-    gateway: InferenceGateway, name: str, topic: Topic, mark: Mark | None, known: Remembered, *, adopt: bool
+    gateway: InferenceGateway, name: str, topic: Topic, mark: Mark | None, known: RecordedOwnership, *, adopt: bool
 ) -> Claim:
-    """Whose a topic is that is there. `adopt`: one that is nobody's is taken."""
+    """Decide whose an existing topic is. `adopt`: take one that is nobody's."""
     record = known.topic(name)
     if mark is not None and mark.owner.uid != owner_of(gateway).uid:
         return Claim(Origin.EXISTING, mark.owner)
@@ -203,15 +203,15 @@ def claim(
 
 def group_origin(
     gateway: InferenceGateway,
-    known: Remembered,
+    known: RecordedOwnership,
     mark: Mark | None,
     *,
     exists: bool | None,
     requests: Origin | None,
 ) -> Origin | None:
-    """Where this resource's consumer group comes from; None: not known yet.
+    """Return the origin of this resource's consumer group; None: not known yet.
 
-    `mark` is that of the requests topic where it is this resource's; `requests`: whose that topic is, None: it isn't there.
+    `mark` is that of the requests topic if it is this resource's; `requests`: the origin of that topic, None: it doesn't exist.
     """
     group = consumer_group(gateway)
     record = known.group(group)
@@ -227,8 +227,11 @@ def group_origin(
 
 
 def _made_by_earlier(gateway: InferenceGateway, name: str, topic: Topic) -> bool:
-    """Whether 0.1.0, which left no mark, made it: the name is one that podpair makes up, and it has the two settings that 0.1.0
-    gave every topic at its creation, one of which it never altered in those that it found."""
+    """Return whether 0.1.0, which left no mark, created the topic.
+
+    Its name is then one that podpair generates, and it has the two settings that 0.1.0 gave every topic at its creation. One of
+    them it never altered in topics that it found.
+    """
     kafka = gateway.spec.kafka
     made_up = {requests_topic(gateway), dead_letters_topic(gateway)} if kafka.requests.name is None else set()
     made_up |= {results_topic(gateway)} if kafka.results.name is None else set()

@@ -1,6 +1,6 @@
-"""What an installation doesn't let resources do: show credentials to just any broker, and set some fields of their pods.
+"""What an installation forbids resources: to show credentials to any broker, and to set some fields of their pods.
 
-Who may create an InferenceGateway names Secrets, the address that they are shown to, and most of a pod. Pure functions of the
+Whoever may create an InferenceGateway names Secrets, the address that they are shown to, and most of a pod. Pure functions of the
 resource, and of the labels of the Secrets that it names; each refusal says what to do about it.
 """
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+from podpair.operator.core.api.igw import InferenceGateway
+from podpair.operator.core.api.inference import PodTemplate
 from podpair.operator.core.broker_access import broker_access
+from podpair.operator.core.builders.pods import pod_template
 from podpair.operator.core.credentials import Credentials
-from podpair.operator.core.objects.pods import pod_template
-from podpair.operator.core.resource.igw import InferenceGateway
-from podpair.operator.core.resource.inference import PodTemplate
 
 LABEL, LABELLED = "podpair.dev/kafka-credentials", "true"
 """On a Secret: it may be shown to brokers that resources of its namespace name."""
@@ -34,10 +34,8 @@ class Policy(NamedTuple):
     for any field."""
 
 
-def credentials_refused(
-    gateway: InferenceGateway, labels: Mapping[str, Mapping[str, str]], policy: Policy
-) -> list[str]:
-    """Why the resource's credentials may not be shown to its broker, a sentence each; none: they may.
+def credential_faults(gateway: InferenceGateway, labels: Mapping[str, Mapping[str, str]], policy: Policy) -> list[str]:
+    """Return why the resource's credentials may not be shown to its broker, a sentence each; none: they may.
 
     `labels` are those of the Secrets by name; Secrets that aren't there are left out.
     """
@@ -59,8 +57,8 @@ def credentials_refused(
     return refused
 
 
-def pod_fields_refused(gateway: InferenceGateway, policy: Policy) -> list[tuple[str, str]]:
-    """(the field of the resource, why it may not be set so); none: all may.
+def pod_field_faults(gateway: InferenceGateway, policy: Policy) -> list[tuple[str, str]]:
+    """Return (the field of the resource, why it may not be set so); none: all may.
 
     What counts is the pod that comes of it: what `podTemplate` adds, changes or takes away at a forbidden field.
     """
@@ -88,15 +86,15 @@ def pod_fields_refused(gateway: InferenceGateway, policy: Policy) -> list[tuple[
 
 
 def policy_faults(gateway: InferenceGateway, policy: Policy) -> Iterator[tuple[tuple[str, ...], str]]:
-    """(place, what is wrong) of all that can be known without a cluster: the labels of Secrets can't."""
-    for field, told in pod_fields_refused(gateway, policy):
-        yield tuple(field.split(".")), told
-    for told in credentials_refused(gateway, {}, policy):
-        yield ("spec", "kafka"), told
+    """Yield (place, fault) for what can be known without a cluster: the labels of Secrets can't."""
+    for field, message in pod_field_faults(gateway, policy):
+        yield tuple(field.split(".")), message
+    for message in credential_faults(gateway, {}, policy):
+        yield ("spec", "kafka"), message
 
 
 def _readable(gateway: InferenceGateway) -> str | None:
-    """Why somebody else than the broker could read what the gateways prove themselves with; None: nobody could."""
+    """Return why somebody else than the broker could read the gateways' credentials; None: nobody could."""
     access = broker_access(gateway, Credentials())
     properties = {name: value.strip() for name, value in access.properties}
     protocol = properties["security.protocol"].upper()
@@ -106,7 +104,7 @@ def _readable(gateway: InferenceGateway) -> str | None:
     sent = [one for one in mechanisms or [_DEFAULT_MECHANISM] if not one.upper().startswith(_NOT_SENT)]
     if not sent:
         return None
-    what = f"SASL {sent[0].upper()} sends what it proves itself with readable"
+    what = f"SASL {sent[0].upper()} sends its credentials in the clear"
     if protocol not in _ENCRYPTED:
         return f"{what} to {access.servers}, and there is no TLS"
     if properties.get("enable.ssl.certificate.verification", "true").lower() in _UNCHECKED:
@@ -115,7 +113,7 @@ def _readable(gateway: InferenceGateway) -> str | None:
 
 
 def _secrets(gateway: InferenceGateway) -> Iterator[tuple[str, str]]:
-    """(Secret, the field that names it) of those that hold credentials; a CA's certificate is none."""
+    """Return (Secret, the field that names it) for Secrets with credentials; a CA's certificate is none."""
     kafka = gateway.spec.kafka
     if kafka.sasl is not None:
         yield kafka.sasl.secret_name, "spec.kafka.sasl"
@@ -124,7 +122,7 @@ def _secrets(gateway: InferenceGateway) -> Iterator[tuple[str, str]]:
 
 
 def _at(there: Any, path: Sequence[str]) -> Iterator[Any]:
-    """What is at a path, whatever its value; lists are passed through."""
+    """Yield the values at a path; lists are passed through."""
     if not path:
         yield there
     elif isinstance(there, (list, tuple)):

@@ -1,14 +1,14 @@
 """The conditions Reconciling and Stalled, by which kstatus (Helm's --wait, Flux, `kpt live`) judges a resource beside Ready.
 
-One of them is True while the resource is not yet what it says: Reconciling where that comes by itself, Stalled where somebody has
-to do something first. Source: sigs.k8s.io/cli-utils/pkg/kstatus.
+One of them is True while the resource is not yet as specified: Reconciling if it gets there by itself, Stalled if somebody has to
+do something first. Source: sigs.k8s.io/cli-utils/pkg/kstatus.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from podpair.operator.core.kafka_state import Reason
-from podpair.operator.core.problems import Problem
+from podpair.operator.core.pod_diagnosis import Problem
 
 RECONCILING, STALLED = "Reconciling", "Stalled"
 _NEEDS_SOMEBODY = frozenset(
@@ -22,14 +22,14 @@ _NEEDS_SOMEBODY = frozenset(
 
 
 class Progress(NamedTuple):
-    """Why a resource is not yet what it says, if it isn't."""
+    """Why a resource is not yet as specified, if it isn't."""
 
     stalled: Problem | None
     reconciling: Problem | None
 
 
 def progress(wrong: Sequence[Problem], *, awaited: Problem | None) -> Progress:
-    """`wrong`: what hinders it, `awaited`: what else it still waits for, such as a rollout."""
+    """Decide between Stalled and Reconciling. `wrong`: problems; `awaited`: what else is pending, such as a rollout."""
     for one in wrong:
         if one.reason in _NEEDS_SOMEBODY:
             return Progress(one, None)

@@ -7,15 +7,15 @@ from typing import Any
 _PAGE = """\
 # InferenceGateway: every field
 
-You write a resource, or want to change one. `podpair validate FILE` tells all its faults without a cluster,
-`podpair plan FILE` shows the objects that it becomes, `kubectl explain igw.spec.scaling` tells what stands here. This
+For authors of a resource. `podpair validate FILE` reports all its faults without a cluster,
+`podpair plan FILE` shows the objects that it becomes, `kubectl explain igw.spec.scaling` prints what is written here. This
 page is `podpair crd --format doc`.
 
 Ten lines are enough: [examples/digits/inferencegateway.yaml](../examples/digits/inferencegateway.yaml). A name in **bold** is
 required. Durations are `50ms`, `20s`, `5m`, `1h30m`: each unit once, the largest first. Quantities are those of Kubernetes
-(`500m`, `1.5Gi`, `1e9`), none negative, and in quotes where they have a fraction. What is `null` isn't there.
+(`500m`, `1.5Gi`, `1e9`), none negative, and in quotes if they have a fraction. A `null` is a missing field.
 
-The operator creates the topics, and gateways wait for them. Where `kafka.createTopics` is false, somebody else has to. It
+The operator creates the topics, and gateways wait for them. If `kafka.createTopics` is false, somebody else has to. It
 alters and deletes only topics that the resource created or adopted: [whose topics are](topics.md). The annotation
 `podpair.dev/paused: "true"` stops the operator from writing to a resource's objects.
 
@@ -23,9 +23,9 @@ alters and deletes only topics that the resource created or adopted: [whose topi
 
 What the resource has in `metadata.labels` and `metadata.annotations`, the objects that the operator makes for it have, too, but
 for its Secrets, which have the labels only. What a section says (`network.service.annotations`, `network.ingress.annotations`,
-`monitoring.labels`) comes over that, podpair's own labels over all. Three things are left out:
+`monitoring.labels`) overrides that, podpair's own labels override all. Three things are left out:
 
-- Names by which tools tell what they applied, since an object that has one, too, would be pruned: those whose domain is
+- Names by which tools recognize what they applied, since an object that has one, too, would be pruned: those whose domain is
   `kubernetes.io` or `k8s.io` (but `app.kubernetes.io/part-of` and `component`), `argoproj.io`, `cattle.io`, `crossplane.io`,
   `fluxcd.io`, `gke.io`, `helm.sh`, `k14s.io`, `k8s-agent.gitlab.com`, `kopf.dev`, `kopf.zalando.org`, `operatorframework.io`,
   `operators.coreos.com`, `pulumi.com`, `skaffold.dev`, `tanka.dev`, `werf.io`, `podpair.dev`, or ends in one of them.
@@ -38,7 +38,7 @@ The annotation `podpair.dev/propagate: "false"` turns it off.
 
 
 def document(crd: dict[str, Any]) -> str:
-    """The page in Markdown."""
+    """Return the page in Markdown."""
     schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
     parts = [_PAGE]
     for name in ("spec", "status"):
@@ -62,7 +62,7 @@ def _sections(path: str, schema: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _inner(field: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """The section that a field holds, and how its path goes on."""
+    """Return the section that a field holds, and the suffix of its path."""
     if "properties" in field:
         return field, ""
     items = field.get("items", {})

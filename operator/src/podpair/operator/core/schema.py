@@ -1,7 +1,7 @@
 """Structural OpenAPI schemas (what a CRD needs) from the resource's models.
 
 pydantic's JSON schema has references, nulls and constants, which a structural schema may not have. Defaults are stated
-where the value does not hang on others; the API server fills them in, so that everyone who reads a resource sees them.
+if the value does not depend on others; the API server fills them in, so that everyone who reads a resource sees them.
 """
 
 from typing import Any, get_args
@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
-from podpair.operator.core.resource.rules import Section
+from podpair.operator.core.api.rules import Section
 
 _KEPT = {
     "additionalProperties", "anyOf", "enum", "format", "items", "maxItems", "maxLength", "maxProperties", "maximum",
@@ -18,7 +18,7 @@ _KEPT = {
 
 
 def structural(model: type[Section]) -> dict[str, Any]:
-    """The schema of a section and all below it, with defaults, descriptions and rules."""
+    """Return the schema of a section and all below it, with defaults, descriptions and rules."""
     generated = model.model_json_schema(by_alias=True)
     definitions = {**generated.get("$defs", {}), model.__name__: generated}
     return _section(model, definitions)
@@ -50,9 +50,9 @@ def _field(field: FieldInfo, generated: dict[str, Any], definitions: dict[str, A
 
 
 def stated_default(field: FieldInfo) -> Any:
-    """The default as the CRD states it; None: the field stays away.
+    """Return the default as the CRD states it; None: the field stays away.
 
-    A section's fields state theirs themselves, but the API server tries a section's rules on its default as it stands.
+    A section's fields state theirs themselves, but the API server checks a section's rules on its default as it stands.
     """
     if field.is_required():
         return None
@@ -64,7 +64,7 @@ def stated_default(field: FieldInfo) -> Any:
 
 
 def _without_empty(value: Any) -> Any:
-    """What is said in a value; None: nothing."""
+    """Drop empty values; None: nothing is left."""
     if isinstance(value, dict):
         value = {name: kept for name, inner in value.items() if (kept := _without_empty(inner)) is not None}
     return None if value in (None, {}, []) else value
@@ -91,7 +91,7 @@ def _value(
 
 
 def _sections(annotation: Any) -> dict[str, type[Section]]:
-    """The sections that an annotation names, by their class's name."""
+    """Return the sections that an annotation names, by their class's name."""
     found: dict[str, type[Section]] = {}
     if isinstance(annotation, type) and issubclass(annotation, Section):
         found[annotation.__name__] = annotation

@@ -1,20 +1,20 @@
-"""What is the matter with a resource, in the words of people: `podpair status` tells it.
+"""The state of a resource, for people: `podpair status` prints it.
 
-Made of what the API server has of the resource and of its pods; what isn't known is said to be so.
+Computed from what the API server has of the resource and of its pods; what isn't known is shown as such.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from podpair.operator.core.objects.naming import Manifest, consumer_group
-from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.core.api.igw import InferenceGateway
+from podpair.operator.core.builders.naming import Manifest, consumer_group
 from podpair.operator.core.topics import wanted_topics
 
 _GOOD = dict.fromkeys(
     ("Reconciling", "Stalled", "Degraded", "Paused", "ReplicasCappedByPartitions"), "False"
 )  # others: True
-_FOR_TOOLS = ("Reconciling", "Stalled")  # which say again what others say
+_FOR_TOOLS = ("Reconciling", "Stalled")  # which repeat what others say
 _UNKNOWN = "not known"
 
 
@@ -41,7 +41,7 @@ class ConditionSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """All of it."""
+    """The whole summary."""
 
     name: str
     namespace: str
@@ -55,15 +55,15 @@ class Summary:
     conditions: Sequence[ConditionSummary]
     pods: Sequence[PodSummary]
     waits_for: Sequence[str]
-    """What stands in the way of all being well, a sentence each."""
+    """What keeps the resource from being well, a sentence each."""
 
     def json(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the summary as JSON values."""
         return asdict(self)
 
 
 def summarize(gateway: InferenceGateway, pods: Iterable[Manifest]) -> Summary:
-    """A summary of a resource as the API server has it, and of its pods."""
+    """Summarize a resource as the API server has it, and its pods."""
     status = gateway.status
     conditions = [
         ConditionSummary(one.type, one.status, one.reason, one.message, one.status == _GOOD.get(one.type, "True"))
@@ -102,8 +102,8 @@ def _waits(
         ready = [one for one in bad if one.type == "Ready"]
         yield from (f"{one.reason}: {one.message}" for one in ready or bad)
     for pod in pods:
-        told = any(f"pod {pod.name}:" in one.message for one in conditions)  # with what to do about it
-        if pod.waits_for is not None and not told:
+        explained = any(f"pod {pod.name}:" in one.message for one in conditions)  # with what to do about it
+        if pod.waits_for is not None and not explained:
             yield f"pod {pod.name}: {pod.waits_for}"
 
 
@@ -141,7 +141,7 @@ def _pod_waits(
 
 
 def text(summary: Summary) -> str:
-    """For a terminal."""
+    """Format the summary for a terminal."""
     ready = next((one.status for one in summary.conditions if one.type == "Ready"), "Unknown")
     lines = [f"{summary.namespace}/{summary.name}  Ready: {ready}", ""]
     rows = [

@@ -1,8 +1,8 @@
-"""The topics of a resource: what is wanted, beside what the broker has; made of both, what to do.
+"""Plans the topics of a resource, from what is wanted and what the broker has.
 
-Nothing is ever taken away: a topic that is too wide stays so. The results topic grows only where the resource allows it, since
-a session's home is a hash over its partitions. Of a topic's settings only those that the resource names are kept, and those
-that it names no longer are reset. A topic that isn't this resource's (`ownership`) is used as it is, or not at all.
+Partitions are never removed: a topic with too many keeps them. The results topic grows only if the resource allows it, since
+a session's home is a hash over its partitions. Of a topic's settings only those that the resource names are managed, and those
+that it no longer names are reset. A topic that isn't this resource's (`ownership`) is used as it is, or not at all.
 """
 
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from decimal import Decimal, InvalidOperation
 from types import MappingProxyType
 from typing import NamedTuple
 
+from podpair.operator.core.api.igw import InferenceGateway
+from podpair.operator.core.api.scalars import seconds
+from podpair.operator.core.builders.naming import dead_letters_topic, requests_topic, results_topic
+from podpair.operator.core.builders.pods import fixed_replicas
 from podpair.operator.core.kafka_state import Reason
-from podpair.operator.core.objects.naming import dead_letters_topic, requests_topic, results_topic
-from podpair.operator.core.objects.pods import fixed_replicas
-from podpair.operator.core.ownership import MARKS_GROUP, Claim, Remembered, TopicRecord
-from podpair.operator.core.resource.igw import InferenceGateway
-from podpair.operator.core.resource.kinds import seconds
+from podpair.operator.core.ownership import MARKS_GROUP, Claim, RecordedOwnership, TopicRecord
 
 _CLEANUP = "cleanup.policy"
 _AT_CREATION = {_CLEANUP: "delete"}  # a broker's own default may be compact, which would lose results
@@ -51,7 +51,7 @@ class FoundTopic(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """Why the topics can't be as wanted, and what would do."""
+    """Why the topics can't be as wanted, and what to do."""
 
     reason: Reason
     message: str
@@ -59,7 +59,7 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class TopicsPlan:
-    """What to do. Where there is a fault, what can be done besides is none the less in it."""
+    """What to do. With a fault, it still has what can be done besides."""
 
     create: tuple[WantedTopic, ...] = ()
     grow: Mapping[str, int] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class TopicsPlan:
 
 
 def wanted_topics(gateway: InferenceGateway) -> list[WantedTopic]:
-    """Requests, results, and dead letters where they are kept, in that order."""
+    """Return requests, results, and dead letters if they are kept, in that order."""
     kafka = gateway.spec.kafka
     requests, results = kafka.requests, kafka.results
     wanted = [
@@ -104,9 +104,9 @@ def _retained(duration: str) -> dict[str, str]:
 
 
 def plan_topics(
-    gateway: InferenceGateway, found: Mapping[str, FoundTopic], claims: Mapping[str, Claim], known: Remembered
+    gateway: InferenceGateway, found: Mapping[str, FoundTopic], claims: Mapping[str, Claim], known: RecordedOwnership
 ) -> TopicsPlan:
-    """What to do, given the topics of the resource that the broker has, by name, and whose each of them is."""
+    """Return what to do, given the topics of the resource that the broker has, by name, and whose each of them is."""
     wanted = wanted_topics(gateway)
     owned = {name for name, one in claims.items() if one.origin.owned}
     missing = tuple(topic for topic in wanted if topic.name not in found)
@@ -143,9 +143,9 @@ def plan_topics(
 
 
 def topic_records(
-    gateway: InferenceGateway, found: Mapping[str, FoundTopic], claims: Mapping[str, Claim], known: Remembered
+    gateway: InferenceGateway, found: Mapping[str, FoundTopic], claims: Mapping[str, Claim], known: RecordedOwnership
 ) -> tuple[TopicRecord, ...]:
-    """What is to be remembered of the topics as they are once all that was planned is done, sorted by name."""
+    """Return what to record of the topics once the plan is carried out, sorted by name."""
     settings = {topic.name: tuple(sorted(topic.config)) for topic in wanted_topics(gateway)}
     records = []
     for name, one in sorted(claims.items()):
@@ -161,12 +161,12 @@ def topic_records(
 
 def _conflict(wanted: list[WantedTopic], claims: Mapping[str, Claim]) -> Fault | None:
     taken = [(topic.name, claims[topic.name].other) for topic in wanted if topic.name in claims]
-    told = [f"topic {name} is that of {other}" for name, other in taken if other is not None]
-    if not told:
+    conflicts = [f"topic {name} is that of {other}" for name, other in taken if other is not None]
+    if not conflicts:
         return None
     message = (
-        f"{'; '.join(told)}: it is not altered, and stays when this resource goes. Name another in spec.kafka, or delete that"
-        f" resource first; if it is gone for good: kafka-consumer-groups.sh --delete-offsets --group {MARKS_GROUP} --topic"
+        f"{'; '.join(conflicts)}: it is not altered, and stays when this resource goes. Name another in spec.kafka, or delete"
+        f" that resource first; if it is gone for good: kafka-consumer-groups.sh --delete-offsets --group {MARKS_GROUP} --topic"
         f" {next(name for name, other in taken if other is not None)}"
     )
     return Fault(Reason.TOPIC_CONFLICT, message)
@@ -190,7 +190,7 @@ def _ownership_notes(
     found: Mapping[str, FoundTopic],
     claims: Mapping[str, Claim],
 ) -> list[str]:
-    """What isn't this resource's, and how it differs; and what the resource no longer names."""
+    """Return notes on topics that aren't this resource's and how they differ, and on topics that it no longer names."""
     notes, existing = [], []
     by_name = {topic.name: topic for topic in wanted}
     for name, one in sorted(claims.items()):
@@ -202,9 +202,9 @@ def _ownership_notes(
         elif one.other is not None and not gateway.spec.kafka.create_topics:
             notes.append(f"topic {name} is that of {one.other}, which alters it, and may delete it")
         elif one.other is None and not one.origin.owned and gateway.spec.kafka.create_topics:
-            told = ["made again by somebody else"] if one.recreated else []
-            told += _differences(topic, found[name])
-            existing.append(f"{name} ({'; '.join(told)})" if told else name)
+            differences = ["made again by somebody else"] if one.recreated else []
+            differences += _differences(topic, found[name])
+            existing.append(f"{name} ({'; '.join(differences)})" if differences else name)
     if existing:
         notes.append(
             f"not made by this resource: {', '.join(existing)}: used as it is, and not deleted with this resource;"
@@ -214,17 +214,17 @@ def _ownership_notes(
 
 
 def _differences(topic: WantedTopic, found: FoundTopic) -> list[str]:
-    told = []
+    differences = []
     if found.partitions != topic.partitions:
-        told.append(f"{found.partitions} partitions, wanted {topic.partitions}")
+        differences.append(f"{found.partitions} partitions, wanted {topic.partitions}")
     for key, value in sorted(topic.config.items()):
         if key in found.effective and not same_setting(found.effective[key], value):
-            told.append(f"{key}={found.effective[key]}, wanted {value}")
-    return told
+            differences.append(f"{key}={found.effective[key]}, wanted {value}")
+    return differences
 
 
 def _no_longer_wanted(
-    wanted: list[WantedTopic], kept: Mapping[str, FoundTopic], known: Remembered
+    wanted: list[WantedTopic], kept: Mapping[str, FoundTopic], known: RecordedOwnership
 ) -> dict[str, tuple[str, ...]]:
     reset = {}
     for topic in wanted:
@@ -257,7 +257,7 @@ def _most_pods(gateway: InferenceGateway) -> tuple[str, int]:
 def _too_narrow(
     gateway: InferenceGateway, narrow: Mapping[str, int], found: Mapping[str, FoundTopic], why: str
 ) -> Fault | None:
-    """Topics that aren't podpair's to widen are faulty only where there are fewer partitions than pods."""
+    """Return the fault of topics that aren't podpair's to widen: only too few partitions for the pods is one."""
     field_name, pods = _most_pods(gateway)
     for name in narrow:
         if found[name].partitions < pods:
@@ -273,7 +273,7 @@ def _refused(gateway: InferenceGateway, found: Mapping[str, FoundTopic]) -> Faul
     name, wanted = results_topic(gateway), gateway.spec.kafka.results.partitions
     has = found[name].partitions
     field_name, pods = _most_pods(gateway)
-    moving = "growing it moves sessions' homes, and clients that resume are told of a gap"
+    moving = "growing it moves sessions' homes, and clients that resume get a gap"
     if has < pods:
         message = (
             f"topic {name} has {has} partitions, {field_name} is {pods}:"
@@ -316,7 +316,7 @@ def _drift(wanted: list[WantedTopic], found: Mapping[str, FoundTopic]) -> dict[s
 
 
 def same_setting(has: str | None, wanted: str) -> bool:
-    """Whether a broker that tells `has` was given `wanted`: it writes numbers, booleans and lists in its own way."""
+    """Return whether a broker that reports `has` was given `wanted`: it formats numbers, booleans and lists in its own way."""
     return has is not None and _plain(has) == _plain(wanted)
 
 

@@ -1,7 +1,7 @@
-"""Clients of brokers, one for each way to one, shared and kept: librdkafka connects again by itself.
+"""Kafka clients, one per address and credentials, cached: librdkafka reconnects by itself.
 
-Invariant: nothing here blocks the loop or waits longer than it was told; a broker that is away keeps nobody else waiting, since
-an answer is a future that librdkafka's own thread fulfils.
+Invariant: nothing here blocks the loop or waits longer than its timeout; an unreachable broker delays nothing else, since
+a result is a future that librdkafka's own thread completes.
 """
 
 import asyncio
@@ -15,25 +15,25 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from podpair.operator.core.broker_access import BrokerAccess
-from podpair.operator.kafka.failures import client_invalid, hopeless, telling, trouble
+from podpair.operator.kafka.errors import broker_error, client_invalid, is_fatal, specificity
 
-PATIENCE = 8.0  # seconds for one question
-_LOOKING = 0.1  # seconds between two looks at what the connection says while an answer is awaited
-_IDLE = 900.0  # seconds after which a client that nobody asked is let go
+REQUEST_TIMEOUT = 8.0  # seconds for one request
+_LOOKING = 0.1  # seconds between two polls of the connection's errors while a result is awaited
+_IDLE = 900.0  # seconds after which an unused client is closed
 
 _K = TypeVar("_K", bound=Hashable)
-# librdkafka reports each lost connection of each client; what matters of it is in the condition.
+# librdkafka logs each lost connection of each client; what matters is in the condition.
 librdkafka_log = logging.getLogger("podpair.operator.kafka.librdkafka")
 librdkafka_log.setLevel(logging.CRITICAL)
 
 
 class Client:
-    """One AdminClient. Its calls answer futures; `ask` awaits them. Raises BrokerTrouble where its properties are refused."""
+    """One AdminClient. Its calls return futures; `ask` awaits them. Raises BrokerError if its properties are refused."""
 
     def __init__(self, access: BrokerAccess) -> None:
         self.servers = access.servers
         self._asking = 0
-        self._said: KafkaError | None = None  # what the connection said that tells most
+        self._said: KafkaError | None = None  # the connection's most specific error
         properties: dict[str, Any] = {**dict(access.properties), "error_cb": self._on_error, "logger": librdkafka_log}
         try:
             self.admin = AdminClient(properties)
@@ -41,22 +41,22 @@ class Client:
             raise client_invalid(error) from None
 
     def close(self) -> None:
-        """Let go of the broker. Blocks until librdkafka's threads have ended."""
+        """Disconnect from the broker. Blocks until librdkafka's threads have ended."""
         del self.admin
 
     def _on_error(self, error: KafkaError) -> None:
-        if self._said is None or telling(error) >= telling(self._said):
+        if self._said is None or specificity(error) >= specificity(self._said):
             self._said = error
 
     async def ask(
         self, futures: Mapping[_K, "concurrent.futures.Future[Any]"], doing: str
     ) -> dict[_K, Any | KafkaError]:
-        """The answers, or the error in place of each, by the futures' keys.
+        """Await the futures and return their results, or the error in place of each, by the futures' keys.
 
-        Raises BrokerTrouble where the broker isn't reached or doesn't know us: then there are no answers.
+        Raises BrokerError if the broker can't be reached or refuses the credentials: then there are no results.
         """
         if not self._asking:
-            while self.admin.poll(0):  # what the connection said before is not what is the matter now
+            while self.admin.poll(0):  # earlier errors of the connection are outdated
                 pass
             self._said = None
         self._asking += 1
@@ -67,7 +67,7 @@ class Client:
         answers = {key: _answer(future) for key, future in futures.items()}
         for answer in answers.values():
             if isinstance(answer, KafkaError) and answer.code() in _NO_ANSWER:
-                raise trouble(answer, self.servers, doing, self._said)
+                raise broker_error(answer, self.servers, doing, self._said)
         return answers
 
     async def _await(self, futures: Mapping[_K, "concurrent.futures.Future[Any]"]) -> None:
@@ -75,12 +75,12 @@ class Client:
         while waiting:
             done, waiting = await asyncio.wait(waiting, timeout=_LOOKING)
             for one in done:
-                one.exception()  # it is looked at in the future that it wraps
+                one.exception()  # the exception is read from the wrapped future
             self.admin.poll(0)
-            if waiting and self._said is not None and hopeless(self._said):
+            if waiting and self._said is not None and is_fatal(self._said):
                 for one in waiting:
                     one.add_done_callback(asyncio.Future.exception)
-                raise trouble(self._said, self.servers)
+                raise broker_error(self._said, self.servers)
 
 
 _NO_ANSWER = {KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._ALL_BROKERS_DOWN}
@@ -102,14 +102,14 @@ class _Closing(Protocol):
 _V = TypeVar("_V", bound=_Closing)
 
 
-class Kept(Generic[_K, _V]):
-    """What is made once for each key and kept while it is asked for."""
+class ClientCache(Generic[_K, _V]):
+    """Caches a client per key while it is used."""
 
     def __init__(self) -> None:
         self._kept: dict[_K, tuple[_V, float]] = {}
 
     def get(self, key: _K, make: Callable[[], _V]) -> _V:
-        """The one for `key`; raises what `make` does. What nobody has asked for in a while is let go."""
+        """Return the client for `key`, made by `make` if need be; raises what `make` raises. Idle clients are closed."""
         now = time.monotonic()
         found = self._kept[key][0] if key in self._kept else make()
         self._kept[key] = (found, now)
@@ -119,7 +119,7 @@ class Kept(Generic[_K, _V]):
         return found
 
     async def close(self) -> None:
-        """Let all go."""
+        """Close all clients."""
         kept, self._kept = self._kept, {}
         await asyncio.to_thread(_close, [one for one, _ in kept.values()])
 

@@ -1,4 +1,4 @@
-"""A consumer that never joins its group, and reads nothing: it asks for offsets, or commits them."""
+"""A consumer that never joins its group, and reads no records: it reads offsets, or commits them."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 
 from podpair.operator.core.broker_access import BrokerAccess
 from podpair.operator.kafka.clients import librdkafka_log
-from podpair.operator.kafka.failures import client_invalid
+from podpair.operator.kafka.errors import client_invalid
 
 _T = TypeVar("_T")
 
@@ -17,12 +17,12 @@ _T = TypeVar("_T")
 class GroupConsumer:
     """The consumer, and a thread of its own for its calls, which block.
 
-    AdminClient's list_consumer_group_offsets would need neither; but where the coordinator has just moved, librdkafka hands
+    AdminClient's list_consumer_group_offsets would need neither; but if the coordinator has just moved, librdkafka hands
     its answer to the consumer group that an AdminClient doesn't have, and the process ends (librdkafka issue 5040).
     """
 
     def __init__(self, access: BrokerAccess, group: str) -> None:
-        """Raises BrokerTrouble where librdkafka refuses a property."""
+        """Create the consumer. Raises BrokerError if librdkafka refuses a property."""
         self._servers = access.servers
         properties: dict[str, Any] = {**dict(access.properties), "group.id": group, "enable.auto.commit": "false"}
         try:
@@ -35,11 +35,11 @@ class GroupConsumer:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 
     def _cause(self) -> KafkaError | None:
-        """Why no coordinator was found, on the thread: that is told where a consumer's records come."""
-        told = self._consumer.poll(0)
-        return told.error() if told is not None else None
+        """Return why no coordinator was found, on the thread: librdkafka reports that among the consumer's records."""
+        record = self._consumer.poll(0)
+        return record.error() if record is not None else None
 
     def close(self) -> None:
-        """Let go of the broker. Blocks."""
+        """Disconnect from the broker. Blocks."""
         self._thread.submit(self._consumer.close).result()
         self._thread.shutdown()

@@ -1,21 +1,21 @@
-"""Finds out at a broker whose topics are, and marks those that are a resource's: `core.ownership` decides."""
+"""Reads from a broker whose topics are, and marks those that are a resource's: `core.ownership` decides."""
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from podpair.operator.core.objects.naming import consumer_group, requests_topic
-from podpair.operator.core.ownership import Claim, Mark, Origin, Remembered, Topic, claim, owner_of, read_mark
-from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.core.api.igw import InferenceGateway
+from podpair.operator.core.builders.naming import consumer_group, requests_topic
+from podpair.operator.core.ownership import Claim, Mark, Origin, RecordedOwnership, Topic, claim, owner_of, read_mark
 from podpair.operator.core.topics import FoundTopic, wanted_topics
 from podpair.operator.kafka.clients import Client
-from podpair.operator.kafka.failures import BrokerTrouble
-from podpair.operator.kafka.marks import Marks, MarksRefused
+from podpair.operator.kafka.errors import BrokerError
+from podpair.operator.kafka.ownership_marks import MarksDenied, OwnershipMarks
 
 
 @dataclass
-class Whose:
-    """Whose the topics of a resource are, as far as could be told."""
+class TopicOwnership:
+    """Whose the topics of a resource are, as far as it could be determined."""
 
     claims: dict[str, Claim]
     marks: dict[str, Mark]
@@ -23,32 +23,32 @@ class Whose:
     """Why the topics are not marked."""
 
     def own_mark(self, gateway: InferenceGateway, topic: str) -> Mark | None:
-        """The mark of a topic, where it is this resource's."""
+        """Return the mark of a topic, if it is this resource's."""
         mark = self.marks.get(topic)
         return mark if mark is not None and mark.owner.uid == owner_of(gateway).uid else None
 
 
-async def whose_are(
+async def resolve_ownership(
     client: Client,
-    marks: Marks,
+    marks: OwnershipMarks,
     gateway: InferenceGateway,
     found: Mapping[str, FoundTopic],
-    known: Remembered,
+    known: RecordedOwnership,
     *,
     adopt: bool,
-) -> Whose:
-    """Whose the topics are that were found. `adopt`: what is nobody's is taken, if that can be seen. Raises BrokerTrouble."""
-    whose = Whose({}, {})
+) -> TopicOwnership:
+    """Find out whose the topics are. `adopt`: take what is nobody's, if that can be seen. Raises BrokerError."""
+    whose = TopicOwnership({}, {})
     try:
         texts = await marks.read(client, found)
-    except MarksRefused as error:
+    except MarksDenied as error:
         texts, whose.fault, adopt = {}, str(error), False
     wanted = {topic.name for topic in wanted_topics(gateway)}
     for name, topic in found.items():
         mark = read_mark(texts.get(name), topic.id)
         if mark is not None:
             whose.marks[name] = mark
-        # Of what an earlier spec named nothing is taken, and what isn't this resource's is none of its business.
+        # Topics of an earlier spec are not adopted, and those that aren't this resource's are ignored.
         adopting = adopt and name in wanted
         one = claim(gateway, name, Topic(topic.id, topic.config), mark, known, adopt=adopting)
         if one.origin.owned or name in wanted:
@@ -56,14 +56,14 @@ async def whose_are(
     return whose
 
 
-async def mark_owned(
-    marks: Marks,
+async def write_marks(
+    marks: OwnershipMarks,
     gateway: InferenceGateway,
     found: Mapping[str, FoundTopic],
-    whose: Whose,
+    whose: TopicOwnership,
     group: Origin | None,
 ) -> None:
-    """Mark what is this resource's, anew once a day; and take its marks off what it lets go of."""
+    """Mark what is this resource's, anew once a day; and remove its marks from what it released."""
     if whose.fault is not None:
         return
     today = int(time.time() // 86_400)
@@ -81,5 +81,5 @@ async def mark_owned(
     if texts:
         try:
             await marks.write(texts)
-        except (MarksRefused, BrokerTrouble) as error:  # the status remembers, and the next look marks it
+        except (MarksDenied, BrokerError) as error:  # the status records it, and the next reconciliation marks it
             whose.fault = str(error)

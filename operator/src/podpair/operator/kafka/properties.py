@@ -1,4 +1,4 @@
-"""Which of a resource's `kafka.client` librdkafka itself refuses, by name or value: a gateway with one never starts.
+"""Checks a resource's `kafka.client` by librdkafka itself: a gateway with a refused property never starts.
 
 Each property is tried alone and without a broker's address, so that nothing is read, loaded or connected to.
 """
@@ -8,17 +8,17 @@ from collections.abc import Iterator
 
 from confluent_kafka import KafkaException, Producer
 
-from podpair.operator.core.resource.igw import InferenceGateway
-from podpair.operator.core.resource.kafka import property_name
+from podpair.operator.core.api.igw import InferenceGateway
+from podpair.operator.core.api.kafka import property_name
 from podpair.operator.kafka.clients import librdkafka_log
 
 # What is loaded or read as soon as it is set; whether it can be is known in the gateway's container alone.
 _NOT_TRIED = re.compile(r"plugin\.library\.paths|ssl\.providers|.*\.location|.*\.pem")
-_ALONE = "Failed to create"  # it is good, but for what goes with it
+_ALONE = "Failed to create"  # valid, but incomplete by itself
 
 
 def property_faults(gateway: InferenceGateway) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """What is refused: where in the resource, and in librdkafka's words."""
+    """Yield what librdkafka refuses: the field of the resource, and librdkafka's message."""
     for key, value in gateway.spec.kafka.client.items():
         name = property_name(key)
         if not _NOT_TRIED.fullmatch(name) and (refused := _refused(name, value)) is not None:

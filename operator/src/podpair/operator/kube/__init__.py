@@ -1,1 +1,1 @@
-"""The edge to the Kubernetes API: requests, caches that watches keep, the Lease, events."""
+"""The edge to the Kubernetes API: requests, informers, leader election, events."""

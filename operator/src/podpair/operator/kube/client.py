@@ -16,7 +16,7 @@ import aiohttp
 import kubernetes.client
 import kubernetes.config
 
-from podpair.operator.core.objects.naming import Manifest
+from podpair.operator.core.builders.naming import Manifest
 from podpair.operator.kube.kinds import Resource
 from podpair.operator.metrics import Metrics
 
@@ -33,7 +33,7 @@ Fence = Callable[[], float]
 
 
 class NotLeading(Exception):
-    """Another operator holds the Lease, or may by now: nothing may be written."""
+    """Another operator holds the Lease, or may hold it: nothing may be written."""
 
 
 class NoCluster(Exception):
@@ -48,7 +48,7 @@ class ApiError(Exception):
         self.status = status
         self.reason = reason
         self.retry_after = retry_after
-        """Seconds after which the server wants to be asked again, where it says so."""
+        """Seconds after which the server allows a retry, if it says so."""
 
     @property
     def passing(self) -> bool:
@@ -63,7 +63,7 @@ class ApiError(Exception):
 
 
 class Client:
-    """Requests of one process; `start` it within the loop. `fence` guards writes, except where they say otherwise."""
+    """Requests of one process; `start` it within the loop. `fence` guards writes, unless they say otherwise."""
 
     def __init__(self, metrics: Metrics, configuration: Any | None = None) -> None:
         self._metrics = metrics
@@ -82,7 +82,7 @@ class Client:
             await self._session.close()
 
     def session(self, *more: aiohttp.ClientMiddlewareType) -> aiohttp.ClientSession:
-        """A session of the caller's own with the same credentials; its requests are counted too."""
+        """Return a session of the caller's own with the same credentials; its requests are counted too."""
         connector = aiohttp.TCPConnector(limit=0, ssl=self._ssl())
         return aiohttp.ClientSession(connector=connector, middlewares=(*more, self._authorize))
 
@@ -99,7 +99,7 @@ class Client:
     async def _authorize(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
-        # Asked each time: the library reads a token that rotates anew where it is due.
+        # Read each time: the library reloads a token that rotates when it is due.
         token = self._configuration.get_api_key_with_prefix(
             "BearerToken"
         ) or self._configuration.get_api_key_with_prefix("authorization")
@@ -123,7 +123,7 @@ class Client:
             raise
 
     async def pages(self, path: str, **parameters: str) -> AsyncIterator[Manifest]:
-        """A list, page by page. Raises ApiError."""
+        """Yield a list, page by page. Raises ApiError."""
         parameters = {**parameters, "limit": str(_PAGE)}
         while True:
             page = await self._call("GET", path, parameters)
@@ -133,8 +133,9 @@ class Client:
             parameters["continue"] = following
 
     async def watch(self, path: str, seconds: float, **parameters: str) -> AsyncIterator[Manifest]:
-        """The events of a watch that the server ends after `seconds`, bookmarks among them; the first item, {}, says that it
-        has begun. Raises ApiError; TimeoutError where it is silent for longer than that.
+        """Yield the events of a watch that the server ends after `seconds`, bookmarks among them.
+
+        The first item, {}, means that the watch has begun. Raises ApiError; TimeoutError if it is silent for longer than that.
         """
         parameters = {**parameters, "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": f"{seconds:.0f}"}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SECONDS, sock_read=seconds + _SECONDS)
@@ -158,11 +159,11 @@ class Client:
         return await self._write("POST", path, {"fieldManager": FIELD_MANAGER}, manifest, _JSON)
 
     async def merge(self, path: str, change: Mapping[str, Any]) -> Manifest:
-        """A merge patch. Raises ApiError, NotLeading."""
+        """Send a merge patch. Raises ApiError, NotLeading."""
         return await self._write("PATCH", path, {"fieldManager": FIELD_MANAGER}, change, _MERGE)
 
     async def replace(self, path: str, manifest: Manifest) -> Manifest:
-        """PUT, outside the fence: with its resourceVersion it fails where another was faster. Raises ApiError."""
+        """PUT, outside the fence: with its resourceVersion it fails if another write came first. Raises ApiError."""
         return await self._call("PUT", path, {}, manifest, _JSON)
 
     async def create_unfenced(self, path: str, manifest: Manifest) -> Manifest:
@@ -177,7 +178,7 @@ class Client:
         try:
             await self._write("DELETE", path, {}, options, _JSON)
         except ApiError as error:
-            if error.status not in (404, 409):  # gone already, or another one
+            if error.status not in (404, 409):  # gone already, or replaced
                 raise
 
     def _opened(self) -> aiohttp.ClientSession:

@@ -1,6 +1,6 @@
 """Posts events about a resource, as `kubectl describe` shows them.
 
-The same thing said again is counted on its event, and a resource that has too much to say is cut short: the API server keeps
+A repeated event is counted on the first one, and a resource's events are rate-limited: the API server keeps
 events for an hour, and nobody reads a thousand.
 """
 
@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import aiohttp
 
+from podpair.operator.core.api.igw import API_VERSION, KIND, Metadata
 from podpair.operator.core.events import Event
-from podpair.operator.core.resource.igw import API_VERSION, KIND, Metadata
 from podpair.operator.kube.client import ApiError, Client
 from podpair.operator.kube.kinds import EVENT
 from podpair.operator.logs import about
@@ -28,15 +28,15 @@ _REFILL = 20.0  # … and one more every so many seconds
 _KNOWN = 4096  # events that are remembered
 
 
-class Named(Protocol):
-    """A resource, understood or not."""
+class EventTarget(Protocol):
+    """A resource, valid or not."""
 
     @property
     def metadata(self) -> Metadata: ...
 
 
 class EventPoster:
-    """Posts to the events API; what fails is logged, and not tried again: an event is news or nothing."""
+    """Posts to the events API; failures are logged, and not retried: an event is only worth anything while it is new."""
 
     def __init__(self, client: Client, identity: str) -> None:
         self._client = client
@@ -44,10 +44,10 @@ class EventPoster:
         self._known: OrderedDict[tuple[str, Event], tuple[str, int, float]] = OrderedDict()  # name, count, when
         self._budget: dict[str, tuple[float, float]] = {}  # events left, as of when
 
-    async def post(self, gateway: Named, events: Iterable[Event]) -> None:
-        """Tell what happened. Raises NotLeading."""
+    async def post(self, gateway: EventTarget, events: Iterable[Event]) -> None:
+        """Post what happened. Raises NotLeading."""
         where = about(gateway.metadata.namespace, gateway.metadata.name)
-        for event in (one.cut() for one in events):
+        for event in (one.truncated() for one in events):
             may = self._may(gateway.metadata.uid or "")
             level = logging.WARNING if event.type == "Warning" else logging.INFO
             _log.log(level if may else logging.DEBUG, event.message, extra=where)
@@ -59,7 +59,7 @@ class EventPoster:
                 _log.warning("event %s could not be posted: %s", event.reason, error, extra=where)
 
     def forget(self, uid: str) -> None:
-        """The resource is gone."""
+        """Drop the budget of a resource that is gone."""
         self._budget.pop(uid, None)
 
     def _may(self, uid: str) -> bool:
@@ -69,7 +69,7 @@ class EventPoster:
         self._budget[uid] = (max(left - 1, 0.0), now)
         return left >= 1
 
-    async def _post(self, gateway: Named, event: Event) -> None:
+    async def _post(self, gateway: EventTarget, event: Event) -> None:
         metadata = gateway.metadata
         now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         known = (metadata.uid or "", event)
@@ -92,7 +92,7 @@ class EventPoster:
         if len(self._known) > _KNOWN:
             self._known.popitem(last=False)
 
-    def _manifest(self, gateway: Named, event: Event, name: str, now: str) -> dict[str, Any]:
+    def _manifest(self, gateway: EventTarget, event: Event, name: str, now: str) -> dict[str, Any]:
         metadata = gateway.metadata
         return {
             "apiVersion": EVENT.api_version,

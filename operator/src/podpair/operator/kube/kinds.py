@@ -1,13 +1,13 @@
-"""The kinds that the operator reads and writes: where the API serves them, and which of them may be missing."""
+"""The kinds that the operator reads and writes: their API paths, and which of them may be missing."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from podpair.operator.core.resource.igw import API_VERSION, KIND, PLURAL
+from podpair.operator.core.api.igw import API_VERSION, KIND, PLURAL
 
 
 class Resource(NamedTuple):
-    """A kind, and the path below which its objects are."""
+    """A kind, and the path of its objects."""
 
     api_version: str
     kind: str
@@ -17,11 +17,11 @@ class Resource(NamedTuple):
     owned: bool = True
     """The operator makes its objects; otherwise it only looks at them."""
 
-    def path(self, namespace: str | None = None, name: str | None = None, *, part: str | None = None) -> str:
-        """The path of one object, or of a list; `part` is a subresource."""
+    def path(self, namespace: str | None = None, name: str | None = None, *, subresource: str | None = None) -> str:
+        """Return the path of one object, or of a list; `subresource` is such as status."""
         root = f"/api/{self.api_version}" if "/" not in self.api_version else f"/apis/{self.api_version}"
         where = f"/namespaces/{namespace}" if namespace is not None else ""
-        return f"{root}{where}/{self.plural}" + "".join(f"/{one}" for one in (name, part) if one is not None)
+        return f"{root}{where}/{self.plural}" + "".join(f"/{one}" for one in (name, subresource) if one is not None)
 
 
 GATEWAY = Resource(API_VERSION, KIND, PLURAL, owned=False)
@@ -60,5 +60,5 @@ _BY_KIND = {resource.kind: resource for resource in WATCHED}
 
 
 def resource_of(manifest: Mapping[str, Any]) -> Resource:
-    """The kind of an object of desired state."""
+    """Return the kind of an object of desired state."""
     return _BY_KIND[manifest["kind"]]

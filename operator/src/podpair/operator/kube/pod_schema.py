@@ -1,7 +1,7 @@
-"""Judges the pods of a resource by Kubernetes' own schema, as the kubernetes library has it, before an API server does.
+"""Validates the pods of a resource by Kubernetes' own schema, as the kubernetes library has it, before an API server does.
 
-It is the pod that comes of it all which is judged, not only what its resource lays over it: most faults of an overlay show where
-it meets the rest. Source of the rules beyond the schema: the API reference, Pod and PodSpec.
+The resulting pod is validated, not only the resource's overlay: most faults of an overlay show only together with the
+rest. Source of the rules beyond the schema: the API reference, Pod and PodSpec.
 """
 
 import re
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import kubernetes.client
 from pydantic import ValidationError
 
-from podpair.operator.core.objects.naming import Manifest
-from podpair.operator.core.objects.overlay import KEYS, identity
-from podpair.operator.core.objects.pods import containers_without_cpu, pod_template
-from podpair.operator.core.reading import suggest
-from podpair.operator.core.resource.igw import InferenceGateway
+from podpair.operator.core.api.igw import InferenceGateway
+from podpair.operator.core.builders.naming import Manifest
+from podpair.operator.core.builders.overlay import KEYS, identity
+from podpair.operator.core.builders.pods import containers_without_cpu, pod_template
+from podpair.operator.core.manifest_loader import suggest
 
 Place = tuple[str | int, ...]
 _QUANTITIES = frozenset({"capacity", "divisor", "limits", "overhead", "requests", "sizeLimit"})
@@ -38,7 +38,7 @@ class PodFault(NamedTuple):
 
 
 def pod_faults(gateway: InferenceGateway) -> Iterator[PodFault]:
-    """What an API server would refuse of the resource's pods, or what they could not work with."""
+    """Yield what an API server would refuse of the resource's pods, or what they could not work with."""
     template = pod_template(gateway, "image", {})
     found = [*_names(template, "V1PodTemplateSpec", ()), *_types(template), *_twice(template, ())]
     if not found:
@@ -49,7 +49,7 @@ def pod_faults(gateway: InferenceGateway) -> Iterator[PodFault]:
 
 
 def _names(value: Any, kind: str, place: Place) -> Iterator[tuple[Place, str]]:
-    """Fields that there are not."""
+    """Yield unknown fields."""
     if generic := _GENERIC.fullmatch(kind):
         items = enumerate(value) if isinstance(value, list) else value.items() if isinstance(value, Mapping) else ()
         for at, item in items:
@@ -67,7 +67,7 @@ def _names(value: Any, kind: str, place: Place) -> Iterator[tuple[Place, str]]:
 
 
 def _types(template: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
-    """Values that are of another kind, or missing."""
+    """Yield values of a wrong type, or missing."""
     wrong: list[tuple[Place, str]] = []
     try:
         kubernetes.client.V1PodTemplateSpec.model_validate(_with_quantities(template, (), wrong))
@@ -81,7 +81,7 @@ def _types(template: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
 
 
 def _with_quantities(value: Any, place: Place, wrong: list[tuple[Place, str]]) -> Any:
-    """The same with quantities as text: they may be written as numbers."""
+    """Return the value with quantities as text: they may be written as numbers."""
     if isinstance(value, Mapping):
         return {name: _with_quantities(item, (*place, name), wrong) for name, item in value.items()}
     if isinstance(value, list):
@@ -94,7 +94,7 @@ def _with_quantities(value: Any, place: Place, wrong: list[tuple[Place, str]]) -
 
 
 def _twice(value: Any, place: Place) -> Iterator[tuple[Place, str]]:
-    """Items of a list that are told apart by what two of them have in common."""
+    """Yield items of a list whose identifying fields are the same."""
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for name, item in items:
         yield from _twice(item, (*place, name))
@@ -110,7 +110,7 @@ def _twice(value: Any, place: Place) -> Iterator[tuple[Place, str]]:
 
 
 def _meaning(spec: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
-    """What the schema can't say."""
+    """Yield the faults that the schema can't express."""
     names: set[str] = set()
     volumes = {one["name"] for one in spec.get("volumes") or []}
     for kind, other, ours in (
@@ -136,7 +136,7 @@ def _meaning(spec: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
 
 
 def _without_cpu(gateway: InferenceGateway, spec: Manifest) -> Iterator[tuple[Place, str]]:
-    """Containers that keep an autoscaler from scaling by CPU for ever."""
+    """Yield containers that keep an autoscaler from scaling by CPU for ever."""
     found = {container["name"] for container in containers_without_cpu(gateway, spec)}
     for kind in ("initContainers", "containers"):
         for at, one in enumerate(spec.get(kind) or []):
@@ -149,7 +149,7 @@ def _without_cpu(gateway: InferenceGateway, spec: Manifest) -> Iterator[tuple[Pl
 
 
 def _origin(gateway: InferenceGateway, template: Mapping[str, Any], place: Place) -> tuple[Place, bool]:
-    """Where in the resource a part of the pod comes from, and whether it is just that part."""
+    """Return the field of the resource that a part of the pod comes from, and whether it is exactly that part."""
     laid = gateway.spec.inference.pod_template
     overlay = {"metadata": laid.metadata, "spec": laid.spec}
     found, exact = _follow(overlay, template, place)
@@ -164,7 +164,7 @@ def _origin(gateway: InferenceGateway, template: Mapping[str, Any], place: Place
 
 
 def _follow(overlay: Any, template: Any, place: Place) -> tuple[Place, bool]:
-    """How far the overlay has what stands at `place` of the template; its items may stand elsewhere in a list."""
+    """Return how far the overlay has what is at `place` of the template; its items may have other positions in a list."""
     found: list[str | int] = []
     for at, part in enumerate(place):
         if isinstance(overlay, Mapping) and overlay.get(str(part)) is not None:
@@ -199,7 +199,7 @@ def _name(template: Any, place: Place) -> str | None:
 
 
 def _path(template: Any, place: Place) -> str:
-    """A place of the pod for people: items by their names."""
+    """Format a location of the pod for people: items by their names."""
     text = ""
     for at, part in enumerate(place):
         if isinstance(part, int):

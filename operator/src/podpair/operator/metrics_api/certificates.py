@@ -34,13 +34,13 @@ class ServingCertificate:
         return "ServingCertificate()"
 
     def data(self) -> dict[str, str]:
-        """As a Secret's data."""
+        """Return a Secret's data."""
         texts = (self.ca, self.ca_key, self.certificate, self.key)
         return {name: base64.b64encode(text.encode()).decode() for name, text in zip(_NAMES, texts, strict=True)}
 
 
 def read_certificate(secret: Mapping[str, Any] | None) -> ServingCertificate | None:
-    """What a Secret holds; None: nothing that can be used."""
+    """Read a Secret; None: it holds nothing that can be used."""
     data = (secret or {}).get("data") or {}
     try:
         found = ServingCertificate(*(base64.b64decode(data[name], validate=True).decode() for name in _NAMES))
@@ -54,7 +54,7 @@ def read_certificate(secret: Mapping[str, Any] | None) -> ServingCertificate | N
 
 
 def renewed(found: ServingCertificate | None, hosts: Sequence[str], now: dt.datetime) -> ServingCertificate | None:
-    """What is to be served from now on instead of `found`; None: that is still good."""
+    """Return what to serve from now on instead of `found`; None: that is still good."""
     if found is None:
         return _issue(*_new_authority(now), [], hosts, now)
     authority, *older = _authorities(found)

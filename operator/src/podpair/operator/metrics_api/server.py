@@ -1,8 +1,8 @@
-"""The TLS server that the API server passes questions on to.
+"""The TLS server to which the API server forwards requests.
 
-Invariant: no question is answered unless it came with the API server's client certificate; only /healthz is for everyone. A new
+Invariant: no request is answered unless it came with the API server's client certificate; only /healthz is for everyone. A new
 certificate, its own or the API server's authority, counts for connections from then on, and refuses none: the socket stays.
-Connections are accepted by `listening` rather than by asyncio's own server, which before Python 3.13 can't end those that it
+Connections are accepted by `listener` rather than by asyncio's own server, which before Python 3.13 can't end those that it
 accepted: one in the middle of its handshake would outlive `stop`.
 """
 
@@ -24,15 +24,15 @@ from podpair.operator.core.external_metrics import (
     gateways_wanted,
     values,
 )
+from podpair.operator.core.external_metrics_values import MetricValues
 from podpair.operator.core.front_proxy import FrontProxy
-from podpair.operator.core.measures import Measures
-from podpair.operator.listening.acceptor import Acceptor
-from podpair.operator.listening.connections import ConnectionLimits
-from podpair.operator.listening.port import LIMITS, make_acceptor
+from podpair.operator.listener.acceptor import Acceptor
+from podpair.operator.listener.connections import ConnectionLimits
+from podpair.operator.listener.port import LIMITS, make_acceptor
 from podpair.operator.metrics import Metrics
 from podpair.operator.metrics_api.certificates import ServingCertificate
 
-Source = Callable[[str, str, str], Awaitable[Measures | None]]
+Source = Callable[[str, str, str], Awaitable[MetricValues | None]]
 """(namespace, name, metric) → what is known of that InferenceGateway, at least of that metric; None: there is none."""
 _HEALTH = "/healthz"
 _log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class MetricsServer:
         return int(addresses[0][1]) if addresses else self._port
 
     async def serve(self, certificate: ServingCertificate, front_proxy: FrontProxy) -> None:
-        """From now on show this certificate, and answer those. Raises OSError where the address can't be had."""
+        """Serve with this certificate and this client authority from now on. Raises OSError if the address can't be bound."""
         if self._serving == (certificate, front_proxy):
             return
         if self._runner is None:
@@ -89,7 +89,7 @@ class MetricsServer:
         _log.info("the metrics API is served", extra={"port": self.port})
 
     async def stop(self) -> None:
-        """End all connections; those whose peer is slow to say goodbye, too."""
+        """End all connections; those whose peer is slow to close, too."""
         if self._acceptor is not None:
             await self._acceptor.close()
         if self._runner is not None and self._runner.server is not None:
@@ -117,10 +117,10 @@ class MetricsServer:
         except Refusal as refusal:
             return web.json_response(refusal.status, status=refusal.code)
         except web.HTTPException as error:
-            told = Refusal(
+            answer = Refusal(
                 error.status, error.reason.replace(" ", ""), f"{request.method} {request.path}: {error.reason}"
             )
-            return web.json_response(told.status, status=told.code)
+            return web.json_response(answer.status, status=answer.code)
 
     def _admits(self, request: web.Request) -> bool:
         certificate = request.transport.get_extra_info("peercert") if request.transport is not None else None

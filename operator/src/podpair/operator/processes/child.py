@@ -1,7 +1,7 @@
 """A child process: `python -m podpair.operator.processes.child`, started by the operator alone.
 
 Calls come in on standard input, answers go out on what was standard output; whatever prints goes to standard error instead.
-It is a fresh interpreter, not forked. It ends with the operator, also where that is killed: its input ends then, and on Linux
+It is a fresh interpreter, not forked. It ends with the operator, also if that is killed: its input ends then, and on Linux
 the kernel ends it (PR_SET_PDEATHSIG). Secrets come with the calls only; a crash leaves no core file in which they would stand.
 """
 

@@ -42,17 +42,17 @@ _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 
 
 def encode_call(call: Call) -> bytes:
-    """The bytes of a call. Raises MessageError where they are too many."""
+    """Return the bytes of a call. Raises MessageError if they are too many."""
     return _framed(pickle.dumps(tuple(call)))
 
 
 def decode_call(body: bytes) -> Call:
-    """The call that the operator sent."""
+    """Return the call that the operator sent."""
     return Call(*pickle.loads(body))  # noqa: S301 - only the operator can write to this pipe
 
 
 def encode_answer(answer: Answer) -> bytes:
-    """The bytes of an answer; one that is too long is an error instead."""
+    """Return the bytes of an answer; one that is too long becomes an error."""
     try:
         return _framed(to_json(list(answer)))
     except (MessageError, ValueError) as error:
@@ -60,7 +60,7 @@ def encode_answer(answer: Answer) -> bytes:
 
 
 def decode_answer(body: bytes) -> Answer:
-    """The answer that a child sent. Raises MessageError."""
+    """Return the answer that a child sent. Raises MessageError."""
     try:
         return _ANSWER.validate_python(tuple(json.loads(body)))
     except (ValueError, TypeError, RecursionError, ValidationError) as error:
@@ -68,7 +68,7 @@ def decode_answer(body: bytes) -> Answer:
 
 
 async def read_message(reader: asyncio.StreamReader) -> bytes | None:
-    """The next message; None: there won't be any more. Raises MessageError."""
+    """Return the next message; None: there won't be any more. Raises MessageError."""
     try:
         head = await reader.readexactly(_LENGTH.size)
         (length,) = _LENGTH.unpack(head)

@@ -1,7 +1,7 @@
 """A child process for each key, as many as are allowed, and none longer than it is needed.
 
 Invariant: what one key's process does costs the others nothing but their turn, and that is bounded: a key whose process failed
-or was slow is a suspect, and suspects have half of the places at most. A process that failed is started again after a wait that
+or was slow is a suspect, and suspects have half of the slots at most. A process that failed is started again after a wait that
 doubles; until then its key's calls fail at once with what it failed with.
 """
 
@@ -39,8 +39,8 @@ class Limits(NamedTuple):
     """One that isn't ready after so long is ended."""
     call_seconds: float = 20.0
     """One that gives no answer for so long is ended."""
-    place_seconds: float = 20.0
-    """A call that finds no place for so long fails."""
+    slot_seconds: float = 20.0
+    """A call that gets no slot for so long fails."""
     slow_seconds: float = 5.0
     """An answer that takes longer makes a key a suspect."""
     calls: int = 32
@@ -48,7 +48,7 @@ class Limits(NamedTuple):
 
 
 @dataclass(eq=False)
-class _Place:
+class _Slot:
     """What is known of a key."""
 
     name: str
@@ -87,7 +87,7 @@ class ProcessPool:
         self._log = log
         self._on_change, self._on_failure = on_change, on_failure
         self._clock = clock
-        self._places: dict[Hashable, _Place] = {}
+        self._slots: dict[Hashable, _Slot] = {}
         self._waiters: list[asyncio.Future[None]] = []
         self._ending: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
@@ -95,30 +95,30 @@ class ProcessPool:
 
     def pids(self) -> dict[str, int]:
         """Process ids, by the names of keys."""
-        return {place.name: place.process.pid for place in self._places.values() if place.process is not None}
+        return {slot.name: slot.process.pid for slot in self._slots.values() if slot.process is not None}
 
     async def call(self, key: Hashable, name: str, function: str, *args: Any, user: Hashable = None) -> Any:
-        """What `function` of the module returns in the process of `key`, as JSON tells it.
+        """Call `function` of the module in the process of `key` and return its result as JSON has it.
 
-        `name` is what logs call the key, `user` who asks: a process may be larger where many do.
+        `name` is what logs call the key, `user` who asks: a process may be larger if many do.
         Raises CallFailed with what the function raised, ProcessFailed if there was no answer.
         """
         if self._closed:
             raise ProcessFailed("closed", "it was ended")
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch(), name="processes")
-        place = self._places.get(key)
-        if place is None:
-            place = self._places[key] = _Place(name, asyncio.Semaphore(self._limits.calls))
-        self._check_back_off(place)
-        place.users += 1
-        place.served[user] = self._clock()
+        slot = self._slots.get(key)
+        if slot is None:
+            slot = self._slots[key] = _Slot(name, asyncio.Semaphore(self._limits.calls))
+        self._check_back_off(slot)
+        slot.users += 1
+        slot.served[user] = self._clock()
         try:
-            async with place.calls:
-                return await self._call(place, function, args)
+            async with slot.calls:
+                return await self._call(slot, function, args)
         finally:
-            place.users -= 1
-            place.used = self._clock()
+            slot.users -= 1
+            slot.used = self._clock()
             self._wake()
 
     async def close(self) -> None:
@@ -126,45 +126,45 @@ class ProcessPool:
         self._closed = True
         if self._watching is not None:
             self._watching.cancel()
-        for place in self._places.values():
-            self._end(place)
+        for slot in self._slots.values():
+            self._end(slot)
         if self._ending:
             await asyncio.wait(self._ending)
 
-    async def _call(self, place: _Place, function: str, args: tuple[Any, ...]) -> Any:
+    async def _call(self, slot: _Slot, function: str, args: tuple[Any, ...]) -> Any:
         try:
-            process = await self._ready(place)
+            process = await self._ready(slot)
             begun = self._clock()
             answer = await process.call(f"{self._module}:{function}", args, self._limits.call_seconds)
         except ProcessFailed as failure:
-            self._failed(place, failure)
+            self._failed(slot, failure)
             raise
-        place.trusted = self._clock() - begun <= self._limits.slow_seconds
-        place.wait, place.failure = 0.0, None
+        slot.trusted = self._clock() - begun <= self._limits.slow_seconds
+        slot.wait, slot.failure = 0.0, None
         return answer
 
-    def _check_back_off(self, place: _Place) -> None:
-        if place.failure is not None and self._clock() < place.again:
+    def _check_back_off(self, slot: _Slot) -> None:
+        if slot.failure is not None and self._clock() < slot.again:
             # A new exception each time, for each is raised somewhere else.
-            raise ProcessFailed(place.failure.how, str(place.failure))
+            raise ProcessFailed(slot.failure.how, str(slot.failure))
 
-    async def _ready(self, place: _Place) -> ChildProcess:
-        """The process, started if need be."""
-        async with place.starting:
-            self._check_back_off(place)  # it may have failed while this call waited
-            if place.process is None or not place.process.alive:
-                if place.process is not None:
-                    self._end(place)
-                await self._room(place)
-                process = place.process = ChildProcess(self._module, self._log)
+    async def _ready(self, slot: _Slot) -> ChildProcess:
+        """Return the process, started if need be."""
+        async with slot.starting:
+            self._check_back_off(slot)  # it may have failed while this call waited
+            if slot.process is None or not slot.process.alive:
+                if slot.process is not None:
+                    self._end(slot)
+                await self._room(slot)
+                process = slot.process = ChildProcess(self._module, self._log)
                 self._on_change(self._count())
                 await process.start(self._limits.start_seconds)
-            return place.process
+            return slot.process
 
-    async def _room(self, place: _Place) -> None:
-        """Until one more process may be started. First come, first served, but suspects have half of the places at most."""
-        end = asyncio.get_running_loop().time() + self._limits.place_seconds
-        while not self._make_room(place):
+    async def _room(self, slot: _Slot) -> None:
+        """Wait until one more process may be started. First come, first served, but suspects have half of the slots at most."""
+        end = asyncio.get_running_loop().time() + self._limits.slot_seconds
+        while not self._make_room(slot):
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             try:
@@ -176,10 +176,10 @@ class ProcessPool:
                 if waiter in self._waiters:
                     self._waiters.remove(waiter)
 
-    def _make_room(self, place: _Place) -> bool:
-        there = [one for one in self._places.values() if one.process is not None]
+    def _make_room(self, slot: _Slot) -> bool:
+        there = [one for one in self._slots.values() if one.process is not None]
         suspects = [one for one in there if not one.trusted]
-        if place.trusted or len(suspects) < max(1, self._limits.processes // 2):
+        if slot.trusted or len(suspects) < max(1, self._limits.processes // 2):
             if len(there) < self._limits.processes:
                 return True
             candidates = there
@@ -192,21 +192,21 @@ class ProcessPool:
         self._end(idle[0])
         return True
 
-    def _failed(self, place: _Place, failure: ProcessFailed) -> None:
+    def _failed(self, slot: _Slot, failure: ProcessFailed) -> None:
         if failure.how == "busy" or self._closed:
             return
-        if place.process is not None:
-            self._end(place)
-        elif place.again > self._clock():
+        if slot.process is not None:
+            self._end(slot)
+        elif slot.again > self._clock():
             return  # another call of this key has seen it already
-        place.trusted, place.failure = False, failure
-        place.wait = min(max(place.wait * 2, _FIRST_WAIT), _LONGEST_WAIT)
-        place.again = self._clock() + place.wait
+        slot.trusted, slot.failure = False, failure
+        slot.wait = min(max(slot.wait * 2, _FIRST_WAIT), _LONGEST_WAIT)
+        slot.again = self._clock() + slot.wait
         self._on_failure(failure.how)
-        _log.warning("the process for %s failed: %s; it is started again in %.0f s", place.name, failure, place.wait)
+        _log.warning("the process for %s failed: %s; it is started again in %.0f s", slot.name, failure, slot.wait)
 
-    def _end(self, place: _Place) -> None:
-        process, place.process = place.process, None
+    def _end(self, slot: _Slot) -> None:
+        process, slot.process = slot.process, None
         if process is not None:
             task = asyncio.create_task(process.close(), name=f"end of {process.pid}")
             self._ending.add(task)
@@ -215,7 +215,7 @@ class ProcessPool:
             self._wake()
 
     def _count(self) -> int:
-        return sum(place.process is not None for place in self._places.values())
+        return sum(slot.process is not None for slot in self._slots.values())
 
     def _wake(self) -> None:
         """Whoever waits for room looks again."""
@@ -227,22 +227,22 @@ class ProcessPool:
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
             now = self._clock()
-            for key, place in list(self._places.items()):
-                if place.process is not None:
-                    self._check(place, place.process, now)
-                elif not place.users and now - max(place.used, place.again) > _FORGET_SECONDS:
-                    del self._places[key]
+            for key, slot in list(self._slots.items()):
+                if slot.process is not None:
+                    self._check(slot, slot.process, now)
+                elif not slot.users and now - max(slot.used, slot.again) > _FORGET_SECONDS:
+                    del self._slots[key]
 
-    def _check(self, place: _Place, process: ChildProcess, now: float) -> None:
-        place.served = {user: when for user, when in place.served.items() if now - when <= _FORGET_SECONDS}
-        usage, limits, users = process.usage() if process.alive else None, self._limits, len(place.served)
+    def _check(self, slot: _Slot, process: ChildProcess, now: float) -> None:
+        slot.served = {user: when for user, when in slot.served.items() if now - when <= _FORGET_SECONDS}
+        usage, limits, users = process.usage() if process.alive else None, self._limits, len(slot.served)
         memory = limits.memory_bytes + users * limits.memory_bytes_each
         threads = limits.threads + users * limits.threads_each
         if usage is not None and usage[0] > memory:
             process.kill(ProcessFailed("memory", f"it took more memory than it may, {limits.memory_bytes >> 20} MiB"))
         elif usage is not None and usage[1] > threads:
             process.kill(ProcessFailed("threads", f"it made more threads than it may, {limits.threads}"))
-        if not place.users and not process.alive:
-            self._failed(place, process.failure)
-        elif not place.users and now - place.used > self._limits.idle_seconds:
-            self._end(place)
+        if not slot.users and not process.alive:
+            self._failed(slot, process.failure)
+        elif not slot.users and now - slot.used > self._limits.idle_seconds:
+            self._end(slot)

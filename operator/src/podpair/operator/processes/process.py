@@ -1,7 +1,7 @@
 """One child process as the operator sees it: started, called, ended.
 
 Invariant: every call ends, with an answer, with the error that the function raised, or with ProcessFailed: after its time is
-over, after the process has ended, or after it sent what is no answer. In each of these cases the process is ended.
+over, after the process has ended, or after it sent an invalid answer. In each of these cases the process is ended.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from podpair.operator.processes.messages import (
 
 _CLOSE_SECONDS = 2.0
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-# Nothing else of the operator's environment is a child's business.
+# Children get nothing else of the operator's environment.
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
@@ -76,7 +76,7 @@ class ChildProcess:
         options = json.dumps([os.getpid(), self._module, self._log])
         ready = self._expect(0)
         try:
-            # -P: the folder in which the operator was started is no place to import from.
+            # -P: nothing is imported from the operator's working directory.
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", "podpair.operator.processes.child", options,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=MAX_BYTES,
@@ -89,7 +89,7 @@ class ChildProcess:
         await self._answer(0, ready, seconds, f"it was not ready within {seconds:.0f} s")
 
     async def call(self, function: str, args: tuple[Any, ...], seconds: float) -> Any:
-        """What `module:function` returns, as JSON tells it. Raises CallFailed, ProcessFailed."""
+        """Call `module:function` and return its result as JSON has it. Raises CallFailed, ProcessFailed."""
         if self._process is None or self._process.stdin is None or self._failure is not None:
             raise self.failure
         self._number += 1
@@ -112,7 +112,7 @@ class ChildProcess:
                 self._process.kill()
 
     async def close(self) -> None:
-        """Let it end, and end it where it doesn't."""
+        """Let it end, and kill it if it doesn't."""
         self._fail(ProcessFailed("closed", "it was ended"))
         process = self._process
         if process is None:
@@ -131,7 +131,7 @@ class ChildProcess:
                 self._reading.cancel()
 
     def usage(self) -> tuple[int, int] | None:
-        """(bytes of memory, threads) that it has; None: nobody can tell."""
+        """Return its (bytes of memory, threads); None: not known."""
         try:
             # After the program's name, which may hold anything but a bracket as its last: see proc_pid_stat(5).
             fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
@@ -155,7 +155,7 @@ class ChildProcess:
             self._waiting.pop(number, None)
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
-        """Its answers, until it ends."""
+        """Read its answers, until it ends."""
         answers = process.stdout
         try:
             while answers is not None and (body := await read_message(answers)) is not None:

@@ -1,1 +1,1 @@
-"""The gateways' edge: what each pod tells of its load."""
+"""Scrapes the gateways' pods for their load."""

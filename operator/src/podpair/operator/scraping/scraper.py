@@ -1,7 +1,7 @@
-"""Asks the gateways of a resource for their load, all at once and never for long.
+"""Scrapes the gateways of a resource for their load, concurrently and within bounds.
 
-A pod that doesn't answer in time keeps nobody waiting: it counts as the window says. Whose pods they are decides what they
-answer, so that all is bounded: one pod's answer in time and bytes, one resource's pods in connections and time, all pods
+A pod that doesn't answer in time delays nothing: it counts as the window says. A pod's owner decides what it answers, so
+everything is bounded: one pod's answer in time and bytes, one resource's pods in connections and time, all pods
 in connections. Pods that answered last time have connections of their own, and one that didn't is asked less often.
 """
 
@@ -15,15 +15,15 @@ from typing import NamedTuple
 
 import aiohttp
 
+from podpair.operator.core.external_metrics_values import MetricValues
 from podpair.operator.core.load import PodLoad, Window
-from podpair.operator.core.measures import Measures
-from podpair.operator.scraping.reading import read_load
+from podpair.operator.scraping.metrics_parser import read_load
 
 _log = logging.getLogger(__name__)
 
 
 class ScrapeLimits(NamedTuple):
-    """What asking may cost."""
+    """The bounds of scraping."""
 
     pod_seconds: float = 3.0
     """One pod's answer, from the connection on."""
@@ -48,7 +48,7 @@ class _Pods:
     failures: dict[str, int] = field(default_factory=dict)
     """Times after one another that a pod gave no answer; 0: it did."""
     due: dict[str, int] = field(default_factory=dict)
-    """The round in which a pod is asked again."""
+    """The round in which a pod is scraped next."""
 
 
 class Scraper:
@@ -62,8 +62,8 @@ class Scraper:
         self._good = asyncio.Semaphore(self._limits.connections)
         self._others = asyncio.Semaphore(max(1, self._limits.connections // 2))
 
-    async def measure(self, key: tuple[str, str], pods: Mapping[str, str]) -> Measures:
-        """Ask the pods of a resource (namespace, name), and tell what is known of them; lag isn't.
+    async def scrape(self, key: tuple[str, str], pods: Mapping[str, str]) -> MetricValues:
+        """Scrape the pods of a resource (namespace, name), and return what is known of them; lag isn't.
 
         `pods` are the ready ones: name → URL, such as http://10.0.0.7:8083. Raises nothing.
         """
@@ -74,7 +74,8 @@ class Scraper:
         some = asyncio.Semaphore(self._limits.resource_connections)
         due = [name for name in pods if known.due.get(name, 0) <= known.round]
         asking = {
-            name: asyncio.create_task(self._ask(pods[name], some, good=known.failures.get(name) == 0)) for name in due
+            name: asyncio.create_task(self._scrape_pod(pods[name], some, good=known.failures.get(name) == 0))
+            for name in due
         }
         found: dict[str, PodLoad | None] = dict.fromkeys(pods)
         if asking:
@@ -89,16 +90,16 @@ class Scraper:
                 known.failures[name] = failures
                 known.due[name] = known.round + max(1, min(failures, self._limits.skipped + 1))
         now = self._clock()
-        known.window.take(now, found)
-        return known.window.measures(now)
+        known.window.add(now, found)
+        return known.window.values(now)
 
     def without_latency(self, key: tuple[str, str]) -> bool:
-        """Whether there is a pod whose model has never told its latency."""
+        """Return whether there is a pod whose model has never exported its latency."""
         known = self._resources.get(key)
         return known is not None and known.window.without_latency
 
     def forget(self, key: tuple[str, str]) -> None:
-        """The resource is gone."""
+        """Drop what is known of a resource that is gone."""
         self._resources.pop(key, None)
 
     async def close(self) -> None:
@@ -116,7 +117,7 @@ class Scraper:
             )
         return self._session
 
-    async def _ask(self, url: str, some: asyncio.Semaphore, *, good: bool) -> PodLoad | None:
+    async def _scrape_pod(self, url: str, some: asyncio.Semaphore, *, good: bool) -> PodLoad | None:
         async with self._connection(some, good):
             timeout = aiohttp.ClientTimeout(total=self._limits.pod_seconds)
             try:
@@ -127,10 +128,10 @@ class Scraper:
                         body += chunk
                         if len(body) > self._limits.pod_bytes:
                             raise ValueError(f"more than {self._limits.pod_bytes} bytes of metrics")
-                # Not on the loop: whose pod it is decides how long that takes.
+                # Not on the loop: the pod's owner decides how long that takes.
                 return await asyncio.to_thread(read_load, body.decode())
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-                _log.debug("%s tells no load: %s", url, error or type(error).__name__)
+                _log.debug("%s exports no load: %s", url, error or type(error).__name__)
                 return None
 
     @asynccontextmanager

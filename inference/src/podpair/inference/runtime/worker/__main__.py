@@ -1,6 +1,6 @@
 """A worker process: `python -m podpair.inference.runtime.worker`, started by the server alone, which hands it its connections.
 
-It isn't forked: nothing of the server's threads, locks, sockets or CUDA contexts is in it. It ends with the server, also where
+It isn't forked: nothing of the server's threads, locks, sockets or CUDA contexts is in it. It ends with the server, also if
 that is killed: its connection ends then, and on Linux the kernel ends it (PR_SET_PDEATHSIG). The signals by which a terminal,
 `docker stop` or systemd ends a whole group are the server's affair, which ends its workers once all is answered.
 """
@@ -22,11 +22,11 @@ def main() -> None:
     _end_with(options.server)
     # Not ignored: what a model executes would inherit that.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave_it_to_the_server)
+        signal.signal(number, _leave_to_server)
     faulthandler.enable(options.tracebacks)
     for file in (options.control, *options.calls, options.tracebacks):
         os.set_inheritable(file, False)
-    # What a model prints is seen where its process is ended, too.
+    # What a model prints is written even if its process is killed.
     with contextlib.suppress(AttributeError):
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     if options.log is not None:
@@ -34,16 +34,16 @@ def main() -> None:
 
         logs.set_up(*options.log)
 
-    from podpair.inference.runtime import forks
+    from podpair.inference.runtime.fork_guard import guard_forks
     from podpair.inference.runtime.worker.channel import Channel
-    from podpair.inference.runtime.worker.serving import serve
+    from podpair.inference.runtime.worker.server import serve
 
-    forks.guard(lambda: (options.control, *options.calls))
+    guard_forks(lambda: (options.control, *options.calls))
     serve(Channel(socket.socket(fileno=options.control)), [Channel(socket.socket(fileno=f)) for f in options.calls])
 
 
 def _end_with(server: int) -> None:
-    """Have the kernel end this process with the thread that started it, where it can."""
+    """Have the kernel end this process with the thread that started it, if it can."""
     if sys.platform == "linux":
         with contextlib.suppress(Exception):
             import ctypes
@@ -54,7 +54,7 @@ def _end_with(server: int) -> None:
         os._exit(1)
 
 
-def _leave_it_to_the_server(*_: object) -> None:
+def _leave_to_server(*_: object) -> None:
     pass
 
 

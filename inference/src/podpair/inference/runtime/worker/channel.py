@@ -11,12 +11,12 @@ import numpy as np
 from podpair.inference.core.tensors import Array
 from podpair.inference.core.worker_messages import PREFIX, Message, decode, encode, lengths
 
-# What is asked for at once: most messages are smaller.
+# The size of a read: most messages are smaller.
 _CHUNK = 65536
 
 
 class Channel:
-    """Sends and receives messages; one thread may do the one while another does the other."""
+    """Sends and receives messages; one thread may send while another receives."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -29,7 +29,7 @@ class Channel:
         return self._socket.fileno()
 
     def send(self, message: Message, arrays: Sequence[Array] = ()) -> None:
-        """Send a message with its tensors. Raises OSError, BrokenPipeError where the other side is gone."""
+        """Send a message with its tensors. Raises OSError, BrokenPipeError if the other side is gone."""
         buffers = encode(message, arrays)
         left = sum([memoryview(buffer).nbytes for buffer in buffers])
         while True:
@@ -40,16 +40,16 @@ class Channel:
             buffers = _behind(buffers, sent)
 
     def set_timeout(self, seconds: float | None) -> None:
-        """From now on `receive` waits so long at most; None: for ever."""
+        """Limit how long `receive` waits from now on; None: no limit."""
         whole, part = divmod(seconds or 0.0, 1)
         # The kernel's own, for which no call more is needed, as for Python's. None at all is no time-out to it.
         value = struct.pack("@ll", int(whole), max(int(part * 1e6), 1 if seconds else 0))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, value)
 
     def receive(self) -> tuple[Any, list[Array]]:
-        """The next message and its tensors, which are the caller's to keep and to write to.
+        """Return the next message and its tensors, which are the caller's to keep and to write to.
 
-        Raises TimeoutError, EOFError where the other side has ended, OSError, or MessageError.
+        Raises TimeoutError, EOFError if the other side has ended, OSError, or MessageError.
         """
         try:
             return self._receive()
@@ -57,12 +57,12 @@ class Channel:
             raise TimeoutError from None
 
     def shut(self) -> None:
-        """End the connection: who waits at either end learns of it."""
+        """Shut the connection down, which wakes those who wait at either end."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Let go of it; nobody may be at it any more."""
+        """Close the socket, which must not be in use any more."""
         self._socket.close()
 
     def _receive(self) -> tuple[Any, list[Array]]:
@@ -92,7 +92,7 @@ class Channel:
 
 
 def _behind(buffers: Sequence[Any], sent: int) -> list[Any]:
-    """What is left of buffers of which so many bytes were sent."""
+    """Return the buffers without the first `sent` bytes."""
     left = []
     for buffer in buffers:
         view = memoryview(buffer)

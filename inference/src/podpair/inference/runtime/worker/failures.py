@@ -24,7 +24,7 @@ class WorkerTraceback(Exception):
 
 
 def failure_of(error: BaseException) -> Failure:
-    """What is sent of an error; of a class of the user's the one that it is made of."""
+    """Return what is sent of an error; for a class of the user's, its known base class."""
     known = next((base.__name__ for base in type(error).__mro__ if base.__name__ in _KINDS), "")
     if isinstance(error, InferenceError) and known:
         return Failure(known, str(error), error.retry_after if isinstance(error, OverloadedError) else 0.0)
@@ -33,7 +33,7 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def error_of(failure: Failure) -> Exception:
-    """The error that was sent."""
+    """Return the error that was sent."""
     kind = _KINDS.get(failure.kind)
     if kind is OverloadedError:
         return OverloadedError(failure.text, failure.retry_after)

@@ -13,5 +13,5 @@ class Options:
     tracebacks: int
     # The server's process id.
     server: int
-    # Level and format of the log, where the server has set it up.
+    # Level and format of the log, if the server has set it up.
     log: tuple[str, Literal["json", "text"]] | None = None

@@ -26,7 +26,7 @@ from podpair.inference.runtime.worker.options import Options
 
 log = logging.getLogger(__name__)
 
-# How long a worker may take to write down where it is, and to end when it is asked to, in seconds.
+# How long a worker may take to write its traceback, and to end when it is asked to, in seconds.
 _ABORT_SECONDS = 2.0
 _CLOSE_SECONDS = 4.0
 # Bytes of a traceback that are logged.
@@ -34,7 +34,7 @@ _TRACEBACK = 16384
 
 
 class WorkerProcess:
-    """One process, with `calls` connections for runs. Raises OSError where it can't be started.
+    """One process, with `calls` connections for runs. Raises OSError if it can't be started.
 
     on_end: called once it has ended, in its thread.
     """
@@ -42,13 +42,13 @@ class WorkerProcess:
     def __init__(self, name: str, calls: int, on_end: Callable[["WorkerProcess"], object]) -> None:
         self._name = name
         self._on_end = on_end
-        # Why it ended, what it was doing then, and in a word: exited, signal, timeout or closed.
+        # Why it ended, its traceback then, and the metric's label: exited, signal, timeout or closed.
         self.reason = "its process is there"
         self.traceback = ""
         self.how = ""
         # Set once it has ended.
-        self.gone = threading.Event()
-        self._ending = ""
+        self.ended = threading.Event()
+        self._end_reason = ""
         self._reaped = False
         self._lock = threading.Lock()
         self._started_at = time.monotonic()
@@ -76,31 +76,31 @@ class WorkerProcess:
         return time.monotonic() - self._started_at
 
     def abort(self, reason: str, how: str = "timeout") -> None:
-        """End it at once, because of this; it writes down first where it is. Returns when it has ended."""
+        """Abort the process, for this reason; it writes its traceback first. Returns when it has ended."""
         with self._lock:
-            first = not self._ending
-            self._ending = self._ending or reason
+            first = not self._end_reason
+            self._end_reason = self._end_reason or reason
             self.how = self.how or how
-        if first and not self.gone.is_set():
-            self._leave_no_core()
+        if first and not self.ended.is_set():
+            self._disable_core_dump()
             self._signal(signal.SIGABRT)
-        if not self.gone.wait(_ABORT_SECONDS):
+        if not self.ended.wait(_ABORT_SECONDS):
             self._signal(signal.SIGKILL)
-            self.gone.wait(_ABORT_SECONDS)
+            self.ended.wait(_ABORT_SECONDS)
 
     def close(self) -> None:
-        """Let it end by itself, and end it where it doesn't."""
+        """Let it end by itself, and kill it if it doesn't."""
         with self._lock:
-            self._ending = self._ending or "it was closed"
+            self._end_reason = self._end_reason or "it was closed"
             self.how = self.how or "closed"
         self._shut()
-        if not self.gone.wait(_CLOSE_SECONDS):
-            log.warning("a model's process doesn't end, and is ended", extra={"worker": self._name, "pid": self.pid})
+        if not self.ended.wait(_CLOSE_SECONDS):
+            log.warning("a model's process doesn't end, and is killed", extra={"worker": self._name, "pid": self.pid})
             self._signal(signal.SIGKILL)
-            self.gone.wait(_CLOSE_SECONDS)
+            self.ended.wait(_CLOSE_SECONDS)
 
     def _run(self) -> None:
-        """In its thread: from its start to its end."""
+        """Start the process, and wait for its end (in its thread)."""
         try:
             process = self._start()
             self._pid = process.pid
@@ -114,8 +114,8 @@ class WorkerProcess:
                 connection.close()
             self._begun.set()
         status = self._wait(process)
-        self._explain(status)
-        self.gone.set()
+        self._set_reason(status)
+        self.ended.set()
         self._shut()
         self._on_end(self)
 
@@ -132,7 +132,7 @@ class WorkerProcess:
         )
 
     def _wait(self, process: "subprocess.Popen[bytes]") -> int:
-        """Its status. What it has left in its session ends with it, while its id is still its own."""
+        """Wait for its status. What it has left in its session is killed while the id is still its own."""
         if not hasattr(os, "waitid"):
             return process.wait()
         with contextlib.suppress(ChildProcessError):
@@ -146,13 +146,13 @@ class WorkerProcess:
             threading.Thread(target=_reap, args=(process.pid,), daemon=True).start()
         return status
 
-    def _explain(self, status: int) -> None:
+    def _set_reason(self, status: int) -> None:
         with self._tracebacks as file:
             file.seek(0)
             self.traceback = file.read(_TRACEBACK).decode(errors="replace")
         with self._lock:
-            if self._ending:
-                self.reason = self._ending
+            if self._end_reason:
+                self.reason = self._end_reason
             elif status < 0:
                 self.how = "signal"
                 self.reason = f"its process was ended by {_signal_name(-status)}"
@@ -160,8 +160,8 @@ class WorkerProcess:
                 self.how = "exited"
                 self.reason = f"its process exited with status {status}"
 
-    def _leave_no_core(self) -> None:
-        """SIGABRT would leave an image of its memory, which nobody has asked for."""
+    def _disable_core_dump(self) -> None:
+        """Disable the core dump that SIGABRT would leave."""
         with contextlib.suppress(Exception):
             import resource
 
@@ -180,14 +180,14 @@ class WorkerProcess:
 
 
 def _reap(group: int) -> None:
-    """In a container the first process inherits what others leave behind, and has to wait for it."""
+    """Wait for orphaned processes, which the first process in a container inherits."""
     with contextlib.suppress(ChildProcessError):
         while True:
             os.waitpid(-group, 0)
 
 
 def _file_for_tracebacks() -> IO[bytes]:
-    """In memory where there is such a thing: a container may have no place to write to."""
+    """Create a file in memory if possible: a container may have no writable place."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("tracebacks"), "w+b")
     return tempfile.TemporaryFile()

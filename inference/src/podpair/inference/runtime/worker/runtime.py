@@ -1,7 +1,7 @@
 """One worker process as a `Runtime`: from its start to its end, which is final.
 
-A run takes one of the connections and has it to itself until it is answered; streams share the one for control, whose reader
-and writer are threads of their own: the serving loop waits for no socket. A call that takes too long ends the process.
+A run uses one of the connections alone until it is answered; streams share the one for control, whose reader and writer are
+threads of their own: the serving loop waits for no socket. A call that takes too long ends the process.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ from podpair.inference.core.worker_messages import (
     Run,
     Tensor,
 )
-from podpair.inference.core.worker_messages import Part as StreamPart
-from podpair.inference.runtime.feeding import WINDOW, Feed
+from podpair.inference.core.worker_messages import Chunk as StreamChunk
+from podpair.inference.runtime.stream_bridge import WINDOW, StreamBridge
 from podpair.inference.runtime.worker.channel import Channel
 from podpair.inference.runtime.worker.failures import error_of
 from podpair.inference.runtime.worker.process import WorkerProcess
@@ -39,10 +39,10 @@ log = logging.getLogger(__name__)
 
 Answers = list[Array]
 
-# Parts of a stream between the two processes, beside as many in the worker; it is asked for more once so many were read.
+# Chunks of a stream between the two processes, besides as many in the worker; more are requested once so many were read.
 _WINDOW = WINDOW // 2
 _AT_ONCE = _WINDOW // 2
-# How long a stream that was cancelled because it is late may take to end.
+# How long a stream that was cancelled for being late may take to end.
 _CANCEL_SECONDS = 5.0
 
 
@@ -68,14 +68,14 @@ class WorkerRuntime:
         self._timeout = config.timeout_seconds
         self.instances = config.instances or 1
         self._on_end = on_end
-        self._streams: dict[int, Feed[Answers]] = {}
+        self._streams: dict[int, StreamBridge[Answers]] = {}
         self._numbers = count()
         self._outbox: SimpleQueue[tuple[Any, Sequence[Array]]] = SimpleQueue()
         self._calls: SimpleQueue[Channel] = SimpleQueue()
-        # Set once nobody reads from the connection for control, or writes to it.
+        # Set once the control connection isn't used any more.
         self._control_is_free = threading.Event()
         try:
-            self.process = WorkerProcess(load.name, self.instances, self._has_ended)
+            self.process = WorkerProcess(load.name, self.instances, self._on_process_end)
         except OSError as error:
             raise FaultsError([f"{load.path}: its process can't be started: {error}"]) from None
         for call in self.process.calls:
@@ -105,11 +105,11 @@ class WorkerRuntime:
             message, answers = call.receive()
         except TimeoutError:
             self.process.abort(
-                f"a run took longer than {self._timeout:g} s (runtime.timeout_seconds), and its process was ended"
+                f"a run took longer than {self._timeout:g} s (runtime.timeout_seconds), and its process was killed"
             )
-            raise self._ended() from None
+            raise self._ended_error() from None
         except (OSError, EOFError, MessageError) as error:
-            raise self._ended(error) from None
+            raise self._ended_error(error) from None
         finally:
             self._calls.put(call)
         if isinstance(message, Failure):
@@ -119,16 +119,16 @@ class WorkerRuntime:
     async def stream(self, arrays: Sequence[Array], parameters: Mapping[str, Any]) -> AsyncGenerator[Answers, None]:
         """See `Streaming.stream`. Raises as `run` does."""
         number, read = next(self._numbers), 0
-        feed = self._streams[number] = Feed(lambda: None)
-        if self.process.gone.is_set():
+        bridge = self._streams[number] = StreamBridge(lambda: None)
+        if self.process.ended.is_set():
             self._streams.pop(number, None)
-            raise self._ended()
+            raise self._ended_error()
         self._post(Begin(number, _WINDOW, dict(parameters)), arrays)
         late = False
         try:
             while True:
                 async with asyncio.timeout(self._timeout):
-                    part = await feed.get()
+                    part = await bridge.get()
                 if part is None:
                     return
                 read += 1
@@ -161,18 +161,18 @@ class WorkerRuntime:
             self.process.abort(f"it took longer than {timeout:g} s to load (runtime.load_timeout_seconds)")
             raise FaultsError([f"{load.path}: {self.process.reason}"]) from None
         except (OSError, EOFError, MessageError) as error:
-            self._make_sure(error)
+            self._ensure_ended(error)
             if self.process.traceback:
-                told = {"model": self._model, "traceback": self.process.traceback}
-                log.error("a model's process ended while it was loaded", extra=told)
+                record = {"model": self._model, "traceback": self.process.traceback}
+                log.error("a model's process ended while it was loaded", extra=record)
             raise FaultsError([f"{load.path}: while it was loaded {self.process.reason}"]) from None
         if isinstance(message, Faults):
             self.process.close()
             raise FaultsError(message.faults)
         return message  # type: ignore[no-any-return]
 
-    def _has_ended(self, process: WorkerProcess) -> None:
-        """In the process's thread: let go of the connections as soon as nobody is at them, and tell of it."""
+    def _on_process_end(self, process: WorkerProcess) -> None:
+        """Close the connections once nobody uses them, and report the end (in the process's thread)."""
         for _ in process.calls:
             call = self._calls.get()
             call.close()
@@ -181,26 +181,26 @@ class WorkerRuntime:
         process.control.close()
         self._on_end(self)
 
-    def _make_sure(self, error: Exception | None) -> None:
-        """A process that doesn't answer any more is gone, or nearly; one that isn't has let go of its connection."""
-        if not self.process.gone.wait(_CANCEL_SECONDS):
-            self.process.abort(f"its process let go of its connection{f' ({error})' if str(error) else ''}", "exited")
+    def _ensure_ended(self, error: Exception | None) -> None:
+        """Wait until a process that doesn't answer has ended; abort one that has only closed its connection."""
+        if not self.process.ended.wait(_CANCEL_SECONDS):
+            self.process.abort(f"its process closed its connection{f' ({error})' if str(error) else ''}", "exited")
 
-    def _ended(self, error: Exception | None = None) -> ModelEndedError:
-        self._make_sure(error)
+    def _ended_error(self, error: Exception | None = None) -> ModelEndedError:
+        self._ensure_ended(error)
         return ModelEndedError(f"model {self._model} failed: {self.process.reason}, with the requests that it had")
 
     def _post(self, message: Any, arrays: Sequence[Array] = ()) -> None:
         self._outbox.put((message, arrays))
 
     def _check_ended(self, number: int) -> None:
-        """In the loop: a stream that nobody reads has to end."""
-        if number in self._streams and not self.process.gone.is_set():
-            reason = "a stream that was cancelled didn't end (runtime.timeout_seconds), and its process was ended"
+        """Check that a stream that nobody reads has ended (in the loop)."""
+        if number in self._streams and not self.process.ended.is_set():
+            reason = "a stream that was cancelled didn't end (runtime.timeout_seconds), and its process was killed"
             threading.Thread(target=partial(self.process.abort, reason), daemon=True).start()
 
     def _write(self) -> None:
-        """In a thread: send what there is for streams, until the process has gone."""
+        """Send messages for streams, until the process has ended (in a thread)."""
         while True:
             message, arrays = self._outbox.get()
             if message is None:
@@ -210,34 +210,34 @@ class WorkerRuntime:
             except OSError:
                 return
             except Exception as error:
-                # It can't be sent, as it is.
-                feed = self._streams.pop(message.stream, None)
-                if feed is not None:
-                    feed.end(error)
+                # The message can't be encoded.
+                bridge = self._streams.pop(message.stream, None)
+                if bridge is not None:
+                    bridge.end(error)
 
     def _read(self, writer: threading.Thread) -> None:
-        """In a thread: parts, and ends, until the process has gone; then all streams have ended."""
+        """Receive chunks and ends of streams, until the process has ended, and with it all streams (in a thread)."""
         try:
             while True:
-                self._take(*self.process.control.receive())
+                self._handle(*self.process.control.receive())
         except (OSError, EOFError, MessageError) as error:
-            ended = self._ended(error)
+            ended = self._ended_error(error)
         self._outbox.put((None, ()))
         writer.join()
         self._control_is_free.set()
         while self._streams:
-            _, feed = self._streams.popitem()
-            feed.end(ended)
+            _, bridge = self._streams.popitem()
+            bridge.end(ended)
 
-    def _take(self, message: Any, arrays: Answers) -> None:
-        if isinstance(message, StreamPart):
-            feed = self._streams.get(message.stream)
-            if feed is not None:
-                feed.put(arrays)
+    def _handle(self, message: Any, arrays: Answers) -> None:
+        if isinstance(message, StreamChunk):
+            bridge = self._streams.get(message.stream)
+            if bridge is not None:
+                bridge.put(arrays)
         elif isinstance(message, End):
-            feed = self._streams.pop(message.stream, None)
-            if feed is not None:
-                feed.end(None if message.failure is None else error_of(message.failure))
+            bridge = self._streams.pop(message.stream, None)
+            if bridge is not None:
+                bridge.end(None if message.failure is None else error_of(message.failure))
 
 
 def _specs(tensors: Sequence[Tensor]) -> tuple[TensorSpec, ...]:

@@ -1,7 +1,7 @@
-"""A class in worker processes, one after the other: where one ends that shouldn't the next is started, with growing waits.
+"""Runs a class in a worker process, and starts the next one if it ends unexpectedly, with growing delays.
 
 While there is none the model isn't ready, and requests are refused at once (503): they may be answered elsewhere, or later.
-Those that were in the process when it ended fail, for one of them may be why.
+Those that were in the process when it ended fail, since one of them may be the cause.
 """
 
 import logging
@@ -24,9 +24,9 @@ Start = Callable[[Callable[[WorkerProcess], object], Callable[[WorkerRuntime], o
 
 
 class SupervisedRuntime:
-    """A `Runtime`, `Streaming` and `Restarting`. Raises FaultsError where the first process can't load the class.
+    """A `Runtime`, `Streaming` and `Restarting`. Raises FaultsError if the first process can't load the class.
 
-    start: makes a process, given what is to be called when it was started, and when it has ended.
+    start: creates a process, given the callbacks for when it was started, and when it has ended.
     """
 
     platform = "python"
@@ -40,38 +40,38 @@ class SupervisedRuntime:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._down: Down | None = None
-        self._tell: Callable[[Down | None], object] | None = None
+        self._notify: Callable[[Down | None], object] | None = None
         self._prepare: Callable[[Runtime], object] | None = None
         self._current: WorkerRuntime | None = None
         # The process that was started last.
         self._latest: WorkerProcess | None = None
-        first = start(self._starts, self._ended)
+        first = start(self._on_start, self._on_end)
         self._current = first
         self.instances = first.instances
         self.inputs, self.outputs = first.inputs, first.outputs
         self.predicts, self.streams = first.predicts, first.streams
         self.takes_parameters = first.takes_parameters
-        if first.process.gone.is_set():
-            self._ended(first)
+        if first.process.ended.is_set():
+            self._on_end(first)
 
-    def watch(self, tell: Callable[[Down | None], object]) -> None:
+    def watch(self, notify: Callable[[Down | None], object]) -> None:
         """See `Restarting`."""
         with self._lock:
-            self._tell, down = tell, self._down
+            self._notify, down = notify, self._down
         if down is not None:
-            tell(down)
+            notify(down)
 
-    def before_up(self, prepare: Callable[[Runtime], object]) -> None:
+    def on_restart(self, prepare: Callable[[Runtime], object]) -> None:
         """See `Restarting`."""
         self._prepare = prepare
 
     def run(self, arrays: Sequence[Array], parameters: Sequence[Mapping[str, Any]] = ()) -> Answers:
         """See `Runtime.run`. Raises ModelRestartingError while there is no process, and as `WorkerRuntime.run` does."""
-        return self._there().run(arrays, parameters)
+        return self._worker().run(arrays, parameters)
 
     async def stream(self, arrays: Sequence[Array], parameters: Mapping[str, Any]) -> AsyncGenerator[Answers, None]:
         """See `Streaming.stream`."""
-        async with aclosing(self._there().stream(arrays, parameters)) as parts:
+        async with aclosing(self._worker().stream(arrays, parameters)) as parts:
             async for part in parts:
                 yield part
 
@@ -84,28 +84,28 @@ class SupervisedRuntime:
             latest.close()
 
     @property
-    def _which(self) -> dict[str, Any]:
+    def _log_fields(self) -> dict[str, Any]:
         return {"model": self._model, "version": self._version}
 
-    def _there(self) -> WorkerRuntime:
+    def _worker(self) -> WorkerRuntime:
         current = self._current
         if current is None:
             down = self._down
-            why = "it is being unloaded" if down is None else f"{down.reason}; it is being started again"
+            why = "it is being unloaded" if down is None else f"{down.reason}; it is being restarted"
             raise ModelRestartingError(f"model {self._model} is not ready: {why}")
         return current
 
-    def _starts(self, process: WorkerProcess) -> None:
-        """A process is there, and begins to load the class."""
+    def _on_start(self, process: WorkerProcess) -> None:
+        """Note a process that has started and begins to load the class."""
         with self._lock:
             self._latest = process
         if self._closed.is_set():
             process.close()
 
-    def _ended(self, worker: WorkerRuntime) -> None:
-        """In the thread of a process that has ended, or of who found it so: go on with the next one."""
+    def _on_end(self, worker: WorkerRuntime) -> None:
+        """Replace a worker that has ended (in its process's thread, or in that of the caller that noticed)."""
         with self._lock:
-            # One that never was up is the affair of who started it.
+            # One that was never up is handled by its starter.
             if self._closed.is_set() or self._current is not worker:
                 return
             self._current = None
@@ -126,14 +126,14 @@ class SupervisedRuntime:
                 return
 
     def _begin(self) -> WorkerRuntime:
-        worker = self._start(self._starts, self._ended)
+        worker = self._start(self._on_start, self._on_end)
         if self._prepare is not None:
             try:
                 self._prepare(worker)
             except FaultsError:
                 worker.close()
                 raise
-            if worker.process.gone.is_set():
+            if worker.process.ended.is_set():
                 hint = "what takes no zeros leaves it out: warmup: {rows: []}"
                 raise FaultsError([f"while it was warmed up {worker.process.reason}; {hint}"])
         return worker
@@ -143,21 +143,21 @@ class SupervisedRuntime:
             closed = self._closed.is_set()
             if not closed:
                 self._current, self._down = worker, None
-                tell = self._tell
+                notify = self._notify
         if closed:
             return
-        log.info("a model's process is up again", extra={**self._which, "pid": worker.process.pid})
-        if tell is not None:
-            tell(None)
-        if worker.process.gone.is_set():
-            self._ended(worker)
+        log.info("a model's process is up again", extra={**self._log_fields, "pid": worker.process.pid})
+        if notify is not None:
+            notify(None)
+        if worker.process.ended.is_set():
+            self._on_end(worker)
 
     def _set_down(self, down: Down, wait: float, traceback: str) -> None:
         with self._lock:
-            self._down, tell = down, self._tell
-        told = {**self._which, "reason": down.reason, "in_seconds": wait}
+            self._down, notify = down, self._notify
+        record = {**self._log_fields, "reason": down.reason, "in_seconds": wait}
         if traceback:
-            told["traceback"] = traceback
-        log.error("a model's process has ended, and is started again", extra=told)
-        if tell is not None:
-            tell(down)
+            record["traceback"] = traceback
+        log.error("a model's process has ended, and is restarted", extra=record)
+        if notify is not None:
+            notify(down)

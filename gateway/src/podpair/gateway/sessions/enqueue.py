@@ -1,0 +1,144 @@
+"""Writes requests of sessions to the requests topic, and sends their `accepted`.
+
+Invariant: `accepted` is sent once the broker has acknowledged the record; if the broker rejects the record, the request ends
+with an error.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from podpair.gateway.config.model import Config
+from podpair.gateway.core import records
+from podpair.gateway.core.ledger import OpenRequest
+from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.request import InferenceRequest, encode_request
+from podpair.gateway.kafka.producer import DeliveryError, RecordMetadata, RecordProducer, resolve
+from podpair.gateway.kafka.topic_limits import TopicLimits
+from podpair.gateway.results.writer import ResultWriter
+from podpair.gateway.sessions.cancellation import CancellationPublisher
+from podpair.gateway.sessions.replies import Accepted, Replies
+from podpair.gateway.sessions.session import Session
+
+_SMALL = 4096  # bytes that any topic accepts
+
+
+class QueuedRequest:
+    """A request whose record is being written."""
+
+    __slots__ = ("_written", "id", "request", "session")
+
+    def __init__(self, session: Session, request_id: str, request: OpenRequest | None) -> None:
+        self.session = session
+        self.id = request_id
+        self.request = request
+        self._written: asyncio.Future[RecordMetadata] | None = None  # created by `written`
+
+    async def written(self) -> None:
+        """Wait for the broker's acknowledgement; to be called at once. Raises DeliveryError."""
+        self._written = asyncio.get_running_loop().create_future()
+        try:
+            await self._written
+        finally:
+            # The error refers to the frames of the waiting task, and they refer to the request: that cycle would live long.
+            self._written = None
+
+    def settle(self, outcome: RecordMetadata | DeliveryError) -> None:
+        if self._written is not None:
+            resolve(self._written, outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordWriters:
+    """What requests, their cancellations and results are written with."""
+
+    producer: RecordProducer
+    topic_limits: TopicLimits
+    cancellations: CancellationPublisher
+    results: ResultWriter
+    source: str
+    """This gateway's name, as records have it."""
+
+
+class Enqueuer:
+    """Writes request records. fail: called with the session, the id and the fault if the broker rejects a record."""
+
+    def __init__(
+        self,
+        config: Config,
+        writers: RecordWriters,
+        replies: Replies,
+        fail: Callable[[Session, str, Fault], None],
+    ) -> None:
+        self._topic = config.requests.topic
+        self._keyed = config.requests.ordering == "session"
+        self._source = writers.source
+        self._producer = writers.producer
+        self._topic_limits = writers.topic_limits
+        self._cancellations = writers.cancellations
+        self._replies = replies
+        self._fail = fail
+
+    def enqueue(self, session: Session, request: InferenceRequest) -> QueuedRequest:
+        """Write the request's record; `accepted` or an error follows when the broker has answered."""
+        headers = records.request_headers(
+            request_id=request.id,
+            session=session.id,
+            model=request.model,
+            source=self._source,
+            now=time.time(),
+            deadline=request.deadline,
+        )
+        if request.trace:
+            headers.append(("traceparent", request.trace.encode()))
+        queued = QueuedRequest(session, request.id, session.ledger.get(request.id))
+        # Without a key a spill spreads over the fleet; with one the requests of a session keep their order.
+        key = session.key if self._keyed else None
+        body = encode_request(request)
+        if len(body) > _SMALL and len(body) > self._topic_limits.record_bytes(self._topic):
+            # The broker would reject it, but only after receiving all of it.
+            return self._refused(queued, self._too_large())
+        if (refusal := self._producer.refusal) is not None:
+            return self._refused(queued, DeliveryError(refusal))
+        self._producer.send(self._topic, body, key=key, headers=headers, callback=self._on_delivery, context=queued)
+        return queued
+
+    def _refused(self, queued: QueuedRequest, why: DeliveryError) -> QueuedRequest:
+        outcomes: list[tuple[QueuedRequest, RecordMetadata | DeliveryError]] = [(queued, why)]
+        asyncio.get_running_loop().call_soon(self._on_delivery, outcomes)
+        return queued
+
+    def _on_delivery(self, outcomes: list[tuple[QueuedRequest, RecordMetadata | DeliveryError]]) -> None:
+        """Accept the requests that the broker acknowledged together: one write per session."""
+        accepted: list[Accepted] = []
+        for queued, reported in outcomes:
+            outcome = reported
+            session, request_id, request = queued.session, queued.id, queued.request
+            if isinstance(outcome, DeliveryError) and outcome.too_large:
+                outcome = self._too_large()
+            queued.settle(outcome)
+            if isinstance(outcome, DeliveryError):
+                self._fail(session, request_id, not_queued(outcome))
+                continue
+            if request is None:
+                continue
+            if request.cancelled:
+                self._cancellations.to_partition(session, request_id, outcome.partition)
+            # The result, which implies the acknowledgement, may have arrived before it.
+            elif session.ledger.get(request_id) is request:
+                request.partition, request.offset = outcome.partition, outcome.offset
+                accepted.append((session, request_id, request))
+        self._replies.accept(accepted, "queue")
+
+    def _too_large(self) -> DeliveryError:
+        most = self._topic_limits.record_bytes(self._topic)
+        message = f"the request is larger than topic {self._topic} takes: {most} bytes (its max.message.bytes)"
+        return DeliveryError(message, too_large=True)
+
+
+def not_queued(error: DeliveryError) -> Fault:
+    """Return the fault for a request that could not be queued."""
+    if error.too_large:
+        return Fault(Code.INVALID, str(error))
+    return Fault(Code.OVERLOADED, f"the request is not in the queue: {error.client_message}", retry_after_ms=1000)

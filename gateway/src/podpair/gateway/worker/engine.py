@@ -1,0 +1,391 @@
+"""Works on queued requests: asks the model for each, and has the records written that tell how it ended.
+
+A request has no task as long as nothing goes wrong: it is asked, answered and delivered with those beside it. A stream, and a
+request that the model has failed or that finds it not ready, gets one (`_work`).
+
+Invariant: each request in flight is delivered once, or dropped. A request with an id that is being answered waits for that
+answer; one that was answered recently gets the same, and does not run twice. With `requests.ordering: session` a request waits
+until the one before it of its session is delivered.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
+from typing import cast
+
+from confluent_kafka import Message
+
+from podpair.gateway.config.kafka import Requests
+from podpair.gateway.core.bounded_cache import BoundedCache
+from podpair.gateway.core.dead_letters import parse_dead_letter
+from podpair.gateway.core.latency_estimate import QUEUE
+from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.queue_wait import representative_wait
+from podpair.gateway.core.records import Cancellation, Headers, InvalidRecord, Request, request_of_record
+from podpair.gateway.core.request import decode_request
+from podpair.gateway.core.trace_context import Span
+from podpair.gateway.kafka.producer import Outgoing
+from podpair.gateway.kafka.requests import Gate
+from podpair.gateway.logs import Throttle, ids
+from podpair.gateway.tasks import Tasks
+from podpair.gateway.tracing import Telemetry
+from podpair.gateway.upstream.batcher import Outcome, PendingRequest
+from podpair.gateway.upstream.client import with_queue_ms
+from podpair.gateway.upstream.factory import ModelAccess
+from podpair.gateway.worker.delivery import Outputs
+from podpair.gateway.worker.partition import PartitionState
+from podpair.gateway.worker.request import QueuedRequest, RequestKey
+from podpair.gateway.worker.retry import Retrier
+from podpair.gateway.worker.session_order import SessionOrder
+
+_log = logging.getLogger(__name__)
+
+
+class RequestEngine:
+    """Drives requests from state to state.
+
+    Args:
+        config: Of the requests.
+        model: What answers.
+        outputs: Where the answers go. Its `delivery` calls `on_delivered`.
+        gate: Hears how many requests are no longer in flight.
+        telemetry: Metrics, and spans of traced requests.
+        on_cancelled: Called with the session and id of each request that its client cancels, whoever has it.
+    """
+
+    def __init__(
+        self,
+        config: Requests,
+        model: ModelAccess,
+        outputs: Outputs,
+        gate: Gate,
+        telemetry: Telemetry,
+        on_cancelled: Callable[[str, str], object],
+    ) -> None:
+        self._model = model
+        self._results = outputs.results
+        self._dead_letters = outputs.dead_letters
+        self._delivery = outputs.delivery
+        self._gate = gate
+        self._tracer = telemetry.tracer
+        self._metrics = telemetry.metrics
+        self._on_cancelled = on_cancelled
+        self._log_throttle = Throttle()
+        self._retrier = Retrier(config, model, telemetry.metrics)
+        self._order = SessionOrder() if config.ordering == "session" else None
+        self._tasks = Tasks()
+        self._in_hand: set[QueuedRequest] = set()
+        self._running: dict[RequestKey, QueuedRequest] = {}  # those that are being answered
+        self._recent_results: BoundedCache[RequestKey, bytes] = BoundedCache(config.idempotency_bytes)
+        self._drains: list[tuple[set[QueuedRequest], asyncio.Future[None]]] = []
+        telemetry.metrics.working.set_function(lambda: len(self._in_hand))
+
+    def begin(self, partition: PartitionState, record: Message, offset: int) -> None:
+        """Take a record of the requests topic in hand."""
+        request = QueuedRequest(partition, record, offset)
+        self._in_hand.add(request)
+        try:
+            parsed = request_of_record(record.value(), cast("Headers | None", record.headers()))
+        except Exception as error:
+            self._note_invalid(request, error)
+        else:
+            request.key = (parsed.session, parsed.id)
+            if isinstance(parsed, Cancellation):
+                self._apply_cancellation(request)
+                return
+            request.parsed = parsed
+            request.written = partition.times.observe(record.timestamp(), parsed, time.time())
+        if self._order is None or self._order.join(request):
+            self._start(request)
+
+    def _apply_cancellation(self, cancellation: QueuedRequest) -> None:
+        key = cancellation.key
+        self._cancel(key)
+        self._finish([cancellation], "cancellation", [])
+        try:
+            self._on_cancelled(*key)
+        except Exception:
+            _log.exception("a cancellation was not passed on", extra=ids(session=key[0], request=key[1]))
+
+    def _note_invalid(self, request: QueuedRequest, error: Exception) -> None:
+        if isinstance(error, InvalidRecord):
+            request.outcome, request.error = "invalid_record", error
+            return
+        # A fault of the reader's. Unless it ends here the partition is never committed beyond it, after any restart.
+        _log.error("a record of the requests topic could not be read", exc_info=error)
+        request.outcome = Code.INTERNAL
+        request.error = InvalidRecord(f"internal error: {type(error).__name__}")
+
+    def _start(self, request: QueuedRequest) -> None:
+        """Begin to work on a request. An error that nobody expects costs this one its answer, not others theirs."""
+        try:
+            self._start_or_wait(request)
+        except Exception as error:
+            self._leave_behind(request, error)
+
+    def _start_or_wait(self, request: QueuedRequest) -> None:
+        """Ask for it, unless it is no request, or its answer is known or under way."""
+        key, parsed = request.key, request.parsed
+        if parsed is None:
+            error = cast("InvalidRecord", request.error)
+            self._finish([request], request.outcome, self._bury_invalid(request.record, error))
+            return
+        first = self._running.get(key)
+        if first is not None:
+            if first.repeats is None:
+                first.repeats = []
+            first.repeats.append(request)
+            return
+        body = self._recent_results.get(key)
+        if body is not None:
+            self._finish([request], "repeated", [self._results.result(*key, body)])
+            return
+        self._running[key] = request
+        self._ask(request, parsed)
+
+    def _ask(self, request: QueuedRequest, parsed: Request) -> None:
+        if parsed.trace:
+            parsed = parsed._replace(trace=self._begin_span(request, parsed))
+        try:
+            asked = decode_request(parsed.body, parsed.id, parsed.model, parsed.deadline, parsed.session)
+            asked.trace = parsed.trace
+            request.inference_request = asked
+            request.asked = time.time()
+            if asked.stream or not self._model.readiness.ready:
+                request.ask(self._spawn(request))
+            else:
+                request.ask(self._model.client.submit(asked, self._on_outcomes, request, retried=True))
+        except Exception as error:
+            self._fail(request, error, 0)
+
+    def _begin_span(self, request: QueuedRequest, parsed: Request) -> str:
+        """Begin the span of a traced request. Returns the trace context to pass on."""
+        if self._tracer is not None:
+            about = {"podpair.session": parsed.session, "podpair.request": parsed.id, "podpair.model": parsed.model}
+            request.span = self._tracer.begin("work", "consumer", parsed.trace, about)
+        return parsed.trace if request.span is None else request.span.traceparent
+
+    def _on_outcomes(self, outcomes: list[tuple[PendingRequest, Outcome]]) -> None:
+        """Take what the model made of requests that were asked without a task."""
+        now, slowest = time.time(), 0.0
+        answered = []
+        for pending, outcome in outcomes:
+            request: QueuedRequest = pending.context
+            if isinstance(outcome, Exception):
+                if request.open:
+                    request.ask(self._spawn(request, outcome))
+                continue
+            written = request.written
+            if written is not None:
+                slowest = max(slowest, representative_wait(cast("Request", request.parsed), written, now))
+                outcome = with_queue_ms(outcome, (request.asked - written) * 1000)
+            if self._answer(request, b"{%b}" % outcome):
+                answered.append(request)
+        if slowest > 0.0:
+            self._model.latency.observe(QUEUE, slowest, time.monotonic())
+        self._deliver(answered)
+
+    def _spawn(self, request: QueuedRequest, failed: Exception | None = None) -> asyncio.Task[None]:
+        task = self._tasks.spawn(self._work(request, failed))
+        task.add_done_callback(partial(self._on_work_done, request))
+        return task
+
+    def _on_work_done(self, request: QueuedRequest, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._leave_behind(request, error)
+
+    def _leave_behind(self, request: QueuedRequest, error: BaseException) -> None:
+        """Drop a request that can't be worked on for a fault of ours, and go on with those that wait for it."""
+        _log.error("a queued request was left behind, it is done again after a restart", exc_info=error)
+        if request.drop():
+            self._forget(request)
+            successor = self._leave(request)
+            self._gate.give_room(1)
+            self._start_repeats(request)
+            if successor is not None:
+                self._start(successor)
+
+    async def _work(self, request: QueuedRequest, failed: Exception | None = None) -> None:
+        """Get the answer in as many attempts as it may have; `failed`: what came of the first."""
+        parsed = cast("Request", request.parsed)._replace(written=request.written)
+        attempts = self._retrier.new_policy()
+        try:
+            inference_request = request.inference_request
+            assert inference_request is not None  # noqa: S101 - `_ask` has made it
+            chunks = self._results.chunks(parsed) if inference_request.stream else None
+            body = await self._retrier.run(parsed, inference_request, chunks, attempts, failed)
+        except asyncio.CancelledError:
+            if request.open:  # nobody waits here for its next attempt
+                self.drop([request])
+            raise
+        except Exception as error:
+            self._fail(request, error, attempts.tries)
+            return
+        waited = representative_wait(parsed, request.written, time.time())
+        if waited > 0.0:
+            self._model.latency.observe(QUEUE, waited, time.monotonic())
+        if self._answer(request, body):
+            self._deliver([request])
+
+    def _answer(self, request: QueuedRequest, body: bytes) -> bool:
+        """Answer a request with the JSON object of its result. Returns False if that comes too late."""
+        key = request.key
+        if not self._settle(request, "result", [self._results.result(*key, body)]):
+            return False
+        self._recent_results.put(key, body, len(body))
+        return True
+
+    def _fail(self, request: QueuedRequest, error: Exception, tries: int) -> None:
+        """End a request with an error, and keep it as a dead letter unless the error is its client's."""
+        if not request.open:
+            return
+        about = ids(session=request.key[0], request=request.key[1])
+        if isinstance(error, Fault):
+            fault = error
+            self._log_throttle.log(_log, logging.INFO, "queued request failed: %s", fault.message, extra=about)
+        else:
+            # Not the model's fault, nor the request's: but whoever waits for it has to know, and the partition to go on.
+            _log.error("queued request failed", exc_info=error, extra=about)
+            fault = Fault(Code.INTERNAL, f"internal error: {type(error).__name__}")
+        records = []
+        if fault.code in (Code.UPSTREAM, Code.INTERNAL):
+            records = self._dead_letters.bury(request.record, fault.message, tries)
+        self._finish([request], fault.code, [*records, self._results.error(*request.key, fault)])
+
+    def _bury_invalid(self, record: Message, error: InvalidRecord) -> list[Outgoing]:
+        records = self._dead_letters.bury(record, str(error), 0)
+        try:
+            letter = parse_dead_letter(record.value(), cast("Headers | None", record.headers()))
+        except Exception:
+            _log.exception("whose a dead letter is could not be read")
+            return records
+        if letter.id and letter.session:  # as far as can be known, a client waits for it
+            records.append(self._results.error(letter.session, letter.id, Fault(Code.INVALID, str(error))))
+        return records
+
+    def _cancel(self, key: RequestKey) -> None:
+        """End what is in flight of a request that its client does not want any more."""
+        requests = [request for request in self._in_hand if request.key == key and request.open and request.parsed]
+        if requests:
+            fault = Fault(Code.CANCELLED, "cancelled by its client")
+            for request in requests:
+                work, request.work = request.work, None
+                if work is not None:
+                    work.cancel()
+            self._finish(requests, Code.CANCELLED, [self._results.error(*key, fault)])
+
+    def _finish(self, requests: Sequence[QueuedRequest], outcome: str, records: Sequence[Outgoing]) -> None:
+        self._deliver([request for request in requests if self._settle(request, outcome, records)])
+
+    def _settle(self, request: QueuedRequest, outcome: str, records: Sequence[Outgoing]) -> bool:
+        """Note how a request ends. Returns False if that comes too late."""
+        if request.span is not None:
+            records = _end_span(request, outcome, records)
+        if not request.answer(outcome, records):
+            return False
+        if self._running.get(request.key) is request:
+            del self._running[request.key]
+        return True
+
+    def _start_repeats(self, request: QueuedRequest) -> None:
+        """Go on with those that waited for the request's answer."""
+        repeats, request.repeats = request.repeats, None
+        for repeat in repeats or ():
+            if repeat.open:
+                self._start(repeat)
+
+    def _deliver(self, requests: Sequence[QueuedRequest]) -> None:
+        if requests:
+            self._delivery.complete(requests)
+            for request in requests:
+                if request.repeats is not None:
+                    self._start_repeats(request)
+
+    def on_delivered(self, requests: Iterable[QueuedRequest]) -> None:
+        """Finish requests whose records are in Kafka."""
+        outcomes: dict[str, int] = {}
+        successors = []
+        for request in requests:
+            if request.done():
+                outcomes[request.outcome] = outcomes.get(request.outcome, 0) + 1
+                self._in_hand.discard(request)
+                if (self._order is not None or self._drains) and (successor := self._leave(request)) is not None:
+                    successors.append(successor)
+        for outcome, count in outcomes.items():
+            self._metrics.worked.labels(outcome).inc(count)
+        if outcomes:
+            self._gate.give_room(sum(outcomes.values()))
+        for successor in successors:
+            self._start(successor)
+
+    def drop(self, requests: Iterable[QueuedRequest]) -> None:
+        """Give requests up, with those that wait for their turn behind them: other members work on them."""
+        dropped, left = [], list(requests)
+        while left:
+            request = left.pop()
+            if request.drop():
+                dropped.append(request)
+                self._forget(request)
+                if (successor := self._leave(request)) is not None:
+                    left.append(successor)
+        if dropped:
+            self._gate.give_room(len(dropped))
+        for request in dropped:  # now that all are: a repeat may be one of them
+            self._start_repeats(request)
+
+    def _forget(self, request: QueuedRequest) -> None:
+        """Note that a request that was dropped is not being answered."""
+        if self._running.get(request.key) is request:
+            del self._running[request.key]
+        if request.span is not None:
+            _end_span(request, "dropped", ())
+
+    def _leave(self, request: QueuedRequest) -> QueuedRequest | None:
+        """Let a request go that is done, or dropped. Returns the one whose turn it is then."""
+        self._in_hand.discard(request)
+        for waiting, drained in self._drains:
+            waiting.discard(request)
+            if not waiting and not drained.done():
+                drained.set_result(None)
+        return None if self._order is None else self._order.leave(request)
+
+    def _of(self, partitions: Collection[PartitionState]) -> list[QueuedRequest]:
+        return [request for request in self._in_hand if request.partition in partitions]
+
+    async def drain(self, partitions: Collection[PartitionState], timeout: float) -> None:
+        """Wait up to `timeout` seconds until nothing of the partitions is in flight that is now.
+
+        Requests that only wait for their next attempt are dropped: another gateway makes it.
+        """
+        self.drop([request for request in self._of(partitions) if self._retrier.is_waiting(request.work)])
+        requests = set(self._of(partitions))
+        if not requests or not self._model.readiness.ready:
+            return
+        drain = (requests, asyncio.get_running_loop().create_future())
+        self._drains.append(drain)
+        try:
+            await asyncio.wait((drain[1],), timeout=timeout)
+        finally:
+            self._drains.remove(drain)
+
+    def drop_partitions(self, partitions: Collection[PartitionState]) -> None:
+        """Give up whatever is in flight of the partitions."""
+        self.drop(self._of(partitions))
+
+    def close(self) -> None:
+        """Make no further attempt at any request."""
+        self._retrier.close()
+
+
+def _end_span(request: QueuedRequest, outcome: str, records: Sequence[Outgoing]) -> Sequence[Outgoing]:
+    """End a request's span. Returns the records with its trace context, unless the request is not open any more."""
+    span, request.span = cast("Span", request.span), None
+    if request.open:
+        trace = ("traceparent", span.traceparent.encode())
+        records = [r._replace(headers=[*(h for h in r.headers if h[0] != trace[0]), trace]) for r in records]
+        if outcome != "result":
+            span.failed(outcome)
+    span.end()
+    return records

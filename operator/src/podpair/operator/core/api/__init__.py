@@ -1,0 +1,1 @@
+"""The resource: every field, its default, what it means, and the rules between fields."""

@@ -1,1 +1,0 @@
-"""The resource: every field, its default, what it means, and the rules that the fields keep together."""

@@ -1,0 +1,1 @@
+"""How the operator's ports accept connections: as the gateway's do, with the same two modules."""

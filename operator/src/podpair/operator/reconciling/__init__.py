@@ -1,1 +1,0 @@
-"""Brings the cluster to what the resources say, again and again."""

@@ -1,0 +1,78 @@
+"""Who is told when the log is cut under its reader: all whose home it is, also those who came while the broker was asked."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from podpair.gateway.core.ledger import Ledger
+from podpair.gateway.core.partitions import HomePartitions
+from podpair.gateway.core.records import Event
+from podpair.gateway.core.tails import PartitionTail
+from podpair.gateway.core.wires import JsonWire
+from podpair.gateway.kafka.log_reader import ResultsLog
+from podpair.gateway.sessions.resume import ResumeService
+from podpair.gateway.sessions.session import Session
+
+
+class Told:
+    """A connection that notes what it is given."""
+
+    def __init__(self, *, welcomed: bool = True) -> None:
+        self.welcomed = welcomed
+        self.events: list[bytes] = []
+        self.wire = JsonWire()
+
+    def send_unlogged(self, events: list[Event]) -> bool:
+        self.events += [event.payload for event in events]
+        return True
+
+
+class CutReader:
+    """Its log holds the offsets 20 ≤ o < 20 once `asked` is answered."""
+
+    def __init__(self) -> None:
+        self.asked: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
+        self.moved: list[tuple[int, int]] = []
+
+    async def watermarks(self, partition: int) -> tuple[int, int]:
+        return await self.asked
+
+    def move(self, partition: int, offset: int) -> None:
+        self.moved.append((partition, offset))
+
+
+def session(name: str, connection: Told | None, home: int = 0) -> Session:
+    made = Session(name, "user", home, Ledger(8))
+    made.connection = cast("Any", connection)
+    made.seen, made.live = 9, True
+    return made
+
+
+@pytest.mark.timeout(30)
+async def test_who_comes_while_the_broker_is_asked_is_told_of_the_cut_too() -> None:
+    reader = CutReader()
+    fanout = SimpleNamespace(tails={0: PartitionTail(10, 1 << 20)})
+    parts: dict[str, Any] = dict.fromkeys(("config", "issuer", "requests_topic"), None)
+    metrics = SimpleNamespace(gaps=SimpleNamespace(labels=lambda reason: SimpleNamespace(inc=lambda: None)))
+    service = ResumeService(
+        **parts,
+        log=ResultsLog(HomePartitions("e", 2), cast("Any", None), cast("Any", reader), cast("Any", None)),
+        fanout=cast("Any", fanout),
+        metrics=cast("Any", metrics),
+    )
+    there, late, elsewhere, early = Told(), Told(), Told(), Told(welcomed=False)
+    sessions = {b"there": session("there", there), b"elsewhere": session("elsewhere", elsewhere, home=1)}
+    cutting = asyncio.create_task(service.on_log_truncated(0, sessions.values()))
+    await asyncio.sleep(0)
+    sessions[b"late"] = session("late", late)
+    sessions[b"early"] = session("early", early)
+    sessions[b"left"] = session("left", None)
+    reader.asked.set_result((20, 20))
+    await cutting
+    assert reader.moved == [(0, 20)]
+    gap = b'{"type":"gap","from":"e.0.9","to":"e.0.19","reason":"retention"}'
+    assert [there.events, late.events] == [[gap], [gap]]
+    assert elsewhere.events == early.events == [], "of another home; and who is welcomed to what there is now"
+    assert [sessions[key].seen for key in (b"there", b"late", b"early")] == [19, 19, 9]
