@@ -4,13 +4,15 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import aiohttp
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+import podpair.client
 from gateway.conftest import Client, Connect, resuming
 from gateway.fake_model import FakeModel
 from harness.kafka import Broker
-from harness.pair import Gateway, until
+from harness.pair import Gateway, token, until
 from harness.topics import TopicAdmin
 
 NUMBERS = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
@@ -200,3 +202,48 @@ async def test_nobody_is_told_of_what_is_not_lost(
     await queue(client, "last")
     await client.event("result", id="last")
     assert [e for e in client.skipped if e["type"] == "gap"] == []
+
+
+@pytest.mark.parametrize("kind", ["made again", "cut"])
+async def test_who_has_asked_again_is_answered_although_the_gateway_dies_then(
+    start: Callable[..., Gateway],
+    unready: Callable[[Gateway], None],
+    broker: Broker,
+    names: dict[str, Any],
+    model: FakeModel,
+    kind: str,
+) -> None:
+    """After a gap a client asks again for what it has queued. The gateway still waits for those records, and is killed before it
+    knows that they are gone: its word that they are accepted would be the last that anybody has of them.
+    """
+    first, second = start(), start()
+    unready(first)
+    unready(second)
+    accepted, gaps = asyncio.Semaphore(0), asyncio.Semaphore(0)
+
+    def note(event: dict[str, Any]) -> None:
+        if event["type"] == "accepted":
+            accepted.release()
+
+    urls = [f"ws{gateway.url.removeprefix('http')}/v1/ws" for gateway in (first, second)]
+    async with (
+        aiohttp.ClientSession() as http,
+        podpair.client.connect(
+            urls, token=token(), http=http, on_event=note, on_gap=lambda _: gaps.release(),
+            backoff=podpair.client.Backoff(initial=0.1, maximum=0.5),
+        ) as session,
+    ):  # fmt: skip
+        asked = [
+            asyncio.create_task(session.infer("digits", inputs=NUMBERS["inputs"], route="queue")) for _ in range(8)
+        ]
+        for _ in asked:
+            await accepted.acquire()
+        await asyncio.to_thread(Change(broker, names, kind).happen)
+        await gaps.acquire()
+        with pytest.raises(podpair.client.Overloaded):  # what was asked again before this has arrived
+            await session.infer("digits", inputs=NUMBERS["inputs"], route="direct")
+        first.kill()
+        model.ready = True
+        async with asyncio.timeout(90):
+            ended = await asyncio.gather(*asked, return_exceptions=True)
+    assert {type(one) for one in ended} <= {podpair.client.Result, podpair.client.Lost}

@@ -126,9 +126,9 @@ def test_a_commit_tells_where_the_log_was_cut_over_unread_records_and_so_do_all_
     told = [
         (c.offset, decode_finished(c.metadata, c.offset), incarnation_of(c.metadata)) for c in commits if c is not None
     ]
-    assert told == [(3, frozenset(), tag), (10, {11}, tag), (11, frozenset(), tag)]
+    assert told == [(3, frozenset(), tag), (10, {11}, tag), (12, frozenset(), tag)]
     assert [committed_of(*c) for c in commits if c is not None] == [
-        Committed(3, frozenset(), 10), Committed(10, frozenset({11}), 10), Committed(11, frozenset(), 10),
+        Committed(3, frozenset(), 10), Committed(10, frozenset({11}), 10), Committed(12, frozenset(), 10),
     ]  # fmt: skip
 
 

@@ -75,6 +75,11 @@ class ContiguousOffsets:
             self._finished.remove(done)
             self._upto = done + 1
 
+    def hold(self, offset: int) -> None:
+        """Keep commits at an offset whose record did not come, behind all that were started, until it is finished."""
+        self._before.discard(offset)
+        self._started.append(offset)
+
     def on_log_truncated(self, log_start: int) -> None:
         """Move past unread records that were deleted: the log begins at `log_start` now. Commits say so."""
         self._lost_before = max(log_start, self._lost_before)
@@ -113,6 +118,8 @@ class ContiguousOffsets:
         return self._commit(offset, self._finished | self._before)
 
     def _commit(self, offset: int, finished: Collection[int]) -> Commit:
+        while offset in self._before:  # the bitmap begins behind it
+            offset += 1
         return Commit(offset, encode_finished(finished, offset, self._incarnation, self._lost_before))
 
 

@@ -128,7 +128,8 @@ class Enqueuer:
             # The result, which implies the acknowledgement, may have arrived before it.
             elif session.ledger.get(request_id) is request:
                 request.partition, request.offset = outcome.partition, outcome.offset
-                accepted.append((session, request_id, request))
+                if not session.may_be_lost(request):  # else its result says so
+                    accepted.append((session, request_id, request))
         self._replies.accept(accepted, "queue")
 
     def _too_large(self) -> DeliveryError:

@@ -53,7 +53,7 @@ class IdempotencyFilter:
         if running is not None:
             if not message.retry:
                 raise Duplicate(message.id)
-            if running.accepted:
+            if running.accepted and not session.may_be_lost(running):
                 session.send(accepted_event(message.id, running.route))
             if running.resume is not None and isinstance(message, Infer):
                 running.resume(message.seen)

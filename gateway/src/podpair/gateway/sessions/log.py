@@ -79,5 +79,9 @@ class Log(ABC):
         """Close the client's connection if a newer one is announced."""
 
     @abstractmethod
+    def note_gap(self) -> None:
+        """Note that a gap is declared to the client."""
+
+    @abstractmethod
     def end(self, code: int, reason: str) -> None:
         """Close the client's connection, if there is one."""

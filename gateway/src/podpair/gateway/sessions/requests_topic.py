@@ -12,7 +12,7 @@ gets both or neither.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Protocol
 
 from confluent_kafka import KafkaException
@@ -35,12 +35,13 @@ REASON = "requests"
 class RequestsReader(Protocol):
     """The worker, as far as it knows what was read of the requests topic."""
 
-    def take_skips(self) -> dict[int, int]:
-        """Hand out, by partition, the first offset that did not come since the last call."""
+    @property
+    def skips(self) -> Mapping[int, Collection[int]]:
+        """By partition, the offsets that should have come and did not, if why is not known yet."""
         ...
 
-    def on_log_truncated(self, log_starts: Mapping[int, int], skips: Mapping[int, int]) -> bool:
-        """Take note of where logs begin. Returns whether that is a loss which was not known."""
+    def on_log_truncated(self, log_starts: Mapping[int, int], skips: Mapping[int, Collection[int]]) -> bool:
+        """Take note of where logs begin, which explains the skips. Returns whether that is a loss which was not known."""
         ...
 
 
@@ -115,6 +116,7 @@ class RequestsTopic:
 
     def _send_gap(self, session: Session, connection: Connection) -> None:
         self._metrics.gaps.labels(REASON).inc()
+        session.note_gap()
         payload = event("gap", reason=REASON, resume=self._mint(session))
         connection.send_unlogged((control_event("gap", payload),))
 
@@ -131,14 +133,11 @@ class RequestsTopic:
             _log.warning("queued requests may be lost: %d clients get a gap", count)
 
     async def _run(self) -> None:
-        skips: dict[int, int] = {}
         while True:
             self._check_now.clear()
-            skips = self._worker.take_skips() | skips  # those of a check that failed are older
             complete = False
             try:
-                complete = await self._check(skips)
-                skips = {}
+                complete = await self._check()
             except KafkaException as error:
                 _log.info("the requests topic can't be checked: %s", error.args[0].str())
             except Exception:
@@ -149,10 +148,12 @@ class RequestsTopic:
                     async with asyncio.timeout(_EVERY - _SPACING):
                         await self._check_now.wait()
 
-    async def _check(self, skips: Mapping[int, int]) -> bool:
+    async def _check(self) -> bool:
         """Find out what is lost. Return whether everything is known for now."""
-        incarnation, lookup = self._incarnation, self._lookup
+        incarnation, lookup, skips = self._incarnation, self._lookup, self._worker.skips
         width = 0 if lookup is None else lookup.width()
+        if lookup is None:
+            self._worker.on_log_truncated(dict.fromkeys(skips, 0), skips)
         if lookup is None or not width:
             self._known.set()
             return True

@@ -116,7 +116,7 @@ class ResumeService:
         known = None if gap is None else position
         connection.welcome((control_event("welcome", self.welcome(session, resumed=resumed, position=known)),))
         if gap is not None:
-            self._send_gap(connection, position, self._position(session), gap.reason)
+            self._send_gap(session, connection, position, self._position(session), gap.reason)
         self._requests_topic.send_gap_if_changed(session, connection)
         return begin
 
@@ -144,8 +144,9 @@ class ResumeService:
         homes = self._homes
         return resume(position, epoch=homes.epoch, home=log.home, low=low, high=high, siblings=homes.siblings)
 
-    def _send_gap(self, connection: Connection, start: Position | None, end: Position, reason: str) -> None:
+    def _send_gap(self, log: Log, connection: Connection, start: Position | None, end: Position, reason: str) -> None:
         self._metrics.gaps.labels(reason).inc()
+        log.note_gap()
         payload = event("gap", **{"from": None if start is None else str(start), "to": str(end), "reason": reason})
         connection.send_unlogged((control_event("gap", payload),))
 
@@ -239,7 +240,7 @@ class ResumeService:
             session.user_log.epoch = self._homes.epoch
             session.user_log.seen = user.start - 1
         session.update_position_prefix(self._homes.epoch)
-        self._send_gap(connection, before, self._position(session), "epoch")
+        self._send_gap(session, connection, before, self._position(session), "epoch")
         self._tasks.spawn(self._catch_up_moved(session, connection, ResumePoint(own, user, moves)))
 
     async def _resume_moved(
@@ -299,7 +300,8 @@ class ResumeService:
     def _skip(self, log: Log, connection: Connection, last: int, next_offset: int, reason: str) -> None:
         """Continue at `next_offset` after `last`, and declare the gap to the client."""
         epoch = self._homes.epoch
-        self._send_gap(connection, log.position(epoch, last), log.position(epoch, next_offset - 1), reason)
+        begin, end = log.position(epoch, last), log.position(epoch, next_offset - 1)
+        self._send_gap(log, connection, begin, end, reason)
         log.seen = next_offset - 1
         log.update_position_prefix(epoch)
 

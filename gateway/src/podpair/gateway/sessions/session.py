@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from podpair.gateway.core.chunks import merge_adjacent
-from podpair.gateway.core.ledger import Ledger
+from podpair.gateway.core.ledger import Ledger, OpenRequest
 from podpair.gateway.core.positions import Position
 from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.quotas import Grant
@@ -26,6 +26,7 @@ class Session(Log):
         "connection",
         "ends_at",
         "expires_at",
+        "gap_at",
         "grant",
         "hold",
         "ledger",
@@ -44,10 +45,22 @@ class Session(Log):
         self.grant: Grant | None = None  # what its token allows; None: whatever `limits` allow
         self.connection: Connection | None = None
         self.hold = Hold(Stamp(), shared=False)  # the connection's, among those at other gateways
+        self.gap_at = -1.0  # when a gap was last declared to its client, on the performance counter
         self.requests_epoch: str | None = None  # of the requests topic, as its client knows it; None: it knows none
         self.expires_at: float | None = None  # Unix seconds: when its token expires
         self.ends_at: float | None = None  # Unix seconds: when its connection is closed for that
         self.active = 0.0  # monotonic seconds: when a frame last went either way
+
+    def note_gap(self) -> None:
+        self.gap_at = time.perf_counter()
+
+    def may_be_lost(self, request: OpenRequest) -> bool:
+        """Return whether a gap that was declared since an open request was asked may cover its record, or its result.
+
+        To say `accepted` would promise an answer that only this gateway knows to be missing, and its client, who may come to
+        another one, would wait for it.
+        """
+        return request.route == "queue" and request.began <= self.gap_at
 
     def move(self, home: int, previous_home: int | None) -> None:
         if previous_home != home:

@@ -71,5 +71,8 @@ class UserLog(Log):
     def observe(self, records: Iterable[Record]) -> None:
         pass  # the client gets them when it catches up or comes back
 
+    def note_gap(self) -> None:
+        self.session.note_gap()
+
     def end(self, code: int, reason: str) -> None:
         self.session.end(code, reason)

@@ -41,6 +41,10 @@ class Delivery(Protocol):
         """Return what the group member is to commit by itself; None if there is nothing new."""
         ...
 
+    def commit_soon(self, partition: PartitionState) -> None:
+        """Commit how far the partition is, although no request of it may end."""
+        ...
+
     def record_loss(self, partition: PartitionState, log_start: int) -> None:
         """Commit that the partition's log was cut, up to `log_start`, over records that nobody had read."""
         ...
@@ -95,6 +99,9 @@ class AtLeastOnce:
     def pending_commit(self, partition: PartitionState) -> Commit | None:
         return partition.offsets.next_commit()
 
+    def commit_soon(self, partition: PartitionState) -> None:
+        """Do nothing: `pending_commit` has it."""
+
     def record_loss(self, partition: PartitionState, log_start: int) -> None:
         partition.offsets.on_log_truncated(log_start)
 
@@ -116,7 +123,7 @@ class ExactlyOnce:
         self._on_delivered = on_delivered
         self._membership = membership
         self._answered: list[QueuedRequest] = []
-        self._losses: set[PartitionState] = set()
+        self._moved: set[PartitionState] = set()  # to be committed, whether or not a request of them ends
         self._some = asyncio.Event()
         self._turn = asyncio.Lock()  # held during a transaction
         self._task = asyncio.create_task(self._run())
@@ -132,10 +139,13 @@ class ExactlyOnce:
     def pending_commit(self, partition: PartitionState) -> Commit | None:
         return None
 
+    def commit_soon(self, partition: PartitionState) -> None:
+        self._moved.add(partition)
+        self._some.set()
+
     def record_loss(self, partition: PartitionState, log_start: int) -> None:
         partition.offsets.on_log_truncated(log_start)
-        self._losses.add(partition)
-        self._some.set()
+        self.commit_soon(partition)
 
     async def _run(self) -> None:
         while True:
@@ -155,10 +165,10 @@ class ExactlyOnce:
         if len(batch) < len(waiting):
             inside = set(batch)
             self._answered = [request for request in waiting if request not in inside]
-        losses, self._losses = {partition for partition in self._losses if not partition.revoked}, set()
-        if not batch and not losses:
+        moved, self._moved = {partition for partition in self._moved if not partition.revoked}, set()
+        if not batch and not moved:
             return False
-        commits = _commits(batch, losses)
+        commits = _commits(batch, moved)
         membership = self._membership()  # as old as the batch: a later generation owns other partitions
         records = [record for request in batch for record in request.records]
         try:
@@ -167,7 +177,7 @@ class ExactlyOnce:
             _log.log(logging.INFO if error.too_large else logging.WARNING, "a transaction was aborted: %s", error)
             _replace(batch, error.too_large)
             self._answered = batch + self._answered
-            self._losses |= losses
+            self._moved |= moved
             return True
         try:
             self._on_delivered(batch)
@@ -183,9 +193,9 @@ class ExactlyOnce:
         await self._transactions.close()
 
 
-def _commits(batch: Iterable[QueuedRequest], losses: Iterable[PartitionState]) -> dict[int, Commit]:
+def _commits(batch: Iterable[QueuedRequest], moved: Iterable[PartitionState]) -> dict[int, Commit]:
     """Make each partition's commit, once the batch is in."""
-    finished: dict[PartitionState, list[int]] = {partition: [] for partition in losses}
+    finished: dict[PartitionState, list[int]] = {partition: [] for partition in moved}
     for request in batch:
         finished.setdefault(request.partition, []).append(request.offset)
     return {partition.number: partition.offsets.with_finished(offsets) for partition, offsets in finished.items()}

@@ -1,5 +1,7 @@
 """A partition of the requests topic, for as long as it is this member's."""
 
+from collections.abc import Collection
+
 from podpair.gateway.core.offsets import Committed, ContiguousOffsets
 from podpair.gateway.core.queue_wait import AppendTimes
 
@@ -14,7 +16,7 @@ class PartitionState:
     """
 
     __slots__ = (
-        "end", "first", "last", "lost_before", "number", "offsets", "revoked", "skipped", "times",
+        "end", "first", "last", "lost_before", "number", "offsets", "revoked", "skips", "times",
     )  # fmt: skip
 
     def __init__(self, number: int, committed: Committed, incarnation: str) -> None:
@@ -25,7 +27,7 @@ class PartitionState:
         self.last = -1  # the offset that was received last
         self.end: int | None = None  # of the log, when that was last asked
         self.lost_before = committed.lost_before
-        self.skipped: int | None = None  # the first offset that should have come, and did not; it may be a marker's
+        self.skips: list[int] = []  # offsets that should have come, and did not, and why is not known yet; ascending
         self.revoked = False  # another member has it: nothing of it may be committed here
 
     @property
@@ -33,8 +35,29 @@ class PartitionState:
         """The offset that is read next."""
         return max(self.last + 1, self.first)
 
+    def skip_to(self, offset: int) -> bool:
+        """Note that the record at `offset` comes next: a transaction's marker is before it, or the log was cut.
+
+        Commits stay before what was skipped until `settle` says why: whoever has the partition next finds the same. Returns
+        False if nothing was skipped.
+        """
+        expected = self.next_offset
+        if offset <= expected:
+            return False
+        self.skips.append(expected)
+        self.offsets.hold(expected)
+        return True
+
+    def settle(self, skips: Collection[int]) -> bool:
+        """Let commits go beyond these skips. Returns False if there are none of them."""
+        settled = [offset for offset in self.skips if offset in skips]
+        for offset in settled:
+            self.skips.remove(offset)
+            self.offsets.finish(offset)
+        return bool(settled)
+
     @property
     def lag(self) -> int:
         """Requests that are not finished: in flight, or not read yet."""
         unread = max(0, (self.end or 0) - self.next_offset)
-        return max(0, unread + self.offsets.unfinished)
+        return max(0, unread + self.offsets.unfinished - len(self.skips))

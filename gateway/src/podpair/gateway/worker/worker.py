@@ -6,7 +6,7 @@ A model that is not there costs no attempt: its partitions are paused, and what 
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from confluent_kafka import Message
@@ -162,39 +162,32 @@ class Worker:
             if partition is None or offset <= partition.last:
                 self._gate.give_room(1)
                 continue
-            if offset > partition.last + 1:
-                self._skip(partition, offset)
+            if offset > partition.last + 1 and partition.skip_to(offset):
+                self._on_skipped()
             partition.last = offset
             if partition.offsets.start(offset):
                 self._engine.begin(partition, record, offset)
             else:
                 self._gate.give_room(1)
 
-    def _skip(self, state: PartitionState, offset: int) -> None:
-        """Note that the record at `offset` does not follow the last: a transaction's marker is between, or the log was cut."""
-        expected = state.next_offset
-        if offset > expected and state.skipped is None:
-            state.skipped = expected
-            self._on_skipped()
+    @property
+    def skips(self) -> dict[int, tuple[int, ...]]:
+        """By partition, the offsets that should have come and did not, if why is not known yet."""
+        return {partition: tuple(state.skips) for partition, state in self._partitions.items() if state.skips}
 
-    def take_skips(self) -> dict[int, int]:
-        """Hand out what was skipped since the last call: by partition the first offset that did not come."""
-        found = {}
-        for partition, state in self._partitions.items():
-            if state.skipped is not None:
-                found[partition], state.skipped = state.skipped, None
-        return found
+    def on_log_truncated(self, log_starts: Mapping[int, int], skips: Mapping[int, Collection[int]]) -> bool:
+        """Compare where the partitions' logs begin with what was read: the rest is lost for good.
 
-    def on_log_truncated(self, log_starts: Mapping[int, int], skips: Mapping[int, int]) -> bool:
-        """Compare where the partitions' logs begin, asked after `take_skips`, with what was read: the rest is lost for good.
-
-        Returns whether any loss was not known yet; commits tell of it then.
+        The starts were asked for after `skips`, which are settled by them. Returns whether any loss was not known yet;
+        commits tell of it then.
         """
         news = False
         for partition, state in self._partitions.items():
-            start = log_starts.get(partition, 0)
-            unread = state.next_offset
-            first = min(skips.get(partition, unread), unread if state.skipped is None else state.skipped)
+            if partition not in log_starts:
+                continue
+            start, first = log_starts[partition], min([state.next_offset, *state.skips])
+            if state.settle(skips.get(partition, ())):
+                self._delivery.commit_soon(state)
             if start <= first or start <= state.lost_before:
                 continue
             news = True
