@@ -14,11 +14,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 
 from harness import faults
 from harness.crowd import Crowd, reads_nothing
-from harness.fleet import GROUP, REQUESTS, Fleet, resident_mb
+from harness.fleet import GROUP, REQUESTS, RESULTS, Fleet, resident_mb
 from harness.pair import until
 
 _log = logging.getLogger(__name__)
@@ -118,6 +118,9 @@ async def test_a_request_that_nobody_knows_of_any_more_is_found(fleet: Fleet) ->
     found = set(crowd.requests.faults())
     assert found, stolen
     assert found <= silent
+    said = await asyncio.to_thread(whereabouts, fleet, stolen)
+    assert len(said) == len(stolen)
+    assert all(f"{REQUESTS}[" in line and "committed" in line for line in said), said
 
 
 def steal(fleet: Fleet, count: int) -> set[str]:
@@ -219,17 +222,49 @@ def judge(found: list[str], seed: int, storm: faults.Storm, crowd: Crowd, fleet:
     if empty := crowd.requests.outcomes["empty"]:
         found.append(f"{empty} results without an answer")
     left = [member for member in crowd.members if not member.answered]
-    found += [f"{member.name}: not answered when all was over, {member.errors}" for member in left]
+    found += [
+        f"{member.name}: not answered when all was over, {member.errors}; {'; '.join(member.told[-12:])}"
+        for member in left
+    ]
     if not found:
         return
+    found += whereabouts(fleet, {member.pending for member in left if member.pending})
     logs = fleet.keep_logs()
     (logs / "faults").write_text("\n".join([*found, *crowd.histories(found)]))
-    told = "\n".join(line[:500] for line in found[:20])
+    told = "\n".join(line[:1500] for line in found[:30])
     pytest.fail(
         f"{len(found)} faults (all of them, and the gateways' logs, are in {logs}):\n{told}\n"
         f"PODPAIR_FAULT_SEED={seed}; faults: {dict(sorted(storm.counts.items()))}\n"
         f"requests: {dict(crowd.requests.outcomes)}; gaps: {dict(crowd.reasons)}; errors: {dict(crowd.errors)}"
     )
+
+
+def whereabouts(fleet: Fleet, requests: set[str]) -> list[str]:
+    """Where Kafka has the records of these requests, a line each: those of the request, with what is committed, and answers."""
+    seen: dict[str, list[str]] = {request: [] for request in requests}
+    consumer = Consumer(
+        {"bootstrap.servers": fleet.brokers.addresses, "group.id": GROUP, "enable.partition.eof": True, "log_level": 0}
+    )
+    try:
+        for topic in (REQUESTS, RESULTS):
+            left = set(consumer.list_topics(topic, 20).topics[topic].partitions)
+            committed = consumer.committed([TopicPartition(topic, p) for p in left], 20)
+            commits = {c.partition: f", committed {c.offset} {c.metadata}" for c in committed if topic == REQUESTS}
+            consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in left])
+            end = time.monotonic() + 30
+            while left and time.monotonic() < end:
+                for record in consumer.consume(1000, 0.2):
+                    partition = record.partition()
+                    if record.error() is not None:
+                        left.discard(partition)
+                        continue
+                    headers = {name: value.decode() for name, value in record.headers() or ()}
+                    if (request := headers.get("ce_id", "")) in seen:
+                        place = f"{topic}[{partition}]@{record.offset()} {headers.get('ce_type')}"
+                        seen[request].append(place + commits.get(partition, ""))
+    finally:
+        consumer.close()
+    return [f"{request}: {'; '.join(places) or 'in no log'}" for request, places in sorted(seen.items())]
 
 
 def halves(sizes: list[float]) -> tuple[float, float]:

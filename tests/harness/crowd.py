@@ -34,6 +34,8 @@ class Member:
         self.pushed = 0  # records written to it
         self.answered = False  # with a result, after all was over
         self.errors: Counter[str] = Counter()  # by code
+        self.pending = ""  # the id of the request that it waits for
+        self.told: list[str] = []  # what it was told of its requests and of gaps, lately
         self.last = -1  # the number of the last that was seen here
         self.caught_up = asyncio.Event()
 
@@ -47,6 +49,11 @@ class Member:
     def on_event(self, event: dict[str, Any]) -> None:
         """Each frame as it comes from the wire."""
         crowd = self._crowd
+        if event["type"] in ("welcome", "accepted", "gap") or event.get("id") == self.pending:
+            about = {
+                key: event[key] for key in ("id", "route", "reason", "gateway", "code", "position") if key in event
+            }
+            self.told = [*self.told[-30:], f"{time.time():.2f} {event['type']} {about}"]
         if event["type"] == "accepted":
             crowd.requests.accepted(self.name, event["id"])
         if event["type"] in ("result", "error") and "id" in event:
@@ -67,6 +74,7 @@ class Member:
             over = until.is_set()
             request, number = f"{self.name}.{number}", number + 1
             self._crowd.requests.asked(self.name, request)
+            self.pending = request
             try:
                 result = await self.session.infer("digits", _ROW, route=self._rng.choice(_ROUTES), id=request)
                 outcome = f"result, {result.route}" if result.data["label"] else "empty"
@@ -76,6 +84,7 @@ class Member:
                 self.errors[outcome] += 1
                 self._crowd.errors[f"{error.code}: {error.message[:80]}"] += 1
             self._crowd.requests.ended(self.name, request, outcome)
+            self.pending = ""
             await asyncio.sleep(self._rng.uniform(0.2, 1.5))
 
     async def take(self) -> None:
