@@ -18,7 +18,7 @@ from harness.processes import own_address
 from podpair.operator.core.api_service import NAME, PATH, Place, api_service
 from podpair.operator.core.external_metrics_values import MetricValues
 from podpair.operator.metrics import Metrics
-from podpair.operator.metrics_api.registration import ExternalMetricsApi
+from podpair.operator.metrics_api.registration import ExternalMetricsApi, Registration
 from podpair.operator.metrics_api.server import MetricsServer
 
 ROOT = "/apis/external.metrics.k8s.io/v1beta1"
@@ -65,7 +65,9 @@ class Running:
         self.kube = Kubectl(cluster)
         self.server = MetricsServer(own_address(), 0, known, Metrics())
         self.place = Place(namespace, "metrics")
-        self.api = ExternalMetricsApi(self.kube, self.server, self.place, "metrics-certificate", **options)
+        hooks = {name: options.pop(name) for name in ("leading", "now") if name in options}
+        registration = Registration(self.place, "metrics-certificate", **options)
+        self.api = ExternalMetricsApi(self.kube, self.server, registration, **hooks)
 
     async def serve(self) -> None:
         await self.api.sync()

@@ -25,6 +25,7 @@ PAGES = [
 GENERATED = {"configuration.md", "metrics.md", "resource.md", "client-reference.md"}
 WIDTH = 100
 MODULE, FUNCTION = 400, 60  # lines
+PARAMETERS = 6  # of a constructor
 #: What begins a noun phrase or a clause, and so no docstring of a function.
 _NO_VERBS = """
 a all an and another any anything as at both but by each either every everything few for from here how if in it its many more
@@ -73,6 +74,7 @@ def faults() -> Iterator[str]:
             continue
         if path.stem.endswith("ing") and path.stem not in GERUNDS:
             yield f"{where}:1: a module is named for the thing in it, not by a gerund"
+        yield from wide_constructors(where, tree)
         for line, word in docstrings(tree):
             bare = re.sub(r"\W+$", "", word)
             if bare.lower() in NO_VERBS or not bare[:1].isalpha():
@@ -98,6 +100,15 @@ def too_long(where: Path, text: str, tree: ast.Module) -> Iterator[str]:
             length -= (first.end_lineno or 0) - first.lineno + 1
         if length > FUNCTION:
             yield f"{where}:{node.lineno}: {node.name} has {length} lines; at most {FUNCTION}"
+
+
+def wide_constructors(where: Path, tree: ast.Module) -> Iterator[str]:
+    """Yield constructors that take more than anybody keeps in mind."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            taken = len(node.args.posonlyargs) + len(node.args.args) + len(node.args.kwonlyargs) - 1
+            if taken > PARAMETERS:
+                yield f"{where}:{node.lineno}: a constructor takes {taken} parameters; at most {PARAMETERS}"
 
 
 def long_lines(where: Path, text: str) -> Iterator[str]:

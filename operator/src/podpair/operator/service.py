@@ -14,12 +14,12 @@ from podpair.operator.config.settings import Settings
 from podpair.operator.controller.applier import Applier
 from podpair.operator.controller.controller import Controller
 from podpair.operator.controller.credential_copy import CredentialCopies
-from podpair.operator.controller.dependencies import DependencyResolver
+from podpair.operator.controller.dependencies import Cluster, DependencyResolver, Installation
 from podpair.operator.controller.finalizer import Finalizer
 from podpair.operator.controller.gateway_store import GatewayStore
 from podpair.operator.controller.gateway_watch import GatewayWatch
 from podpair.operator.controller.load_monitor import LoadMonitor
-from podpair.operator.controller.reconciler import Reconciler
+from podpair.operator.controller.reconciler import Reconciler, Reporting
 from podpair.operator.controller.topic_supervisor import TopicManager, TopicSupervisor
 from podpair.operator.controller.workqueue import WorkQueue
 from podpair.operator.core.api.igw import GROUP, PLURAL, VERSION
@@ -31,10 +31,10 @@ from podpair.operator.kube.client import ApiError, Client
 from podpair.operator.kube.events import EventPoster
 from podpair.operator.kube.informer import Informer, Informers
 from podpair.operator.kube.kinds import GATEWAY, Resource
-from podpair.operator.kube.leader_election import LeaderElector
+from podpair.operator.kube.leader_election import Candidacy, LeaderElector
 from podpair.operator.kube.reference_informers import ReferenceInformers
 from podpair.operator.metrics import Metrics
-from podpair.operator.metrics_api.registration import ExternalMetricsApi
+from podpair.operator.metrics_api.registration import ExternalMetricsApi, Registration
 from podpair.operator.metrics_api.server import MetricsServer
 from podpair.operator.scraping.scraper import Scraper
 
@@ -57,10 +57,9 @@ class Service:
         self._references = ReferenceInformers(client, queue.add, seconds)
         self._applier = applier = Applier(client, self._informers, metrics)
         self._supervisor = supervisor = TopicSupervisor(topics, settings.kafka_seconds, queue.add)
-        image, namespace = settings.gateway_image, settings.namespace
-        resolver = DependencyResolver(
-            client, self._informers, self._references, applier, image, namespace, settings.policy
-        )
+        cluster = Cluster(client, self._informers, self._references, applier)
+        installation = Installation(settings.gateway_image, settings.namespace, settings.policy)
+        resolver = DependencyResolver(cluster, installation)
         events = EventPoster(client, settings.identity)
         copies = CredentialCopies(client, self._informers)
         finalizer = Finalizer(client, applier, supervisor, resolver, copies, events)
@@ -68,19 +67,12 @@ class Service:
             Scraper(), gateways, self._informers, supervisor.state, settings.scrape_seconds, queue.add
         )
         self._metrics_api = self._external_metrics(load)
-        reconciler = Reconciler(
-            client, gateways, applier, resolver, supervisor, load.state, self._external_state, finalizer, events
-        )
+        reporting = Reporting(load.state, self._external_state, events)
+        reconciler = Reconciler(cluster, gateways, resolver, supervisor, finalizer, reporting)
         self._controller = Controller(queue, reconciler, metrics, settings.workers)
-        self._elector = LeaderElector(
-            client,
-            metrics,
-            settings.namespace,
-            settings.lease.name,
-            settings.identity,
-            settings.lease.duration_seconds,
-            self._on_leading_changed,
-        )
+        lease = settings.lease
+        candidacy = Candidacy(settings.namespace, lease.name, settings.identity, lease.duration_seconds)
+        self._elector = LeaderElector(client, metrics, candidacy, self._on_leading_changed)
         client.fence = self._elector.fence
         self._watch = GatewayWatch(settings, client, gateways, queue.add)
         self._health = HealthServer(metrics, self._unhealthy, self._unready)
@@ -88,14 +80,11 @@ class Service:
 
     def _external_metrics(self, load: LoadMonitor) -> ExternalMetricsApi:
         wanted = self._settings.metrics_api
+        place = Place(self._settings.namespace, wanted.service)
         return ExternalMetricsApi(
             self._client,
             MetricsServer(wanted.host, wanted.port, load.values, self._metrics),
-            Place(self._settings.namespace, wanted.service),
-            wanted.secret,
-            enabled=wanted.enabled,
-            owner=wanted.owner,
-            client_ca=wanted.client_ca,
+            Registration(place, wanted.secret, wanted.enabled, wanted.owner, wanted.client_ca),
             leading=lambda: self._elector.leading,
             on_change=self._enqueue_all,
         )

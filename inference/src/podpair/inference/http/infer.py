@@ -68,7 +68,8 @@ class InferApi:
             if trace is not None:
                 trace.annotate(model=served.model, version=served.version, request=asked.id or "")
                 trace.stage("ingress", began, entered)
-            responder = _InferResponder(self._catalog, self._errors, request, served, asked, entered, trace)
+            responder = _InferResponder(self._catalog, self._errors, request, served, asked, trace)
+            responder.entered = entered
             responder.queued = served.scheduler.enqueue(asked.arrays, deadline, asked.parameters, responder)
             request.on_disconnect = responder.withdraw
             served.metrics.ingress.observe(entered - began)
@@ -80,7 +81,7 @@ class InferApi:
 class _InferResponder(Responder):
     """Answers a request."""
 
-    __slots__ = ("_asked", "_entered", "_errors", "_request")
+    __slots__ = ("_asked", "_errors", "_request", "entered")
 
     def __init__(
         self,
@@ -89,19 +90,18 @@ class _InferResponder(Responder):
         request: Request,
         served: ServedVersion,
         asked: InferRequest,
-        entered: float,
         trace: RecordedTrace | None,
     ) -> None:
         super().__init__(catalog, served, trace)
         self._errors = errors
         self._request = request
         self._asked = asked
-        self._entered = entered
+        self.entered = 0.0  # when it was queued, in monotonic seconds; set before it is
 
     def send(self, arrays: list[Array], ready: float) -> None:
         served, asked = self._served, self._asked
         parts, length = encode_response(served.model, served.version, asked, served.signature.outputs, arrays)
-        taken = (ready - self._entered) * 1000
+        taken = (ready - self.entered) * 1000
         headers = _ALL_JSON % taken if length is None else _MIXED % (taken, length)
         self._request.answer(Response(200, parts, headers))
         served.metrics.egress.observe(time.monotonic() - ready)

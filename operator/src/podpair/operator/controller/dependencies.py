@@ -40,27 +40,38 @@ class ResolvedDependencies:
     """What the installation's policy forbids of it: while there is any, nothing is written but the status."""
 
 
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """What is read of the cluster, and written to it."""
+
+    client: Client
+    informers: Informers
+    references: ReferenceInformers
+    applier: Applier
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What this operator's installation says of all resources."""
+
+    image: str
+    """The gateway's, if a resource names none."""
+    namespace: str
+    """The operator's own."""
+    policy: Policy
+
+
 class DependencyResolver:
     """Finds what resources depend on."""
 
-    def __init__(
-        self,
-        client: Client,
-        informers: Informers,
-        references: ReferenceInformers,
-        applier: Applier,
-        image: str,
-        namespace: str,
-        policy: Policy,
-    ) -> None:
-        """`image`: the gateway's if a resource names none; `namespace`: the operator's own; `policy`: the installation's."""
-        self._client = client
-        self._informers = informers
-        self._references = references
-        self._applier = applier
-        self._image = image
-        self._namespace = namespace
-        self._policy = policy
+    def __init__(self, cluster: Cluster, installation: Installation) -> None:
+        self._client = cluster.client
+        self._informers = cluster.informers
+        self._references = cluster.references
+        self._applier = cluster.applier
+        self._image = installation.image
+        self._namespace = installation.namespace
+        self._policy = installation.policy
         self._keys: dict[str, str] = {}  # by the resource's uid
 
     async def resolve(self, gateway: InferenceGateway) -> ResolvedDependencies:

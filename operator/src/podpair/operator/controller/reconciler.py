@@ -7,12 +7,13 @@ import contextlib
 import datetime as dt
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import aiohttp
 from pydantic import ValidationError
 
-from podpair.operator.controller.applier import Applier, problem_from_error
-from podpair.operator.controller.dependencies import DependencyResolver
+from podpair.operator.controller.applier import problem_from_error
+from podpair.operator.controller.dependencies import Cluster, DependencyResolver
 from podpair.operator.controller.finalizer import Finalizer
 from podpair.operator.controller.gateway_store import GatewayStore
 from podpair.operator.controller.topic_supervisor import TopicSupervisor
@@ -26,7 +27,7 @@ from podpair.operator.core.external_api_state import ExternalApiState
 from podpair.operator.core.load import LoadState
 from podpair.operator.core.ownership import recorded_ownership
 from podpair.operator.core.pod_diagnosis import Problem
-from podpair.operator.kube.client import ApiError, Client
+from podpair.operator.kube.client import ApiError
 from podpair.operator.kube.events import EventPoster
 from podpair.operator.kube.informer import Key
 from podpair.operator.kube.kinds import AUTOSCALER, DEPLOYMENT, GATEWAY, POD, REPLICA_SET, SCALED_OBJECT
@@ -38,30 +39,36 @@ _LASTING_FAILURES = 4  # in a row
 _RETRY_SECONDS = 10.0  # until a fault that can't be watched, such as a permission, is retried
 
 
+@dataclass(frozen=True, slots=True)
+class Reporting:
+    """What a status tells besides the objects, and who posts its events."""
+
+    load: Callable[[Key], LoadState]
+    external: Callable[[], ExternalApiState]
+    events: EventPoster
+
+
 class Reconciler:
     """Reconciles one resource per call; workers share it."""
 
     def __init__(
         self,
-        client: Client,
+        cluster: Cluster,
         gateways: GatewayStore,
-        applier: Applier,
         resolver: DependencyResolver,
         supervisor: TopicSupervisor,
-        load: Callable[[Key], LoadState],
-        external: Callable[[], ExternalApiState],
         finalizer: Finalizer,
-        events: EventPoster,
+        reporting: Reporting,
     ) -> None:
-        self._client = client
+        self._client = cluster.client
         self._gateways = gateways
-        self._applier = applier
+        self._applier = cluster.applier
         self._resolver = resolver
         self._supervisor = supervisor
-        self._load = load
-        self._external = external
+        self._load = reporting.load
+        self._external = reporting.external
         self._finalizer = finalizer
-        self._events = events
+        self._events = reporting.events
         self._uids: dict[Key, str] = {}
         self._failed: dict[Key, int] = {}  # failures of the API server in a row
 

@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 import aiohttp
 
@@ -29,24 +30,36 @@ Key = tuple[str, str]
 OnChange = Callable[[Resource, Manifest], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What an informer watches."""
+
+    resource: Resource
+    namespace: str | None
+    """None: all."""
+    selector: Mapping[str, str]
+    """Parameters of the request: `labelSelector`, `fieldSelector`."""
+
+    def __str__(self) -> str:
+        return f"{self.resource.plural}{f' in {self.namespace}' if self.namespace else ''}"
+
+
 class Informer:
     """The objects of one kind that match a selector, in one namespace or all."""
 
     def __init__(
         self,
         client: Client,
-        resource: Resource,
-        namespace: str | None,
-        selector: Mapping[str, str],
+        selection: Selection,
         on_change: OnChange,
         seconds: float,
         on_served: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
-        self.resource = resource
-        self._path = resource.path(namespace)
-        self._where = f"{resource.plural}{f' in {namespace}' if namespace else ''}"
-        self._selector = dict(selector)
+        self.resource = selection.resource
+        self._path = self.resource.path(selection.namespace)
+        self._where = str(selection)
+        self._selector = dict(selection.selector)
         self._on_change = on_change
         self._on_served = on_served
         self._seconds = seconds
@@ -166,7 +179,10 @@ class Informers:
         scopes: list[str | None] = [*namespaces] or [None]
         selector = {"labelSelector": GATEWAY_LABEL}
         self._informers = {
-            resource: [Informer(client, resource, scope, selector, on_change, seconds, on_served) for scope in scopes]
+            resource: [
+                Informer(client, Selection(resource, scope, selector), on_change, seconds, on_served)
+                for scope in scopes
+            ]
             for resource in WATCHED
         }
 

@@ -12,6 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -25,27 +26,32 @@ _SAFE = 2 / 3  # of the duration
 _TRIES = 7.5  # renewals in a duration
 
 
+@dataclass(frozen=True, slots=True)
+class Candidacy:
+    """For which Lease this operator stands, and as whom."""
+
+    namespace: str
+    lease: str
+    identity: str
+    seconds: float
+    """How long the Lease is held without being renewed."""
+
+
 class LeaderElector:
     """This operator's part in the Lease. `on_change` is called when it starts or stops leading."""
 
     def __init__(
-        self,
-        client: Client,
-        metrics: Metrics,
-        namespace: str,
-        name: str,
-        identity: str,
-        seconds: float,
-        on_change: Callable[[bool], None],
+        self, client: Client, metrics: Metrics, candidacy: Candidacy, on_change: Callable[[bool], None]
     ) -> None:
+        namespace, name = candidacy.namespace, candidacy.lease
         self._client = client
         self._gauge = metrics.leading.labels(name)
         self._gauge.set(0)
         self._collection = LEASE.path(namespace)
         self._path = LEASE.path(namespace, name)
         self._name = name
-        self._identity = identity
-        self._seconds = seconds
+        self._identity = candidacy.identity
+        self._seconds = candidacy.seconds
         self._on_change = on_change
         self._until = 0.0  # on the monotonic clock: writing is allowed so long
         self._leading = False

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from podpair.operator.core.builders.naming import Manifest
 from podpair.operator.kube.client import Client
-from podpair.operator.kube.informer import Informer, Key
+from podpair.operator.kube.informer import Informer, Key, Selection
 from podpair.operator.kube.kinds import CONFIG_MAP, SECRET, Resource
 
 _KINDS = {"Secret": SECRET, "ConfigMap": CONFIG_MAP}
@@ -68,7 +68,8 @@ class ReferenceInformers:
                 self._on_change(user)
 
         selector = {"fieldSelector": f"metadata.name={reference.name}"}
-        informer = Informer(self._client, _KINDS[reference.kind], reference.namespace, selector, changed, self._seconds)
+        selection = Selection(_KINDS[reference.kind], reference.namespace, selector)
+        informer = Informer(self._client, selection, changed, self._seconds)
         self._users[reference] = set()
         self._informers[reference] = informer, asyncio.create_task(informer.run(), name=f"watch of {reference}")
 

@@ -8,6 +8,7 @@ import asyncio
 import datetime as dt
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -38,31 +39,51 @@ class NotYet(Exception):
     """What is needed isn't there yet. The text says what."""
 
 
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """How the API is registered."""
+
+    place: Place
+    """The Service that leads to the operators."""
+    secret: str
+    """The name of the Secret with the certificate, in the Service's namespace."""
+    enabled: Literal["auto", "always", "never"] = "auto"
+    owner: str | None = None
+    """The ClusterRole that owns what is written, so that it goes with the installation."""
+    client_ca: Path | None = None
+    """Of the front proxy; None: as the cluster says."""
+
+
 class ExternalMetricsApi:
-    """`run` it on every operator; `state` is for the condition Scaling."""
+    """`run` it on every operator; `state` is for the condition Scaling.
+
+    Args:
+        kube: Requests to the Kubernetes API.
+        server: Answers the requests for metrics.
+        registration: Where and how it is registered.
+        leading: Tells whether this operator writes.
+        on_change: Called when `state` changes.
+        now: The time, for the certificate.
+    """
 
     def __init__(
         self,
         kube: Kube,
         server: MetricsServer,
-        place: Place,
-        secret: str,
-        *,
-        enabled: Literal["auto", "always", "never"] = "auto",
-        owner: str | None = None,
-        client_ca: Path | None = None,
+        registration: Registration,
         leading: Callable[[], bool] = lambda: True,
         on_change: Callable[[], None] = lambda: None,
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
+        place, secret = registration.place, registration.secret
         self._kube, self._server, self._place = kube, server, place
         self._secret_path = f"/api/v1/namespaces/{place.namespace}/secrets/{secret}"
         self._secret = secret
-        self._enabled = enabled
-        self._owner = owner
-        self._client_ca = client_ca
+        self._enabled = registration.enabled
+        self._owner = registration.owner
+        self._client_ca = registration.client_ca
         self._leading, self._on_change, self._now = leading, on_change, now
-        off = enabled == "never"
+        off = self._enabled == "never"
         self.state = ExternalApiState(False, Reason.OFF if off else Reason.NOT_YET, _OFF if off else "starting")
 
     async def run(self) -> None:
