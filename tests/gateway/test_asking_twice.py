@@ -1,6 +1,7 @@
 """An id that is asked again gets the answer that it had, and the model does not see it a second time."""
 
 import asyncio
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from confluent_kafka import Producer
 
 from gateway.conftest import PATIENCE, Client, Connect, kafka_of, resuming, soon
 from gateway.fake_model import FakeModel
+from harness.kafka import Broker
 from harness.pair import Gateway, token
 
 XY = [1.0, 2.0]
@@ -39,7 +41,8 @@ async def test_the_same_answer_and_no_second_run(
     repeated = before_model.metric("requests_repeated_total")
     for _ in range(3):
         await ask(client, "twice", route=route, retry=retry)
-        assert (await client.event("accepted", id="twice"))["route"] == route
+        # Whichever way the first went: this answer comes no second time by itself.
+        assert (await client.event("accepted", id="twice"))["route"] == "direct"
         again = await client.answer("twice")
         assert again == without_position(first)  # which it has had
     assert times(model, "twice") == 1
@@ -191,3 +194,32 @@ async def test_at_another_gateway_a_queued_answer_is_found_in_the_log(
     assert await second.answer("moved") == without_position(answer)
     # An answer may be read before the gateway that wrote it hears that the broker has it.
     await soon(lambda: sum(gateway.metric("queue_requests_total") for gateway in (one, two)) == 1)
+
+
+async def test_one_that_goes_on_through_kafka_is_not_accepted_there_before_its_record_is(
+    real_gateway: Callable[..., Gateway], model: FakeModel, connect: Connect, broker: Broker
+) -> None:
+    """Its client had it as direct. If it were accepted as queued, and the gateway died then, nobody would know of it."""
+    gateway = real_gateway(inference={"url": model.url, "probe_seconds": 30})
+    model.open.clear()
+    first = await connect(gateway)
+    xy = [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [13.0, 2.0]}]
+    await first.infer("spills", route="auto", data=None, inputs=xy)
+    assert (await first.event("accepted", id="spills"))["route"] == "direct"
+    spilled = gateway.metric("spilled_total")
+    broker.child.process.send_signal(signal.SIGSTOP)
+    try:
+        model.dies_of = 13.0
+        model.open.set()
+        await soon(lambda: gateway.metric("spilled_total") > spilled)
+        first.socket._response.connection.transport.abort()  # type: ignore[union-attr]
+        second = await connect(gateway, params=resuming(first))
+        await second.infer("spills", route="auto", data=None, inputs=xy, retry=True)
+        await second.infer("unknown", route="direct", model="no such model", data=None, inputs=xy)
+        await second.event("error", id="unknown")
+        assert "spills" not in {event.get("id") for event in second.skipped}
+        model.dies_of = None
+    finally:
+        broker.child.process.send_signal(signal.SIGCONT)
+    assert (await second.event("accepted", id="spills"))["route"] == "queue"
+    assert (await second.answer("spills"))["type"] == "result"

@@ -46,6 +46,7 @@ async def test_the_requests_topic_is_made_again_while_requests_wait(
     ended = [await client.event("error") for _ in range(10)]
     assert sorted(event["id"] for event in ended) == sorted(f"q{number}" for number in range(10))
     assert {event["code"] for event in ended} == {"lost"}
+    assert all("position" in event for event in ended), "it is in the log, wherever their client comes back"
     assert "deleted" in ended[0]["message"]
 
 

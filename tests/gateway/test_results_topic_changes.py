@@ -163,10 +163,12 @@ async def test_widened_from_outside(
     await asyncio.to_thread(topics.widen, results, 8)
     for name in clients:
         push(broker.address, name, *(b"%d" % n for n in range(10, 60)), topic=results)
+    positions: dict[str, str] = {}
     for name, client in clients.items():
         found: list[Any] = []
         while not {59, "gap"} <= set(found):  # those of one that stays may come before the gap
             event = await client.next()
+            positions[name] = event.get("position") or event["to"]
             if event["type"] == "gap":
                 assert event["reason"] == "epoch"
                 assert event["to"].split(".")[1] == str(home_partition(name, 8))
@@ -180,6 +182,17 @@ async def test_widened_from_outside(
     event = await clients[moving].event("push")
     assert event == {"type": "push", "data": "late"}
     assert gateway.metric("results_records_misplaced_total", outcome="delivered") == 1
+    # An answer, of a worker that has not learnt of it, is written to where its client finds it after a reconnect, too.
+    about = [("ce_type", b"dev.podpair.result"), ("ce_id", b"elsewhere")]
+    late.produce(results, b'{"data":1}', moving, partition=home_partition(moving, 4), headers=about)
+    assert late.flush(10) == 0
+    for client in (
+        clients[moving],
+        await connect(gateway, sid=sid_of(moving), params=resuming(clients[moving], positions[moving])),
+    ):
+        answer = await client.event("result", id="elsewhere")
+        assert answer["data"] == 1
+        assert answer["position"].split(".")[1] == str(home_partition(moving, 8))
     for number in range(8):
         fresh = await connect(gateway, sub=f"u{number}")
         await fresh.infer("q", route="queue")

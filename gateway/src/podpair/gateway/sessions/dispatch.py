@@ -272,12 +272,29 @@ class Dispatcher:
             return  # it has been cancelled
         self._metrics.spilled.labels(error.reason).inc()
         request.route = "queue"
+        request.accepted = False  # on that route, once its record is there
         request.resume = None
         self._enqueuer.enqueue(session, inference_request)
 
     def fail_queued(self, session: Session, request_id: str, fault: Fault) -> None:
-        """End a queued request with a fault: it will not be answered any more."""
-        self._finish_with(session, request_id, fault)
+        """End a queued request with a fault: it will not be answered any more.
+
+        Through the log, like any answer to it: a client that has it as queued waits for its end there, on whatever connection.
+        """
+        terminal = Event(records.Kind.TERMINAL, "error", request_id, error_event(fault, request_id), -1)
+        if self._end(session, request_id, fault) is not None:
+            self._replies.on_undelivered(session, [terminal])
+            self._registry.evict_if_idle(session)
+
+    def _end(self, session: Session, request_id: str, fault: Fault) -> OpenRequest | None:
+        """End a request with a fault. Returns None if it has ended: cancelled, or answered by another gateway."""
+        running = session.ledger.get(request_id)
+        if running is not None and running.span is not None:
+            running.span.failed(fault.code)
+        request = session.ledger.end(request_id)
+        if request is not None:
+            self._metrics.completed.labels(fault.code).inc()
+        return request
 
     def _finish_with(self, session: Session, request_id: str, fault: Fault) -> None:
         payload = error_event(fault, request_id)
@@ -285,14 +302,10 @@ class Dispatcher:
             about = ids(session=session.id, request=request_id)
             self._log_throttle.log(_log, logging.WARNING, "request failed: %s", fault.message, extra=about)
         terminal = Event(records.Kind.TERMINAL, "error", request_id, payload, -1)
-        running = session.ledger.get(request_id)
-        if running is not None and running.span is not None:
-            running.span.failed(fault.code)
-        request = session.ledger.end(request_id)
+        request = self._end(session, request_id, fault)
         if request is None:
-            return  # it has ended: cancelled, or answered by another gateway
-        self._metrics.completed.labels(fault.code).inc()
-        if fault.code not in (Code.OVERLOADED, Code.LOST):  # both invite a retry
+            return
+        if fault.code is not Code.OVERLOADED:  # which invites a retry
             session.ledger.store_answer(terminal)
         events = [terminal]
         if not request.accepted and request.route == "direct":

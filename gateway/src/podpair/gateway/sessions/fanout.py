@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from podpair.gateway.core.protocol import CloseCode
+from podpair.gateway.core.records import Event
 from podpair.gateway.core.tails import Groups, PartitionTail, Record
 from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
@@ -28,6 +29,10 @@ class Followers(Protocol):
     sessions: dict[bytes, Session]
     user_logs: dict[bytes, set[UserLog]]
 
+    def write_answers(self, session: Session, answers: list[Event]) -> None:
+        """Write answers to the session's home, from where they are delivered."""
+        ...
+
 
 class FanOut:
     """Feeds sessions from the partitions that this gateway reads.
@@ -44,6 +49,7 @@ class FanOut:
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
+        self._followers = followers
         self._sessions = followers.sessions
         self._user_logs = followers.user_logs
         self._tail_bytes = tail_bytes
@@ -100,7 +106,8 @@ class FanOut:
                     delivered += self._deliver_unmatched(key, partition, group, expected)
                 continue
             if session.home != partition:
-                self._misplaced.handle(session, partition, group)
+                if answers := self._misplaced.handle(session, partition, group):
+                    self._followers.write_answers(session, answers)
             elif not session.live:
                 session.observe(group)
             else:

@@ -67,7 +67,6 @@ class IdempotencyFilter:
             return True
         request = OpenRequest("queue", cancels_on_disconnect=False, began=time.perf_counter(), grant=grant)
         session.ledger.open(message.id, request)
-        self._replies.accept([(session, message.id, request)], "queue")
         self._tasks.spawn(self._replay_from_log(session, message, answer, grant))
         return True
 
@@ -85,7 +84,8 @@ class IdempotencyFilter:
         if record is not None and records.ended_by(record.value(), record.headers()) == message.id:
             session.ledger.end(message.id, offset)
             again = records.answer_again(message.id, record.value(), record.headers())
-            self._replies.send(session, [again])
+            # As `direct`: what is sent here comes no second time by itself.
+            self._replies.send(session, [accepted_event(message.id, "direct"), again])
             return
         session.ledger.discard(message.id)
         try:

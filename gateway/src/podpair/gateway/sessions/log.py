@@ -68,8 +68,11 @@ class Log(ABC):
         """
 
     @abstractmethod
-    def deliver_unplaced(self, records: Iterable[Record]) -> None:
-        """Send records of a partition other than the home, without positions, if the client is connected."""
+    def deliver_unplaced(self, records: Iterable[Record]) -> list[Event]:
+        """Send records of a partition other than the home, without positions, if the client is connected.
+
+        Returns the answers among them, which are not sent: they are to be written to the home.
+        """
 
     @abstractmethod
     def observe(self, records: Iterable[Record]) -> None:

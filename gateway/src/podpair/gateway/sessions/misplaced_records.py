@@ -16,7 +16,7 @@ from podpair.gateway.core.partitioners import MisplacedKeys
 from podpair.gateway.core.partitions import HomePartitions, home_of_key
 from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.quotas import Bucket
-from podpair.gateway.core.records import Headers, takeover_of
+from podpair.gateway.core.records import Event, Headers, takeover_of
 from podpair.gateway.core.session_ids import USER
 from podpair.gateway.core.tails import Record
 from podpair.gateway.kafka.results import WIDENED
@@ -66,25 +66,29 @@ class MisplacedRecords:
         self._warned_at = {kind: float("-inf") for kind in ("key", "keyless", "user")}
         self._unreported = dict.fromkeys(self._warned_at, 0)
 
-    def handle(self, session: Log, partition: int, records: list[Record]) -> None:
-        """Handle `records` of a session that is here, or of its user, which are in `partition`."""
+    def handle(self, session: Log, partition: int, records: list[Record]) -> list[Event]:
+        """Handle `records` of a session that is here, or of its user, which are in `partition`.
+
+        Returns answers that are to be written to the session's home: what is only sent is gone with the client's connection.
+        """
         found = [(record, takeover_of(record.headers(), record.offset())) for record in records]
         # A gateway with an outdated width of the topic announces takeovers here; they count all the same.
         session.apply_takeovers(takeover for _, takeover in found if takeover is not None)
         records = [record for record, takeover in found if takeover is None]
         if not records:
-            return
+            return []
         if partition == session.previous_home:
             try:
-                session.deliver_unplaced(records)
+                answers = session.deliver_unplaced(records)
             except Exception:
                 # Whatever failed concerns this session only: the others get their records.
                 _log.exception("delivering failed", extra=ids(session=session.id))
                 session.end(CloseCode.INTERNAL, "internal error: resume")
-                return
+                return []
             self._records.labels("delivered").inc(len(records))
-            return
+            return answers
         self._count("dropped", session.id.encode(), partition, session.home, records[0].offset(), len(records))
+        return []
 
     def handle_unclaimed(self, partition: int, key: bytes | None, records: Collection[Record]) -> int:
         """Handle records with a key that no session here has. Return how many are known to be misplaced."""

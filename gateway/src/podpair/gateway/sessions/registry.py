@@ -207,6 +207,10 @@ class Registry:
         """Return whether a request can be accepted for a session whose client is not connected."""
         return session_id.encode() in self.sessions or len(self._waiting) < self._config.limits.sessions
 
+    def write_answers(self, session: Session, answers: list[Event]) -> None:
+        """Write answers to the session's home, from where they are delivered."""
+        self._hooks.on_undelivered(session, answers)
+
     def connected_to(self, session_id: str) -> bool:
         """Return whether a client of the session is connected here."""
         session = self.sessions.get(session_id.encode())

@@ -89,6 +89,7 @@ class RequestsTopic:
         self._incarnation = incarnation
         self._cuts = {}
         self._known.set()
+        self._note_gaps()
         if self._incarnation:
             self._send_gaps()
             return
@@ -126,6 +127,11 @@ class RequestsTopic:
             connection = session.connection
             if connection is not None and connection.welcomed and connection.open:
                 yield session, connection
+
+    def _note_gaps(self) -> None:
+        """Note a gap in every session: a client that is elsewhere may get it there, and come back."""
+        for session in self._sessions.values():
+            session.note_gap()
 
     def _send_gaps(self) -> None:
         count = sum(self.send_gap_if_changed(session, connection) for session, connection in self._welcomed())
@@ -166,6 +172,7 @@ class RequestsTopic:
         if complete:
             self._known.set()
         if self.epoch != before:
+            self._note_gaps()
             self._send_gaps()
         return complete and not more
 

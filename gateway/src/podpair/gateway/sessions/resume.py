@@ -201,6 +201,7 @@ class ResumeService:
         lows: dict[int, asyncio.Task[int | None]] = {}
         work = []
         for session in sessions:
+            session.note_gap()  # also where the client is elsewhere: it may get the gap there, and come back
             place = session.position(before, session.seen)
             logs = [log for log in (session, session.user_log) if log is not None]
             for log in logs:
@@ -322,6 +323,8 @@ class ResumeService:
         reason = "retention" if low > old_end else "ahead"
         self._reader.move(partition, next_offset)
         for session in list(sessions):
+            if session.home == partition:
+                session.note_gap()
             for log in (session, session.user_log):
                 if log is None or log.home != partition or log.connection is None or not log.connection.welcomed:
                     continue  # the others will be welcomed to the truncated log

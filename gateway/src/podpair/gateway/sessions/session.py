@@ -115,29 +115,27 @@ class Session(Log):
         return DeliveryResult(taken, duplicates, complete)
 
     def _end(self, request_id: str, offset: int, events: list[Event]) -> None:
-        """End a request whose result is about to be added to `events`. offset: in the home; -1: in another partition."""
+        """End a request whose result, which is at `offset` of the home, is about to be added to `events`."""
         request = self.ledger.end(request_id, offset)
         if request is not None and not request.accepted:
             # The result has overtaken the broker's acknowledgement, which it implies.
             events.append(accepted_event(request_id, "queue"))
 
-    def deliver_unplaced(self, records: Iterable[Record]) -> None:
-        """Send records of a partition other than the home, without positions, if the client is connected.
-
-        Results are sent only for open requests: others were delivered already, or belong to another connection.
-        """
+    def deliver_unplaced(self, records: Iterable[Record]) -> list[Event]:
         connection = self.connection
         if connection is None or not connection.open:
-            return
+            return []
         events: list[Event] = []
+        answers: list[Event] = []
         for record in records:
             event = connection.wire.unplaced(record.value(), record.headers())
-            if event.kind is Kind.TERMINAL and event.id is not None:
-                if self.ledger.get(event.id) is None:
-                    continue
-                self._end(event.id, -1, events)
-            events.append(event)
-        self.send_all(events)
+            if event.kind is not Kind.TERMINAL or event.id is None:
+                events.append(event)
+            elif not self.ledger.has_ended(event.id):  # else it was delivered already
+                answers.append(event)
+        if events:
+            self.send_all(events)
+        return answers
 
     def observe(self, records: Iterable[Record]) -> None:
         if self.connection is None:

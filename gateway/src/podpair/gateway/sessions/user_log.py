@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from podpair.gateway.core.positions import Position
-from podpair.gateway.core.records import Kind
+from podpair.gateway.core.records import Event, Kind
 from podpair.gateway.core.tails import Record
 from podpair.gateway.sessions.connection import Connection
 from podpair.gateway.sessions.log import DeliveryResult, Log
@@ -62,11 +62,12 @@ class UserLog(Log):
         self.session.update_position_prefix(self.epoch)
         return DeliveryResult(taken, 0, complete)
 
-    def deliver_unplaced(self, records: Iterable[Record]) -> None:
+    def deliver_unplaced(self, records: Iterable[Record]) -> list[Event]:
         connection = self.connection
         if connection is not None and connection.open:
             events = [connection.wire.unplaced(record.value(), record.headers()) for record in records]
             self.session.send_all([event for event in events if event.kind in _PASSED])
+        return []
 
     def observe(self, records: Iterable[Record]) -> None:
         pass  # the client gets them when it catches up or comes back
