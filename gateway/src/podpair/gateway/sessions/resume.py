@@ -29,6 +29,7 @@ from podpair.gateway.tasks import Tasks
 
 _log = logging.getLogger(__name__)
 _RETRY = 0.5  # seconds before the new partitions are queried again
+_DOUBTS = (0.2, 0.4, 0.8, 1.6)  # seconds between queries while a log seems to be shorter than what was read of it
 _SLICE = 256 * 1024  # bytes of values written to a client before waiting until it has read them
 
 
@@ -136,9 +137,24 @@ class ResumeService:
         plan = self._resume(log, position, tail.start, tail.end)
         if plan.gap is not None:
             # The position is before the tail, or ahead of what this gateway has read: query the broker.
-            low, high = await self._reader.watermarks(log.home)
+            seen = position.offset + 1 if plan.gap.reason == "ahead" else 0
+            low, high = await self._watermarks(log.home, seen)
             plan = self._resume(log, position, low, max(high, tail.end))
         return plan
+
+    async def _watermarks(self, partition: int, seen: int) -> tuple[int, int]:
+        """Return (low, high) of a partition that was read up to `seen`. Raises KafkaException.
+
+        A broker that was suspended answers, until it learns better, as the leader that it was: with an end before what its
+        successor has accepted. So an end before `seen` is doubted for a while.
+        """
+        low, high = await self._reader.watermarks(partition)
+        for delay in _DOUBTS:
+            if high >= seen:
+                break
+            await asyncio.sleep(delay)
+            low, high = await self._reader.watermarks(partition)
+        return low, high
 
     def _resume(self, log: Log, position: Position, low: int, high: int) -> Resumption:
         homes = self._homes
@@ -316,9 +332,12 @@ class ResumeService:
         if tail is None:
             return
         old_end = tail.end
-        low, high = await self._reader.watermarks(partition)
+        low, high = await self._watermarks(partition, old_end)
         if self._fanout.tails.get(partition) is not tail:
             return  # the topic has changed
+        if low <= old_end <= high:
+            self._reader.move(partition, old_end)  # a broker said so that is not the leader any more
+            return
         next_offset = low if low > old_end else high
         reason = "retention" if low > old_end else "ahead"
         self._reader.move(partition, next_offset)
