@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 UV := $(shell command -v uv || echo .cache/uv/bin/uv)
-PROJECTS := client gateway inference operator
+PROJECTS := client common gateway inference operator
 IMAGES := gateway inference operator
 KAFKA ?=
 PORT ?= 8080
@@ -113,7 +113,7 @@ format: setup ## let ruff mend what it can
 lock: $(UV) ## pin every dependency anew, with hashes and without addresses
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	  $(if $(UPGRADE),--upgrade) --group build --group lint --group test --group bench --group train --group proto --group docs --extra images \
-	  $(PROJECTS:%=%/pyproject.toml) -o requirements.lock
+	  --no-emit-package podpair-common $(PROJECTS:%=%/pyproject.toml) -o requirements.lock
 	@for name in $(addprefix tests/inference/,clients custom_ops exporters kserve perf_analyzer uvicorn) \
 	    tests/gateway/auth/outside/issuers tests/gateway/outside/autobahn tests/gateway/outside/websockets \
 	    tests/gateway/clients; do \

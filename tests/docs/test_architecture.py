@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DISTRIBUTIONS = ("gateway", "inference", "operator")
+DISTRIBUTIONS = ("common", "gateway", "inference", "operator")
 ARCHITECTURE = (ROOT / "docs/architecture.md").read_text()
 GLOSSARY = (ROOT / "docs/glossary.md").read_text()
 #: | question | `word` | distribution `file` |
@@ -63,7 +63,7 @@ def test_the_files_of_the_glossary_are_there() -> None:
     missing = []
     for line in GLOSSARY.splitlines()[6:]:
         distribution = ""
-        for plain, quoted in re.findall(r"(gateway|inference|operator)(?= `)|`([\w/.]+)`", line.split("|")[-2]):
+        for plain, quoted in re.findall(r"(common|gateway|inference|operator)(?= `)|`([\w/.]+)`", line.split("|")[-2]):
             distribution = plain or distribution
             if quoted and ("/" in quoted or "." in quoted) and not (folder(distribution) / quoted).exists():
                 missing.append(quoted)

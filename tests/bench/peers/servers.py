@@ -183,8 +183,9 @@ def size_on_disk(name: str) -> int:
 
 def _bytes(distribution: metadata.Distribution) -> int:
     files = [Path(str(path.locate())) for path in distribution.files or () if path.suffix != ".pyc"]
-    if distribution.metadata["Name"] == "podpair-inference":  # installed for editing: a link
-        files = [path for path in (ROOT / "inference/src").rglob("*") if path.suffix != ".pyc"]
+    whose, _, own = distribution.metadata["Name"].partition("podpair-")
+    if not whose and own:  # installed for editing: a link
+        files = [path for path in (ROOT / own / "src").rglob("*") if path.suffix != ".pyc"]
     return sum(path.stat().st_size for path in files if path.is_file())
 
 

@@ -14,8 +14,9 @@ from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
+from podpair.common.trace_context import Parent, parent_of
 from podpair.inference.config.settings import TracingSettings
-from podpair.inference.core.trace_context import Parent, Trace, parent_of
+from podpair.inference.core.trace import Trace
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.quotas import Grant
 from podpair.gateway.core.records import Event
 from podpair.gateway.core.routing import Route
-from podpair.gateway.core.trace_context import Span
+from podpair.gateway.core.span import Span
 
 # Ended ids of a session; a second copy comes within a rebalance, not within hundreds of requests.
 _REMEMBERED, _AT_LEAST = 256, 16

@@ -17,7 +17,7 @@ from podpair.gateway.core.protocol import Code, Fault, Infer, InvalidFrame, deco
 from podpair.gateway.core.proxy_headers import client_headers, decode_headers, model_headers, proxy_target
 from podpair.gateway.core.quotas import Forbidden, Grant
 from podpair.gateway.core.redaction import redact
-from podpair.gateway.core.trace_context import Span
+from podpair.gateway.core.span import Span
 from podpair.gateway.http.admission import Admission, Refused
 from podpair.gateway.http.disconnect import cancel_on_disconnect
 from podpair.gateway.http.errors import refusal, refusal_of, status_of, v2_error

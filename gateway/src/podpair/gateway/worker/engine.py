@@ -25,7 +25,7 @@ from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.queue_wait import representative_wait
 from podpair.gateway.core.records import Cancellation, Headers, InvalidRecord, Request, request_of_record
 from podpair.gateway.core.request import decode_request
-from podpair.gateway.core.trace_context import Span
+from podpair.gateway.core.span import Span
 from podpair.gateway.kafka.producer import Outgoing
 from podpair.gateway.kafka.requests import Gate
 from podpair.gateway.logs import Throttle, ids

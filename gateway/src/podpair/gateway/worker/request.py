@@ -18,7 +18,7 @@ from confluent_kafka import Message
 
 from podpair.gateway.core.records import InvalidRecord, Request
 from podpair.gateway.core.request import InferenceRequest
-from podpair.gateway.core.trace_context import Span
+from podpair.gateway.core.span import Span
 from podpair.gateway.kafka.producer import Outgoing
 from podpair.gateway.worker.partition import PartitionState
 

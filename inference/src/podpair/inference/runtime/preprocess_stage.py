@@ -28,7 +28,7 @@ from podpair.inference.core.errors import (
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.statistics import Statistics
 from podpair.inference.core.tensors import Array
-from podpair.inference.core.trace_context import Trace
+from podpair.inference.core.trace import Trace
 from podpair.inference.metrics import StageMetrics
 from podpair.inference.runtime.request_queue import NO_PARAMETERS, FutureSink, ResultSink
 from podpair.inference.runtime.scheduler import Job, Scheduler

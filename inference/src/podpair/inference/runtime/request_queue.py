@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from podpair.inference.core.statistics import Statistics
 from podpair.inference.core.tensors import Array
-from podpair.inference.core.trace_context import Trace
+from podpair.inference.core.trace import Trace
 
 NO_PARAMETERS: Mapping[str, Any] = {}
 

@@ -32,7 +32,7 @@ from podpair.inference.core.run_times import RunTimes
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.statistics import Statistics
 from podpair.inference.core.tensors import Array
-from podpair.inference.core.trace_context import Trace
+from podpair.inference.core.trace import Trace
 from podpair.inference.metrics import ModelMetrics
 from podpair.inference.runtime.batch_executor import BatchExecutor, BatchItem, BatchOutcome
 from podpair.inference.runtime.cpu import bind_thread

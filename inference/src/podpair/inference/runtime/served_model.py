@@ -10,7 +10,7 @@ from typing import Any
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import Array
-from podpair.inference.core.trace_context import Trace
+from podpair.inference.core.trace import Trace
 from podpair.inference.core.traffic_split import TrafficSplit
 from podpair.inference.core.v2 import RequestDecoder
 from podpair.inference.metrics import ModelMetrics

@@ -16,7 +16,7 @@ from podpair.inference.core.errors import (
 )
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import Array
-from podpair.inference.core.trace_context import Trace
+from podpair.inference.core.trace import Trace
 from podpair.inference.runtime.protocol import Streaming
 
 # How long streams last isn't known: a guess for `Retry-After`, in seconds.

@@ -2,8 +2,7 @@
 
 import pytest
 
-from podpair.gateway.core.ledger import Ledger, OpenRequest
-from podpair.gateway.core.trace_context import Parent, parent_of, traceparent_of
+from podpair.common.trace_context import Parent, parent_of, traceparent_of
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -29,23 +28,3 @@ def test_what_is_no_parent_says_nothing(text: str) -> None:
 
 def test_a_later_version_may_have_more() -> None:
     assert parent_of(f"01-{TRACE}-{SPAN}-01-more") == Parent(int(TRACE, 16), int(SPAN, 16), sampled=True)
-
-
-class Recorded:
-    traceparent = ""
-    ended = 0
-
-    def failed(self, why: str) -> None: ...
-
-    def end(self) -> None:
-        self.ended += 1
-
-
-def test_a_span_ends_once_with_its_request() -> None:
-    ledger, span = Ledger(9), Recorded()
-    ledger.open("r", OpenRequest("queue", cancels_on_disconnect=False, span=span))
-    assert span.ended == 0
-    ledger.end("r", 7)
-    ledger.end("r", 9)
-    ledger.discard("r")
-    assert span.ended == 1
