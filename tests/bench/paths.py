@@ -27,10 +27,10 @@ import uvloop
 
 from bench.askers import rows
 from harness.pair import SECRET
+from podpair.common.gateway_config.model import Config
 from podpair.gateway import components as components_module
 from podpair.gateway import service as service_module
 from podpair.gateway.components import Components
-from podpair.gateway.config.model import Config
 from podpair.gateway.core import records
 from podpair.gateway.core.ledger import Ledger
 from podpair.gateway.core.models import Model

@@ -14,7 +14,7 @@ import podpair.client
 from harness.kafka import Broker
 from harness.pair import RESUME_SECRET, SECRET, Gateway, token, until
 from harness.topics import TopicAdmin
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.offsets import Commit, Committed
 from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.kafka import stall_watch

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from harness import environments
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.frames import text_frame_header
 from podpair.gateway.core.handshake import switching_protocols
 from podpair.gateway.http.port import make_acceptor

@@ -14,7 +14,7 @@ from gateway.fake_model import FakeModel
 from harness.generated_resources import GOOD
 from harness.pair import Gateway, token
 from podpair import client
-from podpair.gateway.config.clients import Http
+from podpair.common.gateway_config.clients import Http
 from podpair.gateway.http.routes import Routes, path_of, raw_path_of
 from podpair.operator.core.api import scalars
 

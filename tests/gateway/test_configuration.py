@@ -6,8 +6,8 @@ from typing import Any, get_origin
 import pytest
 import yaml
 
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.config.load import ConfigError, load
-from podpair.gateway.config.model import Config
 from podpair.gateway.core.redaction import redact
 
 SECRET = "configured-secret-0123456789-0123456789"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from podpair.gateway.config.kafka import Kafka
-from podpair.gateway.config.kafka_properties import OWNED, property_name
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.kafka import Kafka
+from podpair.common.gateway_config.model import Config
+from podpair.common.kafka_properties import OWNED, property_name
 from podpair.gateway.kafka.clients import properties
 from podpair.operator.core.api.kafka import OWNED as OWNED_BY_RESOURCE
 from podpair.operator.core.api.kafka import property_name as name_in_resource

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, KafkaException, Producer
 
-from podpair.gateway.config.clients import Auth
-from podpair.gateway.config.kafka import Kafka
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.clients import Auth
+from podpair.common.gateway_config.kafka import Kafka
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.kafka import log_reader as module
 from podpair.gateway.kafka.embedded import EmbeddedKafka
 from podpair.gateway.kafka.log_reader import LogReader, LogSlice

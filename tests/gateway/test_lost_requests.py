@@ -14,7 +14,7 @@ from gateway.fake_model import FakeModel
 from harness.kafka import Broker
 from harness.pair import Gateway, token, until
 from harness.topics import TopicAdmin
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.ledger import Ledger, OpenRequest
 from podpair.gateway.core.offsets import encode_finished
 from podpair.gateway.core.protocol import Fault

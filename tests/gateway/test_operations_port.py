@@ -16,7 +16,7 @@ from gateway.conftest import PATIENCE, ROW, Connect
 from harness.certificates import Authority
 from harness.pair import SECRET, Gateway, Inference, token
 from harness.processes import free_port
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.http.admission import Admission, Refused
 from podpair.gateway.kafka.producer import _delivery_error
 from podpair.gateway.service import Service

@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.offsets import Commit
 from podpair.gateway.kafka import log_reader, offsets, supervisor, transactions
 from podpair.gateway.kafka.supervisor import SupervisedClient, Supervisor, cause, is_dead

@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from harness.pair import RESUME_SECRET, SECRET
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.offsets import Commit, Committed
 from podpair.gateway.kafka import requests
 

@@ -9,7 +9,7 @@ import pytest
 from gateway.conftest import PATIENCE
 from harness.kafka import Broker
 from harness.topics import TopicAdmin
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.topic_state import TopicState, change_of
 from podpair.gateway.kafka.embedded import EmbeddedKafka
 from podpair.gateway.kafka.topic_watch import TopicWatch

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.kafka import topics
 from podpair.gateway.kafka.topics import BrokerUnreachable, MissingTopic, ensure_topics

@@ -197,7 +197,7 @@ async def test_a_collector_that_is_away_costs_no_request(
 def test_without_tracing_nothing_of_it_is_loaded() -> None:
     code = (
         "import sys; import podpair.gateway.cli.serve, podpair.gateway.service as s\n"
-        "from podpair.gateway.tracing import make_tracer; from podpair.gateway.config.model import Tracing\n"
+        "from podpair.gateway.tracing import make_tracer; from podpair.common.gateway_config.model import Tracing\n"
         "assert make_tracer(Tracing(), 'n') is None\n"
         "assert not [name for name in sys.modules if name.startswith('opentelemetry')]"
     )

@@ -8,7 +8,7 @@ import pytest
 
 from harness.pair import SECRET
 from harness.processes import free_port
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.kafka.producer import DeliveryError, RecordMetadata, RecordProducer
 from podpair.gateway.metrics import Metrics
 

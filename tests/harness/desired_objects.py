@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.resources import resource
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.config.load import load
-from podpair.gateway.config.model import Config
 from podpair.operator.core.api.igw import InferenceGateway
 from podpair.operator.core.desired import Dependencies, desired
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
-from podpair.gateway.config.kafka import Requests
+from podpair.common.gateway_config.kafka import Requests
 from podpair.gateway.core.offsets import Committed
 from podpair.gateway.core.records import cancel_headers, request_headers
 from podpair.gateway.kafka.topic_limits import TopicLimits

@@ -12,8 +12,8 @@ import yaml
 from click.testing import CliRunner, Result
 
 from harness.resources import EXAMPLE, resource
+from podpair.common.gateway_config.clients import Sessions
 from podpair.gateway.auth.resume import ResumeTokens
-from podpair.gateway.config.clients import Sessions
 from podpair.gateway.config.load import ConfigError
 from podpair.operator.cli.main import cli
 from podpair.operator.controller.dependencies import read_resume_key

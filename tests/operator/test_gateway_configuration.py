@@ -10,7 +10,7 @@ import yaml
 
 from harness.desired_objects import ALL_OF_A_RULE, DEPENDENCIES, SASL_AND_TLS, gateway_config, objects, pod
 from harness.resources import REMOVED
-from podpair.gateway.config.clients import AdmissionRule
+from podpair.common.gateway_config.clients import AdmissionRule
 from podpair.inference.config.settings import load_settings
 
 

@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from harness import environments
 from harness.serving import serving
+from podpair.common.gateway_config.clients import Auth
 from podpair.gateway.auth import jwks as module
 from podpair.gateway.auth.identity import KeysUnavailable, Unauthorized
 from podpair.gateway.auth.jwk import ALGORITHMS, MOST_TRIED, UnusableKey, key_set, public_key
 from podpair.gateway.auth.tokens import TokenVerifier
-from podpair.gateway.config.clients import Auth
 
 HERE = Path(__file__).parent
 RSA = [rsa.generate_private_key(65537, 2048) for _ in range(3)]

@@ -12,10 +12,10 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from harness.serving import serving
+from podpair.common.gateway_config.clients import Auth
 from podpair.gateway.auth import jwks as module
 from podpair.gateway.auth.identity import KeysUnavailable, Unauthorized
 from podpair.gateway.auth.tokens import TokenVerifier
-from podpair.gateway.config.clients import Auth
 
 KEYS: dict[str, tuple[Any, str]] = {
     "rsa": (rsa.generate_private_key(65537, 2048), "RS256"),

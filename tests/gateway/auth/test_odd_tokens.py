@@ -12,10 +12,10 @@ import pytest
 
 from gateway.conftest import Refusal
 from harness.pair import SECRET, Gateway
+from podpair.common.gateway_config.clients import Auth, Sessions
 from podpair.gateway.auth.identity import Identity, Unauthorized
 from podpair.gateway.auth.resume import ResumeTokens
 from podpair.gateway.auth.tokens import TokenVerifier
-from podpair.gateway.config.clients import Auth, Sessions
 from podpair.gateway.core.quotas import Quotas, Rule
 
 EXP = int(time.time()) + 7 * 86_400

@@ -8,10 +8,10 @@ from typing import Any
 import jwt
 import pytest
 
+from podpair.common.gateway_config.clients import Auth, Sessions
 from podpair.gateway.auth.identity import Unauthorized
 from podpair.gateway.auth.resume import ResumeTokens
 from podpair.gateway.auth.tokens import TokenVerifier
-from podpair.gateway.config.clients import Auth, Sessions
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.core.takeovers import Stamp
 

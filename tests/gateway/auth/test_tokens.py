@@ -10,10 +10,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from podpair.common.gateway_config.clients import Auth
 from podpair.gateway.auth.identity import Unauthorized
 from podpair.gateway.auth.issue import CannotIssue, development_token
 from podpair.gateway.auth.tokens import TokenVerifier
-from podpair.gateway.config.clients import Auth
 from podpair.gateway.config.load import ConfigError
 
 SECRET = "token-secret-0123456789-0123456789-abcd"

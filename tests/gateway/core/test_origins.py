@@ -2,7 +2,7 @@
 
 import pytest
 
-from podpair.gateway.core.origins import Reached, canonical_origin, origin_allowed
+from podpair.gateway.core.origins import Reached, origin_allowed
 
 LIST = ("https://app.example", "http://localhost:3000")
 
@@ -63,23 +63,3 @@ def test_origins(origin: str | None, host: str, allowed: tuple[str, ...], let_in
 )
 def test_where_the_scheme_is_known_it_counts(origin: str, host: str, scheme: str, let_in: bool) -> None:
     assert origin_allowed(origin, Reached(host, scheme), ()) is let_in
-
-
-@pytest.mark.parametrize(
-    ("text", "canonical"),
-    [
-        ("HTTPS://App.Example:443", "https://app.example"),
-        ("http://[2001:DB8::1]:80", "http://[2001:db8::1]"),
-        ("http://h:0", "http://h:0"),
-        ("chrome-extension://abcdef", "chrome-extension://abcdef"),
-        ("https://h:", None),
-        ("https://h?", None),
-        ("https://h#", None),
-        ("https://h:99999", None),
-        ("https://a b", None),
-        ("https://", None),
-        ("*", None),
-    ],
-)
-def test_an_origin_is_written_in_one_way(text: str, canonical: str | None) -> None:
-    assert canonical_origin(text) == canonical

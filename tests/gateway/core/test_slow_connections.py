@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.auth.resume import Issuer, ResumeTokens
-from podpair.gateway.config.model import Config
 from podpair.gateway.core.ledger import Ledger
 from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.protocol import CloseCode

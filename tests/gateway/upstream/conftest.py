@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.request import InferenceRequest
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.upstream.client import InferenceClient

@@ -8,7 +8,7 @@ import grpc
 import msgspec
 import pytest
 
-from podpair.gateway.config.model import Inference
+from podpair.common.gateway_config.model import Inference
 from podpair.gateway.core.model_errors import Busy, Failed, Late, ServiceUnavailable, TooLarge, Unavailable
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.request import InferenceRequest

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.raw_model import CLOSE, CONTINUE, HINTS, METADATA, PROCESSING, Asked, RawModel, Step, answer_to, response
-from podpair.gateway.config.model import Inference
+from podpair.common.gateway_config.model import Inference
 from podpair.gateway.core.model_errors import Failed, Late, TooLarge, Unavailable
 from podpair.gateway.core.models import model_of
 from podpair.gateway.core.request import InferenceRequest

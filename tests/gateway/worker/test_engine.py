@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.engine_world import Pending, World
-from podpair.gateway.config.kafka import Requests
+from podpair.common.gateway_config.kafka import Requests
 from podpair.gateway.core.model_errors import Busy, Failed, Unavailable
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.worker.request import QueuedRequest, State

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.auth.resume import Issuer
-from podpair.gateway.config.model import Config
 from podpair.gateway.core.latency_estimate import LatencyEstimator
 from podpair.gateway.core.offsets import incarnation_tag
 from podpair.gateway.core.partitions import HomePartitions

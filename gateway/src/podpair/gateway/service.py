@@ -8,11 +8,11 @@ from contextlib import AsyncExitStack
 
 from confluent_kafka import KafkaException
 
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.auth.resume import Issuer, ResumeTokens
 from podpair.gateway.auth.tokens import TokenVerifier
 from podpair.gateway.components import Assembly, Components, Context, TopicCallbacks, topic_tag
 from podpair.gateway.config.load import ConfigError
-from podpair.gateway.config.model import Config
 from podpair.gateway.core.quotas import Quotas, Rule
 from podpair.gateway.core.redaction import redact
 from podpair.gateway.core.topic_state import TopicState

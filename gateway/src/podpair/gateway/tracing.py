@@ -12,8 +12,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from podpair.common.gateway_config.model import Tracing
 from podpair.common.trace_context import parent_of, traceparent_of
-from podpair.gateway.config.model import Tracing
 from podpair.gateway.core.span import Span
 from podpair.gateway.metrics import Metrics
 

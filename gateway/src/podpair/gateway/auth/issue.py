@@ -5,8 +5,8 @@ from typing import Any
 
 import jwt
 
+from podpair.common.gateway_config.clients import Auth
 from podpair.gateway.auth.tokens import read_secret
-from podpair.gateway.config.clients import Auth
 
 
 class CannotIssue(Exception):

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import jwt
 import msgspec
 
+from podpair.common.gateway_config.clients import Sessions
 from podpair.gateway.auth.identity import RESUME_AUDIENCE, Unauthorized
 from podpair.gateway.auth.tokens import read_secret
-from podpair.gateway.config.clients import Sessions
 from podpair.gateway.core.takeovers import Stamp
 
 _SHORT = b"podpair resume token, short form 1"  # derives a key that signs nothing else

@@ -9,10 +9,10 @@ import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from podpair.common.gateway_config.clients import Auth
 from podpair.gateway.auth.identity import RESUME_AUDIENCE, Identity, Unauthorized
 from podpair.gateway.auth.jwk import UnusableKey, VerifyingKey, algorithms_of
 from podpair.gateway.auth.jwks import Jwks
-from podpair.gateway.config.clients import Auth
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.core.session_ids import claimed_session_id
 

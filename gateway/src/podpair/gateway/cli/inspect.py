@@ -9,8 +9,8 @@ from typing import Any, cast
 import click
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.config.load import load
-from podpair.gateway.config.model import Config
 from podpair.gateway.core.cloud_events import in_binary_mode_if_any
 from podpair.gateway.core.offsets import decode_finished
 from podpair.gateway.core.partitioners import Cause, MisplacedKeys, cause_of

@@ -8,9 +8,9 @@ import threading
 
 import uvloop
 
+from podpair.common.gateway_config.model import Config
 from podpair.gateway import logs
 from podpair.gateway.config.load import ConfigError
-from podpair.gateway.config.model import Config
 from podpair.gateway.http.listeners import CannotListen, Listeners
 from podpair.gateway.http.port import raise_descriptor_limit
 from podpair.gateway.http.tls import certificate_of

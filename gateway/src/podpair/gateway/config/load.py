@@ -11,8 +11,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from podpair.gateway.config.lists import decode
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
+from podpair.common.lists import decode
 from podpair.gateway.core.redaction import redact
 
 PREFIX = "PODPAIR_"

@@ -10,7 +10,7 @@ import re
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from podpair.gateway.config.clients import Http
+from podpair.common.gateway_config.clients import Http
 from podpair.gateway.core.forwarded import X_FORWARDED, TrustedProxies
 from podpair.gateway.core.origins import Reached, origin_allowed
 from podpair.gateway.core.protocol import Code

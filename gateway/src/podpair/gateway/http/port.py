@@ -8,7 +8,7 @@ from functools import partial
 
 from aiohttp import web
 
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.http.acceptor import RESERVE, Acceptor
 from podpair.gateway.http.connections import ConnectionLimits, Connections
 from podpair.gateway.http.json_errors import JsonErrorHandler

@@ -10,7 +10,7 @@ import os
 import ssl
 from pathlib import Path
 
-from podpair.gateway.config.clients import Http
+from podpair.common.gateway_config.clients import Http
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.metrics import Metrics
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from podpair.gateway.config.kafka import Kafka
+from podpair.common.gateway_config.kafka import Kafka
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.config.load import ConfigError
-from podpair.gateway.config.model import Config
 
 _log = logging.getLogger("podpair.gateway.kafka")
 
@@ -21,7 +21,7 @@ logging.getLogger("podpair.gateway.kafka.librdkafka").setLevel(logging.ERROR)
 def properties(config: Config, **own: Any) -> dict[str, Any]:
     """Return librdkafka's properties: podpair's (`own` with underscores for dots), overridden by the user's.
 
-    `config.kafka_properties` rejects user properties that podpair has to set itself.
+    `podpair.common.kafka_properties` rejects user properties that podpair has to set itself.
     """
     return {
         "bootstrap.servers": config.kafka.bootstrap_servers,

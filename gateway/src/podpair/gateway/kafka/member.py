@@ -18,7 +18,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka.admin import AdminClient
 
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.offsets import Commit, Committed
 from podpair.gateway.kafka.clients import gateway_name, properties
 from podpair.gateway.kafka.requests import Gate, GroupProtocol, MemberOptions, RequestsConsumer, Worker, membership

@@ -12,7 +12,7 @@ from functools import partial
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.kafka.clients import reader_properties
 from podpair.gateway.kafka.supervisor import SupervisedClient, Supervisor, is_dead
 from podpair.gateway.kafka.threads import post_to_loop

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.records import Headers
 from podpair.gateway.kafka.clients import description_of, properties
 from podpair.gateway.kafka.supervisor import Supervisor, is_dead

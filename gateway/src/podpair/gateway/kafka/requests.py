@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.offsets import Commit, Committed, committed_of, incarnation_of
 from podpair.gateway.core.unacked_commits import UnackedCommits
 from podpair.gateway.kafka.clients import fetching, gateway_name, properties

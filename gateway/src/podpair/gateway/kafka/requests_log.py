@@ -7,7 +7,7 @@ from typing import NamedTuple, cast
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.cloud_events import in_binary_mode_if_any
 from podpair.gateway.core.tails import Record
 from podpair.gateway.kafka.clients import reader_properties

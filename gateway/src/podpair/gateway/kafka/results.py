@@ -14,7 +14,7 @@ from typing import cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.tails import Record
 from podpair.gateway.kafka.clients import reader_properties

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.stall import StallDetector
 from podpair.gateway.kafka.clients import reader_properties
 from podpair.gateway.kafka.group_progress import GroupProgress

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.topic_state import ObservedTopic, TopicState, change_of
 from podpair.gateway.kafka.clients import properties
 from podpair.gateway.kafka.threads import post_to_loop

@@ -9,8 +9,8 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.config.load import ConfigError
-from podpair.gateway.config.model import Config
 from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.kafka.clients import check_files, properties

@@ -16,8 +16,8 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.config.load import ConfigError
-from podpair.gateway.config.model import Config
 from podpair.gateway.core.offsets import Commit
 from podpair.gateway.kafka.clients import properties
 from podpair.gateway.kafka.producer import Outgoing

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.core import records
 from podpair.gateway.kafka.producer import DeliveryError, RecordMetadata, RecordProducer
 from podpair.gateway.logs import ids

@@ -10,7 +10,7 @@ import time
 from collections.abc import Container
 from typing import NamedTuple
 
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.core import records
 from podpair.gateway.core.latency_estimate import QUEUE
 from podpair.gateway.core.ledger import OpenRequest

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from confluent_kafka import KafkaException
 
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.ledger import OpenRequest
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.records import ended_by

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.ledger import Ledger
 from podpair.gateway.core.partitions import HomePartitions, mint_session_id
 from podpair.gateway.core.protocol import CloseCode

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from typing import Any
 
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.kafka.log_reader import ResultsLog
 from podpair.gateway.kafka.topics import Topics, epochs

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaException
 
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.auth.resume import Issuer
-from podpair.gateway.config.model import Config
 from podpair.gateway.core.positions import Gap, Position, Resumption, resume
 from podpair.gateway.core.protocol import CloseCode, event
 from podpair.gateway.core.records import control_event

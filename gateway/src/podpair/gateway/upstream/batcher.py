@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from podpair.gateway.config.model import Batching
+from podpair.common.gateway_config.model import Batching
 from podpair.gateway.core.model_errors import Busy, Failed, Late, ServiceUnavailable, Unavailable
 from podpair.gateway.core.models import Model
 from podpair.gateway.core.protocol import Code, Fault

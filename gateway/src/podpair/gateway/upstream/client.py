@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.chat import CompletionAssembler, is_chat
 from podpair.gateway.core.chunks import ChunkAssembler
 from podpair.gateway.core.generate import StreamFailed

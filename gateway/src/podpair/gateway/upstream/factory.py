@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from importlib import import_module
 
-from podpair.gateway.config.model import Inference
+from podpair.common.gateway_config.model import Inference
 from podpair.gateway.core.latency_estimate import LatencyEstimator
 from podpair.gateway.upstream.calls import Upstream
 from podpair.gateway.upstream.client import InferenceClient

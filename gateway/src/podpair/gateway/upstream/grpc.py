@@ -12,7 +12,7 @@ from urllib.parse import quote, urlsplit
 
 import grpc
 
-from podpair.gateway.config.model import Inference
+from podpair.common.gateway_config.model import Inference
 from podpair.gateway.core.generate import chunk_of_outputs
 from podpair.gateway.core.model_errors import Busy, Failed, Late, ServiceUnavailable, TooLarge, Unavailable
 from podpair.gateway.core.models import Model

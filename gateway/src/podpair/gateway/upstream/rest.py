@@ -9,7 +9,7 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
-from podpair.gateway.config.model import Inference
+from podpair.common.gateway_config.model import Inference
 from podpair.gateway.core.chat import chat_body
 from podpair.gateway.core.frames import is_utf8
 from podpair.gateway.core.generate import StreamFailed, chunk_of_event, generate_body

@@ -17,7 +17,7 @@ from typing import cast
 
 from confluent_kafka import Message
 
-from podpair.gateway.config.kafka import Requests
+from podpair.common.gateway_config.kafka import Requests
 from podpair.gateway.core.bounded_cache import BoundedCache
 from podpair.gateway.core.dead_letters import parse_dead_letter
 from podpair.gateway.core.latency_estimate import QUEUE

@@ -8,7 +8,7 @@ import asyncio
 import time
 from typing import cast
 
-from podpair.gateway.config.kafka import Requests
+from podpair.common.gateway_config.kafka import Requests
 from podpair.gateway.core.model_errors import Busy, Failed, Unavailable
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.records import Request

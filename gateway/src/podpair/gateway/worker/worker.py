@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from confluent_kafka import Message
 
-from podpair.gateway.config.model import Config
+from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.offsets import Commit, Committed
 from podpair.gateway.kafka.member import GroupMember
 from podpair.gateway.kafka.requests import Gate

@@ -22,7 +22,7 @@ _REQUESTS_TOPIC = Annotated[str, Field(pattern="^[.]*[A-Za-z0-9_-][A-Za-z0-9._-]
 _Properties = Annotated[
     dict[str, Annotated[str, Field(max_length=4096)]], Field(max_length=64), BeforeValidator(without_nulls)
 ]
-# What kafka.client of the gateway refuses (podpair.gateway.config.kafka_properties), so that it is refused here already.
+# What kafka.client of the gateway refuses (podpair.common.kafka_properties), so that it is refused here already.
 OWNED = (
     "bootstrap.servers",
     "metadata.broker.list",

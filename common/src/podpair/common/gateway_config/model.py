@@ -5,10 +5,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from podpair.gateway.config.clients import Admission, Auth, Http, Limits, Operations, Sessions
-from podpair.gateway.config.fields import Count, PositiveSeconds, Section, is_web_url
-from podpair.gateway.config.kafka import Kafka, Requests, Results
-from podpair.gateway.config.lists import Texts
+from podpair.common.gateway_config.clients import Admission, Auth, Http, Limits, Operations, Sessions
+from podpair.common.gateway_config.fields import Count, PositiveSeconds, Section, is_web_url
+from podpair.common.gateway_config.kafka import Kafka, Requests, Results
+from podpair.common.lists import Texts
 
 
 class Inference(Section):

@@ -6,9 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from podpair.gateway.config.fields import Count, PositiveSeconds, Seconds, Section, TopicName
-from podpair.gateway.config.kafka_properties import property_name
-from podpair.gateway.config.lists import Joined
+from podpair.common.gateway_config.fields import Count, PositiveSeconds, Seconds, Section, TopicName
+from podpair.common.kafka_properties import property_name
+from podpair.common.lists import Joined
 
 _SERVER = re.compile(
     r"((PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)://)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%]+\])(:\d{1,5})?", re.I

@@ -1,15 +1,15 @@
 """Settings of what clients meet: addresses, tokens, sessions, limits."""
 
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from podpair.gateway.config.fields import Count, Port, PositiveSeconds, Seconds, Section, is_web_url
-from podpair.gateway.config.lists import Listed, Texts
-from podpair.gateway.core.forwarded import network_of
-from podpair.gateway.core.origins import canonical_origin, is_origin
+from podpair.common.gateway_config.fields import Count, Port, PositiveSeconds, Seconds, Section, is_web_url
+from podpair.common.lists import Listed, Texts
+from podpair.common.origins import canonical_origin, is_origin
 
 _SHORTEST_SECRET = 32  # bytes; RFC 7518, 3.2
 
@@ -80,7 +80,7 @@ class Http(Section):
         for proxy in value:
             try:
                 if proxy != "*":
-                    network_of(proxy)
+                    ip_network(proxy, strict=False)
             except ValueError:
                 raise ValueError(f"{proxy!r} is no address and no network such as 10.0.0.0/8 (or `*`)") from None
         return value

@@ -1,0 +1,1 @@
+"""The gateway's configuration: its settings, their defaults and what is valid. The gateway loads it, the operator writes it."""
