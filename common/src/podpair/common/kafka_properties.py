@@ -1,17 +1,21 @@
-"""Which of librdkafka's properties `kafka.client` may set: all but these.
+"""librdkafka's properties in `kafka.client`, of the gateway and of the resource: how they are spelled, and which podpair owns.
 
 A property that one of podpair's guarantees stands on, or that has a setting of its own, is refused by name, under each of its
 aliases, with what to set instead. Every other is obeyed, also where podpair has a value of its own for it (`linger.ms`,
 `fetch.*`, `socket.timeout.ms`, …): nothing that a user sets is overridden silently.
+
+Invariant: the gateway, the operator and the CRD's rules are made of these lists alone, so that none takes what another refuses.
 """
 
 from collections.abc import Mapping
+from string import ascii_lowercase, ascii_uppercase
 
 # librdkafka's properties whose names hold an underscore; in every other an underscore from the environment is a dot.
 _UNDERSCORED = {"log_level", "ssl_ca", "ssl_certificate", "ssl_key", "ssl_engine_callback_data"}
+_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)  # as CEL's lowerAscii; str.lower makes a k of the Kelvin sign
 
-# What two properties of one meaning are called here, for podpair has a value of its own, which gives way to the user's.
-_ALIASES = {"queue.buffering.max.ms": "linger.ms", "message.timeout.ms": "delivery.timeout.ms"}
+ALIASES: Mapping[str, str] = {"queue.buffering.max.ms": "linger.ms", "message.timeout.ms": "delivery.timeout.ms"}
+"""Another name of a property → its name here; podpair has a value of its own for each, which gives way to the user's."""
 
 _GROUP = "the members of a group have to agree on it"
 _COMMITS = "an offset is committed once its request has ended"
@@ -55,14 +59,23 @@ OWNED: Mapping[str, str] = {
     "on.commit": _CALLBACK,
     "on.delivery": _CALLBACK,
 }
-"""Name → why not, or what to set instead. The operator's list (spec.kafka.client) has the same names."""
+"""Name → why podpair sets it itself, or what to set instead."""
 
 
-def property_name(key: object) -> str:
-    """Return librdkafka's name for a property that may come from the environment. Raises ValueError for one that is podpair's."""
-    name = str(key).lower()
-    if name not in _UNDERSCORED:
-        name = name.replace("_", ".")
+def property_name(key: str) -> str:
+    """Return the librdkafka property that a key means: case doesn't matter, and an underscore is a dot."""
+    name = key.translate(_LOWER)
+    return name if name in _UNDERSCORED else name.replace("_", ".")
+
+
+def canonical_name(key: str) -> str:
+    """Return the one name of the property that a key means, of those that have two."""
+    name = property_name(key)
+    return ALIASES.get(name, name)
+
+
+def check_not_owned(key: str) -> None:
+    """Raise ValueError for a property that is podpair's own, with what to set instead."""
+    name = property_name(key)
     if (instead := OWNED.get(name)) is not None:
         raise ValueError(f"{name} is podpair's own to set: {instead}")
-    return _ALIASES.get(name, name)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from podpair.common.gateway_config.fields import Count, PositiveSeconds, Seconds, Section, TopicName
-from podpair.common.kafka_properties import property_name
+from podpair.common.kafka_properties import canonical_name, check_not_owned
 from podpair.common.lists import Joined
 
 _SERVER = re.compile(
@@ -19,7 +19,8 @@ def _named(values: dict[object, object]) -> dict[str, object]:
     """Key properties by librdkafka's names. Raises ValueError for one that is podpair's own, or that is set twice."""
     named: dict[str, object] = {}
     for key, value in values.items():
-        name = property_name(key)
+        check_not_owned(str(key))
+        name = canonical_name(str(key))
         if name in named:
             raise ValueError(f"{name} is set twice: {key} is another name of it")
         named[name] = value

@@ -8,8 +8,8 @@ The gateways, in the resource's own pods, follow all of it.
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from podpair.common.kafka_properties import property_name
 from podpair.operator.core.api.igw import InferenceGateway
-from podpair.operator.core.api.kafka import property_name
 from podpair.operator.core.builders.naming import brokers_from_elsewhere
 from podpair.operator.core.credentials import Credentials
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from confluent_kafka import KafkaException, Producer
 
+from podpair.common.kafka_properties import property_name
 from podpair.operator.core.api.igw import InferenceGateway
-from podpair.operator.core.api.kafka import property_name
 from podpair.operator.kafka.clients import librdkafka_log
 
 # What is loaded or read as soon as it is set; whether it can be is known in the gateway's container alone.

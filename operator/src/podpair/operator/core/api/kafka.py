@@ -1,10 +1,10 @@
 """`spec.kafka`: the broker, the two topics, and the group of gateways that works on requests."""
 
-from string import ascii_lowercase, ascii_uppercase
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from podpair.common.kafka_properties import ALIASES, OWNED, canonical_name, property_name
 from podpair.operator.core.api.rules import Rule, Section
 from podpair.operator.core.api.scalars import (
     SERVERS,
@@ -22,61 +22,12 @@ _REQUESTS_TOPIC = Annotated[str, Field(pattern="^[.]*[A-Za-z0-9_-][A-Za-z0-9._-]
 _Properties = Annotated[
     dict[str, Annotated[str, Field(max_length=4096)]], Field(max_length=64), BeforeValidator(without_nulls)
 ]
-# What kafka.client of the gateway refuses (podpair.common.kafka_properties), so that it is refused here already.
-OWNED = (
-    "bootstrap.servers",
-    "metadata.broker.list",
-    "allow.auto.create.topics",
-    "group.id",
-    "group.instance.id",
-    "group.protocol",
-    "group.protocol.type",
-    "session.timeout.ms",
-    "heartbeat.interval.ms",
-    "partition.assignment.strategy",
-    "enable.auto.commit",
-    "auto.commit.enable",
-    "enable.auto.offset.store",
-    "offset.store.method",
-    "auto.offset.reset",
-    "enable.partition.eof",
-    "isolation.level",
-    "acks",
-    "request.required.acks",
-    "enable.idempotence",
-    "delivery.report.only.error",
-    "transactional.id",
-    "transaction.timeout.ms",
-    "partitioner",
-    "queue.buffering.max.kbytes",
-    "default.topic.config",
-    "logger",
-    "error.cb",
-    "log.cb",
-    "stats.cb",
-    "throttle.cb",
-    "oauth.cb",
-    "on.commit",
-    "on.delivery",
-)
-
-# librdkafka's properties whose names hold an underscore; in every other the gateway takes one for a dot.
-ALIASES = {"queue.buffering.max.ms": "linger.ms", "message.timeout.ms": "delivery.timeout.ms"}
-"""Two names of one property, as the gateway has them."""
-_UNDERSCORED = {"log_level", "ssl_ca", "ssl_certificate", "ssl_key", "ssl_engine_callback_data"}
-_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)  # what CEL's lowerAscii does
 _UNCHANGED = "has(self.name) == has(oldSelf.name) && (!has(self.name) || self.name == oldSelf.name)"
 
 
-def property_name(key: str) -> str:
-    """Return the librdkafka property that the gateway reads a key of `client` as."""
-    name = key.translate(_LOWER)
-    return name if name in _UNDERSCORED else name.replace("_", ".")
-
-
-def _meant(key: str) -> str:
-    name = property_name(key)
-    return ALIASES.get(name, name)
+def _spelled(key: str) -> str:
+    """Return the name of a property as the rules' CEL compares it, in which every underscore is a dot."""
+    return property_name(key).replace("_", ".")
 
 
 class Tls(Section):
@@ -228,7 +179,7 @@ class Kafka(Section):
             + ", ".join(f"'{name}'" for name in OWNED)
             + "])",
             "client: " + ", ".join(OWNED) + " are podpair's own to set, in whatever case, with dots or underscores",
-            lambda kafka: not any(property_name(name) in OWNED for name in kafka.client),
+            lambda kafka: not any(_spelled(name) in OWNED for name in kafka.client),
         ),
         Rule(
             "!has(self.client) || self.client.all(p, self.client.exists_one(q,"
@@ -240,7 +191,7 @@ class Kafka(Section):
                 for pair in ALIASES.items()
             ),
             "client: a property is set twice, under two spellings of its name",
-            lambda kafka: len({_meant(name) for name in kafka.client}) == len(kafka.client),
+            lambda kafka: len({canonical_name(_spelled(name)) for name in kafka.client}) == len(kafka.client),
         ),
         Rule(
             "!self.adoptTopics || self.createTopics",

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from podpair.common.kafka_properties import property_name
 from podpair.operator.core.api.gateway import SHUTDOWN_SECONDS
 from podpair.operator.core.api.igw import InferenceGateway
-from podpair.operator.core.api.kafka import Topic, property_name
+from podpair.operator.core.api.kafka import Topic
 from podpair.operator.core.api.scalars import OPERATIONS_PORT, PUBLIC_PORT, seconds, to_int
 from podpair.operator.core.builders.naming import Manifest, consumer_group, metadata, requests_topic, results_topic
 
