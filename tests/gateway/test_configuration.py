@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from podpair.common.gateway_config.model import Config
+from podpair.common.redaction import redact
 from podpair.gateway.config.load import ConfigError, load
-from podpair.gateway.core.redaction import redact
 
 SECRET = "configured-secret-0123456789-0123456789"
 BASE = {"auth": {"secret": SECRET}}

@@ -9,12 +9,12 @@ from contextlib import AsyncExitStack
 from confluent_kafka import KafkaException
 
 from podpair.common.gateway_config.model import Config
+from podpair.common.redaction import redact
 from podpair.gateway.auth.resume import Issuer, ResumeTokens
 from podpair.gateway.auth.tokens import TokenVerifier
 from podpair.gateway.components import Assembly, Components, Context, TopicCallbacks, topic_tag
 from podpair.gateway.config.load import ConfigError
 from podpair.gateway.core.quotas import Quotas, Rule
-from podpair.gateway.core.redaction import redact
 from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.kafka.clients import gateway_name
 from podpair.gateway.kafka.embedded import EmbeddedKafka

@@ -18,9 +18,9 @@ from typing import Any
 import aiohttp
 import jwt
 
+from podpair.common.logs import Throttle
 from podpair.gateway.auth.identity import KeysUnavailable
 from podpair.gateway.auth.jwk import ALGORITHMS, KeySet, VerifyingKey, key_set, keys_for
-from podpair.gateway.logs import Throttle
 
 _log = logging.getLogger(__name__)
 _AT_MOST_EVERY = 10.0  # seconds between fetches that unknown key ids, or failures, cause

@@ -10,10 +10,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from podpair.common.gateway_config.model import Config
+from podpair.common.redaction import MASK, is_secret, redact
 from podpair.gateway.auth.resume import ResumeTokens
 from podpair.gateway.auth.tokens import TokenVerifier
 from podpair.gateway.config.load import ConfigError, load
-from podpair.gateway.core.redaction import MASK, is_secret, redact
 from podpair.gateway.http.tls import certificate_of
 from podpair.gateway.kafka.clients import check_files, check_properties, client_secrets
 

@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 
 from podpair.common.gateway_config.model import Config
 from podpair.common.lists import decode
-from podpair.gateway.core.redaction import redact
+from podpair.common.redaction import redact
 
 PREFIX = "PODPAIR_"
 _SEPARATOR = "__"

@@ -1,6 +1,6 @@
 """Errors of the inference container: it is away, busy, or failed. `RetryPolicy` decides what becomes of the request."""
 
-from podpair.gateway.core.redaction import redact
+from podpair.common.redaction import redact
 
 
 class Unavailable(Exception):

@@ -11,13 +11,13 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from podpair.common.gateway_config.clients import Http
+from podpair.common.logs import Throttle
 from podpair.gateway.core.forwarded import X_FORWARDED, TrustedProxies
 from podpair.gateway.core.origins import Reached, origin_allowed
 from podpair.gateway.core.protocol import Code
 from podpair.gateway.http.admission import Admission
 from podpair.gateway.http.errors import v2_error
 from podpair.gateway.http.routes import API, path_of
-from podpair.gateway.logs import Throttle
 
 _log = logging.getLogger(__name__)
 _LIBRARY = ("/podpair.js", "/podpair-protocol.js")  # for pages of any origin to import

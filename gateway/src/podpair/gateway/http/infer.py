@@ -10,13 +10,13 @@ from aiohttp import web
 from multidict import CIMultiDict
 from yarl import URL
 
+from podpair.common.redaction import redact
 from podpair.gateway.auth.identity import Identity
 from podpair.gateway.components import Components
 from podpair.gateway.core.model_errors import Busy, Failed, Unavailable
 from podpair.gateway.core.protocol import Code, Fault, Infer, InvalidFrame, decode_infer
 from podpair.gateway.core.proxy_headers import client_headers, decode_headers, model_headers, proxy_target
 from podpair.gateway.core.quotas import Forbidden, Grant
-from podpair.gateway.core.redaction import redact
 from podpair.gateway.core.span import Span
 from podpair.gateway.http.admission import Admission, Refused
 from podpair.gateway.http.disconnect import cancel_on_disconnect

@@ -18,12 +18,12 @@ from typing import Any, Literal, Protocol
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from podpair.common.gateway_config.model import Config
+from podpair.common.logs import Throttle
 from podpair.gateway.core.offsets import Commit, Committed, committed_of, incarnation_of
 from podpair.gateway.core.unacked_commits import UnackedCommits
 from podpair.gateway.kafka.clients import fetching, gateway_name, properties
 from podpair.gateway.kafka.supervisor import CallDeadlines, is_dead
 from podpair.gateway.kafka.threads import post_to_loop
-from podpair.gateway.logs import Throttle
 
 _log = logging.getLogger(__name__)
 _POLL = 0.05  # seconds; how late a change of the gate is noticed

@@ -8,9 +8,9 @@ import asyncio
 import logging
 import time
 
+from podpair.common.logs import ids
 from podpair.gateway.core import records
 from podpair.gateway.kafka.producer import RecordMetadata, RecordProducer
-from podpair.gateway.logs import ids
 
 _log = logging.getLogger(__name__)
 _AHEAD = 64  # chunks that may wait for the broker

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterable
 
 from podpair.common.gateway_config.model import Config
+from podpair.common.logs import ids
 from podpair.gateway.core import records
 from podpair.gateway.kafka.producer import DeliveryError, RecordMetadata, RecordProducer
-from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.session import Session
 

@@ -11,6 +11,7 @@ from collections.abc import Container
 from typing import NamedTuple
 
 from podpair.common.gateway_config.model import Config
+from podpair.common.logs import Throttle, ids
 from podpair.gateway.core import records
 from podpair.gateway.core.latency_estimate import QUEUE
 from podpair.gateway.core.ledger import OpenRequest
@@ -20,7 +21,6 @@ from podpair.gateway.core.quotas import Grant, Limited
 from podpair.gateway.core.records import Event, accepted_event, direct_events, result_event
 from podpair.gateway.core.request import InferenceRequest
 from podpair.gateway.core.routing import Route, choose_route
-from podpair.gateway.logs import Throttle, ids
 from podpair.gateway.sessions.direct import DirectRequests
 from podpair.gateway.sessions.enqueue import Enqueuer, QueuedRequest, RecordWriters
 from podpair.gateway.sessions.idempotency import IdempotencyFilter, RecordLookup

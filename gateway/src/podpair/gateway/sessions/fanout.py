@@ -9,10 +9,10 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from podpair.common.logs import ids
 from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.records import Event
 from podpair.gateway.core.tails import Groups, PartitionTail, Record
-from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.log import Log
 from podpair.gateway.sessions.misplaced_records import MisplacedRecords

@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable
 
 from confluent_kafka import KafkaException
 
+from podpair.common.logs import ids
 from podpair.gateway.core import records
 from podpair.gateway.core.ledger import OpenRequest
 from podpair.gateway.core.protocol import Code, Fault, Infer, InferRow, error_event
 from podpair.gateway.core.quotas import Grant
 from podpair.gateway.core.records import Event, Kind, accepted_event
 from podpair.gateway.core.tails import Record
-from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.replies import Replies
 from podpair.gateway.sessions.session import Session

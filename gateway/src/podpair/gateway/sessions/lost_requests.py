@@ -18,13 +18,13 @@ from typing import NamedTuple
 from confluent_kafka import KafkaException
 
 from podpair.common.gateway_config.model import Config
+from podpair.common.logs import Throttle, ids
 from podpair.gateway.core.ledger import OpenRequest
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.records import ended_by
 from podpair.gateway.kafka.group_progress import GroupProgress
 from podpair.gateway.kafka.log_reader import LogReader
 from podpair.gateway.kafka.requests_log import places_of
-from podpair.gateway.logs import Throttle, ids
 from podpair.gateway.sessions.fanout import FanOut
 from podpair.gateway.sessions.session import Session
 

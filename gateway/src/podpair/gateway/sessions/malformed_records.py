@@ -6,8 +6,8 @@ records, and a log line at intervals names the producer if the record does.
 
 import logging
 
+from podpair.common.logs import Throttle, ids
 from podpair.gateway.core.records import Headers, Kind, MalformedEvent
-from podpair.gateway.logs import Throttle, ids
 from podpair.gateway.metrics import Metrics
 
 _log = logging.getLogger(__name__)

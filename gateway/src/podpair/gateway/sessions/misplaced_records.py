@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable
 
+from podpair.common.logs import ids
 from podpair.gateway.core.partitioners import MisplacedKeys
 from podpair.gateway.core.partitions import HomePartitions, home_of_key
 from podpair.gateway.core.protocol import CloseCode
@@ -21,7 +22,6 @@ from podpair.gateway.core.session_ids import USER
 from podpair.gateway.core.tails import Record
 from podpair.gateway.kafka.results import WIDENED
 from podpair.gateway.kafka.unread_results import Sampled
-from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.log import Log
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from podpair.common.gateway_config.model import Config
+from podpair.common.logs import ids
 from podpair.gateway.core.ledger import Ledger
 from podpair.gateway.core.partitions import HomePartitions, mint_session_id
 from podpair.gateway.core.protocol import CloseCode
@@ -19,7 +20,6 @@ from podpair.gateway.core.quotas import Grant
 from podpair.gateway.core.records import Event
 from podpair.gateway.core.session_ids import user_key
 from podpair.gateway.core.takeovers import Hold
-from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.connection import Connection
 from podpair.gateway.sessions.session import Session

@@ -8,11 +8,11 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 
+from podpair.common.logs import ids
 from podpair.gateway.core.ledger import OpenRequest
 from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.records import Event, Kind, accepted_event
 from podpair.gateway.core.routing import Route
-from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.results.writer import ResultWriter
 from podpair.gateway.sessions.registry import Registry

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 from confluent_kafka import KafkaException
 
 from podpair.common.gateway_config.model import Config
+from podpair.common.logs import ids
 from podpair.gateway.auth.resume import Issuer
 from podpair.gateway.core.positions import Gap, Position, Resumption, resume
 from podpair.gateway.core.protocol import CloseCode, event
 from podpair.gateway.core.records import control_event
 from podpair.gateway.core.tails import Record
 from podpair.gateway.kafka.log_reader import ResultsLog
-from podpair.gateway.logs import ids
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.connection import Connection
 from podpair.gateway.sessions.fanout import FanOut

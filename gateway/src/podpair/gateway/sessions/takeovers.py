@@ -9,10 +9,10 @@ import logging
 import time
 from collections.abc import Iterable
 
+from podpair.common.logs import ids
 from podpair.gateway.core import records
 from podpair.gateway.core.takeovers import Hold, Stamp, Stamps
 from podpair.gateway.kafka.producer import DeliveryError, RecordMetadata, RecordProducer
-from podpair.gateway.logs import ids
 from podpair.gateway.sessions.connection import Connection
 from podpair.gateway.sessions.session import Session
 

@@ -7,8 +7,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from podpair.common.logs import Throttle
 from podpair.gateway.core.model_errors import Unavailable
-from podpair.gateway.logs import Throttle
 from podpair.gateway.upstream.calls import Upstream
 
 _log = logging.getLogger(__name__)

@@ -8,9 +8,9 @@ from contextlib import aclosing, contextmanager
 
 import aiohttp
 
+from podpair.common.redaction import redact
 from podpair.gateway.core.http_response import Response
 from podpair.gateway.core.models import Model
-from podpair.gateway.core.redaction import redact
 from podpair.gateway.core.request import InferenceRequest
 from podpair.gateway.tracing import CURRENT, Tracer
 from podpair.gateway.upstream.calls import Answer, Call, CallAnswer, Chunk, Upstream

@@ -7,10 +7,10 @@ from typing import cast
 
 from confluent_kafka import Message
 
+from podpair.common.logs import Throttle
 from podpair.gateway.core.dead_letters import to_dead_letter
 from podpair.gateway.core.records import Headers
 from podpair.gateway.kafka.producer import Outgoing
-from podpair.gateway.logs import Throttle
 from podpair.gateway.metrics import Metrics
 
 _log = logging.getLogger(__name__)

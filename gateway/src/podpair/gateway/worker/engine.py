@@ -18,6 +18,7 @@ from typing import cast
 from confluent_kafka import Message
 
 from podpair.common.gateway_config.kafka import Requests
+from podpair.common.logs import Throttle, ids
 from podpair.gateway.core.bounded_cache import BoundedCache
 from podpair.gateway.core.dead_letters import parse_dead_letter
 from podpair.gateway.core.latency_estimate import QUEUE
@@ -28,7 +29,6 @@ from podpair.gateway.core.request import decode_request
 from podpair.gateway.core.span import Span
 from podpair.gateway.kafka.producer import Outgoing
 from podpair.gateway.kafka.requests import Gate
-from podpair.gateway.logs import Throttle, ids
 from podpair.gateway.tasks import Tasks
 from podpair.gateway.tracing import Telemetry
 from podpair.gateway.upstream.batcher import Outcome, PendingRequest

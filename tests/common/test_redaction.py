@@ -2,7 +2,7 @@
 
 import pytest
 
-from podpair.gateway.core.redaction import is_secret, redact
+from podpair.common.redaction import is_secret, redact
 
 HIDDEN = "hunter2"
 
