@@ -1,31 +1,22 @@
-"""The operator's ports end connections that don't get on, by the gateway's own two modules."""
+"""The operator's ports end connections that don't get on, by the listener that the gateway's have, too."""
 
 import asyncio
 import contextlib
 import datetime as dt
-from pathlib import Path
 
 import pytest
 
+from podpair.common.listener.connections import ConnectionLimits
 from podpair.operator.core.external_metrics_values import MetricValues
 from podpair.operator.core.front_proxy import FrontProxy
 from podpair.operator.health import HealthServer
-from podpair.operator.listener.connections import ConnectionLimits
 from podpair.operator.metrics import Metrics
 from podpair.operator.metrics_api.certificates import renewed
 from podpair.operator.metrics_api.server import MetricsServer
 
-ROOT = Path(__file__).parents[2]
 SOON = ConnectionLimits(tls_handshake=1.0, head=1.0, stall=1.0, keep_alive=1.0, connections=2)
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 REQUEST_TIMEOUT = 60.0
-
-
-@pytest.mark.parametrize("name", ["connections", "acceptor"])
-def test_the_modules_are_the_gateway_s(name: str) -> None:
-    theirs = (ROOT / f"gateway/src/podpair/gateway/http/{name}.py").read_text()
-    ours = (ROOT / f"operator/src/podpair/operator/listener/{name}.py").read_text()
-    assert ours == theirs.replace("podpair.gateway.http.", "podpair.operator.listener.")
 
 
 def sample(metrics: Metrics, name: str, port: str, reason: str) -> float:

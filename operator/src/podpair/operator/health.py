@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from aiohttp import web
 from prometheus_client import generate_latest
 
-from podpair.operator.listener.acceptor import Acceptor
-from podpair.operator.listener.connections import ConnectionLimits
-from podpair.operator.listener.port import LIMITS, make_acceptor
+from podpair.common.listener.acceptor import Acceptor
+from podpair.common.listener.connections import ConnectionLimits
+from podpair.operator.listener import LIMITS, make_acceptor
 from podpair.operator.metrics import Metrics
 
 Check = Callable[[], Iterable[str]]

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from aiohttp import web
 from confluent_kafka import KafkaException
 
+from podpair.common.listener.connections import counts_as_session, when_disconnected
 from podpair.common.logs import ids
 from podpair.gateway.components import Components
 from podpair.gateway.core.event_ids import TAKEN_OVER, parse_event_id
 from podpair.gateway.core.protocol import CloseCode, closing_reason
 from podpair.gateway.core.wires import EventStreamWire
 from podpair.gateway.http.admission import Admission, Refused, Visitor
-from podpair.gateway.http.connections import counts_as_session, when_disconnected
 from podpair.gateway.service import Service
 from podpair.gateway.sessions.connection import Connection
 from podpair.gateway.sessions.registry import NotOwner

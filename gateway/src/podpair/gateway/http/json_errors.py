@@ -6,7 +6,7 @@ Invariant: input that is not HTTP is not logged.
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from podpair.gateway.http.connections import TimedHandler
+from podpair.common.listener.connections import TimedHandler
 from podpair.gateway.http.errors import error_of, http_error, unreadable_body, unreadable_request
 
 

@@ -7,7 +7,7 @@ import ssl
 
 from aiohttp import web
 
-from podpair.gateway.http.acceptor import Acceptor
+from podpair.common.listener.acceptor import Acceptor
 from podpair.gateway.http.app import make_app
 from podpair.gateway.http.operations import make_operations_app
 from podpair.gateway.http.port import make_acceptor

@@ -9,8 +9,8 @@ from functools import partial
 from aiohttp import web
 
 from podpair.common.gateway_config.model import Config
-from podpair.gateway.http.acceptor import RESERVE, Acceptor
-from podpair.gateway.http.connections import ConnectionLimits, Connections
+from podpair.common.listener.acceptor import RESERVE, Acceptor
+from podpair.common.listener.connections import ConnectionLimits, Connections
 from podpair.gateway.http.json_errors import JsonErrorHandler
 from podpair.gateway.metrics import Metrics
 

@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import WSCloseCode, web
 from confluent_kafka import KafkaException
 
+from podpair.common.listener.connections import counts_as_session
 from podpair.common.logs import ids
 from podpair.gateway.auth.identity import KeysUnavailable, Unauthorized
 from podpair.gateway.core.handshake import VERSION, InvalidHandshake, switching_protocols
@@ -28,7 +29,6 @@ from podpair.gateway.core.protocol import (
 from podpair.gateway.core.records import Event, Kind, control_event
 from podpair.gateway.core.wires import JsonWire, RawWire
 from podpair.gateway.http.admission import Admission, Refused, Visitor, offered_protocols
-from podpair.gateway.http.connections import counts_as_session
 from podpair.gateway.http.ws_protocol import DetachedResponse, Heartbeats, Message, WebSocketStream, detach_transport
 from podpair.gateway.service import Service
 from podpair.gateway.sessions.connection import Connection

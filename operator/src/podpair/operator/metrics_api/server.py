@@ -16,6 +16,8 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from podpair.common.listener.acceptor import Acceptor
+from podpair.common.listener.connections import ConnectionLimits
 from podpair.operator.core.external_metrics import (
     API_VERSION,
     Refusal,
@@ -26,9 +28,7 @@ from podpair.operator.core.external_metrics import (
 )
 from podpair.operator.core.external_metrics_values import MetricValues
 from podpair.operator.core.front_proxy import FrontProxy
-from podpair.operator.listener.acceptor import Acceptor
-from podpair.operator.listener.connections import ConnectionLimits
-from podpair.operator.listener.port import LIMITS, make_acceptor
+from podpair.operator.listener import LIMITS, make_acceptor
 from podpair.operator.metrics import Metrics
 from podpair.operator.metrics_api.certificates import ServingCertificate
 

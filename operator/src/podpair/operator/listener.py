@@ -6,8 +6,8 @@ from collections.abc import Callable
 from aiohttp import web
 from prometheus_client import Counter
 
-from podpair.operator.listener.acceptor import Acceptor
-from podpair.operator.listener.connections import ConnectionLimits, Connections
+from podpair.common.listener.acceptor import Acceptor
+from podpair.common.listener.connections import ConnectionLimits, Connections
 
 LIMITS = ConnectionLimits(tls_handshake=10.0, head=30.0, stall=60.0, keep_alive=630.0, connections=256)
 

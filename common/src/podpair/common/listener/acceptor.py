@@ -18,8 +18,8 @@ from typing import Any
 
 from aiohttp import web
 
-from podpair.gateway.http.connections import Connections
-from podpair.gateway.http.overload import OVERLOADED
+from podpair.common.listener.connections import Connections
+from podpair.common.listener.overload import OVERLOADED
 
 _log = logging.getLogger(__name__)
 _TLS_CLOSE = 10.0  # seconds for the end of a TLS connection
