@@ -5,7 +5,6 @@ not sampled costs one more check. An unreachable collector costs spans, never a 
 """
 
 import asyncio
-import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,14 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from podpair.common.gateway_config.model import Tracing
+from podpair.common.otlp import OtlpExporter, context_below, is_sampled
 from podpair.common.trace_context import parent_of, traceparent_of
 from podpair.gateway.core.span import Span
 from podpair.gateway.metrics import Metrics
 
 CURRENT: ContextVar[str] = ContextVar("traceparent", default="")
 """The `traceparent` of the current call to the model; empty: it is not traced."""
-_DELAY = 1.0  # seconds until spans are sent
-_TIMEOUT = 5.0  # seconds for the collector to accept them
 
 Kind = Literal["server", "client", "consumer"]
 
@@ -48,23 +46,11 @@ class Tracer:
     """Starts spans. name: that of this gateway."""
 
     def __init__(self, config: Tracing, endpoint: str, name: str) -> None:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import SpanLimits, TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        from opentelemetry.sdk.trace.sampling import ALWAYS_ON
         from opentelemetry.trace import SpanKind
 
+        self._exporter = OtlpExporter(endpoint, service=config.service, instance=name, library="podpair.gateway")
         self._sample = config.sample
         self._kinds = {"server": SpanKind.SERVER, "client": SpanKind.CLIENT, "consumer": SpanKind.CONSUMER}
-        # Sampling is decided here, before anything is created; the SDK records every span that it gets.
-        resource = Resource({"service.name": config.service, "service.instance.id": name})
-        self._provider = TracerProvider(
-            sampler=ALWAYS_ON, resource=resource, shutdown_on_exit=False, span_limits=SpanLimits()
-        )
-        exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_TIMEOUT)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=_DELAY * 1000))
-        self._tracer = self._provider.get_tracer("podpair.gateway")
 
     def begin(self, name: str, kind: Kind, parent: str, about: Mapping[str, str], *, root: bool = False) -> Span | None:
         """Start a span below `parent` (a traceparent), or a new trace, if there is no parent and it may be a `root`.
@@ -72,9 +58,11 @@ class Tracer:
         Return None if it is not sampled.
         """
         above = parent_of(parent) if parent else None
-        if not above.sampled if above is not None else not (root and random.random() < self._sample):  # noqa: S311
+        if not is_sampled(above, self._sample if root else 0.0):
             return None
-        span = self._tracer.start_span(name, context=_context(above), kind=self._kinds[kind], attributes=dict(about))
+        span = self._exporter.tracer.start_span(
+            name, context=context_below(above), kind=self._kinds[kind], attributes=dict(about)
+        )
         return _Recorded(span)
 
     @contextmanager
@@ -96,17 +84,7 @@ class Tracer:
 
     async def close(self) -> None:
         """Send remaining spans, and stop."""
-        await asyncio.get_running_loop().run_in_executor(None, self._provider.shutdown)
-
-
-def _context(above: Any) -> Any:
-    from opentelemetry.context import Context
-    from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
-
-    if above is None:
-        return Context()
-    remote = SpanContext(above.trace, above.span, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
-    return set_span_in_context(NonRecordingSpan(remote), Context())
+        await asyncio.get_running_loop().run_in_executor(None, self._exporter.close)
 
 
 def make_tracer(config: Tracing, name: str) -> Tracer | None:

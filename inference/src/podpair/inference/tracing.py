@@ -7,13 +7,13 @@ collector that is away costs spans, never a request.
 
 import asyncio
 import logging
-import random
 import socket
 import time
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
 from typing import Any
 
+from podpair.common.otlp import OtlpExporter, context_below, is_sampled
 from podpair.common.trace_context import Parent, parent_of
 from podpair.inference.config.settings import TracingSettings
 from podpair.inference.core.trace import Trace
@@ -22,8 +22,6 @@ log = logging.getLogger(__name__)
 
 NOTHING: AbstractContextManager[None] = nullcontext()
 """A request that isn't recorded."""
-_DELAY = 1.0  # seconds until spans are sent
-_TIMEOUT = 5.0  # seconds for the collector to take them
 
 
 class Tracing:
@@ -50,34 +48,19 @@ class Tracer:
     """Begins traces. Made outside of the loop: it imports OpenTelemetry."""
 
     def __init__(self, settings: TracingSettings, endpoint: str) -> None:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import SpanLimits, TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-
         self._sample = settings.sample
-        # Sampling is decided here, before anything is made; the SDK records what reaches it.
-        self._provider = TracerProvider(
-            sampler=ALWAYS_ON,
-            resource=Resource({"service.name": settings.service, "service.instance.id": socket.gethostname()}),
-            shutdown_on_exit=False,
-            span_limits=SpanLimits(),
+        self._exporter = OtlpExporter(
+            endpoint, service=settings.service, instance=socket.gethostname(), library="podpair.inference"
         )
-        exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_TIMEOUT)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=_DELAY * 1000))
-        self._spans = self._provider.get_tracer("podpair.inference")
 
     def begin(self, traceparent: str | None, begun: float) -> "RecordedTrace | None":
         """Start the trace of a request that came at `begun`, on `time.monotonic()`; None if it isn't recorded."""
         parent = parent_of(traceparent) if traceparent else None
-        if not parent.sampled if parent is not None else random.random() >= self._sample:  # noqa: S311
-            return None
-        return RecordedTrace(self._spans, parent, begun)
+        return RecordedTrace(self._exporter.tracer, parent, begun) if is_sampled(parent, self._sample) else None
 
     def close(self) -> None:
         """Send what is left."""
-        self._provider.shutdown()
+        self._exporter.close()
 
 
 class RecordedTrace(Trace):
@@ -105,7 +88,7 @@ class RecordedTrace(Trace):
         from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
 
         ended = time.monotonic()
-        above = _context(self._parent)
+        above = context_below(self._parent)
         span = self._spans.start_span(
             "infer", above, SpanKind.SERVER, self._about, start_time=self._nanoseconds(self._begun)
         )
@@ -127,13 +110,3 @@ class RecordedTrace(Trace):
 
     def _nanoseconds(self, moment: float) -> int:
         return int(moment * 1e9) + self._unix
-
-
-def _context(parent: Parent | None) -> Any:
-    from opentelemetry.context import Context
-    from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
-
-    if parent is None:
-        return Context()
-    remote = SpanContext(parent.trace, parent.span, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
-    return set_span_in_context(NonRecordingSpan(remote), Context())
