@@ -1,13 +1,13 @@
 """The gateway's Prometheus metrics: one for each decision, all of them here."""
 
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from podpair.common.histograms import Histograms
 from podpair.gateway.core.protocol import Fault
 from podpair.gateway.core.quotas import Forbidden, Limited
 
@@ -15,41 +15,6 @@ INFERENCE_LATENCY = "inference_request_duration_seconds"
 """The histogram of the inference container that /metrics passes on: autoscalers go by it."""
 _MOST_READINGS = 256  # samples of one metric whose label's values come and go
 _LATENCY = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
-
-
-class Durations(Collector):
-    """A histogram that takes many observations at once: the client library's own costs more than a request's whole answer."""
-
-    def __init__(self, name: str, text: str, label: str, bounds: Sequence[float]) -> None:
-        self.name = name
-        self.text = text
-        self.label = label
-        self._bounds = tuple(bounds)
-        self._counts: dict[str, list[int]] = {}
-        self._sums: dict[str, float] = {}
-
-    def observe(self, label: str, seconds: Iterable[float]) -> None:
-        """Count durations under one value of the label."""
-        counts = self._counts.get(label)
-        if counts is None:
-            counts = self._counts[label] = [0] * (len(self._bounds) + 1)
-            self._sums[label] = 0.0
-        bounds, total = self._bounds, 0.0
-        for value in seconds:
-            counts[bisect_left(bounds, value)] += 1
-            total += value
-        self._sums[label] += total
-
-    def collect(self) -> Iterable[HistogramMetricFamily]:
-        """Collect the samples for the registry."""
-        family = HistogramMetricFamily(self.name, self.text, labels=[self.label])
-        for label, counts in self._counts.items():
-            buckets, below = [], 0
-            for bound, count in zip((*map(str, map(float, self._bounds)), "+Inf"), counts, strict=True):
-                below += count
-                buckets.append((bound, below))
-            family.add_metric([label], buckets, self._sums[label])
-        return [family]
 
 
 class Tallied:
@@ -134,7 +99,7 @@ class Metrics:
         self._add_results(self.registry)
         self._add_queue(self.registry)
         for metric in vars(self).values():
-            if isinstance(metric, Durations | Tally | Readings):
+            if isinstance(metric, Histograms | Tally | Readings):
                 self.registry.register(metric)
 
     def table(self) -> list[tuple[str, str, tuple[str, ...], str]]:
@@ -143,8 +108,8 @@ class Metrics:
         for metric in vars(self).values():
             if isinstance(metric, Tally):
                 rows.append((f"{metric.name}_total", "counter", (metric.label,) if metric.label else (), metric.text))
-            elif isinstance(metric, Durations):
-                rows.append((metric.name, "histogram", (metric.label,), metric.text))
+            elif isinstance(metric, Histograms):
+                rows.append((metric.name, "histogram", metric.label_names, metric.text))
             elif isinstance(metric, Readings):
                 rows.append((metric.name, "gauge", (metric.label,), metric.text))
             elif isinstance(metric, Counter | Gauge):
@@ -238,8 +203,8 @@ class Metrics:
         )  # fmt: skip
         self.completed = Tally(f"{_NAME}requests_completed", "Terminal events, by outcome", "outcome")
         self.direct = Gauge(f"{_NAME}direct_in_flight", "Direct requests that the model has", registry=registry)
-        self.request_duration = Durations(
-            f"{_NAME}request_duration_seconds", "From infer to the answer of a direct request", "model", _LATENCY
+        self.request_duration = Histograms(
+            f"{_NAME}request_duration_seconds", "From infer to the answer of a direct request", ["model"], _LATENCY
         )
         self.upstream_calls = Tally(
             f"{_NAME}upstream_calls", "Calls to the model: of one request, of a batch, or a stream", "mode"

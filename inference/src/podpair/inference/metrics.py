@@ -1,15 +1,8 @@
-"""Every metric of this container. Names and the latency buckets are a contract: dashboards and autoscalers use them.
-
-Observations for each request are counted here and converted to Prometheus' form when they are scraped: the client library's
-histogram would cost as much as a whole run of a small model.
-"""
-
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+"""Every metric of this container. Names and the latency buckets are a contract: dashboards and autoscalers use them."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
-from prometheus_client.core import HistogramMetricFamily
-from prometheus_client.registry import Collector
+
+from podpair.common.histograms import Distribution, Histograms
 
 LATENCY_BUCKETS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5)
 STAGE_BUCKETS = (0.00001, 0.0001, 0.001, 0.01, 0.1, 1.0)
@@ -19,66 +12,24 @@ BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 STAGES = ("ingress", "queue", "runtime", "postprocess", "egress")
 
 
-class Distribution:
-    """A histogram that one thread updates. bounds: the upper ends of its buckets; the last bucket has none."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        """Add a value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-    def cumulative(self) -> Iterator[tuple[str, float]]:
-        """Yield Prometheus' cumulative buckets."""
-        count = 0
-        for bound, here in zip((*self.bounds, float("inf")), list(self.counts), strict=True):
-            count += here
-            yield ("+Inf" if bound == float("inf") else str(float(bound)), count)
-
-
-class _Family(Collector):
-    """The distributions of one name, by their labels."""
-
-    def __init__(self, name: str, documentation: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
-        self._name, self._documentation, self._labels, self._bounds = name, documentation, labels, bounds
-        self._found: dict[tuple[str, ...], Distribution] = {}
-
-    def labels(self, *values: str) -> Distribution:
-        """Return the distribution of these label values."""
-        return self._found.setdefault(values, Distribution(self._bounds))
-
-    def collect(self) -> Iterator[HistogramMetricFamily]:
-        """Yield the family; called by the registry."""
-        family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)
-        for values, distribution in list(self._found.items()):
-            family.add_metric(values, list(distribution.cumulative()), distribution.total)
-        yield family
-
-
 class Metrics:
     """The metrics in a registry of their own; `for_model(model)` binds the ones that carry a model's name."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.request_duration = _Family(
+        self.request_duration = Histograms(
             "inference_request_duration_seconds",
             "From a request's entry into the queue to its result",
             ["model"],
             LATENCY_BUCKETS,
         )
-        self.stages = _Family(
+        self.stages = Histograms(
             "inference_stage_duration_seconds",
             "Time in a stage, waiting included: of a request, in runtime and postprocess of a batch",
             ["model", "stage"],
             STAGE_BUCKETS,
         )
-        self.batch_size = _Family("inference_batch_size", "Rows in a run", ["model"], BATCH_BUCKETS)
+        self.batch_size = Histograms("inference_batch_size", "Rows in a run", ["model"], BATCH_BUCKETS)
         for family in (self.request_duration, self.stages, self.batch_size):
             self.registry.register(family)
         self.errors = Counter(

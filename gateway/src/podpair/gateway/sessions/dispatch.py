@@ -228,7 +228,7 @@ class Dispatcher:
             self._replies.send(session, session_events)
         for model, values in seconds.items():
             self._latency.observe(model, max(values), time.monotonic())
-            self._metrics.request_duration.observe(model, values)
+            self._metrics.request_duration.labels(model).observe_all(values)
             self._results.inc(len(values))
         if accepted:
             self._requests.inc(accepted)
