@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from inference.row_models import LOGARITHM, logarithm, save
+from podpair.common.v2.non_finite import quoted
 from podpair.inference.core.errors import InvalidRequestError
 from podpair.inference.core.generate import decode_generate, encode_generate
 from podpair.inference.core.model_config import ModelConfig
-from podpair.inference.core.non_finite import quoted
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import DATATYPES, Array, TensorSpec
 from podpair.inference.core.v2 import InferRequest, RequestDecoder, encode_response

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
+from podpair.common.v2.non_finite import decode, encode
 from podpair.gateway.core.models import Model
-from podpair.gateway.core.non_finite import decode, encode
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.request import InferenceRequest, shorthand_of
 from podpair.gateway.core.tensors import Output, nest

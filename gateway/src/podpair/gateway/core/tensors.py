@@ -15,16 +15,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from podpair.gateway.core.non_finite import encode
+from podpair.common.v2.datatypes import FORMATS
+from podpair.common.v2.non_finite import encode
 
-_CODES = {
-    "BOOL": "?", "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "INT8": "b", "INT16": "h", "INT32": "i",
-    "INT64": "q", "FP16": "e", "FP32": "f", "FP64": "d",
-}  # fmt: skip
 _ELEMENTS: dict[str, Any] = {"BOOL": bool, "BYTES": str, "FP16": float, "FP32": float, "FP64": float}
-_SIZES = {datatype: struct.calcsize(f"<{code}") for datatype, code in _CODES.items()}
+_SIZES = {datatype: struct.calcsize(f"<{code}") for datatype, code in FORMATS.items()}
 FLOATS = frozenset({"FP16", "FP32", "FP64"})
-DATATYPES = frozenset({*_CODES, "BYTES"})
+DATATYPES = frozenset({*FORMATS, "BYTES"})
 MOST_DIMENSIONS = 32
 _MOST_EMPTY = 1 << 16  # rows of a tensor without elements
 
@@ -54,7 +51,7 @@ class NotPackable(ValueError):
 
 @lru_cache(maxsize=1024)
 def _struct(datatype: str, count: int) -> struct.Struct:
-    return struct.Struct(f"<{count}{_CODES[datatype]}")
+    return struct.Struct(f"<{count}{FORMATS[datatype]}")
 
 
 @lru_cache(maxsize=256)

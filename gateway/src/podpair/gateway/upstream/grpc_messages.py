@@ -9,20 +9,16 @@ from typing import Any
 
 import msgspec
 
+from podpair.common.v2.datatypes import CONTENTS
+from podpair.common.v2.non_finite import encode, numbers
 from podpair.gateway.core.model_errors import Failed
 from podpair.gateway.core.models import Model, model_of
-from podpair.gateway.core.non_finite import encode, numbers
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.tensors import FLOATS, NotPackable, Output, count_of, flatten, pack, unpack
 from podpair.gateway.upstream.proto import v2_pb2 as pb
 
 SERVING = b"\x08\x01"  # grpc.health.v1.HealthCheckResponse with status SERVING
 _FINAL = "triton_final_response"
-_CONTENTS = {
-    "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents",
-    "INT64": "int64_contents", "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents",
-    "UINT64": "uint64_contents", "FP32": "fp32_contents", "FP64": "fp64_contents", "BYTES": "bytes_contents",
-}  # fmt: skip
 _encode = msgspec.json.Encoder().encode
 
 
@@ -169,7 +165,7 @@ def _outputs(answer: Any) -> tuple[list[Output], str | None]:
 
 
 def _typed(tensor: Any) -> Sequence[Any]:
-    values = list(getattr(tensor.contents, _CONTENTS[tensor.datatype]))
+    values = list(getattr(tensor.contents, CONTENTS[tensor.datatype]))
     return [value.decode() for value in values] if tensor.datatype == "BYTES" else values
 
 

@@ -10,13 +10,13 @@ import aiohttp
 import msgspec
 
 from podpair.common.gateway_config.model import Inference
+from podpair.common.v2.non_finite import decode
 from podpair.gateway.core.chat import chat_body
 from podpair.gateway.core.frames import is_utf8
 from podpair.gateway.core.generate import StreamFailed, chunk_of_event, generate_body
 from podpair.gateway.core.http_response import Response
 from podpair.gateway.core.model_errors import Failed, Late, TooLarge
 from podpair.gateway.core.models import Model, model_of
-from podpair.gateway.core.non_finite import decode
 from podpair.gateway.core.protocol import Fault
 from podpair.gateway.core.records import unix_milliseconds
 from podpair.gateway.core.request import InferenceRequest

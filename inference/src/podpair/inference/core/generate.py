@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from podpair.common.v2.non_finite import decode, named
 from podpair.inference.core.errors import InvalidRequestError
-from podpair.inference.core.non_finite import decode, named
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import OMITTED, Array, TensorSpec, from_json, to_json
 

@@ -17,9 +17,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from podpair.common.v2.datatypes import FORMATS
+from podpair.common.v2.non_finite import Name
 from podpair.inference.core import bfloat16
 from podpair.inference.core.errors import InvalidRequestError
-from podpair.inference.core.non_finite import Name
 
 Array = NDArray[Any]
 
@@ -48,7 +49,7 @@ _ELEMENTS: dict[str, Any] = {
     "b": bool, "i": int, "u": int, "f": float, "O": str, "V": float, "named": float | Name | None,
 }  # fmt: skip
 # struct's letters, and packers for lists of up to so many numbers.
-_FORMATS = dict(zip(DATATYPES.values(), "?BHIQbhiqefd", strict=False))
+_FORMATS = {DATATYPES[name]: letter for name, letter in FORMATS.items()}
 _FEW = 1024
 _packers: dict[tuple[int, str, int], struct.Struct] = {}
 _decoders: dict[tuple[str, int], msgspec.json.Decoder[Any]] = {}
@@ -149,7 +150,7 @@ def from_raw(raw: memoryview, datatype: str, shape: tuple[int, ...], name: str) 
 def to_json(array: Array) -> list[Any]:
     """Return the elements as a flat list. BYTES become text; other than UTF-8 is available only as binary data.
 
-    NaN and infinity are still floats, which JSON is to name (`core.non_finite`).
+    NaN and infinity are still floats, which JSON is to name (`common.v2.non_finite`).
     """
     flat = (bfloat16.to_float(array) if array.dtype.kind == "V" else array).ravel().tolist()
     if array.dtype.kind in "SO":

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from podpair.common.v2.non_finite import decode, named
 from podpair.inference.core.classification import Classification, classification, classified
 from podpair.inference.core.errors import InvalidRequestError, ModelError
-from podpair.inference.core.non_finite import decode, named
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import (
     DATATYPES,

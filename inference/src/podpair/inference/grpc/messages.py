@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from podpair.common.v2.datatypes import CONTENTS
 from podpair.inference.core import wire
 from podpair.inference.core.classification import Classification, classification, classified
 from podpair.inference.core.errors import InvalidRequestError
@@ -17,21 +18,6 @@ from podpair.inference.grpc.proto import open_inference_pb2 as pb
 # Field numbers of the raw contents.
 _RAW_INPUTS = pb.ModelInferRequest.DESCRIPTOR.fields_by_name["raw_input_contents"].number
 _RAW_OUTPUTS = pb.ModelInferResponse.DESCRIPTOR.fields_by_name["raw_output_contents"].number
-
-_CONTENTS = {
-    "BOOL": "bool_contents",
-    "INT8": "int_contents",
-    "INT16": "int_contents",
-    "INT32": "int_contents",
-    "INT64": "int64_contents",
-    "UINT8": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT32": "uint_contents",
-    "UINT64": "uint64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
-    "BYTES": "bytes_contents",
-}
 
 
 def parse(message: bytes) -> tuple[Any, list[memoryview]]:
@@ -98,7 +84,7 @@ def parameters(given: Any) -> dict[str, Any]:
 
 def _typed(tensor: Any, shape: tuple[int, ...]) -> Array:
     """Decode the tensor in `contents`. Raises InvalidRequestError."""
-    field = _CONTENTS.get(tensor.datatype)
+    field = CONTENTS.get(tensor.datatype)
     if field is None:
         raise InvalidRequestError(f"input {tensor.name!r}: {tensor.datatype} goes into raw_input_contents only")
     values = getattr(tensor.contents, field)

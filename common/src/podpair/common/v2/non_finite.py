@@ -4,8 +4,9 @@ They are answered as the strings "NaN", "Infinity" and "-Infinity": the one form
 KServe's clients both read back exactly (measured with tritonclient 2.73.0 and kserve 0.21.0: bare tokens fail the whole answer in
 KServe's, null is NaN in both, whatever it was). It is protobuf's form, too.
 
-Taken are these strings, the bare tokens that tritonclient and Python's json send, and null, which is NaN: KServe's client sends
-null for all three.
+podpair's container takes these strings, the bare tokens that tritonclient and Python's json send, and null, which is NaN:
+KServe's client sends null for all three. The gateway takes the bare tokens of other servers, too (Triton answers so), and passes
+strings on: no JSON parser of a browser takes the tokens.
 """
 
 import math
@@ -20,8 +21,10 @@ _T = TypeVar("_T")
 # As JSON strings.
 Name = Literal["NaN", "Infinity", "-Infinity"]
 
+_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 # A string, which is passed over (also one that doesn't end), or a token.
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.?)*+(?:"|\Z)|-?\bInfinity\b|\bNaN\b', re.DOTALL)
+_encode = msgspec.json.Encoder().encode
 
 
 def quoted(text: bytes | bytearray | memoryview) -> bytes | None:
@@ -48,6 +51,26 @@ def decode(decoder: msgspec.json.Decoder[_T], text: bytes | bytearray | memoryvi
 def named(values: Sequence[Any]) -> list[Any]:
     """Replace floats that aren't finite in a flat list by their names."""
     return [_name(value) if isinstance(value, float) and not math.isfinite(value) else value for value in values]
+
+
+def numbers(values: Sequence[Any]) -> list[Any]:
+    """Return a flat list of elements, with the numbers that names stand for: the reverse of `named`."""
+    return [_NUMBERS.get(value, value) if isinstance(value, str) else value for value in values]
+
+
+def encode(value: Any) -> bytes:
+    """Encode numbers, texts, and lists or dicts of them as JSON."""
+    text = _encode(value)
+    # What msgspec makes of NaN and infinity: to look for it costs less than to look at the numbers.
+    return _encode(_named(value)) if b"null" in text else text
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_named(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _named(item) for name, item in value.items()}
+    return _name(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _name(value: float) -> Name:
