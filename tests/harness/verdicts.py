@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import unittest.mock
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +16,13 @@ from podpair.operator.core.api.igw import InferenceGateway
 from podpair.operator.core.api.rules import BROKEN_RULES
 from podpair.operator.core.builders.naming import Manifest
 from podpair.operator.core.builders.settings import CONFIG_FILE
+from podpair.operator.core.config_faults import config_faults
 from podpair.operator.core.desired import Dependencies, desired
 from podpair.operator.core.json_schema import json_schema
 from podpair.operator.core.manifest_loader import load_manifests
 
 DEPENDENCIES = Dependencies("podpair-gateway:test", "k" * 43, pod_monitors=True)
+_FROM_SECRETS_AND_PODS = ("PODPAIR_KAFKA__CLIENT__", "PODPAIR_REQUESTS__")
 _RULES = {BROKEN_RULES, "twice"}  # what JSON Schema can't say
 
 
@@ -96,10 +99,16 @@ def objects(gateway: InferenceGateway) -> list[Manifest]:
 
 
 def gateway_faults(made: list[Manifest]) -> list[str]:
-    """What `podpair-gateway config check` says of the ConfigMap, in the container's environment."""
+    """What `podpair-gateway config check` says of the ConfigMap, with the variables that the operator sets in the container."""
     text = next(one["data"][CONFIG_FILE] for one in made if one["kind"] == "ConfigMap" and CONFIG_FILE in one["data"])
     assert not [name for name in os.environ if name.startswith("PODPAIR_") and "__" in name]
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
+    pod = next(one for one in made if one["kind"] == "Deployment")["spec"]["template"]["spec"]
+    container = next(one for one in pod["containers"] if one["name"] == "gateway")
+    names = [one["name"] for one in container.get("env", ()) if one["name"].startswith(_FROM_SECRETS_AND_PODS)]
+    with (
+        tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as file,
+        unittest.mock.patch.dict(os.environ, dict.fromkeys(names, "x")),
+    ):
         file.write(text)
         file.flush()
         try:
@@ -118,7 +127,8 @@ def disagreements(made: dict[str, Any]) -> list[str]:
     if (said.fields or said.rules) and not said.validate:
         found.append(f"the operator: {said.fields + said.rules}; validate: good")
     if said.gateway is not None:
-        made_of_it = objects(said.gateway)
-        if faults := gateway_faults(made_of_it):
+        # What the gateway would refuse is a fault of the resource, but one that its rules should have found.
+        faults = [f"{place}: {why}" for place, why in config_faults(said.gateway)]
+        if faults := faults or gateway_faults(objects(said.gateway)):
             found.append(f"the operator: good; the gateway: {faults}")
     return found

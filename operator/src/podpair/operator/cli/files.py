@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from podpair.operator.config.settings import FieldPath
 from podpair.operator.core.api.igw import InferenceGateway
 from podpair.operator.core.builders.network import network_faults
+from podpair.operator.core.config_faults import config_faults
 from podpair.operator.core.manifest_loader import load_manifests
 from podpair.operator.core.policy import Policy, policy_faults
 from podpair.operator.kafka.properties import property_faults
@@ -24,6 +25,7 @@ def offline_faults(gateway: InferenceGateway) -> Iterator[tuple[Place, str]]:
     yield from pod_faults(gateway)
     yield from network_faults(gateway)
     yield from property_faults(gateway)
+    yield from config_faults(gateway)
 
 
 def read_policy(file: Path) -> Policy:

@@ -6,7 +6,7 @@ Reconciling is level-triggered: the same whatever the cause, and interruptible a
 import contextlib
 import datetime as dt
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import aiohttp
@@ -21,6 +21,7 @@ from podpair.operator.core import conditions
 from podpair.operator.core.api.igw import InferenceGateway
 from podpair.operator.core.builders.naming import Manifest
 from podpair.operator.core.conditions import Observed
+from podpair.operator.core.config_faults import Place, config_faults
 from podpair.operator.core.desired import desired
 from podpair.operator.core.events import Event, change_events, status_events
 from podpair.operator.core.external_api_state import ExternalApiState
@@ -90,12 +91,15 @@ class Reconciler:
                 self._supervisor.stop(key)
                 await self._finalizer.release_invalid(manifest)
             else:
-                await self._report_invalid(manifest, error)
+                await self._report_invalid(manifest, ((one["loc"], one["msg"]) for one in error.errors()))
             return None
         if "deletionTimestamp" in manifest["metadata"]:
             return await self._finalizer.finalize(gateway, manifest)
         if manifest["metadata"].get("annotations", {}).get(PAUSED) == "true":
             await self._observe_paused(key, gateway, manifest)
+            return None
+        if refused := list(config_faults(gateway)):
+            await self._report_invalid(manifest, refused)
             return None
         try:
             again = await self._apply(key, gateway, manifest)
@@ -175,9 +179,11 @@ class Reconciler:
             await self._write(manifest, after)
         await self._events.post(gateway, happened)
 
-    async def _report_invalid(self, manifest: Manifest, error: ValidationError) -> None:
-        """Report a resource that this version can't read: the API server accepted it by the CRD of another version."""
-        faults = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+    async def _report_invalid(self, manifest: Manifest, found: Iterable[tuple[Place, str]]) -> None:
+        """Report a resource that this version can't read, or whose gateway would refuse its configuration: the API server
+        accepted it by the CRD of another version, or by one that lets too much pass.
+        """
+        faults = "; ".join(f"{'.'.join(map(str, place))}: {message}" for place, message in found)
         before = manifest.get("status") or {}
         after = conditions.invalid_spec(faults, manifest["metadata"].get("generation"), before, _now())
         if after != before:

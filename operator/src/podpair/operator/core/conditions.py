@@ -103,8 +103,8 @@ def status(gateway: InferenceGateway, seen: Observed, before: Mapping[str, Any],
 
 
 def invalid_spec(faults: str, generation: int | None, before: Mapping[str, Any], now: str) -> Status:
-    """Return the status of a resource that this operator can't read; what was observed of its pods stays."""
-    state = _State("False", "InvalidSpec", f"this operator can't read it, nothing is changed: {faults}")
+    """Return the status of a resource that this operator, or the gateway, can't read; what was observed of its pods stays."""
+    state = _State("False", "InvalidSpec", f"it is invalid, nothing is changed: {faults}")
     wrong = {
         READY: state,
         RECONCILING: _State("False", state.reason, "nothing is changed"),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from podpair.operator.core.api.igw import InferenceGateway
-from podpair.operator.core.builders import network, pods, references, scaling, settings
+from podpair.operator.core.builders import gateway_config, network, pods, references, scaling, settings
 from podpair.operator.core.builders.naming import Manifest, metadata
 
 _ANNOTATION = "podpair.dev/{}-checksum"
@@ -36,8 +36,8 @@ class Dependencies:
 
 
 def desired(gateway: InferenceGateway, dependencies: Dependencies) -> list[Manifest]:
-    """Return the objects of a resource, in an order in which they can be applied."""
-    config_map = settings.config_map(gateway)
+    """Return the objects of a resource without `config_faults`, in an order in which they can be applied."""
+    config_map = gateway_config.config_map(gateway)
     resume_key = resume_secret(gateway, dependencies.resume_key)
     own_secret = resume_key["metadata"]["name"]
     secrets = {**_known(gateway, "Secret", dependencies.secrets), own_secret: checksum(resume_key["data"])}

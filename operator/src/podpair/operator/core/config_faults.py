@@ -1,0 +1,96 @@
+"""Checks whether the gateway would take the configuration that a resource becomes, and names the fields of what it would refuse.
+
+The resource's own rules leave nothing to refuse, and a test holds them to it. Where they fall short all the same, the fault
+is in the resource's condition InvalidSpec and in what `podpair validate` prints, instead of in pods that don't start.
+"""
+
+from collections.abc import Iterator
+
+from pydantic.alias_generators import to_camel
+
+from podpair.operator.core.api.igw import InferenceGateway
+from podpair.operator.core.builders.gateway_config import refused_settings
+
+Place = tuple[str | int, ...]
+
+FIELDS = {
+    "http": "gateway",
+    "http.origins": "gateway.origins",
+    "http.trusted_proxies": "gateway.trustedProxies",
+    "http.base_path": "network",
+    "http.certificate_file": "gateway.tls.certificateRef",
+    "http.key_file": "gateway.tls.certificateRef",
+    "operations": "gateway",
+    "auth": "gateway.auth",
+    "auth.disabled": "gateway.auth.disabled",
+    "auth.jwks_url": "gateway.auth.jwksUrl",
+    "auth.secret_file": "gateway.auth.secretRef",
+    "auth.public_key_file": "gateway.auth.publicKeyRef",
+    "auth.issuer": "gateway.auth.issuer",
+    "auth.audience": "gateway.auth.audience",
+    "auth.leeway_seconds": "gateway.auth.leeway",
+    "auth.required_claims": "gateway.auth.requiredClaims",
+    "auth.session_claim": "gateway.auth.sessionClaim",
+    "auth.query_token": "gateway.auth.queryToken",
+    "sessions": "gateway.sessions",
+    "sessions.idle_seconds": "gateway.sessions.idle",
+    "sessions.heartbeat_seconds": "gateway.sessions.heartbeat",
+    "sessions.resume_seconds": "gateway.sessions.resume",
+    "sessions.drain_seconds": "gateway.drain",
+    "sessions.buffer_bytes": "gateway.sessions.buffer",
+    "limits": "gateway.limits",
+    "limits.sessions": "gateway.sessions.max",
+    "limits.message_bytes": "gateway.limits.message",
+    "limits.in_flight": "gateway.limits.inFlight",
+    "limits.max_direct_in_flight": "gateway.limits.maxDirectInFlight",
+    "admission": "gateway.admission",
+    "admission.rules": "gateway.admission.rules",
+    "admission.load_shedding": "gateway.admission.loadShedding",
+    "kafka": "kafka",
+    "kafka.bootstrap_servers": "kafka.bootstrapServers",
+    "kafka.client": "kafka.client",
+    "requests": "kafka.requests",
+    "requests.topic": "kafka.requests.name",
+    "requests.group": "kafka.consumerGroup.id",
+    "requests.group_protocol": "kafka.consumerGroup.protocol",
+    "requests.session_timeout_seconds": "kafka.consumerGroup.sessionTimeout",
+    "requests.partitions": "kafka.requests.partitions",
+    "requests.replication": "kafka.requests.replication",
+    "requests.in_flight": "gateway.limits.maxQueuedInFlight",
+    "requests.max_attempts": "gateway.limits.maxAttempts",
+    "requests.exactly_once": "kafka.requests.exactlyOnce",
+    "requests.ordering": "kafka.requests.ordering",
+    "requests.dead_letters": "kafka.deadLetters.enabled",
+    "requests.dead_letter_retention_seconds": "kafka.deadLetters.retention",
+    "results": "kafka.results",
+    "results.topic": "kafka.results.name",
+    "results.partitions": "kafka.results.partitions",
+    "results.replication": "kafka.results.replication",
+    "results.retention_seconds": "kafka.results.retention",
+    "results.users": "kafka.results.users",
+    "inference": "inference",
+    "inference.timeout_seconds": "inference.timeout",
+    "console": "gateway.console",
+    "console.model": "inference.models",
+    "log": "gateway.logLevel",
+    "tracing": "tracing",
+    "tracing.endpoint": "tracing.endpoint",
+    "tracing.sample": "tracing.sample",
+}
+"""A setting of the gateway, or one of its sections → what decides it, below `spec`."""
+
+
+def config_faults(gateway: InferenceGateway) -> Iterator[tuple[Place, str]]:
+    """Yield what the gateway would refuse, of a resource whose fields are valid: the field of the resource, and why."""
+    for setting, why in refused_settings(gateway):
+        named = ".".join(map(str, setting)) or "configuration"
+        yield _field(setting), f"the gateway would refuse it ({named}): {why.removeprefix('Value error, ')}"
+
+
+def _field(setting: Place) -> Place:
+    section, name = ".".join(map(str, setting[:1])), ".".join(map(str, setting[:2]))
+    place = FIELDS.get(name) or FIELDS.get(section)
+    # Rules have the same fields on either side.
+    below = setting[2:] if name == "admission.rules" else ()
+    parts = place.split(".") if place else ()
+    return ("spec", *parts, *(to_camel(part) if isinstance(part, str) else part for part in below))
