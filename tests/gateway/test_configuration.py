@@ -6,9 +6,10 @@ from typing import Any, get_origin
 import pytest
 import yaml
 
+from podpair.common.faults import FaultsError
 from podpair.common.gateway_config.model import Config
 from podpair.common.redaction import redact
-from podpair.gateway.config.load import ConfigError, load
+from podpair.gateway.config.load import load
 
 SECRET = "configured-secret-0123456789-0123456789"
 BASE = {"auth": {"secret": SECRET}}
@@ -35,7 +36,7 @@ def file(tmp_path: Path) -> Any:
 
 
 def faults(path: Path | None, overrides: dict[str, Any] | None = None) -> list[str]:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(FaultsError) as refused:
         load(path, overrides)
     return refused.value.faults
 

@@ -112,7 +112,7 @@ async def test_what_is_no_certificate_is_not_taken(
 
 
 def test_what_can_not_be_used_is_told_at_start(authority: Authority, tmp_path: Path) -> None:
-    from podpair.gateway.config.load import ConfigError
+    from podpair.common.faults import FaultsError
     from podpair.gateway.http.tls import Certificate
 
     issued = authority.issue("gateway", HOSTS)
@@ -121,7 +121,7 @@ def test_what_can_not_be_used_is_told_at_start(authority: Authority, tmp_path: P
     (tmp_path / "locked").write_text(_locked(issued.key))
     cases: dict[str, str] = {"missing": "No such file", "noise": "in PEM", "locked": "without a passphrase"}
     for name, said in cases.items():
-        with pytest.raises(ConfigError, match=said) as refused:
+        with pytest.raises(FaultsError, match=said) as refused:
             Certificate(tmp_path / "tls.crt", tmp_path / name)
         assert refused.value.faults[0].startswith("http.certificate_file")
 

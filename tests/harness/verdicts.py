@@ -10,7 +10,8 @@ import jsonschema
 import yaml
 from pydantic import ValidationError
 
-from podpair.gateway.config.load import ConfigError, load
+from podpair.common.faults import FaultsError
+from podpair.gateway.config.load import load
 from podpair.operator.cli.files import offline_faults
 from podpair.operator.core.api.igw import InferenceGateway
 from podpair.operator.core.api.rules import BROKEN_RULES
@@ -113,7 +114,7 @@ def gateway_faults(made: list[Manifest]) -> list[str]:
         file.flush()
         try:
             load(Path(file.name))
-        except ConfigError as error:
+        except FaultsError as error:
             return error.faults
     return []
 

@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from podpair.inference.core.errors import FaultsError
+from podpair.common.faults import FaultsError
 from podpair.inference.core.model_config import ProviderConfig, RuntimeConfig
 from podpair.inference.runtime.onnx import OnnxRuntime
 

@@ -22,7 +22,8 @@ from sklearn.tree import DecisionTreeClassifier
 
 from harness import environments
 from harness.v2 import WAYS, infer
-from podpair.inference.core.errors import FaultsError, ModelError
+from podpair.common.faults import FaultsError
+from podpair.inference.core.errors import ModelError
 from podpair.inference.core.maps import MapColumns
 from podpair.inference.core.model_config import RuntimeConfig
 from podpair.inference.runtime.onnx import OnnxRuntime

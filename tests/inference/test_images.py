@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from podpair.inference.core.errors import FaultsError, InvalidRequestError
+from podpair.common.faults import FaultsError
+from podpair.inference.core.errors import InvalidRequestError
 from podpair.inference.core.model_config import ImageConfig, ModelConfig
 from podpair.inference.core.preprocess import PreProcess
 from podpair.inference.core.tensors import Array, TensorSpec

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from podpair.inference.core.errors import FaultsError
+from podpair.common.faults import FaultsError
 from podpair.inference.core.model_config import ModelConfig, RuntimeConfig
 from podpair.inference.core.postprocess import softmax
 from podpair.inference.core.signature import Signature
@@ -87,7 +87,7 @@ def test_all_faults_of_all_models_come_at_once_with_file_field_and_remedy(tmp_pa
 @pytest.mark.parametrize(
     ("yaml", "complaint"),
     [
-        ("[1, 2]", "it must be a mapping"),
+        ("[1, 2]", "a mapping is needed"),
         ("a: [", "not YAML"),
         ("postprocess: [{op: argmax, input: a, output: b, labels_file: none.txt}]", "labels_file: can't be read"),
     ],

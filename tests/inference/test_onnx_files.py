@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 
 from harness import environments
 from harness.v2 import WAYS, infer
+from podpair.common.faults import FaultsError
 from podpair.inference.cli.main import main
-from podpair.inference.core.errors import FaultsError
 from podpair.inference.core.model_config import RuntimeConfig
 from podpair.inference.core.onnx_header import OnnxHeader, read_header
 from podpair.inference.runtime.loader import runtime_loader

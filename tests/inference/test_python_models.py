@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from podpair.inference.core.errors import FaultsError
+from podpair.common.faults import FaultsError
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.runtime.loader import load_runtime
 from podpair.inference.runtime.repository import ModelFolder, ModelRepository

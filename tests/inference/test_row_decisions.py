@@ -23,8 +23,8 @@ from inference.row_models import (
     save,
     sound,
 )
+from podpair.common.faults import FaultsError
 from podpair.inference.cli.main import main
-from podpair.inference.core.errors import FaultsError
 from podpair.inference.core.onnx_graph import NotOnnxError, read_model
 from podpair.inference.core.row_decision import RowDecision, Rows
 from podpair.inference.core.row_hazards import row_hazards

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from inference.outside.backend_suite import Case, cases, with_rows
-from podpair.inference.core.errors import FaultsError
+from podpair.common.faults import FaultsError
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.row_values import same
 from podpair.inference.core.signature import Signature

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 
-from podpair.inference.core.errors import FaultsError
+from podpair.common.faults import FaultsError
 from podpair.inference.core.traffic_split import TrafficSplit
 from podpair.inference.runtime.repository import ModelRepository
 

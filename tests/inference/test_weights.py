@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from podpair.common.faults import FaultsError
 from podpair.inference.config.settings import load_settings
-from podpair.inference.core.errors import FaultsError
 from podpair.inference.metrics import Metrics
 from podpair.inference.runtime.catalog import Catalog
 from podpair.inference.runtime.repository import ModelRepository

@@ -12,9 +12,9 @@ import yaml
 from click.testing import CliRunner, Result
 
 from harness.resources import EXAMPLE, resource
+from podpair.common.faults import FaultsError
 from podpair.common.gateway_config.clients import Sessions
 from podpair.gateway.auth.resume import ResumeTokens
-from podpair.gateway.config.load import ConfigError
 from podpair.operator.cli.main import cli
 from podpair.operator.controller.dependencies import read_resume_key
 
@@ -110,7 +110,7 @@ def test_the_key_in_a_plan_is_none_that_an_operator_or_a_gateway_takes(tmp_path:
     assert read_resume_key(secret) is None
     file = tmp_path / "key"
     file.write_bytes(base64.b64decode(secret["data"]["resume-key"]))
-    with pytest.raises(ConfigError, match="32 are needed"):
+    with pytest.raises(FaultsError, match="32 are needed"):
         ResumeTokens(Sessions(resume_secret_file=file))
 
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from harness.resources import gateway_at
-from podpair.operator.config.settings import SettingsError, load
+from podpair.common.faults import FaultsError
+from podpair.operator.config.settings import load
 from podpair.operator.core.policy import LABEL, Policy, credential_faults, pod_field_faults
 
 LABELS = {"kafka": {LABEL: "true"}, "client": {LABEL: "true"}}
@@ -164,8 +165,8 @@ def test_the_policy_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PODPAIR_OPERATOR_POD_TEMPLATES__FORBIDDEN", '["spec.hostNetwork", "spec.volumes.hostPath"]')
     assert load().policy.forbidden_pod_fields == ("spec.hostNetwork", "spec.volumes.hostPath")
     monkeypatch.setenv("PODPAIR_OPERATOR_POD_TEMPLATES__FORBIDDEN", '["spec.hostNetwork"')
-    with pytest.raises(SettingsError, match=r"POD_TEMPLATES__FORBIDDEN: .*it begins like a JSON list, but isn't one"):
+    with pytest.raises(FaultsError, match=r"POD_TEMPLATES__FORBIDDEN: .*it begins as JSON does, but is none"):
         load()
     monkeypatch.setenv("PODPAIR_OPERATOR_POD_TEMPLATES__FORBIDDEN", "hostNetwork,spec.volumes[0].hostPath")
-    with pytest.raises(SettingsError, match="POD_TEMPLATES__FORBIDDEN"):
+    with pytest.raises(FaultsError, match="POD_TEMPLATES__FORBIDDEN"):
         load()

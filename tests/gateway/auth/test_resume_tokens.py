@@ -8,11 +8,11 @@ from typing import Any
 import jwt
 import pytest
 
+from podpair.common.faults import FaultsError
 from podpair.common.gateway_config.clients import Auth, Sessions
 from podpair.gateway.auth.identity import Unauthorized
 from podpair.gateway.auth.resume import ResumeTokens
 from podpair.gateway.auth.tokens import TokenVerifier
-from podpair.gateway.config.load import ConfigError
 from podpair.gateway.core.takeovers import Stamp
 
 SECRET = "resume-secret-0123456789-0123456789-abc"
@@ -119,5 +119,5 @@ def test_a_secret_from_a_file(tmp_path: Path) -> None:
     from_file = tokens(resume_secret=None, resume_secret_file=path)
     assert from_file.open(tokens().mint("s", "ann"), "ann").session == "s"
     path.write_text("short")
-    with pytest.raises(ConfigError, match="holds 5 bytes, 32 are needed"):
+    with pytest.raises(FaultsError, match="holds 5 bytes, 32 are needed"):
         tokens(resume_secret=None, resume_secret_file=path)

@@ -10,11 +10,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from podpair.common.faults import FaultsError
 from podpair.common.gateway_config.clients import Auth
 from podpair.gateway.auth.identity import Unauthorized
 from podpair.gateway.auth.issue import CannotIssue, development_token
 from podpair.gateway.auth.tokens import TokenVerifier
-from podpair.gateway.config.load import ConfigError
 
 SECRET = "token-secret-0123456789-0123456789-abcd"
 KEYS: dict[str, Any] = {
@@ -193,7 +193,7 @@ def test_a_key_file_that_is_none(tmp_path: Path, content: bytes | None, said: st
     path = tmp_path / "key.pem"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(FaultsError, match=said):
         verifier(secret=None, public_key_file=path)
 
 
@@ -202,7 +202,7 @@ async def test_a_secret_file(tmp_path: Path) -> None:
     path.write_text(SECRET + "\n")
     assert (await verifier(secret=None, secret_file=path).verify(sign())).subject == "ann"
     path.write_text("short\n")
-    with pytest.raises(ConfigError, match="holds 5 bytes, 32 are needed"):
+    with pytest.raises(FaultsError, match="holds 5 bytes, 32 are needed"):
         verifier(secret=None, secret_file=path)
 
 

@@ -8,12 +8,12 @@ from contextlib import AsyncExitStack
 
 from confluent_kafka import KafkaException
 
+from podpair.common.faults import FaultsError
 from podpair.common.gateway_config.model import Config
 from podpair.common.redaction import redact
 from podpair.gateway.auth.resume import Issuer, ResumeTokens
 from podpair.gateway.auth.tokens import TokenVerifier
 from podpair.gateway.components import Assembly, Components, Context, TopicCallbacks, topic_tag
-from podpair.gateway.config.load import ConfigError
 from podpair.gateway.core.quotas import Quotas, Rule
 from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.kafka.clients import gateway_name
@@ -31,7 +31,7 @@ _RETRY = 1.0  # seconds between attempts to reach the broker at start
 
 
 class Service:
-    """One gateway. Raises ConfigError if a key or secret that the configuration names can't be read."""
+    """One gateway. Raises FaultsError if a key or secret that the configuration names can't be read."""
 
     def __init__(self, config: Config) -> None:
         self.metrics = Metrics()
@@ -62,7 +62,7 @@ class Service:
             )
 
     async def start(self) -> None:
-        """Wait for the broker, however long that takes, and start the components. Raises MissingTopic or ConfigError."""
+        """Wait for the broker, however long that takes, and start the components. Raises MissingTopic or FaultsError."""
         self._tasks.spawn(self.verifier.keep_keys())
         topics = await self._topics()
         self._requests = topics.requests
@@ -71,7 +71,7 @@ class Service:
             try:
                 self.components = Assembly(self._context(), topics, undo).start()
             except KafkaException as error:  # each client checks other properties
-                raise ConfigError([f"kafka.client: {error.args[0].str()}"]) from None
+                raise FaultsError([f"kafka.client: {error.args[0].str()}"]) from None
             undo.pop_all()
 
     def _context(self) -> Context:
@@ -126,7 +126,7 @@ class Service:
         while (components := self.components) is not None and None in components.kafka.topic_watch.state.values():
             try:
                 await loop.run_in_executor(None, ensure_topics, self.config)
-            except (BrokerUnreachable, MissingTopic, ConfigError) as error:
+            except (BrokerUnreachable, MissingTopic, FaultsError) as error:
                 _log.warning("a topic that was deleted can't be created: %s", error)
                 await asyncio.sleep(_RETRY)
             else:

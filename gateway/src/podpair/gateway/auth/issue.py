@@ -16,7 +16,7 @@ class CannotIssue(Exception):
 def development_token(
     auth: Auth, *, subject: str, session: str | None, seconds: float, claims: dict[str, Any] | None = None
 ) -> str:
-    """Return a token that a gateway with this configuration accepts for `seconds`. Raises CannotIssue or ConfigError.
+    """Return a token that a gateway with this configuration accepts for `seconds`. Raises CannotIssue or FaultsError.
 
     session: the value of the claim `auth.session_claim`.
     """

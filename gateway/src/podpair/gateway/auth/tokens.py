@@ -9,11 +9,11 @@ import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from podpair.common.faults import FaultsError
 from podpair.common.gateway_config.clients import Auth
 from podpair.gateway.auth.identity import RESUME_AUDIENCE, Identity, Unauthorized
 from podpair.gateway.auth.jwk import UnusableKey, VerifyingKey, algorithms_of
 from podpair.gateway.auth.jwks import Jwks
-from podpair.gateway.config.load import ConfigError
 from podpair.gateway.core.session_ids import claimed_session_id
 
 _SESSION_CLAIM = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
@@ -69,18 +69,18 @@ class FixedKey:
 
 
 def read_secret(path: Path, setting: str, shortest: int = 32) -> bytes:
-    """Return a secret from a file, without a trailing newline. Raises ConfigError."""
+    """Return a secret from a file, without a trailing newline. Raises FaultsError."""
     try:
         secret = path.read_bytes().strip()
     except OSError as error:
-        raise ConfigError([f"{setting}: {path}: {error.strerror}"]) from None
+        raise FaultsError([f"{setting}: {path}: {error.strerror}"]) from None
     if len(secret) < shortest:
-        raise ConfigError([f"{setting}: {path} holds {len(secret)} bytes, {shortest} are needed"])
+        raise FaultsError([f"{setting}: {path} holds {len(secret)} bytes, {shortest} are needed"])
     return secret
 
 
 def key_source(config: Auth, on_fetch: Callable[[str], object] = lambda _: None) -> KeySource:
-    """Return the configured source of keys. Raises ConfigError if a key can't be read."""
+    """Return the configured source of keys. Raises FaultsError if a key can't be read."""
     if config.jwks_url is not None:
         return Jwks(config.jwks_url, config.jwks_cache_seconds, config.jwks_stale_seconds, on_fetch)
     if config.secret is not None:
@@ -88,17 +88,17 @@ def key_source(config: Auth, on_fetch: Callable[[str], object] = lambda _: None)
     if config.secret_file is not None:
         return FixedKey(read_secret(config.secret_file, "auth.secret_file"), ("HS256",))
     if config.public_key_file is None:
-        raise ConfigError(["auth: no way to verify tokens"])
+        raise FaultsError(["auth: no way to verify tokens"])
     try:
         key = load_pem_public_key(config.public_key_file.read_bytes())
     except OSError as error:
-        raise ConfigError([f"auth.public_key_file: {config.public_key_file}: {error.strerror}"]) from None
+        raise FaultsError([f"auth.public_key_file: {config.public_key_file}: {error.strerror}"]) from None
     except (ValueError, UnsupportedAlgorithm):
-        raise ConfigError([f"auth.public_key_file: {config.public_key_file} holds no public key in PEM"]) from None
+        raise FaultsError([f"auth.public_key_file: {config.public_key_file} holds no public key in PEM"]) from None
     try:
         return FixedKey(key, algorithms_of(key))
     except UnusableKey as error:
-        raise ConfigError([f"auth.public_key_file: {config.public_key_file} holds an unusable key: {error}"]) from None
+        raise FaultsError([f"auth.public_key_file: {config.public_key_file} holds an unusable key: {error}"]) from None
 
 
 class TokenVerifier:

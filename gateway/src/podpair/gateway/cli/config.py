@@ -9,11 +9,12 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from podpair.common.faults import FaultsError
 from podpair.common.gateway_config.model import Config
 from podpair.common.redaction import MASK, is_secret, redact
 from podpair.gateway.auth.resume import ResumeTokens
 from podpair.gateway.auth.tokens import TokenVerifier
-from podpair.gateway.config.load import ConfigError, load
+from podpair.gateway.config.load import load
 from podpair.gateway.http.tls import certificate_of
 from podpair.gateway.kafka.clients import check_files, check_properties, client_secrets
 
@@ -52,10 +53,10 @@ def check(path: Path | None) -> None:
     ):
         try:
             read()
-        except ConfigError as error:
+        except FaultsError as error:
             faults += error.faults
     if faults:
-        raise ConfigError(faults)
+        raise FaultsError(faults)
     check_properties(config.kafka)  # once all files are readable
     click.echo("the configuration is good")
 

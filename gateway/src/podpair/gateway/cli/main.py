@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
+from podpair.common.faults import FaultsError
 from podpair.gateway.cli.config import config_group
 from podpair.gateway.cli.inspect import inspect
 from podpair.gateway.cli.metrics import metrics
 from podpair.gateway.cli.push import push
 from podpair.gateway.cli.replay import replay
 from podpair.gateway.cli.token import token
-from podpair.gateway.config.load import ConfigError, load
+from podpair.gateway.config.load import load
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -56,7 +57,7 @@ def main() -> None:
     """Run the command line; a faulty configuration is reported in full, with exit status 2."""
     try:
         cli()
-    except ConfigError as error:
+    except FaultsError as error:
         count = "1 fault" if len(error.faults) == 1 else f"{len(error.faults)} faults"
         click.echo(f"podpair-gateway: {count} in the configuration", err=True)
         for fault in error.faults:

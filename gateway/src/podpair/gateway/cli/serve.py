@@ -8,9 +8,9 @@ import threading
 
 import uvloop
 
+from podpair.common.faults import FaultsError
 from podpair.common.gateway_config.model import Config
 from podpair.gateway import logs
-from podpair.gateway.config.load import ConfigError
 from podpair.gateway.http.listeners import CannotListen, Listeners
 from podpair.gateway.http.port import raise_descriptor_limit
 from podpair.gateway.http.tls import certificate_of
@@ -58,7 +58,7 @@ async def _serve(config: Config) -> int:
 
     def started(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (failure := task.exception()) is not None:
-            _log.error("%s", failure, exc_info=None if isinstance(failure, MissingTopic | ConfigError) else failure)
+            _log.error("%s", failure, exc_info=None if isinstance(failure, MissingTopic | FaultsError) else failure)
             end(1)
 
     if certificate is not None:

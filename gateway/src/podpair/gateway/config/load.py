@@ -1,30 +1,22 @@
 """Loads the configuration, and reports every fault at once, each with its source and what would be valid."""
 
-import difflib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from podpair.common.faults import FaultsError
+from podpair.common.field_names import closest, names_at
 from podpair.common.gateway_config.model import Config
 from podpair.common.lists import decode
-from podpair.common.redaction import redact
+from podpair.common.settings import read_mapping
 
 PREFIX = "PODPAIR_"
 _SEPARATOR = "__"
-
-
-class ConfigError(Exception):
-    """The configuration can't be used; `faults` are all the reasons, a line each."""
-
-    def __init__(self, faults: list[str]) -> None:
-        self.faults = [redact(fault) for fault in faults]
-        super().__init__("\n".join(self.faults))
 
 
 class _Environment(BaseSettings, Config):
@@ -69,7 +61,7 @@ class _Variables(EnvSettingsSource):
 def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Config:
     """Load the configuration from defaults, then the YAML file at `path`, then the environment, then `overrides` (nested).
 
-    Raises ConfigError with all faults.
+    Raises FaultsError with all faults.
     """
     values = _read(path) if path is not None else {}
     faults = _unknown_in_environment()
@@ -79,27 +71,15 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> Confi
         merged = _merge(settings.model_dump(exclude_unset=True), known_overrides)
         config = Config.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(faults + [_describe(item, path, values) for item in error.errors()]) from None
+        raise FaultsError(faults + [_describe(item, path, values) for item in error.errors()]) from None
     if faults:
-        raise ConfigError(faults)
+        raise FaultsError(faults)
     return config
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError([f"{path}: {error.strerror}"]) from None
-    except UnicodeDecodeError:
-        raise ConfigError([f"{path}: not UTF-8"]) from None
-    except yaml.YAMLError as error:
-        raise ConfigError([f"{path}: not YAML: {error}"]) from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError([f"{path}: a mapping is needed at the top, not a {type(values).__name__}"])
     # A section whose every line is commented out is null, and says nothing.
-    return {str(name): value for name, value in values.items() if value is not None}
+    return {str(name): value for name, value in read_mapping(path, "kafka: …").items() if value is not None}
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,7 +118,7 @@ def _describe(error: Any, path: Path | None, values: dict[str, Any]) -> str:
     name = ".".join(str(part) for part in location)
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        message = f"there is no such setting{_suggest(str(location[-1]), _siblings(location[:-1]))}"
+        message = f"there is no such setting{_suggest(str(location[-1]), names_at(Config, location[:-1]))}"
     elif error["type"] in ("model_type", "dict_type"):
         message = f"settings by name are needed here{_why_none(error['input'])}"
     source = _source(location, path, values)
@@ -166,15 +146,6 @@ def _source(location: tuple[Any, ...], path: Path | None, values: dict[str, Any]
     return f" ({path})" if location else ""
 
 
-def _siblings(location: tuple[Any, ...]) -> Iterator[str]:
-    model: type[BaseModel] | None = Config
-    for part in location:
-        field = model.model_fields.get(str(part)) if model is not None else None
-        model = _section(field.annotation) if field is not None else None
-    if model is not None:
-        yield from model.model_fields
-
-
 def _suggest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    meant = closest(name, known)
+    return f"; did you mean {meant!r}?" if meant else ""

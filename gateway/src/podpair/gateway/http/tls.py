@@ -10,8 +10,8 @@ import os
 import ssl
 from pathlib import Path
 
+from podpair.common.faults import FaultsError
 from podpair.common.gateway_config.clients import Http
-from podpair.gateway.config.load import ConfigError
 from podpair.gateway.metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ _LOOK = 1.0  # seconds between checks of the files
 
 
 class Certificate:
-    """The certificate of the public port; `context` is for the server. Raises ConfigError if it can't be used."""
+    """The certificate of the public port; `context` is for the server. Raises FaultsError if it can't be used."""
 
     def __init__(self, certificate: Path, key: Path) -> None:
         self._certificate = certificate
@@ -29,7 +29,7 @@ class Certificate:
         try:
             self.context = self._made()
         except (OSError, ValueError) as error:
-            raise ConfigError(
+            raise FaultsError(
                 [f"http.certificate_file {certificate} with http.key_file {key}: {_why(error)}"]
             ) from None
 
@@ -84,7 +84,7 @@ class Certificate:
 
 
 def certificate_of(config: Http) -> Certificate | None:
-    """Return the configured certificate; None: no TLS. Raises ConfigError."""
+    """Return the configured certificate; None: no TLS. Raises FaultsError."""
     if config.certificate_file is None or config.key_file is None:
         return None
     return Certificate(config.certificate_file, config.key_file)

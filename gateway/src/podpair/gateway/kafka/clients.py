@@ -8,9 +8,9 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
+from podpair.common.faults import FaultsError
 from podpair.common.gateway_config.kafka import Kafka
 from podpair.common.gateway_config.model import Config
-from podpair.gateway.config.load import ConfigError
 
 _log = logging.getLogger("podpair.gateway.kafka")
 
@@ -57,7 +57,7 @@ def gateway_name() -> str:
 
 
 def check_files(config: Kafka) -> None:
-    """Raise ConfigError if a property names a file that can't be read: librdkafka reports neither the file nor the reason."""
+    """Raise FaultsError if a property names a file that can't be read: librdkafka reports neither the file nor the reason."""
     faults = []
     for name, value in config.client.items():
         path = Path(str(value))
@@ -67,21 +67,21 @@ def check_files(config: Kafka) -> None:
             except OSError as error:
                 faults.append(f"kafka.client.{name}: {path}: {error.strerror}")
     if faults:
-        raise ConfigError(faults)
+        raise FaultsError(faults)
 
 
 def check_properties(config: Kafka) -> None:
-    """Raise ConfigError if librdkafka rejects a property, by name or value. No broker is contacted."""
+    """Raise FaultsError if librdkafka rejects a property, by name or value. No broker is contacted."""
     given = {name: value for name, value in config.client.items() if name != "plugin.library.paths"}
     try:
         Producer({**given, **client_secrets(config)}, logger=logging.getLogger("podpair.gateway.kafka.librdkafka"))
     except (KafkaException, TypeError, ValueError) as error:
         words = error.args[0].str() if isinstance(error, KafkaException) else error
-        raise ConfigError([f"kafka.client: {str(words).strip()}"]) from None
+        raise FaultsError([f"kafka.client: {str(words).strip()}"]) from None
 
 
 def client_secrets(config: Kafka) -> dict[str, str]:
-    """Return librdkafka's properties that are read from files, without a trailing newline. Raises ConfigError."""
+    """Return librdkafka's properties that are read from files, without a trailing newline. Raises FaultsError."""
     found, faults = {}, []
     for name, path in config.client_files.items():
         try:
@@ -94,7 +94,7 @@ def client_secrets(config: Kafka) -> dict[str, str]:
             if not found[name]:
                 faults.append(f"kafka.client_files.{name}: {path} is empty")
     if faults:
-        raise ConfigError(faults)
+        raise FaultsError(faults)
     return found
 
 

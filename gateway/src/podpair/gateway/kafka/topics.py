@@ -9,8 +9,8 @@ from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from podpair.common.faults import FaultsError
 from podpair.common.gateway_config.model import Config
-from podpair.gateway.config.load import ConfigError
 from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.kafka.clients import check_files, properties
@@ -63,7 +63,7 @@ def epochs(topic: str, state: TopicState, cluster_id: str) -> tuple[str, int, fr
 def ensure_topics(config: Config) -> Topics:
     """Look the topics up, and create missing ones if `kafka.create_topics` allows it. Blocks.
 
-    Raises MissingTopic, which names the topic, BrokerUnreachable, or ConfigError if librdkafka rejects a property.
+    Raises MissingTopic, which names the topic, BrokerUnreachable, or FaultsError if librdkafka rejects a property.
     """
     refusals: list[KafkaError] = []
     try:
@@ -71,7 +71,7 @@ def ensure_topics(config: Config) -> Topics:
         # Its log records would repeat the reason that is reported.
         admin = AdminClient({"log_level": 0} | properties(config) | {"error_cb": refusals.append})
     except KafkaException as error:
-        raise ConfigError([f"kafka.client: {error.args[0].str()}"]) from None
+        raise FaultsError([f"kafka.client: {error.args[0].str()}"]) from None
     try:
         return _ensured(config, admin)
     except BrokerUnreachable as error:

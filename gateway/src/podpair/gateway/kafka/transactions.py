@@ -16,8 +16,8 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
+from podpair.common.faults import FaultsError
 from podpair.common.gateway_config.model import Config
-from podpair.gateway.config.load import ConfigError
 from podpair.gateway.core.offsets import Commit
 from podpair.gateway.kafka.clients import properties
 from podpair.gateway.kafka.producer import Outgoing
@@ -139,7 +139,7 @@ class _TransactionalProducer:
             if self.producer is None:
                 self.producer = self._made()
             self.producer.begin_transaction()
-        except (KafkaException, ConfigError) as error:
+        except (KafkaException, FaultsError) as error:
             self.producer = None
             raise TransactionAborted(_text(error), dead=_dead(error)) from None
         return self.producer

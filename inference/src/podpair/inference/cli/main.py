@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from podpair.inference.core.errors import FaultsError
+from podpair.common.faults import FaultsError
 
 if TYPE_CHECKING:
     from podpair.inference.runtime.loader import LoadRuntime

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from podpair.inference.core.errors import FaultsError
+from podpair.common.faults import FaultsError
+from podpair.common.settings import read_mapping
 from podpair.inference.core.faults import sentences
 from podpair.inference.core.model_config import VersionWeights
 
@@ -121,22 +121,12 @@ class Settings(_Section):
 
 def load_settings(file: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:
     """Load the configuration. overrides: section → setting → value, from the command line. Raises FaultsError with all faults."""
-    content = _read(file) if file is not None else {}
+    content = read_mapping(file, "server: …") if file is not None else {}
     given: dict[str, Any] = dict(overrides or {})
     try:
         return Settings.model_validate(_merged(_merged(content, _environment()), given))
     except ValidationError as error:
         raise FaultsError(sentences(error, Settings, lambda where: _source(where, given, file))) from None
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise FaultsError([f"{file}: can't be read as YAML: {' '.join(str(error).split())}"]) from None
-    if not isinstance(content, dict | None):
-        raise FaultsError([f"{file}: it must be a mapping (`server: …`), it is a {type(content).__name__}"])
-    return content or {}
 
 
 def _environment() -> dict[str, Any]:

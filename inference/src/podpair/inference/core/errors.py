@@ -87,14 +87,6 @@ class LoadError(InferenceError):
     status, kind = 400, "load"
 
 
-class FaultsError(Exception):
-    """Everything that is wrong with a model repository or a configuration, so that one attempt is enough to fix it."""
-
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
-
-
 def to_client_error(model: str, error: Exception) -> InferenceError:
     """Return an error that is meant for clients as it is; log any other, and return a ModelError."""
     if isinstance(error, InferenceError):

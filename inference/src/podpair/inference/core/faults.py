@@ -1,10 +1,11 @@
 """Turns pydantic's errors into sentences: where, what, and what to do, one line each, all at once."""
 
-import difflib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, get_args
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
+
+from podpair.common.field_names import closest, names_at
 
 
 def sentences(
@@ -24,9 +25,9 @@ def _sentence(fault: Mapping[str, Any], model: type[BaseModel]) -> str:
     location = tuple(fault["loc"])
     field = ".".join(str(part) for part in location if not _is_tag(part, fault)) or "(the whole file)"
     if fault["type"] == "extra_forbidden":
-        known = sorted(_siblings(model, location))
-        close = difflib.get_close_matches(str(location[-1]), known, 1)
-        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(known)}"
+        known = sorted(names_at(model, location[:-1]))
+        meant = closest(str(location[-1]), known)
+        hint = f"did you mean {meant}?" if meant else f"there are: {', '.join(known)}"
         return f"{field}: no such setting; {hint}"
     message = fault["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(fault["input"], dict) else f" (it is {fault['input']!r})"
@@ -36,20 +37,3 @@ def _sentence(fault: Mapping[str, Any], model: type[BaseModel]) -> str:
 def _is_tag(part: Any, fault: Mapping[str, Any]) -> bool:
     """Return whether a part of the location is a union's tag, which the file doesn't contain."""
     return isinstance(part, str) and isinstance(fault.get("input"), dict) and fault["input"].get("op") == part
-
-
-def _siblings(model: type[BaseModel], location: tuple[Any, ...]) -> Iterator[str]:
-    """Yield the names that are valid instead of the unknown one."""
-    models = [model]
-    for part in location[:-1]:
-        found = [field for m in models for name, field in m.model_fields.items() if name == part]
-        models = [m for field in found for m in _models_in(field.annotation)] or models
-    for m in models:
-        yield from (field.alias or name for name, field in m.model_fields.items())
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models_in(argument)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from podpair.inference.core.errors import FaultsError, InvalidRequestError
+from podpair.common.faults import FaultsError
+from podpair.inference.core.errors import InvalidRequestError
 from podpair.inference.core.model_config import ModelConfig, TensorConfig
 from podpair.inference.core.postprocess import PostProcess
 from podpair.inference.core.preprocess import PreProcess

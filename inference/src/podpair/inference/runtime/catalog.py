@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from typing import Any
 
-from podpair.inference.core.errors import FaultsError, LoadError, NotFoundError, UnavailableError
+from podpair.common.faults import FaultsError
+from podpair.inference.core.errors import LoadError, NotFoundError, UnavailableError
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.traffic_split import TrafficSplit, Weights, version_weights, weight_faults
 from podpair.inference.core.v2 import RequestDecoder

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from podpair.inference.core.errors import FaultsError, InvalidRequestError
+from podpair.common.faults import FaultsError
+from podpair.inference.core.errors import InvalidRequestError
 from podpair.inference.core.geometry import Plan, multiple, plan, reduction
 from podpair.inference.core.images import ImageHeader, is_whole, read_header, unwrap
 from podpair.inference.core.preprocess import ImageSpec

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from podpair.inference.core.errors import FaultsError
+from podpair.common.faults import FaultsError
 from podpair.inference.core.run_times import RunTimes
 from podpair.inference.core.signature import Signature
 from podpair.inference.runtime.protocol import Restarting, Runtime

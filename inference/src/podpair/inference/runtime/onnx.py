@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from podpair.inference.core.errors import FaultsError, InvalidRequestError
+from podpair.common.faults import FaultsError
+from podpair.inference.core.errors import InvalidRequestError
 from podpair.inference.core.maps import MapColumns
 from podpair.inference.core.model_config import RuntimeConfig
 from podpair.inference.core.onnx_graph import OnnxModel, read_model

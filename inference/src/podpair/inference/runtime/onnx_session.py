@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from podpair.inference.core.errors import FaultsError
+from podpair.common.faults import FaultsError
 from podpair.inference.core.model_config import ProviderConfig, RuntimeConfig
 from podpair.inference.core.onnx_header import OnnxHeader, read_header
 

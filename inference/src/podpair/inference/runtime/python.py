@@ -17,7 +17,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from podpair.inference.core.errors import FaultsError, InferenceError, InvalidRequestError
+from podpair.common.faults import FaultsError
+from podpair.inference.core.errors import InferenceError, InvalidRequestError
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.rows import AnswersError, Rows
 from podpair.inference.core.tensors import Array

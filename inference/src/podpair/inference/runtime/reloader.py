@@ -7,8 +7,9 @@ import asyncio
 import logging
 import time
 
+from podpair.common.faults import FaultsError
 from podpair.inference.core.changes import RETRY_SECONDS, Changes
-from podpair.inference.core.errors import FaultsError, InferenceError
+from podpair.inference.core.errors import InferenceError
 from podpair.inference.runtime.catalog import Catalog
 from podpair.inference.runtime.repository import ModelSource
 from podpair.inference.runtime.weights import WeightsSource

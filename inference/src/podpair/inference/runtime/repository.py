@@ -10,12 +10,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import yaml
 from pydantic import ValidationError
 
-from podpair.inference.core.errors import FaultsError, NotFoundError
+from podpair.common.faults import FaultsError
+from podpair.common.settings import read_mapping
+from podpair.inference.core.errors import NotFoundError
 from podpair.inference.core.faults import sentences
 from podpair.inference.core.model_config import ArgmaxConfig, ModelConfig
 
@@ -246,12 +247,7 @@ def _read_config(path: Path) -> ModelConfig:
     file = path / "model.yaml"
     if not file.exists():
         return ModelConfig()
-    try:
-        content: Any = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise FaultsError([f"{file}: not YAML: {' '.join(str(error).split())}"]) from None
-    if not isinstance(content, dict):
-        raise FaultsError([f"{file}: it must be a mapping (`description: …`), it is a {type(content).__name__}"])
+    content = read_mapping(file, "description: …")
     try:
         config = ModelConfig.model_validate(content)
     except ValidationError as error:

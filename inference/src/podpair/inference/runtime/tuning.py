@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from podpair.inference.core.errors import FaultsError, InvalidRequestError
+from podpair.common.faults import FaultsError
+from podpair.inference.core.errors import InvalidRequestError
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import Array
 from podpair.inference.core.tuning import Cell, Layout, hopeless, layouts, sizes

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from podpair.inference.core.errors import FaultsError
+from podpair.common.faults import FaultsError
 
 METHODS = ("predict", "stream")
 # Imports change sys.path and sys.modules for everyone.

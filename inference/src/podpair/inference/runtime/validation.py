@@ -6,7 +6,7 @@ An invalid model.yaml hides nothing: versions are then loaded without it, if tha
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from podpair.inference.core.errors import FaultsError
+from podpair.common.faults import FaultsError
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.row_decision import RowDecision, Rows
 from podpair.inference.core.tensors import TensorSpec

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from podpair.inference.core.errors import FaultsError
+from podpair.common.faults import FaultsError
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.run_times import RunTimes
 from podpair.inference.core.samples import zeros

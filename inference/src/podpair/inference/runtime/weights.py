@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from podpair.inference.core.errors import FaultsError
+from podpair.common.faults import FaultsError
 from podpair.inference.core.faults import sentences
 from podpair.inference.core.model_config import VersionWeights
 from podpair.inference.core.traffic_split import Weights

@@ -5,8 +5,9 @@ import sys
 
 import click
 
+from podpair.common.faults import FaultsError
 from podpair.operator import logs
-from podpair.operator.config.settings import SettingsError, load
+from podpair.operator.config.settings import load
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -48,7 +49,7 @@ def main() -> None:
     """Run the command line; invalid settings are reported in full, and exit with 2."""
     try:
         cli()
-    except SettingsError as error:
+    except FaultsError as error:
         count = "1 fault" if len(error.faults) == 1 else f"{len(error.faults)} faults"
         click.echo(f"podpair-operator: {count} in the settings", err=True)
         for fault in error.faults:

@@ -3,27 +3,20 @@
 Everything is checked before anything runs, and all faults are reported at once. The chart podpair-operator writes these names.
 """
 
-import json
 import os
 import socket
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from podpair.common.faults import FaultsError
+from podpair.common.lists import Listed
 from podpair.operator.core.policy import Policy
 
 PREFIX = "PODPAIR_OPERATOR_"
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-
-
-class SettingsError(Exception):
-    """The settings can't be used; `faults` are all the reasons, a line each."""
-
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
 
 
 FieldPath = Annotated[str, Field(pattern=r"^(metadata|spec)(\.[^.\[\]\s]+)+$")]
@@ -35,18 +28,6 @@ class _Section(BaseModel):
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 _DnsName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
-
-
-def _list(value: object) -> object:
-    """Parse a variable as a list, in JSON or separated by commas. Raises ValueError."""
-    if not isinstance(value, str):
-        return value
-    if not value.lstrip().startswith("["):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    try:
-        return json.loads(value)
-    except ValueError as error:
-        raise ValueError(f"it begins like a JSON list, but isn't one: {error}") from None
 
 
 class Http(_Section):
@@ -88,14 +69,14 @@ class Brokers(_Section):
     """One that was not asked for so long is ended."""
     allow_readable_credentials: bool = False
     """Let resources show passwords (SASL PLAIN, OAUTHBEARER) to brokers without TLS, or whose certificate isn't checked."""
-    secrets: Annotated[tuple[str, ...], BeforeValidator(_list)] = ()
+    secrets: Annotated[tuple[str, ...], Listed] = ()
     """Secrets with brokers' credentials that need no label, as NAMESPACE/NAME with commas; `*` stands for anything."""
 
 
 class PodTemplates(_Section):
     """What resources may set of their pods."""
 
-    forbidden: Annotated[tuple[FieldPath, ...], BeforeValidator(_list)] = ()
+    forbidden: Annotated[tuple[FieldPath, ...], Listed] = ()
     """Fields of a pod template that no resource may set, with commas: `spec.volumes.hostPath,spec.hostNetwork`. Lists are passed
     through, and `*` stands for any field."""
 
@@ -131,7 +112,7 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
-    namespaces: Annotated[tuple[_DnsName, ...], BeforeValidator(_list)] = ()
+    namespaces: Annotated[tuple[_DnsName, ...], Listed] = ()
     """Namespaces whose resources are kept, with commas; none: those of the whole cluster."""
     namespace: Annotated[str, Field(default_factory=lambda: _own_namespace())]
     """The operator's own namespace."""
@@ -176,11 +157,11 @@ def _own_namespace() -> str:
 
 
 def load() -> Settings:
-    """Read the settings from the environment. Raises SettingsError with all faults."""
+    """Read the settings from the environment. Raises FaultsError with all faults."""
     try:
         return Settings()  # type: ignore[call-arg]  # the environment fills it
     except ValidationError as error:
-        raise SettingsError([_message(one) for one in error.errors()]) from None
+        raise FaultsError([_message(one) for one in error.errors()]) from None
 
 
 def _message(error: Any) -> str:

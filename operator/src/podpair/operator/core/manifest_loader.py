@@ -4,13 +4,13 @@ The faults are those that the API server would report: the schema's, and the rul
 stored resource, which may not change in some places) is left to it.
 """
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from podpair.common.field_names import closest, names_at
 from podpair.operator.core.api.igw import API_VERSION, KIND, InferenceGateway
 from podpair.operator.core.api.rules import BROKEN_RULES
 from podpair.operator.core.api.scalars import (
@@ -149,7 +149,7 @@ def _told(error: Any, node: yaml.Node) -> Iterator[Fault]:
         yield from (Fault(line, field, message) for message in context["broken"])
     elif kind == "extra_forbidden":
         name = str(error["loc"][-1])
-        hint = suggest(name, _fields(error["loc"][:-1]))
+        hint = suggest(name, names_at(InferenceGateway, error["loc"][:-1]))
         if name in _OF_PODS and error["loc"][-2:-1] in ((), ("spec",), ("inference",), ("gateway",)):
             hint = f": it is the pod's, spec.inference.podTemplate.spec.{name}"
         yield Fault(line, field, f"there is no such field{hint}")
@@ -218,24 +218,7 @@ def _repeated(node: yaml.Node, place: tuple[Any, ...], looked_at: set[int]) -> I
             yield from _repeated(value, (*place, at), looked_at)
 
 
-def _fields(location: tuple[Any, ...]) -> list[str]:
-    """Return the names that a field at this location may have."""
-    model: type[BaseModel] | None = InferenceGateway
-    for part in location:
-        if model is None or isinstance(part, int):
-            continue
-        field = next((f for name, f in model.model_fields.items() if part in (f.alias, name)), None)
-        model = _model(field.annotation) if field is not None else None
-    return [str(field.alias or name) for name, field in model.model_fields.items()] if model is not None else []
-
-
-def _model(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type):
-        return annotation if issubclass(annotation, BaseModel) else None
-    return next((found for part in get_args(annotation) if (found := _model(part)) is not None), None)
-
-
 def suggest(name: str, known: list[str]) -> str:
     """Return a hint at the name that was probably meant; empty: none is similar."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+    meant = closest(name, known)
+    return f"; did you mean {meant}?" if meant else ""

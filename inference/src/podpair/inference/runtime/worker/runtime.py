@@ -13,7 +13,8 @@ from itertools import count
 from queue import SimpleQueue
 from typing import Any
 
-from podpair.inference.core.errors import FaultsError, ModelEndedError, ModelError
+from podpair.common.faults import FaultsError
+from podpair.inference.core.errors import ModelEndedError, ModelError
 from podpair.inference.core.model_config import RuntimeConfig
 from podpair.inference.core.tensors import Array, TensorSpec
 from podpair.inference.core.worker_messages import (

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from podpair.inference.core.errors import FaultsError
+from podpair.common.faults import FaultsError
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.tensors import Array, TensorSpec
 from podpair.inference.core.worker_messages import (

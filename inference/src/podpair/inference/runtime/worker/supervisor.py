@@ -10,7 +10,8 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from podpair.inference.core.errors import FaultsError, ModelRestartingError
+from podpair.common.faults import FaultsError
+from podpair.inference.core.errors import ModelRestartingError
 from podpair.inference.core.restarts import RestartBackoff
 from podpair.inference.core.tensors import Array
 from podpair.inference.runtime.protocol import Down, Runtime
