@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from bench.measuring import cpu_seconds, rss_bytes, spread
 from bench.peers.building import CannotBuild
-from bench.peers.gateways import GATEWAYS, Target
+from bench.peers.gateways import GATEWAYS, Target, podpair
 from bench.recording import Recording
 from harness.kafka import Broker
 from harness.pair import SECRET
@@ -249,7 +250,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--hold", action="store_true", help="wait before ending, for a profiler")
+    parser.add_argument("--against", type=Path, help="another checkout, whose gateway is measured in turn, as `other`")
     options = parser.parse_args()
+    if options.against is not None:
+        GATEWAYS["other"] = partial(podpair, sources=options.against.resolve() / "gateway" / "src")
+        options.gateways += ";other"
     names = list(GATEWAYS) if options.gateways == "all" else [name.strip() for name in options.gateways.split(";")]
     if options.deaf and options.keys != ["large"]:
         parser.error("--deaf goes with --keys large")

@@ -1,5 +1,6 @@
 """The gateways that fan-out is measured on: podpair's, and what a user would pick instead."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,15 +21,15 @@ class Target(NamedTuple):
 Starter = Callable[[str, str, Path], Target]
 
 
-def podpair(brokers: str, topic: str, folder: Path) -> Target:
-    """`podpair-gateway serve`, with all that it does by default."""
+def podpair(brokers: str, topic: str, folder: Path, sources: Path | None = None) -> Target:
+    """`podpair-gateway serve`, with all that it does by default; `sources`: of another checkout's gateway."""
     config: dict[str, Any] = {
         "kafka": {"bootstrap_servers": brokers},
         "results": {"topic": topic},
         "requests": {"partitions": 8},
         "limits": {"sessions": 20_000},
     }
-    gateway = Gateway(folder, config)
+    gateway = Gateway(folder, config, env={} if sources is None else {"PYTHONPATH": os.fspath(sources)})
     return Target(gateway, gateway.ws, "podpair")
 
 
