@@ -31,9 +31,9 @@ from bench.recording import Recording
 from harness.processes import free_port
 from podpair.inference.core.memory_budget import MemoryBudget
 from podpair.inference.http.error_responses import ErrorResponses
-from podpair.inference.http.requests import Request, Response, header_lines
-from podpair.inference.http.routes import Route, Routes
-from podpair.inference.http.server import Server
+from podpair.inference.http1.requests import Request, Response, header_lines
+from podpair.inference.http1.routes import Route, Routes
+from podpair.inference.http1.server import Server
 from podpair.inference.metrics import Metrics
 
 PATH = "/v2/models/m/infer"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from podpair.inference.http.requests import Request
+from podpair.inference.http1.requests import Request
 
 Begin = Callable[..., Any]
 

@@ -15,7 +15,7 @@ from podpair.inference.config.settings import Settings
 from podpair.inference.core.memory_budget import MemoryBudget
 from podpair.inference.grpc.lazy_server import LazyServer
 from podpair.inference.http.app import Api
-from podpair.inference.http.server import Server
+from podpair.inference.http1.server import Server
 from podpair.inference.metrics import Metrics
 from podpair.inference.runtime.catalog import Catalog
 from podpair.inference.runtime.fork_guard import guard_forks

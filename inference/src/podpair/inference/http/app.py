@@ -9,9 +9,9 @@ from podpair.inference.http.error_responses import ErrorResponses
 from podpair.inference.http.generate import GenerateApi
 from podpair.inference.http.infer import InferApi
 from podpair.inference.http.repository import RepositoryApi
-from podpair.inference.http.requests import Request, Response, header_lines, json_response
-from podpair.inference.http.routes import Route, Routes
-from podpair.inference.http.server import Server
+from podpair.inference.http1.requests import Request, Response, header_lines, json_response
+from podpair.inference.http1.routes import Route, Routes
+from podpair.inference.http1.server import Server
 from podpair.inference.metrics import Metrics
 from podpair.inference.runtime.catalog import Catalog
 from podpair.inference.runtime.served_model import ServedModel, ServedVersion

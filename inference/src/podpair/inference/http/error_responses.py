@@ -4,7 +4,7 @@ import logging
 import math
 
 from podpair.inference.core.errors import InferenceError, MethodNotAllowedError, OverloadedError, UnavailableError
-from podpair.inference.http.requests import Request, Response, json_response
+from podpair.inference.http1.requests import Request, Response, json_response
 from podpair.inference.metrics import Metrics
 
 log = logging.getLogger(__name__)

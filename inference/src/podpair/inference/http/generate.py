@@ -11,8 +11,8 @@ from podpair.inference.core.generate import GenerateRequest, decode_generate, en
 from podpair.inference.core.tensors import Array
 from podpair.inference.http import infer_params
 from podpair.inference.http.error_responses import ErrorResponses
-from podpair.inference.http.requests import Request, Response, header_lines, json_response
-from podpair.inference.http.routes import Route
+from podpair.inference.http1.requests import Request, Response, header_lines, json_response
+from podpair.inference.http1.routes import Route
 from podpair.inference.runtime.catalog import Catalog
 from podpair.inference.runtime.served_model import ServedVersion
 from podpair.inference.tracing import NOTHING, RecordedTrace, Tracing

@@ -11,9 +11,9 @@ from podpair.inference.core.v2 import InferRequest, encode_response
 from podpair.inference.http import infer_params
 from podpair.inference.http.error_responses import ErrorResponses
 from podpair.inference.http.infer_params import InferParams
-from podpair.inference.http.request_head import HeadCache
-from podpair.inference.http.requests import Request, Response
-from podpair.inference.http.routes import Route
+from podpair.inference.http1.request_head import HeadCache
+from podpair.inference.http1.requests import Request, Response
+from podpair.inference.http1.routes import Route
 from podpair.inference.responder import Responder
 from podpair.inference.runtime.catalog import Catalog
 from podpair.inference.runtime.served_model import ServedVersion

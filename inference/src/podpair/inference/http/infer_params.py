@@ -6,8 +6,8 @@ import zlib
 from typing import NamedTuple
 
 from podpair.inference.core.errors import InvalidRequestError, TooLargeError
-from podpair.inference.http.request_head import parse_byte_count
-from podpair.inference.http.requests import Request, Segment
+from podpair.inference.http1.request_head import parse_byte_count
+from podpair.inference.http1.requests import Request, Segment
 
 DEADLINE = "podpair-deadline"
 TRACE = "traceparent"

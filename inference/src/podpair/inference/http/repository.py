@@ -4,8 +4,8 @@ import msgspec
 
 from podpair.inference.core.errors import InvalidRequestError
 from podpair.inference.http import infer_params
-from podpair.inference.http.requests import Request, Response, json_response
-from podpair.inference.http.routes import Route
+from podpair.inference.http1.requests import Request, Response, json_response
+from podpair.inference.http1.routes import Route
 from podpair.inference.runtime.catalog import Catalog
 
 

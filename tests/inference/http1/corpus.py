@@ -1,4 +1,4 @@
-"""The cases of http_cases.yaml, a client that holds them against a server, and llhttp's own verdict on them."""
+"""The cases of corpus.yaml, a client that holds them against a server, and llhttp's own verdict on them."""
 
 import re
 import socket

@@ -1,4 +1,4 @@
-"""The corpus of http_cases.yaml: over a socket, cut at every place, and beside llhttp's and uvicorn's verdicts."""
+"""The corpus of corpus.yaml: over a socket, cut at every place, and beside llhttp's and uvicorn's verdicts."""
 
 import asyncio
 import re
@@ -12,17 +12,17 @@ import pytest
 
 from harness import environments
 from harness.pair import until
-from inference.http_cases import NEXT, Case, Llhttp, Verdict, cases, converse
+from inference.http1.corpus import NEXT, Case, Llhttp, Verdict, cases, converse
 from podpair.inference.core.errors import NotFoundError
 from podpair.inference.core.memory_budget import MemoryBudget
-from podpair.inference.http.connection import Connection
 from podpair.inference.http.error_responses import ErrorResponses
-from podpair.inference.http.requests import Request, Response, json_response
-from podpair.inference.http.routes import Route, Routes
-from podpair.inference.http.server import Server
+from podpair.inference.http1.connection import Connection
+from podpair.inference.http1.requests import Request, Response, json_response
+from podpair.inference.http1.routes import Route, Routes
+from podpair.inference.http1.server import Server
 from podpair.inference.metrics import Metrics
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 CASES = cases()
 _VARYING = re.compile(rb"HTTP/1\.1 100 Continue\r\n\r\n|Date: [^\r]*\r\n")
 _STATUS = re.compile(rb"HTTP/1\.1 \d{3} ")

@@ -8,7 +8,7 @@ import asyncio
 import zlib
 from collections.abc import Callable
 
-from podpair.inference.http.requests import Response
+from podpair.inference.http1.requests import Response
 
 # Smaller answers aren't worth it; larger ones are compressed in a thread.
 SMALLEST_BYTES, _LARGE_BYTES = 1024, 65_536

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import httptools
 
-from podpair.inference.http.request_target import is_host, path_of
+from podpair.inference.http1.request_target import is_host, path_of
 
 Value = TypeVar("Value")
 

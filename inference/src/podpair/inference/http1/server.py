@@ -3,7 +3,7 @@
 It has its own HTTP/1.1 implementation because a general one costs several times what a run of a small model does, and this one
 about as much as the run (`make bench-http`, docs/benchmarks.md): requests that need no task get none, and heads and routes are
 looked up, not parsed. What the protocol allows is decided by llhttp (`request_head`, `chunked_body`), and by RFC 9110 and
-9112 where llhttp accepts more; tests/inference/http_cases.yaml holds possible inputs and the right answers.
+9112 where llhttp accepts more; tests/inference/http1/corpus.yaml holds possible inputs and the right answers.
 """
 
 import asyncio
@@ -16,11 +16,10 @@ from typing import Any
 
 from podpair.inference.config.addresses import refuse_taken
 from podpair.inference.core.memory_budget import MemoryBudget
-from podpair.inference.http.connection import Connection
-from podpair.inference.http.error_responses import ErrorResponses
-from podpair.inference.http.request_head import HeadParser
-from podpair.inference.http.requests import Request
-from podpair.inference.http.routes import Route, Routes
+from podpair.inference.http1.connection import Connection
+from podpair.inference.http1.request_head import HeadParser
+from podpair.inference.http1.requests import ErrorResponses, Request
+from podpair.inference.http1.routes import Route, Routes
 
 log = logging.getLogger(__name__)
 

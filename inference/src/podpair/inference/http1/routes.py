@@ -8,9 +8,9 @@ from functools import partial
 from typing import NamedTuple
 
 from podpair.inference.core.errors import MethodNotAllowedError
-from podpair.inference.http.request_head import HeadCache, RequestHead
-from podpair.inference.http.request_target import decoded
-from podpair.inference.http.requests import Handler, Request, Response, header_lines
+from podpair.inference.http1.request_head import HeadCache, RequestHead
+from podpair.inference.http1.request_target import decoded
+from podpair.inference.http1.requests import Handler, Request, Response, header_lines
 
 
 class Route(NamedTuple):

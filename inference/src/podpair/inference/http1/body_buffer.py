@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from podpair.inference.http.request_head import parse_byte_count
+from podpair.inference.http1.request_head import parse_byte_count
 
 # Tensors begin at a multiple of this if that can be chosen: vector instructions prefer it.
 _ALIGNED = 64

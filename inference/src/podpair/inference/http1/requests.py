@@ -5,7 +5,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-from podpair.inference.http.request_head import RequestHead
+from podpair.inference.core.errors import InferenceError
+from podpair.inference.core.memory_budget import MemoryBudget
+from podpair.inference.http1.request_head import HeadParser, RequestHead
 
 # A piece of a body.
 Segment = bytes | bytearray | memoryview
@@ -63,6 +65,45 @@ class ResponseWriter(Protocol):
 
     def abort(self) -> None:
         """Close the connection at once."""
+        ...
+
+
+class ErrorResponses(Protocol):
+    """What makes the responses of errors, and counts them."""
+
+    def for_exception(self, error: Exception, request: "Request") -> Response:
+        """Return the response to whatever a handler raised."""
+        ...
+
+    def for_error(self, error: InferenceError, request: "Request | None") -> Response:
+        """Return the response to an error that is meant for the client."""
+        ...
+
+    def for_bad_request(self, status: int, message: str) -> Response:
+        """Return the response to bytes that are no valid HTTP request."""
+        ...
+
+
+class ConnectionOwner(Protocol):
+    """What a connection needs of its server."""
+
+    scratch: memoryview
+    connections: set[Any]
+    head_parser: HeadParser
+    errors: ErrorResponses
+    budget: MemoryBudget
+    max_body_bytes: int
+    # The line of the Date header.
+    date: bytes
+    closing: bool
+    now: Callable[[], float]
+
+    def run(self, request: "Request") -> None:
+        """Have a request answered."""
+        ...
+
+    def on_closed(self, connection: Any) -> None:
+        """Note that a connection has ended."""
         ...
 
 

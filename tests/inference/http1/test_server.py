@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from podpair.inference.http import connection
+from podpair.inference.http1 import connection
 
 TENSOR = {"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}
 BODY = json.dumps({"inputs": [TENSOR]}).encode()

@@ -6,20 +6,18 @@ of a large body, which is read into the memory that the model reads.
 """
 
 import asyncio
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any
 
 from podpair.inference.core.errors import InferenceError, TooLargeError
-from podpair.inference.core.memory_budget import MemoryBudget
-from podpair.inference.http.body_buffer import aligned_buffer
-from podpair.inference.http.chunked_body import ChunkedBody
-from podpair.inference.http.compression import SMALLEST_BYTES, compress
-from podpair.inference.http.error_responses import ErrorResponses
-from podpair.inference.http.request_head import CHUNKED, MAX_HEAD_BYTES, HeadError, HeadParser, PartialHead, RequestHead
-from podpair.inference.http.requests import Request, Response, Segment
+from podpair.inference.http1.body_buffer import aligned_buffer
+from podpair.inference.http1.chunked_body import ChunkedBody
+from podpair.inference.http1.compression import SMALLEST_BYTES, compress
+from podpair.inference.http1.request_head import CHUNKED, MAX_HEAD_BYTES, HeadError, PartialHead, RequestHead
+from podpair.inference.http1.requests import ConnectionOwner, Request, Response, Segment
+from podpair.inference.http1.state import State
 
 # Seconds until a head must be complete, a body or an answer must make progress, a refused client is cut off, an idle one is.
 HEAD_SECONDS, STALL_SECONDS, LINGER_SECONDS, KEEP_SECONDS = 30.0, 60.0, 3.0, 3600.0
@@ -31,29 +29,7 @@ LENGTH = "inference-header-content-length"
 
 _STATUS = {int(status): f"HTTP/1.1 {int(status)} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-
-class ConnectionOwner(Protocol):
-    """What a connection needs of its server."""
-
-    scratch: memoryview
-    connections: set["Connection"]
-    head_parser: HeadParser
-    errors: ErrorResponses
-    budget: MemoryBudget
-    max_body_bytes: int
-    # The line of the Date header.
-    date: bytes
-    closing: bool
-    now: Callable[[], float]
-
-    def run(self, request: Request) -> None:
-        """Have a request answered."""
-        ...
-
-    def on_closed(self, connection: "Connection") -> None:
-        """Note that a connection has ended."""
-        ...
+_HEAD, _BODY, _ANSWER, _LINGER, _CLOSED = State  # looked up once: this is the hot path
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -77,10 +53,11 @@ class Connection(asyncio.BufferedProtocol):
         self._counted_bytes = 0
         # The request that is being answered.
         self._request: Request | None = None
+        self._state = _HEAD
         # Received bytes are being processed further up the stack.
         self._processing = False
-        # The current answer is the last one; nothing is accepted any more.
-        self._last = self._closed = False
+        # The current answer is the last one.
+        self._last = False
         self._read_paused = False
         # Set while the client is too slow to read what is written.
         self._writable: asyncio.Future[None] | None = None
@@ -105,7 +82,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Clean up after a client that has gone: the answer to its request isn't needed any more."""
         self._server.on_closed(self)
-        self._closed = True
+        self._state = _CLOSED
         self._release()
         request, self._request = self._request, None
         self.resume_writing()
@@ -126,10 +103,10 @@ class Connection(asyncio.BufferedProtocol):
             if self._filled == len(self._body):
                 self._process(b"")
             return
-        if self._closed:
+        if self._state >= _LINGER:
             return
         data = bytes(self._scratch[:nbytes])
-        if self._request is not None:
+        if self._state is _ANSWER:
             self._pending, self._offset = self._pending[self._offset :] + data, 0
             if len(self._pending) > _AHEAD:
                 self._read_paused = True
@@ -155,9 +132,9 @@ class Connection(asyncio.BufferedProtocol):
         self._processing = True
         try:
             at = self._process_next(data, at)
-            while at < len(data) and self._request is None and not self._closed:
+            while at < len(data) and self._state is _HEAD:
                 at = self._process_next(data, at)
-            if at < len(data) and not self._closed:
+            if at < len(data) and self._state is _ANSWER:
                 self._pending, self._offset = data, at
         except HeadError as error:
             self._refuse(self._server.errors.for_bad_request(error.status, str(error)), self._is_head_request(data, at))
@@ -205,7 +182,7 @@ class Connection(asyncio.BufferedProtocol):
         if head.length > server.max_body_bytes:
             raise TooLargeError(f"{head.length} bytes, the limit is {server.max_body_bytes} (server.max_body_bytes)")
         server.budget.check()
-        self._head = head
+        self._head, self._state = head, _BODY
         received = len(data) - at
         if head.expects_continue and not received:
             self._transport.write(_CONTINUE)
@@ -245,6 +222,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _run(self, head: RequestHead, body: Segment) -> None:
         request = self._request = Request(self, head, body)
+        self._state = _ANSWER
         self._server.run(request)
 
     def _count_bytes(self, size: int) -> None:
@@ -333,6 +311,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._last:
             self._end()
             return
+        self._state = _HEAD
         if self._processing:
             return
         if self._pending:
@@ -357,7 +336,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _end(self) -> None:
         """Half-close, and read on for a while: a reset would lose the last answer (RFC 9112, 9.6)."""
-        self._closed, self._idle_since = True, self._server.now()
+        self._state, self._idle_since = _LINGER, self._server.now()
         self._pending, self._offset = b"", 0
         self._resume_reading()
         with suppress(OSError, RuntimeError, NotImplementedError):
@@ -367,26 +346,27 @@ class Connection(asyncio.BufferedProtocol):
 
     def close(self) -> None:
         """Close after the current answer, or at once if there is none."""
-        if self._request is None:
-            self._transport.close()
-        else:
+        if self._state is _ANSWER:
             self._last = True
+        else:
+            self._transport.close()
 
     def tick(self, now: float) -> None:
         """Close a connection that makes no progress (called at intervals)."""
-        if self._active and not self._closed:
+        lingers = self._state >= _LINGER
+        if self._active and not lingers:
             self._idle_since = 0.0
         self._active = False
         self._idle_since = self._idle_since or now
         waited = now - self._idle_since
-        if self._closed or self._writable is not None:
+        if lingers or self._writable is not None:
             if waited > STALL_SECONDS:
                 self._transport.abort()
-            elif self._closed and waited > LINGER_SECONDS and self._writable is None:
+            elif lingers and waited > LINGER_SECONDS and self._writable is None:
                 self._transport.close()
-        elif self._request is not None:
+        elif self._state is _ANSWER:
             self._idle_since = 0.0
-        elif self._head is not None:
+        elif self._state is _BODY:
             if waited > STALL_SECONDS:
                 self._time_out(f"no more of the body has come for {STALL_SECONDS:.0f} s")
         elif self._head_since:

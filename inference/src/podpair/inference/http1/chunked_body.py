@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import httptools
 
-from podpair.inference.http.request_head import MAX_HEAD_BYTES, HeadError
+from podpair.inference.http1.request_head import MAX_HEAD_BYTES, HeadError
 
 _HEAD = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 _SIZE = re.compile(rb"0*([0-9A-Fa-f]{0,15})(?:;[^\n]*)?\r\n")
