@@ -84,6 +84,7 @@ class QueuedRequest(msgspec.Struct, eq=False):
         self.state = _ANSWERED
         self.outcome = outcome
         self.records = records
+        self.work = None  # which refers to this request: both would stay in memory until cycles are collected
         return True
 
     def done(self) -> bool:
