@@ -47,6 +47,10 @@ async def test_the_requests_topic_is_made_again_while_requests_wait(
     assert sorted(event["id"] for event in ended) == sorted(f"q{number}" for number in range(10))
     assert {event["code"] for event in ended} == {"lost"}
     assert all("position" in event for event in ended), "it is in the log, wherever their client comes back"
+    model.open.set()
+    for number in range(2):  # an invitation to ask again
+        await client.infer(f"q{number}", route="queue", data=None, retry=True, **NUMBERS)
+        assert (await client.answer(f"q{number}"))["type"] == "result"
     assert "deleted" in ended[0]["message"]
 
 

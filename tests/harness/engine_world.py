@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from podpair.common.gateway_config.kafka import Requests
 from podpair.gateway.core.offsets import Committed
+from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.records import cancel_headers, request_headers
 from podpair.gateway.kafka.topic_limits import TopicLimits
 from podpair.gateway.metrics import Metrics
@@ -154,7 +155,7 @@ class World:
         self.model, self.ready, self.broker, self.gate = Model(), Ready(), Broker(), Gate()
         self.cancelled: list[tuple[str, str]] = []
         metrics = Metrics()
-        results = ResultWriter(cast("Any", None), "results", "test", TopicLimits())
+        results = ResultWriter(cast("Any", None), "results", "test", TopicLimits(), HomePartitions("e", 1))
         self.engine = RequestEngine(
             Requests.model_validate({"ordering": ordering, "backoff_seconds": 0.0001}),
             ModelAccess(cast("Any", None), cast("Any", self.model), cast("Any", self.ready), cast("Any", Latency())),

@@ -6,6 +6,7 @@ only after the one before it of its session was delivered.
 """
 
 import asyncio
+import gc
 import random
 from typing import Any
 
@@ -242,3 +243,25 @@ async def test_a_cancellation_that_can_not_be_passed_on_is_finished_all_the_same
     world.engine._on_cancelled = broken
     world.cancel(0, "s", "r")
     assert [request.outcome for request in world.broker.under_way] == ["cancellation"]
+
+
+@pytest.mark.parametrize("outcome", [OUTCOMES[0], OUTCOMES[3]])
+async def test_a_request_that_is_done_leaves_no_cycle(outcome: bytes | Exception) -> None:
+    """Its record would stay in memory until cycles are collected: a third more memory under load, and twice the p99."""
+    world = World("none")
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        world.request(0, "a", "r")
+        world.model.answer(random.Random(0), outcome)
+        await world.settle()
+        world.broker.acknowledge(world.broker.under_way)
+        await world.settle()
+        assert world.begun.pop().state is State.DONE
+        world.broker.completed.clear()
+        world.broker.delivered.clear()
+        gc.collect()
+        assert not [one for one in gc.garbage if isinstance(one, QueuedRequest)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()

@@ -183,7 +183,7 @@ class Assembly:
             config, metrics, self._topic_watch, self._supervisor, batch_bytes=self._topics.limits.batch_bytes
         )
         self._undo.push_async_callback(self._producer.close, 1.0)
-        self._results = ResultWriter(self._producer, config.results.topic, self._name, self._topics.limits)
+        self._results = ResultWriter(self._producer, config.results.topic, self._name, self._topics.limits, self._homes)
         self._progress = GroupProgress(config, self._topic_watch.admin)
         self._undo.push_async_callback(self._progress.close)
 

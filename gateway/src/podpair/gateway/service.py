@@ -154,10 +154,16 @@ class Service:
 
     async def _handle_truncation(self, components: Components, partition: int) -> None:
         """Handle a truncated log, unless its topic was replaced: then that change is handled instead."""
-        before = components.homes.epoch
+        before, sessions = components.homes.epoch, components.sessions.registry.sessions
         await components.kafka.topic_watch.refresh()
-        if components.homes.epoch == before and not components.topics.results.changing:
-            await components.sessions.resume.on_log_truncated(partition, components.sessions.registry.sessions.values())
+        while components.homes.epoch == before and not components.topics.results.changing:
+            try:
+                await components.sessions.resume.on_log_truncated(partition, sessions.values())
+            except KafkaException as error:
+                _log.warning("a log that was truncated can't be read yet: %s", error.args[0].str())
+                await asyncio.sleep(_RETRY)
+            else:
+                return
 
     @property
     def checks(self) -> dict[str, str]:

@@ -23,6 +23,7 @@ from podpair.gateway.core.cloud_events import (
     is_structured,
 )
 from podpair.gateway.core.frames import is_utf8
+from podpair.gateway.core.protocol import Code
 
 _TYPE_PREFIX = b"dev.podpair."
 REQUEST = b"dev.podpair.request"
@@ -121,6 +122,23 @@ def ended_by(value: bytes | None, headers: Headers | None) -> str | None:
     found = dict(in_binary_mode_if_any(value, headers)[1] or ())
     request_id = found.get("ce_id") if found.get("ce_type") in (RESULT, ERROR) else None
     return request_id.decode(errors="replace") if request_id else None
+
+
+def invites_retry(value: bytes | None, headers: Headers | None) -> bool:
+    """Return whether a results record is an error after which its request may run, if it is repeated."""
+    value, headers = in_binary_mode_if_any(value, headers)
+    if ("ce_type", ERROR) not in (headers or ()):
+        return False
+    try:
+        return msgspec.json.decode(value or b"", type=_ErrorCode).code in (Code.OVERLOADED, Code.LOST)
+    except msgspec.MsgspecError:
+        return False
+
+
+class _ErrorCode(msgspec.Struct):
+    """What is read of an error."""
+
+    code: str = ""
 
 
 def takeover_of(headers: Headers | None, offset: int) -> Event | None:

@@ -30,6 +30,7 @@ from podpair.gateway.sessions.idempotency import Duplicate
 from podpair.gateway.upstream.responses import error_of_client, error_of_status
 
 _STREAMED = "/generate_stream"
+_UNDECIDED_MS = 5000  # until it is known whether a queued request is lost, about
 
 
 class InferEdge:
@@ -90,6 +91,9 @@ class InferEdge:
                 frame = msgspec.structs.replace(frame, route=self._admission.admit(grant, frame.model, frame.route))
             started = components.sessions.dispatcher.infer(session, frame, grant)
             running = session.ledger.get(frame.id)
+            if started is None and running is not None and session.may_be_lost(running):
+                message = "whether the request is lost is not known yet"
+                raise Fault(Code.OVERLOADED, message, retry_after_ms=_UNDECIDED_MS)
             route = running.route if running is not None else "queue"
             if started is not None and started.queued is not None:
                 await started.queued.written()

@@ -207,12 +207,15 @@ class RecordProducer:
         self.send(topic, value, key=key, headers=headers, callback=_resolve, context=written, partition=partition)
         return written
 
-    async def send_until_acked(self, record: Outgoing) -> None:
-        """Send the record until the broker acknowledges it, however long that takes, or its fallback if it is too large."""
+    async def send_until_acked(self, record: Outgoing, partition: Callable[[], int] = lambda: -1) -> None:
+        """Send the record until the broker acknowledges it, however long that takes, or its fallback if it is too large.
+
+        partition: returns where it belongs, asked at each attempt; -1: where its key says.
+        """
         left: Outgoing | None = record
         while left is not None:
             try:
-                await self.write(left.topic, left.value, key=left.key, headers=left.headers)
+                await self.write(left.topic, left.value, key=left.key, headers=left.headers, partition=partition())
             except DeliveryError as error:
                 if error.too_large:
                     _log.error("%s is larger than topic %s takes", left.description, left.topic)

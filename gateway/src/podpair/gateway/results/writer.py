@@ -5,6 +5,7 @@ import time
 import msgspec
 
 from podpair.gateway.core import records
+from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.kafka.producer import Outgoing, RecordProducer
 from podpair.gateway.kafka.topic_limits import TopicLimits
@@ -14,11 +15,14 @@ from podpair.gateway.results.chunks import ChunkWriter
 class ResultWriter:
     """Creates the records, and writes those of requests that were never in Kafka."""
 
-    def __init__(self, producer: RecordProducer, topic: str, source: str, limits: TopicLimits) -> None:
+    def __init__(
+        self, producer: RecordProducer, topic: str, source: str, limits: TopicLimits, homes: HomePartitions
+    ) -> None:
         self._producer = producer
         self._topic = topic
         self._source = source
         self._limits = limits
+        self._homes = homes
 
     def chunks(self, request: records.Request) -> ChunkWriter:
         """Make the writer of the chunks of a queued request's answer."""
@@ -53,7 +57,8 @@ class ResultWriter:
         record = (
             self.result(session, request_id, body) if event.name == "result" else self._error(session, request_id, body)
         )
-        await self._producer.send_until_acked(record)
+        # To its home by name: where the topic was widened the producer may know of it later than this gateway does.
+        await self._producer.send_until_acked(record, lambda: self._homes.of(session))
 
     def _error(self, session: str, request_id: str, body: bytes) -> Outgoing:
         headers = records.answer_headers(

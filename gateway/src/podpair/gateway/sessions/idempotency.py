@@ -73,7 +73,9 @@ class IdempotencyFilter:
     async def _replay_from_log(
         self, session: Session, message: Infer | InferRow, offset: int, grant: Grant | None
     ) -> None:
-        """Send the result at `offset` of the session's home again. If retention has deleted it, the request runs again."""
+        """Send the result at `offset` of the session's home again. If retention has deleted it, or it is an error after which
+        a request may be repeated, the request runs again.
+        """
         try:
             record = await self._record_at(session, offset)
         except KafkaException as error:
@@ -81,6 +83,8 @@ class IdempotencyFilter:
             record = None
         if session.ledger.get(message.id) is None:
             return  # it has been cancelled
+        if record is not None and records.invites_retry(record.value(), record.headers()):
+            record = None
         if record is not None and records.ended_by(record.value(), record.headers()) == message.id:
             session.ledger.end(message.id, offset)
             again = records.answer_again(message.id, record.value(), record.headers())

@@ -7,7 +7,7 @@ Invariant: the client was given all records up to `seen`, or a gap that covers t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from podpair.gateway.core.positions import Position
@@ -68,11 +68,12 @@ class Log(ABC):
         """
 
     @abstractmethod
-    def deliver_unplaced(self, records: Iterable[Record]) -> list[Event]:
-        """Send records of a partition other than the home, without positions, if the client is connected.
+    def take_answers(self, records: Sequence[Record]) -> tuple[list[Event], list[Record]]:
+        """Split records of a partition other than the home into answers that the client may wait for, and the rest."""
 
-        Returns the answers among them, which are not sent: they are to be written to the home.
-        """
+    @abstractmethod
+    def deliver_unplaced(self, records: Iterable[Record]) -> None:
+        """Send records of a partition other than the home, without positions, if the client is connected."""
 
     @abstractmethod
     def observe(self, records: Iterable[Record]) -> None:

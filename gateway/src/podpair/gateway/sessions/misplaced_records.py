@@ -4,8 +4,9 @@ They come from a producer with another partitioner, or from one that does not kn
 belong to a partition, and a session has one: its home. A record without a key belongs to nobody.
 
 Invariant: such a record never advances its session. It is counted and not delivered, except from the partition that was the
-session's home until the topic was widened: from there it is delivered without a position, if the client is connected. Of keys
-that no session here has, a bounded number is examined, by one gateway: the one that is responsible for the partition.
+session's home until the topic was widened: from there it is delivered without a position, if the client is connected, and an
+answer is written to the home, from where it is delivered. Of keys that no session here has, a bounded number is examined, by
+one gateway: the one that is responsible for the partition.
 """
 
 import logging
@@ -78,14 +79,16 @@ class MisplacedRecords:
         if not records:
             return []
         if partition == session.previous_home:
+            answers, others = session.take_answers(records)
             try:
-                answers = session.deliver_unplaced(records)
+                if others:
+                    session.deliver_unplaced(others)
             except Exception:
                 # Whatever failed concerns this session only: the others get their records.
                 _log.exception("delivering failed", extra=ids(session=session.id))
                 session.end(CloseCode.INTERNAL, "internal error: resume")
-                return []
-            self._records.labels("delivered").inc(len(records))
+            else:
+                self._records.labels("delivered").inc(len(others))
             return answers
         self._count("dropped", session.id.encode(), partition, session.home, records[0].offset(), len(records))
         return []

@@ -139,6 +139,8 @@ class ResumeService:
             # The position is before the tail, or ahead of what this gateway has read: query the broker.
             seen = position.offset + 1 if plan.gap.reason == "ahead" else 0
             low, high = await self._watermarks(log.home, seen)
+            if self._fanout.tails.get(log.home) is not tail:
+                return await self._plan(log, position)  # the log was cut, or the topic has changed
             plan = self._resume(log, position, low, max(high, tail.end))
         return plan
 

@@ -8,7 +8,7 @@ from podpair.gateway.core.ledger import Ledger, OpenRequest
 from podpair.gateway.core.positions import Position
 from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.quotas import Grant
-from podpair.gateway.core.records import Event, Kind, accepted_event, ended_by, takeover_of
+from podpair.gateway.core.records import Event, Kind, accepted_event, answer_again, ended_by, takeover_of
 from podpair.gateway.core.tails import Record
 from podpair.gateway.core.takeovers import Hold, Stamp
 from podpair.gateway.sessions.connection import Connection
@@ -121,21 +121,22 @@ class Session(Log):
             # The result has overtaken the broker's acknowledgement, which it implies.
             events.append(accepted_event(request_id, "queue"))
 
-    def deliver_unplaced(self, records: Iterable[Record]) -> list[Event]:
-        connection = self.connection
-        if connection is None or not connection.open:
-            return []
-        events: list[Event] = []
+    def take_answers(self, records: Sequence[Record]) -> tuple[list[Event], list[Record]]:
+        connected = self.connection is not None and self.connection.open
         answers: list[Event] = []
+        others: list[Record] = []
         for record in records:
-            event = connection.wire.unplaced(record.value(), record.headers())
-            if event.kind is not Kind.TERMINAL or event.id is None:
-                events.append(event)
-            elif not self.ledger.has_ended(event.id):  # else it was delivered already
-                answers.append(event)
-        if events:
-            self.send_all(events)
-        return answers
+            request_id = ended_by(record.value(), record.headers())
+            if request_id is None:
+                others.append(record)
+            elif self.ledger.get(request_id) is not None or (connected and not self.ledger.has_ended(request_id)):
+                answers.append(answer_again(request_id, record.value(), record.headers()))
+        return answers, others
+
+    def deliver_unplaced(self, records: Iterable[Record]) -> None:
+        connection = self.connection
+        if connection is not None and connection.open:
+            self.send_all([connection.wire.unplaced(record.value(), record.headers()) for record in records])
 
     def observe(self, records: Iterable[Record]) -> None:
         if self.connection is None:

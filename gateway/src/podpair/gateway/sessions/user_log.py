@@ -6,7 +6,7 @@ gateway. Between the two logs there is no order.
 Invariant: an event of one log names the place in the other log up to which the client was given records before that event.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from podpair.gateway.core.positions import Position
@@ -62,12 +62,14 @@ class UserLog(Log):
         self.session.update_position_prefix(self.epoch)
         return DeliveryResult(taken, 0, complete)
 
-    def deliver_unplaced(self, records: Iterable[Record]) -> list[Event]:
+    def take_answers(self, records: Sequence[Record]) -> tuple[list[Event], list[Record]]:
+        return [], list(records)
+
+    def deliver_unplaced(self, records: Iterable[Record]) -> None:
         connection = self.connection
         if connection is not None and connection.open:
             events = [connection.wire.unplaced(record.value(), record.headers()) for record in records]
             self.session.send_all([event for event in events if event.kind in _PASSED])
-        return []
 
     def observe(self, records: Iterable[Record]) -> None:
         pass  # the client gets them when it catches up or comes back

@@ -50,10 +50,12 @@ class PartitionState:
 
     def settle(self, skips: Collection[int]) -> bool:
         """Let commits go beyond these skips. Returns False if there are none of them."""
-        settled = [offset for offset in self.skips if offset in skips]
+        known = frozenset(skips)
+        settled = [offset for offset in self.skips if offset in known]
         for offset in settled:
-            self.skips.remove(offset)
             self.offsets.finish(offset)
+        if settled:
+            self.skips = [offset for offset in self.skips if offset not in known]
         return bool(settled)
 
     @property
