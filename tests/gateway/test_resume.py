@@ -115,6 +115,12 @@ async def test_a_leader_that_is_none_any_more_is_not_believed(
     assert (plan.start, plan.gap and plan.gap.reason) == (start, reason)
 
 
+async def test_a_position_that_nobody_can_have_seen_is_not_waited_for() -> None:
+    reader = Reader(12, 10**15)
+    plan = await service_on(reader)._plan(session("back", None), Position("e", 0, 10**12))
+    assert (plan.start, plan.gap and plan.gap.reason, len(reader.left)) == (12, "ahead", 1)
+
+
 async def test_a_log_that_was_not_cut_is_read_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resume, "_DOUBTS", (0.0,) * 4)
     reader, there = Reader(7, 11), Told()

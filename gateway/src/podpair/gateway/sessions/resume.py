@@ -30,6 +30,7 @@ from podpair.gateway.tasks import Tasks
 _log = logging.getLogger(__name__)
 _RETRY = 0.5  # seconds before the new partitions are queried again
 _DOUBTS = (0.2, 0.4, 0.8, 1.6)  # seconds between queries while a log seems to be shorter than what was read of it
+_DOUBTED = 1_000_000  # records by which it may be shorter: what is written while a broker is suspended
 _SLICE = 256 * 1024  # bytes of values written to a client before waiting until it has read them
 
 
@@ -148,11 +149,11 @@ class ResumeService:
         """Return (low, high) of a partition that was read up to `seen`. Raises KafkaException.
 
         A broker that was suspended answers, until it learns better, as the leader that it was: with an end before what its
-        successor has accepted. So an end before `seen` is doubted for a while.
+        successor has accepted. So an end before `seen` is doubted for a while, unless it is too far from what was written lately.
         """
         low, high = await self._reader.watermarks(partition)
         for delay in _DOUBTS:
-            if high >= seen:
+            if not 0 < seen - high <= _DOUBTED:
                 break
             await asyncio.sleep(delay)
             low, high = await self._reader.watermarks(partition)
