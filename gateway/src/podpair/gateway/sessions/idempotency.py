@@ -83,9 +83,11 @@ class IdempotencyFilter:
             record = None
         if session.ledger.get(message.id) is None:
             return  # it has been cancelled
-        if record is not None and records.invites_retry(record.value(), record.headers()):
-            record = None
-        if record is not None and records.ended_by(record.value(), record.headers()) == message.id:
+        if (
+            record is not None
+            and records.ended_by(record.value(), record.headers()) == message.id
+            and not records.invites_retry(record.value(), record.headers())
+        ):
             session.ledger.end(message.id, offset)
             again = records.answer_again(message.id, record.value(), record.headers())
             # As `direct`: what is sent here comes no second time by itself.

@@ -45,10 +45,6 @@ class Delivery(Protocol):
         """Commit how far the partition is, although no request of it may end."""
         ...
 
-    def record_loss(self, partition: PartitionState, log_start: int) -> None:
-        """Commit that the partition's log was cut, up to `log_start`, over records that nobody had read."""
-        ...
-
     async def close(self) -> None:
         """Stop."""
         ...
@@ -102,9 +98,6 @@ class AtLeastOnce:
     def commit_soon(self, partition: PartitionState) -> None:
         """Do nothing: `pending_commit` has it."""
 
-    def record_loss(self, partition: PartitionState, log_start: int) -> None:
-        partition.offsets.on_log_truncated(log_start)
-
     async def close(self) -> None:
         """Stop nothing: requests have what is under way."""
 
@@ -142,10 +135,6 @@ class ExactlyOnce:
     def commit_soon(self, partition: PartitionState) -> None:
         self._moved.add(partition)
         self._some.set()
-
-    def record_loss(self, partition: PartitionState, log_start: int) -> None:
-        partition.offsets.on_log_truncated(log_start)
-        self.commit_soon(partition)
 
     async def _run(self) -> None:
         while True:

@@ -195,7 +195,8 @@ class Worker:
             about = {"partition": partition, "first_unread": first, "log_start": start}
             _log.warning("the requests topic was truncated: records were lost that nobody had read", extra=about)
             self._metrics.topic_changes.labels(self._topic, "cut").inc()
-            self._delivery.record_loss(state, start)
+            state.offsets.on_log_truncated(start)
+            self._delivery.commit_soon(state)
         return news
 
     async def _commit_regularly(self) -> None:
