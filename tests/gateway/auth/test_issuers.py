@@ -15,6 +15,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from gateway.auth.conftest import Clock
 from harness import environments
 from harness.serving import serving
 from podpair.common.gateway_config.clients import Auth
@@ -62,20 +63,6 @@ async def issuer() -> AsyncIterator[Issuer]:
     async with serving(web.get("/keys", issuer.answer)) as url:
         issuer.url = f"{url}/keys"
         yield issuer
-
-
-class Clock:
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
-    return clock
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from gateway.auth.conftest import Clock
 from harness.serving import serving
 from podpair.common.gateway_config.clients import Auth
-from podpair.gateway.auth import jwks as module
 from podpair.gateway.auth.identity import KeysUnavailable, Unauthorized
 from podpair.gateway.auth.tokens import TokenVerifier
 
@@ -65,20 +65,6 @@ async def issuer() -> AsyncIterator[Issuer]:
     async with serving(web.get("/keys", issuer.answer)) as url:
         issuer.url = f"{url}/keys"
         yield issuer
-
-
-class Clock:
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
-    return clock
 
 
 @pytest.fixture
