@@ -106,18 +106,25 @@ class _TransactionalProducer:
         self._topic = config.requests.topic
         self._name = name
         self._calls = calls
+        # Whether each record's outcome is asked for: after a transaction that was aborted, to learn which are too large. Each
+        # report takes the interpreter's lock from the loop, and a transaction says by itself whether all records are written.
+        self._reporting = False
         self.producer: Producer | None = None
 
     def places(self, commits: Mapping[int, Commit]) -> list[TopicPartition]:
         return [TopicPartition(self._topic, p, c.offset, metadata=c.metadata) for p, c in commits.items()]
 
     def commit(self, records: Sequence[Outgoing], places: list[TopicPartition], membership: Any) -> bool:
-        """Commit a transaction; return True. Raises TransactionAborted."""
+        """Commit a transaction; return True. Raises TransactionAborted.
+
+        Records that only the broker finds too large are named when the transaction is tried again.
+        """
+        reporting, self._reporting = self._reporting, True
         producer = self._begin()
         too_large: set[int] = set()
         try:
             for index, record in enumerate(records):
-                self._produce(producer, record, index, too_large)
+                self._produce(producer, record, index, too_large, reporting)
             if too_large:
                 raise TransactionAborted("a record is too large", frozenset(too_large))
             self._step(producer, lambda: producer.send_offsets_to_transaction(places, membership, _STEP))
@@ -132,6 +139,7 @@ class _TransactionalProducer:
             if not certain and self.committed(places):
                 return True
             raise TransactionAborted(_text(error), frozenset(too_large), _dead(error)) from None
+        self._reporting = False
         return True
 
     def _begin(self) -> Producer:
@@ -169,20 +177,17 @@ class _TransactionalProducer:
         self._step(producer, lambda: producer.init_transactions(_STEP))
         return producer
 
-    def _produce(self, producer: Producer, record: Outgoing, index: int, too_large: set[int]) -> None:
+    def _produce(
+        self, producer: Producer, record: Outgoing, index: int, too_large: set[int], reporting: bool
+    ) -> None:
         def delivered(error: KafkaError | None, _: object) -> None:
             if error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
                 too_large.add(index)
 
+        report: dict[str, Any] = {"on_delivery": delivered} if reporting else {}
         while True:
             try:
-                producer.produce(
-                    record.topic,
-                    value=record.value,
-                    key=record.key,
-                    headers=list(record.headers),
-                    on_delivery=delivered,
-                )
+                producer.produce(record.topic, record.value, record.key, headers=record.headers, **report)
             except BufferError:
                 producer.poll(0.1)
             except KafkaException as error:
