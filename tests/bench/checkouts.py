@@ -23,6 +23,7 @@ def arguments(text: str | None, loads: str, seconds: float) -> argparse.Argument
     parser.add_argument("--loads", default=loads, help="connections x requests open on each")
     parser.add_argument("--seconds", type=float, default=seconds)
     parser.add_argument("--against", type=Path, help="another checkout")
+    parser.add_argument("--route", choices=("direct", "queue"), default="direct", help="of the requests")
     return parser
 
 
@@ -36,6 +37,7 @@ class Side:
     _sources: Path
     _inference: str
     _expected: list[list[float]]
+    _route: str
 
     def start(self, stack: ExitStack, *command: str | Path, patience: float = 60.0) -> tuple[Child, Load]:
         """The gateway that `command` runs, once it has found the model within `patience` seconds, and its load client."""
@@ -59,7 +61,7 @@ class Side:
         gateway.wait_for_message("inference at", patience)
         connections, depth = map(int, self.load.split("x"))
         url = address.replace("http", "ws") + "/v1/ws"
-        client = Load(url, self._expected, connections, depth, "--route", "direct")
+        client = Load(url, self._expected, connections, depth, "--route", self._route)
         stack.callback(client.end)
         return gateway, client
 
@@ -77,5 +79,6 @@ def sides(options: argparse.Namespace) -> Iterator[list[Side]]:
             for side, checkout in checkouts.items():
                 own = folder / f"{load}-{side}"
                 own.mkdir()
-                found.append(Side(load, side, own, checkout.resolve() / "gateway" / "src", inference.url, expected))
+                sources = checkout.resolve() / "gateway" / "src"
+                found.append(Side(load, side, own, sources, inference.url, expected, options.route))
             yield found

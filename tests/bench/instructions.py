@@ -1,6 +1,6 @@
-"""How many instructions a direct request costs the gateway's loop, counted by valgrind: load on the machine changes little.
+"""How many instructions a request costs the gateway's loop, counted by valgrind: load on the machine changes little.
 
-    .venv/bin/python tests/bench/instructions.py [--loads 1x1,64x16] [--seconds 20] [--against ../other]
+    .venv/bin/python tests/bench/instructions.py [--loads 1x1,64x16] [--seconds 20] [--against ../other] [--route queue]
 
 Whole gateways, this checkout's and that of `--against`, each beside the same model, run under callgrind, some fifty times
 slower than without. The main thread alone counts, without librdkafka's, and without what it does in the same time when nobody

@@ -1,6 +1,7 @@
-"""How many of Python's opcodes a direct request costs the gateway's loop, and in which functions: the same on any machine.
+"""How many of Python's opcodes a request costs the gateway's loop, and in which functions: the same on any machine.
 
     .venv/bin/python tests/bench/opcodes.py [--loads 1x1,64x1,64x16] [--seconds 5] [--against ../other] [--functions 30]
+                                       [--route queue]
 
 Whole gateways, this checkout's and that of `--against`, each beside the same model, some ten times slower than without. What C
 does (the loop, the kernel, parsers) isn't counted: `instructions.py` has it. It prints a JSON line for each load and side, and

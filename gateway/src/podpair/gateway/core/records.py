@@ -8,7 +8,7 @@ import re
 from datetime import UTC, date, datetime
 from enum import IntEnum
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import msgspec
 
@@ -268,8 +268,7 @@ def request_headers(
 ) -> list[tuple[str, bytes]]:
     """Build the headers of a request record. `now` and `deadline` are Unix seconds."""
     headers = _headers(REQUEST, request_id, session, source, now)
-    headers.append(("model", model.encode()))
-    headers.append((QUEUED_AT, b"%d" % unix_milliseconds(now)))
+    headers += (("model", model.encode()), (QUEUED_AT, b"%d" % unix_milliseconds(now)))
     if deadline is not None:
         headers.append(("deadline", b"%d" % unix_milliseconds(deadline)))
     return headers
@@ -347,44 +346,51 @@ def _time_of(ce_time: bytes) -> float:
 
 def request_of_record(value: bytes | None, headers: Headers | None) -> Request | Cancellation:
     """Read a record of the requests topic. Raises InvalidRecord, saying which header is missing or wrong."""
-    found: dict[str, bytes] = {name: value for name, value in headers or () if value is not None}
+    found = _stated(headers)
     content_type = found.get("content-type")
     if content_type is not None and content_type != b"application/json" and is_structured(content_type):
         try:
             value, headers = in_binary_mode(value, headers)
         except InvalidCloudEvent as error:
             raise InvalidRecord(f"a CloudEvent that can't be read: {error}") from None
-        found = {name: text for name, text in headers or () if text is not None}
-    for name in _EXTENSIONS:
-        if name not in found and (text_of := found.get(f"ce_{name}")) is not None:
-            found[name] = text_of
+        found = _stated(headers)
+    if not _EXTENSIONS.isdisjoint(found):
+        found = {name.removeprefix("ce_"): text for name, text in found.items() if name in _EXTENSIONS} | found
     cancels = found.get("ce_type") == CANCEL
     try:
-        text = {name: found[name].decode() for name in ("ce_id", "ce_subject", *(() if cancels else ("model",)))}
+        request_id, session = found["ce_id"].decode(), found["ce_subject"].decode()
+        model = "" if cancels else found["model"].decode()
     except KeyError as missing:
         raise InvalidRecord(f"header {missing} is missing") from None
     except UnicodeDecodeError as error:
         raise InvalidRecord(f"a header is not UTF-8: {error}") from None
     if cancels:
-        return Cancellation(text["ce_id"], text["ce_subject"])
+        return Cancellation(request_id, session)
     try:
         deadline = _deadline(found["deadline"]) if "deadline" in found else None
         time = _time_of(found["ce_time"]) if "ce_time" in found else None
     except ValueError as error:
         raise InvalidRecord(f"header deadline or ce_time: {error}") from None
-    trace = found.get("traceparent", b"").decode(errors="replace")
-    queued_at = _mark(found.get(QUEUED_AT))
-    return Request(text["ce_id"], text["ce_subject"], text["model"], deadline, time, value or b"", trace, queued_at)
+    trace = found["traceparent"].decode(errors="replace") if "traceparent" in found else ""
+    queued_at = _mark(found[QUEUED_AT]) if QUEUED_AT in found else None
+    # A named tuple's own constructor takes several times as long.
+    return tuple.__new__(Request, (request_id, session, model, deadline, time, value or b"", trace, queued_at, None))
 
 
-def _mark(queued_at: bytes | None) -> float | None:
+def _stated(headers: Headers | None) -> dict[str, bytes]:
+    """Return the headers that have a value; of those with one name the last."""
+    found = dict(headers or ())
+    if None in found.values():
+        found = {name: value for name, value in headers or () if value is not None}
+    return cast("dict[str, bytes]", found)
+
+
+def _mark(queued_at: bytes) -> float | None:
     """Return the time in a gateway's mark; None if it is no number, and so not written by a gateway."""
-    if queued_at is None or len(queued_at) > 15 or not queued_at.isdigit():
-        return None
-    return int(queued_at) / 1000
+    return int(queued_at) / 1000 if len(queued_at) <= 15 and queued_at.isdigit() else None
 
 
-_EXTENSIONS = ("model", "deadline", "traceparent")  # of a request, as an SDK writes them
+_EXTENSIONS = frozenset({"ce_model", "ce_deadline", "ce_traceparent"})  # of a request, as an SDK writes them
 
 
 def _deadline(text: bytes) -> float:

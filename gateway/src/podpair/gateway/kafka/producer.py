@@ -77,9 +77,8 @@ DeliveryCallback = Callable[[list[tuple[Any, RecordMetadata | DeliveryError]]], 
 _Sent = tuple[
     str, bytes, bytes | None, Headers, int, DeliveryCallback, Any, int
 ]  # the arguments of `send`, and the bytes that the record counts for
-_Outcome = tuple[
-    str, DeliveryCallback, Any, int, KafkaError | None, int, int
-]  # topic, callback, context, bytes, error, partition, offset
+_Report = tuple[_Sent, KafkaError | None, Message | None]
+"""What became of a record, as librdkafka has told it; without a message it was never taken."""
 
 
 class RecordProducer:
@@ -110,8 +109,8 @@ class RecordProducer:
         self._retired: list[Producer] = []  # dead, and still to report the outcomes of their records
         self._waiting: list[_Sent] = []  # for the next round
         self._since = 0.0  # when the first of them came
-        # Outcomes that were not handled yet; a thread that flushes adds to them as well.
-        self._outcomes: deque[_Outcome] = deque()
+        # Those that were not handled yet; a thread that flushes adds to them as well.
+        self._reports: deque[_Report] = deque()
         self._due = 0  # records whose outcome is unknown
         self._idle_polls = 0  # polls since the last that found something
         self._timer = self._loop.call_later(_IDLE, self._poll)
@@ -245,31 +244,22 @@ class RecordProducer:
     def _round(self) -> None:
         """Pass waiting records to librdkafka."""
         waiting, self._waiting = self._waiting, []
-        produce, deliver = self._producer.produce, self._on_delivery
+        produce, report = self._producer.produce, self._report
         for sent in waiting:
-            topic, value, key, headers, partition, callback, context, size = sent
+            topic, value, key, headers, partition, _, _, _ = sent
             try:
                 # Its stub does not allow a partial as a callback. librdkafka owns the value from here on.
-                on_delivery = partial(deliver, topic, callback, context, size)
-                produce(topic, value, key, partition, on_delivery, headers=headers)  # type: ignore[arg-type]
+                produce(topic, value, key, partition, partial(report, sent), headers=headers)  # type: ignore[arg-type]
             except Exception as error:
                 # Whatever failed concerns this record only: the others of the round are written.
-                self._outcomes.append((topic, callback, context, size, _refusal(error), -1, -1))
+                self._reports.append((sent, _refusal(error), None))
         idle = not self._due
         self._due += len(waiting)
         if idle and waiting:
             self._poll_in(_DUE)
 
-    def _on_delivery(
-        self,
-        topic: str,
-        callback: DeliveryCallback,
-        context: Any,
-        size: int,
-        error: KafkaError | None,
-        message: Message,
-    ) -> None:
-        self._outcomes.append((topic, callback, context, size, error, message.partition() or 0, message.offset() or 0))
+    def _report(self, sent: _Sent, error: KafkaError | None, message: Message) -> None:
+        self._reports.append((sent, error, message))
 
     def _poll(self) -> None:
         self._producer.poll(0)
@@ -277,7 +267,7 @@ class RecordProducer:
             for retired in self._retired:
                 retired.poll(0)
             self._retired = [retired for retired in self._retired if len(retired)]
-        self._idle_polls = 0 if self._outcomes else self._idle_polls + 1
+        self._idle_polls = 0 if self._reports else self._idle_polls + 1
         self._settle()
         if self._waiting and (self._due < _FEW or self._loop.time() - self._since >= _HOLD):
             self._round()
@@ -287,32 +277,41 @@ class RecordProducer:
             self._poll_in(_DUE if self._idle_polls < _PATIENT else _SLOW)
 
     def _settle(self) -> None:
-        reported = self._outcomes
-        outcomes: dict[tuple[str, str], int] = {}
+        reports = self._reports
+        acknowledged: dict[str, int] = {}
         by_callback: dict[DeliveryCallback, list[tuple[Any, RecordMetadata | DeliveryError]]] = {}
-        while reported:
-            topic, callback, context, size, error, partition, offset = reported.popleft()
-            self._due -= 1
-            self._bytes -= size
+        due = size = 0
+        while reports:
+            (topic, _, _, _, _, callback, context, bytes_), error, message = reports.popleft()
+            due += 1
+            size += bytes_
             outcome: RecordMetadata | DeliveryError
-            if error is None:
-                outcome, label = tuple.__new__(RecordMetadata, (partition, offset)), (topic, "acknowledged")
+            if error is None and message is not None:
+                outcome = tuple.__new__(RecordMetadata, (message.partition(), message.offset()))
+                acknowledged[topic] = acknowledged.get(topic, 0) + 1
             else:
-                outcome, label = _delivery_error(error), (topic, "error")
-                if self._client is not None and is_dead(error):
-                    self._client.died(error)
-            outcomes[label] = outcomes.get(label, 0) + 1
-            events = by_callback.get(callback)
-            if events is None:
-                events = by_callback[callback] = []
-            events.append((context, outcome))
-        for label, records in outcomes.items():
-            self._metrics.produced.labels(*label).inc(records)
-        for callback, events in by_callback.items():
+                outcome = self._failed(topic, error)
+            outcomes = by_callback.get(callback)
+            if outcomes is None:
+                outcomes = by_callback[callback] = []
+            outcomes.append((context, outcome))
+        self._due -= due
+        self._bytes -= size
+        for topic, records in acknowledged.items():
+            self._metrics.produced.labels(topic, "acknowledged").inc(records)
+        for callback, outcomes in by_callback.items():
             try:
-                callback(events)
+                callback(outcomes)
             except Exception:
-                _log.exception("a delivery callback failed, for %d records", len(events))
+                _log.exception("a delivery callback failed, for %d records", len(outcomes))
+
+    def _failed(self, topic: str, error: KafkaError | None) -> DeliveryError:
+        self._metrics.produced.labels(topic, "error").inc()
+        if error is None:
+            error = KafkaError(KafkaError._FAIL, "no record was reported")
+        if self._client is not None and is_dead(error):
+            self._client.died(error)
+        return _delivery_error(error)
 
     async def close(self, timeout: float) -> int:
         """Wait up to `timeout` seconds for queued records. Return how many are lost."""

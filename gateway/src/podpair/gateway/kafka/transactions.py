@@ -28,6 +28,7 @@ from podpair.gateway.metrics import Metrics
 _log = logging.getLogger(__name__)
 _STEP = 5.0  # seconds for one step of a transaction, before it is retried …
 _LATE = 3.0  # … and how much later it may return
+_RETRY = 10  # milliseconds before a request that the broker refused for now is repeated, instead of librdkafka's 100
 
 
 class TransactionAborted(Exception):
@@ -170,6 +171,8 @@ class _TransactionalProducer:
                 partitioner="murmur2_random",
                 batch_size=self._batch_bytes,
                 linger_ms=0,
+                # While it still ends a transaction the broker refuses the offsets of the next (CONCURRENT_TRANSACTIONS).
+                retry_backoff_ms=_RETRY,
                 queue_buffering_max_messages=200_000,
             )
             | longest
@@ -177,9 +180,7 @@ class _TransactionalProducer:
         self._step(producer, lambda: producer.init_transactions(_STEP))
         return producer
 
-    def _produce(
-        self, producer: Producer, record: Outgoing, index: int, too_large: set[int], reporting: bool
-    ) -> None:
+    def _produce(self, producer: Producer, record: Outgoing, index: int, too_large: set[int], reporting: bool) -> None:
         def delivered(error: KafkaError | None, _: object) -> None:
             if error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
                 too_large.add(index)
@@ -187,7 +188,7 @@ class _TransactionalProducer:
         report: dict[str, Any] = {"on_delivery": delivered} if reporting else {}
         while True:
             try:
-                producer.produce(record.topic, record.value, record.key, headers=record.headers, **report)
+                producer.produce(record.topic, record.value, record.key, headers=list(record.headers), **report)
             except BufferError:
                 producer.poll(0.1)
             except KafkaException as error:

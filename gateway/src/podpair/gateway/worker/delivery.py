@@ -21,6 +21,7 @@ from podpair.gateway.worker.request import QueuedRequest, State
 
 _log = logging.getLogger(__name__)
 _BACKOFF = 0.2  # seconds before a transaction that was aborted is retried
+_REST = 0.01  # seconds between two transactions, in which the broker ends the first: it would send the second away
 
 OnDelivered = Callable[[list[QueuedRequest]], object]
 """Called with requests whose records are in Kafka: it calls `done` of each."""
@@ -142,8 +143,8 @@ class ExactlyOnce:
             async with self._turn:
                 self._some.clear()
                 retry = await self._commit()
+            await asyncio.sleep(_BACKOFF if retry else _REST)
             if retry:
-                await asyncio.sleep(_BACKOFF)
                 self._some.set()
 
     async def _commit(self) -> bool:
