@@ -4,10 +4,7 @@ Invariant: a record whose value is not what its type says still becomes an event
 """
 
 import base64
-import re
-from datetime import UTC, date, datetime
 from enum import IntEnum
-from functools import lru_cache
 from typing import NamedTuple, cast
 
 import msgspec
@@ -24,6 +21,7 @@ from podpair.gateway.core.cloud_events import (
 )
 from podpair.gateway.core.frames import is_utf8
 from podpair.gateway.core.protocol import Code
+from podpair.gateway.core.record_times import rfc_3339, unix_deadline, unix_milliseconds, unix_seconds
 
 _TYPE_PREFIX = b"dev.podpair."
 REQUEST = b"dev.podpair.request"
@@ -35,7 +33,6 @@ CANCEL = b"dev.podpair.cancel"
 TAKEOVER = b"dev.podpair.takeover"
 QUEUED_AT = "queued_at"
 """The header by which a gateway marks the requests that it queues: when, in Unix milliseconds."""
-_YEAR_9999 = 253_402_300_800_000  # its end, in Unix milliseconds
 
 
 class Kind(IntEnum):
@@ -258,11 +255,6 @@ class InvalidRecord(ValueError):
     """A record on the requests topic that no worker can serve."""
 
 
-def unix_milliseconds(seconds: float) -> int:
-    """Return whole milliseconds of Unix seconds; whole ones stay exact, though 8368.524 * 1000 is less than 8368524."""
-    return int(seconds * 1000 + 0.01)
-
-
 def request_headers(
     *, request_id: str, session: str, model: str, source: str, now: float, deadline: float | None
 ) -> list[tuple[str, bytes]]:
@@ -301,47 +293,13 @@ def _headers(ce_type: bytes, request_id: str, session: str, source: str, now: fl
         ("ce_type", ce_type),
         ("ce_source", source.encode()),
         ("ce_subject", session.encode()),
-        _time(unix_milliseconds(now)),
+        ("ce_time", rfc_3339(unix_milliseconds(now))),
         _CONTENT_TYPE,
     ]
 
 
 _SPECVERSION = ("ce_specversion", b"1.0")
 _CONTENT_TYPE = ("content-type", b"application/json")
-
-
-@lru_cache(4)
-def _time(milliseconds: int) -> tuple[str, bytes]:
-    """Return the header with the time; many records are written in the same millisecond."""
-    seconds, rest = divmod(milliseconds, 1000)
-    return "ce_time", datetime.fromtimestamp(seconds, UTC).strftime(f"%Y-%m-%dT%H:%M:%S.{rest:03}+00:00").encode()
-
-
-_RFC_3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII)
-_CYCLE = 146_097  # days of 400 years, after which the calendar repeats itself
-_EPOCH = date(1970, 1, 1).toordinal()
-
-
-@lru_cache(256)
-def _time_of(ce_time: bytes) -> float:
-    """Parse an RFC 3339 time into Unix seconds; other forms of ISO 8601 are read, too, as UTC if they name no offset.
-
-    A leap second is the first one of the next minute. Raises ValueError.
-    """
-    text = ce_time.decode()
-    found = _RFC_3339.fullmatch(text)
-    if found is None:
-        other = datetime.fromisoformat(text)
-        return (other if other.tzinfo is not None else other.replace(tzinfo=UTC)).timestamp()
-    year, month, day, hour, minute, second = (int(part) for part in found.groups()[:6])
-    fraction, sign, hours, minutes = found.groups()[6:]
-    if hour > 23 or minute > 59 or second > 60 or int(hours or 0) > 23 or int(minutes or 0) > 59:
-        raise ValueError(f"{text!r} is no time of a day")
-    # Python's calendar begins with the year 1.
-    days = date(year, month, day).toordinal() if year else date(400, month, day).toordinal() - _CYCLE
-    offset = int(hours or 0) * 3600 + int(minutes or 0) * 60
-    whole = (days - _EPOCH) * 86400 + hour * 3600 + minute * 60 + second - (-offset if sign == "-" else offset)
-    return whole + float(fraction or 0)
 
 
 def request_of_record(value: bytes | None, headers: Headers | None) -> Request | Cancellation:
@@ -367,8 +325,8 @@ def request_of_record(value: bytes | None, headers: Headers | None) -> Request |
     if cancels:
         return Cancellation(request_id, session)
     try:
-        deadline = _deadline(found["deadline"]) if "deadline" in found else None
-        time = _time_of(found["ce_time"]) if "ce_time" in found else None
+        deadline = unix_deadline(found["deadline"]) if "deadline" in found else None
+        time = unix_seconds(found["ce_time"]) if "ce_time" in found else None
     except ValueError as error:
         raise InvalidRecord(f"header deadline or ce_time: {error}") from None
     trace = found["traceparent"].decode(errors="replace") if "traceparent" in found else ""
@@ -391,15 +349,3 @@ def _mark(queued_at: bytes) -> float | None:
 
 
 _EXTENSIONS = frozenset({"ce_model", "ce_deadline", "ce_traceparent"})  # of a request, as an SDK writes them
-
-
-def _deadline(text: bytes) -> float:
-    """Parse a deadline into Unix seconds: from Unix milliseconds, or an RFC 3339 time, as SDKs write it. Raises ValueError."""
-    return _time_of(text) if b"T" in text.upper() else _unix_seconds(int(text))
-
-
-def _unix_seconds(milliseconds: int) -> float:
-    """Convert milliseconds to seconds. Raises ValueError beyond the year 9999."""
-    if abs(milliseconds) > _YEAR_9999:
-        raise ValueError(f"a time of {len(str(milliseconds))} digits")
-    return milliseconds / 1000

@@ -78,7 +78,7 @@ _Sent = tuple[
     str, bytes, bytes | None, Headers, int, DeliveryCallback, Any, int
 ]  # the arguments of `send`, and the bytes that the record counts for
 _Report = tuple[_Sent, KafkaError | None, Message | None]
-"""What became of a record, as librdkafka has told it; without a message it was never taken."""
+"""What became of a record, as librdkafka has reported it; without a message it was never taken."""
 
 
 class RecordProducer:

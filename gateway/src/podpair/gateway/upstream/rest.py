@@ -18,7 +18,7 @@ from podpair.gateway.core.http_response import Response
 from podpair.gateway.core.model_errors import Failed, Late, TooLarge
 from podpair.gateway.core.models import Model, model_of
 from podpair.gateway.core.protocol import Fault
-from podpair.gateway.core.records import unix_milliseconds
+from podpair.gateway.core.record_times import unix_milliseconds
 from podpair.gateway.core.request import InferenceRequest
 from podpair.gateway.core.sse import EventParser, EventTooLarge
 from podpair.gateway.core.tensors import Output, count_of, unpack
