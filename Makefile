@@ -11,7 +11,7 @@ KAFKA ?=
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-faults test-producers test-models test-resources fuzz e2e lint format lock crd proto bench bench-fanout bench-drain bench-direct bench-queued bench-whole bench-features bench-growth bench-inference bench-http bench-frames bench-report reference images clean
+.PHONY: help setup demo test test-slow test-faults test-producers test-models test-resources coverage fuzz e2e lint format lock crd proto bench bench-fanout bench-drain bench-direct bench-queued bench-whole bench-features bench-growth bench-inference bench-http bench-frames bench-report reference images clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,13 @@ test-models: setup ## onnx's backend suite and models of wheels, all of them ser
 test-resources: setup ## 10,000 resources made from the CRD's schema, 300 of them at an API server: all who read one say the same of it
 	@PODPAIR_RESOURCES=$${PODPAIR_RESOURCES:-10000} PODPAIR_RESOURCES_AT_API=$${PODPAIR_RESOURCES_AT_API:-300} \
 	  $(BIN)/python -m pytest tests/operator/test_generated_resources.py tests/cluster/test_generated_resources.py --timeout 0 $(ARGS)
+
+# One process is measured, by its lines and branches: what gateways and models do that tests start is not seen. Measurements
+# (tests/bench) mean nothing while this one is taken.
+coverage: setup ## how much of each package the pure tests run, or those of ARGS, in their own process
+	@mkdir -p var
+	@$(BIN)/coverage run -m pytest $(or $(ARGS),-m pure --ignore=tests/bench)
+	@$(BIN)/coverage json --quiet -o - | $(BIN)/python tests/coverage_by_package.py
 
 fuzz: setup ## 1,000,000 frames, heads and records (or PODPAIR_FUZZ of them) for the parsers and for a gateway
 	@PODPAIR_FUZZ=$${PODPAIR_FUZZ:-1000000} $(BIN)/python -m pytest tests/gateway/fuzz --timeout 0 $(ARGS)
