@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import ssl
-import subprocess
 import sys
 import tempfile
 import urllib.request
@@ -23,6 +22,7 @@ from bench.measuring import cpu_seconds, rss_bytes, spread, thread_seconds
 from bench.mlp import write_mlp
 from harness.kafka import Broker
 from harness.pair import SECRET, Gateway, Inference, merge
+from harness.processes import Conversation
 
 _UNITS = {
     "requests_per_s": "requests/s",
@@ -37,38 +37,18 @@ _UNITS = {
 }
 
 
-class Ended(Exception):
-    """The load client did not come through its phase."""
-
-
-class Load:
+class Load(Conversation):
     """The client process; `connections` WebSockets with `depth` requests open on each."""
 
     def __init__(self, url: str, expected: list[list[float]], connections: int, depth: int, *options: str) -> None:
         command = [sys.executable, str(Path(__file__).with_name("askers.py")), "--url", url, "--secret", SECRET]
         command += ["--connections", str(connections), "--open", str(depth), "--expected", json.dumps(expected)]
-        self.process = subprocess.Popen([*command, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._read()
+        super().__init__(*command, *options)
+        self.read()
 
-    def _read(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise Ended("the load client has ended: it says why on standard error")
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-    def run(self, seconds: float) -> dict[str, Any]:
-        """Ask for so long; what came of it."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{seconds}\n")
-        self.process.stdin.flush()
-        return self._read()
-
-    def end(self) -> None:
-        """End it."""
-        self.process.kill()
-        self.process.communicate()
+    def run(self, seconds: float) -> Any:
+        """Ask for so long; what came of it. Raises Died if it did not come through."""
+        return self.ask(seconds)
 
 
 @dataclass
@@ -123,7 +103,7 @@ class Stage:
         pids = {"gateway": gateway.pid, **self._pids}
         client = Load(gateway.ws, self.expected, connections, depth, "--route", self.route, *side.client)
         with ExitStack() as stack:
-            stack.callback(client.end)
+            stack.callback(client.kill)
             if side.beside is not None:
                 stack.enter_context(side.beside(gateway))
             client.run(warm_up)

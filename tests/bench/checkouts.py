@@ -62,7 +62,7 @@ class Side:
         connections, depth = map(int, self.load.split("x"))
         url = address.replace("http", "ws") + "/v1/ws"
         client = Load(url, self._expected, connections, depth, "--route", self._route)
-        stack.callback(client.end)
+        stack.callback(client.kill)
         return gateway, client
 
 

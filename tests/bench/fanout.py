@@ -9,7 +9,6 @@ import argparse
 import itertools
 import json
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ from bench.peers.gateways import GATEWAYS, Target, podpair
 from bench.recording import Recording
 from harness.kafka import Broker
 from harness.pair import SECRET
+from harness.processes import Conversation
 
 PATIENCE = 5.0  # seconds without a record after which the rest is counted as missing
 _KEYS = ("round-robin", "random", "hot", "large")
@@ -36,25 +36,17 @@ _LARGE = 16_384  # bytes of the records that one session in a hundred gets with 
 _REPORTED = ("received", "missing", "duplicates", "out_of_order", "p50_ms", "p99_ms", "client_cpu_s")
 
 
-class Load:
+class Load(Conversation):
     """The client process."""
 
     def __init__(self, target: Target, sessions: int, apart: int, deaf: bool) -> None:
         command = [sys.executable, Path(__file__).with_name("listeners.py"), "--url", target.url, "--secret", SECRET]
         command += ["--sessions", str(sessions), "--dialect", target.dialect]
         command += ["--apart", str(apart), *(["--deaf"] if deaf else [])]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        super().__init__(*command)
 
-    def read(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        found: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return found
-
-    def expect(self, records: int) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"expect": records, "patience": PATIENCE}) + "\n")
-        self.process.stdin.flush()
-        return self.read()
+    def expect(self, records: int) -> Any:
+        return self.ask({"expect": records, "patience": PATIENCE})
 
 
 def apart(keys: str, sessions: int) -> int:
@@ -192,8 +184,7 @@ def measure(
         return line
     finally:
         if load is not None:
-            load.process.kill()
-            load.process.wait()
+            load.kill()
         target.child.kill()
 
 

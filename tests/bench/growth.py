@@ -27,7 +27,8 @@ from bench.measuring import spread
 from bench.recording import Recording
 from bench.simulated import fleet, read
 from harness.kafka import Broker
-from harness.pair import Gateway, token, until
+from harness.pair import Gateway, token
+from harness.waiting import until
 
 _VALUE = b'{"progress":%d}'
 _FIRST = 100_000  # so that all values are as long

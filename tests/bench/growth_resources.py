@@ -11,9 +11,10 @@ from bench.recording import Recording
 from harness.kafka import Broker
 from harness.kubernetes import ApiServer
 from harness.operator import Operator, writes
-from harness.pair import SECRET, until
+from harness.pair import SECRET
 from harness.processes import ROOT
 from harness.resources import resource
+from harness.waiting import until
 from podpair.operator.core.crd import NAME
 
 _CRD = ROOT / "charts" / "podpair-crds" / "templates" / "crd.yaml"

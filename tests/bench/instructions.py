@@ -18,8 +18,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.checkouts import Side, arguments, sides
-from harness.pair import BIN, until
+from harness.pair import BIN
 from harness.processes import Child
+from harness.waiting import until
 
 _START = 300.0  # seconds that a gateway under valgrind may take to start
 

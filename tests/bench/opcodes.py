@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.checkouts import Side, arguments, sides
-from harness.pair import until
+from harness.waiting import until
 
 Counts = dict[str, float]  # opcodes a request, by file and function
 

@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.asking import Ended, Load, answers
+from bench.asking import Load, answers
 from bench.measuring import cpu_seconds, spread, tree
 from bench.mlp import write_mlp
 from bench.peers.building import CannotBuild
@@ -24,6 +24,7 @@ from bench.peers.websockets import Peer, in_process, with_celery
 from bench.recording import Recording
 from harness.kafka import Broker
 from harness.pair import Gateway, Inference
+from harness.processes import Died
 
 _PATIENCE = 15  # seconds that a server may take for what is open at the end of a phase
 _SHOWN = {"requests_per_s": "requests/s", "p50_ms": "p50 ms", "p99_ms": "p99 ms", "server_us": "server µs"}
@@ -56,7 +57,7 @@ def measure(
         found = client.run(options.seconds)
         spent = sum(map(cpu_seconds, pids)) - before
     finally:
-        client.end()
+        client.kill()
     return found | {"server_us": spent * 1e6 / max(found["answered"], 1)}
 
 
@@ -128,7 +129,7 @@ def main() -> None:
                         continue
                     try:
                         line = measure(peer, expected, load, route, options)
-                    except Ended:
+                    except Died:
                         overrun.add((load, who))  # and not asked so much again
                         continue
                     print(json.dumps({"load": load, "server": who, **line}), file=sys.stderr, flush=True)

@@ -10,8 +10,8 @@ from charts.conftest import Install
 from harness.helm import CHARTS
 from harness.kubernetes import ApiServer, Refused
 from harness.operator import NOBODY, Operator, kubeconfig_at
-from harness.pair import until
 from harness.resources import resource
+from harness.waiting import until
 
 API_SERVICE = "v1beta1.external.metrics.k8s.io"
 PREFIX = "PODPAIR_OPERATOR_"

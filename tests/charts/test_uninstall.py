@@ -11,9 +11,9 @@ from harness.helm import CHARTS, Helm, program, program_4
 from harness.kafka import SecureBroker
 from harness.kubernetes import ApiServer
 from harness.operator import Operator
-from harness.pair import until
 from harness.reconciled import becomes, there
 from harness.topics import TopicAdmin
+from harness.waiting import until
 
 NAME = "inferencegateways.podpair.dev"
 CRD = CHARTS / "podpair-crds" / "templates" / "crd.yaml"

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import podpair.gateway
 from harness.javascript import packages
 from harness.machine import require
 from harness.pair import Gateway, token
+from harness.processes import output_of
 
 HERE = Path(__file__).parent / "javascript"
 FILES = Path(podpair.gateway.__file__).parent / "console"
@@ -30,22 +30,16 @@ def folder(tmp_path: Path) -> Path:
 async def run(folder: Path, *arguments: str, node_options: str = "") -> dict[str, str]:
     """What the program says; it must have ended well, whatever became of its session."""
     (node,) = require("node")
-    process = await asyncio.create_subprocess_exec(
-        node, "connect.mjs", *arguments, cwd=folder, env=os.environ | {"NODE_OPTIONS": node_options},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, errors = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode == 0, errors.decode()
-    said: dict[str, str] = json.loads(out)
+    options = {"NODE_OPTIONS": node_options}
+    said: dict[str, str] = json.loads(
+        await asyncio.to_thread(output_of, node, "connect.mjs", *arguments, cwd=folder, env=options)
+    )
     return said
 
 
 async def has_own(folder: Path) -> bool:
     (node,) = require("node")
-    process = await asyncio.create_subprocess_exec(
-        node, "-p", "typeof WebSocket", cwd=folder, stdout=asyncio.subprocess.PIPE
-    )
-    return (await process.communicate())[0].strip() == b"function"
+    return (await asyncio.to_thread(output_of, node, "-p", "typeof WebSocket", cwd=folder)).strip() == "function"
 
 
 async def test_with_the_websocket_of_a_package_it_is_answered(folder: Path, pair: Gateway) -> None:

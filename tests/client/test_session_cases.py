@@ -8,7 +8,6 @@ A step is one call: `receive` an event (`gives`: the events to deliver), `next` 
 import json
 import random
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 
 import podpair.gateway
 from harness.machine import require
+from harness.processes import output_of
 from podpair.client.protocol import Request, SessionState
 
 HERE = Path(__file__).parent
@@ -91,11 +91,8 @@ def in_javascript(cases: list[dict[str, Any]], folder: Path) -> list[list[Any]]:
     (node,) = require("node")
     for file in (SCRIPT, PROTOCOL, HERE / "javascript" / "package.json"):
         shutil.copy(file, folder)
-    done = subprocess.run(
-        [node, SCRIPT.name], cwd=folder, input=json.dumps(cases), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return [[textless(answer) for answer in case] for case in json.loads(done.stdout)]
+    said = output_of(node, SCRIPT.name, cwd=folder, stdin=json.dumps(cases))
+    return [[textless(answer) for answer in case] for case in json.loads(said)]
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ from harness.kafka import Broker
 from harness.kubernetes import ApiServer
 from harness.misbehaving_broker import MisbehavingBrokers
 from harness.operator import Operator
-from harness.pair import until
 from harness.processes import own_address
 from harness.reconciled import condition
 from harness.resources import resource
+from harness.waiting import until
 from podpair.operator.core.api_service import NAME
 
 WRONG = (

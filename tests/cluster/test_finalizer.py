@@ -9,8 +9,8 @@ from confluent_kafka.admin import AdminClient
 from harness.kafka import Broker
 from harness.kubernetes import ApiServer
 from harness.operator import NOBODY, Operator
-from harness.pair import until
 from harness.reconciled import apply, becomes, there
+from harness.waiting import until
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import yaml
 from cluster.conftest import CRD
 from harness.kubernetes import ApiServer
 from harness.operator import NOBODY, Operator
-from harness.pair import until
 from harness.reconciled import apply, becomes, there
+from harness.waiting import until
 
 
 @pytest.fixture

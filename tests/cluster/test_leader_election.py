@@ -8,8 +8,8 @@ import pytest
 
 from harness.kubernetes import ApiServer
 from harness.operator import Operator
-from harness.pair import until
 from harness.reconciled import apply, there
+from harness.waiting import until
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from cryptography import x509
 from harness.certificates import Authority, Issued
 from harness.kubernetes import ApiServer, Refused
 from harness.processes import own_address
+from harness.waiting import soon
 from podpair.operator.core.api_service import NAME, PATH, Place, api_service
 from podpair.operator.core.external_metrics_values import MetricValues
 from podpair.operator.metrics import Metrics
@@ -77,10 +78,12 @@ class Running:
 
     async def reached(self) -> None:
         """Until the API server has found its way. It looks again every few seconds."""
-        async with asyncio.timeout(60):
-            while not self.api.state.served:
-                await asyncio.sleep(0.1)
-                await self.api.sync()
+
+        async def served() -> bool:
+            await self.api.sync()
+            return bool(self.api.state.served)
+
+        await soon(served)
 
     async def ask(self, path: str) -> Any:
         return json.loads(await asyncio.to_thread(self.kube.cluster.kubectl, "get", "--raw", f"{ROOT}{path}"))

@@ -10,9 +10,9 @@ import pytest
 from harness.api_proxy import Refusal, control
 from harness.kubernetes import ApiServer
 from harness.operator import Operator, kubeconfig_at, writes
-from harness.pair import until
 from harness.reconciled import ALONE, INGRESS, OBJECTS, apply, becomes, there
 from harness.resources import resource
+from harness.waiting import until
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 from harness.api_proxy import control
 from harness.kubernetes import ApiServer, programs
 from harness.operator import Operator, kubeconfig_at
-from harness.pair import until
 from harness.processes import Child, free_port
 from harness.reconciled import apply, there
+from harness.waiting import until
 
 TRIES = 40
 KINDS = ("serviceaccount", "secret", "configmap", "service", "networkpolicy", "deployment", "poddisruptionbudget")

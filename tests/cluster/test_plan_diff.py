@@ -10,10 +10,10 @@ import yaml
 
 from harness.kubernetes import ApiServer
 from harness.operator import Operator
-from harness.pair import until
 from harness.processes import BIN
 from harness.reconciled import ALONE, OBJECTS, apply, there
 from harness.resources import resource
+from harness.waiting import until
 
 
 class Plans:

@@ -10,8 +10,8 @@ import pytest
 from harness.kafka import SecureBroker
 from harness.kubernetes import ApiServer
 from harness.operator import Operator
-from harness.pair import until
 from harness.reconciled import apply, becomes, condition, there
+from harness.waiting import until
 from podpair.operator.core.policy import LABEL
 
 PLAIN = {"secretName": "kafka", "mechanism": "PLAIN"}

@@ -9,9 +9,9 @@ import pytest
 
 from harness.kubernetes import ApiServer
 from harness.operator import Operator
-from harness.pair import until
 from harness.reconciled import INGRESS, OBJECTS, apply, becomes, condition, there
 from harness.resources import resource
+from harness.waiting import until
 from podpair.operator.core.api.igw import InferenceGateway
 from podpair.operator.core.builders.references import references_of
 

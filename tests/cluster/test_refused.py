@@ -8,8 +8,8 @@ import pytest
 
 from harness.kubernetes import ApiServer, Refused
 from harness.operator import Operator
-from harness.pair import until
 from harness.reconciled import apply, becomes, condition, there
+from harness.waiting import until
 
 
 @pytest.fixture(scope="module")

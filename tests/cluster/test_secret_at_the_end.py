@@ -10,9 +10,9 @@ import pytest
 from harness.kafka import SecureBroker
 from harness.kubernetes import ApiServer
 from harness.operator import Operator
-from harness.pair import until
 from harness.reconciled import apply, becomes, there
 from harness.topics import TopicAdmin
+from harness.waiting import until
 
 ALLOWED = {"brokers__allow_readable_credentials": "true", "brokers__secrets": "*"}
 

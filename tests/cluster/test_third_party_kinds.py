@@ -9,8 +9,8 @@ import pytest
 
 from harness.kubernetes import ApiServer
 from harness.operator import Operator
-from harness.pair import until
 from harness.reconciled import apply, becomes, condition, there
+from harness.waiting import until
 
 KINDS = {
     "podmonitors": ("monitoring.coreos.com", "v1", "PodMonitor"),

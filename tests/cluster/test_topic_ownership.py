@@ -10,10 +10,10 @@ from confluent_kafka.admin import ConfigResource, ResourceType
 from harness.kafka import Broker
 from harness.kubernetes import ApiServer
 from harness.operator import Operator
-from harness.pair import until
 from harness.reconciled import ALONE, apply, becomes, condition, there
 from harness.resources import resource
 from harness.topics import TopicAdmin
+from harness.waiting import until
 from podpair.operator.core.ownership import MARKS_GROUP
 
 

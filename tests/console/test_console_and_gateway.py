@@ -9,7 +9,7 @@ import pytest
 from playwright.async_api import Page, expect
 
 from harness.pair import Gateway, Inference
-from harness.processes import BIN
+from harness.processes import BIN, output_of
 
 
 @pytest.fixture
@@ -25,8 +25,7 @@ async def push(gateway: Gateway, session: str, data: Any) -> None:
     """From another process, as the page says it."""
     kafka = json.loads(gateway.get("/console.json")[1])["kafka"]
     command = ("push", "--kafka", kafka, "--session", session, json.dumps(data))
-    process = await asyncio.create_subprocess_exec(BIN / "podpair-gateway", *command)
-    assert await process.wait() == 0
+    await asyncio.to_thread(output_of, BIN / "podpair-gateway", *command)
 
 
 async def test_a_person_draws_a_digit_cuts_the_wire_and_misses_nothing(page: Page, demo: Gateway) -> None:

@@ -10,8 +10,9 @@ import pytest
 from playwright.async_api import Page
 
 from console.test_other_origins import site, snippet_of  # noqa: F401 - a fixture
-from harness.pair import Gateway, Inference, token, until
-from harness.processes import BIN
+from harness.pair import Gateway, Inference, token
+from harness.processes import BIN, output_of
+from harness.waiting import until
 
 PAGE = """<!doctype html><title>a page</title><script type="module">
 import { connect } from "HTTP/podpair.js";
@@ -46,8 +47,7 @@ async def test_a_page_that_is_reloaded_has_missed_nothing(
         kafka = gateway.wait_for_message("embedded Kafka")["kafka"]
         key = await page.evaluate("sessionStorage.getItem('name')")
         command = ("push", "--kafka", kafka, "--session", key, json.dumps(value))
-        process = await asyncio.create_subprocess_exec(BIN / "podpair-gateway", *command)
-        assert await process.wait() == 0
+        await asyncio.to_thread(output_of, BIN / "podpair-gateway", *command)
 
     await page.goto(f"{origin}/index.html")
     await page.wait_for_function("window.session?.state === 'open'")

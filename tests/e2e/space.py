@@ -11,6 +11,7 @@ from harness.kubernetes import Refused
 from harness.pair import SECRET
 from harness.processes import ROOT, Child
 from harness.resources import resource
+from harness.waiting import until
 from podpair.operator.core.policy import LABEL
 
 HERE = Path(__file__).parent
@@ -169,10 +170,7 @@ class Space:
     def until(self, condition: Callable[[], Any], what: str, timeout: float) -> float:
         """Until it is so; returns the seconds that it took. Raises AssertionError, telling what was waited for."""
         begun = time.monotonic()
-        while not condition():
-            if time.monotonic() - begun > timeout:
-                raise AssertionError(f"{self.name}: not in {timeout:.0f} s: {what}\n\n{self.story()}")
-            time.sleep(0.1)
+        until(condition, lambda: f"{self.name}: {what}\n\n{self.story()}", timeout)
         return time.monotonic() - begun
 
     def story(self) -> str:

@@ -9,7 +9,8 @@ import pytest
 from confluent_kafka import Producer
 
 from harness.kafka import Broker
-from harness.pair import Gateway, Inference, until
+from harness.pair import Gateway, Inference
+from harness.waiting import until
 
 HERE = Path(__file__).parent
 

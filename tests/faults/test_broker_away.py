@@ -16,7 +16,8 @@ import pytest
 import podpair.client
 from harness.fleet import resident_mb
 from harness.kafka import Broker
-from harness.pair import Gateway, Inference, token, until
+from harness.pair import Gateway, Inference, token
+from harness.waiting import until
 from podpair.gateway.core.partitions import home_partition
 from podpair.gateway.core.session_ids import claimed_session_id
 

@@ -12,8 +12,9 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 import podpair.client
 from harness.checking import TopicChecker
 from harness.kafka import Broker
-from harness.pair import Gateway, token, until
+from harness.pair import Gateway, token
 from harness.topics import TopicAdmin
+from harness.waiting import until
 
 _REQUESTS, _KILLS, _SESSIONS = 2_000, 3, 20
 

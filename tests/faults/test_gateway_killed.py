@@ -7,7 +7,8 @@ import pytest
 
 import podpair.client
 from harness.checking import TerminalChecker
-from harness.pair import Gateway, token, until
+from harness.pair import Gateway, token
+from harness.waiting import until
 
 _CLIENTS, _EACH = 50, 100
 _KILL_AFTER = 500  # answers

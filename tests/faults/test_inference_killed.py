@@ -5,7 +5,8 @@ from typing import Any
 
 import podpair.client
 from harness.checking import TerminalChecker
-from harness.pair import Gateway, Inference, token, until
+from harness.pair import Gateway, Inference, token
+from harness.waiting import until
 
 _CLIENTS, _EACH = 20, 60
 _KILL_AFTER = 300  # answers

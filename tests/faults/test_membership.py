@@ -13,7 +13,8 @@ from confluent_kafka.admin import AdminClient
 
 import podpair.client
 from harness.kafka import Broker
-from harness.pair import Gateway, Inference, token, until
+from harness.pair import Gateway, Inference, token
+from harness.waiting import until
 
 
 def test_a_named_member_keeps_its_partitions_over_a_restart(start_pair: Any, names: dict[str, Any]) -> None:

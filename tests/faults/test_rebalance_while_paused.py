@@ -10,7 +10,8 @@ from confluent_kafka import Consumer
 
 import podpair.client
 from harness.kafka import Broker
-from harness.pair import Gateway, Inference, token, until
+from harness.pair import Gateway, Inference, token
+from harness.waiting import until
 
 _CLIENTS = 40  # so many sessions have homes in every partition
 

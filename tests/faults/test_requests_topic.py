@@ -7,8 +7,9 @@ import pytest
 
 import podpair.client
 from harness.kafka import Broker
-from harness.pair import Gateway, token, until
+from harness.pair import Gateway, token
 from harness.topics import TopicAdmin
+from harness.waiting import until
 
 ROW = [0.0] * 64
 

@@ -11,6 +11,7 @@ from confluent_kafka import Producer
 
 from harness.checking import OrderChecker
 from harness.pair import Gateway, token
+from harness.waiting import soon
 
 _CLIENTS, _CUTS, _RESULTS = 200, 10, 20_000
 
@@ -76,8 +77,7 @@ async def test_every_result_once_and_in_order(
     bare = [BareClient(name, gateways, checker, each, random.Random(rng.random())) for name in clients]
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http, asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(client.run(http)) for client in bare]
-        while not all(client._place or task.done() for client, task in zip(bare, running, strict=True)):
-            await asyncio.sleep(0.01)
+        await soon(lambda: all(client._place or task.done() for client, task in zip(bare, running, strict=True)))
         for number in range(each):
             for name in clients:
                 headers = [("ce_type", b"dev.podpair.result"), ("ce_id", b"r%d" % number)]

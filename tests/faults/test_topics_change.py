@@ -15,8 +15,9 @@ from confluent_kafka import Producer
 import podpair.client
 from harness.checking import ChangeChecker, TerminalChecker
 from harness.kafka import Broker
-from harness.pair import Gateway, token, until
+from harness.pair import Gateway, token
 from harness.topics import TopicAdmin
+from harness.waiting import until
 
 _ROW = [0.0] * 64
 _CLIENTS = 12

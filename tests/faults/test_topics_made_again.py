@@ -12,8 +12,9 @@ from confluent_kafka import KafkaException, Producer
 
 import podpair.client
 from harness.kafka import Broker
-from harness.pair import RESUME_SECRET, SECRET, Gateway, token, until
+from harness.pair import RESUME_SECRET, SECRET, Gateway, token
 from harness.topics import TopicAdmin
+from harness.waiting import until
 from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.offsets import Commit, Committed
 from podpair.gateway.core.partitions import HomePartitions

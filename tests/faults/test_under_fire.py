@@ -19,7 +19,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from harness import faults
 from harness.crowd import Crowd, reads_nothing
 from harness.fleet import GROUP, REQUESTS, RESULTS, Fleet, resident_mb
-from harness.pair import until
+from harness.waiting import until
 
 _log = logging.getLogger(__name__)
 _MINUTES = float(os.environ.get("PODPAIR_FAULT_MINUTES", "0.5"))
@@ -58,7 +58,7 @@ async def watch_memory(fleet: Fleet, seen: dict[str, list[float]]) -> None:
             for name, process in ((f"gateway {number}", pair.gateway), (f"inference {number}", pair.inference)):
                 if (size := resident_mb(process)) is not None:
                     seen[name].append(size)
-        await asyncio.sleep(1)
+        await asyncio.sleep(1)  # its pace
 
 
 @pytest.fixture(scope="module")

@@ -239,14 +239,6 @@ def push() -> Callable[..., None]:
     return write
 
 
-async def soon(condition: Callable[[], Any]) -> Any:
-    """Wait, without holding up the loop, for what no event tells of."""
-    async with asyncio.timeout(PATIENCE):
-        while not (found := condition()):
-            await asyncio.sleep(0.02)
-    return found
-
-
 async def small(gateway: Gateway, sid: str) -> tuple[aiohttp.ClientSession, Client]:
     """A client whose system takes little on its behalf."""
     host, port = gateway.url.removeprefix("http://").split(":")

@@ -9,9 +9,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.conftest import Client, Connect, soon
+from gateway.conftest import Client, Connect
 from gateway.raw_model import CLOSE, CONTINUE, Asked, RawModel, Step, answer_to, response
 from harness.pair import Gateway, token
+from harness.waiting import soon
 
 pytestmark = pytest.mark.process
 

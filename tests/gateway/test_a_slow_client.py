@@ -15,7 +15,8 @@ from confluent_kafka import Producer
 from gateway.conftest import PATIENCE, UPGRADE, Connect, kafka_of, resuming, small
 from gateway.fake_model import FakeModel
 from harness.kafka import Broker
-from harness.pair import Gateway, token, until
+from harness.pair import Gateway, token
+from harness.waiting import soon, until
 
 RECORDS, ROUND, SIZE = 1200, 20, 20_000
 
@@ -41,9 +42,7 @@ async def test_a_client_that_reads_nothing(
             assert received == list(range(n - ROUND + 1, n + 1))
     await quick.lives()
 
-    async with asyncio.timeout(PATIENCE):
-        while not pair.metric("sessions_closed_total", reason="slow"):
-            await asyncio.sleep(0.02)
+    await soon(lambda: pair.metric("sessions_closed_total", reason="slow"))
     connection.transport.resume_reading()
     assert await slow.closed() == 3008
     seen = [event for event in slow.skipped if event["type"] == "push"]

@@ -13,11 +13,12 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from gateway.conftest import Client, Connect, resuming, small, soon
+from gateway.conftest import Client, Connect, resuming, small
 from harness.kafka import Broker
 from harness.pair import Gateway, token
 from harness.processes import BIN
 from harness.topics import TopicAdmin
+from harness.waiting import soon
 from podpair.gateway.core.partitions import home_partition
 from podpair.gateway.core.positions import Position
 from podpair.gateway.core.session_ids import user_key
@@ -332,7 +333,7 @@ async def test_who_writes_to_users_is_told_that_they_are_not_read(
     async def writing() -> None:
         while True:
             await asyncio.to_thread(write, "user:leo", 1)
-            await asyncio.sleep(1)
+            await asyncio.sleep(1)  # the gateway looks at intervals: something new is there at each look
 
     written = asyncio.create_task(writing())
     told = await asyncio.to_thread(gateway.wait_for_message, "records of")

@@ -7,9 +7,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.conftest import Client, Connect, Refusal, resuming, soon
+from gateway.conftest import Client, Connect, Refusal, resuming
 from gateway.fake_model import FakeModel
 from harness.pair import Gateway, token
+from harness.waiting import soon
 
 RULES = [
     {"claim": "plan", "value": "narrow", "models": ["fake"], "routes": ["queue"]},

@@ -7,9 +7,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.conftest import PATIENCE, ROW, Client, Connect, kafka_of, resuming, soon
+from gateway.conftest import PATIENCE, ROW, Client, Connect, kafka_of, resuming
 from gateway.fake_model import FakeModel
 from harness.pair import Gateway, token
+from harness.waiting import soon
 
 XY = [1.0, 2.0]
 

@@ -9,10 +9,11 @@ import aiohttp
 import pytest
 from confluent_kafka import Producer
 
-from gateway.conftest import PATIENCE, Client, Connect, kafka_of, resuming, soon
+from gateway.conftest import PATIENCE, Client, Connect, kafka_of, resuming
 from gateway.fake_model import FakeModel
 from harness.kafka import Broker
 from harness.pair import Gateway, token
+from harness.waiting import soon
 
 XY = [1.0, 2.0]
 

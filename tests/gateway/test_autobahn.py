@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from harness import environments
+from harness.processes import output_of
 from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.frames import text_frame_header
 from podpair.gateway.core.handshake import switching_protocols
@@ -81,15 +82,7 @@ async def echo() -> AsyncIterator[str]:
 @pytest.mark.timeout(600)
 async def test_all_cases_but_those_of_compression(echo: str) -> None:
     python = await asyncio.to_thread(environments.python, HERE / "outside/autobahn.lock")
-    process = await asyncio.create_subprocess_exec(
-        str(python),
-        str(HERE / "outside/autobahn.py"),
-        echo,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    told, errors = await process.communicate()
-    assert process.returncode == 0, errors.decode()
+    told = await asyncio.to_thread(output_of, python, HERE / "outside/autobahn.py", echo, timeout=600)
     results: list[list[Any]] = json.loads(told)
-    assert len(results) > 200, errors.decode()
+    assert len(results) > 200
     assert {case: verdict for case, *verdict in results if verdict != ["OK", "OK"]} == OPEN

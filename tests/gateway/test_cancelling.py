@@ -10,9 +10,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.conftest import Client, Connect, resuming, soon
+from gateway.conftest import Client, Connect, resuming
 from gateway.fake_model import FakeModel
 from harness.pair import Gateway, Inference, token
+from harness.waiting import soon
 
 pytestmark = pytest.mark.process
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from gateway.raw_model import CLOSE, Asked, RawModel, Step, response
 from harness import environments
 from harness.pair import Gateway, token
+from harness.processes import output_of
 
 HERE = Path(__file__).parent
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
@@ -68,10 +68,8 @@ async def test_openais_client_sees_what_it_sees_at_the_model(gateway: Gateway, r
     async def see(url: str, key: str) -> tuple[Any, list[Asked]]:
         raw.script = Server()
         raw.asked.clear()
-        command = [str(python), str(HERE / "outside/openai_chat.py"), url + "/v1", key]
-        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout), list(raw.asked)
+        said = await asyncio.to_thread(output_of, python, HERE / "outside/openai_chat.py", url + "/v1", key)
+        return json.loads(said), list(raw.asked)
 
     jwt = token()
     at_model, asked_there = await see(raw.url, "key")

@@ -3,18 +3,19 @@
 import asyncio
 import base64
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from gateway.conftest import ROW, Connect, kafka_of, soon
+from gateway.conftest import ROW, Connect, kafka_of
 from harness import environments, javascript
 from harness.machine import require
 from harness.maven import jars
 from harness.pair import Gateway
+from harness.processes import output_of
+from harness.waiting import soon
 
 OUTSIDE = Path(__file__).parent / "outside"
 STRUCTURED = {"content-type": b"application/cloudevents+json"}
@@ -49,10 +50,8 @@ async def test_what_sdks_write(pair: Gateway, connect: Connect, push: Any, sdk: 
 
     def write() -> list[Written]:
         command, folder = sdk()
-        arguments = [*map(str, command), session, json.dumps(ROW)]
-        done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
-        assert done.returncode == 0, done.stderr
-        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        said = output_of(*command, session, json.dumps(ROW), cwd=folder)
+        lines = [json.loads(line) for line in said.splitlines()]
         decode = base64.b64decode
         return [
             Written(line["id"], {k: decode(v) for k, v in line["headers"].items()}, decode(line["value"]))

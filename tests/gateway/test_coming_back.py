@@ -7,8 +7,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.conftest import Client, Connect, kafka_of, resuming, soon
+from gateway.conftest import Client, Connect, kafka_of, resuming
 from harness.pair import Gateway, token
+from harness.waiting import soon
 from podpair.gateway.core.partitions import home_partition
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.conftest import PATIENCE, ROW, UPGRADE, Connect, Refusal, kafka_of, resuming, soon
+from gateway.conftest import PATIENCE, ROW, UPGRADE, Connect, Refusal, kafka_of, resuming
 from gateway.fake_model import FakeModel
 from harness.pair import Gateway, token
+from harness.waiting import soon
 
 
 @pytest.fixture
@@ -126,9 +127,7 @@ async def test_there_is_room_for_so_many_sessions(
     async with http.get(gateway.url + "/v1/events", headers=good) as answer:
         assert answer.status == 503
     await second.socket.close()
-    async with asyncio.timeout(PATIENCE):
-        while gateway.metric("sessions") > 1:
-            await asyncio.sleep(0.02)
+    await soon(lambda: gateway.metric("sessions") <= 1)
     third = await connect(gateway)
     for client in (first, third):
         await client.infer("r", model="fake", data=[1, 2])

@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import aiohttp
 import pytest
 
-from gateway.conftest import Client, Connect, resuming, soon
+from gateway.conftest import Client, Connect, resuming
 from gateway.fake_model import FakeModel
-from harness.pair import Gateway, token, until
+from harness.pair import Gateway, token
+from harness.waiting import soon, until
 
 pytestmark = pytest.mark.process
 
@@ -95,15 +97,16 @@ async def test_a_rule_holds_for_posts_into_sessions_that_nobody_is_connected_to(
 
 async def until_free(client: Client, name: str) -> None:
     """Until a request is taken again: what was in flight has ended."""
-    number = 0
-    while True:
-        await client.infer(f"{name}{number}", model="fake", data=XY)
-        answer = await client.answer(f"{name}{number}")
-        if answer["type"] == "result":
-            return
-        assert answer["code"] == "overloaded"
-        number += 1
-        await asyncio.sleep(0.05)
+    numbers = count()
+
+    async def taken() -> bool:
+        request = f"{name}{next(numbers)}"
+        await client.infer(request, model="fake", data=XY)
+        answer = await client.answer(request)
+        assert answer["type"] == "result" or answer["code"] == "overloaded"
+        return bool(answer["type"] == "result")
+
+    await soon(taken)
 
 
 @pytest.mark.parametrize("ways", [("/v2/models/fake/infer", V2), ("/v1/chat/completions", CHAT)])
@@ -154,13 +157,13 @@ async def test_what_is_answered_while_nobody_is_connected_counts_no_longer(
     assert await posted(http, counting, 8, "queue", sub="away", sid="s", plan="few") == [202] * 5 + [429] * 3
     model.open.set()
     await soon(lambda: counting.metric("queue_in_flight") == 0)
-    async with asyncio.timeout(60):
-        number = 0
-        while (await post(http, counting, "/v1/infer", infer(f"n{number}", "queue"), sub="away", sid="s", plan="few"))[
-            0
-        ] != 202:
-            number += 1
-            await asyncio.sleep(0.05)
+    numbers = count()
+
+    async def accepted() -> bool:
+        asked = infer(f"n{next(numbers)}", "queue")
+        return (await post(http, counting, "/v1/infer", asked, sub="away", sid="s", plan="few"))[0] == 202
+
+    await soon(accepted)
 
 
 async def test_what_is_in_flight_is_asked_for_again_at_no_cost(

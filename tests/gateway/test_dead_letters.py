@@ -13,8 +13,9 @@ from confluent_kafka import Producer
 from gateway.conftest import Connect
 from gateway.fake_model import FakeModel
 from harness.kafka import Broker
-from harness.pair import SECRET, Gateway, until
+from harness.pair import SECRET, Gateway
 from harness.processes import BIN
+from harness.waiting import until
 from podpair.gateway.core.dead_letters import RequeuedOffsets
 
 

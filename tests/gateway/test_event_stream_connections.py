@@ -14,11 +14,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.conftest import PATIENCE, Connect, kafka_of, soon
+from gateway.conftest import PATIENCE, Connect, kafka_of
 from gateway.fake_model import FakeModel
 from gateway.test_event_stream import stream
 from harness.machine import require
 from harness.pair import Gateway, token
+from harness.processes import Child, free_port
+from harness.waiting import soon
 
 HOLDS = "no-store, no-transform"
 
@@ -114,18 +116,15 @@ http {{
 async def behind_nginx(gateway: Gateway, folder: Path) -> AsyncIterator[str]:
     """Its address: all that it isn't told is as it is by itself, HTTP/1.0 and buffers too; and it compresses."""
     (nginx,) = require("nginx")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     (folder / "conf").write_text(NGINX.format(folder=folder, port=port, url=gateway.url))
-    process = await asyncio.create_subprocess_exec(nginx, "-p", str(folder), "-c", str(folder / "conf"))
+    server = Child(nginx, "-p", folder, "-c", folder / "conf")
     try:
-        await soon(lambda: process.returncode is not None or _listens(port))
-        assert process.returncode is None, (folder / "error").read_text()
+        await soon(lambda: server.process.poll() is not None or _listens(port))
+        assert server.process.poll() is None, (folder / "error").read_text()
         yield f"http://127.0.0.1:{port}"
     finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
+        server.stop()
 
 
 def _listens(port: int) -> bool:

@@ -11,9 +11,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.conftest import Connect, soon
+from gateway.conftest import Connect
 from gateway.raw_model import CLOSE, RawModel, response
 from harness.pair import Gateway, Inference, token
+from harness.waiting import soon
 
 pytestmark = pytest.mark.process
 

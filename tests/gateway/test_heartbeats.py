@@ -6,7 +6,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from harness.pair import Gateway, Inference, token, until
+from harness.pair import Gateway, Inference, token
+from harness.waiting import until
 
 EVERY = 2.0  # seconds; a busy machine may take half of it to answer a ping
 

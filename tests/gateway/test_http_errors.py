@@ -4,7 +4,6 @@ import gzip
 import json
 import re
 import socket
-import subprocess
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ import pytest
 from gateway.conftest import ROW
 from harness import environments
 from harness.pair import Gateway, token
-from harness.processes import ROOT
+from harness.processes import ROOT, output_of
 
 MARK = "xyzzy-a-token-perhaps"
 HEAD = b"Host: h\r\nAuthorization: Bearer %b\r\n" % token(sid="http").encode()
@@ -225,11 +224,8 @@ def test_tritonclient_s_leftover_header_is_named(pair: Gateway) -> None:
     """It writes Content-Encoding into the headers that it was given, and sends them with the next body, which isn't packed."""
     python = environments.python(ROOT / "tests/inference/clients.lock")
     program = Path(__file__).parent / "outside/triton_headers.py"
-    command = [str(python), str(program), pair.url.removeprefix("http://"), token()]
     lines = len(pair.lines)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    packed, plain, fresh = json.loads(done.stdout)
+    packed, plain, fresh = json.loads(output_of(python, program, pair.url.removeprefix("http://"), token()))
     assert (packed, fresh) == ("ok", "ok")
     assert CODED in plain
     assert not [line for line in pair.lines[lines:] if '"ERROR"' in line]

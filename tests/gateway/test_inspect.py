@@ -11,11 +11,12 @@ import pytest
 import yaml
 from confluent_kafka import Producer
 
-from gateway.conftest import Connect, soon
+from gateway.conftest import Connect
 from gateway.fake_model import FakeModel
 from harness.kafka import Broker
-from harness.pair import SECRET, Gateway, until
+from harness.pair import SECRET, Gateway
 from harness.processes import BIN
+from harness.waiting import soon, until
 from podpair.gateway.cli.inspect import _placed
 from podpair.gateway.core.partitioners import MisplacedKeys
 from podpair.gateway.core.partitions import home_partition

@@ -8,7 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.fake_model import FakeModel
 from harness.kafka import Broker
-from harness.pair import Gateway, until
+from harness.pair import Gateway
+from harness.waiting import until
 from podpair.gateway.core.offsets import Committed
 from podpair.gateway.core.records import request_headers
 from podpair.gateway.metrics import Readings

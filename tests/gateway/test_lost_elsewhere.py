@@ -12,8 +12,9 @@ import podpair.client
 from gateway.conftest import Client, Connect, resuming
 from gateway.fake_model import FakeModel
 from harness.kafka import Broker
-from harness.pair import Gateway, token, until
+from harness.pair import Gateway, token
 from harness.topics import TopicAdmin
+from harness.waiting import until
 
 NUMBERS = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
 PARTITIONS = 2

@@ -12,8 +12,9 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from gateway.conftest import Connect
 from gateway.fake_model import FakeModel
 from harness.kafka import Broker
-from harness.pair import Gateway, token, until
+from harness.pair import Gateway, token
 from harness.topics import TopicAdmin
+from harness.waiting import soon, until
 from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.ledger import Ledger, OpenRequest
 from podpair.gateway.core.offsets import encode_finished
@@ -149,23 +150,18 @@ async def test_an_open_transaction_hides_what_is_behind_it(
         {"bootstrap.servers": broker.address, "transactional.id": names["requests"]["group"], "log_level": 0}
     )
     await asyncio.to_thread(producer.init_transactions, 30)
-    assert await soon_end(progress) == 0
+    await soon(lambda: readable_end(progress, 0))
     producer.begin_transaction()
     producer.produce(names["results"]["topic"], b"{}", partition=0)
     await asyncio.to_thread(producer.flush, 10)
-    async with asyncio.timeout(30):
-        while await progress.readable_end(0) is not None:
-            await asyncio.sleep(0.02)
+    await soon(lambda: readable_end(progress, None))
     await asyncio.to_thread(producer.commit_transaction, 30)
-    async with asyncio.timeout(30):  # the transaction's marker counts; it may come between two questions
-        while await soon_end(progress) != 2:
-            await asyncio.sleep(0.02)
+    await soon(lambda: readable_end(progress, 2))  # the transaction's marker counts; it may come between two questions
 
 
-async def soon_end(progress: GroupProgress) -> int:
-    while (end := await progress.readable_end(0)) is None:
-        await asyncio.sleep(0.02)
-    return end
+async def readable_end(progress: GroupProgress, expected: int | None) -> bool:
+    """Whether the first results partition can be read up to there; None: not up to its end."""
+    return await progress.readable_end(0) == expected
 
 
 class World:

@@ -8,9 +8,10 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from gateway.conftest import Connect, soon
+from gateway.conftest import Connect
 from harness.kafka import Broker
 from harness.pair import Gateway
+from harness.waiting import soon
 from podpair.gateway.core.partitions import home_partition
 
 WIDTH = 6

@@ -16,11 +16,12 @@ from confluent_kafka.cimpl import NewTopic
 from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.conftest import Connect, soon
+from gateway.conftest import Connect
 from harness.kafka import Broker
-from harness.pair import Gateway, Inference, token, until
+from harness.pair import Gateway, Inference, token
 from harness.processes import free_port
 from harness.serving import serving
+from harness.waiting import soon, until
 
 NAMES = {
     "sessions", "slow_clients", "sessions_opened", "sessions_closed", "rejected", "requests", "spilled", "requests_completed",
@@ -224,9 +225,11 @@ async def test_a_gateway_without_keys_is_not_ready_until_it_has_some(
             status, body = await asyncio.to_thread(gateway.get, "/readyz")
             return status, json.loads(body)["checks"]
 
-        async with asyncio.timeout(60):
-            while (await readiness())[1]["kafka"] != "ok" or "hsm" not in (await readiness())[1]["issuer"]:
-                await asyncio.sleep(0.05)
+        async def explained() -> bool:
+            checks = (await readiness())[1]
+            return checks["kafka"] == "ok" and "hsm" in checks["issuer"]
+
+        await soon(explained)
         status, checks = await readiness()
         assert status == 503
         assert checks["issuer"].startswith(f"no keys of auth.jwks_url {url}/jwks yet: none of its keys verifies tokens")

@@ -11,11 +11,12 @@ from typing import Any
 import yaml
 from confluent_kafka import Producer
 
-from gateway.conftest import Connect, soon
+from gateway.conftest import Connect
 from gateway.fake_model import FakeModel
 from harness.kafka import Broker
 from harness.pair import SECRET, Gateway
 from harness.processes import BIN, ROOT
+from harness.waiting import soon
 from podpair.gateway.core.partitions import home_partition
 from podpair.gateway.metrics import Metrics
 

@@ -9,8 +9,9 @@ import aiohttp
 import pytest
 import yaml
 
-from gateway.conftest import ROW, Client, Connect, soon
+from gateway.conftest import ROW, Client, Connect
 from harness.pair import MODELS, Gateway, Inference, token
+from harness.waiting import soon
 
 pytestmark = pytest.mark.process
 

@@ -11,10 +11,11 @@ import aiohttp
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from gateway.conftest import Connect, kafka_of, resuming, soon
+from gateway.conftest import Connect, kafka_of, resuming
 from harness.kafka import Broker
 from harness.pair import Gateway
 from harness.processes import BIN
+from harness.waiting import soon
 from podpair.gateway.core.partitions import home_partition
 
 

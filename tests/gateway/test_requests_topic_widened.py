@@ -7,10 +7,11 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from gateway.conftest import ROW, Connect, soon
+from gateway.conftest import ROW, Connect
 from harness.kafka import Broker
 from harness.pair import Gateway
 from harness.topics import TopicAdmin
+from harness.waiting import soon
 from podpair.gateway.core import records
 
 

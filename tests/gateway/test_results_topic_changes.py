@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from gateway.conftest import Client, Connect, resuming, soon
+from gateway.conftest import Client, Connect, resuming
 from harness.kafka import Broker
 from harness.pair import Gateway
 from harness.topics import TopicAdmin
+from harness.waiting import soon
 from podpair.gateway.core.partitions import home_partition
 
 _PROBE = 0.2

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.conftest import Connect, soon
+from gateway.conftest import Connect
 from harness.kafka import SecureBroker
 from harness.pair import SECRET, Gateway, Inference, merge
 from harness.processes import BIN
+from harness.waiting import soon
 
 pytestmark = pytest.mark.process
 

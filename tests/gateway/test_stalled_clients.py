@@ -14,10 +14,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.conftest import UPGRADE, Connect, kafka_of, soon
+from gateway.conftest import UPGRADE, Connect, kafka_of
 from gateway.fake_model import FakeModel
 from harness.certificates import Authority
-from harness.pair import Gateway, token, until
+from harness.pair import Gateway, token
+from harness.waiting import soon, until
 
 pytestmark = pytest.mark.process
 

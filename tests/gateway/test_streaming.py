@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 import podpair.client
-from gateway.conftest import Client, Connect, resuming, small, soon
+from gateway.conftest import Client, Connect, resuming, small
 from harness.pair import Gateway, Inference, token
+from harness.waiting import soon
 
 pytestmark = pytest.mark.process
 

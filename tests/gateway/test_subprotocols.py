@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from harness import environments
 from harness.javascript import packages
 from harness.machine import require
 from harness.pair import Gateway, token
+from harness.processes import output_of
 
 HERE = Path(__file__).parent / "outside"
 JAVASCRIPT = HERE / "websockets"
@@ -30,10 +30,7 @@ def node_modules() -> Path:
 @pytest.mark.timeout(600)
 def test_ws_and_undici(pair: Gateway, node_modules: Path) -> None:
     (node,) = require("node")
-    command = [node, "offers.mjs", pair.ws, token()]
-    done = subprocess.run(command, cwd=node_modules, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = json.loads(output_of(node, "offers.mjs", pair.ws, token(), cwd=node_modules))
     assert found["ws"][1].startswith("401 no token")
     assert [found["ws"][0], *found["ws"][2:]] == OUTCOMES
     assert found["undici"] == ["refused", "refused", *OUTCOMES[1:]]
@@ -42,9 +39,6 @@ def test_ws_and_undici(pair: Gateway, node_modules: Path) -> None:
 @pytest.mark.timeout(600)
 def test_websockets(pair: Gateway) -> None:
     python = environments.python(HERE / "websockets.lock")
-    command = [str(python), str(HERE / "offers.py"), pair.ws, token()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = json.loads(output_of(python, HERE / "offers.py", pair.ws, token()))
     assert found[1].startswith("401 no token")
     assert [found[0], *found[2:]] == OUTCOMES

@@ -9,11 +9,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from gateway.conftest import PATIENCE, ROW, UPGRADE, Client, Connect, resuming, soon
+from gateway.conftest import PATIENCE, ROW, UPGRADE, Client, Connect, resuming
 from gateway.fake_model import FakeModel
 from harness.kafka import Broker
 from harness.pair import Gateway, token
 from harness.topics import TopicAdmin
+from harness.waiting import soon
 from podpair.client import TakenOver
 from podpair.client import connect as connect_client
 

@@ -10,6 +10,7 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from harness.pair import RESUME_SECRET, SECRET
+from harness.waiting import soon
 from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.offsets import Commit, Committed
 from podpair.gateway.kafka import requests
@@ -85,7 +86,7 @@ async def test_a_record_of_before_does_not_hide_those_that_are_read_again(kafka:
     def poll(_: float) -> Any:
         if read:
             return read.pop()
-        time.sleep(0.01)
+        time.sleep(0.01)  # as a poll waits that finds nothing
         return None
 
     def consume(*_: Any) -> list[Any]:
@@ -95,10 +96,8 @@ async def test_a_record_of_before_does_not_hide_those_that_are_read_again(kafka:
 
     kafka.poll.side_effect, kafka.consume.side_effect = poll, consume
     consumer.start()
-    async with asyncio.timeout(30):
-        while not worker.offsets:
-            await worker.let_go.wait()
-            await asyncio.sleep(0.01)
+    await asyncio.wait_for(worker.let_go.wait(), 30)
+    await soon(lambda: worker.offsets)
     await consumer.close()
     assert worker.offsets == [480, 7]
     assert worker.held == {1}
@@ -113,14 +112,12 @@ async def test_it_counts_how_often_the_worker_keeps_it_from_reading(kafka: Any) 
     def poll(_: float) -> Any:
         if fetched:
             return fetched.pop(0)
-        time.sleep(0.01)
+        time.sleep(0.01)  # as a poll waits that finds nothing
         return None
 
     kafka.poll.side_effect, kafka.consume.return_value = poll, []
     consumer.start()
-    async with asyncio.timeout(30):
-        while len(worker.offsets) < 3:
-            await asyncio.sleep(0.01)
+    await soon(lambda: len(worker.offsets) == 3)
     assert gate.held == 1
     gate.give_room(3)
     gate.set_paused(True)

@@ -12,9 +12,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from gateway.conftest import ROW, Client, Connect, soon
+from gateway.conftest import ROW, Client, Connect
 from harness.certificates import Authority, Issued
 from harness.pair import Gateway, Inference
+from harness.waiting import soon
 
 HOSTS = ("127.0.0.1",)
 

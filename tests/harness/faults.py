@@ -17,8 +17,8 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from harness.fleet import GROUP, REQUESTS, RESULTS, Fleet, freeze, thaw
-from harness.pair import until
 from harness.unruly import Mood
+from harness.waiting import until
 
 Fault = Callable[[], Awaitable[None]]
 _LEARNT = 1.2  # seconds after a change in which the crowd's producer may not know of it yet
@@ -251,16 +251,16 @@ class Topics:
 
 
 def _retried(act: Callable[[], object], settled: set[int]) -> None:
-    """Do it until a broker has done it, or says that it is so already (`settled`). Raises KafkaException after a minute."""
-    end = time.monotonic() + 60
-    while True:
+    """Do it until a broker has done it, or says that it is so already (`settled`). Raises AssertionError after a minute."""
+    refused = ""
+
+    def done() -> bool:
+        nonlocal refused
         try:
             act()
         except KafkaException as error:
-            if error.args[0].code() in settled:
-                return
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.2)
-        else:
-            return
+            refused = error.args[0].str()
+            return error.args[0].code() in settled
+        return True
+
+    until(done, lambda: refused, 60)

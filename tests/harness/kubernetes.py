@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from harness.cache import cache, exclusive
 from harness.certificates import Authority
 from harness.machine import require
-from harness.pair import until
 from harness.processes import Child, free_port
+from harness.waiting import until
 
 VERSION = "1.34.4"
 COREDNS = "v1.12.4"

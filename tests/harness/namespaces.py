@@ -6,8 +6,8 @@ import subprocess
 from pathlib import Path
 
 from harness.machine import require, require_root
-from harness.pair import until
 from harness.processes import Child
+from harness.waiting import until
 
 
 class Namespaces:

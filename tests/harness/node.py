@@ -17,8 +17,8 @@ from harness.images import archive
 from harness.kubernetes import NODE, VERSION, Cluster, Refused, programs
 from harness.machine import require, require_root
 from harness.namespaces import Namespaces
-from harness.pair import until
 from harness.processes import Child
+from harness.waiting import until
 
 _FILES = Path(__file__).parent / "node_files"
 _PAUSE = "registry.k8s.io/pause:3.6"

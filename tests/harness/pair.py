@@ -13,6 +13,7 @@ import jwt
 import yaml
 
 from harness.processes import BIN, ROOT, Child
+from harness.waiting import until
 
 SECRET = "test-secret-0123456789-0123456789-abcdef"
 RESUME_SECRET = "resume-secret-0123456789-0123456789-abc"
@@ -116,13 +117,3 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         below = merged.get(key)
         merged[key] = merge(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
     return merged
-
-
-def until(condition: Any, explain: Any = lambda: "", timeout: float = 90.0) -> None:
-    """Wait for another process's state that no event tells of. Raises AssertionError."""
-    end = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > end:
-            told = explain if isinstance(explain, str) else explain()
-            raise AssertionError(f"it did not come to pass in {timeout:.0f} s: {told}")
-        time.sleep(0.02)

@@ -1,4 +1,6 @@
-"""Child processes whose log is watched: a test waits for what one says, never for a time to pass."""
+"""Processes that tests start. One that stays is a `Child`, whose log is watched: a test waits for what it says, never for a time
+to pass. With a `Conversation` it speaks over standard input and output; `output_of` is for commands that end by themselves.
+"""
 
 import json
 import os
@@ -6,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ class Died(Exception):
 class Child:
     """A process of ours. Its standard error is read line by line; JSON lines become records."""
 
-    def __init__(self, *command: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
+    def __init__(self, *command: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("PODPAIR_")}
         self.process = subprocess.Popen(
             [str(part) for part in command],
@@ -102,6 +104,61 @@ class Child:
     def _finish(self) -> None:
         self.process.wait(PATIENCE)
         self._reader.join(PATIENCE)
+
+
+class Conversation:
+    """A process that is spoken with: a line of JSON at its standard output for each one at its standard input."""
+
+    def __init__(self, *command: str | Path, env: Mapping[str, str] | None = None, quiet: bool = False) -> None:
+        """`quiet`: what it says at standard error is nobody's business."""
+        self.process = subprocess.Popen(
+            [str(part) for part in command],
+            env=os.environ | (env or {}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if quiet else None,
+            text=True,
+        )
+
+    def read(self) -> Any:
+        """The next line. Raises Died if there is none."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise Died("it has ended: standard error says why")
+        return json.loads(line)
+
+    def ask(self, message: Any) -> Any:
+        """Say a line, and return the one that answers it."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(message) + "\n")
+        self.process.stdin.flush()
+        return self.read()
+
+    def close(self) -> None:
+        """Close its standard input, after which it ends by itself; wait for that."""
+        self.process.communicate()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self.process.communicate()
+
+
+def output_of(
+    *command: str | Path,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: str = "",
+    timeout: float = 240,
+) -> str:
+    """What a command prints that has to succeed. env: on top of ours. Raises AssertionError with what it complains of."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd, env=os.environ | (env or {}), input=stdin, capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, f"exit status {done.returncode}: {done.stderr[-3000:]}{done.stdout[-1000:]}"
+    return done.stdout
 
 
 def free_port() -> int:

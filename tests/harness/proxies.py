@@ -6,8 +6,9 @@ import urllib.request
 from pathlib import Path
 
 from harness.machine import require
-from harness.pair import Gateway, until
+from harness.pair import Gateway
 from harness.processes import ROOT, Child, free_port
+from harness.waiting import until
 
 PAGE = (ROOT / "docs" / "proxies.md").read_text()
 

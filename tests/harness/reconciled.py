@@ -4,8 +4,8 @@ from typing import Any
 
 from harness.kubernetes import ApiServer
 from harness.operator import NOBODY
-from harness.pair import until
 from harness.resources import resource
+from harness.waiting import until
 
 ALONE: dict[str, Any] = {"kafka__bootstrapServers": NOBODY, "gateway__auth": {"disabled": True}}
 """Depends on nothing that a test would have to make."""

@@ -1,10 +1,10 @@
 """Topics that are made, deleted, widened and cut from outside, as people and other programs do."""
 
-import time
-
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions
 from confluent_kafka.cimpl import NewTopic
+
+from harness.waiting import until
 
 _TIMEOUT = 15.0
 
@@ -18,24 +18,27 @@ class TopicAdmin:
     def create(self, name: str, partitions: int, **config: object) -> None:
         """Create a topic; config names have underscores for dots. Returns when the broker tells of it."""
         settings = {key.replace("_", "."): str(value) for key, value in config.items()}
-        end = time.monotonic() + _TIMEOUT
-        while True:
+
+        def created() -> bool:
             made = NewTopic(name, num_partitions=partitions, replication_factor=1, config=settings)
             try:
                 self.admin.create_topics([made])[name].result(_TIMEOUT)
-                break
             except KafkaException as error:
                 # One of this name that was just deleted may not be gone yet.
-                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS or time.monotonic() > end:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
-                time.sleep(0.02)
+                return False
+            return True
+
+        until(created, f"{name} is there already", _TIMEOUT)
         self._told(name, partitions)
 
     def _told(self, name: str, partitions: int) -> None:
-        end = time.monotonic() + _TIMEOUT
-        while len(self.admin.list_topics(name, timeout=_TIMEOUT).topics[name].partitions) != partitions:
-            assert time.monotonic() < end, f"no broker tells of {partitions} partitions of {name}"
-            time.sleep(0.02)
+        until(
+            lambda: len(self.admin.list_topics(name, timeout=_TIMEOUT).topics[name].partitions) == partitions,
+            f"no broker tells of {partitions} partitions of {name}",
+            _TIMEOUT,
+        )
 
     def delete(self, *names: str) -> None:
         """Delete topics."""

@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import os
 import signal
-import subprocess
 import sys
 import threading
 import urllib.error
@@ -21,6 +19,7 @@ import pytest
 import yaml
 from onnx import TensorProto, helper
 
+from harness.processes import Child
 from podpair.inference.core.memory_budget import MemoryBudget
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.tensors import Array, TensorSpec
@@ -44,7 +43,7 @@ class Reply:
         return json.loads(self.body)
 
 
-class Server:
+class Server(Child):
     """`podpair-inference serve` as a process on a free port."""
 
     def __init__(
@@ -58,31 +57,17 @@ class Server:
     ) -> None:
         command = [sys.executable, "-m", "podpair.inference.cli.main", "serve", "--port", "0"]
         models = [] if repository is None else ["--models", str(repository)]
-        self.process = subprocess.Popen(
-            [*command, *models, *options],
-            cwd=cwd,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, **environment},
-        )
-        self.records: list[dict[str, Any]] = []
-        self._came = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        super().__init__(*command, *models, *options, env=environment, cwd=cwd)
         self.url = self.record(wait_for, within)["url"]
 
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """What it has logged so far; a line that is no record is the message of one."""
+        return [_record(line) for line in self.lines]
+
     def record(self, message: str, within: float = 30) -> dict[str, Any]:
-        """The log's first record with that message; waits for it, so many seconds at most."""
-
-        def found() -> dict[str, Any] | None:
-            return next((r for r in self.records if r["message"] == message), None)
-
-        with self._came:
-            self._came.wait_for(lambda: found() or self.process.poll() is not None, within)
-            record = found()
-        assert record, self.records
-        return record
+        """The log's first record with that message; waits for it, so many seconds without a line at most."""
+        return _record(self.wait_for(lambda line: _record(line)["message"] == message, within))
 
     def get(self, path: str) -> Reply:
         return self._open(urllib.request.Request(self.url + path))
@@ -94,22 +79,9 @@ class Server:
     def terminate(self, number: int = signal.SIGTERM) -> int:
         """Send the signal, and the exit status."""
         self.process.send_signal(number)
-        return self.process.wait(30)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self._reader.join()
-        assert self.process.stderr
-        self.process.stderr.close()
-
-    def _read(self) -> None:
-        assert self.process.stderr
-        for line in self.process.stderr:
-            with self._came:
-                self.records.append(json.loads(line) if line.startswith("{") else {"message": line.strip()})
-                self._came.notify_all()
+        status = self.process.wait(30)
+        self._finish()
+        return status
 
     def _open(self, request: urllib.request.Request) -> Reply:
         try:
@@ -118,6 +90,11 @@ class Server:
         except urllib.error.HTTPError as error:
             with error:
                 return Reply(error.code, error.headers, error.read())
+
+
+def _record(line: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(line) if line.startswith("{") else {"message": line.strip()}
+    return found
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["process", "thread"])
@@ -137,7 +114,7 @@ def start() -> Iterator[Callable[..., Server]]:
 
     yield begin
     for server in servers:
-        server.close()
+        server.kill()
 
 
 @pytest.fixture(scope="session")
@@ -150,7 +127,7 @@ def serve() -> Callable[..., AbstractContextManager[Server]]:
         try:
             yield server
         finally:
-            server.close()
+            server.kill()
 
     return begin
 
@@ -163,7 +140,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     zoo(repository)
     server = Server(repository, PODPAIR_SERVER__MAX_BODY_BYTES="1000000")
     yield server
-    server.close()
+    server.kill()
 
 
 def save(

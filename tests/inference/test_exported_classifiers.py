@@ -1,6 +1,5 @@
 """Classifiers as exporters write them: ZipMap's sequences of maps, and LightGBM's labels that are declared [1]."""
 
-import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.tree import DecisionTreeClassifier
 
 from harness import environments
+from harness.processes import output_of
 from harness.v2 import WAYS, infer
 from podpair.common.faults import FaultsError
 from podpair.inference.core.errors import ModelError
@@ -124,7 +124,7 @@ def test_lightgbm_answers_a_label_for_each_row_whatever_it_declares(
 ) -> None:
     python = environments.python(HERE / "exporters.lock")
     path = tmp_path_factory.mktemp("lightgbm")
-    subprocess.run([python, HERE / "exporters.py", path], check=True, timeout=120, capture_output=True)
+    output_of(python, HERE / "exporters.py", path)
     rows = np.random.default_rng(1).normal(size=(7, 4)).astype(np.float32)
     label, maps = plain(path, "lightgbm", rows)
     server = start(path)

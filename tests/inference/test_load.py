@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from harness.waiting import soon
 from podpair.inference.http1.requests import Request
 
 Begin = Callable[..., Any]
@@ -89,9 +90,7 @@ async def test_a_request_leaves_the_memory_when_it_ends_not_when_cycles_are_coll
         await app.queued(0)
         app.gate.open.set()
         assert (await running)[0] == 200
-        async with asyncio.timeout(30):  # the thread that ran it lets go of it after its answer
-            while requests() > before:
-                await asyncio.sleep(0.001)
+        await soon(lambda: requests() <= before)  # the thread that ran it lets go of it after its answer
     finally:
         gc.enable()
 

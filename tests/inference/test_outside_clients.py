@@ -1,8 +1,6 @@
 """Clients that others wrote, each in an environment of its own: their protobuf isn't the server's."""
 
 import csv
-import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ import pytest
 
 from harness import environments
 from harness.machine import require_library
-from harness.processes import ROOT
+from harness.processes import ROOT, output_of
 from inference.row_models import LOGARITHM, logarithm, save
 
 HERE = Path(__file__).parent
@@ -47,9 +45,7 @@ def test_clients_of_others_find_a_v2_server(server: Any, lock: str, program: str
     """tritonclient and KServe's clients: HTTP and gRPC, binary and JSON; tritonclient sync and asyncio, packed, streaming."""
     python = environments.python(HERE / lock)
     addresses = [server.url.removeprefix("http://"), server.record("gRPC is ready")["address"]]
-    command = [str(python), str(HERE / "outside" / program), *addresses]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert (done.returncode, done.stdout.strip()) == (0, "ok"), done.stderr
+    assert output_of(python, HERE / "outside" / program, *addresses).strip() == "ok"
 
 
 # perf_analyzer waits until its figures are stable; with a count of requests it does not.
@@ -66,11 +62,7 @@ def test_perf_analyzer_measures_it(server: Any, tmp_path: Path, how: tuple[str, 
     told = tmp_path / "told.csv"
     command = [python.parent / "perf_analyzer", "-m", "digits", "-u", address, *how]
     counted = ["--concurrency-range", "4", "--request-count", "200", "--verbose-csv", "-f", told]
-    done = subprocess.run(
-        [*map(str, command), *map(str, counted)],
-        capture_output=True, text=True, timeout=240, env={**os.environ, "LD_LIBRARY_PATH": str(cuda)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    output_of(*command, *counted, env={"LD_LIBRARY_PATH": str(cuda)})
     (row,) = csv.DictReader(told.read_text().splitlines())
     assert float(row["Inferences/Second"]) > 0
     # The time that the model took is the server's word, by its ModelStatistics.

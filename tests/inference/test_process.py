@@ -16,6 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from harness.pair import MODELS
+from harness.processes import Child
 
 COMMAND = [sys.executable, "-m", "podpair.inference.cli.main", "serve"]
 BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}]}
@@ -127,14 +128,10 @@ def test_every_log_record_is_one_line_of_json_and_carries_the_request(
 
 
 def test_logs_may_be_text(start: Callable[..., Any], repository: Path) -> None:
-    with subprocess.Popen(
-        [*COMMAND, "--models", str(repository), "--port", "0", "--log-format", "text"],
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr
-        line = next(line for line in process.stderr if " ready " in line)
+    server = Child(*COMMAND, "--models", repository, "--port", "0", "--log-format", "text")
+    try:
+        line = server.wait_for(lambda line: " ready " in line)
         assert "INFO" in line
         assert "models=[" in line
-        process.terminate()
-        assert process.wait(20) == 0
+    finally:
+        assert server.stop() == 0

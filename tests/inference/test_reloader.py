@@ -2,7 +2,6 @@
 
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.waiting import until
 from podpair.inference.core.changes import RETRY_SECONDS, Changes, PendingChanges
 from podpair.inference.runtime.repository import ModelRepository
 
@@ -30,14 +30,14 @@ def ask(server: Any, model: str) -> Any:
     return server.post(f"/v2/models/{model}/generate", {"input": "x"})
 
 
-def until(server: Any, model: str, expected: str | None) -> None:
+def becomes(server: Any, model: str, expected: str | None) -> None:
     """Ask until the answer is that; None: until there is no such model."""
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
+
+    def answer() -> Any:
         reply = ask(server, model)
-        if (reply.json["output"] if reply.status == 200 else None) == expected:
-            return
-    pytest.fail(f"{model} never became {expected}: {reply.status} {reply.body}")
+        return reply.json["output"] if reply.status == 200 else None
+
+    until(lambda: answer() == expected, lambda: f"{model} answers {answer()}, not {expected}")
 
 
 @pytest.fixture
@@ -57,15 +57,15 @@ def test_models_come_change_and_go(tmp_path: Path, watch: Callable[..., Any]) ->
     server = watch()
     assert ask(server, "a").json["output"] == "one"
     write(repository / "b", "new")
-    until(server, "b", "new")
+    becomes(server, "b", "new")
     write(repository / "a", "two")
-    until(server, "a", "two")
+    becomes(server, "a", "two")
     write(repository / "a", "second", version=2)
-    until(server, "a", "second")
+    becomes(server, "a", "second")
     shutil.rmtree(repository / "b")
-    until(server, "b", None)
+    becomes(server, "b", None)
     (repository / "a/model.yaml").write_text("versions: [{version: 1, weight: 1}]")
-    until(server, "a", "two")
+    becomes(server, "a", "two")
 
 
 def test_what_cannot_be_loaded_changes_nothing_until_it_is_mended(tmp_path: Path, watch: Callable[..., Any]) -> None:
@@ -79,10 +79,10 @@ def test_what_cannot_be_loaded_changes_nothing_until_it_is_mended(tmp_path: Path
     # A copy that is half done: a folder without its file, then the file.
     (repository / "half/1").mkdir(parents=True)
     write(repository / "a", "mended")
-    until(server, "a", "mended")
+    becomes(server, "a", "mended")
     assert ask(server, "half").status == 404
     write(repository / "half", "whole")
-    until(server, "half", "whole")
+    becomes(server, "half", "whole")
 
 
 def test_links_that_are_pointed_elsewhere_are_followed(tmp_path: Path, watch: Callable[..., Any]) -> None:
@@ -100,12 +100,12 @@ def test_links_that_are_pointed_elsewhere_are_followed(tmp_path: Path, watch: Ca
     assert ask(server, "a").json["output"] == "one"
     (data / "new").symlink_to("..2026_2")
     (data / "new").rename(data / "..data")
-    until(server, "a", "two")
+    becomes(server, "a", "two")
     write(tmp_path / "tree-2/a", "three")
     (tmp_path / "link").symlink_to(tmp_path / "tree-2")
     (tmp_path / "link").rename(tmp_path / "models")
-    until(server, "a", "three")
-    until(server, "b", None)
+    becomes(server, "a", "three")
+    becomes(server, "b", None)
 
 
 def test_a_volume_that_goes_away_unloads_nothing(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_it_waits_for_a_repository_that_is_not_there_yet(tmp_path: Path, watch: 
     assert server.get("/v2/health/ready").status == 503
     write(tmp_path / "models/a", "one")
     server.record("ready")
-    until(server, "a", "one")
+    becomes(server, "a", "one")
 
 
 # By runtime.process: each exchange starts a process where that is so.
@@ -160,7 +160,7 @@ def test_many_exchanges_under_load_fail_no_request(tmp_path: Path, watch: Callab
                 write(repository / "a", str(i))
                 if i % 2:
                     assert server.post("/v2/repository/models/a/load", b"").status == 200
-                until(server, "a", str(i))
+                becomes(server, "a", str(i))
         finally:
             done.set()
         answers = [answer for future in clients for answer in future.result(30)]

@@ -205,7 +205,7 @@ def test_threads_of_a_model_s_don_t_keep_the_process(serve: Callable[..., Any], 
     server = serve(code, wait_for=wait_for)
     assert server.get("/v2/health/live").status == 200
     assert server.terminate() == 0
-    server.close()
+    server.kill()
     assert "threads of models still run, and end with the process" in [r["message"] for r in server.records]
 
 
@@ -270,7 +270,7 @@ def test_what_a_model_prints_is_no_part_of_the_log(serve: Callable[..., Any]) ->
     server = serve(code)
     assert answered(server, "y")
     assert server.terminate() == 0
-    server.close()
+    server.kill()
     assert all("time" in record for record in server.records), json.dumps(server.records)
 
 

@@ -3,8 +3,8 @@
     language.py [PREFIX ...]        only of paths that begin with one of these, such as gateway/
 
 A function's docstring begins with a verb (PEP 257), a module is named for the thing in it, a few words that readers
-stumbled over stay away from code and pages, prose is wrapped, and modules and functions are bounded. It prints a line for
-each fault, and exits with 1 if there is one.
+stumbled over stay away from code and pages, prose is wrapped, modules and functions are bounded, and a test says why it
+sleeps. It prints a line for each fault, and exits with 1 if there is one.
 """
 
 import ast
@@ -26,6 +26,8 @@ GENERATED = {"configuration.md", "metrics.md", "resource.md", "client-reference.
 WIDTH = 100
 MODULE, FUNCTION = 400, 60  # lines
 PARAMETERS = 6  # of a constructor
+FELT = 0.2  # seconds from which a test that sleeps says why
+PACED = {"bench", "harness"}  # below tests/: loads and faults have a pace of their own
 #: What begins a noun phrase or a clause, and so no docstring of a function.
 _NO_VERBS = """
 a all an and another any anything as at both but by each either every everything few for from here how if in it its many more
@@ -71,6 +73,8 @@ def faults() -> Iterator[str]:
         tree = ast.parse(text)
         yield from too_long(where, text, tree)
         if path not in SOURCES:
+            if where.parts[1] not in PACED:
+                yield from unexplained_sleeps(where, text, tree)
             continue
         if path.stem.endswith("ing") and path.stem not in GERUNDS:
             yield f"{where}:1: a module is named for the thing in it, not by a gerund"
@@ -85,6 +89,18 @@ def faults() -> Iterator[str]:
         yield from stumbled(where, text)
         if path.name not in GENERATED:
             yield from long_lines(where, text)
+
+
+def unexplained_sleeps(where: Path, text: str, tree: ast.Module) -> Iterator[str]:
+    """Yield sleeps of a fixed time, long enough to be felt, that no comment explains: a test waits for an event."""
+    lines = ["", *text.splitlines()]
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name("asyncio" | "time"), attr="sleep"),
+                args=[ast.Constant(int() | float() as seconds)],
+            ) if seconds >= FELT and "#" not in lines[node.lineno - 1] + lines[node.lineno]:
+                yield f"{where}:{node.lineno}: wait for an event, or say in a comment why a test sleeps for {seconds} s"
 
 
 def too_long(where: Path, text: str, tree: ast.Module) -> Iterator[str]:

@@ -6,6 +6,7 @@ import datetime as dt
 
 import pytest
 
+from harness.waiting import soon
 from podpair.common.listener.connections import ConnectionLimits
 from podpair.operator.core.external_metrics_values import MetricValues
 from podpair.operator.core.front_proxy import FrontProxy
@@ -82,8 +83,7 @@ async def test_the_metrics_api(sent: bytes) -> None:
         async with asyncio.timeout(REQUEST_TIMEOUT):
             with contextlib.suppress(ConnectionError):
                 await reader.read()  # to its end: an alert, or nothing
-            while not sample(metrics, "connections_closed", "metrics_api", "tls_handshake"):
-                await asyncio.sleep(0.01)
+            await soon(lambda: sample(metrics, "connections_closed", "metrics_api", "tls_handshake"))
         writer.close()
     finally:
         await server.stop()

@@ -2,10 +2,9 @@
 
 import asyncio
 import json
-import subprocess
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from gateway.auth.conftest import Clock
 from harness import environments
+from harness.processes import Conversation, output_of
 from harness.serving import serving
+from harness.waiting import soon
 from podpair.common.gateway_config.clients import Auth
 from podpair.gateway.auth import jwks as module
 from podpair.gateway.auth.identity import KeysUnavailable, Unauthorized
@@ -82,10 +83,7 @@ async def refusal(verifier: TokenVerifier, signed: str) -> str:
 def made() -> list[dict[str, Any]]:
     """Keys and tokens of joserfc, jwcrypto and authlib."""
     python = environments.python(HERE / "outside/issuers.lock")
-    command = [str(python), str(HERE / "outside/issuers.py"), "keys"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    found: list[dict[str, Any]] = json.loads(done.stdout)
+    found: list[dict[str, Any]] = json.loads(output_of(python, HERE / "outside/issuers.py", "keys"))
     return found
 
 
@@ -109,14 +107,11 @@ async def test_each_algorithm_of_each_library(made: list[dict[str, Any]], issuer
 def provider() -> Iterator[dict[str, Any]]:
     """An OpenID provider, and what it gave someone who logged in."""
     python = environments.python(HERE / "outside/issuers.lock")
-    command = [str(python), str(HERE / "outside/issuers.py"), "provider"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())
-        assert process.stdin is not None
-        process.stdin.close()
+    running = Conversation(python, HERE / "outside/issuers.py", "provider", quiet=True)
+    try:
+        yield running.read()
+    finally:
+        running.close()
 
 
 @pytest.mark.process
@@ -317,18 +312,12 @@ async def test_keys_are_had_before_a_token_needs_them(issuer: Issuer, monkeypatc
     issuer.keys = [GOOD]
     verifier = TokenVerifier(Auth(jwks_url=issuer.url))
     keeping = asyncio.create_task(verifier.keep_keys())
-    await _until(lambda: issuer.asked >= 2)
+    await soon(lambda: issuer.asked >= 2)
     assert "503" in (verifier.trouble or "")
     issuer.status = 200
-    await _until(lambda: verifier.trouble is None)
+    await soon(lambda: verifier.trouble is None)
     keeping.cancel()
     await verifier.close()
-
-
-async def _until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 def test_no_private_part_of_a_key_is_read() -> None:

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from gateway.auth.conftest import Clock
 from harness.serving import serving
+from harness.waiting import soon
 from podpair.common.gateway_config.clients import Auth
 from podpair.gateway.auth.identity import KeysUnavailable, Unauthorized
 from podpair.gateway.auth.tokens import TokenVerifier
@@ -80,11 +81,9 @@ async def verify(issuer: Any, clock: Clock) -> AsyncIterator[Callable[[str], Any
 
 async def asked(issuer: Issuer, times: int) -> None:
     """Until the issuer has been asked so often, and its answer has been taken."""
-    async with asyncio.timeout(15):
-        while issuer.answered < times:
-            await asyncio.sleep(0.005)
+    await soon(lambda: issuer.answered >= times)
     for _ in range(20):
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.005)  # nothing tells that its answer has been taken, nor that it is asked no more
 
 
 async def refusal(verify: Callable[[str], Any], token: str) -> str:

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from gateway.conftest import Client, Connect, kafka_of
 from gateway.fake_model import FakeModel
 from gateway.fuzz.made import examples, frame, frames, heads, records
-from harness.pair import Gateway, token, until
+from harness.pair import Gateway, token
+from harness.waiting import until
 
 UPGRADE = (
     b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"

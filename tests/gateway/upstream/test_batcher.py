@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.upstream.conftest import Asker, RowsServer
+from harness.waiting import soon
 from podpair.gateway.core.model_errors import Failed
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.request import InferenceRequest
@@ -241,9 +242,7 @@ async def test_a_call_that_nobody_waits_for_is_given_up_and_one_that_somebody_do
     tasks[0].cancel()
     rows_server.open.set()
     assert (await tasks[1])["data"]["y"] == 2.0
-    async with asyncio.timeout(60):
-        while not rows_server.given_up:
-            await asyncio.sleep(0.01)
+    await soon(lambda: rows_server.given_up)
     assert rows_server.given_up == 1
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.raw_model import CLOSE, CONTINUE, HINTS, METADATA, PROCESSING, Asked, RawModel, Step, answer_to, response
+from harness.waiting import soon
 from podpair.common.gateway_config.model import Inference
 from podpair.gateway.core.model_errors import Failed, Late, TooLarge, Unavailable
 from podpair.gateway.core.models import model_of
@@ -100,7 +101,7 @@ async def test_bytes_that_come_while_nothing_is_asked_close_the_connection(
         assert await ask(upstream, number, "r") == number + 0.5
         model.say(BEHIND[name](model.asked[-1]))
         if number % 2:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # the gateway reads them: nothing tells when
     assert model.connections == 4
 
 
@@ -158,8 +159,7 @@ async def test_a_caller_that_gives_up_leaves_nothing_behind(model: RawModel, ups
     with pytest.raises(Late):
         await ask(upstream, 7, "r", timeout=0.1)
     task = asyncio.create_task(ask(upstream, 8, "r"))
-    while len(model.asked) < 2:
-        await asyncio.sleep(0.005)
+    await soon(lambda: len(model.asked) == 2)
     task.cancel()
     await asyncio.wait((task,))
     assert await ask_several(upstream, request_id="r") == OWN

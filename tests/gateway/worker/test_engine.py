@@ -90,7 +90,7 @@ async def _finish(world: World) -> None:
             return
         world.model.answer(random.Random(0), OUTCOMES[0])
         world.broker.acknowledge(world.broker.under_way)
-        await asyncio.sleep(0.0002)
+        await asyncio.sleep(0.0002)  # back-offs are shorter
         await world.settle()
 
 
@@ -207,7 +207,7 @@ async def test_a_request_that_can_not_even_be_ended_is_left_behind_and_its_room_
     assert world.model.asked == ["behind it"]
     world.model.answer(random.Random(0), Failed("no"))
     for _ in range(20):
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(0.001)  # back-offs are shorter
         world.model.answer(random.Random(0), Failed("no"))
         await world.settle()
     assert not world.engine._in_hand

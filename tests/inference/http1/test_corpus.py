@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness import environments
-from harness.pair import until
+from harness.processes import Child
 from inference.http1.corpus import NEXT, Case, Llhttp, Verdict, cases, converse
 from podpair.inference.core.errors import NotFoundError
 from podpair.inference.core.memory_budget import MemoryBudget
@@ -157,28 +156,25 @@ def test_llhttp_finds_the_same_requests(case: Case) -> None:
 @pytest.mark.process
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("parser", ["h11", "httptools"])
-def test_uvicorn_takes_the_same_requests(parser: str, tmp_path: Path) -> None:
+def test_uvicorn_takes_the_same_requests(parser: str) -> None:
     """What it understands, and whether it takes the next request, is the same but for what the file says."""
-    with uvicorn(parser, tmp_path) as address:
+    with uvicorn(parser) as address:
         found = {case.name: verdict(address, case) for case in COMPARED}
     assert found == {case.name: case.others.get(parser, (case.taken, case.next)) for case in COMPARED}
 
 
 @contextmanager
-def uvicorn(parser: str, folder: Path) -> Iterator[tuple[str, int]]:
+def uvicorn(parser: str) -> Iterator[tuple[str, int]]:
     """uvicorn over one of its two parsers, in an environment of its own."""
     python = environments.python(HERE / "uvicorn.lock")
     options = ["--http", parser, "--port", "0", "--app-dir", str(HERE / "outside"), "--no-access-log", "asgi:app"]
-    with (folder / "log").open("w+") as log:
-        process = subprocess.Popen([str(python), "-m", "uvicorn", *options], stderr=log, stdout=log)
-        try:
-            told = re.compile(r"running on http://([\d.]+):(\d+)")
-            until(lambda: told.search((folder / "log").read_text()))
-            ((host, port),) = told.findall((folder / "log").read_text())
-            yield host, int(port)
-        finally:
-            process.kill()
-            process.wait()
+    server = Child(python, "-m", "uvicorn", *options)
+    try:
+        told = re.compile(r"running on http://([\d.]+):(\d+)")
+        ((host, port),) = told.findall(server.wait_for(lambda line: told.search(line) is not None))
+        yield host, int(port)
+    finally:
+        server.kill()
 
 
 def verdict(address: tuple[str, int], case: Case) -> Verdict:

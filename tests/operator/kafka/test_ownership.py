@@ -8,9 +8,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollectio
 from confluent_kafka.admin import ConfigResource, ResourceType
 
 from harness.kafka import Broker, SecureBroker
-from harness.pair import until
 from harness.resources import gateway_at
 from harness.topics import TopicAdmin
+from harness.waiting import until
 from podpair.operator.core.api.igw import InferenceGateway
 from podpair.operator.core.credentials import Credentials
 from podpair.operator.core.ownership import MARKS_GROUP, Origin, RecordedOwnership, recorded_ownership

@@ -13,9 +13,9 @@ from confluent_kafka.admin import AdminClient
 
 from harness.kafka import Broker, SecureBroker
 from harness.misbehaving_broker import HOW, STEPS, MisbehavingBrokers
-from harness.pair import until
 from harness.processes import free_port
 from harness.resources import gateway_at
+from harness.waiting import until
 from podpair.operator.core.credentials import Credentials
 from podpair.operator.core.kafka_state import KafkaState, Reason
 from podpair.operator.kafka.remote_topics import DeletionFailed, RemoteTopics

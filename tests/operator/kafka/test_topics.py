@@ -8,8 +8,8 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from confluent_kafka.cimpl import Consumer, NewTopic
 
 from harness.kafka import Broker
-from harness.pair import until
 from harness.resources import gateway_at
+from harness.waiting import until
 from podpair.operator.core.credentials import Credentials
 from podpair.operator.kafka.topics import DeletionIncomplete, Topics
 

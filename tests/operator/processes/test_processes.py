@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from harness.pair import until
 from harness.processes import ROOT, Child
+from harness.waiting import until
 from podpair.operator.core.credentials import Credentials
 from podpair.operator.processes.pool import ProcessPool
 from podpair.operator.processes.process import CallFailed, ProcessFailed

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from harness.waiting import soon
 from podpair.operator.core.external_metrics_values import MetricValues
 from podpair.operator.scraping.metrics_parser import read_load
 from podpair.operator.scraping.scraper import ScrapeLimits, Scraper
@@ -42,7 +43,7 @@ async def slow(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while True:
         writer.write(b"1\r\n#\r\n")
         await writer.drain()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # its pace
 
 
 async def endless(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -78,7 +79,7 @@ async def pods() -> AsyncIterator[Pods]:
         server.close()
     for writer in open_now:
         writer.transport.abort()
-    await asyncio.sleep(0.1)
+    await soon(lambda: not open_now)
 
 
 MANY = METRICS + b"".join(b'podpair_gateway_sessions{a="%d"} 1.0\n' % number for number in range(20_000))
@@ -110,16 +111,21 @@ async def test_a_pod_that_answers_wrongly_is_unknown(pods: Pods, how: str) -> No
 
 async def test_silent_pods_of_one_keep_no_other_waiting(pods: Pods) -> None:
     limits = ScrapeLimits(pod_seconds=30.0, resource_seconds=60.0, connections=8, resource_connections=2)
-    now = 0.0
+    now, asked = 0.0, []
+
+    async def silent_when_asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(writer)
+        await silent(reader, writer)
+
     scraper = Scraper(lambda: now, limits)
     try:
-        mute, good = await pods(silent), await pods(answer(METRICS))
+        mute, good = await pods(silent_when_asked), await pods(answer(METRICS))
         assert (await scraper.scrape(("b", "good"), {"good": good})).sessions == 3
         bad = [
             asyncio.create_task(scraper.scrape(("a", f"bad-{number}"), {str(pod): mute for pod in range(50)}))
             for number in range(20)
         ]
-        await asyncio.sleep(0.1)
+        await soon(lambda: len(asked) == 2)
         # They wait for one another; who has answered before doesn't wait for them.
         async with asyncio.timeout(20):
             for _ in range(3):
