@@ -8,6 +8,12 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+async def cancel_task(task: asyncio.Task[Any]) -> None:
+    """Cancel a task; return when it has ended, however that was."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 class Tasks:
     """A set of background tasks."""
 

@@ -21,6 +21,7 @@ import jwt
 from podpair.common.logs import Throttle
 from podpair.gateway.auth.identity import KeysUnavailable
 from podpair.gateway.auth.jwk import ALGORITHMS, KeySet, VerifyingKey, key_set, keys_for
+from podpair.gateway.tasks import cancel_task
 
 _log = logging.getLogger(__name__)
 _AT_MOST_EVERY = 10.0  # seconds between fetches that unknown key ids, or failures, cause
@@ -195,7 +196,6 @@ class Jwks:
     async def close(self) -> None:
         """Close the connection to the issuer."""
         if self._revalidating is not None:
-            self._revalidating.cancel()
-            await asyncio.gather(self._revalidating, return_exceptions=True)
+            await cancel_task(self._revalidating)
         if self._http is not None:
             await self._http.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 from podpair.common.faults import FaultsError
 from podpair.common.gateway_config.clients import Http
 from podpair.gateway.metrics import Metrics
+from podpair.gateway.tasks import cancel_task
 
 _log = logging.getLogger(__name__)
 _LOOK = 1.0  # seconds between checks of the files
@@ -79,8 +80,7 @@ class Certificate:
     async def close(self) -> None:
         """Stop watching."""
         if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+            await cancel_task(self._watching)
 
 
 def certificate_of(config: Http) -> Certificate | None:

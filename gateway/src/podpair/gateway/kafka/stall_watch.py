@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.stall import StallDetector
+from podpair.gateway.kafka.checks import Check
 from podpair.gateway.kafka.clients import reader_properties
 from podpair.gateway.kafka.group_progress import GroupProgress
+from podpair.gateway.tasks import cancel_task
 
 _log = logging.getLogger(__name__)
 _EVERY = 5.0  # seconds between checks
@@ -54,17 +56,8 @@ class StallWatch:
         self._progress = progress
         self._reader = reader
         self._seen = StallDetector()
-        self._task = asyncio.create_task(self._run())
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(_EVERY)
-            try:
-                await self._check()
-            except KafkaException as error:
-                _log.debug("whether %s is read can't be checked: %s", self._topic, error.args[0].str())
-            except Exception:
-                _log.exception("checking whether %s is read failed", self._topic)
+        check = Check(f"whether {topic} is read", _log, logging.DEBUG)
+        self._task = asyncio.create_task(check.every(_EVERY, self._check, first=_EVERY))
 
     async def _check(self) -> None:
         reached = dict(self._reader.reached())
@@ -115,5 +108,4 @@ class StallWatch:
 
     async def close(self) -> None:
         """Stop checking."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await cancel_task(self._task)

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from confluent_kafka import KafkaError
 
 from podpair.gateway.metrics import Metrics
+from podpair.gateway.tasks import cancel_task
 
 _log = logging.getLogger(__name__)
 _LOOK = 0.5  # seconds between checks for overdue calls
@@ -194,5 +195,4 @@ class Supervisor:
 
     async def close(self) -> None:
         """Stop watching."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await cancel_task(self._task)

@@ -20,8 +20,10 @@ from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.records import Headers
 from podpair.gateway.core.tails import Record
+from podpair.gateway.kafka.checks import Check
 from podpair.gateway.kafka.clients import reader_properties
 from podpair.gateway.kafka.group_progress import GroupProgress
+from podpair.gateway.tasks import cancel_task
 
 _log = logging.getLogger(__name__)
 _EVERY = 5.0  # seconds between checks
@@ -72,17 +74,8 @@ class UnreadResultsWatch:
         self._found = found
         self._epoch = homes.epoch
         self._seen: dict[int, _Seen] = {}
-        self._task = asyncio.create_task(self._run())
-
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self._check()
-            except KafkaException as error:
-                _log.debug("unread partitions of %s can't be sampled: %s", self._topic, error.args[0].str())
-            except Exception:
-                _log.exception("sampling unread partitions of %s failed", self._topic)
-            await asyncio.sleep(_EVERY)
+        check = Check(f"unread partitions of {self._topic}", _log, logging.DEBUG)
+        self._task = asyncio.create_task(check.every(_EVERY, self._check, first=0))
 
     async def _check(self) -> None:
         if self._homes.epoch != self._epoch:  # the topic was replaced or widened
@@ -144,5 +137,4 @@ class UnreadResultsWatch:
 
     async def close(self) -> None:
         """Stop checking."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await cancel_task(self._task)

@@ -22,11 +22,13 @@ from podpair.common.logs import Throttle, ids
 from podpair.gateway.core.ledger import OpenRequest
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.records import ended_by
+from podpair.gateway.kafka.checks import Check
 from podpair.gateway.kafka.group_progress import GroupProgress
 from podpair.gateway.kafka.log_reader import LogReader
 from podpair.gateway.kafka.requests_log import places_of
 from podpair.gateway.sessions.fanout import FanOut
 from podpair.gateway.sessions.session import Session
+from podpair.gateway.tasks import cancel_task
 
 _log = logging.getLogger(__name__)
 _EVERY = 5.0  # seconds between checks, and the age from which an open request is checked
@@ -79,17 +81,7 @@ class LostRequests:
         self._missing: dict[int, float] = {}  # those whose record is gone, by identity, and since when
         self._unsettled_until = 0.0
         self._log_throttle = Throttle()
-        self._task = asyncio.create_task(self._run())
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(_EVERY)
-            try:
-                await self._check()
-            except KafkaException as error:
-                _log.info("open requests can't be checked: %s", error.args[0].str())
-            except Exception:
-                _log.exception("checking open requests failed")
+        self._task = asyncio.create_task(Check("open requests", _log).every(_EVERY, self._check, first=_EVERY))
 
     def _queued(self) -> Iterator[_Open]:
         """Yield the open requests of sessions that are here whose record's place is known."""
@@ -183,5 +175,4 @@ class LostRequests:
 
     async def close(self) -> None:
         """Stop checking."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await cancel_task(self._task)

@@ -24,6 +24,7 @@ from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.connection import Connection
 from podpair.gateway.sessions.session import Session
 from podpair.gateway.sessions.user_log import UserLog
+from podpair.gateway.tasks import cancel_task
 
 _log = logging.getLogger(__name__)
 _SWEEP = 1.0  # seconds between checks for idle and expired connections
@@ -273,5 +274,4 @@ class Registry:
 
     async def close(self) -> None:
         """Stop checking sessions."""
-        self._sweeper.cancel()
-        await asyncio.gather(self._sweeper, return_exceptions=True)
+        await cancel_task(self._sweeper)

@@ -15,15 +15,15 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Protocol
 
-from confluent_kafka import KafkaException
-
 from podpair.gateway.core.protocol import event
 from podpair.gateway.core.records import control_event
+from podpair.gateway.kafka.checks import Check
 from podpair.gateway.kafka.group_progress import Progress
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.connection import Connection
 from podpair.gateway.sessions.lost_requests import RequestsLookup
 from podpair.gateway.sessions.session import Session
+from podpair.gateway.tasks import cancel_task
 
 _log = logging.getLogger(__name__)
 _EVERY = 5.0  # seconds between checks of the logs' starts and the group's commits
@@ -139,15 +139,10 @@ class RequestsTopic:
             _log.warning("queued requests may be lost: %d clients get a gap", count)
 
     async def _run(self) -> None:
+        topic = Check("the requests topic", _log)
         while True:
             self._check_now.clear()
-            complete = False
-            try:
-                complete = await self._check()
-            except KafkaException as error:
-                _log.info("the requests topic can't be checked: %s", error.args[0].str())
-            except Exception:
-                _log.exception("checking the requests topic failed")
+            complete = await topic.attempt(self._check)
             await asyncio.sleep(_SPACING)
             if complete:
                 with contextlib.suppress(TimeoutError):
@@ -178,8 +173,7 @@ class RequestsTopic:
 
     async def close(self) -> None:
         """Stop checking."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await cancel_task(self._task)
 
 
 def _lost_before(place: Progress, incarnation: str) -> int:

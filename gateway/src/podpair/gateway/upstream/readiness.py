@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from podpair.common.logs import Throttle
 from podpair.gateway.core.model_errors import Unavailable
+from podpair.gateway.tasks import cancel_task
 from podpair.gateway.upstream.calls import Upstream
 
 _log = logging.getLogger(__name__)
@@ -100,5 +101,4 @@ class Readiness:
 
     async def close(self) -> None:
         """Stop probing."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await cancel_task(self._task)

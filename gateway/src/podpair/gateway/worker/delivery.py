@@ -14,7 +14,7 @@ from podpair.gateway.core.offsets import Commit
 from podpair.gateway.kafka.producer import DeliveryError, Outgoing, RecordMetadata, RecordProducer
 from podpair.gateway.kafka.transactions import TransactionAborted, Transactions
 from podpair.gateway.results.writer import ResultWriter
-from podpair.gateway.tasks import Tasks
+from podpair.gateway.tasks import Tasks, cancel_task
 from podpair.gateway.worker.dead_letters import DeadLetters
 from podpair.gateway.worker.partition import PartitionState
 from podpair.gateway.worker.request import QueuedRequest, State
@@ -178,8 +178,7 @@ class ExactlyOnce:
         return False
 
     async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await cancel_task(self._task)
         await self._transactions.close()
 
 

@@ -120,7 +120,8 @@ class PreprocessStage:
     ) -> list[Array]:
         """See `Scheduler.submit`. Raises InvalidRequestError also for what is no image, truncated or too large."""
         sink = FutureSink(self._loop, trace)
-        return await self._result_of(sink, self.enqueue(arrays, deadline, parameters, sink))
+        job = self.enqueue(arrays, deadline, parameters, sink)
+        return await sink.result(lambda: self.withdraw(job))
 
     async def preprocess(
         self, arrays: Sequence[Array], deadline: float | None = None, trace: Trace | None = None
@@ -129,7 +130,7 @@ class PreprocessStage:
         sink = FutureSink(self._loop, trace)
         job = self._admit(arrays, deadline, NO_PARAMETERS, sink)
         self._submit_images(job, self._return_arrays)
-        return await self._result_of(sink, job)
+        return await sink.result(lambda: self.withdraw(job))
 
     def enqueue(
         self, arrays: Sequence[Array], deadline: float | None, parameters: Mapping[str, Any], sink: ResultSink
@@ -155,13 +156,6 @@ class PreprocessStage:
             await asyncio.wait_for(self._idle.wait(), seconds)
         self._closed = True
         await self._scheduler.drain(max(0.0, end - time.monotonic()))
-
-    async def _result_of(self, sink: FutureSink, job: PreprocessJob) -> list[Array]:
-        try:
-            return await sink.future
-        finally:
-            if sink.future.cancelled():
-                self.withdraw(job)
 
     def _admit(
         self, arrays: Sequence[Array], deadline: float | None, parameters: Mapping[str, Any], sink: ResultSink

@@ -4,7 +4,7 @@ A version's queue is its scheduler, or the pre-processing stage before that; bot
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from podpair.inference.core.statistics import Statistics
@@ -47,6 +47,15 @@ class FutureSink:
     def failed(self, error: Exception) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+
+
+    async def result(self, withdraw: Callable[[], object]) -> list[Array]:
+        """Wait for the outputs. If the caller is cancelled, call `withdraw`: nobody waits for them then."""
+        try:
+            return await self.future
+        finally:
+            if self.future.cancelled():
+                withdraw()
 
 
 class RequestQueue(Protocol):

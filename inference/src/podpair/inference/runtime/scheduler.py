@@ -131,11 +131,7 @@ class Scheduler:
         """
         sink = FutureSink(self._loop, trace)
         item = self.enqueue(arrays, deadline, parameters, sink)
-        try:
-            return await sink.future
-        finally:
-            if sink.future.cancelled():
-                self.withdraw(item)
+        return await sink.result(lambda: self.withdraw(item))
 
     def enqueue(
         self, arrays: Sequence[Array], deadline: float | None, parameters: Mapping[str, Any], sink: ResultSink
