@@ -4,7 +4,8 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
@@ -162,22 +163,38 @@ def _fake_model() -> Iterator[FakeModel]:
     model.close()
 
 
+@contextmanager
+def before_fake(model: FakeModel, folder: Path, config: dict[str, Any]) -> Iterator[Gateway]:
+    """A gateway before a fake model, on embedded Kafka, for as long as the `with` lasts."""
+    own = {"kafka": {"embedded": True}, "inference": {"url": model.url, "probe_seconds": 0.1}}
+    gateway = Gateway(folder, merge(own, config))
+    try:
+        gateway.wait_ready()
+        yield gateway
+    finally:
+        gateway.stop()
+
+
 @pytest.fixture(scope="session")
 def _fake_gateway(_fake_model: FakeModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    gateway = Gateway(
-        tmp_path_factory.mktemp("fake"),
-        {
-            "kafka": {"embedded": True},
-            "inference": {"url": _fake_model.url, "probe_seconds": 0.1, "timeout_seconds": 5},
-            "requests": {"max_attempts": 2, "backoff_seconds": 0.05},
-            "limits": {"max_direct_in_flight": 4, "in_flight": 6, "message_bytes": 4096},
-            "auth": {"query_token": True},
-            "admission": {"load_shedding": False},  # what was slow in one test is not held against the next
-        },
-    )
-    gateway.wait_ready()
-    yield gateway
-    gateway.stop()
+    config: dict[str, Any] = {
+        "inference": {"timeout_seconds": 5},
+        "requests": {"max_attempts": 2, "backoff_seconds": 0.05},
+        "limits": {"max_direct_in_flight": 4, "in_flight": 6, "message_bytes": 4096},
+        "auth": {"query_token": True},
+        "admission": {"load_shedding": False},  # what was slow in one test is not held against the next
+    }
+    with before_fake(_fake_model, tmp_path_factory.mktemp("fake"), config) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def start_before_fake(
+    _fake_model: FakeModel, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Gateway]]:
+    """`start_before_fake(section={…})` starts a gateway before `model` that all tests of a module share."""
+    with ExitStack() as stack:
+        yield lambda **config: stack.enter_context(before_fake(_fake_model, tmp_path_factory.mktemp("fake"), config))
 
 
 @pytest.fixture

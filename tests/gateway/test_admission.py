@@ -22,19 +22,8 @@ RULES = [
 
 
 @pytest.fixture(scope="module")
-def _limited(_fake_model: FakeModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    gateway = Gateway(
-        tmp_path_factory.mktemp("limited"),
-        {
-            "kafka": {"embedded": True},
-            "inference": {"url": _fake_model.url, "probe_seconds": 0.1},
-            "limits": {"max_direct_in_flight": 4},
-            "admission": {"rules": RULES},
-        },
-    )
-    gateway.wait_ready()
-    yield gateway
-    gateway.stop()
+def _limited(start_before_fake: Callable[..., Gateway]) -> Gateway:
+    return start_before_fake(limits={"max_direct_in_flight": 4}, admission={"rules": RULES})
 
 
 @pytest.fixture

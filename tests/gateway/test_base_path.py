@@ -1,7 +1,7 @@
 """A gateway below a path: everything is there, and at the root as well."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
@@ -25,19 +25,9 @@ BEARER = {"Authorization": f"Bearer {token(sid='below')}"}
 
 
 @pytest.fixture(scope="module")
-def _gateway(_fake_model: FakeModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    gateway = Gateway(
-        tmp_path_factory.mktemp("below"),
-        {
-            "kafka": {"embedded": True},
-            "inference": {"url": _fake_model.url, "probe_seconds": 0.1},
-            "http": {"base_path": f"{BASE}/", "origins": ["https://app.example"]},
-            "console": {"enabled": True},
-        },
-    )
-    gateway.wait_ready()
-    yield gateway
-    gateway.stop()
+def _gateway(start_before_fake: Callable[..., Gateway]) -> Gateway:
+    http = {"base_path": f"{BASE}/", "origins": ["https://app.example"]}
+    return start_before_fake(http=http, console={"enabled": True})
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Whichever way requests are asked, and whoever is connected: they count until they end."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
@@ -21,25 +21,16 @@ CHAT = {"model": "fake", "messages": [{"role": "user", "content": "wait"}]}
 
 
 @pytest.fixture(scope="module")
-def _counting(_fake_model: FakeModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    gateway = Gateway(
-        tmp_path_factory.mktemp("counting"),
-        {
-            "kafka": {"embedded": True},
-            "inference": {"url": _fake_model.url, "probe_seconds": 0.1, "timeout_seconds": 60},
-            "limits": {"max_direct_in_flight": 8, "in_flight": 6},
-            "admission": {
-                "load_shedding": False,
-                "rules": [
-                    {"claim": "plan", "value": "few", "in_flight": 5},
-                    {"claim": "plan", "value": "low", "priority": "low"},
-                ],
-            },
-        },
+def _counting(start_before_fake: Callable[..., Gateway]) -> Gateway:
+    rules = [
+        {"claim": "plan", "value": "few", "in_flight": 5},
+        {"claim": "plan", "value": "low", "priority": "low"},
+    ]
+    return start_before_fake(
+        inference={"timeout_seconds": 60},
+        limits={"max_direct_in_flight": 8, "in_flight": 6},
+        admission={"load_shedding": False, "rules": rules},
     )
-    gateway.wait_ready()
-    yield gateway
-    gateway.stop()
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Pages of other origins: what they may ask, and what they may read, over plain HTTP as the Fetch standard's CORS has it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -22,19 +22,8 @@ API = [
 
 
 @pytest.fixture(scope="module")
-def _gateway(_fake_model: FakeModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    gateway = Gateway(
-        tmp_path_factory.mktemp("pages"),
-        {
-            "kafka": {"embedded": True},
-            "inference": {"url": _fake_model.url, "probe_seconds": 0.1},
-            "http": {"origins": [f"{PAGE}:443"]},
-            "console": {"enabled": True},
-        },
-    )
-    gateway.wait_ready()
-    yield gateway
-    gateway.stop()
+def _gateway(start_before_fake: Callable[..., Gateway]) -> Gateway:
+    return start_before_fake(http={"origins": [f"{PAGE}:443"]}, console={"enabled": True})
 
 
 @pytest.fixture

@@ -27,36 +27,21 @@ FOREIGN = "https://foreign.example"
 Start = Callable[..., Proxy]
 
 
-def started(model: FakeModel, folder: Path, **http: Any) -> Gateway:
-    gateway = Gateway(
-        folder,
-        {
-            "kafka": {"embedded": True},
-            "inference": {"url": model.url, "probe_seconds": 0.1},
-            "sessions": {"heartbeat_seconds": HEARTBEAT},
-            "console": {"enabled": True, "model": "fake"},
-            "http": http,
-        },
-    )
-    gateway.wait_ready()
-    return gateway
+def config(**http: Any) -> dict[str, Any]:
+    return {
+        "sessions": {"heartbeat_seconds": HEARTBEAT}, "console": {"enabled": True, "model": "fake"}, "http": http,
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def plain(_fake_model: FakeModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    gateway = started(_fake_model, tmp_path_factory.mktemp("plain"))
-    yield gateway
-    gateway.stop()
+def plain(start_before_fake: Callable[..., Gateway]) -> Gateway:
+    return start_before_fake(**config())
 
 
 @pytest.fixture(scope="module")
-def trusting(_fake_model: FakeModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def trusting(start_before_fake: Callable[..., Gateway]) -> Gateway:
     """It trusts what is before it, and is found below a path."""
-    gateway = started(
-        _fake_model, tmp_path_factory.mktemp("below"), base_path="/digits", trusted_proxies=["127.0.0.0/8"]
-    )
-    yield gateway
-    gateway.stop()
+    return start_before_fake(**config(base_path="/digits", trusted_proxies=["127.0.0.0/8"]))
 
 
 @pytest.fixture

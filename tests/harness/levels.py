@@ -6,7 +6,7 @@ here: such a test fails.
 """
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ LEVELS = {
 }
 _OF_FIXTURES = {
     "process": {"browser", "helm", "inference", "page", "pair", "real_gateway", "serve", "served", "start", "start_gateway",
-                "start_inference", "_fake_gateway", "_limited", "demo", "made", "provider"},
+                "start_before_fake", "start_inference", "_fake_gateway", "_limited", "demo", "made", "provider"},
     "kafka": {"broker", "fleet", "own_broker", "secure_broker"},
     "cluster": {"bare_cluster", "cluster", "helm_at", "make_space", "operator", "release", "space", "stage"},
 }  # fmt: skip
@@ -42,9 +42,19 @@ class _Watch:
 _watch = _Watch()
 
 
+def _arguments(item: pytest.Item) -> Iterator[str]:
+    """Yield the names that the test's parametrization gives values to, whatever fixtures there are of these names."""
+    for mark in item.iter_markers("parametrize"):
+        names = mark.args[0] if mark.args else mark.kwargs["argnames"]
+        names = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
+        indirect = mark.kwargs.get("indirect", False)
+        if indirect is not True:
+            yield from (name for name in names if name not in (indirect or ()))
+
+
 def level(item: pytest.Item) -> str:
     """Return the highest level that the test's fixtures and marks ask for."""
-    fixtures = set(getattr(item, "fixturenames", ()))
+    fixtures = {*getattr(item, "fixturenames", ())} - {*_arguments(item)}
     marked = {mark.name for mark in item.iter_markers()}
     for name in reversed(LEVELS):
         if name in marked or fixtures & _OF_FIXTURES.get(name, set()):
