@@ -19,7 +19,6 @@ from typing import Any
 from aiohttp import web
 
 from podpair.common.listener.connections import Connections
-from podpair.common.listener.overload import OVERLOADED
 
 _log = logging.getLogger(__name__)
 _TLS_CLOSE = 10.0  # seconds for the end of a TLS connection
@@ -27,6 +26,12 @@ _ACCEPTS = 64  # connections that are accepted in one turn of the loop
 _PAUSE = 0.2  # seconds without accepting after the system has refused to
 RESERVE = 256  # descriptors that clients are not given, or a quarter of a small limit
 _LOG_SECONDS = 10.0  # between two log lines about refused connections
+_MESSAGE = b'{"error":{"code":"overloaded","message":"too many connections: come again"}}'
+# The response to a connection for which there is no room, before any request is read.
+_OVERLOADED = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n"
+    b"Content-Length: %d\r\n\r\n%b" % (len(_MESSAGE), _MESSAGE)
+)
 _OUT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -166,7 +171,7 @@ class Acceptor:
             with contextlib.suppress(OSError), made:
                 made.setblocking(False)
                 if self._context() is None:
-                    made.send(OVERLOADED)
+                    made.send(_OVERLOADED)
                     made.shutdown(socket.SHUT_WR)
                     made.recv(65_536)  # unread input makes the system send a reset, which may overtake the response
         self._refused += 1

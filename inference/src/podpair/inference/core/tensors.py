@@ -65,6 +65,18 @@ class TensorSpec:
     # An input that a request may leave to the model.
     optional: bool = False
 
+    def zeros(self, rows: int, size: int = 1) -> Array:
+        """Return a tensor of so many rows, if it has rows, to run a model with; other dimensions of any size are `size`.
+
+        BYTES are the text 0: a number and JSON, too, and no empty prompt, which language models can't go on from.
+        """
+        sizes = [size if known < 0 else known for known in self.shape]
+        if self.shape[:1] == (-1,):
+            sizes[0] = rows
+        if self.datatype == "BF16":
+            return np.zeros(sizes, "<u2").view(bfloat16.DTYPE)
+        return np.full(sizes, b"0" if self.datatype == "BYTES" else 0, DATATYPES[self.datatype])
+
 
 def datatype_of(dtype: np.dtype[Any]) -> str:
     """Return the V2 name of a numpy dtype; 'S' and 'U' are BYTES. Raises KeyError if V2 has none (complex, datetime)."""

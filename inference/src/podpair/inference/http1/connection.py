@@ -12,9 +12,8 @@ from http import HTTPStatus
 from typing import Any
 
 from podpair.inference.core.errors import InferenceError, TooLargeError
-from podpair.inference.http1.body_buffer import aligned_buffer
-from podpair.inference.http1.chunked_body import ChunkedBody
 from podpair.inference.http1.compression import SMALLEST_BYTES, compress
+from podpair.inference.http1.request_body import ChunkedBody, aligned_buffer
 from podpair.inference.http1.request_head import CHUNKED, MAX_HEAD_BYTES, HeadError, PartialHead, RequestHead
 from podpair.inference.http1.requests import ConnectionOwner, Request, Response, Segment
 from podpair.inference.http1.state import State

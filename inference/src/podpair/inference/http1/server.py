@@ -2,7 +2,7 @@
 
 It has its own HTTP/1.1 implementation because a general one costs several times what a run of a small model does, and this one
 about as much as the run (`make bench-http`, docs/benchmarks.md): requests that need no task get none, and heads and routes are
-looked up, not parsed. What the protocol allows is decided by llhttp (`request_head`, `chunked_body`), and by RFC 9110 and
+looked up, not parsed. What the protocol allows is decided by llhttp (`request_head`, `request_body`), and by RFC 9110 and
 9112 where llhttp accepts more; tests/inference/http1/corpus.yaml holds possible inputs and the right answers.
 """
 

@@ -19,7 +19,6 @@ from podpair.inference.core.errors import InvalidRequestError
 from podpair.inference.core.maps import MapColumns
 from podpair.inference.core.model_config import RuntimeConfig
 from podpair.inference.core.onnx_graph import OnnxModel, read_model
-from podpair.inference.core.samples import zeros
 from podpair.inference.core.tensors import OMITTED, Array, TensorSpec, as_text_or_bytes
 from podpair.inference.runtime.cpu import available_cores, layout
 from podpair.inference.runtime.onnx_session import make_session, redirect_logs, session_options
@@ -163,7 +162,7 @@ class OnnxRuntime:
         counts: list[list[int]] = []
         try:
             for rows in (2, 3):
-                outputs = self.run([zeros(spec.datatype, spec.shape, rows) for spec in self.inputs])
+                outputs = self.run([spec.zeros(rows) for spec in self.inputs])
                 counts.append([array.shape[0] if array.ndim else 0 for array in outputs])
         except Exception as error:
             log.debug("zeros can't be run", extra={"error": str(error)})

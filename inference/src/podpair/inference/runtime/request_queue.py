@@ -48,7 +48,6 @@ class FutureSink:
         if not self.future.done():
             self.future.set_exception(error)
 
-
     async def result(self, withdraw: Callable[[], object]) -> list[Array]:
         """Wait for the outputs. If the caller is cancelled, call `withdraw`: nobody waits for them then."""
         try:

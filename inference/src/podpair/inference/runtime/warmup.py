@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from podpair.common.faults import FaultsError
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.run_times import RunTimes
-from podpair.inference.core.samples import zeros
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import OMITTED, Array, TensorSpec
 from podpair.inference.runtime.protocol import Runtime
@@ -91,7 +90,7 @@ def sample(runtime: Runtime, signature: Signature, config: ModelConfig, rows: in
 
 
 def _zeros(specs: Sequence[TensorSpec], shape: Shape) -> list[Array]:
-    return [OMITTED if spec.optional else zeros(spec.datatype, spec.shape, *shape) for spec in specs]
+    return [OMITTED if spec.optional else spec.zeros(*shape) for spec in specs]
 
 
 def _shapes(specs: Sequence[TensorSpec], sizes: Sequence[int], rows: int | None) -> Iterator[Shape]:

@@ -1,24 +1,37 @@
-"""The body after a head with `Transfer-Encoding: chunked` (RFC 9112, 7.1).
+"""The body after a request's head: of the length that the head gives, or chunked (RFC 9112, 6.3).
 
-llhttp decodes it; its end is also found here, and both have to agree, so that what follows it is the next request and
-nothing else.
+llhttp decodes a chunked body; its end is also found here, and both have to agree, so that what follows it is the next request
+and nothing else.
 """
 
 import re
 from contextlib import suppress
 
 import httptools
+import numpy as np
 
-from podpair.inference.http1.request_head import MAX_HEAD_BYTES, HeadError
+from podpair.inference.http1.request_head import MAX_HEAD_BYTES, HeadError, parse_byte_count
 
+# Tensors begin at a multiple of this if that can be chosen: vector instructions prefer it.
+_ALIGNED = 64
 _HEAD = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 _SIZE = re.compile(rb"0*([0-9A-Fa-f]{0,15})(?:;[^\n]*)?\r\n")
 # Bytes of a chunk's first line that are nothing unusual.
 _USUAL_BYTES = 16
 
 
+def aligned_buffer(length: int, header_length: str) -> memoryview:
+    """Return uninitialised memory for a body, in which what follows `header_length` bytes of JSON is aligned, so that the
+    model can read its tensors where they are.
+    """
+    before = parse_byte_count(header_length) or 0
+    memory = np.empty(length + _ALIGNED, np.uint8)
+    start = -(memory.__array_interface__["data"][0] + min(before, length)) % _ALIGNED
+    return memory[start : start + length].data
+
+
 class ChunkedBody:
-    """One body, as far as it has been received."""
+    """One body after `Transfer-Encoding: chunked` (RFC 9112, 7.1), as far as it has been received."""
 
     def __init__(self) -> None:
         self.content = bytearray()
