@@ -60,6 +60,47 @@ def test_options_over_environment_over_file_over_defaults(file: Any, monkeypatch
     assert load(path).http.port == 2
 
 
+@pytest.mark.parametrize(
+    ("said", "variables", "client"),
+    [
+        ({"sasl.username": "f"}, {"__SASL_USERNAME": "e"}, {"sasl.username": "e"}),
+        ({"SASL_Username": "f", "linger.ms": 5}, {"__SASL_USERNAME": "e"}, {"linger.ms": 5, "sasl.username": "e"}),
+        ({"queue.buffering.max.ms": 5}, {"__LINGER_MS": "6"}, {"linger.ms": "6"}),
+        ({"log_level": 3}, {"__LOG_LEVEL": "6"}, {"log_level": "6"}),
+        ({"sasl.username": "f"}, {"": '{"SASL_USERNAME": "e"}'}, {"sasl.username": "e"}),
+        ({}, {"": '{"sasl.username": "whole"}', "__SASL_USERNAME": "part"}, {"sasl.username": "part"}),
+    ],
+)
+def test_the_environment_comes_over_the_file_in_any_spelling_of_a_property(
+    file: Any, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any], variables: dict[str, str], client: dict[str, Any]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"PODPAIR_KAFKA__CLIENT{name}", value)
+    assert load(file({**BASE, "kafka": {"client": said}})).kafka.client == client
+
+
+def test_a_file_of_a_property_comes_over_another_in_any_spelling(file: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PODPAIR_KAFKA__CLIENT_FILES__SASL_PASSWORD", "/e")
+    config = load(file({**BASE, "kafka": {"client_files": {"sasl.password": "/f"}}}))
+    assert config.kafka.client_files == {"sasl.password": Path("/e")}
+
+
+@pytest.mark.parametrize(
+    ("said", "variables"),
+    [
+        ({"linger.ms": 5, "LINGER_MS": 6}, {}),
+        ({}, {"LINGER_MS": "5", "QUEUE_BUFFERING_MAX_MS": "6"}),
+    ],
+)
+def test_a_property_that_one_source_sets_twice_is_refused(
+    file: Any, monkeypatch: pytest.MonkeyPatch, said: dict[str, Any], variables: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"PODPAIR_KAFKA__CLIENT__{name}", value)
+    (fault,) = faults(file({**BASE, "kafka": {"client": said}}))
+    assert "linger.ms is set twice" in fault
+
+
 def test_an_option_leaves_the_rest_of_its_section(file: Any) -> None:
     config = load(file({**BASE, "kafka": {"client": {"sasl.username": "u"}, "create_topics": False}}),
                   {"kafka": {"embedded": True}})  # fmt: skip

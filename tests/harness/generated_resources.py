@@ -78,6 +78,14 @@ _PROPERTIES = {
 }  # fmt: skip
 _KEYS = ("a", "example.com/a", "A_b", "a b", "/a", "a/", "-a", "a" * 64)
 _ENV = ("A", "B", "PATH", "PODPAIR_SERVER__PORT")
+_GATEWAY_ENV = {
+    # Setting → what may be said of it, good and bad.
+    "LIMITS__SESSIONS": ("5", "0", "x", ""), "RESULTS__USERS": ("true", "perhaps"), "SESSION__IDLE_SECONDS": ("5",),
+    "HTTP__ORIGINS": ("https://a.example", "a/b", '["https://a.example"'), "TRACING__ENDPOINT": ("http://a/v1/traces", "a"),
+    "LIMITS__SESION": ("5",), "CONSOLE__MINT_TOKENS": ("true", "false"), "KAFKA__CLIENT__LINGER_MS": ("5",),
+    "KAFKA__CLIENT__ACKS": ("1",), "KAFKA__CLIENT_FILES__SASL_PASSWORD": ("/run/p",), "LOG": ('{"level": "warning"}', "warning"),
+    "REQUESTS__EXACTLY_ONCE": ("true",), "RESULTS__TOPIC": ("a", "a b"), "SERVER__PORT": ("8081",), "SHUTDOWN_SECONDS": ("0",),
+}  # fmt: skip
 _PEEKED: dict[str, tuple[Any, ...]] = {
     # What stands in a place whose schema says little.
     "valueFrom": (
@@ -209,6 +217,11 @@ def _agree(spec: dict[str, Any], dice: random.Random) -> None:
     for half in ("inference", "gateway"):
         for variable in spec[half].get("env", ()):
             _one_of(variable, dice, "value", "valueFrom")
+            if half == "gateway" and dice.random() < 0.5:
+                setting = dice.choice(list(_GATEWAY_ENV))
+                variable["name"] = f"PODPAIR_{setting}"
+                if "value" in variable:
+                    variable["value"] = dice.choice(_GATEWAY_ENV[setting])
         resources = spec[half].get("resources", {})
         if dice.random() < 0.8 and "requests" in resources:
             resources.pop("limits", None)

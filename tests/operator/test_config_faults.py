@@ -71,6 +71,52 @@ def test_all_faults_are_found_at_once_and_a_rule_by_its_number() -> None:
     assert found == ["spec.gateway.sessions.max", "spec.gateway.admission.rules[1].requestsPerSecond"]
 
 
+@pytest.mark.parametrize(
+    ("env", "found"),
+    [
+        ({"PODPAIR_LIMITS__SESSIONS": "0"}, {"env[0]": "(limits.sessions): Input should be greater than 0"}),
+        ({"A": "b", "PODPAIR_LIMITS__SESION": "5"}, {"env[1]": "(limits.sesion): there is no such setting; did you mean"}),
+        ({"PODPAIR_SESSION__IDLE_SECONDS": "5"}, {"env[0]": ": there is no section 'session'; did you mean 'sessions'?"}),
+        ({"PODPAIR_KAFKA__CLIENT__ACKS": "1"}, {"env[0]": "(kafka.client): acks is podpair's own to set"}),
+        ({"PODPAIR_HTTP": '{"port": "x"}'}, {"env[0]": "(http.port): Input should be a valid integer"}),
+        ({"PODPAIR_RESULTS__TOPIC": "default.digits.requests"}, {"env[0]": "(configuration): requests.topic and results"}),
+        ({"PODPAIR_LOG__LEVEL": None}, {"env[0]": "(log.level): Input should be 'debug', 'info'"}),
+        ({"PODPAIR_LIMITS__SESSIONS": "0", "PODPAIR_LOG__LEVEL": "loud"}, {
+            "env[0]": "(limits.sessions): Input should", "env[1]": "(log.level): Input should",
+        }),
+        ({"PODPAIR_REQUESTS__TOPIC": "a", "PODPAIR_RESULTS__TOPIC": "a"}, {"env": "(configuration): requests.topic and"}),
+        ({"PODPAIR_LIMITS__SESSIONS": "9", "PODPAIR_KAFKA__CLIENT__LINGER_MS": "5", "PODPAIR_HOST": "x"}, {}),
+        ({"PODPAIR_LIMITS__SESSIONS": "$(MANY)", "MANY": "0"}, {}),
+        ({"PODPAIR_LIMITS__SESSIONS": {"configMapKeyRef": {"name": "limits", "key": "sessions"}}}, {}),
+        # The other topic may be another one there.
+        ({"PODPAIR_RESULTS__TOPIC": "default.digits.requests", "PODPAIR_REQUESTS__TOPIC": "$(TOPIC)"}, {}),
+    ],
+)  # fmt: skip
+def test_what_variables_say_is_judged_with_the_file(env: dict[str, Any], found: dict[str, str]) -> None:
+    variables = [
+        {"name": name, "valueFrom": value} if isinstance(value, dict)
+        else {"name": name} if value is None
+        else {"name": name, "value": value}
+        for name, value in env.items()
+    ]  # fmt: skip
+    made = resource(gateway__env=variables)
+    told = {path_of(place): why for place, why in config_faults(InferenceGateway.model_validate(made))}
+    assert told.keys() == {f"spec.gateway.{place}" for place in found}
+    for place, why in found.items():
+        assert told[f"spec.gateway.{place}"].startswith(
+            f"the gateway would refuse it{why if why[0] == ':' else f' {why}'}"
+        )
+    assert disagreements(made) == []
+
+
+def test_a_password_is_not_set_twice_whatever_it_is() -> None:
+    """By the operator, of the Secret, and by a variable that names a file."""
+    env = [{"name": "PODPAIR_KAFKA__CLIENT_FILES__SASL_PASSWORD", "value": "/run/p"}]
+    ((place, why),) = config_faults(InferenceGateway.model_validate(resource(**SASL_AND_TLS, gateway__env=env)))
+    assert path_of(place) == "spec.gateway.env[0]"
+    assert "sasl.password: in client and in client_files: choose one" in why
+
+
 def test_every_field_that_is_named_is_there() -> None:
     def model_of(annotation: Any) -> Any:
         kinds = (annotation, *get_args(annotation))

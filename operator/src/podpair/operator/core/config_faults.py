@@ -1,17 +1,24 @@
 """Checks whether the gateway would take the configuration that a resource becomes, and names the fields of what it would refuse.
 
-The resource's own rules leave nothing to refuse, and a test holds them to it. Where they fall short all the same, the fault
-is in the resource's condition InvalidSpec and in what `podpair validate` prints, instead of in pods that don't start.
+The resource's own rules leave nothing to refuse but in the gateway's environment, and a test holds them to it. Where they fall
+short all the same, the fault is in the resource's condition InvalidSpec and in what `podpair validate` prints, instead of in
+pods that don't start.
 """
 
 from collections.abc import Iterator
 
+from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
+from podpair.common.gateway_config.model import Config
 from podpair.operator.core.api.igw import InferenceGateway
-from podpair.operator.core.builders.gateway_config import refused_settings
+from podpair.operator.core.builders.gateway_config import contents, gateway_config, refused_settings
+from podpair.operator.core.builders.settings import gateway_variables
 
 Place = tuple[str | int, ...]
+
+_TEXTS = ("PODPAIR_KAFKA__CLIENT__", "PODPAIR_KAFKA__CLIENT_FILES__", "PODPAIR_REQUESTS__GROUP_INSTANCE_ID")
+"""How variables begin whose settings are any text."""
 
 FIELDS = {
     "http": "gateway",
@@ -82,9 +89,60 @@ FIELDS = {
 
 def config_faults(gateway: InferenceGateway) -> Iterator[tuple[Place, str]]:
     """Yield what the gateway would refuse, of a resource whose fields are valid: the field of the resource, and why."""
-    for setting, why in refused_settings(gateway):
-        named = ".".join(map(str, setting)) or "configuration"
-        yield _field(setting), f"the gateway would refuse it ({named}): {why.removeprefix('Value error, ')}"
+    refused = [(_field(setting), _sentence(setting, why)) for setting, why in refused_settings(gateway)]
+    yield from refused or _environment_faults(gateway)
+
+
+def _environment_faults(gateway: InferenceGateway) -> Iterator[tuple[Place, str]]:
+    """Yield what the gateway would refuse of the variables in `gateway.env`, over a file that it takes."""
+    own = {
+        variable.name: ("spec", "gateway", "env", index)
+        for index, variable in enumerate(gateway.spec.gateway.env)
+        if variable.name.upper().startswith("PODPAIR_")
+    }
+    if not own:
+        return
+    # Imported where it is needed: what reads variables takes as long to import as all the rest.
+    from podpair.common.gateway_config import environment
+
+    yield from ((own[name], f"the gateway would refuse it: {why}") for name, why in environment.unknown_variables(own))
+    known, unknown = _variables(gateway)
+    try:
+        Config.model_validate(environment.layered(contents(gateway_config(gateway)), known))
+    except ValidationError as error:
+        for one in error.errors():
+            within = environment.variable_name(one["loc"])
+            # What is not known may be the cause, or the cure.
+            if any(name.startswith(within) for name in unknown):
+                continue
+            name = environment.variable_for(one["loc"], own)
+            guilty = [name] if name is not None else [name for name in own if name.startswith(within)]
+            place: Place = own[guilty[0]] if len(guilty) == 1 else ("spec", "gateway", "env")
+            yield place, _sentence(one["loc"], environment.reason(one))
+
+
+def _variables(gateway: InferenceGateway) -> tuple[dict[str, str], list[str]]:
+    """Return the gateway's variables with their values, and those whose values are known only in the pod: they come from a
+    Secret, say, or refer to another variable. If any text will do, one stands for the value: the setting must not be set twice.
+    """
+    known, later = {}, [variable["name"] for variable in gateway_variables(gateway)]
+    for variable in gateway.spec.gateway.env:
+        if variable.value_from is not None or _refers(variable.value or ""):
+            later.append(variable.name)
+        else:
+            known[variable.name] = variable.value or ""
+    texts = [name for name in later if name.upper().startswith(_TEXTS)]
+    return known | dict.fromkeys(texts, "known in the pod"), [name for name in later if name not in texts]
+
+
+def _refers(value: str) -> bool:
+    """Return whether Kubernetes would replace a part of a value: `$(NAME)`, or `$$` by a dollar sign."""
+    return "$(" in value or "$$" in value
+
+
+def _sentence(setting: Place, why: str) -> str:
+    named = ".".join(map(str, setting)) or "configuration"
+    return f"the gateway would refuse it ({named}): {why.removeprefix('Value error, ')}"
 
 
 def _field(setting: Place) -> Place:

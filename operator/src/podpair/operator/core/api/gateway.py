@@ -198,7 +198,8 @@ class Gateway(Section):
         Field(max_length=128),
         KeyedBy("name"),
     ] = ()
-    """Environment variables; PODPAIR_… ones override what this resource says."""
+    """Environment variables; PODPAIR_… ones override what this resource says. A value that the gateway would refuse is a fault of
+    the resource; one that is known only in the pod (valueFrom, `$(NAME)`) is the gateway's to refuse."""
     sessions: Sessions = Field(default_factory=Sessions)
     """How long sessions live, and how much may wait for one client."""
     auth: Auth

@@ -38,11 +38,11 @@ def config_map(gateway: InferenceGateway) -> Manifest:
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": metadata(gateway, "-gateway"),
-        "data": {CONFIG_FILE: yaml.safe_dump(_contents(gateway_config(gateway)), sort_keys=False, width=120)},
+        "data": {CONFIG_FILE: yaml.safe_dump(contents(gateway_config(gateway)), sort_keys=False, width=120)},
     }
 
 
-def _contents(config: Config) -> Any:
+def contents(config: Config) -> Any:
     """Return what the file says: all that the operator decides, in the model's order; the rest is the gateway's own to know."""
     return _whole(config.model_dump(mode="json", exclude_unset=True, exclude_none=True))
 

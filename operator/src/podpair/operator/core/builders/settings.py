@@ -104,7 +104,7 @@ def gateway_variables(gateway: InferenceGateway) -> list[Manifest]:
     """Environment variables of the gateway that come from Secrets and from the pod; what the user sets is the user's."""
     kafka = gateway.spec.kafka
     variables: list[Manifest] = []
-    own = {property_name(name) for name in kafka.client}  # the gateway refuses what is set twice
+    own = {property_name(name) for name in kafka.client}  # a variable would come over the user's own
     if kafka.sasl is not None:
         for setting, key in (("USERNAME", kafka.sasl.username_key), ("PASSWORD", kafka.sasl.password_key)):
             if f"sasl.{setting.lower()}" in own:
