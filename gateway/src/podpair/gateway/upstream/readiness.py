@@ -5,6 +5,7 @@ Invariant: only its health, or that no connection to it can be made, makes it no
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 from podpair.common.logs import Throttle
@@ -13,6 +14,8 @@ from podpair.gateway.tasks import cancel_task
 from podpair.gateway.upstream.calls import Upstream
 
 _log = logging.getLogger(__name__)
+_SOONEST, _LATEST = 0.03, 0.2  # seconds until it is probed again while it is not ready …
+_SHARE = 0.2  # … by how long it has not been: what is down for a moment is used at once, and little is asked of the rest
 
 
 class Readiness:
@@ -23,6 +26,7 @@ class Readiness:
         self._interval = interval
         self._listeners: list[Callable[[bool], object]] = []
         self._up = asyncio.Event()
+        self._down_since = time.monotonic()
         self._probe = asyncio.Event()  # set: probe now
         self._begun = 0  # probes
         self._asked = 0  # probes that have ended
@@ -76,14 +80,17 @@ class Readiness:
             async with self._ended:
                 self._asked = self._begun
                 self._ended.notify_all()
-            # Soon again while it is down: a restarted model is used as soon as it can be.
-            wait = self._interval if self.ready else min(self._interval, 0.2)
+            wait = self._interval if self.ready else min(self._interval, self._soon())
             try:
                 async with asyncio.timeout(wait):
                     await self._probe.wait()
                 await asyncio.sleep(min(wait, 0.05))
             except TimeoutError:
                 pass
+
+    def _soon(self) -> float:
+        """Return the seconds until it is probed again while it is not ready: a restarted model is used as soon as it can be."""
+        return min(max(_SHARE * (time.monotonic() - self._down_since), _SOONEST), _LATEST)
 
     def _set(self, ready: bool, why: str = "") -> None:
         if ready == self.ready:
@@ -93,6 +100,7 @@ class Readiness:
             self._throttle.log(_log, logging.INFO, "inference at %s is ready", self._client.url)
         else:
             self._up.clear()
+            self._down_since = time.monotonic()
             self._throttle.log(
                 _log, logging.WARNING, "inference at %s is not ready%s", self._client.url, f": {why}" if why else ""
             )
