@@ -11,7 +11,7 @@ KAFKA ?=
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-faults test-producers test-models test-resources coverage fuzz e2e lint format lock crd proto bench bench-fanout bench-drain bench-direct bench-queued bench-whole bench-features bench-growth bench-inference bench-http bench-frames bench-report reference images clean
+.PHONY: help setup demo test test-slow test-faults test-producers test-models test-resources coverage fuzz e2e lint format lock crd proto bench bench-fanout bench-drain bench-direct bench-queued bench-whole bench-features bench-growth bench-inference bench-http bench-start bench-frames bench-report reference images clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -102,6 +102,9 @@ bench-drain: setup ## SIGTERM for a gateway with 10,000 sessions, which move to 
 
 bench-inference: setup ## the model's container beside its peers and session.run itself; needs wrk (ARGS="--only small --peers all")
 	@$(BIN)/python tests/bench/inference.py $(ARGS)
+
+bench-start: setup ## the pair from nothing to its first answer, and its memory when idle (ARGS="--against ../other --rounds 7")
+	@$(BIN)/python tests/bench/start.py $(ARGS)
 
 bench-http: setup ## the model's container's HTTP server alone, beside uvicorn and granian; needs wrk
 	@$(BIN)/python tests/bench/http_server.py $(ARGS)

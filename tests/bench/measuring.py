@@ -41,7 +41,9 @@ def rss_bytes(pid: int) -> int:
 def memory_bytes(pid: int) -> tuple[int, int]:
     """Resident memory and its proportional share, where pages that others have too count in part (proc(5), smaps_rollup)."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    found = {name: int(kilobytes.split()[0]) << 10 for name, _, kilobytes in (line.partition(":") for line in lines[1:])}
+    found = {
+        name: int(kilobytes.split()[0]) << 10 for name, _, kilobytes in (line.partition(":") for line in lines[1:])
+    }
     return found["Rss"], found["Pss"]
 
 

@@ -57,7 +57,9 @@ def start(checkout: Path, models: Path, folder: Path, options: argparse.Namespac
     programs, port = checkout / ".venv" / "bin", free_port()
     config = folder / "gateway.yaml"
     config.write_text(yaml.safe_dump(settings(port, options.kafka)))
-    request = urllib.request.Request("http://gateway/v2/models/mlp/infer", body(), {"Authorization": f"Bearer {token()}"})
+    request = urllib.request.Request(
+        "http://gateway/v2/models/mlp/infer", body(), {"Authorization": f"Bearer {token()}"}
+    )
     with ExitStack() as stack:
         begun = time.monotonic()
         inference = Child(programs / "podpair-inference", "serve", "--models", models, "--port", str(port))
