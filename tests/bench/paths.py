@@ -36,6 +36,7 @@ from podpair.gateway.core.ledger import Ledger
 from podpair.gateway.core.models import Model
 from podpair.gateway.core.offsets import Committed
 from podpair.gateway.core.protocol import decode_row
+from podpair.gateway.core.record_batch import RecordBatch
 from podpair.gateway.core.tensors import Output, TensorSpec
 from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.core.wires import JsonWire
@@ -227,13 +228,20 @@ async def fan_out(items: int, sessions: int = 500, tail: int = 1 << 22) -> float
     fanout.open(0, 0)
     keys = list(held)
     value = b'{"s":123,"n":456,"t":1234567890123456789}'
-    batches = [
-        [Record(0, at + i, keys[(at + i) % sessions], value, None) for i in range(1000)] for at in range(0, items, 1000)
-    ]
+    batches = [_columns(at, [keys[(at + i) % sessions] for i in range(1000)], value) for at in range(0, items, 1000)]
     began = time.thread_time()
-    for batch in batches:
-        fanout.deliver(cast("Any", batch))
+    for columns in batches:
+        batch = RecordBatch()
+        batch.add(*columns)
+        for partition, found in batch.partitions.items():
+            fanout.deliver(partition, found)
     return time.thread_time() - began
+
+
+def _columns(start: int, keys: list[bytes], value: bytes) -> Any:
+    """Records of one partition, as a batch takes them."""
+    offsets = range(start, start + len(keys))
+    return [0] * len(keys), keys, [(offset, value, None) for offset in offsets], [len(value)] * len(keys)
 
 
 async def queued(items: int, together: int = 256, *, exactly_once: bool = False) -> float:

@@ -206,7 +206,7 @@ class World:
 
 def answer(request_id: str, kind: str = "result") -> Any:
     headers = [("ce_id", request_id.encode()), ("ce_type", f"dev.podpair.{kind}".encode())]
-    return SimpleNamespace(value=lambda: b"{}", headers=lambda: headers)
+    return 0, b"{}", headers
 
 
 @pytest.mark.parametrize(("committed", "finished"), [(6, ()), (3, (5,))])

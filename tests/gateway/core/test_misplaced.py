@@ -2,14 +2,15 @@
 
 import logging
 import zlib
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
+from podpair.gateway.core.cloud_events import Headers
 from podpair.gateway.core.partitioners import PARTITIONERS, MisplacedKeys, fnv1a
 from podpair.gateway.core.partitions import HomePartitions, home_of_key
+from podpair.gateway.core.record_batch import Record
 from podpair.gateway.core.records import takeover_headers
-from podpair.gateway.core.tails import Record
 from podpair.gateway.kafka.unread_results import Sampled
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions import misplaced_records
@@ -20,22 +21,9 @@ KEYS = [f"s-{number:016x}".encode() for number in range(40)]
 USER = b"user:alice%40example.com"
 
 
-class Stored:
-    """A record, as a consumer hands it over."""
-
-    def __init__(self, offset: int = 0, headers: Any = None) -> None:
-        self._offset = offset
-        self._headers = headers
-
-    def offset(self) -> int:
-        return self._offset
-
-    def headers(self) -> Any:
-        return self._headers
-
-
-def records(*stored: Stored) -> list[Record]:
-    return cast("list[Record]", list(stored))
+def stored(offset: int = 0, headers: Headers | None = None) -> Record:
+    """A record, as the fan-out has it."""
+    return offset, b"", headers
 
 
 class Case:
@@ -63,59 +51,59 @@ def away(key: bytes) -> int:
 
 @pytest.mark.parametrize("key", [*KEYS[:3], USER, b"", b"\xff\xfe"])
 def test_at_home_it_is_right_whoever_is_away(case: Case, key: bytes) -> None:
-    assert case.misplaced.handle_unclaimed(home_of_key(key, WIDTH), key, records(Stored())) == 0
+    assert case.misplaced.handle_unclaimed(home_of_key(key, WIDTH), key, [stored()]) == 0
     assert case.misplaced.known[key] == home_of_key(key, WIDTH)
-    assert case.misplaced.handle_unclaimed(away(key), key, records(Stored(), Stored(1))) == 2
+    assert case.misplaced.handle_unclaimed(away(key), key, [stored(), stored(1)]) == 2
     assert case.counted("unclaimed") == 2
 
 
 def test_what_is_in_a_partition_of_another_gateway_is_counted_there() -> None:
     case = Case(lambda partition: partition == 3)
     for key in KEYS:
-        case.misplaced.handle_unclaimed(away(key), key, records(Stored()))
+        case.misplaced.handle_unclaimed(away(key), key, [stored()])
     assert case.counted("unclaimed") == sum(away(key) == 3 for key in KEYS) > 0
-    case.misplaced.handle_unclaimed(2, None, records(Stored()))
+    case.misplaced.handle_unclaimed(2, None, [stored()])
     assert case.counted("keyless") == 0
-    case.misplaced.handle_unclaimed(3, None, records(Stored(), Stored()))
+    case.misplaced.handle_unclaimed(3, None, [stored(), stored()])
     assert case.counted("keyless") == 2
 
 
 def test_announcements_of_gateways_are_none(case: Case) -> None:
     headers = takeover_headers(connection="1.a", session="s", source="gw", now=0.0)
-    assert case.misplaced.handle_unclaimed(away(KEYS[0]), KEYS[0], records(Stored(0, headers))) == 0
-    assert case.misplaced.handle_unclaimed(away(KEYS[0]), KEYS[0], records(Stored(0, headers), Stored(1))) == 1
+    assert case.misplaced.handle_unclaimed(away(KEYS[0]), KEYS[0], [stored(0, headers)]) == 0
+    assert case.misplaced.handle_unclaimed(away(KEYS[0]), KEYS[0], [stored(0, headers), stored(1)]) == 1
 
 
 def test_new_keys_are_bounded_in_time_and_number(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(misplaced_records, "_MOST_KEYS", 300)
     for number in range(1000):
         key = b"%d" % number
-        case.misplaced.handle_unclaimed(away(key), key, records(Stored()))
+        case.misplaced.handle_unclaimed(away(key), key, [stored()])
     assert case.counted("unclaimed") == len(case.misplaced.known) == 200
     case.now += 1
     for number in range(1000, 2000):
         key = b"%d" % number
-        case.misplaced.handle_unclaimed(away(key), key, records(Stored()))
+        case.misplaced.handle_unclaimed(away(key), key, [stored()])
     assert case.counted("unclaimed") == 400
     assert len(case.misplaced.known) <= 300
     huge = bytes(1 << 20)
     case.now += 1
-    assert case.misplaced.handle_unclaimed(away(huge), huge, records(Stored())) == 0
+    assert case.misplaced.handle_unclaimed(away(huge), huge, [stored()]) == 0
 
 
 def test_producers_have_a_while_to_learn_that_the_topic_was_widened(case: Case) -> None:
     key = next(key for key in KEYS if home_of_key(key, WIDTH) != home_of_key(key, 2 * WIDTH))
     before = home_of_key(key, WIDTH)
-    assert case.misplaced.handle_unclaimed(before, key, records(Stored())) == 0
+    assert case.misplaced.handle_unclaimed(before, key, [stored()]) == 0
     case.homes.change("f", 2 * WIDTH, siblings={"e"})
     other = next(p for p in range(2 * WIDTH) if p not in (before, home_of_key(key, 2 * WIDTH)))
-    assert case.misplaced.handle_unclaimed(other, key, records(Stored())) == 1
-    assert case.misplaced.handle_unclaimed(before, key, records(Stored())) == 0
+    assert case.misplaced.handle_unclaimed(other, key, [stored()]) == 1
+    assert case.misplaced.handle_unclaimed(before, key, [stored()]) == 0
     case.now += 601
-    assert case.misplaced.handle_unclaimed(before, key, records(Stored())) == 1
+    assert case.misplaced.handle_unclaimed(before, key, [stored()]) == 1
     case.homes.change("g", WIDTH)  # made again
-    assert case.misplaced.handle_unclaimed(before, key, records(Stored())) == 0
-    assert case.misplaced.handle_unclaimed(home_of_key(key, 2 * WIDTH), key, records(Stored())) == 1
+    assert case.misplaced.handle_unclaimed(before, key, [stored()]) == 0
+    assert case.misplaced.handle_unclaimed(home_of_key(key, 2 * WIDTH), key, [stored()]) == 1
 
 
 def test_samples_of_a_partition_that_is_not_read(case: Case) -> None:
@@ -132,7 +120,7 @@ def test_it_is_said_once_a_minute_with_the_likely_cause(case: Case, caplog: pyte
     def write(keys: list[bytes]) -> None:
         for number, key in enumerate(keys):
             partition = zlib.crc32(key) % WIDTH
-            case.misplaced.handle_unclaimed(partition, key, records(Stored(number)))
+            case.misplaced.handle_unclaimed(partition, key, [stored(number)])
 
     write(KEYS)
     wrong = sum(zlib.crc32(key) % WIDTH != home_of_key(key, WIDTH) for key in KEYS)
@@ -146,7 +134,7 @@ def test_it_is_said_once_a_minute_with_the_likely_cause(case: Case, caplog: pyte
         f"its partitioner is CRC-32, librdkafka's default (consistent_random) (true of {wrong} of {wrong} keys)" in told
     )
     assert "set partitioner=murmur2_random (docs/producers.md)" in told
-    case.misplaced.handle_unclaimed(5, None, records(Stored(7)))
+    case.misplaced.handle_unclaimed(5, None, [stored(7)])
     assert caplog.messages[2].startswith("1 records of results have no key, and so belong to nobody: results[5]@7")
 
 

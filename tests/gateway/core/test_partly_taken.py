@@ -7,18 +7,7 @@ from podpair.gateway.core.wires import JsonWire
 from podpair.gateway.sessions.connection import Connection
 from podpair.gateway.sessions.session import Session
 
-
-class Answer:
-    """A result record at offset 8."""
-
-    def offset(self) -> int:
-        return 8
-
-    def value(self) -> bytes:
-        return b"{}"
-
-    def headers(self) -> list[tuple[str, bytes]]:
-        return [("ce_type", b"dev.podpair.result"), ("ce_id", b"r")]
+_ANSWER = 8, b"{}", [("ce_type", b"dev.podpair.result"), ("ce_id", b"r")]
 
 
 class TakesOne:
@@ -35,6 +24,6 @@ def test_where_only_the_word_that_it_was_accepted_is_taken() -> None:
     session.seen = 7
     session.connection = cast("Connection", TakesOne())
     session.ledger.open("r", OpenRequest("queue", cancels_on_disconnect=False))
-    delivery = session.deliver([cast("Any", Answer())])
+    delivery = session.deliver([_ANSWER])
     assert not delivery.complete
     assert session.seen == 7

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.record_batches import one_partition
 from podpair.common.gateway_config.model import Config
 from podpair.gateway.auth.resume import Issuer, ResumeTokens
 from podpair.gateway.core.ledger import Ledger
 from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.protocol import CloseCode
+from podpair.gateway.core.record_batch import Record
 from podpair.gateway.core.records import Event, Kind, control_event, result_event
 from podpair.gateway.core.wires import EventStreamWire, JsonWire, RawWire, Wire
 from podpair.gateway.kafka.log_reader import ResultsLog
@@ -56,35 +58,12 @@ class Transport:
         self.taken = min(len(self.written), self.taken + count)
 
 
-class Record:
+def made_record(offset: int, kind: str, size: int) -> Record:
     """A record of the session's home partition."""
-
-    def __init__(self, offset: int, kind: str, size: int) -> None:
-        self._offset = offset
-        self._value = json.dumps("x" * size if kind != "result" else {"data": "x" * size}).encode()
-        typed = [
-            ("ce_type", f"dev.podpair.{kind}".encode()),
-            ("ce_id", b"r%d" % (offset % 3 if kind == "partial" else offset)),
-        ]
-        self._headers = typed if kind != "push" else None
-
-    def partition(self) -> int:
-        return 0
-
-    def key(self) -> bytes:
-        return b"s"
-
-    def offset(self) -> int:
-        return self._offset
-
-    def value(self) -> bytes:
-        return self._value
-
-    def headers(self) -> Any:
-        return self._headers
-
-    def __len__(self) -> int:
-        return len(self._value)
+    value = json.dumps("x" * size if kind != "result" else {"data": "x" * size}).encode()
+    request_id = b"r%d" % (offset % 3 if kind == "partial" else offset)
+    typed = [("ce_type", f"dev.podpair.{kind}".encode()), ("ce_id", request_id)]
+    return offset, value, typed if kind != "push" else None
 
 
 class Side:
@@ -115,6 +94,11 @@ class Side:
         self.session.connection = self.connection
         self.connection.welcome([])
         self.session.live = True
+
+    def deliver(self, records: list[Record]) -> None:
+        """Deliver one batch."""
+        if records:
+            self.fanout.deliver(0, one_partition([b"s"] * len(records), records))
 
     @property
     def held(self) -> int:
@@ -158,10 +142,10 @@ def test_what_is_held_is_bounded_and_what_is_not_taken_comes_from_the_log(
             made = []
             for kind, size in batch:
                 largest = max(largest, size)
-                made.append(Record(offset, kind, size))
+                made.append(made_record(offset, kind, size))
                 needed += [offset] if kind != "partial" else []
                 offset += 1
-            side.fanout.deliver(cast("Any", made))
+            side.deliver(made)
             assert side.held <= limit + largest + _FRAME
             await side.turn()
             assert side.held <= limit + largest + _FRAME
@@ -188,7 +172,7 @@ def test_what_is_held_is_bounded_and_what_is_not_taken_comes_from_the_log(
 
 
 def deliver(side: Side, offset: int, size: int, kind: str = "push") -> None:
-    side.fanout.deliver(cast("Any", [Record(offset, kind, size)]))
+    side.deliver([made_record(offset, kind, size)])
 
 
 @pytest.mark.parametrize("size", [50, LIMIT - 100, LIMIT, 50_000, 500_000])
@@ -233,7 +217,7 @@ async def test_who_takes_a_little_now_and_then_is_not_closed() -> None:
 
 async def test_a_burst_of_few_large_records_is_not_written_at_once() -> None:
     side = Side(JsonWire(b"e.0."), limit=1 << 20)
-    side.fanout.deliver(cast("Any", [Record(offset, "push", 1_000_000) for offset in range(16)]))
+    side.deliver([made_record(offset, "push", 1_000_000) for offset in range(16)])
     assert side.held <= (1 << 20) + 1_000_000 + _FRAME
     for _ in range(40):
         side.transport.take(10**9)

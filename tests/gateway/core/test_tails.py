@@ -3,55 +3,31 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podpair.gateway.core.tails import Groups, PartitionTail
+from harness.record_batches import one_partition
+from podpair.gateway.core.record_batch import Record
+from podpair.gateway.core.tails import PartitionTail
 
 
-class Kept:
+def kept(offset: int, size: int, headers: int = 0) -> Record:
     """A record, as far as a tail looks at it."""
-
-    def __init__(self, offset: int, key: bytes, size: int, headers: int = 0) -> None:
-        self._offset, self._key, self._size, self._headers = offset, key, size, headers
-
-    def offset(self) -> int:
-        return self._offset
-
-    def key(self) -> bytes:
-        return self._key
-
-    def __len__(self) -> int:
-        return self._size
-
-    def partition(self) -> int:
-        return 0
-
-    def value(self) -> bytes:
-        return b"x" * self._size
-
-    def headers(self) -> list[tuple[str, bytes | None]] | None:
-        return [("name", b"value")] * self._headers or None
+    return offset, b"x" * size, [("name", b"value")] * headers or None
 
 
-def grouped(batch: list[Kept]) -> Groups:
-    groups: Groups = {}
-    for record in batch:
-        groups.setdefault(record.key(), []).append(record)
-    return groups
-
-
-def fill(start: int, limit: int, batches: list[list[tuple[int, bytes, int]]]) -> tuple[PartitionTail, list[Kept]]:
-    """A tail that was given the batches, and the plain list of all records."""
+def fill(
+    start: int, limit: int, batches: list[list[tuple[int, bytes, int]]]
+) -> tuple[PartitionTail, list[tuple[bytes, Record]]]:
+    """A tail that was given the batches, and the plain list of all records with their keys."""
     tail = PartitionTail(start, limit)
-    everything: list[Kept] = []
+    everything: list[tuple[bytes, Record]] = []
     offset = start - 1
     for shape in batches:
         batch = []
         for step, key, size in shape:
             offset += step
-            batch.append(Kept(offset, key, size))
+            batch.append((key, kept(offset, size)))
         everything += batch
         if batch:
-            value_bytes = tail.append(offset + 1, grouped(batch))
-            assert value_bytes == sum(map(len, batch))
+            tail.append(one_partition([key for key, _ in batch], [record for _, record in batch]))
     return tail, everything
 
 
@@ -66,10 +42,10 @@ def test_since_is_the_filter_of_the_log(
     start: int, limit: int, batches: list[list[tuple[int, bytes, int]]], data: st.DataObject
 ) -> None:
     tail, log = fill(start, limit, batches)
-    assert start <= tail.start <= tail.end == (log[-1].offset() + 1 if log else start)
+    assert start <= tail.start <= tail.end == (log[-1][1][0] + 1 if log else start)
     offset = data.draw(st.integers(tail.start, tail.end + 2))
     for session in (b"a", b"b", b"nobody"):
-        expected = [r for r in log if r.key() == session and r.offset() >= offset]
+        expected = [record for key, record in log if key == session and record[0] >= offset]
         assert tail.since(session, offset) == expected
 
 
@@ -79,10 +55,9 @@ def test_a_smaller_share_keeps_the_newest(batches: list[list[tuple[int, bytes, i
     tail.shrink(limit)
     assert tail.size <= limit
     assert 7 <= tail.start <= tail.end
-    kept = [r for r in log if r.offset() >= tail.start]
-    assert [r.offset() for key in (b"a", b"b", b"c") for r in tail.since(key, tail.start)] == [
-        r.offset() for key in (b"a", b"b", b"c") for r in kept if r.key() == key
-    ]
+    for session in (b"a", b"b", b"c"):
+        newest = [record for key, record in log if key == session and record[0] >= tail.start]
+        assert tail.since(session, tail.start) == newest
 
 
 def test_many_small_batches_are_few_pieces_to_look_through() -> None:
@@ -93,17 +68,16 @@ def test_many_small_batches_are_few_pieces_to_look_through() -> None:
 def test_the_newest_batch_stays_even_if_it_is_more_than_the_limit() -> None:
     tail, log = fill(0, 100, [[(1, b"a", 10)] * 300, [(1, b"a", 10_000)] * 300])
     assert tail.start == 300
-    assert tail.since(b"a", 300) == log[300:]
+    assert tail.since(b"a", 300) == [record for _, record in log[300:]]
 
 
 def test_what_headers_take_is_counted() -> None:
     """Read, they take more than a small value does: a limit that knew of values only would be passed several times over."""
-    kept = {}
+    most = {}
     for headers in (0, 7):
         tail = PartitionTail(0, 1_000_000)
         for offset in range(0, 10_000, 100):
-            batch = [Kept(offset + i, b"a", 100, headers) for i in range(100)]
-            tail.append(offset + 100, grouped(batch))
+            tail.append(one_partition([b"a"] * 100, [kept(offset + i, 100, headers) for i in range(100)]))
         assert 500_000 < tail.size <= 1_000_000
-        kept[headers] = tail.end - tail.start
-    assert kept[0] > 3 * kept[7] > 0
+        most[headers] = tail.end - tail.start
+    assert most[0] > 3 * most[7] > 0

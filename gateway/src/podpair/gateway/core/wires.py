@@ -1,6 +1,6 @@
 """Converts records to events, and encodes events, for each kind of connection."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -9,6 +9,8 @@ from podpair.gateway.core.cloud_events import in_binary_mode_if_any, is_structur
 from podpair.gateway.core.event_ids import TAKEN_OVER, event_id
 from podpair.gateway.core.frames import http_chunk, raw_frames, server_sent_event, text_frames
 from podpair.gateway.core.protocol import CloseCode, event
+from podpair.gateway.core.push_frames import push_frames
+from podpair.gateway.core.record_batch import Record
 from podpair.gateway.core.records import (
     ANSWERS,
     TAKEOVER,
@@ -35,6 +37,10 @@ class Wire(Protocol):
 
     def unplaced(self, value: bytes | None, headers: Headers | None) -> Event:
         """Convert a results record outside the home partition to an event without a position."""
+        ...
+
+    def pushes(self, records: Sequence[Record]) -> bytes | None:
+        """Encode records of the home partition for the transport; None if they aren't all pushes, or need events."""
         ...
 
     def encode(self, events: Iterable[Event]) -> bytes:
@@ -71,6 +77,9 @@ class JsonWire:
         if type(event) is MalformedEvent and self.on_malformed is not None:
             self.on_malformed(event, headers)
 
+    def pushes(self, records: Sequence[Record]) -> bytes | None:
+        return push_frames(records, self.prefix)
+
     def encode(self, events: Iterable[Event]) -> bytes:
         return text_frames([event.payload for event in events])
 
@@ -92,6 +101,9 @@ class EventStreamWire(JsonWire):
         self._chunked = chunked
         self._resume: str | None = None  # short: what the last `welcome` or `gap` said
         self._position: str | None = None  # of the last event that had one
+
+    def pushes(self, records: Sequence[Record]) -> None:
+        """Encode nothing: ids are made of events."""
 
     def encode(self, events: Iterable[Event]) -> bytes:
         return self._framed(b"".join(server_sent_event(e.name, e.payload, self._id(e)) for e in events))
@@ -159,6 +171,11 @@ class RawWire:
 
     def unplaced(self, value: bytes | None, headers: Headers | None) -> Event:
         return self.event(value, headers, 0)
+
+    def pushes(self, records: Sequence[Record]) -> bytes | None:
+        if any(headers for _, _, headers in records):
+            return None
+        return raw_frames([value or b"" for _, value, _ in records])
 
     def encode(self, events: Iterable[Event]) -> bytes:
         return raw_frames(

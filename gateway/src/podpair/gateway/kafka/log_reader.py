@@ -15,8 +15,9 @@ from typing import NamedTuple, cast
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from podpair.common.gateway_config.model import Config
+from podpair.gateway.core.cloud_events import Headers
 from podpair.gateway.core.partitions import HomePartitions
-from podpair.gateway.core.tails import Record
+from podpair.gateway.core.record_batch import Record
 from podpair.gateway.kafka.clients import reader_properties
 from podpair.gateway.kafka.offsets import UNKNOWN, learn
 from podpair.gateway.kafka.results import ResultsReader
@@ -162,10 +163,13 @@ class LogReader:
                             learn(consumer, self._topic)  # for the next query
                         raise KafkaException(error)
                     else:
-                        record = cast("Record", item)
-                        reached = max(reached, record.offset() + 1)
-                        read += len(record)
-                        kept += _keep(by_key.get(record.key() or b"", ()), record)
+                        offset = cast("int", item.offset())
+                        reached = max(reached, offset + 1)
+                        read += len(item)
+                        if queries_of := by_key.get(item.key() or b""):
+                            kept += _keep(
+                                queries_of, (offset, item.value(), cast("Headers | None", item.headers())), len(item)
+                            )
         finally:
             consumer.unassign()
         for query in queries:
@@ -179,7 +183,7 @@ class LogReader:
             if error is not None:
                 query.future.set_exception(error)
                 return
-            end = query.records[-1].offset() + 1 if query.full else query.end
+            end = query.records[-1][0] + 1 if query.full else query.end
             query.future.set_result(LogSlice(query.records, end))
 
         post_to_loop(self._loop, resolve)
@@ -197,15 +201,15 @@ class LogReader:
         await self._loop.run_in_executor(None, self._thread.join, 2 * _PATIENCE)
 
 
-def _keep(queries: "list[_Query] | tuple[()]", record: Record) -> int:
-    """Add the record to the queries that need it. Return the number of bytes kept."""
-    offset = record.offset()
+def _keep(queries: list[_Query], record: Record, size: int) -> int:
+    """Add the record, whose value has `size` bytes, to the queries that need it. Return the number of bytes kept."""
+    offset = record[0]
     kept = 0
     for query in queries:
         if query.start <= offset < query.end and not query.full:
             query.records.append(record)
-            query.size += len(record)
-            kept += len(record)
+            query.size += size
+            kept += size
     return kept
 
 

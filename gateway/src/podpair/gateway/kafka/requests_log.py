@@ -8,8 +8,7 @@ from typing import NamedTuple, cast
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from podpair.common.gateway_config.model import Config
-from podpair.gateway.core.cloud_events import in_binary_mode_if_any
-from podpair.gateway.core.tails import Record
+from podpair.gateway.core.cloud_events import Headers, in_binary_mode_if_any
 from podpair.gateway.kafka.clients import reader_properties
 
 _PATIENCE = 30.0  # seconds for the whole search
@@ -52,8 +51,8 @@ def _places_of(config: Config, wanted: set[tuple[str, str]]) -> dict[tuple[str, 
                 elif error is not None:
                     raise KafkaException(error)
                 else:
-                    record = cast("Record", message)
-                    headers = dict(in_binary_mode_if_any(record.value(), record.headers())[1] or ())
+                    members = cast("Headers | None", message.headers())
+                    headers = dict(in_binary_mode_if_any(message.value(), members)[1] or ())
                     subject, request_id = headers.get("ce_subject") or b"", headers.get("ce_id") or b""
                     name = subject.decode(errors="replace"), request_id.decode(errors="replace")
                     if name in wanted:

@@ -8,15 +8,15 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.partitions import HomePartitions
-from podpair.gateway.core.tails import Record
+from podpair.gateway.core.record_batch import PartitionRecords
+from podpair.gateway.kafka.batch_consumer import Batch, BatchConsumer
 from podpair.gateway.kafka.clients import reader_properties
 from podpair.gateway.kafka.offsets import OffsetQueries, learn
 from podpair.gateway.kafka.supervisor import CallDeadlines, Supervisor, is_dead
@@ -24,12 +24,11 @@ from podpair.gateway.kafka.threads import post_to_loop
 from podpair.gateway.kafka.topic_watch import TopicWatch
 
 _log = logging.getLogger(__name__)
-_BATCH = 10_000  # records that are passed to the loop together
-_IN_FLIGHT = 2  # batches: one is delivered while the next is read
 WIDENED = 600.0  # seconds in which producers notice new partitions: twice the default of clients
 _RETRY = 0.5  # seconds before the offsets of a partition are queried again
 _METADATA = 5.0  # seconds for the metadata of the topic
 _CLOSE = 10.0  # seconds that closing may take
+_TURN = 20_000  # records that are delivered in one turn of the loop, or those of one partition
 _POLL = 0.05  # seconds; how late a change of the assignment takes effect
 
 
@@ -56,8 +55,8 @@ class ResultsHooks:
     """Hears of a partition that is read from now on, and of the offset."""
     closed: Callable[[int], object]
     """Hears of a partition that is not read any more."""
-    deliver: Callable[[Sequence[Record]], object]
-    """Takes a batch of records."""
+    deliver: Callable[[int, PartitionRecords], object]
+    """Takes the records of a partition that were read together."""
     lost: Callable[[int], object]
     """Hears of a partition whose log was truncated, so that the next offset is gone."""
     failed: Callable[[], object]
@@ -79,6 +78,7 @@ class ResultsReader:
     ) -> None:
         self._topic = config.results.topic
         self._linger = config.results.linger_seconds
+        self._batch_linger = config.results.batch_linger_seconds
         self._homes = homes
         self._hooks = hooks
         self._loop = asyncio.get_running_loop()
@@ -94,11 +94,12 @@ class ResultsReader:
 
     def _begin(self) -> threading.Thread:
         """Poll with a new consumer. The former thread, which may be stuck, delivers nothing more."""
-        self._turn = turn = threading.BoundedSemaphore(
-            _IN_FLIGHT
-        )  # limits batches in flight, and identifies the current thread
+        # Held by the batch that is being delivered, and identifies the current thread. One batch: the next is larger for it.
+        self._turn = turn = threading.Lock()
         self._commands = deque()
-        consumer = Consumer(reader_properties(self._config))
+        # While records wait in the client it fetches no others, or else it would fetch one by one.
+        fetching = {"queued_min_messages": 1} if self._batch_linger else {}
+        consumer = Consumer(reader_properties(self._config, **fetching))
         thread = threading.Thread(
             target=self._poll, args=(consumer, self._commands, turn, self._client.calls()), name="kafka-results",
             daemon=True,
@@ -265,23 +266,23 @@ class ResultsReader:
         self,
         consumer: Consumer,
         commands: deque[Callable[[Consumer], object]],
-        turn: threading.BoundedSemaphore,
+        turn: threading.Lock,
         calls: CallDeadlines,
     ) -> None:
-        # poll() returns with the first record at once; consume() would wait for as many as requested.
-        poll, consume = consumer.poll, consumer.consume
+        batches = BatchConsumer(consumer, self._batch_linger, self._stop.wait)
         try:
             while not self._stop.is_set() and self._turn is turn:
                 with calls.within(_METADATA):
                     while commands:
                         commands.popleft()(consumer)
-                    first = poll(_POLL)
-                    if first is None:
-                        continue
-                    batch = [first, *consume(_BATCH - 1, 0)]
-                while not turn.acquire(timeout=1.0):
-                    if self._stop.is_set() or self._turn is not turn:
-                        return
+                    batch = batches.read(_POLL)
+                if batch is None:
+                    continue
+                if not turn.acquire(blocking=False):
+                    while not turn.acquire(timeout=1.0):
+                        if self._stop.is_set() or self._turn is not turn:
+                            return
+                    batches.extend(batch)
                 if not post_to_loop(self._loop, self._hand_over, batch, turn):
                     return
         except KafkaException as error:
@@ -289,19 +290,29 @@ class ResultsReader:
         with calls.within(_CLOSE):
             consumer.close()
 
-    def _on_death(self, error: KafkaError, turn: threading.BoundedSemaphore) -> None:
+    def _on_death(self, error: KafkaError, turn: threading.Lock) -> None:
         if self._turn is turn:
             self._client.died(error)
 
-    def _hand_over(self, batch: list[Message], turn: threading.BoundedSemaphore) -> None:
+    def _hand_over(self, batch: Batch, turn: threading.Lock) -> None:
+        if self._turn is turn:  # else they are of a replaced topic, or will be read again
+            self._on_errors(batch.errors)
+        self._deliver(deque(batch.records.partitions.items()), turn)
+
+    def _deliver(self, batch: deque[tuple[int, PartitionRecords]], turn: threading.Lock) -> None:
+        """Deliver partitions of a batch; if they have many records, the other partitions in the next turn of the loop."""
+        delivered = 0
         try:
-            if self._turn is not turn:
-                return  # of a replaced topic, or it will be read again
-            records = [message for message in batch if message.error() is None]
-            if len(records) < len(batch):
-                self._on_errors([message for message in batch if message.error() is not None])
-            self._hooks.deliver(cast("Sequence[Record]", records))
-        finally:
+            while batch and delivered < _TURN and self._turn is turn:
+                partition, records = batch.popleft()
+                self._hooks.deliver(partition, records)
+                delivered += records.count
+        except BaseException:
+            turn.release()
+            raise
+        if batch and self._turn is turn:
+            self._loop.call_soon(self._deliver, batch, turn)
+        else:
             turn.release()
 
     def _on_errors(self, messages: list[Message]) -> None:

@@ -19,7 +19,6 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.records import Headers
-from podpair.gateway.core.tails import Record
 from podpair.gateway.kafka.checks import Check
 from podpair.gateway.kafka.clients import reader_properties
 from podpair.gateway.kafka.group_progress import GroupProgress
@@ -122,15 +121,14 @@ class UnreadResultsWatch:
                     if error is not None:
                         left.discard(partition)
                         continue
-                    record = cast("Record", message)
-                    size += len(record)
+                    offset = message.offset() or 0
+                    size += len(message)
                     last = ranges[partition][1] - 1
-                    if record.offset() >= last:
+                    if offset >= last:
                         left.discard(partition)
-                    if record.offset() <= last:
-                        samples.setdefault(partition, []).append(
-                            Sampled(record.offset(), record.key(), record.headers())
-                        )
+                    if offset <= last:
+                        headers = cast("Headers | None", message.headers())
+                        samples.setdefault(partition, []).append(Sampled(offset, message.key(), headers))
         finally:
             consumer.close()
         return samples

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from podpair.gateway.core.outbox import Outbox, Overflow
 from podpair.gateway.core.protocol import CloseCode
+from podpair.gateway.core.record_batch import Record, value_size
 from podpair.gateway.core.records import Event, Kind
 from podpair.gateway.core.wires import Wire
 
@@ -139,6 +140,19 @@ class Connection:
                 break
         self.flush()
         return taken
+
+    def send_pushes(self, records: Sequence[Record]) -> bool:
+        """Write records of the log at once, if each is a push and the client keeps up. Return False if nothing was done."""
+        if self._outbox or not self.open:
+            return False
+        buffered = self._transport.get_write_buffer_size()
+        if buffered > self._high or (len(records) > _FEW and sum(map(value_size, records)) > self._limit):
+            return False
+        data = self.wire.pushes(records)
+        if data is None or (buffered + len(data) > self._limit and len(records) > 1):
+            return False
+        self._put(data)
+        return True
 
     def send_unlogged(self, events: Sequence[Event]) -> bool:
         """Write events that no log holds, or buffer them; if the buffer overflows the client is closed with 3008.

@@ -6,13 +6,14 @@ two batches misses none.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from podpair.common.logs import ids
 from podpair.gateway.core.protocol import CloseCode
+from podpair.gateway.core.record_batch import PartitionRecords, Record
 from podpair.gateway.core.records import Event
-from podpair.gateway.core.tails import Groups, PartitionTail, Record
+from podpair.gateway.core.tails import PartitionTail
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.log import Log
 from podpair.gateway.sessions.misplaced_records import MisplacedRecords
@@ -74,32 +75,19 @@ class FanOut:
         for tail in self.tails.values():
             tail.shrink(self._tail_bytes // len(self.tails))
 
-    def deliver(self, batch: Sequence[Record]) -> None:
-        """Deliver one batch. Records of a partition come in order; those that were read before (after a seek) are skipped."""
-        by_partition: dict[int, list[Record]] = {}
-        for record in batch:
-            found = by_partition.get(record.partition())
-            if found is None:
-                by_partition[record.partition()] = [record]
-            else:
-                found.append(record)
-        now = self._clock()
-        for partition, records in by_partition.items():
-            tail = self.tails.get(partition)
-            if tail is not None:
-                self._deliver_partition(partition, tail, records, now)
+    def deliver(self, partition: int, batch: PartitionRecords) -> None:
+        """Deliver one batch of a partition. Records that were read before (after a seek) are skipped."""
+        tail = self.tails.get(partition)
+        left = batch.since(tail.end) if tail is not None else None
+        if tail is not None and left is not None:
+            self._deliver_partition(partition, tail, left)
 
-    def _deliver_partition(self, partition: int, tail: PartitionTail, records: list[Record], now: float) -> None:
-        expected = tail.end
-        if records[0].offset() < expected:
-            records = [m for m in records if m.offset() >= expected]
-            if not records:
-                return
-        groups = _by_key(records)
+    def _deliver_partition(self, partition: int, tail: PartitionTail, batch: PartitionRecords) -> None:
+        expected, now = tail.end, self._clock()
+        tail.append(batch)
         sessions, known = self._sessions, self._misplaced.known
         delivered = duplicates = 0
-        size = tail.append(records[-1].offset() + 1, groups)
-        for key, group in groups.items():
+        for key, group in batch.groups.items():
             session = sessions.get(key) if key is not None else None
             if session is None:
                 if known.get(key) != partition or key in self._user_logs:
@@ -114,7 +102,11 @@ class FanOut:
                 if (user_log := session.user_log) is not None:
                     self._advance(user_log, partition, expected)
                     user_log.update_position_prefix(user_log.epoch)
+                session.active = now
                 try:
+                    if session.push(group):
+                        delivered += len(group)
+                        continue
                     delivery = session.deliver(group)
                 except Exception:
                     # Whatever failed concerns this session only: the others get their records.
@@ -123,11 +115,10 @@ class FanOut:
                     continue
                 delivered += delivery.sent
                 duplicates += delivery.duplicates
-                session.active = now
                 if not delivery.complete:
                     session.live = False
                     self._on_lagging(session)
-        self._metrics.fan_out(len(records), size, delivered, duplicates)
+        self._metrics.fan_out(batch.count, batch.size, delivered, duplicates)
 
     def _deliver_unmatched(self, key: bytes | None, partition: int, records: list[Record], before: int) -> int:
         """Deliver records whose key belongs to no session of this gateway. Return how many were sent."""
@@ -171,15 +162,3 @@ class FanOut:
                     log.live = False
                     self._on_lagging(log)
         return sent
-
-
-def _by_key(records: list[Record]) -> Groups:
-    groups: Groups = {}
-    for record in records:
-        key = record.key()
-        group = groups.get(key)
-        if group is None:
-            groups[key] = [record]
-        else:
-            group.append(record)
-    return groups

@@ -14,8 +14,8 @@ from podpair.gateway.core import records
 from podpair.gateway.core.ledger import OpenRequest
 from podpair.gateway.core.protocol import Code, Fault, Infer, InferRow, error_event
 from podpair.gateway.core.quotas import Grant
+from podpair.gateway.core.record_batch import Record
 from podpair.gateway.core.records import Event, Kind, accepted_event
-from podpair.gateway.core.tails import Record
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.replies import Replies
 from podpair.gateway.sessions.session import Session
@@ -83,13 +83,10 @@ class IdempotencyFilter:
             record = None
         if session.ledger.get(message.id) is None:
             return  # it has been cancelled
-        if (
-            record is not None
-            and records.ended_by(record.value(), record.headers()) == message.id
-            and not records.invites_retry(record.value(), record.headers())
-        ):
+        _, value, headers = record or (offset, None, None)
+        if records.ended_by(value, headers) == message.id and not records.invites_retry(value, headers):
             session.ledger.end(message.id, offset)
-            again = records.answer_again(message.id, record.value(), record.headers())
+            again = records.answer_again(message.id, value, headers)
             # As `direct`: what is sent here comes no second time by itself.
             self._replies.send(session, [accepted_event(message.id, "direct"), again])
             return

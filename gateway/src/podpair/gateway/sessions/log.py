@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from podpair.gateway.core.positions import Position
+from podpair.gateway.core.record_batch import Record
 from podpair.gateway.core.records import Event
-from podpair.gateway.core.tails import Record
 from podpair.gateway.sessions.connection import Connection
 
 

@@ -160,8 +160,8 @@ class LostRequests:
         start = tail.end if session.live or session.seen < 0 else min(tail.end, session.seen + 1)
         while start < end:
             log_slice = await self._log_reader.read(home, session.key, start, end)
-            for record in log_slice.records:
-                if ended_by(record.value(), record.headers()) == lost.id:
+            for _, value, headers in log_slice.records:
+                if ended_by(value, headers) == lost.id:
                     return  # it will be delivered
             start = log_slice.end
         if lost.still_open and session.moves == moves:

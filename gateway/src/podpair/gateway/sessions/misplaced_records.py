@@ -18,9 +18,9 @@ from podpair.gateway.core.partitioners import MisplacedKeys
 from podpair.gateway.core.partitions import HomePartitions, home_of_key
 from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.quotas import Bucket
+from podpair.gateway.core.record_batch import Record
 from podpair.gateway.core.records import Event, Headers, takeover_of
 from podpair.gateway.core.session_ids import USER
-from podpair.gateway.core.tails import Record
 from podpair.gateway.kafka.results import WIDENED
 from podpair.gateway.kafka.unread_results import Sampled
 from podpair.gateway.metrics import Metrics
@@ -72,7 +72,7 @@ class MisplacedRecords:
 
         Returns answers that are to be written to the session's home: what is only sent is gone with the client's connection.
         """
-        found = [(record, takeover_of(record.headers(), record.offset())) for record in records]
+        found = [(record, takeover_of(record[2], record[0])) for record in records]
         # A gateway with an outdated width of the topic announces takeovers here; they count all the same.
         session.apply_takeovers(takeover for _, takeover in found if takeover is not None)
         records = [record for record, takeover in found if takeover is None]
@@ -90,19 +90,19 @@ class MisplacedRecords:
             else:
                 self._records.labels("delivered").inc(len(others))
             return answers
-        self._count("dropped", session.id.encode(), partition, session.home, records[0].offset(), len(records))
+        self._count("dropped", session.id.encode(), partition, session.home, records[0][0], len(records))
         return []
 
     def handle_unclaimed(self, partition: int, key: bytes | None, records: Collection[Record]) -> int:
         """Handle records with a key that no session here has. Return how many are known to be misplaced."""
         if key is None:
-            return self._keyless(partition, [record.offset() for record in records])
+            return self._keyless(partition, [offset for offset, _, _ in records])
         home = self._home(key)
         self._if_a_user(key, partition, home)
         if home is None or home == partition or not self.responsible_for(partition) or self._excused(key, partition):
             return 0
         return self._not_taken_over(
-            "unclaimed", key, partition, home, ((record.offset(), record.headers()) for record in records)
+            "unclaimed", key, partition, home, ((offset, headers) for offset, _, headers in records)
         )
 
     def handle_sampled(self, partition: int, records: Iterable[Sampled], sessions: Collection[bytes]) -> int:

@@ -16,8 +16,8 @@ from podpair.common.logs import ids
 from podpair.gateway.auth.resume import Issuer
 from podpair.gateway.core.positions import Gap, Position, Resumption, resume
 from podpair.gateway.core.protocol import CloseCode, event
+from podpair.gateway.core.record_batch import Record, value_size
 from podpair.gateway.core.records import control_event
-from podpair.gateway.core.tails import Record
 from podpair.gateway.kafka.log_reader import ResultsLog
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.connection import Connection
@@ -290,7 +290,7 @@ class ResumeService:
             if offset < low:
                 return None
             found = (await self._log_reader.read(session.home, session.key, offset, offset + 1)).records
-        return found[0] if found and found[0].offset() == offset else None
+        return found[0] if found and found[0][0] == offset else None
 
     async def _read_log(self, log: Log, connection: Connection, start: int, end: int) -> int:
         """Deliver a slice of the records that are only in the log. Return where to continue."""
@@ -381,7 +381,7 @@ def _slice(records: list[Record]) -> tuple[list[Record], list[Record]]:
     """Split records into those that may be written at once, and the rest."""
     size = 0
     for index, record in enumerate(records):
-        size += len(record)
+        size += value_size(record)
         if size > _SLICE and index:
             return records[:index], records[index:]
     return records, []

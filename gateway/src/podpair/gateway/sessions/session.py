@@ -8,8 +8,8 @@ from podpair.gateway.core.ledger import Ledger, OpenRequest
 from podpair.gateway.core.positions import Position
 from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.quotas import Grant
+from podpair.gateway.core.record_batch import Record
 from podpair.gateway.core.records import Event, Kind, accepted_event, answer_again, ended_by, takeover_of
-from podpair.gateway.core.tails import Record
 from podpair.gateway.core.takeovers import Hold, Stamp
 from podpair.gateway.sessions.connection import Connection
 from podpair.gateway.sessions.log import DeliveryResult, Log
@@ -76,6 +76,17 @@ class Session(Log):
         if self.connection is not None:
             self.connection.wire.on_log_moved(str(self.position(epoch, 0)).removesuffix("0").encode())
 
+    def push(self, records: Sequence[Record]) -> bool:
+        """Send records of the home partition that were not seen, if all are pushes and the client takes them at once.
+
+        Return False if nothing was done.
+        """
+        connection = self.connection
+        if connection is None or records[0][0] <= self.seen or not connection.send_pushes(records):
+            return False
+        self.seen = records[-1][0]
+        return True
+
     def deliver(self, records: Iterable[Record], *, merge: bool = False) -> DeliveryResult:
         connection = self.connection
         if connection is None:
@@ -85,12 +96,11 @@ class Session(Log):
         events: list[Event] = []
         duplicates = 0
         lost = False  # another connection has taken the session over
-        for record in records:
-            offset: int = record.offset()
+        for offset, value, headers in records:
             if offset <= seen:
                 continue
             seen = offset
-            event = to_event(record.value(), record.headers(), offset)
+            event = to_event(value, headers, offset)
             kind = event.kind
             if kind is _PUSH:
                 pass  # the common case
@@ -126,27 +136,28 @@ class Session(Log):
         answers: list[Event] = []
         others: list[Record] = []
         for record in records:
-            request_id = ended_by(record.value(), record.headers())
+            _, value, headers = record
+            request_id = ended_by(value, headers)
             if request_id is None:
                 others.append(record)
             elif self.ledger.get(request_id) is not None or (connected and not self.ledger.has_ended(request_id)):
-                answers.append(answer_again(request_id, record.value(), record.headers()))
+                answers.append(answer_again(request_id, value, headers))
         return answers, others
 
     def deliver_unplaced(self, records: Iterable[Record]) -> None:
         connection = self.connection
         if connection is not None and connection.open:
-            self.send_all([connection.wire.unplaced(record.value(), record.headers()) for record in records])
+            self.send_all([connection.wire.unplaced(value, headers) for _, value, headers in records])
 
     def observe(self, records: Iterable[Record]) -> None:
         if self.connection is None:
-            for record in records:
-                request_id = ended_by(record.value(), record.headers())
+            for offset, value, headers in records:
+                request_id = ended_by(value, headers)
                 if request_id is not None and self.ledger.get(request_id) is not None:
-                    self.ledger.end(request_id, record.offset())
+                    self.ledger.end(request_id, offset)
             return
         self.apply_takeovers(
-            found for record in records if (found := takeover_of(record.headers(), record.offset())) is not None
+            found for offset, _, headers in records if (found := takeover_of(headers, offset)) is not None
         )
 
     def apply_takeovers(self, takeovers: Iterable[Event]) -> None:

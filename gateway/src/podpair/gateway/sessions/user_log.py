@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from podpair.gateway.core.positions import Position
+from podpair.gateway.core.record_batch import Record
 from podpair.gateway.core.records import Event, Kind
-from podpair.gateway.core.tails import Record
 from podpair.gateway.sessions.connection import Connection
 from podpair.gateway.sessions.log import DeliveryResult, Log
 
@@ -49,11 +49,10 @@ class UserLog(Log):
         prefix = self.position(self.epoch, 0).before_user().encode()
         seen = self.seen
         events = []
-        for record in records:
-            offset = record.offset()
+        for offset, value, headers in records:
             if offset > seen:
                 seen = offset
-                event = to_event(record.value(), record.headers(), offset, prefix)
+                event = to_event(value, headers, offset, prefix)
                 if event.kind in _PASSED:
                     events.append(event)
         taken = connection.send(events)
@@ -68,7 +67,7 @@ class UserLog(Log):
     def deliver_unplaced(self, records: Iterable[Record]) -> None:
         connection = self.connection
         if connection is not None and connection.open:
-            events = [connection.wire.unplaced(record.value(), record.headers()) for record in records]
+            events = [connection.wire.unplaced(value, headers) for _, value, headers in records]
             self.session.send_all([event for event in events if event.kind in _PASSED])
 
     def observe(self, records: Iterable[Record]) -> None:

@@ -1,0 +1,115 @@
+"""Takes records from a consumer in batches: at once while few come, larger ones the more come.
+
+A batch costs a wake-up of both threads and a write to each session in it, whatever is in it; so under load a batch waits for
+what comes within the linger, and one that is large already, a burst, for what comes while others would still be on their way.
+
+Invariants: a record that comes after a pause is not delayed; a batch is bounded in records and in bytes; nothing waits once
+reading is to stop.
+"""
+
+import time
+from collections.abc import Callable
+from typing import cast
+
+from confluent_kafka import Consumer, Message
+
+from podpair.gateway.core.record_batch import Record, RecordBatch
+
+_PAUSE = 0.005  # seconds without a batch after which the next record is not delayed
+_CHUNK = 2_000  # records that are taken from the client in one call, which holds the interpreter's lock
+_BURST = 1_000  # records; a batch that large is part of a burst
+_STEP, _FEW = 0.01, 100  # seconds in which more of a burst is waited for, and the records below which it is over
+_LONGEST = 0.06  # seconds that a burst is gathered
+_RECORDS, _BYTES = 200_000, 16 << 20  # at which a batch is full: it may exceed them by one chunk
+
+
+class Batch:
+    """What was read together: records by partition and key, and errors that came in place of records."""
+
+    __slots__ = ("count", "errors", "records", "size")
+
+    def __init__(self) -> None:
+        self.records = RecordBatch()
+        self.errors: list[Message] = []
+        self.count = 0  # records and errors
+        self.size = 0  # bytes of the records' values
+
+    @property
+    def full(self) -> bool:
+        return self.count >= _RECORDS or self.size >= _BYTES
+
+    def add(self, messages: list[Message]) -> None:
+        """Add messages. Each is asked for each of its members once."""
+        self.count += len(messages)
+        errors = list(map(Message.error, messages))
+        if errors.count(None) < len(messages):
+            self.errors += (message for message, error in zip(messages, errors, strict=True) if error is not None)
+            messages = [message for message, error in zip(messages, errors, strict=True) if error is None]
+        sizes = list(map(len, messages))
+        self.size += sum(sizes)
+        members = map(Message.offset, messages), map(Message.value, messages), map(Message.headers, messages)
+        self.records.add(
+            cast("list[int]", list(map(Message.partition, messages))),
+            list(map(Message.key, messages)),
+            cast("list[Record]", list(zip(*members, strict=True))),
+            sizes,
+        )
+
+
+class BatchConsumer:
+    """Reads batches for one thread. linger: seconds that a record may wait for others; 0: none waits.
+
+    wait: sleeps for so many seconds; returns True, at once, when reading is to stop.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        linger: float,
+        wait: Callable[[float], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._consumer = consumer
+        self._linger = linger
+        self._wait = wait
+        self._clock = clock
+        self._last = float("-inf")  # when the last batch was read
+        self._in_burst = False  # … and whether it was a large one
+
+    def read(self, timeout: float) -> Batch | None:
+        """Return the next batch; None if nothing comes within `timeout` seconds."""
+        # poll() returns with the first record at once; consume() would wait for as many as requested.
+        first = self._consumer.poll(timeout)
+        if first is None:
+            return None
+        began = self._clock()
+        if self._linger and began - self._last < _PAUSE:
+            self._wait(self._linger)
+        batch, in_burst = Batch(), self._in_burst
+        self._take(batch, first)
+        if self._linger and (in_burst or self._in_burst):
+            self._gather(batch, began + _LONGEST)
+        self._last = self._clock()
+        return batch
+
+    def _gather(self, batch: Batch, end: float) -> None:
+        """Add what else comes of a burst, until `end`."""
+        before = 0
+        while batch.count - before >= _FEW and not batch.full and self._clock() < end and not self._wait(_STEP):
+            before = batch.count
+            self.extend(batch)
+
+    def extend(self, batch: Batch) -> None:
+        """Add what the client has, until the batch is full."""
+        if not batch.full:
+            self._take(batch)
+
+    def _take(self, batch: Batch, *messages: Message) -> None:
+        """Add these messages and what the client has, until the batch is full."""
+        more = True
+        while more:
+            chunk = self._consumer.consume(_CHUNK, 0)
+            batch.add([*messages, *chunk] if messages else chunk)
+            messages = ()
+            more = len(chunk) == _CHUNK and not batch.full
+        self._in_burst = batch.count >= _BURST
