@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from confluent_kafka import KafkaError
 
 from podpair.gateway.kafka import batch_consumer
 from podpair.gateway.kafka.batch_consumer import BatchConsumer
@@ -148,7 +149,7 @@ def test_a_batch_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_errors_are_told_from_records() -> None:
     batch = batch_consumer.Batch()
-    failed = FakeMessage(b"why", failed="gone")
+    failed = FakeMessage(b"why", failed=KafkaError(KafkaError._AUTO_OFFSET_RESET))  # which compares with no other kind
     batch.add(cast("Any", [FakeMessage(b"12"), failed, FakeMessage(b"345")]))
     assert batch.errors == [failed]
     assert (batch.count, batch.size, batch.records.partitions[0].count) == (3, 5, 2)

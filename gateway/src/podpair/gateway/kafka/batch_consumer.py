@@ -19,6 +19,7 @@ _PAUSE = 0.005  # seconds without a batch after which the next record is not del
 _CHUNK = 2_000  # records that are taken from the client in one call, which holds the interpreter's lock
 _BURST = 1_000  # records; a batch that large is part of a burst
 _STEP, _FEW = 0.01, 100  # seconds in which more of a burst is waited for, and the records below which it is over
+
 _LONGEST = 0.06  # seconds that a burst is gathered
 _RECORDS, _BYTES = 200_000, 16 << 20  # at which a batch is full: it may exceed them by one chunk
 
@@ -41,10 +42,9 @@ class Batch:
     def add(self, messages: list[Message]) -> None:
         """Add messages. Each is asked for each of its members once."""
         self.count += len(messages)
-        errors = list(map(Message.error, messages))
-        if errors.count(None) < len(messages):
-            self.errors += (message for message, error in zip(messages, errors, strict=True) if error is not None)
-            messages = [message for message, error in zip(messages, errors, strict=True) if error is None]
+        if errors := [message for message in messages if message.error() is not None]:
+            self.errors += errors
+            messages = [message for message in messages if message.error() is None]
         sizes = list(map(len, messages))
         self.size += sum(sizes)
         members = map(Message.offset, messages), map(Message.value, messages), map(Message.headers, messages)
@@ -74,7 +74,7 @@ class BatchConsumer:
         self._wait = wait
         self._clock = clock
         self._last = float("-inf")  # when the last batch was read
-        self._in_burst = False  # … and whether it was a large one
+        self.in_burst = False  # … and whether it was a large one
 
     def read(self, timeout: float) -> Batch | None:
         """Return the next batch; None if nothing comes within `timeout` seconds."""
@@ -85,9 +85,9 @@ class BatchConsumer:
         began = self._clock()
         if self._linger and began - self._last < _PAUSE:
             self._wait(self._linger)
-        batch, in_burst = Batch(), self._in_burst
+        batch, was_in_burst = Batch(), self.in_burst
         self._take(batch, first)
-        if self._linger and (in_burst or self._in_burst):
+        if self._linger and (was_in_burst or self.in_burst):
             self._gather(batch, began + _LONGEST)
         self._last = self._clock()
         return batch
@@ -112,4 +112,4 @@ class BatchConsumer:
             batch.add([*messages, *chunk] if messages else chunk)
             messages = ()
             more = len(chunk) == _CHUNK and not batch.full
-        self._in_burst = batch.count >= _BURST
+        self.in_burst = batch.count >= _BURST

@@ -279,16 +279,26 @@ class ResultsReader:
                 if batch is None:
                     continue
                 if not turn.acquire(blocking=False):
-                    while not turn.acquire(timeout=1.0):
-                        if self._stop.is_set() or self._turn is not turn:
-                            return
+                    if not self._acquire(turn):
+                        return
                     batches.extend(batch)
                 if not post_to_loop(self._loop, self._hand_over, batch, turn):
                     return
+                if batches.in_burst:  # what comes while it is delivered is part of the next
+                    if not self._acquire(turn):
+                        return
+                    turn.release()
         except KafkaException as error:
             post_to_loop(self._loop, self._on_death, error.args[0], turn)
         with calls.within(_CLOSE):
             consumer.close()
+
+    def _acquire(self, turn: threading.Lock) -> bool:
+        """Wait until the batch before is delivered. Return False if this thread is to end."""
+        while not turn.acquire(timeout=1.0):
+            if self._stop.is_set() or self._turn is not turn:
+                return False
+        return True
 
     def _on_death(self, error: KafkaError, turn: threading.Lock) -> None:
         if self._turn is turn:
