@@ -143,15 +143,19 @@ class Connection:
 
     def send_pushes(self, records: Sequence[Record]) -> bool:
         """Write records of the log at once, if each is a push and the client keeps up. Return False if nothing was done."""
-        if self._outbox or not self.open:
+        transport = self._transport
+        if self._outbox or self.closing or transport.is_closing():
             return False
-        buffered = self._transport.get_write_buffer_size()
+        buffered = transport.get_write_buffer_size()
         if buffered > self._high or (len(records) > _FEW and sum(map(value_size, records)) > self._limit):
             return False
         data = self.wire.pushes(records)
         if data is None or (buffered + len(data) > self._limit and len(records) > 1):
             return False
-        self._put(data)
+        if len(data) <= self._high:
+            transport.write(data)
+        else:
+            self._put(data)
         return True
 
     def send_unlogged(self, events: Sequence[Event]) -> bool:
