@@ -19,7 +19,6 @@ _PAUSE = 0.005  # seconds without a batch after which the next record is not del
 _CHUNK = 2_000  # records that are taken from the client in one call, which holds the interpreter's lock
 _BURST = 1_000  # records; a batch that large is part of a burst
 _STEP, _FEW = 0.01, 100  # seconds in which more of a burst is waited for, and the records below which it is over
-
 _LONGEST = 0.06  # seconds that a burst is gathered
 _RECORDS, _BYTES = 200_000, 16 << 20  # at which a batch is full: it may exceed them by one chunk
 

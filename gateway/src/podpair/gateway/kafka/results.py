@@ -97,8 +97,8 @@ class ResultsReader:
         # Held by the batch that is being delivered, and identifies the current thread. One batch: the next is larger for it.
         self._turn = turn = threading.Lock()
         self._commands = deque()
-        # While records wait in the client it fetches no others, or else it would fetch one by one.
-        fetching = {"queued_min_messages": 1} if self._batch_linger else {}
+        # While records wait in the client it fetches no others, and for a millisecond after: else it would fetch one by one.
+        fetching = {"queued_min_messages": 1, "fetch_queue_backoff_ms": 1} if self._batch_linger else {}
         consumer = Consumer(reader_properties(self._config, **fetching))
         thread = threading.Thread(
             target=self._poll, args=(consumer, self._commands, turn, self._client.calls()), name="kafka-results",
