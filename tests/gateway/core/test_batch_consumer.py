@@ -88,10 +88,16 @@ def test_the_first_record_and_one_after_a_pause_do_not_wait() -> None:
     assert log.waits == []
 
 
-def test_under_load_a_record_waits_for_others_as_long_as_the_linger() -> None:
-    log = Log(0.01, 0.0105, 0.0110, 0.0114, 0.0117)
+def test_under_load_records_are_held_for_a_moment() -> None:
+    log = Log(0.01, 0.0105, 0.0106, 0.0107, 0.0114)
     assert [log.read(), log.read(), log.read()] == [1, 3, 1]
-    assert log.waits == [0.001, 0.001]
+    assert log.waits == [batch_consumer._HOLD] * 2
+
+
+def test_while_some_wait_no_others_are_fetched_for_as_long_as_the_linger() -> None:
+    assert batch_consumer.fetching(0.002) == {"queued_min_messages": 1, "fetch_queue_backoff_ms": 2}
+    assert batch_consumer.fetching(0.0001)["fetch_queue_backoff_ms"] == 1
+    assert batch_consumer.fetching(0) == {}
 
 
 def test_without_a_linger_nothing_waits() -> None:
@@ -111,12 +117,10 @@ def test_a_burst_is_gathered_while_it_lasts_but_not_for_long() -> None:
     assert max(log.waits) < batch_consumer._LONGEST
 
 
-def test_a_few_that_come_after_a_burst_are_not_gathered() -> None:
-    log = Log(*[0.0] * 2_000, *[0.02 + i / 1_000 for i in range(100)])
-    assert log.read() == 2_000
-    assert log.now == pytest.approx(0.01)
-    assert log.read() == 1
-    assert log.now == pytest.approx(0.02)
+def test_once_a_burst_is_over_few_are_gathered_for_one_step() -> None:
+    log = Log(*[0.0] * 2_000, *[0.0205 + i / 1_000 for i in range(100)])
+    assert [log.read(), log.read(), log.read()] == [2_000, 11, 1]
+    assert log.waits == [batch_consumer._STEP, batch_consumer._STEP, batch_consumer._HOLD]
 
 
 def test_what_came_while_the_batch_before_was_delivered_is_added() -> None:

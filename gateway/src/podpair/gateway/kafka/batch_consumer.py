@@ -1,7 +1,8 @@
 """Takes records from a consumer in batches: at once while few come, larger ones the more come.
 
-A batch costs a wake-up of both threads and a write to each session in it, whatever is in it; so under load a batch waits for
-what comes within the linger, and one that is large already, a burst, for what comes while others would still be on their way.
+A batch costs a fetch, wake-ups of three threads and a write to each session in it, whatever is in it. So under load records
+are held for a moment, in which librdkafka sees that some wait and puts off its next fetch (`fetching`): what comes in the
+meantime gathers at the broker. Of a burst, whose batches are large, more is gathered here.
 
 Invariants: a record that comes after a pause is not delayed; a batch is bounded in records and in bytes; nothing waits once
 reading is to stop.
@@ -16,11 +17,17 @@ from confluent_kafka import Consumer, Message
 from podpair.gateway.core.record_batch import Record, RecordBatch
 
 _PAUSE = 0.005  # seconds without a batch after which the next record is not delayed
+_HOLD = 0.000_25  # seconds; librdkafka decides on its next fetch as soon as it has passed on what the last one brought
 _CHUNK = 2_000  # records that are taken from the client in one call, which holds the interpreter's lock
 _BURST = 1_000  # records; a batch that large is part of a burst
 _STEP, _FEW = 0.01, 100  # seconds in which more of a burst is waited for, and the records below which it is over
 _LONGEST = 0.06  # seconds that a burst is gathered
 _RECORDS, _BYTES = 200_000, 16 << 20  # at which a batch is full: it may exceed them by one chunk
+
+
+def fetching(linger: float) -> dict[str, int]:
+    """Return librdkafka's properties by which records gather at the broker for `linger` seconds while some wait here."""
+    return {"queued_min_messages": 1, "fetch_queue_backoff_ms": max(round(linger * 1000), 1)} if linger else {}
 
 
 class Batch:
@@ -56,7 +63,7 @@ class Batch:
 
 
 class BatchConsumer:
-    """Reads batches for one thread. linger: seconds that a record may wait for others; 0: none waits.
+    """Reads batches for one thread. linger: seconds that a record may wait for others, about; 0: none waits.
 
     wait: sleeps for so many seconds; returns True, at once, when reading is to stop.
     """
@@ -83,7 +90,7 @@ class BatchConsumer:
             return None
         began = self._clock()
         if self._linger and began - self._last < _PAUSE:
-            self._wait(self._linger)
+            self._wait(_HOLD)
         batch, was_in_burst = Batch(), self.in_burst
         self._take(batch, first)
         if self._linger and (was_in_burst or self.in_burst):
@@ -93,10 +100,11 @@ class BatchConsumer:
 
     def _gather(self, batch: Batch, end: float) -> None:
         """Add what else comes of a burst, until `end`."""
-        before = 0
-        while batch.count - before >= _FEW and not batch.full and self._clock() < end and not self._wait(_STEP):
+        more = True
+        while more and not batch.full and self._clock() < end and not self._wait(_STEP):
             before = batch.count
             self.extend(batch)
+            more = batch.count - before >= _FEW
 
     def extend(self, batch: Batch) -> None:
         """Add what the client has, until the batch is full."""

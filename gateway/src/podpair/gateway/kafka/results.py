@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.record_batch import PartitionRecords
-from podpair.gateway.kafka.batch_consumer import Batch, BatchConsumer
+from podpair.gateway.kafka.batch_consumer import Batch, BatchConsumer, fetching
 from podpair.gateway.kafka.clients import reader_properties
 from podpair.gateway.kafka.offsets import OffsetQueries, learn
 from podpair.gateway.kafka.supervisor import CallDeadlines, Supervisor, is_dead
@@ -97,9 +97,7 @@ class ResultsReader:
         # Held by the batch that is being delivered, and identifies the current thread. One batch: the next is larger for it.
         self._turn = turn = threading.Lock()
         self._commands = deque()
-        # While records wait in the client it fetches no others, and for a millisecond after: else it would fetch one by one.
-        fetching = {"queued_min_messages": 1, "fetch_queue_backoff_ms": 1} if self._batch_linger else {}
-        consumer = Consumer(reader_properties(self._config, **fetching))
+        consumer = Consumer(reader_properties(self._config, **fetching(self._batch_linger)))
         thread = threading.Thread(
             target=self._poll, args=(consumer, self._commands, turn, self._client.calls()), name="kafka-results",
             daemon=True,
