@@ -9,9 +9,7 @@ together, for a request; ratios are of the two in the same round.
 import argparse
 import http.client
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +22,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.measuring import cpu_seconds, tree
+from harness.processes import Child
 
 ECHO = "class Echo:\n    def predict(self, batch):\n        return batch\n"
 # Numbers in a tensor: 16 bytes, 64 KB, 4 MB; and requests of a round.
@@ -66,25 +65,14 @@ def serving(process: bool, numbers: int) -> Iterator[Server]:
         version.mkdir(parents=True)
         (version / "model.py").write_text(ECHO)
         (version.parent / "model.yaml").write_text(json.dumps(config))
-        log = (Path(folder) / "log").open("w+")
         command = [sys.executable, "-m", "podpair.inference.cli.main", "serve", "--models", folder, "--port", "0"]
         begun = time.monotonic()
-        server = subprocess.Popen(command, stderr=log, env={**os.environ, "PODPAIR_GRPC__ENABLED": "false"})
+        server = Child(*command, env={"PODPAIR_GRPC__ENABLED": "false"})
         try:
-            yield Server(server.pid, _ready(Path(log.name), server), time.monotonic() - begun)
+            url = str(server.wait_for_message("ready")["url"])
+            yield Server(server.pid, url.removeprefix("http://"), time.monotonic() - begun)
         finally:
-            server.terminate()
-            server.wait()
-            log.close()
-
-
-def _ready(log: Path, server: "subprocess.Popen[bytes]") -> str:
-    while server.poll() is None:
-        for record in [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]:
-            if record["message"] == "ready":
-                return str(record["url"]).removeprefix("http://")
-        time.sleep(0.005)
-    raise SystemExit(log.read_text())
+            server.stop()
 
 
 def ask(server: Server, numbers: int, requests: int, workers: int) -> tuple[float, float, float]:

@@ -10,7 +10,7 @@ import yaml
 
 from harness.kubernetes import ApiServer
 from harness.operator import Operator
-from harness.processes import BIN
+from harness.processes import BIN, completed
 from harness.reconciled import ALONE, OBJECTS, apply, there
 from harness.resources import resource
 from harness.waiting import until
@@ -27,7 +27,7 @@ class Plans:
         self._file.write_text(yaml.safe_dump(resource(**(ALONE | changed))))
         environment = {"KUBECONFIG": str(self._cluster.kubeconfig), "HOME": str(self._file.parent), "NO_PROXY": "*"}
         command = [BIN / "podpair", "plan", self._file, "--diff", "-n", self._namespace, *options]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+        return completed(*command, env=environment)
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,13 @@ from typing import Any
 import pytest
 
 from harness.kubernetes import ApiServer
-from harness.processes import BIN, free_port
+from harness.processes import BIN, completed, free_port, output_of
 from harness.resources import EXAMPLE
 
 
 def podpair(kubeconfig: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {"KUBECONFIG": str(kubeconfig), "HOME": str(kubeconfig.parent), "NO_PROXY": "*"}
-    return subprocess.run(
-        [BIN / "podpair", *arguments], env=environment, capture_output=True, text=True, check=False, timeout=60
-    )
+    return completed(BIN / "podpair", *arguments, env=environment)
 
 
 def condition(kind: str, status: str, reason: str, message: str = "") -> dict[str, Any]:
@@ -119,7 +117,4 @@ def test_what_is_not_there_is_told_in_a_sentence(cluster: ApiServer, namespace: 
 @pytest.mark.process
 @pytest.mark.parametrize("command", ["status", "plan"])
 def test_commands_tell_what_they_do(command: str) -> None:
-    assert (
-        "-h, --help"
-        in subprocess.run([BIN / "podpair", command, "-h"], capture_output=True, text=True, check=True).stdout
-    )
+    assert "-h, --help" in output_of(BIN / "podpair", command, "-h")

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import random
-import subprocess
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
@@ -16,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 from gateway.conftest import Client, Connect, resuming, small
 from harness.kafka import Broker
 from harness.pair import Gateway, token
-from harness.processes import BIN
+from harness.processes import BIN, completed
 from harness.topics import TopicAdmin
 from harness.waiting import soon
 from podpair.gateway.core.partitions import home_partition
@@ -348,18 +347,9 @@ async def test_from_a_shell(
 ) -> None:
     client = await connect(start(), sub="kim|1")
     command = [BIN / "podpair-gateway", "push", "--kafka", broker.address, "--topic", names["results"]["topic"]]
-    done = await asyncio.to_thread(
-        subprocess.run,
-        [*command, "--user", "kim|1", '{"hi": 1}'],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+    done = await asyncio.to_thread(completed, *command, "--user", "kim|1", '{"hi": 1}')
     assert (done.returncode, done.stderr) == (0, "")
     assert await pushes(client, 1) == [{"hi": 1}]
-    done = await asyncio.to_thread(
-        subprocess.run, [*command, "1"], check=False, capture_output=True, text=True, timeout=30
-    )
+    done = await asyncio.to_thread(completed, *command, "1")
     assert done.returncode == 2
     assert "--session or --user" in done.stderr

@@ -1,7 +1,6 @@
 """The commands as a person runs them."""
 
 import json
-import os
 import subprocess
 from http.client import HTTPConnection
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 import yaml
 
 from harness.pair import Gateway
-from harness.processes import BIN, ROOT
+from harness.processes import BIN, ROOT, completed
 
 pytestmark = pytest.mark.process
 
@@ -19,11 +18,7 @@ SECRET = "configured-secret-0123456789-0123456789"
 
 
 def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PODPAIR_")}
-    return subprocess.run(
-        [str(BIN / "podpair-gateway"), *map(str, arguments)],
-        env=clean | environment, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    return completed(BIN / "podpair-gateway", *arguments, env=environment)
 
 
 @pytest.fixture

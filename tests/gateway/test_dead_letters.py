@@ -1,8 +1,6 @@
 """A request that no attempt can answer ends at its client, is kept with the reason, and can be put back."""
 
 import asyncio
-import os
-import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +12,7 @@ from gateway.conftest import Connect
 from gateway.fake_model import FakeModel
 from harness.kafka import Broker
 from harness.pair import SECRET, Gateway
-from harness.processes import BIN
+from harness.processes import BIN, completed
 from harness.waiting import until
 from podpair.gateway.core.dead_letters import RequeuedOffsets
 
@@ -39,8 +37,7 @@ def replay(broker: Broker, names: dict[str, Any]) -> Callable[..., str]:
     }
 
     def run(*arguments: str) -> str:
-        command = [BIN / "podpair-gateway", "replay", *arguments]
-        done = subprocess.run(command, env=os.environ | env, capture_output=True, text=True, timeout=60)
+        done = completed(BIN / "podpair-gateway", "replay", *arguments, env=env)
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 

@@ -1,6 +1,5 @@
 """`podpair-gateway inspect`: whoever asks where a result is is told where it is, and what to do."""
 
-import os
 import subprocess
 import zlib
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from gateway.conftest import Connect
 from gateway.fake_model import FakeModel
 from harness.kafka import Broker
 from harness.pair import SECRET, Gateway
-from harness.processes import BIN
+from harness.processes import BIN, completed
 from harness.waiting import soon, until
 from podpair.gateway.cli.inspect import _placed
 from podpair.gateway.core.partitioners import MisplacedKeys
@@ -33,11 +32,7 @@ def inspect(tmp_path: Path, broker: Broker, names: dict[str, Any]) -> Inspect:
     )
 
     def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("PODPAIR_")}
-        return subprocess.run(
-            [str(BIN / "podpair-gateway"), "inspect", "--config", str(path), *arguments],
-            env=clean, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+        return completed(BIN / "podpair-gateway", "inspect", "--config", path, *arguments)
 
     return run
 

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from gateway.conftest import Connect
 from gateway.fake_model import FakeModel
 from harness.kafka import Broker
 from harness.pair import SECRET, Gateway
-from harness.processes import BIN, ROOT
+from harness.processes import BIN, ROOT, completed
 from harness.waiting import soon
 from podpair.gateway.core.partitions import home_partition
 from podpair.gateway.metrics import Metrics
@@ -69,15 +68,12 @@ async def test_each_command_runs(
         return gateway.metric("results_records_misplaced_total") > 0
 
     await soon(astray)
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PODPAIR_")}
-    environment = clean | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    environment = {"PATH": f"{BIN}:{os.environ['PATH']}"}
     assert len(COMMANDS) == len(SAID)
     for command, said in zip(COMMANDS, SAID, strict=True):
         line = command.replace("http://127.0.0.1:8083", gateway.operations)
-        done = await asyncio.to_thread(
-            subprocess.run, ["bash", "-o", "pipefail", "-c", line], cwd=tmp_path, env=environment, capture_output=True,
-            text=True, timeout=120, check=False,
-        )  # fmt: skip
+        command_line = ("bash", "-o", "pipefail", "-c", line)
+        done = await asyncio.to_thread(completed, *command_line, cwd=tmp_path, env=environment)
         assert done.returncode == 0, (command, done.stderr)
         assert said in done.stdout + done.stderr, (command, done.stdout, done.stderr)
     assert (await client.event("push"))["data"] == {"hello": "you"}

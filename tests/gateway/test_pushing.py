@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 from gateway.conftest import Connect, kafka_of, resuming
 from harness.kafka import Broker
 from harness.pair import Gateway
-from harness.processes import BIN
+from harness.processes import BIN, completed, output_of
 from harness.waiting import soon
 from podpair.gateway.core.partitions import home_partition
 
@@ -83,11 +82,8 @@ async def test_a_raw_connection_gets_the_values_as_they_are(pair: Gateway, conne
 
 async def test_from_a_shell(pair: Gateway, connect: Connect) -> None:
     client = await connect(pair)
-    done = await asyncio.to_thread(
-        subprocess.run,
-        [BIN / "podpair-gateway", "push", "--kafka", kafka_of(pair), "--session", client.welcome["session"], '{"hi": 1}'],
-        check=False, capture_output=True, text=True, timeout=30,
-    )  # fmt: skip
+    command = [BIN / "podpair-gateway", "push", "--kafka", kafka_of(pair), "--session", client.welcome["session"]]
+    done = await asyncio.to_thread(completed, *command, '{"hi": 1}')
     assert (done.returncode, done.stderr) == (0, "")
     assert (await client.event("push"))["data"] == {"hi": 1}
 
@@ -99,12 +95,17 @@ async def test_from_kcat(
     gateway = real_gateway()
     for sub, sid in (("alice", "tab-1"), ("bob@example.com", "s-0123456789abcdef"), ("café|1", "x")):
         client = await connect(gateway, sub=sub, sid=sid)
-        await asyncio.to_thread(
-            subprocess.run,
-            [kcat, "-P", "-b", broker.address, "-t", names["results"]["topic"], "-X", "partitioner=murmur2_random",
-             "-k", client.welcome["session"]],
-            input=b'{"from":"kcat"}\n', check=True, timeout=30,
-        )  # fmt: skip
+        command = [
+            kcat,
+            "-P",
+            "-b",
+            broker.address,
+            "-t",
+            names["results"]["topic"],
+            "-X",
+            "partitioner=murmur2_random",
+        ]
+        await asyncio.to_thread(output_of, *command, "-k", client.welcome["session"], stdin='{"from":"kcat"}\n')
         assert (await client.event("push"))["data"] == {"from": "kcat"}
 
 

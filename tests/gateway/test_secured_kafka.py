@@ -1,6 +1,5 @@
 """A broker that demands to know who one is: what the operator passes on, and secrets from files, are ways in; none is told."""
 
-import os
 import subprocess
 import uuid
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import yaml
 from gateway.conftest import Connect
 from harness.kafka import SecureBroker
 from harness.pair import SECRET, Gateway, Inference, merge
-from harness.processes import BIN
+from harness.processes import BIN, completed
 from harness.waiting import soon
 
 pytestmark = pytest.mark.process
@@ -172,11 +171,7 @@ async def test_topics_that_are_not_allowed_are_named(
 
 
 def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PODPAIR_")}
-    return subprocess.run(
-        [str(BIN / "podpair-gateway"), *map(str, arguments)],
-        env=clean | environment, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    return completed(BIN / "podpair-gateway", *arguments, env=environment)
 
 
 async def test_commands_log_in_as_the_gateway_does(

@@ -1,5 +1,6 @@
 """Processes that tests start. One that stays is a `Child`, whose log is watched: a test waits for what it says, never for a time
-to pass. With a `Conversation` it speaks over standard input and output; `output_of` is for commands that end by themselves.
+to pass. With a `Conversation` it speaks over standard input and output; `completed` and `output_of` are for commands that end by
+themselves.
 """
 
 import json
@@ -25,10 +26,9 @@ class Child:
     """A process of ours. Its standard error is read line by line; JSON lines become records."""
 
     def __init__(self, *command: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("PODPAIR_")}
         self.process = subprocess.Popen(
             [str(part) for part in command],
-            env=clean | (env or {}),
+            env=_environment(env),
             cwd=cwd or ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -113,7 +113,7 @@ class Conversation:
         """`quiet`: what it says at standard error is nobody's business."""
         self.process = subprocess.Popen(
             [str(part) for part in command],
-            env=os.environ | (env or {}),
+            env=_environment(env),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if quiet else None,
@@ -145,20 +145,29 @@ class Conversation:
         self.process.communicate()
 
 
-def output_of(
+def completed(
     *command: str | Path,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     stdin: str = "",
     timeout: float = 240,
-) -> str:
-    """What a command prints that has to succeed. env: on top of ours. Raises AssertionError with what it complains of."""
-    done = subprocess.run(
+) -> "subprocess.CompletedProcess[str]":
+    """A command that has ended. env: on top of ours, of which no setting of podpair's is taken."""
+    return subprocess.run(
         [str(part) for part in command],
-        cwd=cwd, env=os.environ | (env or {}), input=stdin, capture_output=True, text=True, timeout=timeout, check=False,
+        cwd=cwd, env=_environment(env), input=stdin, capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
+
+
+def output_of(*command: str | Path, **how: Any) -> str:
+    """What a command prints that has to succeed; `how` is as for `completed`. Raises AssertionError with what it complains of."""
+    done = completed(*command, **how)
     assert done.returncode == 0, f"exit status {done.returncode}: {done.stderr[-3000:]}{done.stdout[-1000:]}"
     return done.stdout
+
+
+def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("PODPAIR_")} | dict(more or {})
 
 
 def free_port() -> int:

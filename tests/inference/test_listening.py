@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from harness.processes import BIN
+from harness.processes import BIN, completed
 from podpair.inference.grpc.proto import open_inference_pb2
 
 pytestmark = pytest.mark.process
@@ -41,9 +40,7 @@ class UnixConnection(HTTPConnection):
 
 
 def health(*arguments: str, **environment: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [COMMAND, "health", *arguments], capture_output=True, text=True, timeout=30, env={**os.environ, **environment}
-    )
+    done = completed(COMMAND, "health", *arguments, env=environment)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -68,10 +65,7 @@ def test_rest_and_grpc_over_unix_sockets(repository: Path, tmp_path: Path, start
     assert health("ready", **settings) == (0, "ready: yes\n")
     assert health("live", "--url", f"unix:{rest}") == (0, "live: yes\n")
     # A second one finds it taken.
-    second = subprocess.run(
-        [COMMAND, "serve", "--models", str(repository)],
-        capture_output=True, text=True, timeout=30, env={**os.environ, **settings},
-    )  # fmt: skip
+    second = completed(COMMAND, "serve", "--models", repository, env=settings)
     assert second.returncode == 1
     assert f"can't listen on {rest}: something listens there" in second.stderr
     assert server.terminate() == 0

@@ -16,14 +16,14 @@ import pytest
 from onnx import TensorProto, helper
 
 from harness.pair import MODELS
-from harness.processes import Child
+from harness.processes import Child, completed
 
 COMMAND = [sys.executable, "-m", "podpair.inference.cli.main", "serve"]
 BODY = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 1], "data": [1]}]}
 
 
 def run(*options: str) -> tuple[int, str]:
-    done = subprocess.run([*COMMAND, *options], capture_output=True, text=True, timeout=30)
+    done = completed(*COMMAND, *options)
     return done.returncode, done.stderr
 
 
