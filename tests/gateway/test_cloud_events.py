@@ -45,8 +45,7 @@ def in_java() -> tuple[list[str | Path], Path | None]:
 @pytest.mark.timeout(600)  # what they need may have to be fetched
 @pytest.mark.parametrize("sdk", [in_python, in_javascript, in_java])
 async def test_what_sdks_write(pair: Gateway, connect: Connect, push: Any, sdk: Callable[[], Any]) -> None:
-    client = await connect(pair, sid=sdk.__name__)
-    session = client.welcome["session"]
+    session = (await connect(pair, sid=sdk.__name__)).welcome["session"]
 
     def write() -> list[Written]:
         command, folder = sdk()
@@ -60,6 +59,7 @@ async def test_what_sdks_write(pair: Gateway, connect: Connect, push: Any, sdk: 
 
     written = await asyncio.to_thread(write)
     assert len(written) >= 8
+    client = await connect(pair, sid=sdk.__name__)  # anew: who reads nothing for so long answers no heartbeat
     for one in written:
         structured = one.headers["content-type"].startswith(b"application/cloudevents+json")
         assert structured == one.id.endswith("structured")

@@ -265,6 +265,6 @@ def test_a_refused_request_leaves_no_lines_of_onnx_runtime_s_in_the_log(
         with pytest.raises(RefusedError, match="out of data bounds"):
             infer(server, "lookup", {"i": np.array([99])}, way)
     assert server.terminate() == 0
-    server.close()
+    server.kill()
     assert [record for record in server.records if "time" not in record] == []
     assert [record for record in server.records if "Non-zero status" in record["message"]] == []

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.processes import ROOT, Child
-from harness.waiting import until
+from harness.waiting import soon, until
 from podpair.operator.core.credentials import Credentials
 from podpair.operator.processes.pool import ProcessPool
 from podpair.operator.processes.process import CallFailed, ProcessFailed
@@ -67,7 +67,7 @@ async def test_a_process_that_fails_is_told_and_ended_and_started_again_later(
     before = await pool.call("bad", "bad", "pid")
     with pytest.raises(ProcessFailed, match=told):
         await pool.call("bad", "bad", *call)
-    until(lambda: not Path(f"/proc/{before}").exists())
+    await soon(lambda: not Path(f"/proc/{before}").exists())
     # Until its wait is over it fails at once, with the same words.
     with pytest.raises(ProcessFailed, match=told):
         await pool.call("bad", "bad", "pid")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.waiting import soon, until
+from harness.waiting import soon
 from podpair.operator.processes.pool import ProcessPool
 from podpair.operator.processes.process import ProcessFailed
 
@@ -30,7 +30,7 @@ async def test_more_keys_than_places_take_turns(pools: Pools, clock: Clock) -> N
     pids = await asyncio.gather(*(ask(key) for key in range(6)))
     assert len(set(pids)) == 6
     assert most <= 2
-    until(lambda: sum(Path(f"/proc/{pid}").exists() for pid in pids) <= 2)
+    await soon(lambda: sum(Path(f"/proc/{pid}").exists() for pid in pids) <= 2)
 
 
 async def test_those_that_misbehave_leave_half_of_the_places(pools: Pools) -> None:
@@ -91,7 +91,7 @@ async def test_one_that_nobody_asks_is_ended(pools: Pools, clock: Clock) -> None
     await soon(lambda: "b" in pool.pids())
     clock.now += 6.0
     await soon(lambda: set(pool.pids()) == {"b"})
-    until(lambda: not Path(f"/proc/{pid}").exists())
+    await soon(lambda: not Path(f"/proc/{pid}").exists())
     await _end(busy)
 
 
@@ -99,7 +99,7 @@ async def test_a_closed_pool_asks_nobody(pools: Pools) -> None:
     pool = pools()
     pid = await pool.call("a", "a", "pid")
     await pool.close()
-    until(lambda: not Path(f"/proc/{pid}").exists())
+    await soon(lambda: not Path(f"/proc/{pid}").exists())
     with pytest.raises(ProcessFailed, match="it was ended"):
         await pool.call("a", "a", "pid")
 

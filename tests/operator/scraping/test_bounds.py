@@ -125,7 +125,7 @@ async def test_silent_pods_of_one_keep_no_other_waiting(pods: Pods) -> None:
             asyncio.create_task(scraper.scrape(("a", f"bad-{number}"), {str(pod): mute for pod in range(50)}))
             for number in range(20)
         ]
-        await soon(lambda: len(asked) == 2)
+        await soon(lambda: len(asked) == limits.connections // 2)  # as many as may be unanswered
         # They wait for one another; who has answered before doesn't wait for them.
         async with asyncio.timeout(20):
             for _ in range(3):
