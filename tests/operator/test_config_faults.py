@@ -109,6 +109,12 @@ def test_what_variables_say_is_judged_with_the_file(env: dict[str, Any], found: 
     assert disagreements(made) == []
 
 
+def test_the_operator_s_own_variables_are_not_the_gateway_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PODPAIR_LIMITS__SESSIONS", "0")
+    env = [{"name": "PODPAIR_LOG__LEVEL", "value": "debug"}]
+    assert list(config_faults(InferenceGateway.model_validate(resource(gateway__env=env)))) == []
+
+
 def test_a_password_is_not_set_twice_whatever_it_is() -> None:
     """By the operator, of the Secret, and by a variable that names a file."""
     env = [{"name": "PODPAIR_KAFKA__CLIENT_FILES__SASL_PASSWORD", "value": "/run/p"}]
