@@ -1,12 +1,12 @@
 """The pair from nothing to its first answer, and what its halves hold when idle: of this checkout and of another, in turn.
 
-    .venv/bin/python tests/bench/start.py [--against ../other] [--rounds 5] [--kafka host:port] [--profile]
+    .venv/bin/python tests/bench/start.py [--against ../other] [--rounds 5] [--kafka host:port]
 
 Both halves are started at once by their own commands, the gateway with its embedded broker unless `--kafka` names another. As
 soon as the gateway says that it has found the model it is sent one request over HTTP. The other checkout has its own environment
 (`make setup` there). The first round, which reads files from the disk, is not counted. One JSON line a checkout: seconds and
-CPU-seconds (of both, and of each) to the first answer, MB that each holds (RSS, and PSS) and its threads after `--idle` seconds;
-with `--against` a line of ratios, too, round by round: their median, least and most.
+CPU-seconds to the first answer (of both, and of each, with that of children that have ended), and MB that each holds (RSS, and
+PSS) and its threads after `--idle` seconds; with `--against` a line of ratios, too, round by round: median, least and most.
 """
 
 import argparse
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import yaml
 
-from bench.measuring import cpu_seconds, memory_bytes, spread
+from bench.measuring import cpu_seconds_of_family, memory_bytes, spread
 from bench.mlp import WIDTH, write_mlp
 from harness.pair import RESUME_SECRET, SECRET, token
 from harness.processes import ROOT, Child, free_port
@@ -71,7 +71,7 @@ def start(checkout: Path, models: Path, folder: Path, options: argparse.Namespac
         with urllib.request.urlopen(request, timeout=30) as answer:
             answer.read()
         taken = time.monotonic() - begun
-        cpu = {"gateway": cpu_seconds(gateway.pid), "inference": cpu_seconds(inference.pid)}
+        cpu = {"gateway": cpu_seconds_of_family(gateway.pid), "inference": cpu_seconds_of_family(inference.pid)}
         line = {"first answer s": taken, "CPU s": sum(cpu.values())}
         line |= {f"{half} CPU s": seconds for half, seconds in cpu.items()}
         time.sleep(options.idle)
