@@ -303,21 +303,23 @@ class ResultsReader:
             self._client.died(error)
 
     def _hand_over(self, batch: Batch, turn: threading.Lock) -> None:
-        if self._turn is turn:  # else they are of a replaced topic, or will be read again
-            self._on_errors(batch.errors)
-        self._deliver(deque(batch.records.partitions.items()), turn)
+        try:
+            if self._turn is turn:  # else they are of a replaced topic, or will be read again
+                self._on_errors(batch.errors)
+        finally:
+            self._deliver(deque(batch.records.partitions.items()), turn)
 
     def _deliver(self, batch: deque[tuple[int, PartitionRecords]], turn: threading.Lock) -> None:
         """Deliver partitions of a batch; if they have many records, the other partitions in the next turn of the loop."""
         delivered = 0
-        try:
-            while batch and delivered < _TURN and self._turn is turn:
-                partition, records = batch.popleft()
+        while batch and delivered < _TURN and self._turn is turn:
+            partition, records = batch.popleft()
+            delivered += records.count
+            try:
                 self._hooks.deliver(partition, records)
-                delivered += records.count
-        except BaseException:
-            turn.release()
-            raise
+            except Exception:
+                # Whatever failed concerns this partition only: the others get their records.
+                _log.exception("delivering %s[%d] failed", self._topic, partition)
         if batch and self._turn is turn:
             self._loop.call_soon(self._deliver, batch, turn)
         else:
