@@ -18,6 +18,7 @@ from harness.waiting import until
 from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.offsets import Commit, Committed
 from podpair.gateway.core.partitions import HomePartitions
+from podpair.gateway.core.record_batch import PartitionRecords
 from podpair.gateway.kafka import stall_watch
 from podpair.gateway.kafka.group_progress import GroupProgress
 from podpair.gateway.kafka.member import GroupMember
@@ -141,6 +142,10 @@ class Watched:
             self.came.append(record.value())
             self.next = max(self.next, record.offset() + 1)
 
+    def delivered(self, _: int, records: PartitionRecords) -> None:
+        self.came += (value for group in records.groups.values() for _, value, _ in group)
+        self.next = max(self.next, records.end)
+
     async def arrives(self, *texts: str) -> None:
         """Write something, and wait for the last of it."""
         producer = Producer({"bootstrap.servers": self.broker.address})
@@ -192,7 +197,7 @@ async def watching(
 
 async def test_a_reader_that_reads_nothing_any_more_is_replaced_whatever_it_was_told(watched: Watched) -> None:
     hooks = ResultsHooks(
-        opened=lambda _, offset: setattr(watched, "next", offset), closed=lambda _: None, deliver=watched.received,
+        opened=lambda _, offset: setattr(watched, "next", offset), closed=lambda _: None, deliver=watched.delivered,
         lost=lambda _: None, failed=lambda: None, reached=lambda _: watched.next,
     )  # fmt: skip
     reader = ResultsReader(watched.config("results"), HomePartitions("e", 1), watched.supervisor, hooks)
