@@ -130,18 +130,24 @@ def disagreements(made: dict[str, Any]) -> list[str]:
     if (said.fields or said.rules) and not said.validate:
         found.append(f"the operator: {said.fields + said.rules}; validate: good")
     if said.gateway is not None:
-        refused = list(config_faults(said.gateway))
-        # What the gateway would refuse is a fault of the resource, but one that its rules should have found: if they can.
-        beyond = [f"{place}: {why}" for place, why in refused if place[:3] != _ENV]
-        judged = not beyond and all(map(_is_known, said.gateway.spec.gateway.env))
-        faults = gateway_faults(objects(said.gateway)) if judged else []
-        if beyond or (faults and not refused):
-            found.append(f"the operator: good; the gateway: {beyond or faults}")
-        if refused and not said.validate:
+        found += of_its_configuration(said.gateway)
+        if (refused := list(config_faults(said.gateway))) and not said.validate:
             found.append(f"the operator: {refused}; validate: good")
-        if refused and judged and not faults:
-            found.append(f"the operator: {refused}; the gateway: good")
     return found
+
+
+def of_its_configuration(gateway: InferenceGateway) -> list[str]:
+    """Where the operator says something else of the gateway's configuration than the gateway itself."""
+    refused = list(config_faults(gateway))
+    # What the gateway would refuse is a fault of the resource, but one that its rules should have found: if they can.
+    beyond = [f"{place}: {why}" for place, why in refused if place[:3] != _ENV]
+    judged = not beyond and all(map(_is_known, gateway.spec.gateway.env))
+    faults = gateway_faults(objects(gateway)) if judged else []
+    if beyond or (faults and not refused):
+        return [f"the operator: good; the gateway: {beyond or faults}"]
+    if refused and judged and not faults:
+        return [f"the operator: {refused}; the gateway: good"]
+    return []
 
 
 def _is_known(variable: Variable) -> bool:
