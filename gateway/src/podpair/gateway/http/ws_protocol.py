@@ -331,7 +331,10 @@ def detach_transport(request: web.Request) -> tuple[asyncio.Transport, bytes] | 
     transport = http.transport
     if transport is None or transport.is_closing():
         return None
-    behind, http._message_tail = http._message_tail, b""
+    # A private member of aiohttp. Without it only frames of a client that doesn't wait for the handshake would be lost (RFC
+    # 6455, 4.1 has it wait).
+    behind: bytes = getattr(http, "_message_tail", b"")
+    http._message_tail = b""
     http.transport = None
     http.connection_lost(None)
     return transport, behind
