@@ -21,8 +21,9 @@ from bench.askers import rows
 from bench.measuring import cpu_seconds, rss_bytes, spread, thread_seconds
 from bench.mlp import write_mlp
 from harness.kafka import Broker
-from harness.pair import SECRET, Gateway, Inference, merge
+from harness.pair import SECRET, Gateway, Inference
 from harness.processes import Conversation
+from podpair.common.gateway_config.environment import merged
 
 _UNITS = {
     "requests_per_s": "requests/s",
@@ -89,7 +90,7 @@ class Stage:
                 "requests": {"in_flight": 1024, "topic": f"requests.{number}", "group": f"group.{number}"},
                 "results": {"topic": f"results.{number}"},
             }
-            gateway = Gateway(folder, merge(config, side.config), env=side.env, two_ports=side.two_ports)
+            gateway = Gateway(folder, merged(config, side.config), env=side.env, two_ports=side.two_ports)
             stack.callback(gateway.kill)
             gateway.context = side.context
             self.gateways[side.name] = gateway

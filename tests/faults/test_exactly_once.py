@@ -118,12 +118,6 @@ async def queue(session: Any, count: int) -> int:
     return sum(not isinstance(outcome, BaseException) for outcome in outcomes)
 
 
-def changes(gateway: Gateway, topic: str) -> float:
-    """How often the gateway has seen that the topic is another one."""
-    found = ("recreated", "created")  # the second where it was missing for a while
-    return sum(gateway.metric("topic_changes_total", topic=topic, change=change) or 0 for change in found)
-
-
 @pytest.mark.parametrize("topic", ["requests", "results", "dead letters"])
 async def test_answers_go_out_again_after_a_topic_was_made_again(
     start_pair: Any, names: dict[str, Any], broker: Broker, producer: Producer, topic: str
@@ -144,11 +138,11 @@ async def test_answers_go_out_again_after_a_topic_was_made_again(
             producer.flush(30)
             # Once more where its transaction was aborted, and it is read again.
             await asyncio.to_thread(until, lambda before=before: (gateway.metric("dead_letters_total") or 0) > before)
-            noticed = changes(gateway, name)
+            noticed = gateway.renewals(name)
             await asyncio.to_thread(topics.recreate, name, 8)
             await queue(session, 20)  # each ends
             # What is being written when the gateway goes on with another producer is not queued.
-            await asyncio.to_thread(until, lambda noticed=noticed: changes(gateway, name) > noticed)
+            await asyncio.to_thread(until, lambda noticed=noticed: gateway.renewals(name) > noticed)
             await asyncio.to_thread(until, lambda: gateway.get("/readyz")[0] == 200)
             for _ in range(3):
                 assert await queue(session, 40) == 40

@@ -14,7 +14,8 @@ from confluent_kafka import Producer
 
 from gateway.fake_model import FakeModel
 from harness.kafka import Broker
-from harness.pair import Gateway, Inference, merge, token
+from harness.pair import Gateway, Inference, token
+from podpair.common.gateway_config.environment import merged
 
 PATIENCE = 60.0  # seconds for an event that has to come
 ROW = [0.0] * 64  # an empty image: the digits model has an answer to it too
@@ -167,7 +168,7 @@ def _fake_model() -> Iterator[FakeModel]:
 def before_fake(model: FakeModel, folder: Path, config: dict[str, Any]) -> Iterator[Gateway]:
     """A gateway before a fake model, on embedded Kafka, for as long as the `with` lasts."""
     own = {"kafka": {"embedded": True}, "inference": {"url": model.url, "probe_seconds": 0.1}}
-    gateway = Gateway(folder, merge(own, config))
+    gateway = Gateway(folder, merged(own, config))
     try:
         gateway.wait_ready()
         yield gateway
@@ -222,7 +223,7 @@ def real_gateway(
 
     def start(*, ready: bool = True, **config: Any) -> Gateway:
         own = {"kafka": {"bootstrap_servers": broker.address}, "inference": {"url": inference.url}}
-        gateway = start_gateway(merge(own | names, config))
+        gateway = start_gateway(merged(own | names, config))
         if ready:
             gateway.wait_ready()
         return gateway

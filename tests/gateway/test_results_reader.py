@@ -3,47 +3,17 @@
 import asyncio
 import time
 from collections.abc import Callable
-from itertools import count
 from typing import Any
 from unittest import mock
 
 import pytest
 
+from harness.record_batches import FakeMessage
 from harness.waiting import soon
 from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.record_batch import PartitionRecords
 from podpair.gateway.kafka import batch_consumer, results
 from podpair.gateway.kafka.results import ResultsHooks, ResultsReader
-
-
-class FakeMessage:
-    """A record; the members that a batch asks for are on its class, as confluent_kafka has it."""
-
-    _offsets = count()
-
-    def __init__(self, partition: int) -> None:
-        self._partition, self._offset = partition, next(self._offsets)
-
-    def error(self) -> None:
-        return None
-
-    def partition(self) -> int:
-        return self._partition
-
-    def offset(self) -> int:
-        return self._offset
-
-    def key(self) -> bytes:
-        return b"k"
-
-    def value(self) -> bytes:
-        return b"1"
-
-    def headers(self) -> None:
-        return None
-
-    def __len__(self) -> int:
-        return 1
 
 
 class FakeConsumer:
@@ -95,7 +65,7 @@ async def test_others_have_their_turn_between_the_partitions_of_a_large_batch(
         order.append((partition, records.count))
         asyncio.get_running_loop().call_soon(order.append, "others")
 
-    waiting += [FakeMessage(partition) for partition in (0, 0, 1, 1, 2, 2)]
+    waiting += [FakeMessage(partition=partition) for partition in (0, 0, 1, 1, 2, 2)]
     reader = reader_of(config, deliver)
     await soon(lambda: len(order) == 6)
     await reader.close()
@@ -112,10 +82,10 @@ async def test_a_partition_that_can_not_be_delivered_keeps_no_other_from_it(
             raise RuntimeError("out of order")
         delivered.append(partition)
 
-    waiting += [FakeMessage(partition) for partition in (0, 1)]
+    waiting += [FakeMessage(partition=partition) for partition in (0, 1)]
     reader = reader_of(config, deliver)
     await soon(lambda: delivered == [1])
-    waiting += [FakeMessage(2)]
+    waiting += [FakeMessage(partition=2)]
     await soon(lambda: delivered == [1, 2])
     await reader.close()
     assert "[0] failed" in caplog.text

@@ -11,9 +11,10 @@ import yaml
 
 from gateway.conftest import Connect
 from harness.kafka import SecureBroker
-from harness.pair import SECRET, Gateway, Inference, merge
+from harness.pair import SECRET, Gateway, Inference
 from harness.processes import BIN, completed
 from harness.waiting import soon
+from podpair.common.gateway_config.environment import merged
 
 pytestmark = pytest.mark.process
 
@@ -41,7 +42,7 @@ def allow(broker: SecureBroker, name: str, names: dict[str, Any]) -> None:
 @pytest.fixture
 def start(inference: Inference, names: dict[str, Any], start_gateway: Start) -> Start:
     def begin(wait: bool = True, env: dict[str, str] | None = None, **config: Any) -> Gateway:
-        return start_gateway(merge({"inference": {"url": inference.url}} | names, config), wait=wait, env=env)
+        return start_gateway(merged({"inference": {"url": inference.url}} | names, config), wait=wait, env=env)
 
     return begin
 

@@ -14,6 +14,7 @@ import yaml
 
 from harness.processes import BIN, ROOT, Child
 from harness.waiting import until
+from podpair.common.gateway_config.environment import merged
 
 SECRET = "test-secret-0123456789-0123456789-abcdef"
 RESUME_SECRET = "resume-secret-0123456789-0123456789-abc"
@@ -67,7 +68,7 @@ class Gateway(Child):
             "sessions": {"resume_secret": RESUME_SECRET},
         } | ({"operations": {"port": 0}} if two_ports else {})
         path = folder / f"gateway-{time.monotonic_ns()}.yaml"
-        path.write_text(yaml.safe_dump(merge(own, config)))
+        path.write_text(yaml.safe_dump(merged(own, config)))
         super().__init__(BIN / "podpair-gateway", "serve", "--config", path, env=env)
         if wait:
             self.url: str = self.wait_for_message("ready")["address"]
@@ -105,15 +106,11 @@ class Gateway(Child):
         samples = (s for family in families for s in family.samples if s.name == f"podpair_gateway_{name}")
         return sum(s.value for s in samples if labels.items() <= s.labels.items())
 
+    def renewals(self, topic: str) -> float:
+        """How often the gateway has noticed that a topic is another one of its name."""
+        changes = ("recreated", "created")  # the second where it was missing for a while
+        return sum(self.metric("topic_changes_total", topic=topic, change=change) for change in changes)
+
     def wait_ready(self) -> None:
         """Until /readyz says 200; the log tells when to look again."""
         until(lambda: self.get("/readyz")[0] == 200, lambda: json.loads(self.get("/readyz")[1]))
-
-
-def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid over `base`, section by section."""
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = merge(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
-    return merged

@@ -1,4 +1,4 @@
-"""Records as the fan-out is given them."""
+"""Records as the fan-out is given them, and messages that they are made of."""
 
 from collections.abc import Sequence
 
@@ -10,3 +10,31 @@ def one_partition(keys: Sequence[bytes | None], records: Sequence[Record], parti
     batch = RecordBatch()
     batch.add([partition] * len(records), keys, records, [value_size(record) for record in records])
     return batch.partitions[partition]
+
+
+class FakeMessage:
+    """A message of a consumer; the members that a batch asks for, on a class as confluent_kafka has it."""
+
+    def __init__(self, value: bytes = b"x", failed: object = None, partition: int = 0) -> None:
+        self._value, self._failed, self._partition = value, failed, partition
+
+    def error(self) -> object:
+        return self._failed
+
+    def partition(self) -> int:
+        return self._partition
+
+    def offset(self) -> int:
+        return 0
+
+    def key(self) -> bytes:
+        return b"k"
+
+    def value(self) -> bytes:
+        return self._value
+
+    def headers(self) -> None:
+        return None
+
+    def __len__(self) -> int:
+        return len(self._value)

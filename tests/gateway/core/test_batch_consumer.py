@@ -6,6 +6,7 @@ from typing import Any, cast
 import pytest
 from confluent_kafka import KafkaError
 
+from harness.record_batches import FakeMessage
 from podpair.gateway.kafka import batch_consumer
 from podpair.gateway.kafka.batch_consumer import BatchConsumer
 
@@ -43,34 +44,6 @@ class Log:
         """How many were read together."""
         batch = self.batches.read(0.05)
         return None if batch is None else batch.count
-
-
-class FakeMessage:
-    """A message; the members that a batch asks for, on a class as confluent_kafka has it."""
-
-    def __init__(self, value: bytes = b"x", failed: object = None) -> None:
-        self._value, self._failed = value, failed
-
-    def error(self) -> object:
-        return self._failed
-
-    def partition(self) -> int:
-        return 0
-
-    def offset(self) -> int:
-        return 0
-
-    def key(self) -> bytes:
-        return b"k"
-
-    def value(self) -> bytes:
-        return self._value
-
-    def headers(self) -> None:
-        return None
-
-    def __len__(self) -> int:
-        return len(self._value)
 
 
 def message(_: float) -> FakeMessage:

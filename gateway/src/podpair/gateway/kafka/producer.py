@@ -16,7 +16,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -78,7 +78,7 @@ _Sent = tuple[
     str, bytes, bytes | None, Headers, int, DeliveryCallback, Any, int
 ]  # the arguments of `send`, and the bytes that the record counts for
 _Report = tuple[_Sent, KafkaError | None, Message | None]
-"""What became of a record, as librdkafka has reported it; without a message it was never taken."""
+"""What became of a record, as librdkafka has reported it; without a message it was never taken, and the error says why."""
 
 
 class RecordProducer:
@@ -286,8 +286,9 @@ class RecordProducer:
             due += 1
             size += bytes_
             outcome: RecordMetadata | DeliveryError
-            if error is None and message is not None:
-                outcome = tuple.__new__(RecordMetadata, (message.partition(), message.offset()))
+            if error is None:
+                written = cast("Message", message)
+                outcome = tuple.__new__(RecordMetadata, (written.partition(), written.offset()))
                 acknowledged[topic] = acknowledged.get(topic, 0) + 1
             else:
                 outcome = self._failed(topic, error)
@@ -305,10 +306,8 @@ class RecordProducer:
             except Exception:
                 _log.exception("a delivery callback failed, for %d records", len(outcomes))
 
-    def _failed(self, topic: str, error: KafkaError | None) -> DeliveryError:
+    def _failed(self, topic: str, error: KafkaError) -> DeliveryError:
         self._metrics.produced.labels(topic, "error").inc()
-        if error is None:
-            error = KafkaError(KafkaError._FAIL, "no record was reported")
         if self._client is not None and is_dead(error):
             self._client.died(error)
         return _delivery_error(error)

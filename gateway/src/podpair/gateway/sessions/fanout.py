@@ -78,8 +78,7 @@ class FanOut:
     def deliver(self, partition: int, batch: PartitionRecords) -> None:
         """Deliver one batch of a partition. Records that were read before (after a seek) are skipped."""
         tail = self.tails.get(partition)
-        left = batch.since(tail.end) if tail is not None else None
-        if tail is not None and left is not None:
+        if tail is not None and (left := batch.since(tail.end)) is not None:
             self._deliver_partition(partition, tail, left)
 
     def _deliver_partition(self, partition: int, tail: PartitionTail, batch: PartitionRecords) -> None:

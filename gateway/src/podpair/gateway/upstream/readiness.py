@@ -15,9 +15,7 @@ from podpair.gateway.upstream.calls import Upstream
 
 _log = logging.getLogger(__name__)
 _SOONEST, _LATEST = 0.03, 0.2  # seconds until it is probed again while it is not ready …
-_SHARE = (
-    0.2  # … by how long it has not been: what is down for a moment is used at once, and little is asked of the rest
-)
+_SHARE = 0.2  # … of the time that it has not been: what is down for a moment is used at once
 
 
 class Readiness:
