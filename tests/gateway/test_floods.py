@@ -6,7 +6,6 @@ How long others wait is counted in frames of the flood that are taken before the
 import asyncio
 import json
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
@@ -93,10 +92,11 @@ class Turns:
                     outer.took()
                 return found
 
-            def texts(self, most: int, size: int) -> Iterator[str]:
-                for text in reader.texts(most, size):
+            def texts(self, most: int, size: int) -> list[str]:
+                found: list[str] = reader.texts(most, size)
+                for _ in found:
                     outer.took()
-                    yield text
+                return found
 
             def whole_text(self, data: bytes) -> str | None:
                 found: str | None = reader.whole_text(data)

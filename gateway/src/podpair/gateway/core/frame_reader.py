@@ -6,7 +6,7 @@ message, beside what one read brought, are ever held. What can't become a text a
 
 import codecs
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
@@ -93,42 +93,39 @@ class FrameReader:
         except UnicodeDecodeError:
             return _text(payload)  # which says why not
 
-    def texts(self, most: int, size: int) -> Iterator[str]:
-        """Yield the next messages that are single, complete text frames: at most `most` of them, some `size` bytes.
+    def texts(self, most: int, size: int) -> list[str]:
+        """Take the next messages that are single, complete text frames: at most `most` of them, some `size` bytes.
 
         What `next` would do with them, in a part of the time. All else, and what is wrong, is left to it.
         """
+        found: list[str] = []
         if self._message is not None:
-            return
+            return found
         data, at, unmask, limit = self._data, self._at, self._unmask, self._limit
         last = len(data) - 8
-        while at <= last and most > 0 and size >= 0:
+        end = at + size
+        while at <= last and at <= end and len(found) < most:
             head, length, mask = _head(data, at)
             if head == 0x81FE and length > 125:
                 start = at + 8
             elif 0x8180 <= head < 0x81FE:
                 start, length, mask = at + 6, head - 0x8180, bytes(data[at + 2 : at + 6])
             else:
-                return
+                break
             stop = start + length
             if stop > last + 8 or length > limit:
-                return
+                break
             payload = bytearray(data[start:stop])
             unmask(mask, payload)
             try:
-                text = payload.decode()
+                found.append(payload.decode())
             except UnicodeDecodeError:
-                return
-            if self._checked:  # the first was there in part before
-                self._checked, self._decoder = 0, None
-            if stop > last:
-                self._taken(stop)
-            else:
-                self._at = stop
-            yield text
+                break
             at = stop
-            most -= 1
-            size -= length
+        if found:
+            self._checked, self._decoder = 0, None  # the first may have been there in part before
+            self._taken(at)
+        return found
 
     def next(self) -> tuple[int, str | bytes] | None:
         """Return the opcode and the message or payload of the next frame; None until more is fed.

@@ -8,24 +8,24 @@ that it was sent on: a client that comes back may never have got it, and may hav
 A request that repeats an id which has ended lately gets the answer that it had: it is kept here, or is in Kafka.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from itertools import islice
 from sys import getsizeof
 
 import msgspec
 
-from podpair.gateway.core.bounded_cache import BoundedCache
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.quotas import Grant
+from podpair.gateway.core.recent_answers import RecentAnswers
 from podpair.gateway.core.records import Event
 from podpair.gateway.core.routing import Route
 from podpair.gateway.core.span import Span
 
 # Ended ids of a session; a second copy comes within a rebalance, not within hundreds of requests.
 _REMEMBERED, _AT_LEAST = 256, 16
+_FRESH, _LARGE = 16, 1024  # ends that are stored together; a result of more bytes isn't waited with
 _ID = 150  # bytes that an ended id costs besides its text: a place in a dictionary, an offset
 _MOST = _REMEMBERED * (_ID + getsizeof(""))  # bytes that so many cost at least
-_ANSWER = 220  # bytes that a kept answer costs besides its id and its payload
 
 
 class OpenRequest(msgspec.Struct, eq=False):
@@ -44,6 +44,14 @@ class OpenRequest(msgspec.Struct, eq=False):
     began: float = 0.0  # seconds on the performance counter: when it was asked
     grant: Grant | None = None  # of the token that it was asked with: it counts there until it ends
 
+    def stop(self) -> bool:
+        """Stop the work on the request, if it runs here; return whether it did."""
+        abort, self.abort = self.abort, None
+        if abort is None:
+            return False
+        abort()
+        return True
+
 
 class Ledger:
     """Open and lately ended requests, by id. At most `limit` are open.
@@ -51,13 +59,14 @@ class Ledger:
     What is kept of those that have ended is about `kept_bytes`: one half for their ids, one for answers to be repeated.
     """
 
-    __slots__ = ("_answers", "_ended", "_ended_most", "_ended_size", "_kept_bytes", "_limit", "_open")
+    __slots__ = ("_answers", "_ended", "_ended_most", "_ended_size", "_fresh", "_kept_bytes", "_limit", "_open")
 
     def __init__(self, limit: int, kept_bytes: int = 0) -> None:
         self._limit = limit
         self._kept_bytes = kept_bytes
-        self._answers: BoundedCache[str, Event] | None = None  # those that are not in Kafka; made when first needed
+        self._answers: RecentAnswers | None = None  # those that are not in Kafka; made when first needed
         self._open: dict[str, OpenRequest] = {}
+        self._fresh: dict[str, bytes] = {}  # results of those that ended last, which are in neither of the others yet
         # Where each ended (offset in the home partition, -1: not in Kafka), in order of ending. Made when it is first
         # needed: most sessions only listen.
         self._ended: dict[str, int] | None = None
@@ -68,6 +77,8 @@ class Ledger:
         """Begin a request. Raises Fault(overloaded) if the session has too many open."""
         if len(self._open) >= self._limit:
             raise Fault(Code.OVERLOADED, f"{self._limit} requests of this session are in flight", retry_after_ms=100)
+        if self._fresh:
+            self._settle()
         self._open[request_id] = request
         if request.grant is not None:
             request.grant.acquire()
@@ -83,6 +94,8 @@ class Ledger:
 
         None if it wasn't open: it was accepted elsewhere, or has ended before.
         """
+        if self._fresh:
+            self._settle()
         request = self._open.pop(request_id, None)
         if request is None:
             if offset < 0:
@@ -118,24 +131,67 @@ class Ledger:
 
     def store_answer(self, answer: Event) -> None:
         """Store the answer of a request that has ended here, for its repetition."""
+        if self._fresh:
+            self._settle()
         if self._kept_bytes and answer.id is not None:
             if self._answers is None:
-                self._answers = BoundedCache(self._kept_bytes // 2)
-            self._answers.put(answer.id, answer, len(answer.payload) + _ANSWER + 2 * getsizeof(answer.id))
+                self._answers = RecentAnswers(self._kept_bytes // 2)
+            self._answers.put(answer.id, answer)
+
+    def open_plainly(self) -> tuple[dict[str, OpenRequest], Container[str], Container[str], Container[str], int]:
+        """Return the open requests; the ids that have ended lately, or have an answer here, in three containers; and how many
+        more requests may be opened.
+
+        A caller may add so many requests without a span or a grant to the first, if their ids are in none of the containers,
+        until anything else is done with the ledger.
+        """
+        return self._open, self._fresh, self._ended or (), self._answers or (), self._limit - len(self._open)
+
+    def end_plainly(self, request_id: str, request: OpenRequest, result: bytes) -> bool:
+        """End a request without a span or a grant; return whether it was still open. result: its members, without braces."""
+        if self._open.get(request_id) is not request:
+            return False
+        del self._open[request_id]
+        fresh = self._fresh
+        fresh[request_id] = result
+        if len(fresh) >= _FRESH or len(result) > _LARGE:
+            self._settle()
+        return True
+
+    def _settle(self) -> None:
+        """Add the newest ends, and their results, to the others."""
+        fresh, self._fresh = self._fresh, {}
+        ended = self._ended
+        if ended is None:
+            ended = self._ended = {}
+        ended.update(dict.fromkeys(fresh, -1))
+        self._ended_size += _ID * len(fresh) + sum(map(getsizeof, fresh))
+        if self._ended_size > self._ended_most:
+            self._trim(ended)
+        if self._kept_bytes:
+            if self._answers is None:
+                self._answers = RecentAnswers(self._kept_bytes // 2)
+            self._answers.put_results(fresh)
 
     def on_reconnect(self) -> None:
         """Forget ends that only the previous connection has seen."""
+        if self._fresh:
+            self._settle()
         if self._ended is not None:
             self._ended = {request_id: offset for request_id, offset in self._ended.items() if offset >= 0} or None
             self._ended_size = _size(self._ended or {})
 
     def on_log_moved(self) -> None:
         """Forget offsets of ended requests, because the session's results are in another log now."""
+        if self._fresh:
+            self._settle()
         if self._ended is not None:
             self._ended = dict.fromkeys(self._ended, -1)
 
     def on_answer_logged(self, request_id: str) -> None:
         """Treat the answer that comes from Kafka as the first copy, because the client did not get it here."""
+        if self._fresh:
+            self._settle()
         self._discard_ended(request_id)
 
     def recent_answer(self, request_id: str) -> Event | int | None:
@@ -144,6 +200,8 @@ class Ledger:
 
         An answer that is given again from here is the one: what Kafka may still bring is its second copy.
         """
+        if self._fresh:
+            self._settle()
         kept = self._answers.get(request_id) if self._answers is not None else None
         if kept is not None:
             if not self.has_ended(request_id):
@@ -157,14 +215,18 @@ class Ledger:
     @property
     def remembers(self) -> bool:
         """Whether it knows anything about ids that have ended."""
-        return bool(self._ended) or bool(self._answers)
+        return bool(self._fresh) or bool(self._ended) or bool(self._answers)
 
     def has_ended(self, request_id: str) -> bool:
         """Return whether the request ended lately."""
+        if self._fresh:
+            self._settle()
         return self._ended is not None and request_id in self._ended
 
     def is_duplicate(self, request_id: str, offset: int) -> bool:
         """Return whether the request ended lately with something else than the terminal record at `offset`."""
+        if self._fresh:
+            self._settle()
         return self._ended is not None and self._ended.get(request_id, offset) != offset
 
     def discard(self, request_id: str) -> None:

@@ -117,6 +117,21 @@ class InferRow(
     retry: bool = False
     traceparent: Annotated[str, Meta(max_length=128)] = ""
 
+    @property
+    def plain(self) -> bool:
+        """Whether a PlainRow says the same."""
+        asks = self.parameters or self.deadline_ms is not None or self.retry or self.traceparent
+        return not asks and self.route != "queue" and self.on_disconnect == "detach"
+
+
+class PlainRow(msgspec.Struct, tag="infer", tag_field="type", forbid_unknown_fields=True, frozen=True):
+    """An `infer` of one list of numbers that asks for nothing else, and not for the queue."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=128)]
+    model: str
+    data: list[int | float]
+    route: Literal["auto", "direct"] = "auto"
+
 
 class Cancel(msgspec.Struct, tag="cancel", tag_field="type", forbid_unknown_fields=True, frozen=True):
     """The client no longer wants the answer to `id`."""
@@ -133,6 +148,8 @@ class Refresh(msgspec.Struct, tag="refresh", tag_field="type", forbid_unknown_fi
 _decoder: msgspec.json.Decoder[Infer | Cancel | Refresh] = msgspec.json.Decoder(Infer | Cancel | Refresh)
 _row_decoder = msgspec.json.Decoder(InferRow)
 _infer_decoder = msgspec.json.Decoder(Infer)
+decode_plain_row = msgspec.json.Decoder(PlainRow).decode
+"""Decodes a text frame to a PlainRow. Raises msgspec.DecodeError, or RecursionError, if it is anything else."""
 _encoder = msgspec.json.Encoder()
 
 

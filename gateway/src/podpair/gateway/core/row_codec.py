@@ -40,6 +40,15 @@ class EncodedRows(NamedTuple):
     size: int  # bytes
 
 
+class RowForm(NamedTuple):
+    """How requests of one list of so many numbers, answered by one row, are encoded."""
+
+    model: Model
+    layout: RowLayout
+    pack: Callable[..., bytes]  # the numbers, given as arguments, into a row's bytes; raises NotPackable
+    size: int  # bytes of a row
+
+
 class _Tensor(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     datatype: str
@@ -61,7 +70,14 @@ class RowEncoder:
         self.model = model
         self._versions = len(model.versions) > 1
         # For rows that are one list of numbers, by their length: the form, and how the numbers become bytes.
-        self._known: dict[int, tuple[RowLayout, Callable[..., bytes], int]] = {}
+        self._known: dict[int, RowForm] = {}
+
+    def form(self, width: int) -> RowForm | None:
+        """Return how lists of `width` numbers without parameters are encoded; None if that isn't known, or isn't one row each."""
+        found = self._known.get(width)
+        if found is None or self._versions or found.layout.rows != 1 or found.layout.slice_rows is not Columns.row:
+            return None
+        return found
 
     def encode(self, request: InferenceRequest) -> EncodedRows | None:
         """Encode the request as rows; return None if it goes alone."""
@@ -72,7 +88,7 @@ class RowEncoder:
             known = self._known.get(len(row))
             if known is None or self._versions or request.parameters:
                 return self._any(request)
-            layout, to_bytes, size = known
+            _, layout, to_bytes, size = known
             return EncodedRows(layout, (to_bytes(*row),), size)
         except (NotPackable, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
@@ -97,7 +113,8 @@ class RowEncoder:
         who = request.key if self._versions else ""
         layout = RowLayout((model.name, tails, request.parameters, who), tails, rows, member, slice_rows)
         if request.row is not None and not request.parameters and len(self._known) < _MOST:
-            self._known[len(request.row)] = layout, packer(model.inputs[0].datatype, len(request.row)), len(raw[0])
+            pack_row = packer(model.inputs[0].datatype, len(request.row))
+            self._known[len(request.row)] = RowForm(model, layout, pack_row, len(raw[0]))
         return EncodedRows(layout, raw, sum(map(len, raw)))
 
 

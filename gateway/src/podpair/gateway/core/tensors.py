@@ -188,6 +188,13 @@ class Columns:
             return self._row % self._all[index]
         return self._row % tuple([texts[index] for _, texts in self._columns])
 
+    def members(self, before: bytes, behind: bytes) -> list[bytes]:
+        """Encode each row as `row` does, between `before` and `behind`."""
+        pattern = b"%b%b%b" % (before.replace(b"%", b"%%"), self._row, behind.replace(b"%", b"%%"))
+        if self._all is not None:
+            return [pattern % text for text in self._all]
+        return [pattern % texts for texts in zip(*[texts for _, texts in self._columns], strict=True)]
+
     def rows(self, start: int, count: int) -> bytes:
         """Encode an object of output name → list of the values of these rows."""
         members = []

@@ -1,7 +1,7 @@
 """Converts records to events, and encodes events, for each kind of connection."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import msgspec
 
@@ -26,7 +26,9 @@ from podpair.gateway.core.records import (
 
 
 class Wire(Protocol):
-    """A way of writing events to a client."""
+    """A way of writing events to a client. text_frames: each event is a text frame with its payload."""
+
+    text_frames: ClassVar[bool]
 
     def event(self, value: bytes | None, headers: Headers | None, offset: int, prefix: bytes | None = None) -> Event:
         """Convert a results record at `offset` of the home partition to an event; one that is for no client is a TAKEOVER.
@@ -58,6 +60,7 @@ class JsonWire:
     on_malformed: called with each record read for the client whose value is not what its type says.
     """
 
+    text_frames: ClassVar = True
     on_malformed: Callable[[MalformedEvent, Headers | None], object] | None = None
 
     def __init__(self, prefix: bytes = b"") -> None:
@@ -92,6 +95,8 @@ class EventStreamWire(JsonWire):
 
     shorten: the short form of a resume token. chunked: False for HTTP/1.0, where the end of the connection is that of the stream.
     """
+
+    text_frames = False
 
     def __init__(
         self, prefix: bytes = b"", shorten: Callable[[str], str] | None = None, *, chunked: bool = True
@@ -156,6 +161,8 @@ class RawWire:
 
     An answer that did not come through Kafka is the value that its record would have had.
     """
+
+    text_frames: ClassVar = False
 
     def event(self, value: bytes | None, headers: Headers | None, offset: int, prefix: bytes | None = None) -> Event:
         if headers:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 from aiohttp import WSCloseCode, web
@@ -113,6 +113,7 @@ class _Client:
         "_connection",
         "_edge",
         "_invalid",
+        "_plain",
         "_release",
         "_rows",
         "_session",
@@ -134,6 +135,9 @@ class _Client:
         # Whether the last request was a row of numbers, which is decoded at once: the next one is likely to be. For the queue
         # rows stay encoded: to encode numbers again costs more than everything else there.
         self._rows = True
+        self._plain = (
+            True  # whether the last one asked for nothing else, so that the next ones are likely to be begun at once
+        )
         self._invalid = 0  # invalid frames since `_since` (by the service's clock)
         self._since = 0.0
         self._catching_up: asyncio.Task[None] | None = None
@@ -143,9 +147,10 @@ class _Client:
             transport,
             edge.heartbeats,
             most=edge.service.config.limits.message_bytes,
-            on_message=self._message if protocol == JSON else self._unsupported,
+            on_message=self._binary if protocol == JSON else self._unsupported,
             on_lost=self._lost,
             on_broken=self._broken,
+            on_texts=self._texts if protocol == JSON else None,
         )
 
     async def begin(self, visitor: Visitor, protocol: str) -> None:
@@ -196,6 +201,7 @@ class _Client:
         self.stream.close(code, reason)
 
     def _lost(self) -> None:
+        self._components.sessions.dispatcher.flush()
         session, connection = self._session, self._connection
         if self._catching_up is not None:
             self._catching_up.cancel()
@@ -211,16 +217,51 @@ class _Client:
         if self._connection is not None:
             self._connection.close(CloseCode.UNSUPPORTED, f"{RAW} is receive only")
 
-    def _message(self, frame: Message) -> None:
-        """Handle a message of the client. Whatever it contains, it affects only its own connection."""
+    def _texts(self, texts: Sequence[str]) -> None:
+        """Handle messages that were read together."""
+        dispatcher = self._components.sessions.dispatcher
+        if (
+            self._plain
+            and (session := self._attached()) is not None
+            and dispatcher.infer_soon(session, texts, self._rest)
+        ):
+            session.active = self._edge.service.clock()
+            return
+        dispatcher.flush()
+        self._rest(texts)
+
+    def _rest(self, texts: Sequence[Message]) -> None:
+        """Handle messages one by one; those behind one that pauses the stream wait there."""
+        for taken, text in enumerate(texts):
+            if self.stream.paused:
+                self.stream.hold(texts[taken:])
+                return
+            self._message(text)
+
+    def _binary(self, frame: Message) -> None:
+        """Handle a message behind those that were read before."""
+        self._components.sessions.dispatcher.flush()
+        self._rest((frame,))
+
+    def _attached(self) -> Session | None:
+        """Return the session, unless it has another connection now, or this one is being closed."""
         session, connection = self._session, self._connection
         if session is None or connection is None or session.connection is not connection or connection.closing:
+            return None
+        return session
+
+    def _message(self, frame: Message) -> None:
+        """Handle a message of the client. Whatever it contains, it affects only its own connection."""
+        session, connection = self._attached(), self._connection
+        if session is None or connection is None:
             return
         session.active = self._edge.service.clock()
+        self._plain = False
         try:
             row = decode_row(frame, self._components.sessions.dispatcher.models) if self._rows else None
             if row is not None:
                 self._rows = row.route != "queue"
+                self._plain = row.plain and session.grant is None
                 self._infer(session, row)
                 return
             message = decode(frame)

@@ -10,7 +10,7 @@ accumulate in memory for a client that reads nothing.
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiohttp import WSCloseCode, web
@@ -78,7 +78,8 @@ class Heartbeats:
 class WebSocketStream(asyncio.Protocol):
     """The server's end of one WebSocket. Others may write whole frames to `transport`.
 
-    most: maximum bytes of a message. on_broken: called with the close code and the reason; has to call `close`.
+    most: maximum bytes of a message. on_broken: called with the close code and the reason; has to call `close`. on_texts: called
+    with texts that were read together, instead of `on_message` with each; has to call `hold` for those behind one that pauses.
     """
 
     __slots__ = (
@@ -89,9 +90,11 @@ class WebSocketStream(asyncio.Protocol):
         "_ended",
         "_eof",
         "_heartbeats",
+        "_held",
         "_on_broken",
         "_on_lost",
         "_on_message",
+        "_on_texts",
         "_paused",
         "_ping",
         "_reader",
@@ -112,10 +115,13 @@ class WebSocketStream(asyncio.Protocol):
         on_message: Callable[[Message], object],
         on_lost: Callable[[], object],
         on_broken: Callable[[int, str], object],
+        on_texts: Callable[[Sequence[str]], object] | None = None,
     ) -> None:
         self.transport = transport
         self.close_code: int | None = None  # the client's
         self._on_message = on_message
+        self._on_texts = on_texts or self._each
+        self._held: Sequence[Message] = ()  # taken from the reader, and waiting for `resume`
         self._on_lost = on_lost
         self._on_broken = on_broken
         self._broken = False  # invalid or too large frames were received
@@ -151,23 +157,38 @@ class WebSocketStream(asyncio.Protocol):
             self._reader.feed(data)
             self._read_frames()
         elif not self._closing:
-            self._on_message(message)
+            self._on_texts((message,))
+
+    def _each(self, texts: Sequence[Message]) -> None:
+        """Pass on messages one by one; hold those behind one that pauses the stream."""
+        for taken, text in enumerate(texts, 1):
+            if not self._closing:
+                self._on_message(text)
+                if self._paused:
+                    self.hold(texts[taken:])
+                    return
+
+    def hold(self, messages: Sequence[Message]) -> None:
+        """Keep messages that were passed on, and come first after `resume`; the stream is paused."""
+        self._held = (*messages, *self._held)
 
     def _read_frames(self) -> None:
         """Handle received frames, a bounded number in this turn of the loop, the others in the next ones."""
-        reader, on_message = self._reader, self._on_message
+        reader = self._reader
         frames = size = 0
         try:
+            if self._held:
+                held, self._held = self._held, ()
+                frames = len(held)
+                self._each(held)
             while frames < FRAMES and size <= _BYTES and reader.more and not self._ended and not self._paused:
-                before = frames
-                for text in reader.texts(FRAMES - frames, _BYTES - size):
-                    frames += 1
-                    size += len(text)
+                texts = reader.texts(FRAMES - frames, _BYTES - size)
+                if texts:
+                    frames += len(texts)
+                    size += sum(map(len, texts))
                     if not self._closing:
-                        on_message(text)
-                        if self._paused:
-                            break
-                if frames == before:  # the next frame is not a text, or incomplete
+                        self._on_texts(texts)
+                else:  # the next frame is not a text, or incomplete
                     frame = reader.next()
                     if frame is None:
                         break
@@ -212,6 +233,11 @@ class WebSocketStream(asyncio.Protocol):
             self._write(pong_frame(self._ping))
             self._ping = None
 
+    @property
+    def paused(self) -> bool:
+        """Whether no message is passed on until `resume`."""
+        return self._paused
+
     def pause(self) -> None:
         """Pass on no message until `resume`; stop reading."""
         self._paused = True
@@ -222,7 +248,7 @@ class WebSocketStream(asyncio.Protocol):
         self._paused = False
         if self._ended:
             return
-        if self._reader.more and not self._waiting:
+        if (self._reader.more or self._held) and not self._waiting:
             self._read_frames()
         else:
             self._read_on()
@@ -304,7 +330,8 @@ class WebSocketStream(asyncio.Protocol):
             self._timer.cancel()
         on_lost = self._on_lost
         # The callbacks refer to this stream: without the cycle all is freed at once, and not by the garbage collector.
-        self._on_message = self._on_broken = self._on_lost = _ignore
+        self._on_message = self._on_texts = self._on_broken = self._on_lost = _ignore
+        self._held = ()
         on_lost()
 
 

@@ -158,6 +158,20 @@ class Connection:
             self._put(data)
         return True
 
+    def send_frames(self, frames: bytes) -> bool:
+        """Write text frames of events that no log holds, if the client is there and keeps up.
+
+        Return False if nothing was done: the same events have to be sent in another way.
+        """
+        transport = self._transport
+        if (
+            self._outbox or self.closing or transport.is_closing() or self._before_welcome is not None
+            or not self.wire.text_frames or transport.get_write_buffer_size() > self._high or len(frames) > self._high
+        ):  # fmt: skip
+            return False
+        transport.write(frames)
+        return True
+
     def send_unlogged(self, events: Sequence[Event]) -> bool:
         """Write events that no log holds, or buffer them; if the buffer overflows the client is closed with 3008.
 

@@ -30,6 +30,11 @@ class DirectRequests:
         if not self.count:
             self._idle.set()
 
+    @property
+    def free(self) -> int:
+        """How many more requests without a grant may be sent to the model at once."""
+        return self._limit - self.count if self._readiness.ready else 0
+
     def room(self, grant: Grant | None) -> bool:
         """Return whether a request with this grant may be sent to the model at once."""
         return self.count < self._allowed(grant) and self._readiness.ready

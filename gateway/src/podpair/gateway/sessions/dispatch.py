@@ -7,7 +7,7 @@ that the model rejects, or crashes on, continues through Kafka.
 import asyncio
 import logging
 import time
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from podpair.common.gateway_config.model import Config
@@ -22,6 +22,7 @@ from podpair.gateway.core.records import Event, accepted_event, direct_events, r
 from podpair.gateway.core.request import InferenceRequest
 from podpair.gateway.core.routing import Route, choose_route
 from podpair.gateway.sessions.direct import DirectRequests
+from podpair.gateway.sessions.direct_rows import DirectRows, Rest
 from podpair.gateway.sessions.enqueue import Enqueuer, QueuedRequest, RecordWriters
 from podpair.gateway.sessions.idempotency import IdempotencyFilter, RecordLookup
 from podpair.gateway.sessions.registry import Registry
@@ -75,6 +76,9 @@ class Dispatcher:
         self._results, self._requests = metrics.completed.labels("result"), metrics.requests.labels("direct")
         self._log_throttle = Throttle()
         self.direct = DirectRequests(config.limits.max_direct_in_flight, model.readiness, metrics)
+        self._rows = DirectRows(
+            model.client, writers.producer, self.direct, self._replies, model.latency, metrics, self._on_failure
+        )
         self.on_undelivered = self._replies.on_undelivered
 
     def infer(self, session: Session, message: Infer | InferRow, grant: Grant | None) -> Started | None:
@@ -86,6 +90,20 @@ class Dispatcher:
         if self._idempotency.handled(session, message, grant):
             return None
         return self._begin(session, message, grant)
+
+    def infer_soon(self, session: Session, frames: Sequence[str], rest: Rest) -> bool:
+        """Start the requests of text frames at the end of this turn of the loop, as far as they are plain rows of numbers.
+
+        rest: gets the frames from the first on that is anything else. Return False if that can't be: see `infer`.
+        """
+        if session.grant is not None or self._tracer is not None:
+            return False
+        self._rows.begin_soon(session, frames, rest)
+        return True
+
+    def flush(self) -> None:
+        """Start now what `infer_soon` has been given."""
+        self._rows.flush()
 
     def _begin(self, session: Session, message: Infer | InferRow, grant: Grant | None) -> Started:
         if message.route != "queue" and self.direct.room(grant):
@@ -147,9 +165,7 @@ class Dispatcher:
             if not session.ledger.has_ended(request_id):
                 self._cancellations.broadcast(session, request_id)
             return
-        if request.abort is not None:
-            request.abort()
-            request.abort = None
+        if request.stop():
             self.direct.add(-1)
         request.cancelled = True
         if request.partition is not None:

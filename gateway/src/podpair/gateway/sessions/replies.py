@@ -16,6 +16,7 @@ from podpair.gateway.core.routing import Route
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.results.writer import ResultWriter
 from podpair.gateway.sessions.registry import Registry
+from podpair.gateway.sessions.row_request import RowRequest
 from podpair.gateway.sessions.session import Session
 from podpair.gateway.tasks import Tasks
 
@@ -35,6 +36,7 @@ class Replies:
         self._tasks = tasks
         self._requests = metrics.requests
         self._due: list[Accepted] = []  # direct requests
+        self._due_rows: list[Sequence[RowRequest]] = []  # … as they were begun together
 
     def send(self, session: Session, events: Sequence[Event]) -> None:
         """Send events in one write."""
@@ -49,6 +51,15 @@ class Replies:
             self.on_undelivered(session, [event for event in events if event.kind is Kind.TERMINAL])
             self._registry.evict_if_idle(session)
 
+    def send_frames(self, session: Session, frames: bytes) -> bool:
+        """Write text frames at once. Return False if that can't be: `send` has to be called with their events."""
+        try:
+            return session.send_frames(frames)
+        except Exception:
+            _log.exception("sending failed", extra=ids(session=session.id))
+            session.end(CloseCode.INTERNAL, "internal error: resume")
+            return False
+
     def accept(self, accepted: Iterable[Accepted], route: Route) -> None:
         """Send `accepted` for these requests: one write per session."""
         events: dict[Session, list[Event]] = {}
@@ -61,12 +72,23 @@ class Replies:
 
     def accept_soon(self, session: Session, request_id: str, request: OpenRequest) -> None:
         """Send a direct request's `accepted` together with its result if that comes soon: one write instead of two."""
-        if not self._due:
-            asyncio.get_running_loop().call_later(_ANNOUNCE, self._accept_due)
+        self._schedule()
         self._due.append((session, request_id, request))
+
+    def accept_rows_soon(self, requests: Sequence[RowRequest]) -> None:
+        """As `accept_soon`, for requests that were begun together."""
+        self._schedule()
+        self._due_rows.append(requests)
+
+    def _schedule(self) -> None:
+        if not self._due and not self._due_rows:
+            asyncio.get_running_loop().call_later(_ANNOUNCE, self._accept_due)
 
     def _accept_due(self) -> None:
         due, self._due = self._due, []
+        rows, self._due_rows = self._due_rows, []
+        for requests in rows:
+            due += [(request.session, request.id, request) for request in requests if not request.done]
         open_still = [
             (session, request_id, request)
             for session, request_id, request in due

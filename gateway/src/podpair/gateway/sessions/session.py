@@ -184,3 +184,14 @@ class Session(Log):
             return False
         self.active = time.monotonic()
         return True
+
+    def send_frames(self, frames: bytes) -> bool:
+        """Write text frames of events that did not come through Kafka, if the client takes them at once.
+
+        Return False if nothing was done.
+        """
+        connection = self.connection
+        if connection is None or not connection.send_frames(frames):
+            return False
+        self.active = time.monotonic()
+        return True

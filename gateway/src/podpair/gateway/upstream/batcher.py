@@ -9,9 +9,9 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -20,17 +20,23 @@ from podpair.gateway.core.model_errors import Busy, Failed, Late, ServiceUnavail
 from podpair.gateway.core.models import Model
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.request import InferenceRequest
-from podpair.gateway.core.row_codec import EncodedRows
-from podpair.gateway.core.tensors import Columns
+from podpair.gateway.core.row_codec import EncodedRows, RowLayout
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.tasks import Tasks
-from podpair.gateway.upstream.calls import Call, CallAnswer, Upstream
+from podpair.gateway.upstream.batch_calls import (
+    BatchItem,
+    PlainItem,
+    ResultCallback,
+    distribute,
+    distribute_plain,
+    merged_call,
+    notify,
+    plain_call,
+)
+from podpair.gateway.upstream.batch_calls import Outcome as Outcome
+from podpair.gateway.upstream.calls import CallAnswer, Upstream
 
 _log = logging.getLogger(__name__)
-_encode = msgspec.json.Encoder().encode
-
-Outcome = bytes | Exception  # the members of a `result`, without its braces; or why there is none
-ResultCallback = Callable[[list[tuple["PendingRequest", Outcome]]], object]
 
 
 class PendingRequest(msgspec.Struct, eq=False):
@@ -44,6 +50,12 @@ class PendingRequest(msgspec.Struct, eq=False):
     timer: asyncio.TimerHandle | None = None
     done: bool = False  # nobody waits for it any more
     retried: bool = False  # the caller makes further attempts, and counts those that the model died of
+
+    @property
+    def rows(self) -> EncodedRows:
+        """The request as rows of a call."""
+        assert self.encoded is not None  # noqa: S101 - it is in a queue
+        return self.encoded
 
     def cancel(self) -> None:
         """Cancel the request: the callback is not called, and a call only for this request is cancelled."""
@@ -78,7 +90,7 @@ class InFlightCall:
 
     __slots__ = ("_task", "_waiting")
 
-    def __init__(self, requests: Sequence[PendingRequest]) -> None:
+    def __init__(self, requests: Sequence[BatchItem]) -> None:
         self._waiting = len(requests)
         self._task: asyncio.Task[None] | None = None
         for pending in requests:
@@ -98,12 +110,13 @@ class InFlightCall:
 class _BatchQueue:
     """Requests that may share a call."""
 
-    __slots__ = ("calls", "due", "key", "model", "waiting")
+    __slots__ = ("calls", "due", "key", "layout", "model", "waiting")
 
     def __init__(self, key: Hashable, model: Model) -> None:
         self.key = key
         self.model = model
-        self.waiting: deque[PendingRequest] = deque()
+        self.waiting: deque[BatchItem] = deque()
+        self.layout: RowLayout | None = None  # of all that wait, if they are plain rows
         self.calls = 0  # in flight
         self.due = False  # a dispatch is scheduled
 
@@ -121,8 +134,8 @@ class DynamicBatcher:
         config: Batching,
         upstream: Upstream,
         metrics: Metrics,
-        on_not_batchable: Callable[[PendingRequest], object],
-        on_model_changed: Callable[[PendingRequest], object],
+        on_not_batchable: Callable[[BatchItem], object],
+        on_model_changed: Callable[[BatchItem], object],
         model_changed: Callable[[Model, str | None], Awaitable[bool]],
     ) -> None:
         self._config = config
@@ -145,12 +158,31 @@ class DynamicBatcher:
     def add(self, pending: PendingRequest, encoded: EncodedRows, model: Model) -> None:
         """Add a request to its queue."""
         pending.encoded = encoded
-        key = encoded.layout.key
+        queue = self._queue(encoded.layout.key, model)
+        queue.layout = None
+        queue.waiting.append(pending)
+        self._schedule(queue)
+
+    def add_plain(self, requests: Sequence[PlainItem], layout: RowLayout, model: Model) -> None:
+        """Add requests of one caller that are a row each, of that layout: without parameters, deadline, version and trace."""
+        queue = self._queue(layout.key, model)
+        if not queue.waiting:
+            queue.layout = layout
+        elif queue.layout is not layout:
+            queue.layout = None
+        queue.waiting.extend(requests)
+        if not queue.due:  # at once: they are all that this turn of the loop has read
+            self._dispatch(queue)
+
+    def _queue(self, key: Hashable, model: Model) -> _BatchQueue:
         queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = _BatchQueue(key, model)
         queue.model = model
-        queue.waiting.append(pending)
+        return queue
+
+    def _schedule(self, queue: _BatchQueue) -> None:
+        model = queue.model
         if not queue.due and queue.calls < max(self._config.max_concurrent_calls, model.runs):
             # Not at once: what this turn of the loop still reads belongs to the same call.
             queue.due = True
@@ -160,28 +192,39 @@ class DynamicBatcher:
         queue.due = False
         limit = max(self._config.max_concurrent_calls, queue.model.runs)
         while queue.waiting and queue.calls < limit:
-            requests = self._next_batch(queue)
+            layout = queue.layout
+            requests = self._next_batch(queue) if layout is None else self._next_plain_batch(queue, layout)
             if not requests:
-                break
+                continue
             queue.calls += 1
             in_flight = InFlightCall(requests)
-            task = self._tasks.spawn(self._run(queue.model, requests))
+            task = self._tasks.spawn(self._run(queue.model, requests, layout))
             # Not at the end of the task's work: one that is given up before its first step does nothing at all.
             task.add_done_callback(partial(self._on_call_done, queue))
             in_flight.begin(task)
         if not queue.calls and not queue.waiting and self._queues.get(queue.key) is queue:
             del self._queues[queue.key]  # or a client that varies its shapes would fill the memory with them
 
-    def _next_batch(self, queue: _BatchQueue) -> list[PendingRequest]:
+    def _next_plain_batch(self, queue: _BatchQueue, layout: RowLayout) -> list[BatchItem]:
+        """As `_next_batch`, of plain rows."""
+        waiting = queue.waiting
+        most = max(1, min(self.room(queue.model), self._config.max_bytes // max(1, waiting[0].rows.size)))
+        if len(waiting) <= most:
+            taken = list(waiting)
+            waiting.clear()
+        else:
+            taken = [waiting.popleft() for _ in range(most)]
+        return [pending for pending in taken if not pending.done]
+
+    def _next_batch(self, queue: _BatchQueue) -> list[BatchItem]:
         """Remove and return the requests of the next call."""
         rows, size = self.room(queue.model), self._config.max_bytes
-        taken: list[PendingRequest] = []
+        taken: list[BatchItem] = []
         waiting = queue.waiting
         while waiting:
             pending = waiting[0]
             if not pending.done:
-                encoded = pending.encoded
-                assert encoded is not None  # noqa: S101 - it is in a queue
+                encoded = pending.rows
                 rows -= encoded.layout.rows
                 size -= encoded.size
                 if taken and (rows < 0 or size < 0):
@@ -190,31 +233,42 @@ class DynamicBatcher:
             waiting.popleft()
         return taken
 
-    async def _run(self, model: Model, requests: list[PendingRequest]) -> None:
+    async def _run(self, model: Model, requests: list[BatchItem], layout: RowLayout | None) -> None:
         try:
-            await self._infer(model, requests)
+            await self._infer(model, requests, layout)
         except Exception as error:
             _log.exception("a call failed")
-            _notify((pending, error) for pending in requests)
+            notify((pending, error) for pending in requests)
 
     def _on_call_done(self, queue: _BatchQueue, _: "asyncio.Task[None]") -> None:
         queue.calls -= 1
         self._dispatch(queue)
 
-    async def _infer(self, model: Model, requests: list[PendingRequest], tracker: "_BusyTracker | None" = None) -> None:
-        """Make the call, and notify each caller. `tracker`: the call is one of several that another was split into."""
+    async def _infer(
+        self,
+        model: Model,
+        requests: list[BatchItem],
+        layout: RowLayout | None,
+        tracker: "_BusyTracker | None" = None,
+    ) -> None:
+        """Make the call, and notify each caller. `layout`: of all of them, if they are plain rows. `tracker`: the call is one of
+        several that another was split into.
+        """
         requests = [pending for pending in requests if not pending.done]
         if not requests:
             return
-        outcome: CallAnswer | Exception = (tracker and tracker.busy) or await self._send(model, requests)
+        outcome: CallAnswer | Exception = (tracker and tracker.busy) or await self._send(model, requests, layout)
         if isinstance(outcome, CallAnswer):
             if tracker is not None:
                 tracker.observe(outcome)
             try:
-                _distribute(requests, outcome)
+                if layout is not None:
+                    distribute_plain(model, requests, outcome)
+                else:
+                    distribute(model, requests, outcome)
             except Exception as error:
                 _log.exception("an answer could not be split by row")
-                _notify((pending, Failed(f"its answer can't be split by row: {error}")) for pending in requests)
+                notify((pending, Failed(f"its answer can't be split by row: {error}")) for pending in requests)
             return
         tracker = tracker or _BusyTracker(len(requests))
         tracker.observe(outcome)
@@ -224,22 +278,27 @@ class DynamicBatcher:
                 if not pending.done:
                     take(pending)
         elif len(requests) > 1 and _may_be_one_request(outcome, tracker):
-            await self._split(model, requests, tracker)
+            await self._split(model, requests, layout, tracker)
         elif len(requests) > 1 and isinstance(outcome, Unavailable) and outcome.midway:
             # It may be gone for good, which the next call would show at once; or it closes on one of them each time.
-            _notify((pending, outcome) for pending in requests if pending.retried)
-            await self._split(model, [pending for pending in requests if not pending.retried], tracker)
+            notify((pending, outcome) for pending in requests if pending.retried)
+            await self._split(model, [pending for pending in requests if not pending.retried], layout, tracker)
         else:
-            _notify((pending, outcome) for pending in requests)
+            notify((pending, outcome) for pending in requests)
 
-    async def _split(self, model: Model, requests: list[PendingRequest], tracker: "_BusyTracker") -> None:
+    async def _split(
+        self, model: Model, requests: list[BatchItem], layout: RowLayout | None, tracker: "_BusyTracker"
+    ) -> None:
         self._splits.inc()
         middle = len(requests) // 2
-        await self._infer(model, requests[:middle], tracker)
-        await self._infer(model, requests[middle:], tracker)
+        await self._infer(model, requests[:middle], layout, tracker)
+        await self._infer(model, requests[middle:], layout, tracker)
 
-    async def _send(self, model: Model, requests: list[PendingRequest]) -> CallAnswer | Exception:
-        call, rows = _merged_call(model, requests)
+    async def _send(self, model: Model, requests: list[BatchItem], layout: RowLayout | None) -> CallAnswer | Exception:
+        if layout is not None and len(requests) > 1:
+            call, rows = plain_call(model, cast("list[PlainItem]", requests), layout), len(requests)
+        else:
+            call, rows = merged_call(model, requests)
         self._calls.inc()
         self._rows.inc(rows)
         try:
@@ -296,58 +355,6 @@ def _may_be_one_request(error: Exception, tracker: _BusyTracker) -> bool:
     if isinstance(error, Fault):
         return error.code is Code.INVALID
     return isinstance(error, Failed) and not isinstance(error, Late)
-
-
-def _merged_call(model: Model, requests: list[PendingRequest]) -> tuple[Call, int]:
-    request = requests[0].request
-    key = request.key if len(model.versions) > 1 else ""
-    encoded = [pending.encoded for pending in requests if pending.encoded is not None]
-    layout = encoded[0].layout
-    if len(encoded) == 1:
-        shapes = tuple([(layout.rows, *tail) for tail in layout.tails])
-        call = Call(model, shapes, encoded[0].raw, request.parameters, request.deadline, key, request.id, request.trace)
-        return call, layout.rows
-    rows = sum([encoded.layout.rows for encoded in encoded])
-    shapes = tuple([(rows, *tail) for tail in layout.tails])
-    raw = tuple([b"".join(parts) for parts in zip(*[encoded.raw for encoded in encoded], strict=True)])
-    deadlines = [pending.request.deadline for pending in requests]
-    # The container may drop the call when nobody of it has time left.
-    deadline = max([d for d in deadlines if d is not None]) if None not in deadlines else None
-    trace = next((pending.request.trace for pending in requests if pending.request.trace), "")
-    return Call(model, shapes, raw, request.parameters, deadline, key, "", trace), rows
-
-
-def _distribute(requests: list[PendingRequest], answer: CallAnswer) -> None:
-    """Distribute the rows of the answer."""
-    columns, spent = Columns(answer.outputs), answer.inference_ms
-    behind = b',"model":%b,"model_version":%b,"timing":{%b}' % (
-        _encode(requests[0].request.model), _encode(answer.model_version),
-        b"" if spent is None else b'"inference_ms":%.3f' % spent,
-    )  # fmt: skip
-    outcomes: list[tuple[PendingRequest, Outcome]] = []
-    start = 0
-    for pending in requests:
-        encoded = pending.encoded
-        assert encoded is not None  # noqa: S101 - it is in a call
-        _, _, rows, member, slice_rows = encoded.layout
-        if not pending.done:
-            outcomes.append((pending, b'"%b":%b%b' % (member, slice_rows(columns, start, rows), behind)))
-        start += rows
-    _notify(outcomes)
-
-
-def _notify(outcomes: Iterable[tuple[PendingRequest, Outcome]]) -> None:
-    """Call each callback once, with the outcomes of its requests."""
-    by_callback: dict[ResultCallback, list[tuple[PendingRequest, Outcome]]] = {}
-    for outcome in outcomes:
-        pending = outcome[0]
-        if pending.complete():
-            mine = by_callback.get(pending.callback)
-            if mine is None:
-                mine = by_callback[pending.callback] = []
-            mine.append(outcome)
-    for callback, mine in by_callback.items():
-        callback(mine)
 
 
 def seconds_left(deadline: float | None) -> float | None:

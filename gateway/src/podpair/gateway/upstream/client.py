@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Container
+from collections.abc import Awaitable, Callable, Container, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -18,18 +18,12 @@ from podpair.gateway.core.models import Model
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.records import is_json
 from podpair.gateway.core.request import InferenceRequest, shorthand_of
-from podpair.gateway.core.row_codec import RowEncoder
+from podpair.gateway.core.row_codec import RowEncoder, RowForm
 from podpair.gateway.core.shorthand import collapse, expand
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.tasks import Tasks
-from podpair.gateway.upstream.batcher import (
-    DynamicBatcher,
-    InFlightCall,
-    Outcome,
-    PendingRequest,
-    ResultCallback,
-    seconds_left,
-)
+from podpair.gateway.upstream.batch_calls import BatchItem, PlainItem, ResultCallback
+from podpair.gateway.upstream.batcher import DynamicBatcher, InFlightCall, Outcome, PendingRequest, seconds_left
 from podpair.gateway.upstream.calls import Upstream
 from podpair.gateway.upstream.model_cache import ModelMetadataCache
 from podpair.gateway.upstream.readiness import Readiness
@@ -127,6 +121,18 @@ class InferenceClient:
         elif model is None:
             self._spawn(pending, self._describe_then_infer(pending))
         return pending
+
+    def row_form(self, name: str, width: int) -> RowForm | None:
+        """Return how lists of `width` numbers are encoded for batches of the model, if that is known: see `submit_rows`."""
+        model = self._models.get(name)
+        encoder, room = self._encoders.get(name, _NONE)
+        if model is None or encoder is None or encoder.model is not model or room < 1:
+            return None
+        return encoder.form(width)
+
+    def submit_rows(self, requests: Sequence[PlainItem], form: RowForm) -> None:
+        """Submit requests of one caller that were encoded in a form that `row_form` has just returned; otherwise as `submit`."""
+        self._batcher.add_plain(requests, form.layout, form.model)
 
     async def infer(
         self,
@@ -232,7 +238,7 @@ class InferenceClient:
             del self._samplers[name]
         return passed is True
 
-    def _on_not_batchable(self, pending: PendingRequest) -> None:
+    def _on_not_batchable(self, pending: BatchItem) -> None:
         model = self._models.get(pending.request.model)
         if pending.request.model not in self._not_batchable:
             self._not_batchable.add(pending.request.model)
@@ -240,7 +246,7 @@ class InferenceClient:
             _log.warning("model %s does not answer row by row: its requests go alone", pending.request.model)
         self._spawn(pending, self._infer_alone(pending, model))
 
-    def _on_model_changed(self, pending: PendingRequest) -> None:
+    def _on_model_changed(self, pending: BatchItem) -> None:
         self._spawn(pending, self._infer_alone(pending, self._models.get(pending.request.model)))
 
     async def _model_changed(self, model: Model, version: str | None) -> bool:
@@ -292,7 +298,7 @@ class InferenceClient:
             return
         await self._infer_alone(pending, model)
 
-    async def _infer_alone(self, pending: PendingRequest, model: Model | None) -> None:
+    async def _infer_alone(self, pending: BatchItem, model: Model | None) -> None:
         try:
             outcome: Outcome = await self._single_response(pending.request, model)
         except (Fault, Unavailable, Busy, Failed) as error:
@@ -349,7 +355,7 @@ class InferenceClient:
             b"data" if shorthand else b"outputs", value, _encode(request.model), _encode(answer.model_version), spent,
         )  # fmt: skip
 
-    def _spawn(self, pending: PendingRequest, work: Any) -> None:
+    def _spawn(self, pending: BatchItem, work: Any) -> None:
         in_flight = InFlightCall((pending,))
         in_flight.begin(self._tasks.spawn(work))
 
@@ -387,6 +393,6 @@ def _resolve(outcomes: list[tuple[PendingRequest, Outcome]]) -> None:
             answered.set_result(outcome)
 
 
-def _notify(pending: PendingRequest, outcome: Outcome) -> None:
+def _notify(pending: BatchItem, outcome: Outcome) -> None:
     if pending.complete():
         pending.callback([(pending, outcome)])
