@@ -23,17 +23,20 @@ def value_size(record: Record) -> int:
 class PartitionRecords:
     """Records of one partition: all from `start` up to `end` (excluded) that its log has."""
 
-    __slots__ = ("count", "end", "groups", "size", "start")
+    __slots__ = ("count", "end", "groups", "headers", "size", "start")
 
     def __init__(self, start: int) -> None:
         self.start = self.end = start
         self.groups: Groups = {}
         self.count = 0  # records
         self.size = 0  # bytes of their values
+        self.headers = 0  # of the first of them: those of a batch are much alike
 
     def add(self, keys: Sequence[bytes | None], records: Sequence[Record], size: int) -> None:
         """Add the next records, whose values have `size` bytes, with their keys."""
         groups = self.groups
+        if not self.count:
+            self.headers = len(records[0][2] or ())
         for key, record in zip(keys, records, strict=True):
             group = groups.get(key)
             if group is None:

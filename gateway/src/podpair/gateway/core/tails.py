@@ -38,7 +38,7 @@ class PartitionTail:
     def append(self, batch: PartitionRecords) -> None:
         """Keep all records from the tail's end on. Its lists become the tail's own: a later batch may be added to them."""
         groups, end, records = batch.groups, batch.end, batch.count
-        size = batch.size + records * (_OVERHEAD + _HEADER * _headers(groups))
+        size = batch.size + records * (_OVERHEAD + _HEADER * batch.headers)
         last = self._chunks[-1] if self._chunks else None
         if last is not None and last.records + records <= _CHUNK:
             for key, group in groups.items():
@@ -78,9 +78,3 @@ class PartitionTail:
             else:
                 found += (record for record in group if record[0] >= offset)
         return found
-
-
-def _headers(groups: Groups) -> int:
-    """Return how many headers a record of a batch has: as many as the first, because those of a batch are much alike."""
-    first = next((group[0] for group in groups.values() if group), None)
-    return len(first[2] or ()) if first is not None else 0
