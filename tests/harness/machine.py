@@ -28,6 +28,8 @@ _INSTALL = {
     "npm": "npm (Debian: npm)",
     "cargo": "Rust, to build producers (Debian: cargo)",
     "make": "make (Debian: make)",
+    "valgrind": "valgrind (Debian: valgrind)",
+    "callgrind_control": "valgrind (Debian: valgrind)",
     "c++": "a C++ compiler, to build librdkafka (Debian: g++)",
     "etcd": "etcd (Debian: etcd-server)",
     "docker": "Docker (Debian: docker.io)",
