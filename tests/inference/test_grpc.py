@@ -62,7 +62,7 @@ class Client:
         return make(f"/{descriptor.full_name}/{name}", request.SerializeToString, response.FromString)
 
 
-@pytest.fixture(scope="module", params=["core", "aio"])
+@pytest.fixture(scope="module", params=["http2", "core", "aio"])
 def address(
     tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Any], request: pytest.FixtureRequest
 ) -> Iterator[str]:

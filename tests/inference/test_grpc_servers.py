@@ -14,6 +14,7 @@ from podpair.inference.grpc.aio_server import AioServer
 from podpair.inference.grpc.call import Call, RpcServer
 from podpair.inference.grpc.calls import Calls
 from podpair.inference.grpc.core_server import CoreServer
+from podpair.inference.grpc.http2_server import Http2Server
 from podpair.inference.metrics import Metrics
 
 
@@ -27,7 +28,7 @@ class Served:
         return self.channel.unary_unary(f"/s/{method}")(message, **options)
 
 
-@pytest.fixture(params=[CoreServer, AioServer], ids=["core", "aio"])
+@pytest.fixture(params=[Http2Server, CoreServer, AioServer], ids=["http2", "core", "aio"])
 def make(request: pytest.FixtureRequest) -> Callable[[], RpcServer]:
     """Makes a server of one kind or the other."""
     return lambda: request.param({"grpc.so_reuseport": 0})
@@ -126,7 +127,7 @@ async def test_what_is_not_there(served: Served) -> None:
     assert await served.ask("One", b"there") == b"there"
 
 
-@pytest.mark.parametrize("make", [CoreServer], indirect=True)
+@pytest.mark.parametrize("make", [Http2Server, CoreServer], indirect=True)
 async def test_what_brings_no_message(served: Served) -> None:
     served.server.add_direct("s", "One", lambda message, call: call.answer(message))
     silent = served.channel.stream_unary("/s/One")

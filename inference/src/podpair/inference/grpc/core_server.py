@@ -10,18 +10,18 @@ once. `grpc._cython` is not public: no other module may use it, and its required
 """
 
 import asyncio
-import inspect
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 import grpc
 from grpc._cython import cygrpc
 
-from podpair.inference.grpc.call import CallEnded, CallLifecycle, DirectMethod, Headers, decoded, messages
+from podpair.inference.grpc.call import CallEnded, CallLifecycle, DirectMethod, Headers
+from podpair.inference.grpc.methods import ONE_MESSAGE, Methods
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,6 @@ _NO_FLAGS = 0
 # A deadline further away than this, in seconds, means none: the core has a time for "never".
 _FOREVER = 1e9
 _TIMEOUT, _SHUTDOWN = cygrpc.CompletionType.queue_timeout, cygrpc.CompletionType.queue_shutdown
-_ONE = "the method takes exactly one message"
 _OK, _UNIMPLEMENTED = grpc.StatusCode.OK, grpc.StatusCode.UNIMPLEMENTED
 # The other names that are used of the module: a grpcio without one of them can't be used by this server.
 _NEEDED = (
@@ -119,7 +118,7 @@ class CoreCall(CallLifecycle):
         def given(event: Any) -> None:
             message = event.batch_operations[0].message()
             if message is None:
-                self.fail(_UNIMPLEMENTED, _ONE)
+                self.fail(_UNIMPLEMENTED, ONE_MESSAGE)
             elif not self.done:
                 begin(message, self)
 
@@ -143,7 +142,7 @@ class CoreCall(CallLifecycle):
         self._finish()
 
 
-class CoreServer:
+class CoreServer(Methods):
     """The server. options: the core's channel arguments.
 
     Methods are added as to grpc.aio's: handlers of coroutines, or of async generators if there are several answers; or they are
@@ -151,13 +150,10 @@ class CoreServer:
     """
 
     def __init__(self, options: Mapping[str, int]) -> None:
-        self._loop = asyncio.get_running_loop()
+        super().__init__()
         self._queue = cygrpc.CompletionQueue()
         self._server = cygrpc.Server(tuple(options.items()), False)
         self._server.register_completion_queue(self._queue)
-        # Method → what begins a call of it.
-        self._methods: dict[bytes, Callable[[CoreCall], None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._thread: threading.Thread | None = None
         # Held while the loop drains events: the thread waits for it.
         self._draining = threading.Lock()
@@ -165,26 +161,6 @@ class CoreServer:
         # Done when all calls of the core are done, and when it has no events any more.
         self._idle: asyncio.Future[None] = self._loop.create_future()
         self._empty: asyncio.Future[None] = self._loop.create_future()
-
-    # Methods.
-
-    def add_direct(self, service: str, method: str, begin: DirectMethod) -> None:
-        """Add a method of one message that is called in the loop, without a task."""
-
-        def start(call: CoreCall) -> None:
-            call.receive(begin)
-
-        self._methods[f"/{service}/{method}".encode()] = start
-
-    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """Add methods; called by generated code."""
-        for method, handler in handlers.items():
-            several = handler.request_streaming or handler.response_streaming
-            run = self._serve_stream if several else self._serve_unary
-            self._methods[f"/{service}/{method}".encode()] = self._as_task(run, handler)
-
-    def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """Ignore the same methods, which generated code adds twice."""
 
     # Lifecycle.
 
@@ -290,63 +266,7 @@ class CoreServer:
             self._request_call()
         call = CoreCall(self, event)
         self.start_batch(event.call, (cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), call.on_close)
-        start = self._methods.get(event.call_details.method)
-        if start is None:
-            call.fail(_UNIMPLEMENTED, "Method not found!")
-        else:
-            start(call)
-
-    # Methods that are coroutines.
-
-    def _as_task(
-        self, run: Callable[[Any, CoreCall], Coroutine[Any, Any, None]], handler: Any
-    ) -> Callable[[CoreCall], None]:
-        def start(call: CoreCall) -> None:
-            call.serialize = handler.response_serializer
-            task = self._loop.create_task(self._guarded(run(handler, call), call))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            call.on_cancelled = task.cancel
-
-        return start
-
-    async def _guarded(self, work: Coroutine[Any, Any, None], call: CoreCall) -> None:
-        try:
-            await work
-        except CallEnded:
-            pass
-        except Exception:
-            log.exception("a method of gRPC failed")
-            call.fail(grpc.StatusCode.UNKNOWN, "an internal error; the container's log has it")
-
-    async def _serve_unary(self, handler: Any, call: CoreCall) -> None:
-        """Serve a method of one message and one answer."""
-        message = await call.read()
-        if message is None:
-            await call.abort(_UNIMPLEMENTED, _ONE)
-        response = await handler.unary_unary(await decoded(handler, call, message), call)
-        call.answer(response if handler.response_serializer is None else handler.response_serializer(response))
-
-    async def _serve_stream(self, handler: Any, call: CoreCall) -> None:
-        """Serve a method of several messages or answers, or both."""
-        if handler.request_streaming:
-            answers = handler.stream_stream(messages(handler, call, _read(call)), call)
-        else:
-            message = await call.read()
-            if message is None:
-                await call.abort(_UNIMPLEMENTED, _ONE)
-            answers = handler.unary_stream(await decoded(handler, call, message), call)
-        if inspect.isasyncgen(answers):
-            async for answer in answers:
-                await call.write(answer)
-        else:
-            await answers
-        call.finish()
-
-
-async def _read(call: CoreCall) -> AsyncIterator[bytes]:
-    while (message := await call.read()) is not None:
-        yield message
+        self.begin(event.call_details.method, call)
 
 
 def _ignore(event: Any) -> None:

@@ -24,8 +24,11 @@ TRIED = ("1.85",)
 _TRIAL_SECONDS = 20.0
 
 
-async def make_server(kind: Literal["core", "aio"], options: Mapping[str, int]) -> RpcServer:
+async def make_server(kind: Literal["http2", "core", "aio"], options: Mapping[str, int]) -> RpcServer:
     """Return a server of that kind; grpc.aio's, with a warning, if this grpcio's core isn't what podpair needs."""
+    if kind == "http2":
+        own: RpcServer = importlib.import_module("podpair.inference.grpc.http2_server").Http2Server(options)
+        return own
     if kind == "core":
         reason = await asyncio.to_thread(unusable)
         if reason is None:
