@@ -61,7 +61,7 @@ def warnings(server: Any) -> list[dict[str, Any]]:
 def test_a_grpcio_whose_core_has_changed_starts_with_aio_and_a_warning(
     tmp_path: Path, repository: Path, start: Callable[..., Any], change: str, why: str
 ) -> None:
-    server = start(repository, **changed(tmp_path, change))
+    server = start(repository, PODPAIR_GRPC__SERVER="core", **changed(tmp_path, change))
     (told,) = warnings(server)
     assert told["level"] == "WARNING"
     assert why in told["why"]
@@ -74,7 +74,7 @@ def test_a_grpcio_whose_core_has_changed_starts_with_aio_and_a_warning(
 def test_a_core_that_does_what_is_needed_is_used(
     tmp_path: Path, repository: Path, start: Callable[..., Any], change: str
 ) -> None:
-    server = start(repository, **changed(tmp_path, change))
+    server = start(repository, PODPAIR_GRPC__SERVER="core", **changed(tmp_path, change))
     assert warnings(server) == []
     answers(server)
 
@@ -87,10 +87,11 @@ def test_aio_is_asked_for_without_a_warning(tmp_path: Path, repository: Path, st
 
 
 @pytest.mark.process
-def test_nothing_of_the_core_s_server_is_imported_for_aio() -> None:
+@pytest.mark.parametrize(("kind", "name"), [("http2", "grpc"), ("aio", "podpair.inference.grpc.core_server")])
+def test_nothing_of_another_server_is_imported(kind: str, name: str) -> None:
     code = (
-        "import sys, podpair.inference.grpc.server, podpair.inference.grpc.selection;"
-        "print('podpair.inference.grpc.core_server' in sys.modules)"
+        "import asyncio, sys; from podpair.inference.grpc import selection, server;"
+        f"asyncio.run(selection.make_server({kind!r}, {{}})); print({name!r} in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "False"

@@ -15,6 +15,7 @@ from podpair.inference.grpc.call import Call, RpcServer
 from podpair.inference.grpc.calls import Calls
 from podpair.inference.grpc.core_server import CoreServer
 from podpair.inference.grpc.http2_server import Http2Server
+from podpair.inference.grpc.status import Status
 from podpair.inference.metrics import Metrics
 
 
@@ -78,7 +79,7 @@ async def test_a_call_is_ended_once(served: Served) -> None:
         call.on_done = lambda: ended.append(call.done)
         call.answer(b"first")
         call.answer(b"second")
-        call.fail(grpc.StatusCode.INTERNAL, "third")
+        call.fail(Status.INTERNAL, "third")
 
     served.server.add_direct("s", "Twice", twice)
     assert await served.ask("Twice") == b"first"
@@ -112,7 +113,7 @@ async def test_a_client_that_leaves_and_a_deadline_that_passes_are_told_once(ser
 async def test_metadata_comes_in_and_a_status_with_metadata_goes_out(served: Served) -> None:
     def refuse(message: bytes, call: Call) -> None:
         (key,) = [value for name, value in call.invocation_metadata() if name == "key"]
-        call.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, f"not for {key}, süß", (("after", "7"),))
+        call.fail(Status.RESOURCE_EXHAUSTED, f"not for {key}, süß", (("after", "7"),))
 
     served.server.add_direct("s", "Refuse", refuse)
     call = served.ask("Refuse", metadata=(("key", "me"),))
@@ -137,7 +138,7 @@ async def test_what_brings_no_message(served: Served) -> None:
 async def test_coroutines_and_generators_are_served_as_grpc_aio_does(served: Served) -> None:
     async def upper(message: bytes, context: Any) -> bytes:
         if message == b"bad":
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "bad")
+            await context.abort(Status.INVALID_ARGUMENT, "bad")
         if message == b"bug":
             raise ZeroDivisionError
         return message.upper()

@@ -13,6 +13,7 @@ from hpack import Decoder, Encoder
 
 from podpair.inference.grpc.call import Call
 from podpair.inference.grpc.http2_server import Http2Server
+from podpair.inference.grpc.status import Status
 from podpair.inference.http2 import frames
 from podpair.inference.http2.connection import MOST_STREAMS
 from podpair.inference.http2.frames import ErrorCode, Setting
@@ -355,7 +356,7 @@ async def test_binary_metadata_goes_both_ways(server: Any) -> None:
     def mirror(message: bytes, call: Call) -> None:
         (value,) = [value for name, value in call.invocation_metadata() if name == "key-bin"]
         assert value == b"\x00\xff"
-        call.fail(grpc.StatusCode.NOT_FOUND, "100 %\n", (("key-bin", "ab"),))
+        call.fail(Status.NOT_FOUND, "100 %\n", (("key-bin", "ab"),))
 
     server.add_direct("s", "Mirror", mirror)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import grpc
 
 from podpair.inference.grpc.call import CallEnded, CallLifecycle, DirectMethod, Headers, decoded, messages
+from podpair.inference.grpc.status import Status
 
 
 class _Failure(NamedTuple):
-    code: grpc.StatusCode
+    code: Status
     details: str
     trailing: Headers
 
@@ -44,7 +45,7 @@ class AioCall(CallLifecycle):
         """See `Call`."""
         self._end(message)
 
-    def fail(self, code: grpc.StatusCode, details: str = "", trailing: Headers = ()) -> None:
+    def fail(self, code: Status, details: str = "", trailing: Headers = ()) -> None:
         """See `Call`."""
         self._end(_Failure(code, details, trailing))
 
@@ -76,7 +77,7 @@ class AioServer:
                 raise
             if isinstance(outcome, bytes):
                 return outcome
-            await context.abort(outcome.code, outcome.details, outcome.trailing)
+            await _Context(context).abort(outcome.code, outcome.details, outcome.trailing)
             raise CallEnded
 
         self._add(service, {method: grpc.unary_unary_rpc_method_handler(handle)})
@@ -130,14 +131,17 @@ class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 class _Context:
-    """A call's context, whose `write` says by CallEnded that the client has gone."""
+    """A call's context, which takes our statuses, and whose `write` says by CallEnded that the client has gone."""
 
-    def __init__(self, context: Any, serialize: Callable[[Any], bytes] | None) -> None:
+    def __init__(self, context: Any, serialize: Callable[[Any], bytes] | None = None) -> None:
         self._context = context
         self._serialize = serialize
         self.time_remaining = context.time_remaining
         self.invocation_metadata = context.invocation_metadata
-        self.abort = context.abort
+
+    async def abort(self, code: Status, details: str = "", trailing_metadata: Headers = ()) -> None:
+        """End the call with a status. Raises grpc.aio.AbortError."""
+        await self._context.abort(grpc.StatusCode[code.name], details, trailing_metadata)
 
     async def write(self, message: Any) -> None:
         """Send one of several answers, and wait until the client has room for more. Raises CallEnded."""
@@ -153,7 +157,8 @@ def _adapted(handler: Any) -> Any:
     if not (handler.request_streaming or handler.response_streaming):
 
         async def one(message: bytes, context: Any) -> bytes:
-            response = await handler.unary_unary(await decoded(handler, context, message), context)
+            adapter = _Context(context)
+            response = await handler.unary_unary(await decoded(handler, adapter, message), adapter)
             return response if handler.response_serializer is None else handler.response_serializer(response)  # type: ignore[no-any-return]
 
         return grpc.unary_unary_rpc_method_handler(one)
@@ -161,9 +166,9 @@ def _adapted(handler: Any) -> Any:
     async def several(given: Any, context: Any) -> None:
         adapter = _Context(context, handler.response_serializer)
         if handler.request_streaming:
-            answers = handler.stream_stream(messages(handler, context, _iterated(given)), adapter)
+            answers = handler.stream_stream(messages(handler, adapter, _iterated(given)), adapter)
         else:
-            answers = handler.unary_stream(await decoded(handler, context, given), adapter)
+            answers = handler.unary_stream(await decoded(handler, adapter, given), adapter)
         try:
             if inspect.isasyncgen(answers):
                 async for answer in answers:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
-import grpc
+from podpair.inference.grpc.status import Status
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -34,7 +34,7 @@ class Call(Protocol):
         """Send the only answer, and the status OK; do nothing if the call is done."""
         ...
 
-    def fail(self, code: grpc.StatusCode, details: str = "", trailing: Headers = ()) -> None:
+    def fail(self, code: Status, details: str = "", trailing: Headers = ()) -> None:
         """End the call with a status; do nothing if it is done."""
         ...
 
@@ -99,7 +99,7 @@ async def decoded(handler: Any, context: Any, message: Any) -> Any:
     try:
         return handler.request_deserializer(message)
     except Exception as error:  # protobuf's DecodeError has no stable home
-        return await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the message can't be read: {error}")
+        return await context.abort(Status.INVALID_ARGUMENT, f"the message can't be read: {error}")
 
 
 async def messages(handler: Any, context: Any, given: AsyncIterator[bytes]) -> AsyncIterator[Any]:

@@ -9,11 +9,10 @@ from contextlib import AbstractContextManager, aclosing, contextmanager
 from functools import partial
 from typing import Any
 
-import grpc
-
 from podpair.inference.core.errors import InferenceError, OverloadedError
 from podpair.inference.core.memory_budget import MIN_COUNTED_BYTES, MemoryBudget
 from podpair.inference.grpc.call import Call, CallEnded, DirectMethod
+from podpair.inference.grpc.status import Status
 from podpair.inference.metrics import Metrics
 from podpair.inference.tracing import NOTHING, RecordedTrace, Tracing
 
@@ -28,15 +27,15 @@ PUSHBACK_MS = "grpc-retry-pushback-ms"
 STREAM_REQUESTS = 64
 
 STATUS = {
-    "invalid": grpc.StatusCode.INVALID_ARGUMENT,
-    "not_found": grpc.StatusCode.NOT_FOUND,
-    "too_large": grpc.StatusCode.INVALID_ARGUMENT,
-    "overloaded": grpc.StatusCode.RESOURCE_EXHAUSTED,
-    "unavailable": grpc.StatusCode.UNAVAILABLE,
-    "deadline_exceeded": grpc.StatusCode.DEADLINE_EXCEEDED,
-    "model": grpc.StatusCode.INTERNAL,
-    "load": grpc.StatusCode.FAILED_PRECONDITION,
-    "internal": grpc.StatusCode.INTERNAL,
+    "invalid": Status.INVALID_ARGUMENT,
+    "not_found": Status.NOT_FOUND,
+    "too_large": Status.INVALID_ARGUMENT,
+    "overloaded": Status.RESOURCE_EXHAUSTED,
+    "unavailable": Status.UNAVAILABLE,
+    "deadline_exceeded": Status.DEADLINE_EXCEEDED,
+    "model": Status.INTERNAL,
+    "load": Status.FAILED_PRECONDITION,
+    "internal": Status.INTERNAL,
 }
 
 Unary = Callable[[Any, Any], Awaitable[Any]]
@@ -109,7 +108,7 @@ class Calls:
                     return await method(request, context)
             except InferenceError as error:
                 await self._abort(self._counted(error), context)
-            except (CallEnded, grpc.aio.AbortError):
+            except CallEnded:
                 raise
             except Exception as error:
                 await self._abort(self._counted(self._unexpected(error)), context)
@@ -177,7 +176,7 @@ class Calls:
         await context.abort(*_status(error))
 
 
-def _status(error: InferenceError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
+def _status(error: InferenceError) -> tuple[Status, str, tuple[tuple[str, str], ...]]:
     """Return code, details and trailing metadata."""
     trailing: tuple[tuple[str, str], ...] = ()
     if isinstance(error, OverloadedError):

@@ -17,11 +17,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-import grpc
 from grpc._cython import cygrpc
 
 from podpair.inference.grpc.call import CallEnded, CallLifecycle, DirectMethod, Headers
 from podpair.inference.grpc.methods import ONE_MESSAGE, Methods
+from podpair.inference.grpc.status import Status
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _NO_FLAGS = 0
 # A deadline further away than this, in seconds, means none: the core has a time for "never".
 _FOREVER = 1e9
 _TIMEOUT, _SHUTDOWN = cygrpc.CompletionType.queue_timeout, cygrpc.CompletionType.queue_shutdown
-_OK, _UNIMPLEMENTED = grpc.StatusCode.OK, grpc.StatusCode.UNIMPLEMENTED
+_OK, _UNIMPLEMENTED = Status.OK, Status.UNIMPLEMENTED
 # The other names that are used of the module: a grpcio without one of them can't be used by this server.
 _NEEDED = (
     "CompletionQueue",
@@ -85,12 +85,12 @@ class CoreCall(CallLifecycle):
         if not self.done:
             self._end(self._head(), _OK, "", ())
 
-    def fail(self, code: grpc.StatusCode, details: str = "", trailing: Headers = ()) -> None:
+    def fail(self, code: Status, details: str = "", trailing: Headers = ()) -> None:
         """End the call with a status; do nothing if it is done."""
         if not self.done:
             self._end(self._head(), code, details, trailing)
 
-    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Headers = ()) -> None:
+    async def abort(self, code: Status, details: str = "", trailing_metadata: Headers = ()) -> None:
         """Fail the call as `fail` does. Raises CallEnded."""
         self.fail(code, details, trailing_metadata)
         raise CallEnded
@@ -135,8 +135,8 @@ class CoreCall(CallLifecycle):
         self._began = True
         return (cygrpc.SendInitialMetadataOperation(None, _NO_FLAGS),)
 
-    def _end(self, operations: tuple[Any, ...], code: grpc.StatusCode, details: str, trailing: Headers) -> None:
-        status = cygrpc.SendStatusFromServerOperation(trailing, code.value[0], details.encode(), _NO_FLAGS)
+    def _end(self, operations: tuple[Any, ...], code: Status, details: str, trailing: Headers) -> None:
+        status = cygrpc.SendStatusFromServerOperation(trailing, int(code), details.encode(), _NO_FLAGS)
         self._server.start_batch(self._call, (*operations, status), _ignore)
         self.on_cancelled = None
         self._finish()

@@ -8,11 +8,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import grpc
-
 from podpair.inference.grpc import wire_format
 from podpair.inference.grpc.call import CallEnded, CallLifecycle, DirectMethod, Headers
 from podpair.inference.grpc.methods import ONE_MESSAGE
+from podpair.inference.grpc.status import Status
 from podpair.inference.grpc.wire_format import PREFIX_BYTES, Head
 from podpair.inference.http2 import frames
 from podpair.inference.http2.connection import Connection
@@ -21,7 +20,7 @@ from podpair.inference.http2.frames import DEFAULT_WINDOW, ErrorCode
 if TYPE_CHECKING:
     from podpair.inference.grpc.http2_server import Http2Server
 
-_OK_TRAILERS = wire_format.trailers(grpc.StatusCode.OK)
+_OK_TRAILERS = wire_format.trailers(Status.OK)
 _OK_BEFORE = len(_OK_TRAILERS).to_bytes(3, "big") + bytes((frames.HEADERS, frames.END_HEADERS | frames.END_STREAM))
 _PLAIN_HEAD = wire_format.answer_head("identity")
 _HEAD_BEFORE = len(_PLAIN_HEAD).to_bytes(3, "big") + bytes((frames.HEADERS, frames.END_HEADERS))
@@ -105,12 +104,12 @@ class Http2Call(CallLifecycle):
         if not self.done:
             self._end(_OK_TRAILERS)
 
-    def fail(self, code: grpc.StatusCode, details: str = "", trailing: Headers = ()) -> None:
+    def fail(self, code: Status, details: str = "", trailing: Headers = ()) -> None:
         """See `Call`."""
         if not self.done:
             self._end(wire_format.trailers(code, details, trailing))
 
-    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Headers = ()) -> None:
+    async def abort(self, code: Status, details: str = "", trailing_metadata: Headers = ()) -> None:
         """Fail the call as `fail` does. Raises CallEnded."""
         self.fail(code, details, trailing_metadata)
         raise CallEnded
@@ -215,9 +214,9 @@ class Http2Call(CallLifecycle):
                 self._take(message)
         if self.ended and not self.done:
             if buffer:
-                self.fail(grpc.StatusCode.INTERNAL, "a message is cut short")
+                self.fail(Status.INTERNAL, "a message is cut short")
             elif self._begin is not None:
-                self.fail(grpc.StatusCode.UNIMPLEMENTED, ONE_MESSAGE)
+                self.fail(Status.UNIMPLEMENTED, ONE_MESSAGE)
             else:
                 _wake(self._reader)
 
@@ -239,7 +238,7 @@ class Http2Call(CallLifecycle):
         try:
             found = wire_format.decompress(self._head.encoding, message, largest)
         except ValueError as error:
-            self.fail(grpc.StatusCode.INTERNAL, str(error))
+            self.fail(Status.INTERNAL, str(error))
             return None
         if found is None:
             self._too_large(largest + 1)
@@ -248,7 +247,7 @@ class Http2Call(CallLifecycle):
     def _too_large(self, size: int) -> None:
         largest = self._server.largest_message
         details = f"Received message larger than max ({size} vs. {largest})"
-        self.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
+        self.fail(Status.RESOURCE_EXHAUSTED, details)
 
     # What goes.
 
@@ -287,7 +286,7 @@ class Http2Call(CallLifecycle):
         if not self.done:
             self._pending = None
             on_cancelled, self.on_cancelled = self.on_cancelled, None
-            self._end(wire_format.trailers(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"))
+            self._end(wire_format.trailers(Status.DEADLINE_EXCEEDED, "Deadline Exceeded"))
             if on_cancelled is not None:
                 on_cancelled()
 

@@ -6,9 +6,8 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
-import grpc
-
 from podpair.inference.grpc.call import Call, CallEnded, DirectMethod, Headers, decoded, messages
+from podpair.inference.grpc.status import Status
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ class ServerCall(Call, Protocol):
         """Send the status OK, after what was written."""
         ...
 
-    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Headers = ()) -> None:
+    async def abort(self, code: Status, details: str = "", trailing_metadata: Headers = ()) -> None:
         """Fail the call as `fail` does. Raises CallEnded."""
         ...
 
@@ -72,7 +71,7 @@ class Methods:
         """Begin a call; one of an unknown method fails."""
         start = self._methods.get(method)
         if start is None:
-            call.fail(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+            call.fail(Status.UNIMPLEMENTED, "Method not found!")
         else:
             start(call)
 
@@ -95,13 +94,13 @@ class Methods:
             pass
         except Exception:
             log.exception("a method of gRPC failed")
-            call.fail(grpc.StatusCode.UNKNOWN, "an internal error; the container's log has it")
+            call.fail(Status.UNKNOWN, "an internal error; the container's log has it")
 
     async def _serve_unary(self, handler: Any, call: ServerCall) -> None:
         """Serve a method of one message and one answer."""
         message = await call.read()
         if message is None:
-            await call.abort(grpc.StatusCode.UNIMPLEMENTED, ONE_MESSAGE)
+            await call.abort(Status.UNIMPLEMENTED, ONE_MESSAGE)
         response = await handler.unary_unary(await decoded(handler, call, message), call)
         call.answer(response if handler.response_serializer is None else handler.response_serializer(response))
 
@@ -112,7 +111,7 @@ class Methods:
         else:
             message = await call.read()
             if message is None:
-                await call.abort(grpc.StatusCode.UNIMPLEMENTED, ONE_MESSAGE)
+                await call.abort(Status.UNIMPLEMENTED, ONE_MESSAGE)
             answers = handler.unary_stream(await decoded(handler, call, message), call)
         if inspect.isasyncgen(answers):
             async for answer in answers:

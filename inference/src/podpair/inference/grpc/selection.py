@@ -1,7 +1,7 @@
-"""Selects one of the two servers: `core_server`, on grpcio's core, or `aio_server`, on grpc.aio.
+"""Selects one of the servers: `http2_server`, of our own; `core_server`, on grpcio's core; or `aio_server`, on grpc.aio.
 
-The first is several times faster, but uses a module of grpcio that isn't public. A grpcio that it was tested with is trusted
-if the names exist; any other has to pass a trial in a process of its own first, where it can't hang or crash this one.
+The second uses a module of grpcio that isn't public. A grpcio that it was tested with is trusted if the names exist; any other
+has to pass a trial in a process of its own first, where it can't hang or crash this one. Only these two import grpcio.
 """
 
 import asyncio
@@ -12,9 +12,6 @@ import sys
 from collections.abc import Mapping
 from typing import Literal
 
-import grpc
-
-from podpair.inference.grpc.aio_server import AioServer
 from podpair.inference.grpc.call import RpcServer
 
 log = logging.getLogger(__name__)
@@ -25,10 +22,13 @@ _TRIAL_SECONDS = 20.0
 
 
 async def make_server(kind: Literal["http2", "core", "aio"], options: Mapping[str, int]) -> RpcServer:
-    """Return a server of that kind; grpc.aio's, with a warning, if this grpcio's core isn't what podpair needs."""
+    """Return a server of that kind; grpc.aio's, with a warning, if the core is asked for and isn't what podpair needs."""
     if kind == "http2":
         own: RpcServer = importlib.import_module("podpair.inference.grpc.http2_server").Http2Server(options)
         return own
+    aio: type[RpcServer] = (
+        await asyncio.to_thread(importlib.import_module, "podpair.inference.grpc.aio_server")
+    ).AioServer
     if kind == "core":
         reason = await asyncio.to_thread(unusable)
         if reason is None:
@@ -38,9 +38,9 @@ async def make_server(kind: Literal["http2", "core", "aio"], options: Mapping[st
             "gRPC is served by grpc.aio, with more CPU a call: the core of this grpcio isn't one that podpair knows; "
             "install grpcio %s, or set grpc.server: aio",
             " or ".join(f"{minor}.*" for minor in TRIED),
-            extra={"grpcio": grpc.__version__, "why": reason},
+            extra={"grpcio": importlib.import_module("grpc").__version__, "why": reason},
         )
-    return AioServer(options)
+    return aio(options)
 
 
 def unusable() -> str | None:
@@ -51,14 +51,15 @@ def unusable() -> str | None:
         return str(error)
     if missing:
         return f"grpc._cython.cygrpc has no {', '.join(missing)}"
-    if grpc.__version__.startswith(tuple(f"{minor}." for minor in TRIED)):
+    version: str = importlib.import_module("grpc").__version__
+    if version.startswith(tuple(f"{minor}." for minor in TRIED)):
         return None
     command = [sys.executable, "-m", "podpair.inference.grpc.trial"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TRIAL_SECONDS)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired) as error:
-        return f"the trial of grpcio {grpc.__version__} failed: {error}"
+        return f"the trial of grpcio {version} failed: {error}"
     if done.returncode == 0:
         return None
     said = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-    return f"the trial of grpcio {grpc.__version__} failed: {said[0]}"
+    return f"the trial of grpcio {version} failed: {said[0]}"

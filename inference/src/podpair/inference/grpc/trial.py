@@ -11,6 +11,7 @@ import grpc
 
 from podpair.inference.grpc.call import Call
 from podpair.inference.grpc.core_server import CoreServer
+from podpair.inference.grpc.status import Status
 
 _SECONDS = 10.0
 
@@ -22,7 +23,7 @@ async def run() -> None:
 
     def echo(message: bytes, call: Call) -> None:
         if message == b"fail":
-            call.fail(grpc.StatusCode.RESOURCE_EXHAUSTED, "no", (("after", "7"),))
+            call.fail(Status.RESOURCE_EXHAUSTED, "no", (("after", "7"),))
         elif message == b"stay":
             call.on_cancelled = left.set
             came.set()

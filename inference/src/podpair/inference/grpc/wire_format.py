@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 from urllib.parse import quote
 
-import grpc
-
 from podpair.inference.grpc.call import Headers
+from podpair.inference.grpc.status import Status
 from podpair.inference.http2.header_blocks import STATUS_200, literal
 
 PREFIX_BYTES = 5
@@ -25,7 +24,7 @@ ACCEPTED = ",".join(ENCODINGS.values())
 class Refused(NamedTuple):
     """Why a request is refused by its head alone."""
 
-    code: grpc.StatusCode
+    code: Status
     details: str
     trailing: Headers = ()
 
@@ -59,7 +58,7 @@ def parse_head(fields: Iterable[tuple[bytes, bytes]]) -> Head:
         elif name == b"grpc-timeout":
             timeout = _seconds(value.decode("latin-1"))
             if timeout is None:
-                refused = Refused(grpc.StatusCode.INTERNAL, "grpc-timeout can't be read")
+                refused = Refused(Status.INTERNAL, "grpc-timeout can't be read")
         elif name == b"grpc-encoding":
             encoding = value.decode("latin-1")
         elif name == b"grpc-accept-encoding":
@@ -68,10 +67,10 @@ def parse_head(fields: Iterable[tuple[bytes, bytes]]) -> Head:
             try:
                 metadata.append((name.decode("latin-1"), _metadata_value(name, value)))
             except binascii.Error:
-                refused = Refused(grpc.StatusCode.INTERNAL, f"the metadata {name.decode('latin-1')} is not base64")
+                refused = Refused(Status.INTERNAL, f"the metadata {name.decode('latin-1')} is not base64")
     if encoding not in ENCODINGS.values():
         details = f"messages compressed by {encoding} can't be read"
-        refused = Refused(grpc.StatusCode.UNIMPLEMENTED, details, (("grpc-accept-encoding", ACCEPTED),))
+        refused = Refused(Status.UNIMPLEMENTED, details, (("grpc-accept-encoding", ACCEPTED),))
     is_grpc = method == b"POST" and content_type.startswith(b"application/grpc")
     return Head(path, tuple(metadata), timeout, encoding, accepted, is_grpc, refused)
 
@@ -96,9 +95,9 @@ def answer_head(encoding: str) -> bytes:
     return STATUS_200 + _CONTENT_TYPE + compressed
 
 
-def trailers(code: grpc.StatusCode, details: str = "", metadata: Headers = ()) -> bytes:
+def trailers(code: Status, details: str = "", metadata: Headers = ()) -> bytes:
     """Return the header block with which an answer ends."""
-    block = literal(b"grpc-status", b"%d" % code.value[0])
+    block = literal(b"grpc-status", b"%d" % code)
     if details:
         block += literal(b"grpc-message", quote(details, safe=_PRINTABLE, errors="replace").encode())
     for name, value in metadata:
