@@ -36,6 +36,7 @@ async def serve(settings: Settings, models: ModelSource, weights: WeightsSource)
 
     It listens before the models are loaded, so that a probe can tell "alive, not ready" from "dead".
     """
+    gc.enable()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     # Our own, which can be abandoned if a model never returns from its thread.

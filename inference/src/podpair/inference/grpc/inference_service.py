@@ -99,14 +99,14 @@ class InferenceService:
             raise
 
     def _queue(self, message: bytes, call: Call, began: float, trace: RecordedTrace | None) -> None:
-        request, raw = messages.parse(message)
-        served = self._catalog.acquire(request.model_name, request.model_version or None, key(call))
+        head, raw = messages.parse(message)
+        served = self._catalog.acquire(head.model, head.version or None, key(call))
         try:
-            asked = messages.decode(request, raw, served.signature)
+            asked = messages.decode(head, raw, served.signature)
             entered = time.monotonic()
             served.metrics.ingress.observe(entered - began)
             if trace is not None:
-                _about(trace, served, request)
+                _about(trace, served, head)
                 trace.stage("ingress", began, entered)
             responder = CallResponder(self._catalog, self._calls, call, served, partial(_encoded, served, asked), trace)
             responder.queued = served.scheduler.enqueue(asked.arrays, deadline(call), asked.parameters, responder)
@@ -117,14 +117,14 @@ class InferenceService:
 
     async def ModelStreamInfer(self, message: bytes, context: Any) -> AsyncGenerator[bytes, None]:  # noqa: N802
         """Answer one request of a stream, with one message or several; the last one says so if that is known."""
-        request, raw = messages.parse(message)
+        head, raw = messages.parse(message)
         with (
             trace_call(self._tracing, context) as trace,
-            self._catalog.using(request.model_name, request.model_version or None, key(context)) as served,
+            self._catalog.using(head.model, head.version or None, key(context)) as served,
         ):
-            asked = messages.decode(request, raw, served.signature)
+            asked = messages.decode(head, raw, served.signature)
             if trace is not None:
-                _about(trace, served, request)
+                _about(trace, served, head)
             name, version, outputs = served.model, served.version, served.signature.outputs
             alone = served.streams is None
             async with aclosing(served.stream(asked.arrays, asked.parameters, deadline(context), trace)) as chunks:
@@ -139,14 +139,14 @@ def _encoded(served: ServedVersion, asked: InferRequest, arrays: Sequence[Array]
     return messages.encode(served.model, served.version, asked, served.signature.outputs, arrays)
 
 
-def _about(trace: RecordedTrace, served: ServedVersion, request: Any) -> None:
-    trace.annotate(model=served.model, version=served.version, request=request.id)
+def _about(trace: RecordedTrace, served: ServedVersion, head: messages.Head) -> None:
+    trace.annotate(model=served.model, version=served.version, request=head.id)
 
 
 def encode_error(message: bytes, error: InferenceError) -> bytes:
     """Encode the error of one request of a stream: the stream goes on."""
     try:
-        request, _ = messages.parse(message)
+        request = messages.parse(message)[0].request
     except InvalidRequestError:
         request = pb.ModelInferRequest()
     response = pb.ModelInferResponse(id=request.id, model_name=request.model_name, model_version=request.model_version)

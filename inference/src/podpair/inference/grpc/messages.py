@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,22 +19,70 @@ from podpair.inference.grpc.proto import open_inference_pb2 as pb
 # Field numbers of the raw contents.
 _RAW_INPUTS = pb.ModelInferRequest.DESCRIPTOR.fields_by_name["raw_input_contents"].number
 _RAW_OUTPUTS = pb.ModelInferResponse.DESCRIPTOR.fields_by_name["raw_output_contents"].number
+# Heads of requests and answers that are remembered, and the largest of such a request.
+_KNOWN, _KNOWN_BYTES = 256, 1024
 
 
-def parse(message: bytes) -> tuple[Any, list[memoryview]]:
+class Layout(NamedTuple):
+    """What a request says besides its raw tensors, as one model takes it."""
+
+    signature: Signature
+    # Index among the signature's inputs, datatype, shape and name of each raw tensor.
+    tensors: list[tuple[int, str, tuple[int, ...], str]]
+    wanted: list[tuple[int, bool]]
+    parameters: dict[str, Any]
+    classes: dict[int, Classification] | None
+
+
+class Head:
+    """A ModelInferRequest without its raw tensors. Calls that are alike but for these share it: nothing of it may be changed."""
+
+    __slots__ = ("id", "layout", "model", "request", "version")
+
+    def __init__(self, rest: bytes) -> None:
+        """Parse it. Raises InvalidRequestError."""
+        try:
+            self.request = pb.ModelInferRequest.FromString(rest)
+        except Exception as error:  # protobuf's DecodeError has no stable home
+            raise InvalidRequestError(f"the message is no ModelInferRequest: {error}") from None
+        self.model: str = self.request.model_name
+        self.version: str = self.request.model_version
+        self.id: str = self.request.id
+        # Of the model that was asked last.
+        self.layout: Layout | None = None
+
+
+def parse(message: bytes) -> tuple[Head, list[memoryview]]:
     """Parse a ModelInferRequest. Return it without its raw tensors, and these. Raises InvalidRequestError."""
     rest, raw = wire.split_fields(message, _RAW_INPUTS)
-    try:
-        return pb.ModelInferRequest.FromString(rest), raw
-    except Exception as error:  # protobuf's DecodeError has no stable home
-        raise InvalidRequestError(f"the message is no ModelInferRequest: {error}") from None
+    return _known_head(rest) if raw and len(rest) <= _KNOWN_BYTES else Head(rest), raw
 
 
-def decode(request: Any, raw: Sequence[memoryview], signature: Signature) -> InferRequest:
+_known_head = lru_cache(_KNOWN)(Head)
+
+
+def decode(head: Head, raw: Sequence[memoryview], signature: Signature) -> InferRequest:
     """Decode a request and check it against the model. Raises InvalidRequestError."""
+    layout = head.layout
+    if layout is None or layout.signature is not signature or len(layout.tensors) != len(raw):
+        return _decode(head, raw, signature)
+    arrays: list[Array | None] = [None] * len(signature.inputs)
+    for (index, datatype, shape, name), data in zip(layout.tensors, raw, strict=True):
+        array = from_raw(data, datatype, shape, name)
+        signature.check_values(index, array)
+        arrays[index] = array
+    return InferRequest(
+        head.id or None, signature.complete(arrays), layout.wanted, dict(layout.parameters), layout.classes
+    )
+
+
+def _decode(head: Head, raw: Sequence[memoryview], signature: Signature) -> InferRequest:
+    """Decode a request whose head was not seen before, or with other tensors, and keep what it says."""
+    request = head.request
     if raw and len(raw) != len(request.inputs):
         raise InvalidRequestError(f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs")
     arrays: list[Array | None] = [None] * len(signature.inputs)
+    tensors = []
     for i, tensor in enumerate(request.inputs):
         index = signature.by_name.get(tensor.name)
         if index is None:
@@ -48,9 +97,13 @@ def decode(request: Any, raw: Sequence[memoryview], signature: Signature) -> Inf
         array = from_raw(raw[i], tensor.datatype, shape, tensor.name) if raw else _typed(tensor, shape)
         signature.check_values(index, array)
         arrays[index] = array
+        tensors.append((index, tensor.datatype, shape, tensor.name))
     given = signature.complete(arrays)
     wanted, classes = _wanted(request, signature)
-    return InferRequest(request.id or None, given, wanted, parameters(request.parameters), classes)
+    said = parameters(request.parameters)
+    if raw:
+        head.layout = Layout(signature, tensors, wanted, dict(said), classes)
+    return InferRequest(head.id or None, given, wanted, said, classes)
 
 
 def encode(
@@ -62,17 +115,34 @@ def encode(
     more: Mapping[str, bool] | None = None,
 ) -> bytes:
     """Return the encoded ModelInferResponse, all tensors raw. more: its parameters."""
-    response = pb.ModelInferResponse(model_name=model, model_version=version, id=request.id or "")
-    raw = []
+    # Encoded messages one after the other are one message, which has what each of them has.
+    heads, raw = [_answer_head(model, version, request.id or "")], []
     for index, _ in request.wanted:
         spec, array = specs[index], arrays[index]
         if request.classes is not None and index in request.classes:
             spec, array = classified(request.classes[index], spec, array, arrays)
-        response.outputs.add(name=spec.name, datatype=spec.datatype, shape=array.shape)
+        heads.append(_output_head(spec.name, spec.datatype, array.shape))
         raw.append(to_raw(array))
-    for name, value in (more or {}).items():
-        response.parameters[name].bool_param = value
-    return wire.append_fields(response.SerializeToString(), _RAW_OUTPUTS, raw)
+    if more:
+        parameters = pb.ModelInferResponse()
+        for name, value in more.items():
+            parameters.parameters[name].bool_param = value
+        heads.append(parameters.SerializeToString())
+    return wire.append_fields(b"".join(heads), _RAW_OUTPUTS, raw)
+
+
+@lru_cache(_KNOWN)
+def _answer_head(model: str, version: str, identity: str) -> bytes:
+    encoded: bytes = pb.ModelInferResponse(model_name=model, model_version=version, id=identity).SerializeToString()
+    return encoded
+
+
+@lru_cache(_KNOWN)
+def _output_head(name: str, datatype: str, shape: tuple[int, ...]) -> bytes:
+    response = pb.ModelInferResponse()
+    response.outputs.add(name=name, datatype=datatype, shape=shape)
+    encoded: bytes = response.SerializeToString()
+    return encoded
 
 
 def parameters(given: Any) -> dict[str, Any]:

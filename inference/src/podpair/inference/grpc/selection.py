@@ -26,9 +26,6 @@ async def make_server(kind: Literal["http2", "core", "aio"], options: Mapping[st
     if kind == "http2":
         own: RpcServer = importlib.import_module("podpair.inference.grpc.http2_server").Http2Server(options)
         return own
-    aio: type[RpcServer] = (
-        await asyncio.to_thread(importlib.import_module, "podpair.inference.grpc.aio_server")
-    ).AioServer
     if kind == "core":
         reason = await asyncio.to_thread(unusable)
         if reason is None:
@@ -40,7 +37,9 @@ async def make_server(kind: Literal["http2", "core", "aio"], options: Mapping[st
             " or ".join(f"{minor}.*" for minor in TRIED),
             extra={"grpcio": importlib.import_module("grpc").__version__, "why": reason},
         )
-    return aio(options)
+    module = await asyncio.to_thread(importlib.import_module, "podpair.inference.grpc.aio_server")
+    fallback: RpcServer = module.AioServer(options)
+    return fallback
 
 
 def unusable() -> str | None:
