@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from podpair.inference.core.errors import InvalidRequestError
 from podpair.inference.core.protobuf import BYTES, FIXED32, FIXED64, VARINT, ProtobufError, varint
 
+# From this on a byte of a varint has one that follows.
+_MORE = 0x80
+
 
 def split_fields(message: bytes, number: int) -> tuple[bytes, list[memoryview]]:
     """Split the message into the rest and its bytes fields `number`, as views. Raises InvalidRequestError."""
@@ -25,10 +28,13 @@ def _split_fields(message: bytes, number: int) -> tuple[bytes, list[memoryview]]
     offset, size = 0, len(message)
     while offset < size:
         start = offset
-        tag, offset = varint(message, offset)
+        # Mostly of one byte, which is read here.
+        tag = message[offset]
+        tag, offset = (tag, offset + 1) if tag < _MORE else varint(message, offset)
         kind = tag & 7
         if kind == BYTES:
-            length, offset = varint(message, offset)
+            length = message[offset] if offset < size else _MORE
+            length, offset = (length, offset + 1) if length < _MORE else varint(message, offset)
             offset += length
             if tag >> 3 == number and offset <= size:
                 taken.append(view[offset - length : offset])
