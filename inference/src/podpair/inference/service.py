@@ -36,7 +36,6 @@ async def serve(settings: Settings, models: ModelSource, weights: WeightsSource)
 
     It listens before the models are loaded, so that a probe can tell "alive, not ready" from "dead".
     """
-    gc.enable()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     # Our own, which can be abandoned if a model never returns from its thread.
@@ -100,7 +99,7 @@ async def _until_stopped(serving: Coroutine[Any, Any, None], stop: asyncio.Event
 async def _serving(catalog: Catalog, grpc: LazyServer, tracing: Tracing, url: str, reloader: Reloader) -> None:
     """Load the models, announce that they are ready, and poll for changes until cancelled.
 
-    gRPC and tracing come last: their imports take a fifth of a second each, and REST answers by then.
+    gRPC and tracing come last: their imports take a while, and REST answers by then.
     """
     await reloader.start()
     log.info("ready", extra={"url": url, "models": [model.name for model in catalog.models]})

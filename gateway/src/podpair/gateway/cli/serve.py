@@ -23,7 +23,6 @@ _log = logging.getLogger("podpair.gateway")
 
 def run(config: Config) -> int:
     """Serve until a signal; return the exit status."""
-    gc.enable()  # `cli.entry` has it off while modules are imported
     logs.set_up(config.log.level, config.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config))

@@ -1,6 +1,5 @@
 """Where the program begins. A probe asks for health every few seconds, and must not cost what the other commands import."""
 
-import gc
 import sys
 
 
@@ -10,8 +9,6 @@ def main() -> None:
         from podpair.inference.cli.health import main as health
 
         sys.exit(health(sys.argv[2:]))
-    if sys.argv[1:2] == ["serve"]:
-        gc.disable()  # until `service.serve`: nothing of the modules that are imported is garbage
     from podpair.inference.cli.main import run
 
     run()

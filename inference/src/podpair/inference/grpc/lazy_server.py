@@ -1,6 +1,6 @@
 """Imports and starts the gRPC server if it is enabled, after the models are ready.
 
-The import takes a fifth of a second and some 20 MB, which REST alone need not wait for.
+The imports, of protobuf above all, take a while, which REST alone need not wait for.
 """
 
 import asyncio
