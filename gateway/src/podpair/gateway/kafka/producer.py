@@ -16,6 +16,8 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from itertools import groupby, starmap
+from operator import itemgetter, length_hint
 from typing import Any, NamedTuple, cast
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -74,11 +76,12 @@ class RecordMetadata(NamedTuple):
 DeliveryCallback = Callable[[list[tuple[Any, RecordMetadata | DeliveryError]]], object]
 """Delivery callback, called once per batch with (context, metadata or error) pairs."""
 
-_Sent = tuple[
-    str, bytes, bytes | None, Headers, int, DeliveryCallback, Any, int
-]  # the arguments of `send`, and the bytes that the record counts for
-_Report = tuple[_Sent, KafkaError | None, Message | None]
-"""What became of a record, as librdkafka has reported it; without a message it was never taken, and the error says why."""
+_Waiting = tuple[str, bytes, bytes | None, int, Callable[..., object], None, int, Headers]
+"""The arguments of the client's `produce`: topic, value, key, partition, callback, on_delivery, timestamp (0: now), headers."""
+_Report = tuple[DeliveryCallback, str, Any, int, KafkaError | None, Message | None]
+"""What became of a record, as librdkafka has reported it: whom to tell, its topic, the caller's context and the bytes that it
+counts for; without a message it was never taken, and the error says why."""
+_LISTENER = itemgetter(0, 1)
 
 
 class RecordProducer:
@@ -107,10 +110,11 @@ class RecordProducer:
         self._loop = asyncio.get_running_loop()
         self._producer = self._made()
         self._retired: list[Producer] = []  # dead, and still to report the outcomes of their records
-        self._waiting: list[_Sent] = []  # for the next round
+        self._waiting: list[_Waiting] = []  # for the next round
         self._since = 0.0  # when the first of them came
         # Those that were not handled yet; a thread that flushes adds to them as well.
-        self._reports: deque[_Report] = deque()
+        self._reports: list[_Report] = []
+        self._report = _reporter(self._reports)
         self._due = 0  # records whose outcome is unknown
         self._idle_polls = 0  # polls since the last that found something
         self._timer = self._loop.call_later(_IDLE, self._poll)
@@ -190,13 +194,15 @@ class RecordProducer:
         partition: int = -1,
     ) -> None:
         """Write one record to `partition`, or (-1) to the one that its key selects. `callback` gets the outcome later."""
-        if not self._waiting:
+        waiting = self._waiting
+        if not waiting:
             self._since = self._loop.time()
             if self._due < _FEW:
                 self._loop.call_soon(self._round)
         size = len(value) + _COST if type(value) is bytes else _COST  # anything else is rejected in its round
         self._bytes += size
-        self._waiting.append((topic, value, key, headers, partition, callback, context, size))
+        reported = partial(self._report, callback, topic, context, size)
+        waiting.append((topic, value, key, partition, reported, None, 0, headers))
 
     def write(
         self, topic: str, value: bytes, *, key: bytes | None, headers: Headers, partition: int = -1
@@ -244,22 +250,18 @@ class RecordProducer:
     def _round(self) -> None:
         """Pass waiting records to librdkafka."""
         waiting, self._waiting = self._waiting, []
-        produce, report = self._producer.produce, self._report
-        for sent in waiting:
-            topic, value, key, headers, partition, _, _, _ = sent
+        iterator = iter(waiting)
+        produced = starmap(self._producer.produce, iterator)
+        while length_hint(iterator):
             try:
-                # Its stub does not allow a partial as a callback. librdkafka owns the value from here on.
-                produce(topic, value, key, partition, partial(report, sent), headers=headers)  # type: ignore[arg-type]
+                deque(produced, maxlen=0)  # librdkafka owns the values from here on
             except Exception as error:
                 # Whatever failed concerns this record only: the others of the round are written.
-                self._reports.append((sent, _refusal(error), None))
+                waiting[len(waiting) - length_hint(iterator) - 1][4](_refusal(error), None)
         idle = not self._due
         self._due += len(waiting)
         if idle and waiting:
             self._poll_in(_DUE)
-
-    def _report(self, sent: _Sent, error: KafkaError | None, message: Message) -> None:
-        self._reports.append((sent, error, message))
 
     def _poll(self) -> None:
         self._producer.poll(0)
@@ -277,34 +279,34 @@ class RecordProducer:
             self._poll_in(_DUE if self._idle_polls < _PATIENT else _SLOW)
 
     def _settle(self) -> None:
-        reports = self._reports
-        acknowledged: dict[str, int] = {}
-        by_callback: dict[DeliveryCallback, list[tuple[Any, RecordMetadata | DeliveryError]]] = {}
-        due = size = 0
-        while reports:
-            (topic, _, _, _, _, callback, context, bytes_), error, message = reports.popleft()
-            due += 1
-            size += bytes_
-            outcome: RecordMetadata | DeliveryError
-            if error is None:
-                written = cast("Message", message)
-                outcome = tuple.__new__(RecordMetadata, (written.partition(), written.offset()))
-                acknowledged[topic] = acknowledged.get(topic, 0) + 1
-            else:
-                outcome = self._failed(topic, error)
-            outcomes = by_callback.get(callback)
-            if outcomes is None:
-                outcomes = by_callback[callback] = []
-            outcomes.append((context, outcome))
-        self._due -= due
-        self._bytes -= size
-        for topic, records in acknowledged.items():
-            self._metrics.produced.labels(topic, "acknowledged").inc(records)
-        for callback, outcomes in by_callback.items():
+        reports = self._reports[:]
+        if not reports:
+            return
+        del self._reports[: len(reports)]
+        self._due -= len(reports)
+        self._bytes -= sum([report[3] for report in reports])
+        by_listener: dict[tuple[DeliveryCallback, str], list[_Report]] = {}
+        for listener, run in groupby(reports, _LISTENER):  # those of a batch of librdkafka's follow each other
+            by_listener.setdefault(listener, []).extend(run)
+        for (callback, topic), found in by_listener.items():
+            outcomes = self._outcomes(topic, found)
             try:
                 callback(outcomes)
             except Exception:
                 _log.exception("a delivery callback failed, for %d records", len(outcomes))
+
+    def _outcomes(self, topic: str, reports: list[_Report]) -> list[tuple[Any, RecordMetadata | DeliveryError]]:
+        """Convert reports about records of a topic for their callback."""
+        new, failed = tuple.__new__, 0
+        outcomes: list[tuple[Any, RecordMetadata | DeliveryError]] = []
+        for _, _, context, _, error, message in reports:
+            if error is None and message is not None:
+                outcomes.append((context, new(RecordMetadata, (message.partition(), message.offset()))))
+            else:
+                failed += 1
+                outcomes.append((context, self._failed(topic, cast("KafkaError", error))))
+        self._metrics.produced.labels(topic, "acknowledged").inc(len(outcomes) - failed)
+        return outcomes
 
     def _failed(self, topic: str, error: KafkaError) -> DeliveryError:
         self._metrics.produced.labels(topic, "error").inc()
@@ -323,6 +325,16 @@ class RecordProducer:
         if left:
             _log.error("%d records were not acknowledged in %.0f s", left, timeout)
         return left
+
+
+def _reporter(reports: list[_Report]) -> Callable[..., None]:
+    """Return what collects reports, called by librdkafka's client for each record."""
+    append = reports.append
+
+    def report(*outcome: Any) -> None:
+        append(outcome)
+
+    return report
 
 
 def _resolve(events: list[tuple[Any, RecordMetadata | DeliveryError]]) -> None:
