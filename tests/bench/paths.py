@@ -31,12 +31,12 @@ from podpair.common.gateway_config.model import Config
 from podpair.gateway import components as components_module
 from podpair.gateway import service as service_module
 from podpair.gateway.components import Components
-from podpair.gateway.core import records
 from podpair.gateway.core.ledger import Ledger
 from podpair.gateway.core.models import Model
 from podpair.gateway.core.offsets import Committed
 from podpair.gateway.core.protocol import decode_row
 from podpair.gateway.core.record_batch import RecordBatch
+from podpair.gateway.core.record_headers import request_headers
 from podpair.gateway.core.tensors import Output, TensorSpec
 from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.core.wires import JsonWire
@@ -251,7 +251,7 @@ async def queued(items: int, together: int = 256, *, exactly_once: bool = False)
     value = b'{"data":%b}' % json.dumps(rows()[0], separators=(",", ":")).encode()
 
     def made(offset: int) -> Record:
-        headers = records.request_headers(
+        headers = request_headers(
             request_id=f"{offset:09d}", session=f"s-{offset % 64:06d}", model="mlp", source="bench", now=time.time(),
             deadline=None,
         )  # fmt: skip

@@ -11,7 +11,7 @@ from harness.kafka import Broker
 from harness.pair import Gateway
 from harness.waiting import until
 from podpair.gateway.core.offsets import Committed
-from podpair.gateway.core.records import request_headers
+from podpair.gateway.core.record_headers import request_headers
 from podpair.gateway.metrics import Readings
 from podpair.gateway.worker.partition import PartitionState
 

@@ -12,7 +12,7 @@ from harness.kafka import Broker
 from harness.pair import Gateway
 from harness.topics import TopicAdmin
 from harness.waiting import soon
-from podpair.gateway.core import records
+from podpair.gateway.core.record_headers import request_headers
 
 
 async def test_requests_in_new_partitions_are_answered(
@@ -25,7 +25,7 @@ async def test_requests_in_new_partitions_are_answered(
     await asyncio.to_thread(TopicAdmin(broker.address).widen, topic, 4)
     producer = Producer({"bootstrap.servers": broker.address, "log_level": 0})
     for partition in range(4):
-        headers = records.request_headers(
+        headers = request_headers(
             request_id=f"p{partition}",
             session="user/wide",
             model="digits",

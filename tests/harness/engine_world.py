@@ -9,7 +9,7 @@ from typing import Any, cast
 from podpair.common.gateway_config.kafka import Requests
 from podpair.gateway.core.offsets import Committed
 from podpair.gateway.core.partitions import HomePartitions
-from podpair.gateway.core.records import cancel_headers, request_headers
+from podpair.gateway.core.record_headers import cancel_headers, request_headers
 from podpair.gateway.kafka.topic_limits import TopicLimits
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.results.writer import ResultWriter

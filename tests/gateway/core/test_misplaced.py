@@ -10,7 +10,7 @@ from podpair.gateway.core.cloud_events import Headers
 from podpair.gateway.core.partitioners import PARTITIONERS, MisplacedKeys, fnv1a
 from podpair.gateway.core.partitions import HomePartitions, home_of_key
 from podpair.gateway.core.record_batch import Record
-from podpair.gateway.core.records import takeover_headers
+from podpair.gateway.core.record_headers import takeover_headers
 from podpair.gateway.kafka.unread_results import Sampled
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions import misplaced_records

@@ -6,7 +6,8 @@ import pytest
 
 from podpair.gateway.core.dead_letters import from_dead_letter, to_dead_letter
 from podpair.gateway.core.queue_wait import AppendTimes, representative_wait
-from podpair.gateway.core.records import Headers, Request, request_headers, request_of_record
+from podpair.gateway.core.record_headers import request_headers
+from podpair.gateway.core.records import Headers, Request, request_of_record
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0

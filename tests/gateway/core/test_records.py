@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from podpair.gateway.core.record_headers import answer_headers, request_headers
 from podpair.gateway.core.records import (
     ERROR,
     Event,
@@ -16,11 +17,9 @@ from podpair.gateway.core.records import (
     Kind,
     Request,
     accepted_event,
-    answer_headers,
     control_event,
     event_of_record,
     record_value,
-    request_headers,
     request_of_record,
     result_event,
     unplaced_event,
@@ -202,7 +201,7 @@ def test_what_is_no_time_says_so(text: str) -> None:
 
 
 def test_the_headers_are_a_cloudevent() -> None:
-    headers = dict(answer_headers(ERROR, request_id="r", session="s", source="gw-1", now=0.0015))
+    headers = dict(answer_headers(ERROR, request_id="r", session=b"s", source="gw-1", now=0.0015))
     time = datetime.fromisoformat(headers.pop("ce_time").decode())
     assert time == datetime(1970, 1, 1, 0, 0, 0, 1000, UTC)
     assert headers == {
@@ -323,3 +322,35 @@ def test_they_are_told_of_once_a_minute(caplog: pytest.LogCaptureFixture) -> Non
         told
         == "a record of results at offset 0 is a result whose value is not a JSON object; it was written by billing"
     )
+
+
+OWN = request_headers(request_id="r-ä", session="s", model="m", source="gw", now=1_790_000_000.123, deadline=None)
+
+
+def outcome_of(value: bytes | None, headers: Any) -> Any:
+    try:
+        return request_of_record(value, headers)
+    except InvalidRecord as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in OWN])
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"x", b"\xff", None, b"dev.podpair.cancel", b"dev.podpair.result", b"application/cloudevents+json", b"1790000000123",
+     b"2026-09-21T13:33:20.123+00:00", b"2026-09-21T13:33:20.1x3+00:00", b"2026-13-21T13:33:20.123+00:00",
+     b"2026-09-21T13:33:60.123+00:00"],
+)  # fmt: skip
+def test_a_record_as_a_gateway_writes_it_says_the_same_as_one_that_has_more_headers(name: str, text: Any) -> None:
+    headers = [(other, text if other == name else value) for other, value in OWN]
+    assert outcome_of(b"{}", headers) == outcome_of(b"{}", [*headers, ("beside", b"1")])
+
+
+def test_a_record_as_a_gateway_writes_it_is_read() -> None:
+    found = Request("r-ä", "s", "m", None, 1_790_000_000.123, b"{}", "", 1_790_000_000.123)
+    assert request_of_record(b"{}", OWN) == found
+    assert request_of_record(b"{}", [*OWN, ("ce_id", b"later")]) == found._replace(id="later"), (
+        "the last of a name counts"
+    )
+    traced = request_of_record(b"{}", [*OWN, ("traceparent", b"00-a"), ("deadline", b"1000")])
+    assert traced == found._replace(trace="00-a", deadline=1.0)

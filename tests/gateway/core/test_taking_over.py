@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podpair.gateway.core.records import Kind, event_of_record, takeover_headers, takeover_of, unplaced_event
+from podpair.gateway.core.record_headers import takeover_headers
+from podpair.gateway.core.records import Kind, event_of_record, takeover_of, unplaced_event
 from podpair.gateway.core.session_ids import LONGEST, claimed_session_id
 from podpair.gateway.core.takeovers import Hold, Stamp, Stamps
 from podpair.gateway.core.wires import EventStreamWire, JsonWire, RawWire

@@ -57,10 +57,11 @@ class ContiguousOffsets:
 
         Offsets come in ascending order; raises ValueError otherwise.
         """
-        if self._started and offset <= self._started[-1]:
-            raise ValueError(f"offset {offset} after {self._started[-1]}")
-        self._started.append(offset)
-        if offset not in self._before:
+        started = self._started
+        if started and offset <= started[-1]:
+            raise ValueError(f"offset {offset} after {started[-1]}")
+        started.append(offset)
+        if not self._before or offset not in self._before:
             return True
         self._before.discard(offset)
         self.finish(offset)
@@ -68,12 +69,16 @@ class ContiguousOffsets:
 
     def finish(self, offset: int) -> None:
         """Finish a record: its terminal record is acknowledged, or is to be in the transaction that commits `next_commit`."""
-        self._finished.add(offset)
         self._changed = True
-        while self._started and self._started[0] in self._finished:
-            done = self._started.popleft()
-            self._finished.remove(done)
-            self._upto = done + 1
+        started, finished = self._started, self._finished
+        if not started or started[0] != offset:
+            finished.add(offset)
+            return
+        started.popleft()
+        while finished and started and started[0] in finished:
+            offset = started.popleft()
+            finished.remove(offset)
+        self._upto = offset + 1
 
     def hold(self, offset: int) -> None:
         """Keep commits at an offset whose record did not come, behind all that were started, until it is finished."""

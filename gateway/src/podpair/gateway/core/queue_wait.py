@@ -6,6 +6,8 @@ wrote it (CreateTime) or of the broker (LogAppendTime). Neither is believed alon
 Invariant: what others wrote, replays and clocks that are wrong change the estimate of nobody else's requests.
 """
 
+from collections.abc import Iterable
+
 from podpair.gateway.core.records import Request
 
 _AHEAD = 1.0  # seconds that another's clock may be ahead of ours
@@ -33,18 +35,23 @@ class AppendTimes:
             return None
         if written < self._latest:
             written = self._latest
-        elif _agree(request.queued_at, written):
+        elif agree(request.queued_at, written):
             self._latest = written
-        return min(written, now)
+        return written if written < now else now
 
 
 def representative_wait(request: Request, written: float | None, now: float) -> float:
     """Return the seconds that a gateway's request, written then and answered `now`, took; 0.0 if it says nothing about others."""
-    if written is None or not _agree(request.queued_at, written) or now - written > _LONGEST:
+    if written is None or not agree(request.queued_at, written):
         return 0.0
-    return max(0.0, now - written)
+    return longest_wait((written,), now)
 
 
-def _agree(queued_at: float | None, written: float) -> bool:
+def longest_wait(written: Iterable[float], now: float) -> float:
+    """Return the longest wait of gateways' requests that were written then and are answered `now`; 0.0 if none says anything."""
+    return max(0.0, now - min([at for at in written if now - at <= _LONGEST], default=now))
+
+
+def agree(queued_at: float | None, written: float) -> bool:
     """Return whether a gateway queued a record when it was written: it was neither copied nor requeued later."""
     return queued_at is not None and abs(written - queued_at) <= _APART

@@ -28,6 +28,8 @@ def unix_seconds(ce_time: bytes) -> float:
 
     A leap second is the first one of the next minute. Raises ValueError.
     """
+    if len(ce_time) == 29 and ce_time.endswith(b"+00:00") and ce_time[19:20] == b"." and ce_time[20:23].isdigit():
+        return unix_seconds(ce_time[:19] + b"Z") + int(ce_time[20:23]) / 1000  # as gateways write it
     text = ce_time.decode()
     found = _RFC_3339.fullmatch(text)
     if found is None:

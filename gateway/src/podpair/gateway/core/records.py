@@ -5,7 +5,8 @@ Invariant: a record whose value is not what its type says still becomes an event
 
 import base64
 from enum import IntEnum
-from typing import NamedTuple, cast
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -21,7 +22,7 @@ from podpair.gateway.core.cloud_events import (
 )
 from podpair.gateway.core.frames import is_utf8
 from podpair.gateway.core.protocol import Code
-from podpair.gateway.core.record_times import rfc_3339, unix_deadline, unix_milliseconds, unix_seconds
+from podpair.gateway.core.record_times import unix_deadline, unix_seconds
 
 _TYPE_PREFIX = b"dev.podpair."
 REQUEST = b"dev.podpair.request"
@@ -255,55 +256,11 @@ class InvalidRecord(ValueError):
     """A record on the requests topic that no worker can serve."""
 
 
-def request_headers(
-    *, request_id: str, session: str, model: str, source: str, now: float, deadline: float | None
-) -> list[tuple[str, bytes]]:
-    """Build the headers of a request record. `now` and `deadline` are Unix seconds."""
-    headers = _headers(REQUEST, request_id, session, source, now)
-    headers += (("model", model.encode()), (QUEUED_AT, b"%d" % unix_milliseconds(now)))
-    if deadline is not None:
-        headers.append(("deadline", b"%d" % unix_milliseconds(deadline)))
-    return headers
-
-
-def cancel_headers(*, request_id: str, session: str, source: str, now: float) -> list[tuple[str, bytes]]:
-    """Build the headers of a record that cancels a queued request; it has no value."""
-    return _headers(CANCEL, request_id, session, source, now)
-
-
-def takeover_headers(*, connection: str, session: str, source: str, now: float) -> list[tuple[str, bytes]]:
-    """Build the headers of a record that announces a connection taking over the session; it has no value."""
-    return _headers(TAKEOVER, connection, session, source, now)
-
-
-def answer_headers(
-    ce_type: bytes, *, request_id: str, session: str, source: str, now: float, seq: int | None = None
-) -> list[tuple[str, bytes]]:
-    """Build the headers of a result, error, push or partial record; `seq` is the chunk's number."""
-    headers = _headers(ce_type, request_id, session, source, now)
-    if seq is not None:
-        headers.append(("seq", b"%d" % seq))
-    return headers
-
-
-def _headers(ce_type: bytes, request_id: str, session: str, source: str, now: float) -> list[tuple[str, bytes]]:
-    return [
-        _SPECVERSION,
-        ("ce_id", request_id.encode()),
-        ("ce_type", ce_type),
-        ("ce_source", source.encode()),
-        ("ce_subject", session.encode()),
-        ("ce_time", rfc_3339(unix_milliseconds(now))),
-        _CONTENT_TYPE,
-    ]
-
-
-_SPECVERSION = ("ce_specversion", b"1.0")
-_CONTENT_TYPE = ("content-type", b"application/json")
-
-
 def request_of_record(value: bytes | None, headers: Headers | None) -> Request | Cancellation:
     """Read a record of the requests topic. Raises InvalidRecord, saying which header is missing or wrong."""
+    named = dict(headers or ())
+    if tuple(named) == _GATEWAYS_HEADERS and (request := _gateways_request(value, *named.values())) is not None:
+        return request
     found = _stated(headers)
     content_type = found.get("content-type")
     if content_type is not None and content_type != b"application/json" and is_structured(content_type):
@@ -312,6 +269,37 @@ def request_of_record(value: bytes | None, headers: Headers | None) -> Request |
         except InvalidCloudEvent as error:
             raise InvalidRecord(f"a CloudEvent that can't be read: {error}") from None
         found = _stated(headers)
+    return _request_of_headers(value, found)
+
+
+def _gateways_request(
+    value: bytes | None, _: Any, request_id: Any, kind: Any, __: Any, session: Any, ce_time: Any, content_type: Any,
+    model: Any, queued_at: Any,
+) -> Request | None:  # fmt: skip
+    """Read a request with the headers that a gateway gives it; None if one of them isn't what it writes."""
+    if kind != REQUEST or content_type != b"application/json":
+        return None
+    try:
+        time, queued = _times(ce_time, queued_at)
+        members = (request_id.decode(), session.decode(), _text(model), None, time, value or b"", "", queued, None)
+    except (AttributeError, TypeError, ValueError):
+        return None
+    # A named tuple's own constructor takes several times as long.
+    return tuple.__new__(Request, members)
+
+
+@lru_cache(256)
+def _times(ce_time: bytes, queued_at: bytes) -> tuple[float, float | None]:
+    """Parse both times of a gateway's request; those of a millisecond are the same. Raises ValueError."""
+    return unix_seconds(ce_time), _mark(queued_at)
+
+
+@lru_cache(64)
+def _text(model: bytes) -> str:
+    return model.decode()
+
+
+def _request_of_headers(value: bytes | None, found: dict[str, bytes]) -> Request | Cancellation:
     if not _EXTENSIONS.isdisjoint(found):
         found = {name.removeprefix("ce_"): text for name, text in found.items() if name in _EXTENSIONS} | found
     cancels = found.get("ce_type") == CANCEL
@@ -331,8 +319,7 @@ def request_of_record(value: bytes | None, headers: Headers | None) -> Request |
         raise InvalidRecord(f"header deadline or ce_time: {error}") from None
     trace = found["traceparent"].decode(errors="replace") if "traceparent" in found else ""
     queued_at = _mark(found[QUEUED_AT]) if QUEUED_AT in found else None
-    # A named tuple's own constructor takes several times as long.
-    return tuple.__new__(Request, (request_id, session, model, deadline, time, value or b"", trace, queued_at, None))
+    return Request(request_id, session, model, deadline, time, value or b"", trace, queued_at)
 
 
 def _stated(headers: Headers | None) -> dict[str, bytes]:
@@ -348,4 +335,8 @@ def _mark(queued_at: bytes) -> float | None:
     return int(queued_at) / 1000 if len(queued_at) <= 15 and queued_at.isdigit() else None
 
 
+_GATEWAYS_HEADERS = (
+    "ce_specversion", "ce_id", "ce_type", "ce_source", "ce_subject", "ce_time", "content-type", "model", QUEUED_AT,
+)  # fmt: skip
+"""The names of the headers that a gateway gives a request, but for a deadline and a traceparent (`record_headers`)."""
 _EXTENSIONS = frozenset({"ce_model", "ce_deadline", "ce_traceparent"})  # of a request, as an SDK writes them

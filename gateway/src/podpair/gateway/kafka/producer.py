@@ -60,7 +60,7 @@ class Outgoing(NamedTuple):
     value: bytes
     key: bytes | None
     headers: Headers
-    description: str  # its name in the log
+    describe: Callable[[], str]  # its name in the log
     fallback: "Callable[[], Outgoing] | None" = (
         None  # returns what is sent instead if the record is too large for the topic; None: nothing
     )
@@ -223,10 +223,10 @@ class RecordProducer:
                 await self.write(left.topic, left.value, key=left.key, headers=left.headers, partition=partition())
             except DeliveryError as error:
                 if error.too_large:
-                    _log.error("%s is larger than topic %s takes", left.description, left.topic)
+                    _log.error("%s is larger than topic %s takes", left.describe(), left.topic)
                     left = None if left.fallback is None else left.fallback()
                     continue
-                _log.warning("sending %s again: %s", left.description, error)
+                _log.warning("sending %s again: %s", left.describe(), error)
                 size = len(left.value) + _COST
                 self._bytes += size
                 try:

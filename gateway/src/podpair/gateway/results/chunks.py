@@ -10,6 +10,7 @@ import time
 
 from podpair.common.logs import ids
 from podpair.gateway.core import records
+from podpair.gateway.core.record_headers import answer_headers
 from podpair.gateway.kafka.producer import RecordMetadata, RecordProducer
 
 _log = logging.getLogger(__name__)
@@ -29,16 +30,16 @@ class ChunkWriter:
 
     async def write(self, seq: int, data: bytes) -> None:
         """Write the next chunk; return when another can be accepted."""
-        request = self._request
-        headers = records.answer_headers(
+        request, key = self._request, self._request.session.encode()
+        headers = answer_headers(
             records.PARTIAL,
             request_id=request.id,
-            session=request.session,
+            session=key,
             source=self._source,
             now=time.time(),
             seq=seq,
         )
-        self._last = self._producer.write(self._topic, data, key=request.session.encode(), headers=headers)
+        self._last = self._producer.write(self._topic, data, key=key, headers=headers)
         self._last.add_done_callback(self._on_written)
         self._unacknowledged += 1
         if self._unacknowledged >= _AHEAD:

@@ -1,15 +1,19 @@
 """Writes terminal events to the results topic: of queued requests, and of direct ones whose client is gone."""
 
 import time
+from functools import partial
 
 import msgspec
 
 from podpair.gateway.core import records
 from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.record_headers import answer_headers
 from podpair.gateway.kafka.producer import Outgoing, RecordProducer
 from podpair.gateway.kafka.topic_limits import TopicLimits
 from podpair.gateway.results.chunks import ChunkWriter
+
+_DESCRIBE = "the answer to {} of session {}".format
 
 
 class ResultWriter:
@@ -28,21 +32,24 @@ class ResultWriter:
         """Make the writer of the chunks of a queued request's answer."""
         return ChunkWriter(self._producer, self._topic, self._source, request)
 
-    def result(self, session: str, request_id: str, body: bytes) -> Outgoing:
-        """Make the record of a result; `body` is its JSON object. Its fallback, if it is too large, is an error."""
+    def result(self, session: str, request_id: str, body: bytes, now: float | None = None) -> Outgoing:
+        """Make the record of a result; `body` is its JSON object. Its fallback, if it is too large, is an error.
 
-        def fallback() -> Outgoing:
-            most = self._limits.record_bytes(self._topic)
-            message = (
-                f"the result ({len(body)} bytes) is larger than topic {self._topic} takes: {most} (max.message.bytes)"
-            )
-            return self.error(session, request_id, Fault(Code.INTERNAL, message))
-
-        headers = records.answer_headers(
-            records.RESULT, request_id=request_id, session=session, source=self._source, now=time.time()
+        now: Unix seconds, if they are known.
+        """
+        key = session.encode()
+        headers = answer_headers(
+            records.RESULT, request_id=request_id, session=key, source=self._source, now=now or time.time()
         )
-        description = f"the answer to {request_id} of session {session}"
-        return Outgoing(self._topic, body, session.encode(), headers, description, fallback)
+        describe = partial(_DESCRIBE, request_id, session)
+        fallback = partial(self._too_large, session, request_id, len(body))
+        # A named tuple's own constructor takes several times as long.
+        return tuple.__new__(Outgoing, (self._topic, body, key, headers, describe, fallback))
+
+    def _too_large(self, session: str, request_id: str, size: int) -> Outgoing:
+        most = self._limits.record_bytes(self._topic)
+        message = f"the result ({size} bytes) is larger than topic {self._topic} takes: {most} (max.message.bytes)"
+        return self.error(session, request_id, Fault(Code.INTERNAL, message))
 
     def error(self, session: str, request_id: str, fault: Fault) -> Outgoing:
         """Make the record of a terminal error."""
@@ -61,8 +68,8 @@ class ResultWriter:
         await self._producer.send_until_acked(record, lambda: self._homes.of(session))
 
     def _error(self, session: str, request_id: str, body: bytes) -> Outgoing:
-        headers = records.answer_headers(
-            records.ERROR, request_id=request_id, session=session, source=self._source, now=time.time()
+        key = session.encode()
+        headers = answer_headers(
+            records.ERROR, request_id=request_id, session=key, source=self._source, now=time.time()
         )
-        description = f"the answer to {request_id} of session {session}"
-        return Outgoing(self._topic, body, session.encode(), headers, description)
+        return Outgoing(self._topic, body, key, headers, partial(_DESCRIBE, request_id, session))

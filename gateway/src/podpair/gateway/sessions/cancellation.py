@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from podpair.common.gateway_config.model import Config
 from podpair.common.logs import ids
-from podpair.gateway.core import records
+from podpair.gateway.core.record_headers import cancel_headers
 from podpair.gateway.kafka.producer import DeliveryError, RecordMetadata, RecordProducer
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.session import Session
@@ -62,9 +62,7 @@ class CancellationPublisher:
             del self._recent[session_id]
 
     def _write(self, session: Session, request_id: str, partitions: Iterable[int]) -> None:
-        headers = records.cancel_headers(
-            request_id=request_id, session=session.id, source=self._source, now=time.time()
-        )
+        headers = cancel_headers(request_id=request_id, session=session.id, source=self._source, now=time.time())
         key = session.key if self._keyed else None
         context = ids(session=session.id, request=request_id)
         for partition in partitions:

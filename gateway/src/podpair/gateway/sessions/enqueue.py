@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from podpair.common.gateway_config.model import Config
-from podpair.gateway.core import records
 from podpair.gateway.core.ledger import OpenRequest
 from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.record_headers import request_headers
 from podpair.gateway.core.request import InferenceRequest, encode_request
 from podpair.gateway.kafka.producer import DeliveryError, RecordMetadata, RecordProducer, resolve
 from podpair.gateway.kafka.topic_limits import TopicLimits
@@ -82,7 +82,7 @@ class Enqueuer:
 
     def enqueue(self, session: Session, request: InferenceRequest) -> QueuedRequest:
         """Write the request's record; `accepted` or an error follows when the broker has answered."""
-        headers = records.request_headers(
+        headers = request_headers(
             request_id=request.id,
             session=session.id,
             model=request.model,

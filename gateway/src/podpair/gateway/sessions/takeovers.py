@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 
 from podpair.common.logs import ids
-from podpair.gateway.core import records
+from podpair.gateway.core.record_headers import takeover_headers
 from podpair.gateway.core.takeovers import Hold, Stamp, Stamps
 from podpair.gateway.kafka.producer import DeliveryError, RecordMetadata, RecordProducer
 from podpair.gateway.sessions.connection import Connection
@@ -54,7 +54,7 @@ class Takeovers:
         session, connection = context
         if session.connection is not connection or not connection.open:
             return
-        headers = records.takeover_headers(
+        headers = takeover_headers(
             connection=str(session.hold.stamp), session=session.id, source=self._source, now=time.time()
         )
         self._producer.send(

@@ -152,7 +152,7 @@ class InferenceClient:
             members = await self.stream(request, on_chunk)
         else:
             members = await self._infer(request, alone, retried)
-        return b"{%b}" % (members if queue_ms is None else with_queue_ms(members, queue_ms))
+        return b"{%b}" % members if queue_ms is None else result_with_queue_ms(members, queue_ms)
 
     async def _infer(self, request: InferenceRequest, alone: bool, retried: bool) -> bytes:
         answered: asyncio.Future[bytes] = self._loop.create_future()
@@ -375,10 +375,10 @@ def _members(request: InferenceRequest, data: bytes | None, chunks: int | None) 
     )  # fmt: skip
 
 
-def with_queue_ms(members: bytes, queue_ms: float) -> bytes:
-    """Add the milliseconds on the topic to the timing of a `result`'s members."""
+def result_with_queue_ms(members: bytes, queue_ms: float) -> bytes:
+    """Encode a `result` as a JSON object, of its members and the milliseconds on the topic, which its timing gets."""
     head, name, timing = members.rpartition(_TIMING)
-    return b'%b%b"queue_ms":%.3f%b%b' % (head, name, queue_ms, b"," if timing != b"}" else b"", timing)
+    return b'{%b%b"queue_ms":%.3f%b%b}' % (head, name, queue_ms, b"," if timing != b"}" else b"", timing)
 
 
 def _resolve(outcomes: list[tuple[PendingRequest, Outcome]]) -> None:

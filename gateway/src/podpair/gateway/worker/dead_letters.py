@@ -43,7 +43,7 @@ class DeadLetters:
                 time=datetime.now(UTC).isoformat(timespec="milliseconds"),
                 by=self._by,
             )
-            return Outgoing(topic, value, record.key(), headers, f"the dead letter of {origin}", fallback)
+            return Outgoing(topic, value, record.key(), headers, lambda: f"the dead letter of {origin}", fallback)
 
         def without_value() -> Outgoing:
             """Make one that says at least that there was a request: the topic takes no record of its size."""

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from confluent_kafka import Message
 
@@ -23,7 +23,7 @@ from podpair.gateway.core.bounded_cache import BoundedCache
 from podpair.gateway.core.dead_letters import parse_dead_letter
 from podpair.gateway.core.latency_estimate import QUEUE
 from podpair.gateway.core.protocol import Code, Fault
-from podpair.gateway.core.queue_wait import representative_wait
+from podpair.gateway.core.queue_wait import agree, longest_wait, representative_wait
 from podpair.gateway.core.records import Cancellation, Headers, InvalidRecord, Request, request_of_record
 from podpair.gateway.core.request import decode_request
 from podpair.gateway.core.span import Span
@@ -32,7 +32,7 @@ from podpair.gateway.kafka.requests import Gate
 from podpair.gateway.tasks import Tasks
 from podpair.gateway.tracing import Telemetry
 from podpair.gateway.upstream.batcher import Outcome, PendingRequest
-from podpair.gateway.upstream.client import with_queue_ms
+from podpair.gateway.upstream.client import result_with_queue_ms
 from podpair.gateway.upstream.factory import ModelAccess
 from podpair.gateway.worker.delivery import Outputs
 from podpair.gateway.worker.partition import PartitionState
@@ -86,8 +86,9 @@ class RequestEngine:
         """Take a record of the requests topic in hand."""
         request = QueuedRequest(partition, record, offset)
         self._in_hand.add(request)
+        headers: Any = record.headers()
         try:
-            parsed = request_of_record(record.value(), cast("Headers | None", record.headers()))
+            parsed = request_of_record(record.value(), headers)
         except Exception as error:
             self._note_invalid(request, error)
         else:
@@ -96,7 +97,10 @@ class RequestEngine:
                 self._apply_cancellation(request)
                 return
             request.parsed = parsed
-            request.written = partition.times.observe(record.timestamp(), parsed, time.time())
+            written = partition.times.observe(record.timestamp(), parsed, time.time())
+            if written is not None:
+                request.written = written
+                request.representative = agree(parsed.queued_at, written)
         if self._order is None or self._order.join(request):
             self._start(request)
 
@@ -146,11 +150,13 @@ class RequestEngine:
         self._ask(request, parsed)
 
     def _ask(self, request: QueuedRequest, parsed: Request) -> None:
-        if parsed.trace:
-            parsed = parsed._replace(trace=self._begin_span(request, parsed))
+        request_id, session, model, deadline, _, body, trace, _, _ = parsed
+        if trace:
+            trace = self._begin_span(request, parsed)
         try:
-            asked = decode_request(parsed.body, parsed.id, parsed.model, parsed.deadline, parsed.session)
-            asked.trace = parsed.trace
+            asked = decode_request(body, request_id, model, deadline, session)
+            if trace:
+                asked.trace = trace
             request.inference_request = asked
             request.asked = time.time()
             if asked.stream or not self._model.readiness.ready:
@@ -169,21 +175,25 @@ class RequestEngine:
 
     def _on_outcomes(self, outcomes: list[tuple[PendingRequest, Outcome]]) -> None:
         """Take what the model made of requests that were asked without a task."""
-        now, slowest = time.time(), 0.0
+        now = time.time()
         answered = []
+        written = []  # when representative ones were
         for pending, outcome in outcomes:
             request: QueuedRequest = pending.context
             if isinstance(outcome, Exception):
                 if request.open:
                     request.ask(self._spawn(request, outcome))
                 continue
-            written = request.written
-            if written is not None:
-                slowest = max(slowest, representative_wait(cast("Request", request.parsed), written, now))
-                outcome = with_queue_ms(outcome, (request.asked - written) * 1000)
-            if self._answer(request, b"{%b}" % outcome):
+            at = request.written
+            if at is None:
+                body = b"{%b}" % outcome
+            else:
+                body = result_with_queue_ms(outcome, (request.asked - at) * 1000)
+                if request.representative:
+                    written.append(at)
+            if self._answer(request, body, now):
                 answered.append(request)
-        if slowest > 0.0:
+        if written and (slowest := longest_wait(written, now)) > 0.0:
             self._model.latency.observe(QUEUE, slowest, time.monotonic())
         self._deliver(answered)
 
@@ -229,11 +239,16 @@ class RequestEngine:
         if self._answer(request, body):
             self._deliver([request])
 
-    def _answer(self, request: QueuedRequest, body: bytes) -> bool:
+    def _answer(self, request: QueuedRequest, body: bytes, now: float | None = None) -> bool:
         """Answer a request with the JSON object of its result. Returns False if that comes too late."""
-        key = request.key
-        if not self._settle(request, "result", [self._results.result(*key, body)]):
+        key = session, request_id = request.key
+        records: Sequence[Outgoing] = (self._results.result(session, request_id, body, now),)
+        if request.span is not None:
+            records = _end_span(request, "result", records)
+        if not request.answer("result", records):
             return False
+        if self._running.get(key) is request:
+            del self._running[key]
         self._recent_results.put(key, body, len(body))
         return True
 

@@ -53,6 +53,7 @@ class QueuedRequest(msgspec.Struct, eq=False):
     key: RequestKey = ("", "")
     parsed: Request | None = None  # None: `error` says why
     written: float | None = None  # when the record was, in Unix seconds; None: not known
+    representative: bool = False  # that time tells what others' requests will wait
     asked: float = 0.0  # when the model was first asked, in Unix seconds
     inference_request: InferenceRequest | None = None
     state: State = _RECEIVED
