@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.checkouts import Side, arguments, sides
 from harness.waiting import until
+
+_DRAIN = 3.0  # seconds in which what is open ends: a queued request takes long where opcodes are counted
 
 Counts = dict[str, float]  # opcodes a request, by file and function
 
@@ -30,8 +33,10 @@ def count(side: Side, seconds: float) -> Counts:
         program = Path(__file__).with_name("counted_gateway.py")
         gateway, client = side.start(stack, sys.executable, program, counts)
         client.run(2)
+        time.sleep(_DRAIN)
         os.kill(gateway.pid, signal.SIGUSR1)
         client.run(seconds)
+        time.sleep(_DRAIN)
         os.kill(gateway.pid, signal.SIGUSR2)
         until(counts.is_file)
     requests, rows = json.loads(counts.read_text())

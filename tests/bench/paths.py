@@ -15,7 +15,7 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -119,6 +119,10 @@ class _Broker:
         if not self._waiting:
             self._loop.call_soon(self._acknowledge)
         self._waiting.append((callback, context))
+
+    def send_all(self, records: Iterable[tuple[Outgoing, Any]], callback: DeliveryCallback) -> None:
+        for record, context in records:
+            self.send(record.topic, record.value, callback=callback, context=context)
 
     async def send_until_acked(self, record: Outgoing) -> None:
         written = self._loop.create_future()

@@ -149,3 +149,4 @@ def test_errors_are_told_from_records() -> None:
     batch.add(cast("Any", [FakeMessage(b"12"), failed, FakeMessage(b"345")]))
     assert batch.errors == [failed]
     assert (batch.count, batch.size, batch.records.partitions[0].count) == (3, 5, 2)
+    assert batch.errors == [failed], "each is looked at once"

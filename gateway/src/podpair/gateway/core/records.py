@@ -227,8 +227,8 @@ def control_event(name: str, payload: bytes) -> Event:
 
 def accepted_event(request_id: str, route: str) -> Event:
     """Build the `accepted` event, which for a queued request means that the broker has it."""
-    payload = b'{"type":"accepted","id":%b,"route":"%b"}' % (msgspec.json.encode(request_id), route.encode())
-    return control_event("accepted", payload)
+    payload = b'{"type":"accepted","id":%b,"route":"%b"}' % (_encode(request_id), route.encode())
+    return tuple.__new__(Event, (Kind.CONTROL, "accepted", None, payload, -1))
 
 
 class Request(NamedTuple):

@@ -5,6 +5,7 @@ from typing import ClassVar, Protocol
 
 import msgspec
 
+from podpair.gateway.core.answer_frames import AnswerFrame, answer_frames
 from podpair.gateway.core.cloud_events import in_binary_mode_if_any, is_structured
 from podpair.gateway.core.event_ids import TAKEN_OVER, event_id
 from podpair.gateway.core.frames import http_chunk, raw_frames, server_sent_event, text_frames
@@ -45,6 +46,10 @@ class Wire(Protocol):
         """Encode records of the home partition for the transport; None if they aren't all pushes, or need events."""
         ...
 
+    def answers(self, records: Sequence[Record]) -> list[AnswerFrame] | None:
+        """Encode records of the home partition for the transport; None if they aren't all results, or need events."""
+        ...
+
     def encode(self, events: Iterable[Event]) -> bytes:
         """Encode the events for the transport."""
         ...
@@ -83,6 +88,9 @@ class JsonWire:
     def pushes(self, records: Sequence[Record]) -> bytes | None:
         return push_frames(records, self.prefix)
 
+    def answers(self, records: Sequence[Record]) -> list[AnswerFrame] | None:
+        return answer_frames(records, self.prefix)
+
     def encode(self, events: Iterable[Event]) -> bytes:
         return text_frames([event.payload for event in events])
 
@@ -108,6 +116,9 @@ class EventStreamWire(JsonWire):
         self._position: str | None = None  # of the last event that had one
 
     def pushes(self, records: Sequence[Record]) -> None:
+        """Encode nothing: ids are made of events."""
+
+    def answers(self, records: Sequence[Record]) -> None:
         """Encode nothing: ids are made of events."""
 
     def encode(self, events: Iterable[Event]) -> bytes:
@@ -183,6 +194,9 @@ class RawWire:
         if any(headers for _, _, headers in records):
             return None
         return raw_frames([value or b"" for _, value, _ in records])
+
+    def answers(self, records: Sequence[Record]) -> None:
+        """Encode nothing: there are no ids."""
 
     def encode(self, events: Iterable[Event]) -> bytes:
         return raw_frames(

@@ -20,6 +20,7 @@ from podpair.gateway.core.record_batch import Record, RecordBatch
 _PAUSE = 0.005  # seconds without a batch after which the next record is not delayed
 _LOOKS = 4  # that find nothing in a row, after which records have paused
 _CHUNK = 2_000  # records that are taken from the client in one call, which holds the interpreter's lock
+_LARGE = 100  # records; a larger batch is looked at by its thread, which has to get the interpreter's lock for that
 _BURST = 1_000  # records; a batch that large is part of a burst
 _STEP, _FEW = 0.01, 100  # seconds in which more of a burst is waited for, and the records below which it is over
 _LONGEST = 0.06  # seconds that a burst is gathered
@@ -34,28 +35,51 @@ def fetching(linger: float) -> dict[str, int]:
 class Batch:
     """What was read together: records by partition and key, and errors that came in place of records."""
 
-    __slots__ = ("count", "errors", "records", "size")
+    __slots__ = ("_errors", "_messages", "_records", "count", "size")
 
     def __init__(self) -> None:
-        self.records = RecordBatch()
-        self.errors: list[Message] = []
+        self._messages: list[Message] = []  # that were not looked at yet
+        self._records = RecordBatch()
+        self._errors: list[Message] = []
         self.count = 0  # records and errors
-        self.size = 0  # bytes of the records' values
+        self.size = 0  # bytes of the records' values, and of errors that were not looked at yet
 
     @property
     def full(self) -> bool:
         return self.count >= _RECORDS or self.size >= _BYTES
 
+    @property
+    def records(self) -> RecordBatch:
+        """The records, by partition and key."""
+        self._look()
+        return self._records
+
+    @property
+    def errors(self) -> list[Message]:
+        """What came in place of records."""
+        self._look()
+        return self._errors
+
     def add(self, messages: list[Message]) -> None:
-        """Add messages. Each is asked for each of its members once."""
+        """Add messages. Those of a large batch are looked at now, those of a small one by whoever asks for its records."""
         self.count += len(messages)
+        self.size += sum(map(len, messages))
+        self._messages += messages
+        if self.count > _LARGE:
+            self._look()
+
+    def _look(self) -> None:
+        """Ask each message for each of its members, once."""
+        messages, self._messages = self._messages, []
+        if not messages:
+            return
         if errors := [message for message in messages if message.error() is not None]:
-            self.errors += errors
+            self._errors += errors
+            self.size -= sum(map(len, errors))
             messages = [message for message in messages if message.error() is None]
         sizes = list(map(len, messages))
-        self.size += sum(sizes)
         members = map(Message.offset, messages), map(Message.value, messages), map(Message.headers, messages)
-        self.records.add(
+        self._records.add(
             cast("list[int]", list(map(Message.partition, messages))),
             list(map(Message.key, messages)),
             cast("list[Record]", list(zip(*members, strict=True))),

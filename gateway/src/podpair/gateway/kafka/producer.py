@@ -14,7 +14,7 @@ the loop releases it.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import groupby, starmap
 from operator import itemgetter, length_hint
@@ -194,15 +194,31 @@ class RecordProducer:
         partition: int = -1,
     ) -> None:
         """Write one record to `partition`, or (-1) to the one that its key selects. `callback` gets the outcome later."""
-        waiting = self._waiting
-        if not waiting:
-            self._since = self._loop.time()
-            if self._due < _FEW:
-                self._loop.call_soon(self._round)
         size = len(value) + _COST if type(value) is bytes else _COST  # anything else is rejected in its round
         self._bytes += size
         reported = partial(self._report, callback, topic, context, size)
-        waiting.append((topic, value, key, partition, reported, None, 0, headers))
+        self._wait([(topic, value, key, partition, reported, None, 0, headers)])
+
+    def send_all(self, records: Iterable[tuple[Outgoing, Any]], callback: DeliveryCallback) -> None:
+        """Write records to the partitions that their keys select; `callback` gets the outcomes later, with their contexts."""
+        report, size = self._report, 0
+        waiting: list[_Waiting] = []
+        for (topic, value, key, headers, _, _), context in records:
+            counted = len(value) + _COST
+            size += counted
+            waiting.append(
+                (topic, value, key, -1, partial(report, callback, topic, context, counted), None, 0, headers)
+            )
+        self._bytes += size
+        self._wait(waiting)
+
+    def _wait(self, records: list[_Waiting]) -> None:
+        """Have records wait for the next round."""
+        if not self._waiting and records:
+            self._since = self._loop.time()
+            if self._due < _FEW:
+                self._loop.call_soon(self._round)
+        self._waiting += records
 
     def write(
         self, topic: str, value: bytes, *, key: bytes | None, headers: Headers, partition: int = -1

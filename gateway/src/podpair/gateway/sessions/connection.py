@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
+from podpair.gateway.core.answer_frames import AnswerFrame
 from podpair.gateway.core.outbox import Outbox, Overflow
 from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.record_batch import Record, value_size
@@ -17,6 +18,7 @@ from podpair.gateway.core.wires import Wire
 
 HIGH_WATER = 64 * 1024  # bytes in the transport's own buffer above which events wait in the outbox
 _FEW = 16  # events that are encoded without adding up their sizes
+_ACCEPTED = 64  # bytes of the frame of an `accepted` besides its id
 _SWEEP = 0.02  # seconds between checks of congested connections
 
 Close = Callable[[int, str], None]
@@ -171,6 +173,27 @@ class Connection:
             return False
         transport.write(frames)
         return True
+
+    def answers(self, records: Sequence[Record]) -> list[AnswerFrame] | None:
+        """Encode results of the log for `write`; None if one of them isn't a plain result, or the client doesn't keep up."""
+        transport = self._transport
+        if self._outbox or self.closing or transport.is_closing():
+            return None
+        buffered = transport.get_write_buffer_size()
+        if buffered > self._high:
+            return None
+        frames = self.wire.answers(records)
+        if (
+            frames is None
+            or buffered + sum([2 * len(frame.id) + _ACCEPTED + len(frame.data) for frame in frames]) > self._limit
+        ):
+            return None
+        return frames
+
+    def write(self, frames: Sequence[bytes]) -> None:
+        """Write frames of results, and `accepted` of their requests, that `answers` has allowed."""
+        if frames:
+            self._put(b"".join(frames))
 
     def send_unlogged(self, events: Sequence[Event]) -> bool:
         """Write events that no log holds, or buffer them; if the buffer overflows the client is closed with 3008.

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.ledger import OpenRequest
 from podpair.gateway.core.protocol import Code, Fault
@@ -24,29 +26,22 @@ from podpair.gateway.sessions.session import Session
 _SMALL = 4096  # bytes that any topic accepts
 
 
-class QueuedRequest:
+class QueuedRequest(msgspec.Struct, eq=False):
     """A request whose record is being written."""
 
-    __slots__ = ("_written", "id", "request", "session")
-
-    def __init__(self, session: Session, request_id: str, request: OpenRequest | None) -> None:
-        self.session = session
-        self.id = request_id
-        self.request = request
-        self._written: asyncio.Future[RecordMetadata] | None = None  # created by `written`
+    session: Session
+    id: str
+    request: OpenRequest | None
+    waiter: asyncio.Future[RecordMetadata] | None = None  # created by `written`
 
     async def written(self) -> None:
         """Wait for the broker's acknowledgement; to be called at once. Raises DeliveryError."""
-        self._written = asyncio.get_running_loop().create_future()
+        self.waiter = asyncio.get_running_loop().create_future()
         try:
-            await self._written
+            await self.waiter
         finally:
             # The error refers to the frames of the waiting task, and they refer to the request: that cycle would live long.
-            self._written = None
-
-    def settle(self, outcome: RecordMetadata | DeliveryError) -> None:
-        if self._written is not None:
-            resolve(self._written, outcome)
+            self.waiter = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +74,7 @@ class Enqueuer:
         self._cancellations = writers.cancellations
         self._replies = replies
         self._fail = fail
+        self._on_outcomes = self._on_delivery  # one object, by which the producer finds what belongs together
 
     def enqueue(self, session: Session, request: InferenceRequest) -> QueuedRequest:
         """Write the request's record; `accepted` or an error follows when the broker has answered."""
@@ -101,7 +97,7 @@ class Enqueuer:
             return self._refused(queued, self._too_large())
         if (refusal := self._producer.refusal) is not None:
             return self._refused(queued, DeliveryError(refusal))
-        self._producer.send(self._topic, body, key=key, headers=headers, callback=self._on_delivery, context=queued)
+        self._producer.send(self._topic, body, key=key, headers=headers, callback=self._on_outcomes, context=queued)
         return queued
 
     def _refused(self, queued: QueuedRequest, why: DeliveryError) -> QueuedRequest:
@@ -112,25 +108,31 @@ class Enqueuer:
     def _on_delivery(self, outcomes: list[tuple[QueuedRequest, RecordMetadata | DeliveryError]]) -> None:
         """Accept the requests that the broker acknowledged together: one write per session."""
         accepted: list[Accepted] = []
-        for queued, reported in outcomes:
-            outcome = reported
-            session, request_id, request = queued.session, queued.id, queued.request
-            if isinstance(outcome, DeliveryError) and outcome.too_large:
-                outcome = self._too_large()
-            queued.settle(outcome)
+        for queued, outcome in outcomes:
             if isinstance(outcome, DeliveryError):
-                self._fail(session, request_id, not_queued(outcome))
+                self._on_failure(queued, outcome)
                 continue
+            if queued.waiter is not None:
+                resolve(queued.waiter, outcome)
+            session, request_id, request = queued.session, queued.id, queued.request
             if request is None:
                 continue
             if request.cancelled:
                 self._cancellations.to_partition(session, request_id, outcome.partition)
             # The result, which implies the acknowledgement, may have arrived before it.
             elif session.ledger.get(request_id) is request:
-                request.partition, request.offset = outcome.partition, outcome.offset
+                request.partition, request.offset = outcome
                 if not session.may_be_lost(request):  # else its result says so
                     accepted.append((session, request_id, request))
-        self._replies.accept(accepted, "queue")
+        if accepted:
+            self._replies.accept(accepted, "queue")
+
+    def _on_failure(self, queued: QueuedRequest, error: DeliveryError) -> None:
+        if error.too_large:
+            error = self._too_large()
+        if queued.waiter is not None:
+            resolve(queued.waiter, error)
+        self._fail(queued.session, queued.id, not_queued(error))
 
     def _too_large(self) -> DeliveryError:
         most = self._topic_limits.record_bytes(self._topic)

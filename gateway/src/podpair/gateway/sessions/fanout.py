@@ -103,8 +103,9 @@ class FanOut:
                     user_log.update_position_prefix(user_log.epoch)
                 session.active = now
                 try:
-                    if session.push(group):
-                        delivered += len(group)
+                    if (sent := session.push(group)) is not None:
+                        delivered += sent
+                        duplicates += len(group) - sent
                         continue
                     delivery = session.deliver(group)
                 except Exception:

@@ -3,7 +3,9 @@
 import time
 from collections.abc import Iterable, Sequence
 
+from podpair.gateway.core.answer_frames import AnswerFrame, may_be_answer
 from podpair.gateway.core.chunks import merge_adjacent
+from podpair.gateway.core.frames import text_frames
 from podpair.gateway.core.ledger import Ledger, OpenRequest
 from podpair.gateway.core.positions import Position
 from podpair.gateway.core.protocol import CloseCode
@@ -76,16 +78,43 @@ class Session(Log):
         if self.connection is not None:
             self.connection.wire.on_log_moved(str(self.position(epoch, 0)).removesuffix("0").encode())
 
-    def push(self, records: Sequence[Record]) -> bool:
-        """Send records of the home partition that were not seen, if all are pushes and the client takes them at once.
+    def push(self, records: Sequence[Record]) -> int | None:
+        """Send records of the home partition that were not seen, if all are pushes, or all results, and the client takes them at
+        once.
 
-        Return False if nothing was done.
+        Return how many were sent, the others being duplicates; None if nothing was done.
         """
         connection = self.connection
-        if connection is None or records[0][0] <= self.seen or not connection.send_pushes(records):
-            return False
+        if connection is None or records[0][0] <= self.seen:
+            return None
+        if may_be_answer(records[0]):
+            frames = connection.answers(records)
+            if frames is None:
+                return None
+            sent = self._answer(connection, frames)
+        elif connection.send_pushes(records):
+            sent = len(records)
+        else:
+            return None
         self.seen = records[-1][0]
-        return True
+        return sent
+
+    def _answer(self, connection: Connection, frames: Sequence[AnswerFrame]) -> int:
+        """Send results, and end their requests. Return how many were sent, less duplicates."""
+        ledger = self.ledger
+        written: list[bytes] = []
+        sent = 0
+        for request_id, offset, frame in frames:
+            if ledger.is_duplicate(request_id, offset):
+                continue
+            request = ledger.end(request_id, offset)
+            if request is not None and not request.accepted:
+                # The result has overtaken the broker's acknowledgement, which it implies.
+                written.append(text_frames((accepted_event(request_id, "queue").payload,)))
+            written.append(frame)
+            sent += 1
+        connection.write(written)
+        return sent
 
     def deliver(self, records: Iterable[Record], *, merge: bool = False) -> DeliveryResult:
         connection = self.connection

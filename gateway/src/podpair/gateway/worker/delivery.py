@@ -61,16 +61,16 @@ class AtLeastOnce:
         self._tasks = Tasks()
 
     def complete(self, requests: Sequence[QueuedRequest]) -> None:
-        send, callback = self._producer.send, self._on_outcomes
-        bare = []
+        single, bare = [], []
         for request in requests:
-            if len(request.records) == 1:
-                topic, value, key, headers, _, _ = request.records[0]
-                send(topic, value, key=key, headers=headers, callback=callback, context=request)
-            elif request.records:
+            records = request.records
+            if len(records) == 1:
+                single.append((records[0], request))
+            elif records:
                 request.work = self._tasks.spawn(self._send_all(request))
             else:
                 bare.append(request)
+        self._producer.send_all(single, self._on_outcomes)
         if bare:
             self._loop.call_soon(self._on_delivered, bare)
 

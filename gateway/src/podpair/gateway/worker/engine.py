@@ -26,7 +26,6 @@ from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.queue_wait import agree, longest_wait, representative_wait
 from podpair.gateway.core.records import Cancellation, Headers, InvalidRecord, Request, request_of_record
 from podpair.gateway.core.request import decode_request
-from podpair.gateway.core.span import Span
 from podpair.gateway.kafka.producer import Outgoing
 from podpair.gateway.kafka.requests import Gate
 from podpair.gateway.tasks import Tasks
@@ -39,6 +38,7 @@ from podpair.gateway.worker.partition import PartitionState
 from podpair.gateway.worker.request import QueuedRequest, RequestKey
 from podpair.gateway.worker.retry import Retrier
 from podpair.gateway.worker.session_order import SessionOrder
+from podpair.gateway.worker.spans import begin_span, end_span
 
 _log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class RequestEngine:
     def _ask(self, request: QueuedRequest, parsed: Request) -> None:
         request_id, session, model, deadline, _, body, trace, _, _ = parsed
         if trace:
-            trace = self._begin_span(request, parsed)
+            trace = begin_span(self._tracer, request, parsed)
         try:
             asked = decode_request(body, request_id, model, deadline, session)
             if trace:
@@ -165,13 +165,6 @@ class RequestEngine:
                 request.ask(self._model.client.submit(asked, self._on_outcomes, request, retried=True))
         except Exception as error:
             self._fail(request, error, 0)
-
-    def _begin_span(self, request: QueuedRequest, parsed: Request) -> str:
-        """Begin the span of a traced request. Returns the trace context to pass on."""
-        if self._tracer is not None:
-            about = {"podpair.session": parsed.session, "podpair.request": parsed.id, "podpair.model": parsed.model}
-            request.span = self._tracer.begin("work", "consumer", parsed.trace, about)
-        return parsed.trace if request.span is None else request.span.traceparent
 
     def _on_outcomes(self, outcomes: list[tuple[PendingRequest, Outcome]]) -> None:
         """Take what the model made of requests that were asked without a task."""
@@ -244,7 +237,7 @@ class RequestEngine:
         key = session, request_id = request.key
         records: Sequence[Outgoing] = (self._results.result(session, request_id, body, now),)
         if request.span is not None:
-            records = _end_span(request, "result", records)
+            records = end_span(request, "result", records)
         if not request.answer("result", records):
             return False
         if self._running.get(key) is request:
@@ -297,7 +290,7 @@ class RequestEngine:
     def _settle(self, request: QueuedRequest, outcome: str, records: Sequence[Outgoing]) -> bool:
         """Note how a request ends. Returns False if that comes too late."""
         if request.span is not None:
-            records = _end_span(request, outcome, records)
+            records = end_span(request, outcome, records)
         if not request.answer(outcome, records):
             return False
         if self._running.get(request.key) is request:
@@ -355,7 +348,7 @@ class RequestEngine:
         if self._running.get(request.key) is request:
             del self._running[request.key]
         if request.span is not None:
-            _end_span(request, "dropped", ())
+            end_span(request, "dropped", ())
 
     def _leave(self, request: QueuedRequest) -> QueuedRequest | None:
         """Let a request go that is done, or dropped. Returns the one whose turn it is then."""
@@ -392,15 +385,3 @@ class RequestEngine:
     def close(self) -> None:
         """Make no further attempt at any request."""
         self._retrier.close()
-
-
-def _end_span(request: QueuedRequest, outcome: str, records: Sequence[Outgoing]) -> Sequence[Outgoing]:
-    """End a request's span. Returns the records with its trace context, unless the request is not open any more."""
-    span, request.span = cast("Span", request.span), None
-    if request.open:
-        trace = ("traceparent", span.traceparent.encode())
-        records = [r._replace(headers=[*(h for h in r.headers if h[0] != trace[0]), trace]) for r in records]
-        if outcome != "result":
-            span.failed(outcome)
-    span.end()
-    return records

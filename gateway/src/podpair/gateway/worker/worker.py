@@ -156,19 +156,22 @@ class Worker:
 
     def received(self, records: list[Message]) -> None:
         """Start processing records."""
+        partitions, begin, passed_over = self._partitions, self._engine.begin, 0
         for record in records:
-            partition = self._partitions.get(record.partition() or 0)
+            partition = partitions.get(record.partition() or 0)
             offset = record.offset() or 0
             if partition is None or offset <= partition.last:
-                self._gate.give_room(1)
+                passed_over += 1
                 continue
             if offset > partition.last + 1 and partition.skip_to(offset):
                 self._on_skipped()
             partition.last = offset
             if partition.offsets.start(offset):
-                self._engine.begin(partition, record, offset)
+                begin(partition, record, offset)
             else:
-                self._gate.give_room(1)
+                passed_over += 1
+        if passed_over:
+            self._gate.give_room(passed_over)
 
     @property
     def skips(self) -> dict[int, tuple[int, ...]]:
