@@ -13,7 +13,6 @@ from podpair.gateway.core.frames import is_utf8, text_frame_header
 from podpair.gateway.core.record_batch import Record
 from podpair.gateway.core.records import RESULT
 
-_TYPE = ("ce_type", RESULT)
 _NAMES = ("ce_specversion", "ce_id", "ce_type", "ce_source", "ce_subject", "ce_time", "content-type")
 _check_json = msgspec.json.Decoder(msgspec.Raw).decode
 _encode = msgspec.json.Encoder().encode
@@ -25,12 +24,6 @@ class AnswerFrame(NamedTuple):
     id: str  # of its request
     offset: int  # of its record
     data: bytes
-
-
-def may_be_answer(record: Record) -> bool:
-    """Return whether it is worth while to try `answer_frames` on records of which this is the first."""
-    headers = record[2]
-    return headers is not None and _TYPE in headers
 
 
 def answer_frames(records: Iterable[Record], prefix: bytes) -> list[AnswerFrame] | None:

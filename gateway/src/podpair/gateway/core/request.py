@@ -26,6 +26,11 @@ class InferenceRequest(msgspec.Struct):
     key: str = ""  # sticky-routing key: equal keys get the same version of the model
     trace: str = ""  # the traceparent of its span, if it is traced
 
+    def release_row(self, body: bytes) -> None:
+        """Hold the record's value, of which `decode_request` made the request, instead of numbers that were encoded."""
+        if self.row is not None:
+            self.data, self.row = body[8:-1], None
+
 
 class _Body(msgspec.Struct):
     inputs: msgspec.Raw = msgspec.Raw(b"")

@@ -139,10 +139,13 @@ class RequestsConsumer:
             | {"on_commit": self._guarded(self._on_commit), "error_cb": self._guarded(self._on_error)}
         )
         # Partitions whose last transaction may still be running must not be given back.
-        self._patience = None if config.requests.exactly_once else _REVOKE
+        self._transactional = config.requests.exactly_once
+        self._patience = None if self._transactional else _REVOKE
         self._gate = gate or Gate(config.requests.in_flight)
         self._unacked = UnackedCommits()  # used by the thread alone
-        self.membership: Any = None  # identifies this member in its present generation; updated by the thread
+        self.membership: Any = (
+            None  # identifies this member in its present generation, for transactions; updated by the thread
+        )
         self._paused: set[int] = set()  # partitions; used by the thread alone
         self._revoked: set[int] = set()  # partitions that were revoked since the thread's last poll
         self._stopping = False
@@ -191,7 +194,7 @@ class RequestsConsumer:
 
     def _serve(self) -> None:
         """Read until stopped, or dead."""
-        blocked, gate = 0.0, self._gate
+        blocked, renewed, gate = 0.0, 0.0, self._gate
         while self._dead is None:
             with gate.changed:
                 if self._stopping:
@@ -204,7 +207,9 @@ class RequestsConsumer:
                 commits, gate.to_commit = gate.to_commit, {}
             with self._calls.within(_POLL):
                 self._commit(commits)
-                self.membership = self._consumer.consumer_group_metadata()
+                if self._transactional and time.monotonic() >= renewed + _POLL:
+                    # It waits for one of librdkafka's threads, and holds the interpreter's lock while it does.
+                    self.membership, renewed = self._consumer.consumer_group_metadata(), time.monotonic()
                 if room > 0:
                     blocked = 0.0
                 elif not pause:

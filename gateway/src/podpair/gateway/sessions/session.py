@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Sequence
 
-from podpair.gateway.core.answer_frames import AnswerFrame, may_be_answer
+from podpair.gateway.core.answer_frames import AnswerFrame
 from podpair.gateway.core.chunks import merge_adjacent
 from podpair.gateway.core.frames import text_frames
 from podpair.gateway.core.ledger import Ledger, OpenRequest
@@ -11,12 +11,13 @@ from podpair.gateway.core.positions import Position
 from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.quotas import Grant
 from podpair.gateway.core.record_batch import Record
-from podpair.gateway.core.records import Event, Kind, accepted_event, answer_again, ended_by, takeover_of
+from podpair.gateway.core.records import RESULT, Event, Kind, accepted_event, answer_again, ended_by, takeover_of
 from podpair.gateway.core.takeovers import Hold, Stamp
 from podpair.gateway.sessions.connection import Connection
 from podpair.gateway.sessions.log import DeliveryResult, Log
 from podpair.gateway.sessions.user_log import UserLog
 
+_RESULT = ("ce_type", RESULT)  # a header of results
 _TERMINAL, _TAKEOVER, _PUSH = Kind.TERMINAL, Kind.TAKEOVER, Kind.PUSH
 
 
@@ -85,9 +86,10 @@ class Session(Log):
         Return how many were sent, the others being duplicates; None if nothing was done.
         """
         connection = self.connection
-        if connection is None or records[0][0] <= self.seen:
+        offset, _, headers = records[0]
+        if connection is None or offset <= self.seen:
             return None
-        if may_be_answer(records[0]):
+        if headers and _RESULT in headers:
             frames = connection.answers(records)
             if frames is None:
                 return None

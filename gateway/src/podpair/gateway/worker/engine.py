@@ -163,6 +163,7 @@ class RequestEngine:
                 request.ask(self._spawn(request))
             else:
                 request.ask(self._model.client.submit(asked, self._on_outcomes, request, retried=True))
+                asked.release_row(body)
         except Exception as error:
             self._fail(request, error, 0)
 
