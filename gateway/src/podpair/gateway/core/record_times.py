@@ -15,11 +15,16 @@ def unix_milliseconds(seconds: float) -> int:
     return int(seconds * 1000 + 0.01)
 
 
-@lru_cache(4)
 def rfc_3339(milliseconds: int) -> bytes:
-    """Format Unix milliseconds, in UTC; many records are written in the same one."""
+    """Format Unix milliseconds, in UTC."""
     seconds, rest = divmod(milliseconds, 1000)
-    return datetime.fromtimestamp(seconds, UTC).strftime(f"%Y-%m-%dT%H:%M:%S.{rest:03}+00:00").encode()
+    return b"%b.%03d+00:00" % (_second(seconds), rest)
+
+
+@lru_cache(4)
+def _second(seconds: int) -> bytes:
+    """Format Unix seconds, without an offset; many records are written in the same one."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
 
 
 @lru_cache(256)
