@@ -54,6 +54,8 @@ def shorthand_of(request: InferenceRequest) -> bytes:
 
 def encode_request(request: InferenceRequest) -> bytes:
     """Encode the value of a request record."""
+    if request.data and not (request.inputs or request.parameters or request.stream):
+        return b'{"data":%b}' % request.data  # the most common
     members = (("inputs", request.inputs), ("data", shorthand_of(request)), ("parameters", request.parameters))
     stated = [b'"%b":%b' % (name.encode(), value) for name, value in members if value]
     if request.stream:

@@ -5,8 +5,8 @@ librdkafka puts off its next fetch while some wait (`fetching`), and what comes 
 waits for a record then, but looks at fixed times for what has come (`look`). Of a burst, whose batches are large, more is
 gathered here.
 
-Invariants: a record that comes after a pause is not delayed; a batch is bounded in records and in bytes; nothing waits once
-reading is to stop.
+Invariants: a record that comes after a pause is not delayed; a batch is bounded in records and in bytes; nothing waits for
+more than 10 ms once reading is to stop.
 """
 
 import time
@@ -90,7 +90,7 @@ class Batch:
 class BatchConsumer:
     """Reads batches for one thread at a time. linger: seconds that a record may wait for others, about; 0: none waits.
 
-    wait: sleeps for so many seconds; returns True, at once, when reading is to stop.
+    wait: sleeps for so many seconds, 0.01 at most; returns True when reading is to stop.
     """
 
     def __init__(

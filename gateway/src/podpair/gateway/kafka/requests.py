@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import methodcaller
 from typing import Any, Literal, Protocol
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -30,6 +31,7 @@ _POLL = 0.05  # seconds; how late a change of the gate is noticed
 _BLOCKED = 5.0  # seconds without room after which partitions are paused, well before max.poll.interval.ms
 _REVOKE = 10.0  # seconds that a worker may take to release partitions
 _FETCH = 120.0  # seconds until a consumer whose group's offsets can't be fetched is abandoned
+_ERROR = methodcaller("error")
 _CLOSE = 60.0  # seconds that committing at the end, and leaving the group, may take
 
 
@@ -224,7 +226,9 @@ class RequestsConsumer:
                 behind = [] if pause or room <= 1 else self._consumer.consume(room - 1, 0)
             # consume() may revoke the partition of the first record, and assign it again with the records before it.
             records = behind if first.partition() in self._revoked else [first, *behind]
-            self._hand_over([r for r in records if self._is_record(r)])
+            if {*map(type, map(_ERROR, records))} != {type(None)}:
+                records = [record for record in records if self._is_record(record)]
+            self._hand_over(records)
 
     def _on_error(self, error: KafkaError) -> None:
         if is_dead(error):

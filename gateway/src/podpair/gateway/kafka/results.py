@@ -7,6 +7,7 @@ welcomed; so no record that is written after the welcome is missed.
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -281,7 +282,7 @@ class ResultsReader:
         turn: threading.Lock,
         calls: CallDeadlines,
     ) -> None:
-        batches = BatchConsumer(consumer, self._batch_linger, self._stop.wait)
+        batches = BatchConsumer(consumer, self._batch_linger, self._pause)
         try:
             while not self._stop.is_set() and self._turn is turn:
                 with calls.within(_METADATA):
@@ -307,6 +308,11 @@ class ResultsReader:
             post_to_loop(self._loop, self._on_death, error.args[0], turn)
         with calls.within(_CLOSE):
             consumer.close()
+
+    def _pause(self, seconds: float) -> bool:
+        """Sleep for up to some milliseconds, and return whether to stop: waiting for an event is Python's work, and much."""
+        time.sleep(seconds)
+        return self._stop.is_set()
 
     def _acquire(self, turn: threading.Lock) -> bool:
         """Wait until the batch before is delivered. Return False if this thread is to end."""
