@@ -8,7 +8,12 @@ from typing import Any
 from aiohttp import web
 
 _METADATA = {"name": "fake", "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}], "outputs": []}
-_ANSWER = {"outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}], "model_version": "1"}
+# A model whose requests share calls where the gateway is told so (`batching.include`).
+_ROWS = {**_METADATA, "name": "rows", "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 1]}]}
+_ANSWER: dict[str, Any] = {
+    "outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}],
+    "model_version": "1",
+}
 
 
 class FakeModel:
@@ -59,8 +64,8 @@ class FakeModel:
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response(status=200 if self.ready else 503)
 
-    async def _metadata(self, _: web.Request) -> web.Response:
-        return web.json_response(_METADATA)
+    async def _metadata(self, request: web.Request) -> web.Response:
+        return web.json_response(_ROWS if request.match_info["model"] == "rows" else _METADATA)
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         """Says the last message, word by word where a stream is wanted; the word `fail` fails it, `break` cuts it,
@@ -114,7 +119,14 @@ class FakeModel:
                     doomed.abort()
         finally:
             self._in_hand.discard(transport)
-        status, body = self.answer
+        status, answer = self.answer
+        if answer is _ANSWER and request.match_info["model"] == "rows":
+            rows = body["inputs"][0]["shape"][0]
+            answer = {
+                "outputs": [{**_ANSWER["outputs"][0], "shape": [rows, 1], "data": [1.0] * rows}],
+                "model_version": "1",
+            }
+        body = answer
         return web.Response(
             status=status, text=body if isinstance(body, str) else json.dumps(body), content_type="application/json"
         )

@@ -17,7 +17,14 @@ from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.frames import text_frame_header
 from podpair.gateway.core.handshake import switching_protocols
 from podpair.gateway.http.port import make_acceptor
-from podpair.gateway.http.ws_protocol import DetachedResponse, Heartbeats, Message, WebSocketStream, detach_transport
+from podpair.gateway.http.ws_protocol import (
+    DetachedResponse,
+    Heartbeats,
+    Message,
+    StreamCallbacks,
+    WebSocketStream,
+    detach_transport,
+)
 from podpair.gateway.metrics import Metrics
 
 HERE = Path(__file__).parent
@@ -33,7 +40,7 @@ class Echo:
     def __init__(self, transport: asyncio.Transport, heartbeats: Heartbeats) -> None:
         self.transport = transport
         self.stream = WebSocketStream(
-            transport, heartbeats, most=LARGEST, on_message=self.echo, on_lost=lambda: None, on_broken=self.broken
+            transport, heartbeats, most=LARGEST, callbacks=StreamCallbacks(self.echo, lambda: None, self.broken)
         )
 
     def echo(self, message: Message) -> None:

@@ -15,7 +15,7 @@ from gateway.conftest import PATIENCE, Connect
 from gateway.core.test_frame_reader import frame
 from harness.pair import Gateway, token
 from podpair.gateway.core.frame_reader import BINARY, CONTINUATION, PING, PONG, TEXT
-from podpair.gateway.http.ws_protocol import FRAMES, Heartbeats, WebSocketStream
+from podpair.gateway.http.ws_protocol import FRAMES, Heartbeats, StreamCallbacks, WebSocketStream
 
 TINY = frame(TEXT, b"x")
 FLOODS: dict[str, tuple[bytes, bytes]] = {  # what comes first, then what is repeated
@@ -50,9 +50,11 @@ class Server:
                     transport,  # type: ignore[arg-type]
                     heartbeats,
                     most=1 << 20,
-                    on_message=lambda message: server.taken.append(name),
-                    on_lost=server.lost.set,
-                    on_broken=lambda code, why: made.close(code, why),
+                    callbacks=StreamCallbacks(
+                        on_message=lambda message: server.taken.append(name),
+                        on_lost=server.lost.set,
+                        on_broken=lambda code, why: made.close(code, why),
+                    ),
                 )
                 transport.set_protocol(made)  # type: ignore[attr-defined]
                 made.resume()

@@ -29,7 +29,14 @@ from podpair.gateway.core.protocol import (
 from podpair.gateway.core.records import Event, Kind, control_event
 from podpair.gateway.core.wires import JsonWire, RawWire
 from podpair.gateway.http.admission import Admission, Refused, Visitor, offered_protocols
-from podpair.gateway.http.ws_protocol import DetachedResponse, Heartbeats, Message, WebSocketStream, detach_transport
+from podpair.gateway.http.ws_protocol import (
+    DetachedResponse,
+    Heartbeats,
+    Message,
+    StreamCallbacks,
+    WebSocketStream,
+    detach_transport,
+)
 from podpair.gateway.service import Service
 from podpair.gateway.sessions.connection import Connection
 from podpair.gateway.sessions.idempotency import Duplicate
@@ -147,10 +154,12 @@ class _Client:
             transport,
             edge.heartbeats,
             most=edge.service.config.limits.message_bytes,
-            on_message=self._binary if protocol == JSON else self._unsupported,
-            on_lost=self._lost,
-            on_broken=self._broken,
-            on_texts=self._texts if protocol == JSON else None,
+            callbacks=StreamCallbacks(
+                on_message=self._binary if protocol == JSON else self._unsupported,
+                on_lost=self._lost,
+                on_broken=self._broken,
+                on_texts=self._texts if protocol == JSON else None,
+            ),
         )
 
     async def begin(self, visitor: Visitor, protocol: str) -> None:

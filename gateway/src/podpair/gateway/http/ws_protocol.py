@@ -11,7 +11,7 @@ accumulate in memory for a client that reads nothing.
 import asyncio
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import WSCloseCode, web
 
@@ -75,11 +75,23 @@ class Heartbeats:
         )
 
 
+class StreamCallbacks(NamedTuple):
+    """What a stream calls."""
+
+    on_message: Callable[[Message], object]
+    """Takes a message."""
+    on_lost: Callable[[], object]
+    """Hears that the connection has ended."""
+    on_broken: Callable[[int, str], object]
+    """Takes the code and the reason for which the stream has to be closed; has to call `close`."""
+    on_texts: Callable[[Sequence[str]], object] | None = None
+    """Takes texts that were read together, instead of `on_message`; has to `hold` those behind one that pauses the stream."""
+
+
 class WebSocketStream(asyncio.Protocol):
     """The server's end of one WebSocket. Others may write whole frames to `transport`.
 
-    most: maximum bytes of a message. on_broken: called with the close code and the reason; has to call `close`. on_texts: called
-    with texts that were read together, instead of `on_message` with each; has to call `hold` for those behind one that pauses.
+    most: maximum bytes of a message.
     """
 
     __slots__ = (
@@ -112,18 +124,15 @@ class WebSocketStream(asyncio.Protocol):
         heartbeats: Heartbeats,
         *,
         most: int,
-        on_message: Callable[[Message], object],
-        on_lost: Callable[[], object],
-        on_broken: Callable[[int, str], object],
-        on_texts: Callable[[Sequence[str]], object] | None = None,
+        callbacks: StreamCallbacks,
     ) -> None:
         self.transport = transport
         self.close_code: int | None = None  # the client's
-        self._on_message = on_message
-        self._on_texts = on_texts or self._each
+        self._on_message = callbacks.on_message
+        self._on_texts = callbacks.on_texts or self._each
         self._held: Sequence[Message] = ()  # taken from the reader, and waiting for `resume`
-        self._on_lost = on_lost
-        self._on_broken = on_broken
+        self._on_lost = callbacks.on_lost
+        self._on_broken = callbacks.on_broken
         self._broken = False  # invalid or too large frames were received
         self._closing = False  # a close frame was sent: only the client's is still read
         self._ended = False  # nothing is read any more

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from podpair.gateway.core.direct_frames import direct_frames
-from podpair.gateway.core.latency_estimate import LatencyEstimator
 from podpair.gateway.core.protocol import decode_plain_row
 from podpair.gateway.core.records import Event, direct_events, result_event
 from podpair.gateway.core.request import InferenceRequest
@@ -25,7 +24,7 @@ from podpair.gateway.sessions.replies import Replies
 from podpair.gateway.sessions.row_request import RowRequest
 from podpair.gateway.sessions.session import Session
 from podpair.gateway.upstream.batch_calls import Outcome
-from podpair.gateway.upstream.client import InferenceClient
+from podpair.gateway.upstream.factory import ModelAccess
 
 _NOT_PLAIN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, NotPackable)
 Rest = Callable[[Sequence[str]], object]
@@ -38,19 +37,18 @@ class DirectRows:
 
     def __init__(
         self,
-        client: InferenceClient,
+        model: ModelAccess,
         producer: RecordProducer,
         direct: DirectRequests,
         replies: Replies,
-        latency: LatencyEstimator,
         metrics: Metrics,
         on_failure: Callable[[Session, InferenceRequest, Exception], None],
     ) -> None:
-        self._client = client
+        self._client = model.client
         self._producer = producer
         self._direct = direct
         self._replies = replies
-        self._latency = latency
+        self._latency = model.latency
         self._durations = metrics.request_duration
         self._results, self._requests = metrics.completed.labels("result"), metrics.requests.labels("direct")
         self._on_failure = on_failure

@@ -76,9 +76,7 @@ class Dispatcher:
         self._results, self._requests = metrics.completed.labels("result"), metrics.requests.labels("direct")
         self._log_throttle = Throttle()
         self.direct = DirectRequests(config.limits.max_direct_in_flight, model.readiness, metrics)
-        self._rows = DirectRows(
-            model.client, writers.producer, self.direct, self._replies, model.latency, metrics, self._on_failure
-        )
+        self._rows = DirectRows(model, writers.producer, self.direct, self._replies, metrics, self._on_failure)
         self.on_undelivered = self._replies.on_undelivered
 
     def infer(self, session: Session, message: Infer | InferRow, grant: Grant | None) -> Started | None:

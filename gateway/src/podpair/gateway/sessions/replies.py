@@ -76,7 +76,7 @@ class Replies:
         self._due.append((session, request_id, request))
 
     def accept_rows_soon(self, requests: Sequence[RowRequest]) -> None:
-        """As `accept_soon`, for requests that were begun together."""
+        """Send what `accept_soon` sends, for requests that were begun together."""
         self._schedule()
         self._due_rows.append(requests)
 

@@ -206,7 +206,7 @@ class DynamicBatcher:
             del self._queues[queue.key]  # or a client that varies its shapes would fill the memory with them
 
     def _next_plain_batch(self, queue: _BatchQueue, layout: RowLayout) -> list[BatchItem]:
-        """As `_next_batch`, of plain rows."""
+        """Remove and return the requests of the next call, all of which are plain rows; none if all of those were cancelled."""
         waiting = queue.waiting
         most = max(1, min(self.room(queue.model), self._config.max_bytes // max(1, waiting[0].rows.size)))
         if len(waiting) <= most:
