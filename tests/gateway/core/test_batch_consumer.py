@@ -45,12 +45,6 @@ class Log:
         batch = self.batches.read(0.05)
         return None if batch is None else batch.count
 
-    def look(self, later: float) -> int | None:
-        """How many were found so many seconds later."""
-        self.now += later
-        batch = self.batches.look()
-        return None if batch is None else batch.count
-
 
 def message(_: float) -> FakeMessage:
     return FakeMessage()
@@ -65,24 +59,12 @@ def test_the_first_record_and_one_after_a_pause_do_not_wait() -> None:
     log = Log(0.01, 0.1)
     assert [log.read(), log.read(), log.read(), log.read()] == [1, None, 1, None]
     assert log.waits == []
-    assert not log.batches.steady
 
 
-def test_records_that_come_one_after_the_other_are_looked_for_until_they_pause() -> None:
-    log = Log(0.01, 0.0105, 0.0106, 0.0114, 0.0115, 0.0174, 0.1)
-    assert [log.read(), log.read()] == [1, 1]
-    assert log.batches.steady
-    assert [log.look(0.002) for _ in range(8)] == [3, None, None, 1, None, None, None, None]
-    assert not log.batches.steady
-    assert log.waits == []
-    assert log.read() is None
-
-
-def test_a_burst_ends_the_looking() -> None:
-    log = Log(0.01, 0.011, *[0.012] * 2_500)
-    assert [log.read(), log.read(), log.look(0.002)] == [1, 1, batch_consumer._CHUNK]
-    assert (log.batches.steady, log.batches.in_burst) == (False, True)
-    assert log.read() == 500
+def test_under_load_records_are_held_for_a_moment() -> None:
+    log = Log(0.01, 0.0105, 0.0106, 0.0107, 0.0114)
+    assert [log.read(), log.read(), log.read()] == [1, 3, 1]
+    assert log.waits == [batch_consumer._HOLD] * 2
 
 
 def test_while_some_wait_no_others_are_fetched_for_as_long_as_the_linger() -> None:
@@ -95,7 +77,6 @@ def test_without_a_linger_nothing_waits() -> None:
     log = Log(*[0.01] * 3000, 0.0105, 0.0110, linger=0.0)
     assert [log.read(), log.read(), log.read()] == [3000, 1, 1]
     assert log.waits == []
-    assert not log.batches.steady
 
 
 def test_a_burst_is_gathered_while_it_lasts_but_not_for_long() -> None:
@@ -112,7 +93,7 @@ def test_a_burst_is_gathered_while_it_lasts_but_not_for_long() -> None:
 def test_once_a_burst_is_over_few_are_gathered_for_one_step() -> None:
     log = Log(*[0.0] * 2_000, *[0.0205 + i / 1_000 for i in range(100)])
     assert [log.read(), log.read(), log.read()] == [2_000, 11, 1]
-    assert log.waits == [batch_consumer._STEP, batch_consumer._STEP]
+    assert log.waits == [batch_consumer._STEP, batch_consumer._STEP, batch_consumer._HOLD]
 
 
 def test_what_came_while_the_batch_before_was_delivered_is_added() -> None:

@@ -1,9 +1,8 @@
 """Takes records from a consumer in batches: at once while few come, larger ones the more come.
 
-A batch costs a fetch, wake-ups of three threads and a write to each session in it, whatever is in it. So under load
-librdkafka puts off its next fetch while some wait (`fetching`), and what comes in the meantime gathers at the broker; nobody
-waits for a record then, but looks at fixed times for what has come (`look`). Of a burst, whose batches are large, more is
-gathered here.
+A batch costs a fetch, wake-ups of three threads and a write to each session in it, whatever is in it. So under load records
+are held for a moment, in which librdkafka sees that some wait and puts off its next fetch (`fetching`): what comes in the
+meantime gathers at the broker. Of a burst, whose batches are large, more is gathered here.
 
 Invariants: a record that comes after a pause is not delayed; a batch is bounded in records and in bytes; nothing waits for
 more than 10 ms once reading is to stop.
@@ -18,7 +17,7 @@ from confluent_kafka import Consumer, Message
 from podpair.gateway.core.record_batch import Record, RecordBatch
 
 _PAUSE = 0.005  # seconds without a batch after which the next record is not delayed
-_LOOKS = 4  # that find nothing in a row, after which records have paused
+_HOLD = 0.000_25  # seconds; librdkafka decides on its next fetch as soon as it has passed on what the last one brought
 _CHUNK = 2_000  # records that are taken from the client in one call, which holds the interpreter's lock
 _LARGE = 100  # records; a larger batch is looked at by its thread, which has to get the interpreter's lock for that
 _BURST = 1_000  # records; a batch that large is part of a burst
@@ -88,7 +87,7 @@ class Batch:
 
 
 class BatchConsumer:
-    """Reads batches for one thread at a time. linger: seconds that a record may wait for others, about; 0: none waits.
+    """Reads batches for one thread. linger: seconds that a record may wait for others, about; 0: none waits.
 
     wait: sleeps for so many seconds, 0.01 at most; returns True when reading is to stop.
     """
@@ -105,9 +104,7 @@ class BatchConsumer:
         self._wait = wait
         self._clock = clock
         self._last = float("-inf")  # when the last batch was read
-        self._looked = 0  # times in a row that nothing was found
         self.in_burst = False  # … and whether it was a large one
-        self.steady = False  # records come one after the other: `look` takes them, at the caller's pace
 
     def read(self, timeout: float) -> Batch | None:
         """Return the next batch; None if nothing comes within `timeout` seconds."""
@@ -116,27 +113,13 @@ class BatchConsumer:
         if first is None:
             return None
         began = self._clock()
+        if self._linger and began - self._last < _PAUSE:
+            self._wait(_HOLD)
         batch, was_in_burst = Batch(), self.in_burst
         self._take(batch, first)
         if self._linger and (was_in_burst or self.in_burst):
             self._gather(batch, began + _LONGEST)
-        self.steady = bool(self._linger) and not self.in_burst and began - self._last < _PAUSE
         self._last = self._clock()
-        return batch
-
-    def look(self) -> Batch | None:
-        """Return what has come, without waiting: at most a chunk; None if there is nothing. Clears `steady` when it is over."""
-        messages = self._consumer.consume(_CHUNK, 0)
-        if not messages:
-            self._looked += 1
-            self.steady = self._looked < _LOOKS
-            return None
-        self._looked = 0
-        batch = Batch()
-        batch.add(messages)
-        self._last = self._clock()
-        self.in_burst = batch.count >= _BURST
-        self.steady = not self.in_burst
         return batch
 
     def _gather(self, batch: Batch, end: float) -> None:

@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -31,7 +30,6 @@ _RETRY = 0.5  # seconds before the offsets of a partition are queried again
 _METADATA = 5.0  # seconds for the metadata of the topic
 _CLOSE = 10.0  # seconds that closing may take
 _TURN = 20_000  # records that are delivered in one turn of the loop, or those of one partition
-_LOOK = 0.001  # seconds after which records that should have come are looked for again
 _POLL = 0.05  # seconds; how late a change of the assignment takes effect
 
 
@@ -66,18 +64,6 @@ class ResultsHooks:
     """Hears that reading fails otherwise: the topic may have changed."""
     reached: Callable[[int], int]
     """Returns the offset up to which a partition was delivered, for a reader that replaces a dead one."""
-
-
-class _Steady(NamedTuple):
-    """What the loop needs to take batches itself."""
-
-    batches: BatchConsumer
-    commands: deque[Callable[[Consumer], object]]  # the thread's
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether the thread is not needed."""
-        return self.batches.steady and not self.commands
 
 
 class ResultsReader:
@@ -293,16 +279,13 @@ class ResultsReader:
                     continue
                 if not turn.acquire(blocking=False):
                     if not self._acquire(turn):
-                        break
+                        return
                     batches.extend(batch)
-                steady = _Steady(batches, commands) if batches.steady else None
-                if not post_to_loop(self._loop, self._hand_over, batch, turn, steady):
-                    break
-                if (
-                    steady or batches.in_burst
-                ):  # what comes while it is delivered is part of the next, or the loop takes it
+                if not post_to_loop(self._loop, self._hand_over, batch, turn):
+                    return
+                if batches.in_burst:  # what comes while it is delivered is part of the next
                     if not self._acquire(turn):
-                        break
+                        return
                     turn.release()
         except KafkaException as error:
             post_to_loop(self._loop, self._on_death, error.args[0], turn)
@@ -325,16 +308,14 @@ class ResultsReader:
         if self._turn is turn:
             self._client.died(error)
 
-    def _hand_over(self, batch: Batch, turn: threading.Lock, steady: "_Steady | None") -> None:
+    def _hand_over(self, batch: Batch, turn: threading.Lock) -> None:
         try:
             if self._turn is turn:  # else they are of a replaced topic, or will be read again
                 self._on_errors(batch.errors)
         finally:
-            self._deliver(deque(batch.records.partitions.items()), turn, steady)
+            self._deliver(deque(batch.records.partitions.items()), turn)
 
-    def _deliver(
-        self, batch: deque[tuple[int, PartitionRecords]], turn: threading.Lock, steady: "_Steady | None"
-    ) -> None:
+    def _deliver(self, batch: deque[tuple[int, PartitionRecords]], turn: threading.Lock) -> None:
         """Deliver partitions of a batch; if they have many records, the other partitions in the next turn of the loop."""
         delivered = 0
         while batch and delivered < _TURN and self._turn is turn:
@@ -346,27 +327,7 @@ class ResultsReader:
                 # Whatever failed concerns this partition only: the others get their records.
                 _log.exception("delivering %s[%d] failed", self._topic, partition)
         if batch and self._turn is turn:
-            self._loop.call_soon(self._deliver, batch, turn, steady)
-        elif steady is not None and steady.goes_on:
-            self._loop.call_later(self._batch_linger, self._look, turn, steady)
-        else:
-            turn.release()
-
-    def _look(self, turn: threading.Lock, steady: "_Steady") -> None:
-        """Deliver what has come since the last time, while records come one after the other: no thread is woken for them."""
-        if self._stop.is_set() or self._turn is not turn:
-            turn.release()
-            return
-        try:
-            batch = steady.batches.look()
-        except KafkaException as error:
-            turn.release()
-            self._on_death(error.args[0], turn)
-            return
-        if batch is not None:
-            self._hand_over(batch, turn, steady)
-        elif steady.goes_on:
-            self._loop.call_later(_LOOK, self._look, turn, steady)
+            self._loop.call_soon(self._deliver, batch, turn)
         else:
             turn.release()
 
