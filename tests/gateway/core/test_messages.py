@@ -3,11 +3,21 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podpair.gateway.core.protocol import Cancel, Infer, InvalidFrame, Refresh, decode, decode_infer
+from podpair.gateway.core.protocol import (
+    Cancel,
+    Infer,
+    InvalidFrame,
+    Refresh,
+    decode,
+    decode_infer,
+    decode_plain_row,
+    decode_row,
+)
 
 GOOD = {"type": "infer", "id": "r", "model": "m", "data": [1]}
 
@@ -120,3 +130,28 @@ def test_over_http_mistakes_are_the_same(body: bytes, request_id: str | None) ->
 def test_noise_is_refused_and_nothing_else_happens(frame: str | bytes) -> None:
     with pytest.raises(InvalidFrame):
         decode(frame)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"route": "queue"}, {"deadline_ms": 5}, {"on_disconnect": "cancel"}, {"retry": True}, {"traceparent": "00-x"},
+        {"parameters": {}}, {"stream": True}, {"seen": 0}, {"inputs": []}, {"data": [[1]]}, {"data": ["1"]}, {"id": ""},
+        {"id": "x" * 129}, {"type": "cancel"}, {"model": ...}, {"other": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_asks_for_more_is_no_plain_row(more: dict[str, Any]) -> None:
+    frame = infer(**more)
+    with pytest.raises(msgspec.DecodeError):
+        decode_plain_row(frame)
+    row = decode_row(frame, {"m"})
+    assert row is None or not row.plain
+
+
+@pytest.mark.parametrize("more", [{}, {"route": "auto"}, {"route": "direct"}])
+def test_a_plain_row(more: dict[str, Any]) -> None:
+    found, row = decode_plain_row(infer(**more)), decode_row(infer(**more), {"m"})
+    assert row is not None
+    assert row.plain
+    assert (found.id, found.model, found.data, found.route) == (row.id, row.model, row.data, row.route)

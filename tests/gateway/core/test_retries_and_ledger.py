@@ -5,6 +5,7 @@ import pytest
 from podpair.gateway.core.ledger import Ledger, OpenRequest
 from podpair.gateway.core.model_errors import Busy, Failed, Unavailable
 from podpair.gateway.core.protocol import Code, Fault, RouteName
+from podpair.gateway.core.records import result_event
 from podpair.gateway.core.retry_policy import RetryPolicy
 from podpair.gateway.core.routing import Load, choose_route
 
@@ -138,3 +139,38 @@ def test_only_so_many_ends_are_remembered() -> None:
     assert 180 < len(ledger._ended) <= 256
     assert ledger.is_duplicate("r999", 1)
     assert not ledger.is_duplicate("r0", 1)
+
+
+def plainly(*ids: str) -> Ledger:
+    """A ledger in which these requests have ended as plain ones do."""
+    ledger = Ledger(10, kept_bytes=1 << 15)
+    for request_id in ids:
+        open_requests = ledger.open_plainly()[0]
+        request = open_requests[request_id] = OpenRequest("direct", cancels_on_disconnect=False)
+        assert ledger.end_plainly(request_id, request, b'"data":1')
+        assert not ledger.end_plainly(request_id, request, b'"data":2')
+    return ledger
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 40])
+def test_what_has_ended_plainly_is_known_at_once(count: int) -> None:
+    ids = [f"r{number}" for number in range(count)]
+    _, *containers, room = plainly(*ids).open_plainly()
+    assert room == 10
+    assert all(any(request_id in container for container in containers) for request_id in ids)
+    assert plainly(*ids).is_duplicate(ids[-1], 7)
+    assert plainly(*ids).has_ended(ids[0])
+    assert plainly(*ids).remembers
+    assert plainly(*ids).recent_answer(ids[-1]) == result_event(ids[-1], b'"data":1')
+    assert plainly(*ids).end(ids[-1]) is None
+    ledger = plainly(*ids)
+    ledger.on_reconnect()
+    assert not ledger.has_ended(ids[-1])
+    assert ledger.recent_answer(ids[-1]) == result_event(ids[-1], b'"data":1')
+
+
+def test_another_request_under_the_same_id_is_not_ended_with_it() -> None:
+    ledger = opened("a")
+    assert not ledger.end_plainly("a", OpenRequest("direct", cancels_on_disconnect=False), b"")
+    assert ledger.get("a") is not None
+    assert not ledger.has_ended("a")

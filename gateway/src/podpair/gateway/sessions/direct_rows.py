@@ -6,11 +6,13 @@ needs anything more (`Dispatcher.infer`) is not begun.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 
 import msgspec
 
+from podpair.common.logs import ids
 from podpair.gateway.core.direct_frames import direct_frames
 from podpair.gateway.core.protocol import decode_plain_row
 from podpair.gateway.core.records import Event, direct_events, result_event
@@ -26,6 +28,7 @@ from podpair.gateway.sessions.session import Session
 from podpair.gateway.upstream.batch_calls import Outcome
 from podpair.gateway.upstream.factory import ModelAccess
 
+_log = logging.getLogger(__name__)
 _NOT_PLAIN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, NotPackable)
 Rest = Callable[[Sequence[str]], object]
 _Read = tuple[Session, Sequence[str], Rest]
@@ -108,6 +111,8 @@ class DirectRows:
                     free -= 1
             except _NOT_PLAIN:
                 pass  # what is wrong, or wanted, is found out where any frame is read
+            except Exception:  # as is this, which concerns this session only
+                _log.exception("frames could not be read together", extra=ids(session=session.id))
             if count < len(frames):
                 left.append((rest, frames[count:]))
         if batch:
