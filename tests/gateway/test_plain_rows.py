@@ -13,7 +13,7 @@ from gateway.core.test_frame_reader import frame
 from gateway.fake_model import FakeModel
 from harness.pair import Gateway, token
 from harness.waiting import soon
-from podpair.gateway.core.frame_reader import TEXT
+from podpair.gateway.core.frame_reader import CONTINUATION, PING, TEXT
 
 pytestmark = pytest.mark.process
 
@@ -207,3 +207,56 @@ async def test_a_client_with_a_grant_is_counted(
     assert "in flight" in (await client.answer("b"))["message"]
     model.open.set()
     assert (await client.answer("a"))["type"] == "result"
+
+
+def wire(client: Client) -> Any:
+    return client.socket._conn.transport  # type: ignore[union-attr]
+
+
+def text(message: Any) -> bytes:
+    return frame(TEXT, json.dumps(message).encode())
+
+
+async def test_rows_behind_a_ping_do_not_overtake_what_stands_before_it(
+    gateway: Gateway, model: FakeModel, connect: Connect
+) -> None:
+    client = await begin(gateway, connect)
+    model.open.clear()
+    wire(client).write(text(row("x", route="queue")) + frame(PING) + text(row("x")))
+    assert "already in flight" in (await client.event("error"))["message"]
+    model.open.set()
+    assert "position" in await client.answer("x")
+    assert [event["route"] for event in client.skipped if event.get("id") == "x"] == ["queue"]
+
+
+async def test_what_waits_behind_a_refresh_keeps_its_order(
+    gateway: Gateway, model: FakeModel, connect: Connect
+) -> None:
+    client = await begin(gateway, connect)
+    model.open.clear()
+    cancel = json.dumps({"type": "cancel", "id": "b"}).encode()
+    wire(client).write(
+        text({"type": "refresh", "token": token()}) + text(row("b"))
+        + frame(TEXT, cancel[:9], fin=False) + frame(CONTINUATION, cancel[9:])
+    )  # fmt: skip
+    await client.event("welcome")
+    assert (await client.answer("b"))["code"] == "cancelled"
+    assert gateway.metric("direct_in_flight") == 0
+
+
+async def test_what_stands_before_a_frame_that_is_none_is_begun(
+    gateway: Gateway, model: FakeModel, connect: Connect
+) -> None:
+    client = await begin(gateway, connect, sub="breaker")
+    wire(client).write(text(row("x", route="queue")) + frame(TEXT, b"\xff"))
+    assert await client.closed() == 1007
+    second = await connect(gateway, sub="breaker", params=resuming(client))
+    assert "position" in await second.answer("x")
+
+
+async def test_an_answer_without_outputs_is_one(gateway: Gateway, model: FakeModel, connect: Connect) -> None:
+    client = await begin(gateway, connect)
+    model.answer = (200, {"outputs": [], "model_version": "1"})
+    await ask(client, "r")
+    answer = await client.answer("r")
+    assert (answer["type"], answer.get("data")) == ("result", {})

@@ -131,3 +131,21 @@ def test_errors_are_told_from_records() -> None:
     assert batch.errors == [failed]
     assert (batch.count, batch.size, batch.records.partitions[0].count) == (3, 5, 2)
     assert batch.errors == [failed], "each is looked at once"
+
+
+@pytest.mark.parametrize("count", [3, 300])
+def test_headers_that_can_not_be_read_cost_their_own_record_alone(count: int) -> None:
+    class Unreadable(FakeMessage):
+        asked = 0
+
+        def headers(self) -> None:
+            self.asked += 1
+            raise SystemError("not text")
+
+    bad = Unreadable(b"bad")
+    batch = batch_consumer.Batch()
+    batch.add(cast("Any", [FakeMessage(b"a"), bad, *[FakeMessage(b"b")] * (count - 2)]))
+    records = batch.records.partitions[0].groups[b"k"]
+    assert [value for _, value, _ in records] == [b"a", b"bad", *[b"b"] * (count - 2)]
+    assert records[1][2] is None
+    assert bad.asked == 1

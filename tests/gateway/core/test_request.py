@@ -1,9 +1,11 @@
 """The value of a request record, which any producer may have written: it is a question, or told to be none."""
 
+import json
+
 import pytest
 
 from podpair.gateway.core.protocol import Code, Fault
-from podpair.gateway.core.request import InferenceRequest, decode_request, encode_request
+from podpair.gateway.core.request import InferenceRequest, decode_request, encode_request, shorthand_of
 
 TENSOR = b'[{"name":"x","datatype":"FP32","shape":[1,2],"data":[1,2]}]'
 
@@ -39,3 +41,11 @@ def test_what_is_no_question(body: bytes, words: str) -> None:
     with pytest.raises(Fault, match=words) as told:
         decode_request(body, "r", "m", None)
     assert told.value.code is Code.INVALID
+
+
+@pytest.mark.parametrize("body", [b'{"data":[1,2.5]}', b'{"data":[1],"data":[2]}', b'{"data":[1], "data":[2]}'])
+def test_numbers_that_are_released_are_the_same_numbers(body: bytes) -> None:
+    request = decode_request(body, "i", "m", None)
+    before = json.loads(shorthand_of(request))
+    request.release_row(body)
+    assert json.loads(shorthand_of(request)) == before

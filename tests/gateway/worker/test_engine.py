@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.engine_world import Pending, World
+from harness.engine_world import Pending, Record, World
 from podpair.common.gateway_config.kafka import Requests
 from podpair.gateway.core.model_errors import Busy, Failed, Unavailable
 from podpair.gateway.core.protocol import Code, Fault
@@ -265,3 +265,29 @@ async def test_a_request_that_is_done_leaves_no_cycle(outcome: bytes | Exception
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
+
+
+async def test_a_record_whose_headers_the_client_can_not_read_is_a_dead_letter_and_costs_no_other() -> None:
+    world = World("none")
+
+    class Unreadable(Record):
+        """As confluent-kafka has it where a name isn't UTF-8: asked once more it gives what can't be looked at."""
+
+        asked = 0
+
+        def headers(self) -> Any:
+            self.asked += 1
+            assert self.asked == 1
+            raise SystemError("not text")
+
+    record = Unreadable(1, b"s", b'{"data":[1]}', [])
+    world.begin(0, record)
+    world.request(1, "s", "b")
+    assert record.asked == 1
+    assert world.model.asked == ["b"]
+    ended = next(iter(world.broker.completed))
+    assert ended.outcome == "invalid_record"
+    assert [(letter.topic, letter.key, letter.value) for letter in ended.records] == [
+        ("requests.dlq", b"s", b'{"data":[1]}')
+    ]
+    assert dict(ended.records[0].headers or ())["dead_reason"].startswith(b"its headers can't be read")

@@ -154,7 +154,7 @@ class Ledger:
         del self._open[request_id]
         fresh = self._fresh
         fresh[request_id] = result
-        if len(fresh) >= _FRESH or len(result) > _LARGE:
+        if len(fresh) >= _FRESH or len(result) > _LARGE or not self._kept_bytes:
             self._settle()
         return True
 

@@ -27,8 +27,11 @@ class InferenceRequest(msgspec.Struct):
     trace: str = ""  # the traceparent of its span, if it is traced
 
     def release_row(self, body: bytes) -> None:
-        """Hold the record's value, of which `decode_request` made the request, instead of numbers that were encoded."""
-        if self.row is not None:
+        """Hold the record's value, of which `decode_request` made the request, instead of numbers that were encoded.
+
+        A value with two members `data`, of which the last one counts, stays numbers.
+        """
+        if self.row is not None and body.find(b'"', 8) < 0:
             self.data, self.row = body[8:-1], None
 
 

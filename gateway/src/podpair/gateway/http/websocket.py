@@ -202,6 +202,7 @@ class _Client:
         self.stream.close(code, reason)
 
     def _broken(self, code: int, reason: str) -> None:
+        self._components.sessions.dispatcher.flush()  # what came before is handled
         if code == CloseCode.TOO_LARGE:
             most = self._edge.service.config.limits.message_bytes
             reason = f"a frame is larger than {most} bytes (limits.message_bytes)"

@@ -179,7 +179,7 @@ class WebSocketStream(asyncio.Protocol):
 
     def hold(self, messages: Sequence[Message]) -> None:
         """Keep messages that were passed on, and come first after `resume`; the stream is paused."""
-        self._held = (*messages, *self._held)
+        self._held = (*self._held, *messages)
 
     def _read_frames(self) -> None:
         """Handle received frames, a bounded number in this turn of the loop, the others in the next ones."""

@@ -15,6 +15,7 @@ from typing import cast
 from confluent_kafka import Consumer, Message
 
 from podpair.gateway.core.record_batch import Record, RecordBatch
+from podpair.gateway.kafka.headers import headers_of
 
 _PAUSE = 0.005  # seconds without a batch after which the next record is not delayed
 _HOLD = 0.000_25  # seconds; librdkafka decides on its next fetch as soon as it has passed on what the last one brought
@@ -77,7 +78,7 @@ class Batch:
             self.size -= sum(map(len, errors))
             messages = [message for message in messages if message.error() is None]
         sizes = list(map(len, messages))
-        members = map(Message.offset, messages), map(Message.value, messages), map(Message.headers, messages)
+        members = map(Message.offset, messages), map(Message.value, messages), headers_of(messages)
         self._records.add(
             cast("list[int]", list(map(Message.partition, messages))),
             list(map(Message.key, messages)),

@@ -15,10 +15,10 @@ from typing import NamedTuple, cast
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from podpair.common.gateway_config.model import Config
-from podpair.gateway.core.cloud_events import Headers
 from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.record_batch import Record
 from podpair.gateway.kafka.clients import reader_properties
+from podpair.gateway.kafka.headers import headers_of
 from podpair.gateway.kafka.offsets import UNKNOWN, learn
 from podpair.gateway.kafka.results import ResultsReader
 from podpair.gateway.kafka.supervisor import CallDeadlines, Supervisor, is_dead
@@ -167,9 +167,7 @@ class LogReader:
                         reached = max(reached, offset + 1)
                         read += len(item)
                         if queries_of := by_key.get(item.key() or b""):
-                            kept += _keep(
-                                queries_of, (offset, item.value(), cast("Headers | None", item.headers())), len(item)
-                            )
+                            kept += _keep(queries_of, (offset, item.value(), headers_of([item])[0]), len(item))
         finally:
             consumer.unassign()
         for query in queries:

@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections.abc import Collection
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from podpair.common.gateway_config.model import Config
-from podpair.gateway.core.cloud_events import Headers, in_binary_mode_if_any
+from podpair.gateway.core.cloud_events import in_binary_mode_if_any
 from podpair.gateway.kafka.clients import reader_properties
+from podpair.gateway.kafka.headers import headers_of
 
 _PATIENCE = 30.0  # seconds for the whole search
 _METADATA = 10.0  # seconds for the metadata of the topic
@@ -51,7 +52,7 @@ def _places_of(config: Config, wanted: set[tuple[str, str]]) -> dict[tuple[str, 
                 elif error is not None:
                     raise KafkaException(error)
                 else:
-                    members = cast("Headers | None", message.headers())
+                    members = headers_of([message])[0]
                     headers = dict(in_binary_mode_if_any(message.value(), members)[1] or ())
                     subject, request_id = headers.get("ce_subject") or b"", headers.get("ce_id") or b""
                     name = subject.decode(errors="replace"), request_id.decode(errors="replace")

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -22,6 +22,7 @@ from podpair.gateway.core.records import Headers
 from podpair.gateway.kafka.checks import Check
 from podpair.gateway.kafka.clients import reader_properties
 from podpair.gateway.kafka.group_progress import GroupProgress
+from podpair.gateway.kafka.headers import headers_of
 from podpair.gateway.tasks import cancel_task
 
 _log = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ class UnreadResultsWatch:
                     if offset >= last:
                         left.discard(partition)
                     if offset <= last:
-                        headers = cast("Headers | None", message.headers())
+                        headers = headers_of([message])[0]
                         samples.setdefault(partition, []).append(Sampled(offset, message.key(), headers))
         finally:
             consumer.close()

@@ -8,13 +8,13 @@ needs anything more (`Dispatcher.infer`) is not begun.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from podpair.common.logs import ids
 from podpair.gateway.core.direct_frames import direct_frames
-from podpair.gateway.core.protocol import decode_plain_row
+from podpair.gateway.core.protocol import CloseCode, decode_plain_row
 from podpair.gateway.core.records import Event, direct_events, result_event
 from podpair.gateway.core.request import InferenceRequest
 from podpair.gateway.core.row_codec import RowForm
@@ -55,7 +55,8 @@ class DirectRows:
         self._durations = metrics.request_duration
         self._results, self._requests = metrics.completed.labels("result"), metrics.requests.labels("direct")
         self._on_failure = on_failure
-        self._waiting: list[_Read] = []  # what was read in this turn of the loop
+        # What was read in this turn of the loop: a connection's frames together, for one that is left holds up those behind it.
+        self._waiting: dict[Rest, _Read] = {}
         self._loop = asyncio.get_running_loop()
 
     def begin_soon(self, session: Session, frames: Sequence[str], rest: Rest) -> None:
@@ -65,17 +66,21 @@ class DirectRows:
         """
         if not self._waiting:
             self._loop.call_soon(self.flush)
-        self._waiting.append((session, frames, rest))
+        before = self._waiting.get(rest)
+        self._waiting[rest] = (session, frames if before is None else (*before[1], *frames), rest)
 
     def flush(self) -> None:
         """Begin now what waits for the end of the turn."""
         if not self._waiting:
             return
-        reads, self._waiting = self._waiting, []
-        for rest, frames in self._begin(reads):
-            rest(frames)
+        reads, self._waiting = self._waiting, {}
+        for rest, frames in self._begin(reads.values()):
+            try:
+                rest(frames)
+            except Exception:  # it concerns this connection only
+                _log.exception("frames could not be handled")
 
-    def _begin(self, reads: list[_Read]) -> list[tuple[Rest, Sequence[str]]]:
+    def _begin(self, reads: Iterable[_Read]) -> list[tuple[Rest, Sequence[str]]]:
         """Begin the first requests of each read; return what is left."""
         free, callback, began = self._free(), self._on_outcomes, time.perf_counter()
         form: RowForm  # of the batch, for rows of …
@@ -96,8 +101,8 @@ class DirectRows:
                         if found is None:
                             break
                         if batch:
-                            self._submit(batch)
-                            batch = []
+                            due, batch = batch, []
+                            self._submit(due)
                         model, width, form = row.model, len(data), found
                     if request_id in opened or request_id in fresh or request_id in ended or request_id in answers:
                         break
@@ -155,11 +160,17 @@ class DirectRows:
             request.frame, request.raw = "", b""
         if began:
             for session, answered in by_session.items():
-                self._send(session, answered)
+                try:
+                    self._send(session, answered)
+                except Exception:  # it concerns this session only
+                    _log.exception("results could not be sent", extra=ids(session=session.id))
+                    session.end(CloseCode.INTERNAL, "internal error: resume")
             self._requests.inc(len(began) - known)
             self._observe(outcomes[0][0].model, began)
         for request, error in failed:
-            self._on_failure(request.session, request.request, error)
+            asked = request.request
+            request.frame, request.raw = "", b""  # it may wait long for an answer through Kafka
+            self._on_failure(request.session, asked, error)
 
     def _send(self, session: Session, answered: _Answered) -> None:
         """Send the results of a session's requests, which have ended."""

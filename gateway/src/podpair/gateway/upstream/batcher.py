@@ -262,7 +262,7 @@ class DynamicBatcher:
             if tracker is not None:
                 tracker.observe(outcome)
             try:
-                if layout is not None:
+                if layout is not None and outcome.outputs:
                     distribute_plain(model, requests, outcome)
                 else:
                     distribute(model, requests, outcome)

@@ -25,18 +25,22 @@ class DeadLetters:
         self._metrics = metrics
         self._log_throttle = Throttle()
 
-    def bury(self, record: Message, reason: str, attempts: int) -> list[Outgoing]:
-        """Make the dead letter of a request record. Returns nothing if there is no topic for it."""
+    def bury(self, record: Message, reason: str, attempts: int, *, headers_readable: bool = True) -> list[Outgoing]:
+        """Make the dead letter of a request record. Returns nothing if there is no topic for it.
+
+        headers_readable: False if they can't be read, and may not be asked for again: the letter has none of them.
+        """
         origin = f"{record.topic()}[{record.partition()}]@{record.offset()}"
         self._log_throttle.log(_log, logging.ERROR, "dead letter of %s: %s", origin, reason)
         self._metrics.dead.inc()
         if self._topic is None:
             return []
         topic, value = self._topic, record.value() or b""
+        kept = cast("Headers | None", record.headers()) if headers_readable else None
 
         def letter(value: bytes, reason: str, fallback: Callable[[], Outgoing] | None) -> Outgoing:
             headers = to_dead_letter(
-                cast("Headers | None", record.headers()),
+                kept,
                 reason=reason,
                 attempts=attempts,
                 origin=origin,

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 from confluent_kafka import Message
 
@@ -24,7 +24,7 @@ from podpair.gateway.core.dead_letters import parse_dead_letter
 from podpair.gateway.core.latency_estimate import QUEUE
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.queue_wait import agree, longest_wait, representative_wait
-from podpair.gateway.core.records import Cancellation, Headers, InvalidRecord, Request, request_of_record
+from podpair.gateway.core.records import Cancellation, Headers, InvalidRecord, Request
 from podpair.gateway.core.request import decode_request
 from podpair.gateway.kafka.producer import Outgoing
 from podpair.gateway.kafka.requests import Gate
@@ -83,21 +83,23 @@ class RequestEngine:
         telemetry.metrics.working.set_function(lambda: len(self._in_hand))
 
     def begin(self, partition: PartitionState, record: Message, offset: int) -> None:
-        """Take a record of the requests topic in hand."""
+        """Take a record of the requests topic in hand. An error that nobody expects costs this one its answer."""
         request = QueuedRequest(partition, record, offset)
         self._in_hand.add(request)
-        headers: Any = record.headers()
         try:
-            parsed = request_of_record(record.value(), headers)
+            self._begin(request)
         except Exception as error:
-            self._note_invalid(request, error)
-        else:
+            self._leave_behind(request, error)
+
+    def _begin(self, request: QueuedRequest) -> None:
+        parsed = request.read()
+        if parsed is not None:
             request.key = (parsed.session, parsed.id)
             if isinstance(parsed, Cancellation):
                 self._apply_cancellation(request)
                 return
             request.parsed = parsed
-            written = partition.times.observe(record.timestamp(), parsed, time.time())
+            written = request.partition.times.observe(request.record.timestamp(), parsed, time.time())
             if written is not None:
                 request.written = written
                 request.representative = agree(parsed.queued_at, written)
@@ -113,15 +115,6 @@ class RequestEngine:
         except Exception:
             _log.exception("a cancellation was not passed on", extra=ids(session=key[0], request=key[1]))
 
-    def _note_invalid(self, request: QueuedRequest, error: Exception) -> None:
-        if isinstance(error, InvalidRecord):
-            request.outcome, request.error = "invalid_record", error
-            return
-        # A fault of the reader's. Unless it ends here the partition is never committed beyond it, after any restart.
-        _log.error("a record of the requests topic could not be read", exc_info=error)
-        request.outcome = Code.INTERNAL
-        request.error = InvalidRecord(f"internal error: {type(error).__name__}")
-
     def _start(self, request: QueuedRequest) -> None:
         """Begin to work on a request. An error that nobody expects costs this one its answer, not others theirs."""
         try:
@@ -134,7 +127,7 @@ class RequestEngine:
         key, parsed = request.key, request.parsed
         if parsed is None:
             error = cast("InvalidRecord", request.error)
-            self._finish([request], request.outcome, self._bury_invalid(request.record, error))
+            self._finish([request], request.outcome, self._bury_invalid(request, error))
             return
         first = self._running.get(key)
         if first is not None:
@@ -263,8 +256,11 @@ class RequestEngine:
             records = self._dead_letters.bury(request.record, fault.message, tries)
         self._finish([request], fault.code, [*records, self._results.error(*request.key, fault)])
 
-    def _bury_invalid(self, record: Message, error: InvalidRecord) -> list[Outgoing]:
-        records = self._dead_letters.bury(record, str(error), 0)
+    def _bury_invalid(self, request: QueuedRequest, error: InvalidRecord) -> list[Outgoing]:
+        record = request.record
+        records = self._dead_letters.bury(record, str(error), 0, headers_readable=request.headers_readable)
+        if not request.headers_readable:
+            return records  # whose it is stands there
         try:
             letter = parse_dead_letter(record.value(), cast("Headers | None", record.headers()))
         except Exception:

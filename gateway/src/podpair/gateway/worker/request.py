@@ -9,19 +9,22 @@ How a request ends is its `outcome`: `result`, `repeated`, `cancellation`, `inva
 Kafka, and only if it was not dropped.
 """
 
+import logging
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 from confluent_kafka import Message
 
-from podpair.gateway.core.records import InvalidRecord, Request
+from podpair.gateway.core.protocol import Code
+from podpair.gateway.core.records import Cancellation, InvalidRecord, Request, request_of_record
 from podpair.gateway.core.request import InferenceRequest
 from podpair.gateway.core.span import Span
 from podpair.gateway.kafka.producer import Outgoing
 from podpair.gateway.worker.partition import PartitionState
 
+_log = logging.getLogger(__name__)
 RequestKey = tuple[str, str]  # session, and id of the request
 
 
@@ -60,6 +63,7 @@ class QueuedRequest(msgspec.Struct, eq=False):
     outcome: str = ""
     records: Sequence[Outgoing] = ()  # those that tell of its end
     error: InvalidRecord | None = None
+    headers_readable: bool = True  # else the record may not be asked for its headers again
     work: Cancellable | None = None
     span: Span | None = None
     repeats: "list[QueuedRequest] | None" = None  # those with the same id, which wait for its answer
@@ -70,6 +74,24 @@ class QueuedRequest(msgspec.Struct, eq=False):
     def open(self) -> bool:
         """Whether it has no answer yet, and is to get one here."""
         return self.state <= _ASKED
+
+    def read(self) -> Request | Cancellation | None:
+        """Return what the record says; None if it is no request: `error` says why, and `outcome`."""
+        try:
+            headers: Any = self.record.headers()
+        except Exception as error:  # the client library's, of a name that isn't UTF-8
+            self.headers_readable = False
+            self.outcome, self.error = "invalid_record", InvalidRecord(f"its headers can't be read: {error}")
+            return None
+        try:
+            return request_of_record(self.record.value(), headers)
+        except InvalidRecord as error:
+            self.outcome, self.error = "invalid_record", error
+        except Exception as error:
+            # A fault of the reader's. Unless it ends here the partition is never committed beyond it, after any restart.
+            _log.error("a record of the requests topic could not be read", exc_info=error)
+            self.outcome, self.error = Code.INTERNAL, InvalidRecord(f"internal error: {type(error).__name__}")
+        return None
 
     def ask(self, work: Cancellable) -> None:
         """Note that the model is asked; `work` is what to cancel. Raises RuntimeError unless the request is open."""

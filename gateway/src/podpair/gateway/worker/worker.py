@@ -157,21 +157,23 @@ class Worker:
     def received(self, records: list[Message]) -> None:
         """Start processing records."""
         partitions, begin, passed_over = self._partitions, self._engine.begin, 0
-        for record in records:
-            partition = partitions.get(record.partition() or 0)
-            offset = record.offset() or 0
-            if partition is None or offset <= partition.last:
-                passed_over += 1
-                continue
-            if offset > partition.last + 1 and partition.skip_to(offset):
-                self._on_skipped()
-            partition.last = offset
-            if partition.offsets.start(offset):
-                begin(partition, record, offset)
-            else:
-                passed_over += 1
-        if passed_over:
-            self._gate.give_room(passed_over)
+        try:
+            for record in records:
+                partition = partitions.get(record.partition() or 0)
+                offset = record.offset() or 0
+                if partition is None or offset <= partition.last:
+                    passed_over += 1
+                    continue
+                if offset > partition.last + 1 and partition.skip_to(offset):
+                    self._on_skipped()
+                partition.last = offset
+                if partition.offsets.start(offset):
+                    begin(partition, record, offset)
+                else:
+                    passed_over += 1
+        finally:
+            if passed_over:
+                self._gate.give_room(passed_over)
 
     @property
     def skips(self) -> dict[int, tuple[int, ...]]:
