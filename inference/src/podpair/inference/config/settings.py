@@ -49,8 +49,8 @@ class GrpcSettings(_Section):
     port: Annotated[int, Field(ge=0, le=65535)] | None = None
     # A Unix socket to listen at instead.
     socket: Path | None = None
-    # http2: on HTTP/2 of our own; core: on grpcio's core, if it is one that podpair knows; aio: on grpc.aio.
-    server: Literal["http2", "core", "aio"] = "http2"
+    # core: on grpcio's core, if it is one that podpair knows; http2: on HTTP/2 of our own, on trial; aio: on grpc.aio.
+    server: Literal["http2", "core", "aio"] = "core"
     # How answers are compressed for clients that can decompress them.
     compression: Literal["none", "gzip", "deflate"] = "none"
 
