@@ -11,7 +11,7 @@ KAFKA ?=
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-faults test-producers test-models test-resources coverage fuzz e2e lint format lock crd proto bench bench-fanout bench-drain bench-direct bench-queued bench-whole bench-features bench-growth bench-inference bench-http bench-start bench-frames bench-report reference images clean
+.PHONY: help setup demo rag rag-ingest test test-slow test-faults test-producers test-models test-resources coverage fuzz e2e lint format lock crd proto bench bench-fanout bench-channels bench-drain bench-direct bench-queued bench-whole bench-amqp bench-hot bench-features bench-cached bench-growth bench-rag bench-inference bench-http bench-start bench-operator bench-frames bench-report reference images clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,25 @@ $(STAMP): requirements.lock $(PROJECTS:%=%/pyproject.toml) | $(UV)
 demo: setup ## the whole pair on this machine; KAFKA=host:port for a real broker
 	@exec $(BIN)/python examples/demo.py --port $(PORT) $(if $(KAFKA),--kafka $(KAFKA))
 
+# The retrieval example has an environment of its own; the embedding model is made of what a package in it carries.
+RAG := .cache/rag
+RAG_MODEL := examples/rag/models/embedding/1/model.onnx
+$(RAG)/.installed: examples/rag/requirements.lock common/pyproject.toml inference/pyproject.toml | $(UV)
+	@$(UV) venv --quiet --clear --no-project --python $(PYTHON) $(RAG)
+	@$(UV) pip sync --quiet --compile-bytecode --python $(RAG)/bin/python --require-hashes examples/rag/requirements.lock
+	@$(UV) pip install --quiet --python $(RAG)/bin/python --no-deps --no-build-isolation -e ./common -e ./inference
+	@touch $@
+
+$(RAG_MODEL): examples/rag/prepare.py $(RAG)/.installed
+	@$(RAG)/bin/python examples/rag/prepare.py $@
+
+rag: setup $(RAG_MODEL) ## ask podpair about itself: retrieval over its docs (KAFKA=host:port, DATABASE=postgresql://…)
+	@exec $(BIN)/python examples/rag/rag.py --environment $(RAG) --port $(PORT) \
+	  $(if $(KAFKA),--kafka $(KAFKA)) $(if $(DATABASE),--database $(DATABASE))
+
+rag-ingest: setup ## documents into the retrieval example while it runs (FILES=…, REMOVE=…, KAFKA=host:port)
+	@$(BIN)/python examples/rag/ingest.py $(FILES) $(if $(REMOVE),--remove $(REMOVE)) $(if $(KAFKA),--kafka $(KAFKA))
+
 # Tests wait more than they compute, so two workers share them, by file. What has a node or faults of its own, or watches how
 # fresh something stays, runs before them, by itself.
 WORKERS ?= 2
@@ -54,7 +73,7 @@ test-slow: setup ## the tests that take minutes, which `make test` leaves out
 
 MINUTES ?= 10
 test-faults: setup ## everything dies and comes back for MINUTES, and nothing may be lost (PODPAIR_FAULT_SEED repeats a run's choices)
-	@PODPAIR_FAULT_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/faults/test_under_fire.py -o log_cli=true -o log_cli_level=INFO $(ARGS)
+	@PODPAIR_FAULT_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/faults/test_under_fire.py tests/faults/test_stale_answers.py -o log_cli=true -o log_cli_level=INFO $(ARGS)
 
 test-producers: setup ## docs/producers.md, measured again: builds Kafka clients of other languages (Go, Node.js, Rust)
 	@PODPAIR_TEST_PRODUCERS=1 $(BIN)/python -m pytest tests/producers --timeout 0 -o log_cli=true -o log_cli_level=INFO $(ARGS)
@@ -88,17 +107,35 @@ bench-queued: setup ## WebSocket → Kafka → model → Kafka → WebSocket, on
 bench-whole: setup ## both routes beside FastAPI with a WebSocket, with the model in its process and with Celery and Redis
 	@$(BIN)/python tests/bench/whole.py $(ARGS)
 
+bench-amqp: setup ## a queue of RabbitMQ → model → reply queue, beside Celery's workers with the same model and broker
+	@$(BIN)/python tests/bench/amqp.py $(ARGS)
+
+bench-hot: setup ## direct requests beside a queue that is never empty (ARGS="--against ../other")
+	@$(BIN)/python tests/bench/hot_and_cold.py $(ARGS)
+
 bench-features: setup ## what tracing, metrics, TLS, exactly-once and resuming cost: each beside the plain gateway
 	@$(BIN)/python tests/bench/features.py $(ARGS)
+
+bench-cached: setup ## what an answer from the cache costs the pair, beside one of the model (ARGS="--models cnn")
+	@$(BIN)/python tests/bench/cached.py $(ARGS)
 
 bench-growth: setup ## what a fleet reads with 1 to 16 gateways (from 8 on simulated), and what 1,000 to 10,000 sessions need
 	@$(BIN)/python tests/bench/growth.py $(ARGS)
 
+bench-rag: setup ## the retrieval example under 500 users beside the same on FastAPI (ARGS="--users 500,1000 --ingest")
+	@$(BIN)/python tests/bench/rag.py $(ARGS)
+
 bench-fanout: setup ## Kafka → 5,000 WebSocket sessions on a real broker: a JSON line a run (ARGS="--gateways all --sessions 1000,5000")
 	@$(BIN)/python tests/bench/fanout.py $(ARGS)
 
+bench-channels: setup ## one publication → 10,000 subscribed sessions, beside as many records of their own (ARGS="--sessions 1000")
+	@$(BIN)/python tests/bench/channels.py $(ARGS)
+
 bench-drain: setup ## SIGTERM for a gateway with 10,000 sessions, which move to another while records flow
 	@$(BIN)/python tests/bench/drain.py $(ARGS)
+
+bench-operator: setup ## 200 resources at an API server: requests a minute, memory, time to converge, takeover (ARGS="--resources 200")
+	@$(BIN)/python tests/bench/reconciled.py $(ARGS)
 
 bench-inference: setup ## the model's container beside its peers and session.run itself; needs wrk (ARGS="--only small --peers all")
 	@$(BIN)/python tests/bench/inference.py $(ARGS)
@@ -124,11 +161,14 @@ lock: $(UV) ## pin every dependency anew, with hashes and without addresses
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	  $(if $(UPGRADE),--upgrade) --group build --group lint --group test --group bench --group train --group proto --group docs --extra images \
 	  --no-emit-package podpair-common $(PROJECTS:%=%/pyproject.toml) -o requirements.lock
-	@for name in $(addprefix tests/inference/,clients custom_ops exporters kserve perf_analyzer uvicorn) \
+	@for name in $(addprefix tests/inference/,clients custom_ops envoy exporters kserve perf_analyzer uvicorn) \
 	    tests/gateway/auth/outside/issuers tests/gateway/outside/autobahn tests/gateway/outside/websockets \
-	    tests/gateway/clients; do \
+	    tests/gateway/clients tests/gateway/amqp_clients; do \
 	  $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	    $(if $(UPGRADE),--upgrade) $$name.in -o $$name.lock || exit 1; done
+	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+	  $(if $(UPGRADE),--upgrade) --no-emit-package podpair-common --constraints requirements.lock \
+	  inference/pyproject.toml examples/rag/requirements.in -o examples/rag/requirements.lock
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-deps --no-emit-index-url --no-header --python-version 3.11 \
 	  $(if $(UPGRADE),--upgrade) tests/inference/wheels.in -o tests/inference/wheels.lock
 	@for folder in tests/bench/peers/*_server tests/bench/peers/socketio_gateway; do \
@@ -161,7 +201,7 @@ bench-frames: setup ## what a WebSocket frame costs to read, beside the sans-I/O
 bench-report: setup ## tables and plots of docs/benchmarks.md, from what benches have left in var/bench
 	@$(BIN)/python tests/bench/report.py
 
-bench: bench-fanout bench-direct bench-queued bench-whole bench-features bench-growth bench-inference bench-http bench-report ## every measurement in docs/benchmarks.md
+bench: bench-fanout bench-direct bench-queued bench-whole bench-hot bench-features bench-growth bench-inference bench-http bench-report ## every measurement in docs/benchmarks.md
 
 clean: ## forget the environment and everything that was generated
 	rm -rf $(VENV) .cache var .mypy_cache .ruff_cache .pytest_cache

@@ -5,80 +5,19 @@ Prints one line when all of it answers, and what to try next. Ctrl-C ends it.
 
 import argparse
 import asyncio
-import json
 import os
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
+from parts import Part, free
 
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
 CONFIG = HERE / "demo.yaml"
 RESTART = 4.0  # seconds that a killed model stays away: long enough to watch requests wait
-SHOWN = {"WARNING", "ERROR", "CRITICAL"}
-
-
-class Part:
-    """One of the two processes; its log is read for what the demo tells about it."""
-
-    def __init__(self, name: str, *command: str | Path, env: dict[str, str] | None = None) -> None:
-        self.name = name
-        self._command = [str(part) for part in command]
-        self._env = os.environ | (env or {})
-        self.process: asyncio.subprocess.Process | None = None
-        self.told: dict[str, dict[str, Any]] = {}  # log records by message, the newest
-        self._news = asyncio.Condition()
-        self._reading: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        self.told.clear()
-        self.process = await asyncio.create_subprocess_exec(
-            *self._command, env=self._env, stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C comes to the demo alone, which ends its parts in order
-        )  # fmt: skip
-        self._reading = asyncio.create_task(self._read(self.process))
-
-    async def _read(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stderr is not None  # noqa: S101
-        async for line in process.stderr:
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                record = {"message": line.decode(errors="replace").rstrip(), "level": "ERROR"}
-            if record.get("level") in SHOWN and not stopping:
-                print(f"  {self.name}: {record['message']}", file=sys.stderr, flush=True)
-            async with self._news:
-                self.told[record["message"]] = record
-                self._news.notify_all()
-        async with self._news:
-            self._news.notify_all()
-
-    async def until(self, message: str) -> dict[str, Any]:
-        """The log record whose message begins so. Raises RuntimeError where the process ends without it."""
-        assert self._reading is not None  # noqa: S101
-        async with self._news:
-            while True:
-                found = next((r for m, r in self.told.items() if m.startswith(message)), None)
-                if found is not None:
-                    return found
-                if self._reading.done() or (self.process is not None and self.process.returncode is not None):
-                    raise RuntimeError(f"{self.name} ended before it was ready")
-                await self._news.wait()
-
-    async def stop(self, number: int = signal.SIGTERM) -> None:
-        if self.process is not None and self.process.returncode is None:
-            self.process.send_signal(number)
-            await self.process.wait()
-        if self._reading is not None:
-            await self._reading
-
-
-stopping = False
 
 
 class Model:
@@ -111,17 +50,6 @@ class Model:
             self._returning.cancel()
 
 
-def free(port: int) -> int:
-    """The port, or a free one where it is 0. Ends the demo where it is taken."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            sys.exit(f"podpair demo: port {port} is taken; try: make demo PORT={port + 10}")
-        return int(probe.getsockname()[1])
-
-
 def tell(address: str, operations: str, kafka: str, embedded: bool, started: float) -> None:
     """What is there, and what to try."""
     command = f"{os.path.relpath(BIN)}/podpair-gateway"
@@ -140,12 +68,11 @@ def tell(address: str, operations: str, kafka: str, embedded: bool, started: flo
 
 
 async def run(options: argparse.Namespace) -> int:
-    global stopping
     started = time.monotonic()
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    port, operations_port, model_port, control_port = free(options.port), free(0), free(0), free(0)
+    port, operations_port, model_port, control_port = (free(port, "demo") for port in (options.port, 0, 0, 0))
     address = f"http://127.0.0.1:{port}"
     inference = Part(
         "inference", BIN / "podpair-inference", "serve", "--models", HERE / "models", "--port", str(model_port)
@@ -181,7 +108,7 @@ async def run(options: argparse.Namespace) -> int:
     except RuntimeError as error:
         print(f"podpair demo: {error}", file=sys.stderr)
         status = 1
-    stopping = True
+    inference.quiet = gateway.quiet = True
     await model.close()
     # As in a pod: the gateway first, and the model after it.
     await gateway.stop()

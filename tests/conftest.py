@@ -13,6 +13,7 @@ from harness import machine
 from harness.collector import Collector, collecting
 from harness.kafka import Broker, SecureBroker
 from harness.pair import Gateway, Inference
+from harness.rabbitmq import RabbitMQ
 
 pytest_plugins = ["harness.levels"]
 
@@ -39,6 +40,14 @@ def broker() -> Iterator[Broker]:
 def secure_broker() -> Iterator[SecureBroker]:
     """A Kafka with SASL, TLS and an authorizer, shared: tests take users, topics and groups of their own."""
     running = SecureBroker()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMQ]:
+    """A real RabbitMQ, shared: tests take queues of their own."""
+    running = RabbitMQ()
     yield running
     running.stop()
 

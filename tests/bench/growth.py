@@ -139,7 +139,7 @@ def bursts(recording: Recording, broker: Broker, options: argparse.Namespace, by
                     partitions=partitions, keys="round-robin", records=options.records, rates=[2_000], seconds=2,
                     hold=False, deaf=False,
                 )  # fmt: skip
-                line = fanout.measure("podpair", sessions, told, broker, Path(folder), deaf=False)
+                line = fanout.measure("podpair", sessions, told.keys, told, broker, Path(folder), deaf=False)
                 lines.setdefault(cell, []).append(line)
     for cell, found in lines.items():
         paces = {"burst": [line["burst"] for line in found], "2,000/s": [line["at_2000_per_s"] for line in found]}

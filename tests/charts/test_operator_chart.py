@@ -225,6 +225,7 @@ MAY = [
         )
     ],
     ("list", "pods", SOMEWHERE),
+    ("patch", "pods", SOMEWHERE),
     ("list", "replicasets.apps", SOMEWHERE),
     ("create", "events", SOMEWHERE),
     ("create", "apiservices.apiregistration.k8s.io/v1beta1.external.metrics.k8s.io", None),
@@ -319,6 +320,9 @@ def test_what_owns_the_api_service_goes_with_the_release(helm: Helm) -> None:
     objects = helm.template("podpair-operator")
     owner = env(objects)["PODPAIR_OPERATOR_METRICS_API__OWNER"]
     assert owner in [one["metadata"]["name"] for one in of_kind(objects, "ClusterRole")]
+    without = helm.template("podpair-operator", values={"rbac": {"create": False}})
+    assert of_kind(without, "ClusterRole") == []
+    assert "PODPAIR_OPERATOR_METRICS_API__OWNER" not in env(without)
 
 
 def test_autoscalers_read_external_metrics_by_kubernetes_own_roles(cluster: ApiServer) -> None:

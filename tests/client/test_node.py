@@ -2,29 +2,21 @@
 
 import asyncio
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import podpair.gateway
-from harness.javascript import packages
+from client.javascript_folder import user_folder
 from harness.machine import require
 from harness.pair import Gateway, token
 from harness.processes import output_of
 
-HERE = Path(__file__).parent / "javascript"
-FILES = Path(podpair.gateway.__file__).parent / "console"
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A user's folder: podpair.js, the program, and `ws`."""
-    for file in (FILES / "podpair.js", FILES / "podpair-protocol.js", HERE / "connect.mjs", HERE / "package.json"):
-        shutil.copy(file, tmp_path / file.name)
-    (tmp_path / "node_modules").symlink_to(packages(HERE / "package-lock.json") / "node_modules")
-    return tmp_path
+    """A user's folder: podpair.js and its modules, the program, and `ws`."""
+    return user_folder(tmp_path, "connect.mjs")
 
 
 async def run(folder: Path, *arguments: str, node_options: str = "") -> dict[str, str]:

@@ -1,8 +1,9 @@
 """One table of cases, session_cases.json, for the session state machines of both client libraries.
 
-A step is one call: `receive` an event (`gives`: the events to deliver), `next` the frame that is sent, `submit`, `adopt`,
-`cancel`, `refresh`, `disconnect`, `refused` (whether to try again after a 401), and what is `open`, the `position` and the
-`query` of the next connection. Times are milliseconds. The text of an error is each library's own.
+A step is one call: `receive` an event (`gives`: the events to deliver), `next` the frame that is sent, `submit`, `adopt` (with
+`body`: it can be sent again), `cancel`, `ask_to_cancel` (`gives`: its end, if no gateway has to say it), `signal` (`refused`:
+nobody takes it), `refresh`, `disconnect`, `refused` (whether to try again after a 401), and what is `open`, the `position`, where
+the session `began`, and the `query` of the next connection. Times are milliseconds. The text of an error is each library's own.
 """
 
 import json
@@ -33,7 +34,11 @@ def expected(step: dict[str, Any]) -> Any:
         return step["gives"]
     if verb == "submit":
         return "raised" if step.get("raises") else None
-    return value if verb in ("next", "refused", "open", "position", "query") else None
+    if verb == "ask_to_cancel":
+        return step.get("gives", [])
+    if verb == "signal":
+        return not step.get("refused", False)
+    return value if verb in ("next", "refused", "open", "position", "began", "query") else None
 
 
 def textless(answer: Any) -> Any:
@@ -49,37 +54,39 @@ def take(state: SessionState, step: dict[str, Any]) -> Any:
     """Make the step's call. Returns what it returned."""
     verb, value = next(iter(step.items()))
     match verb:
-        case "receive":
-            return state.receive(value)
-        case "next":
-            return state.next_frame(step["now"] / 1000)
-        case "submit":
-            deadline = value.get("deadline")
-            request = Request(
-                value["id"],
-                {"model": "m"},
-                deadline=None if deadline is None else deadline / 1000,
-                resend=value.get("resend", True),
-            )
+        case "submit" | "adopt":
             try:
-                state.submit(request)
+                _begin(state, step)
             except ValueError:
                 return "raised"
-        case "adopt" | "cancel" | "refresh":
+            return None
+        case "next":
+            return state.next_frame(step["now"] / 1000)
+        case "signal":
+            return state.signal(value["id"], value["name"], value["data"])
+        case "receive" | "ask_to_cancel":
+            return getattr(state, verb)(value)
+        case "cancel" | "refresh":
             getattr(state, verb)(value)
+            return None
         case "disconnect":
-            state.disconnected()
-        case "refused":
-            return state.refused()
+            return state.disconnected()
+        case "refused" | "query":
+            return getattr(state, verb)()
         case "open":
             return list(state.open)
-        case "position":
-            return state.position
-        case "query":
-            return state.query()
-        case _:
-            raise ValueError(f"no such step: {verb}")
-    return None
+        case "position" | "began":
+            return getattr(state, verb)
+    raise ValueError(f"no such step: {verb}")
+
+
+def _begin(state: SessionState, step: dict[str, Any]) -> None:
+    if "adopt" in step:
+        state.adopt(step["adopt"], step.get("body"))
+        return
+    value = step["submit"]
+    deadline = None if value.get("deadline") is None else value["deadline"] / 1000
+    state.submit(Request(value["id"], {"model": "m"}, deadline=deadline, resend=value.get("resend", True)))
 
 
 def in_python(case: dict[str, Any]) -> list[Any]:
@@ -131,7 +138,10 @@ def walk(rng: random.Random) -> dict[str, Any]:
             rng.choice(
                 [
                     lambda: {"submit": {"id": any_id(), "resend": rng.random() < 0.7}},
+                    lambda: {"adopt": any_id(), "body": rng.choice([None, {"model": "m"}])},
                     lambda: {"cancel": any_id()},
+                    lambda: {"ask_to_cancel": any_id()},
+                    lambda: {"signal": {"id": any_id(), "name": rng.choice("xy"), "data": rng.randint(0, 9)}},
                     lambda: {"next": None, "now": 0},
                     lambda: {"next": None, "now": 0},
                     lambda: event(type="accepted", id=any_id(), route=rng.choice(["queue", "direct"])),
@@ -158,7 +168,7 @@ def walk(rng: random.Random) -> dict[str, Any]:
                 ]
             )()
         )
-    return {"steps": [*steps, {"open": None}, {"position": None}, {"query": None}]}
+    return {"steps": [*steps, {"open": None}, {"position": None}, {"began": None}, {"query": None}]}
 
 
 @pytest.mark.process

@@ -249,3 +249,28 @@ async def test_a_frame_that_is_no_event_is_ignored(open_session: Open) -> None:
     await connection.answer(await connection.infer())
     await asking
     assert [event["type"] for event in seen] == ["welcome", "of a newer gateway", "error", "accepted", "result"]
+
+
+async def test_an_answer_that_is_waited_for_again_and_again_takes_one_place(open_session: Open) -> None:
+    session, connection = await open_session(welcome={"limits": {"in_flight": 2}})
+    for _ in range(3):
+        waiting = asyncio.create_task(session.result("r-http"))
+        await asyncio.sleep(0)
+        with pytest.raises(ValueError, match="'r-http' is already open"):
+            await session.result("r-http")
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    last = asyncio.create_task(session.result("r-http"))
+    asking = asyncio.create_task(session.infer("digits", [0.0]))
+    await connection.answer(await connection.infer())
+    await connection.send({"type": "result", "id": "r-http", "data": 7, "model": "digits"})
+    assert (await asking).data == {"label": "7"}
+    assert (await last).data == 7
+
+
+async def test_no_answer_is_waited_for_in_a_session_that_is_closed(open_session: Open) -> None:
+    session, _ = await open_session()
+    await session.close()
+    with pytest.raises(client.SessionClosed):
+        await asyncio.wait_for(session.result("r-http"), 5)

@@ -21,6 +21,8 @@ RESOURCES: dict[str, dict[str, Any]] = {
     "the example": {},
     "cpu": {"scaling": {"max": 4, "metrics": [{"cpu": 60}]}},
     "another's server": {name: TRITON[name] for name in ("inference", "scaling")},
+    "every GPU is in use": {"rollout": {"maxSurge": 0, "maxUnavailable": "50%", "progressDeadline": "90s"}},
+    "recreated": {"rollout": {"strategy": "recreate"}},
     "fixed": {"replicas": 3, "disruptionBudget": {"minAvailable": "50%"}},
     "everything": {
         "inference__env": [

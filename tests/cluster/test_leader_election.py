@@ -2,13 +2,14 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from harness.kubernetes import ApiServer
 from harness.operator import Operator
-from harness.reconciled import apply, there
+from harness.reconciled import OBJECTS, apply, there
 from harness.waiting import until
 
 
@@ -82,3 +83,74 @@ def test_one_that_stops_lets_go_at_once(cluster: ApiServer, namespace: str, two:
     assert first.stop() == 0
     assert holder(cluster, namespace) in ("", "second")
     second.wait_for_message("second leads")
+
+
+def test_a_killed_one_is_replaced_within_20_s_by_the_installed_duration_and_the_objects_end_the_same(
+    cluster: ApiServer, namespace: str
+) -> None:
+    first = Operator(cluster, namespace, identity="first", lease__duration_seconds=15)
+    first.wait_for_message("first leads")
+    second = Operator(cluster, namespace, identity="second", lease__duration_seconds=15)
+    try:
+        apply(cluster, namespace)
+        until(lambda: there(cluster, namespace, "horizontalpodautoscaler", "digits"))
+        apply(cluster, namespace, inference__env=[{"name": "ROLLED", "value": "out"}])
+        first.kill()
+        killed = time.monotonic()
+        second.wait_for_message("second leads", timeout=60)
+        took = time.monotonic() - killed
+        assert took <= 20
+        until(lambda: '"ROLLED"' in cluster.kubectl("get", "deployment", "digits", "-n", namespace, "-o", "json"))
+        assert second.stop() == 0
+        before = stated(cluster, namespace)
+        # One that begins anew finds nothing to change.
+        third = Operator(cluster, namespace, identity="third")
+        third.wait_for_message("third leads", timeout=60)
+        until(lambda: third.metric("controller_runtime_reconcile_total", result="success") > 0)
+        third.stop()
+        assert stated(cluster, namespace) == before
+    finally:
+        for one in (first, second):
+            one.kill()
+
+
+def stated(cluster: ApiServer, namespace: str) -> dict[tuple[str, str], str]:
+    """Every object's generation and version, by kind and name."""
+    return {
+        (kind, name): cluster.read(kind, name, "-n", namespace)["metadata"]["resourceVersion"]
+        for kind, name in OBJECTS
+        if kind != "ingress"
+    }
+
+
+def test_a_lease_that_is_deleted_is_made_anew_only_when_its_holder_has_stopped(
+    cluster: ApiServer, namespace: str, two: tuple[Operator, Operator]
+) -> None:
+    first, second = two
+    cluster.kubectl("delete", "lease", "podpair-operator", "-n", namespace)
+    deleted = time.monotonic()
+    first.wait_for_message("first does not lead")
+    for one in two:
+        one.wait_for_message("the Lease podpair-operator was deleted")
+    until(lambda: there(cluster, namespace, "lease", "podpair-operator"))
+    assert time.monotonic() - deleted > 3
+    until(lambda: first.metric("leader_election_master_status") + second.metric("leader_election_master_status") == 1)
+
+
+def test_a_lease_that_is_made_goes_with_the_installation_and_none_is_made_without_it(
+    cluster: ApiServer, namespace: str
+) -> None:
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": namespace}}
+    cluster.apply(role)
+    operator = Operator(cluster, namespace, metrics_api__owner=namespace)
+    try:
+        operator.wait_for_message("first leads")
+        (owner,) = cluster.read("lease", "podpair-operator", "-n", namespace)["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["name"]) == ("ClusterRole", namespace)
+        cluster.kubectl("delete", "clusterrole", namespace)
+        cluster.kubectl("delete", "lease", "podpair-operator", "-n", namespace, "--ignore-not-found")
+        operator.wait_for_message("the Lease podpair-operator isn't made")
+        assert not there(cluster, namespace, "lease", "podpair-operator")
+        assert operator.metric("leader_election_master_status") == 0
+    finally:
+        operator.stop()

@@ -283,6 +283,33 @@ async def test_the_apiservice_goes_with_the_chart_s_cluster_role_and_is_mended(
         await running.server.stop()
 
 
+async def test_nothing_is_written_without_the_cluster_role_that_would_take_it_along(
+    cluster: ApiServer, namespace: str, nobody_serves: None
+) -> None:
+    """`helm uninstall` has deleted the role, and the operator still runs."""
+    running = Running(cluster, namespace, owner=f"{namespace}-gone")
+    try:
+        await running.api.sync()
+        assert running.kube.written == []
+        assert running.api.state.reason == "ExternalMetricsNotYetServed"
+        assert f"ClusterRole {namespace}-gone, which owns" in running.api.state.message
+
+        role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": namespace}}
+        await asyncio.to_thread(cluster.apply, role)
+        late = Running(cluster, namespace, owner=namespace)
+        await late.api.sync()
+        await late.server.stop()
+        assert len(late.kube.written) == 2
+        await asyncio.to_thread(cluster.kubectl, "delete", "apiservice", NAME)
+        await asyncio.to_thread(cluster.kubectl, "delete", "clusterrole", namespace)
+        late = Running(cluster, namespace, owner=namespace)
+        await late.api.sync()
+        await late.server.stop()
+        assert late.kube.written == []
+    finally:
+        await running.server.stop()
+
+
 async def shown(running: Running) -> int:
     """The serial number of the certificate that a new connection is shown."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

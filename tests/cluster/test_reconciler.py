@@ -93,6 +93,32 @@ def test_the_operators_port_is_open_to_its_own_namespace_and_to_whom_the_resourc
     until(lambda: peers() == [own])
 
 
+def test_the_strategy_of_rollouts_changes_without_one(cluster: ApiServer, namespace: str, operator: Operator) -> None:
+    def spec() -> dict[str, Any]:
+        found: dict[str, Any] = cluster.read("deployment", "digits", "-n", namespace)["spec"]
+        return found
+
+    apply(cluster, namespace)
+    until(lambda: there(cluster, namespace, "deployment", "digits"))
+    first = spec()
+    by_default = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0}}
+    assert (first["strategy"], first["progressDeadlineSeconds"]) == (by_default, 600)
+    apply(cluster, namespace, rollout={"strategy": "recreate", "progressDeadline": "1m30s"})
+    until(lambda: spec()["strategy"] == {"type": "Recreate"}, spec)
+    assert spec()["progressDeadlineSeconds"] == 90
+    in_place = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": "50%"}}
+    apply(cluster, namespace, rollout={"maxSurge": 0, "maxUnavailable": "50%"})
+    until(lambda: spec()["strategy"] == in_place, spec)
+    cluster.kubectl(
+        "patch", "deployment", "digits", "-n", namespace, "--type=merge", "-p",
+        json.dumps({"spec": {"strategy": {"rollingUpdate": {"maxUnavailable": 2}}}}),
+    )  # fmt: skip
+    until(lambda: spec()["strategy"] == in_place, spec)
+    apply(cluster, namespace)
+    until(lambda: spec()["strategy"] == by_default, spec)
+    assert spec()["template"] == first["template"]
+
+
 EDITS: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {
     ("serviceaccount", "digits"): ("automountServiceAccountToken", {"automountServiceAccountToken": True}),
     ("secret", "digits-resume"): ("data.resume-key", {"data": {"resume-key": "c2hvcnQ="}}),

@@ -63,6 +63,12 @@ def test_a_wrong_resource_is_refused_with_the_words_that_validate_uses(
     "changed",
     [
         {"scaling": {"min": 4, "max": 4}},
+        {"scaling": {"min": 0, "max": 4, "metrics": [{"cpu": 50}, {"lag": 5}]}},
+        {
+            "scaling": {"min": 0, "max": 4, "metrics": [{"lag": 5}]},
+            "amqp": {"urlRef": {"name": "r", "key": "u"}},
+            "replicas": 1,
+        },
         {"scaling": REMOVED},
         {"replicas": 0},
         {"gateway__auth": {"disabled": True}},
@@ -77,6 +83,9 @@ def test_a_wrong_resource_is_refused_with_the_words_that_validate_uses(
         {"inference__podTemplate": {"spec": {"nodeSelector": {"gpu": "yes"}}}},
         {"network": {"route": {"parentRefs": [{"name": "public"}]}}},
         {"disruptionBudget": {"minAvailable": "50%"}},
+        {"rollout": {"maxSurge": 0, "maxUnavailable": "10%"}},
+        {"rollout": {"maxUnavailable": 0}},
+        {"rollout": {"strategy": "recreate", "progressDeadline": "500ms"}},
         {"gateway__admission": {"rules": [{"claim": "tenant", "requestsPerSecond": 5, "burst": 9, "models": ["a-*"]}]}},
         {"gateway__tls": {"certificateRef": {"name": "public"}}},
         {"tracing": {"endpoint": "http://collector:4318/v1/traces"}},

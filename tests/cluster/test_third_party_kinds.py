@@ -14,6 +14,7 @@ from harness.waiting import until
 
 KINDS = {
     "podmonitors": ("monitoring.coreos.com", "v1", "PodMonitor"),
+    "prometheusrules": ("monitoring.coreos.com", "v1", "PrometheusRule"),
     "scaledobjects": ("keda.sh", "v1alpha1", "ScaledObject"),
     "triggerauthentications": ("keda.sh", "v1alpha1", "TriggerAuthentication"),
     "httproutes": ("gateway.networking.k8s.io", "v1", "HTTPRoute"),
@@ -80,6 +81,26 @@ def test_a_pod_monitor_is_made_once_its_kind_is_known_and_nobody_misses_it_befor
         assert made["metadata"]["labels"]["release"] == "prometheus"
         apply(cluster, namespace, monitoring={"podMonitor": False})
         until(lambda: not there(cluster, namespace, "podmonitor", "digits"))
+
+
+def test_a_prometheus_rule_comes_and_goes_with_its_kind_and_with_what_is_wanted(
+    cluster: ApiServer, namespace: str, operator: Operator
+) -> None:
+    slo = {"availability": 99.5}
+    apply(cluster, namespace, monitoring={"labels": {"release": "prometheus"}, "slo": slo, "dashboard": True})
+    until(lambda: there(cluster, namespace, "configmap", "digits-dashboard"), timeout=60)
+    with known(cluster, "podmonitors"):  # of the same group: one kind may be there without the other
+        until(lambda: there(cluster, namespace, "podmonitor", "digits"), timeout=60)
+        assert becomes(cluster, namespace, "Degraded", "True", "BrokerUnreachable")
+        with known(cluster, "prometheusrules"):
+            until(lambda: there(cluster, namespace, "prometheusrule", "digits"), timeout=60)
+            made = cluster.read("prometheusrule", "digits", "-n", namespace)
+            assert made["metadata"]["labels"]["release"] == "prometheus"
+            alerts = [rule["alert"] for group in made["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
+            assert "PodpairErrorBudgetBurn" in alerts
+            apply(cluster, namespace, monitoring={"alerts": False})
+            until(lambda: not there(cluster, namespace, "prometheusrule", "digits"))
+            until(lambda: not there(cluster, namespace, "configmap", "digits-dashboard"))
 
 
 def test_keda_is_missed_by_name_and_scales_once_it_is_there(

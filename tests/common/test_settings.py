@@ -48,6 +48,24 @@ def test_a_file_that_is_none_says_why_in_a_line(tmp_path: Path, content: bytes, 
     assert "\n" not in said
 
 
+def test_every_key_that_is_there_twice(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("a: &x\n  b: 1\n  c: [{d: 1, d: 2}]\n  b: 2\nx: *x\n'1': 1\n1: 2\na: 3\n")
+    with pytest.raises(FaultsError) as refused:
+        read_mapping(path, "a: …")
+    assert refused.value.faults == [
+        f"{path}: line 8: a is there twice, first in line 1",
+        f"{path}: line 4: b is there twice, first in line 2",
+        f"{path}: line 3: d is there twice, first in line 3",
+    ]
+
+
+def test_an_alias_of_what_it_stands_in(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("a: &x [1, *x]\n")
+    assert read_mapping(path, "a: …")["a"][0] == 1
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FaultsError, match=r"x\.yaml: No such file or directory$"):
         read_mapping(tmp_path / "x.yaml", "a: …")

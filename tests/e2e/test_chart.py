@@ -7,6 +7,7 @@ from e2e.space import DIGIT, Space, everything
 from e2e.stage import Stage
 from harness.helm import CHARTS
 from harness.pair import SECRET, token
+from harness.waiting import until
 
 _OPERATOR, _GATEWAY = CHARTS / "podpair-operator", CHARTS / "inference-gateway"
 _CLUSTER_WIDE = (
@@ -32,6 +33,18 @@ def _left(stage: Stage) -> set[str]:
     return (named | everything(stage, NAMESPACE)) - _OTHERS
 
 
+def _told_of(stage: Stage, left: set[str]) -> str:
+    """What there is still, and who wrote or deleted it when, where the node is ours."""
+    names = {one.partition("/")[2] for one in left}
+    writes = [one for one in stage.node.writes() if one["objectRef"].get("name") in names] if stage.node else []
+    told = [
+        f"{one['requestReceivedTimestamp']} {one['verb']} {one['objectRef']['resource']} {one['objectRef']['name']}"
+        f" {one['user']['username']} {one.get('responseStatus', {}).get('code')}"
+        for one in writes[-40:]
+    ]
+    return "\n".join([f"of the operator there is still {sorted(left)}", *told])
+
+
 def _keeps(space: Space, who: str) -> None:
     """An operator is at work: it restores what is taken away."""
     space.kubectl("delete", "service", "digits")
@@ -49,7 +62,7 @@ def test_removed_installed_and_upgraded_with_two_replicas_while_a_resource_serve
     pods = _pods(space)
 
     operator.uninstall()
-    space.until(lambda: not _left(stage), "all of the operator is gone", 180)
+    until(lambda: not _left(stage), lambda: _told_of(stage, _left(stage)), 180)
     space.kubectl("get", "crd", "inferencegateways.podpair.dev")
     assert space.read("igw", "digits")
     answers = space.run("ask", url="ws://digits/v1/ws", token=token(), inputs=DIGIT, routes=["direct", "queue"])

@@ -7,8 +7,9 @@ from typing import cast
 
 import pytest
 
-from harness.checking import ChangeChecker, GapChecker, OrderChecker, TerminalChecker, TopicChecker
+from harness.checking import ChangeChecker, GapChecker, OrderChecker, StaleChecker, TerminalChecker, TopicChecker
 from harness.crowd import Crowd, Member
+from harness.workflow_checking import Effect, WorkflowChecker
 from podpair.client import Gap
 
 
@@ -49,6 +50,26 @@ def test_terminal_events(asked: list[str], accepted: list[str], ended: list[str]
         checker.accepted("a", request)
     for request in ended:
         checker.ended("a", request, "result")
+    assert checker.faults() == ([fault] if fault else [])
+
+
+@pytest.mark.parametrize(
+    ("asked", "generation", "fault"),
+    [
+        (5.0, 0, None),  # nothing has been in force yet
+        (10.0, 0, None),  # at that very time the older answer may be given
+        (15.0, 1, None),
+        (15.0, 2, None),  # a later one is never stale
+        (15.0, 0, "a: stale: generation 0 instead of 1, 5000 ms after"),
+        (25.0, 1, "a: stale: generation 1 instead of 2, 5000 ms after"),
+        (25.0, 0, "a: stale: generation 0 instead of 2, 15000 ms after"),
+    ],
+)
+def test_stale_answers(asked: float, generation: int, fault: str | None) -> None:
+    checker = StaleChecker()
+    checker.in_force(1, 10.0)
+    checker.in_force(2, 20.0)
+    checker.answered("a", asked, generation)
     assert checker.faults() == ([fault] if fault else [])
 
 
@@ -148,3 +169,59 @@ def test_changes_of_a_topic(happens: str, fault: str | None) -> None:
         else:
             checker.saw("a", int(what[1:]))
     assert checker.faults() == ([fault] if fault else [])
+
+
+_GOOD = ["a started", "a finished", "b started", "b[0] started", "b[0] progress", "b[0] finished", "b finished"]
+
+
+def _told(names: list[str]) -> list[dict[str, object]]:
+    """Events by their short names."""
+    events: list[dict[str, object]] = []
+    for name in names:
+        stage, _, kind = name.partition(" ")
+        stage, _, index = stage.removesuffix("]").partition("[")
+        events.append({"stage": stage, "event": kind} | ({"index": int(index)} if index else {}))
+    return events
+
+
+@pytest.mark.parametrize(
+    ("told", "ends", "effects", "fault"),
+    [
+        (_GOOD, ["result"], [("b", 0)], None),
+        (_GOOD, ["result"], [("b", 0), ("b", 0)], "r: b[0] has its effect 2 times"),  # a planted duplicate
+        (_GOOD, ["result"], [], "r: b[0] has its effect 0 times"),  # a planted loss
+        (_GOOD, ["result", "result"], [("b", 0)], "r: ended 2 times"),
+        (_GOOD, [], [("b", 0)], "r: never ended"),
+        (_GOOD, ["error"], [("b", 0)], "r: ended with error"),
+        ([*_GOOD, "b finished"], ["result"], [("b", 0)], "r: b[None] finished 2 times"),
+        (
+            ["b started", "a started", "a finished", "b finished"],
+            ["result"],
+            [("b", 0)],
+            "r: b started before a had finished",
+        ),
+        ([*_GOOD[:4], "b[1] progress", *_GOOD[4:]], ["result"], [("b", 0)], "r: b[1] made progress before it started"),
+        (_GOOD[:-1], ["result"], [("b", 0)], "r: b is not told of from its start to its end"),
+    ],
+)
+def test_workflows(told: list[str], ends: list[str], effects: list[tuple[str, int]], fault: str | None) -> None:
+    checker = WorkflowChecker(["r"], {"a": [], "b": ["a"]}, [("b", 0)])
+    for seq, event in enumerate(_told(told)):
+        checker.partial("r", seq, [event])
+    for kind in ends:
+        checker.ended("r", kind)
+    for stage, index in effects:
+        checker.effect(Effect("r", stage, index))
+    assert checker.faults() == ([fault] if fault else [])
+
+
+def test_a_workflows_chunk_that_comes_twice_or_is_missing() -> None:
+    for seqs in ([0, 0], [0, 2], [1, 0]):
+        checker = WorkflowChecker(["r"], {}, [])
+        checker.ended("r", "result")
+        for seq in seqs:
+            checker.partial("r", seq, [])
+        assert checker.faults() == [f"r: seq is {seqs}"]
+    checker = WorkflowChecker([], {}, [])
+    checker.ended("r", "result")
+    assert checker.faults() == ["r: nobody asked for it"]

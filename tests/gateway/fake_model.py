@@ -22,6 +22,7 @@ class FakeModel:
     def __init__(self) -> None:
         self.answer: tuple[int, Any] = (200, _ANSWER)
         self.ready = True
+        self.delay = 0.0  # seconds that it takes for an answer
         self.open = threading.Event()
         self.open.set()
         self.traces: list[str | None] = []  # the header traceparent of each infer request
@@ -36,7 +37,7 @@ class FakeModel:
 
     def reset(self) -> None:
         """Behave again."""
-        self.answer, self.ready, self.dies_of = (200, _ANSWER), True, None
+        self.answer, self.ready, self.dies_of, self.delay = (200, _ANSWER), True, None, 0.0
         self.open.set()
         self.asked.clear()
         self.traces.clear()
@@ -112,6 +113,7 @@ class FakeModel:
         assert transport is not None
         self._in_hand.add(transport)
         try:
+            await asyncio.sleep(self.delay)
             while not self.open.is_set():
                 await asyncio.sleep(0.005)
             if self.dies_of is not None and any(self.dies_of in tensor["data"] for tensor in body["inputs"]):

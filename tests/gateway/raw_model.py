@@ -1,6 +1,7 @@
 """A model's server over bare TCP: what it answers is written byte by byte by the test. It runs on a thread of its own."""
 
 import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterable
@@ -86,8 +87,9 @@ class RawModel:
 
         async def send() -> None:
             for writer in list(self._writers):
-                writer.write(data)
-                await writer.drain()
+                with contextlib.suppress(ConnectionError):  # its client may have left it in the middle of an answer
+                    writer.write(data)
+                    await writer.drain()
 
         asyncio.run_coroutine_threadsafe(send(), self._loop).result(10)
 

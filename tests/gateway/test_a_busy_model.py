@@ -232,6 +232,43 @@ async def test_a_request_that_waits_for_its_next_attempt_does_not_hold_up_the_en
     model.reset()
 
 
+async def test_a_model_has_times_of_its_own(
+    raw_model: RawModel, start_gateway: Callable[..., Gateway], connect: Connect, http: aiohttp.ClientSession
+) -> None:
+    model = raw_model
+    own = {"inference": {"timeout_seconds": 0.3}, "requests": {"busy_seconds": 0.3, "max_attempts": 1}}
+    gateway = start_gateway(
+        {
+            "kafka": {"embedded": True},
+            "inference": {"url": model.url, "timeout_seconds": 600, "models": [{"model": "raw", **own["inference"]}]},
+            "requests": {
+                "busy_seconds": 600, "max_attempts": 50, "models": [{"model": "raw", **own["requests"]}],
+            },
+        }
+    )  # fmt: skip
+    await asyncio.to_thread(gateway.wait_ready)
+    client = await connect(gateway)
+    model.script = lambda _: [30.0]
+    for request_id, members in (("one", {}), ("stream", {"stream": True}), ("queued", {"route": "queue"})):
+        await ask(client, request_id, POISON, **members)
+        error = await client.answer(request_id)
+        assert error["code"] == "upstream", error
+        assert "in 0.3 s" in error["message"], error
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [POISON, 0.5]}
+    for path in ("infer", "generate_stream"):
+        url = f"{gateway.url}/v2/models/raw/{path}"
+        headers = {"Authorization": f"Bearer {token()}"}
+        async with http.post(url, json={"inputs": [tensor]}, headers=headers) as answer:
+            assert answer.status == 504
+            assert (await answer.json())["error"] == "no answer in 0.3 s"
+    model.script = lambda _: [response(429, {"error": "full"})]
+    await ask(client, "busy", POISON, "queue")
+    error = await client.answer("busy")
+    assert "the model was busy" in error["message"], error
+    assert "in 0.3 s" in error["message"], error
+    model.reset()
+
+
 @pytest.mark.parametrize("path", ["/v2/models/raw/infer", "/v1/chat/completions"])
 async def test_what_is_passed_through_and_what_is_not(
     gateway: Gateway, model: RawModel, http: aiohttp.ClientSession, path: str

@@ -352,4 +352,4 @@ async def test_from_a_shell(
     assert await pushes(client, 1) == [{"hi": 1}]
     done = await asyncio.to_thread(completed, *command, "1")
     assert done.returncode == 2
-    assert "--session or --user" in done.stderr
+    assert "--session, --user or --channel" in done.stderr

@@ -1,7 +1,6 @@
 """What nobody wants any more is not computed: cancellations, clients that leave and deadlines reach the model's own queue."""
 
 import asyncio
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -40,13 +39,6 @@ def gateway(
     running.stop()
 
 
-def depth(gate: Inference) -> float:
-    """How many requests wait in the model's queue."""
-    with urllib.request.urlopen(gate.url + "/metrics", timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith('inference_queue_depth{model="gate"}'))
-
-
 @asynccontextmanager
 async def busy(gateway: Gateway, connect: Connect, folder: Path) -> AsyncIterator[None]:
     """The model is at work on another's request."""
@@ -70,13 +62,13 @@ async def test_what_is_cancelled_leaves_the_models_queue(
     async with busy(gateway, connect, tmp_path):
         client = await connect(gateway)
         await ask(client, tmp_path, route=route, on_disconnect="cancel")
-        await soon(lambda: depth(gate) == 1)
+        await soon(lambda: gate.queue_depth("gate") == 1)
         if how == "cancel":
             await client.send({"type": "cancel", "id": "unwanted"})
             assert (await client.answer("unwanted"))["code"] == "cancelled"
         else:
             await client.socket.close()
-        await soon(lambda: depth(gate) == 0)
+        await soon(lambda: gate.queue_depth("gate") == 0)
     (tmp_path / "last.open").touch()
     last = await connect(gateway)
     await last.infer("last", model="gate", data=str(tmp_path / "last"), route=route)
@@ -90,7 +82,7 @@ async def test_who_leaves_and_is_to_be_detached_is_answered_all_the_same(
     async with busy(gateway, connect, tmp_path):
         client = await connect(gateway)
         await ask(client, tmp_path, route="direct")
-        await soon(lambda: depth(gate) == 1)
+        await soon(lambda: gate.queue_depth("gate") == 1)
         await client.socket.close()
         (tmp_path / "unwanted.open").touch()
     await soon((tmp_path / "unwanted.began").exists)
@@ -104,7 +96,7 @@ async def test_a_deadline_passes_in_the_models_queue(
         client = await connect(gateway)
         await ask(client, tmp_path, route=route, deadline_ms=1500)
         assert (await client.answer("unwanted"))["code"] == "deadline_exceeded"
-        await soon(lambda: depth(gate) == 0)
+        await soon(lambda: gate.queue_depth("gate") == 0)
     assert not (tmp_path / "unwanted.began").exists()
 
 
@@ -115,9 +107,9 @@ async def test_a_caller_of_v2_that_hangs_up_leaves_the_models_queue(
     url = f"{gateway.url}/v2/models/gate/infer"
     async with busy(gateway, connect, tmp_path):
         calling = asyncio.create_task(http.post(url, json={"inputs": [tensor]}, headers=BEARER))
-        await soon(lambda: depth(gate) == 1)
+        await soon(lambda: gate.queue_depth("gate") == 1)
         calling.cancel()
-        await soon(lambda: depth(gate) == 0)
+        await soon(lambda: gate.queue_depth("gate") == 0)
         late = {"podpair-deadline": "1"}
         async with http.post(url, json={"inputs": [tensor]}, headers=BEARER | late) as answer:
             assert answer.status == 504
@@ -138,12 +130,12 @@ async def test_a_client_that_has_moved_takes_back_what_its_first_gateway_accepte
         client = await connect(first)
         await ask(client, tmp_path, route=route)
         await client.event("accepted", id="unwanted")
-        await soon(lambda: depth(gate) == 1)
+        await soon(lambda: gate.queue_depth("gate") == 1)
         await client.socket.close()
         moved = await connect(second, params=resuming(client))
         await moved.send({"type": "cancel", "id": "unwanted"})
         assert (await moved.answer("unwanted"))["code"] == "cancelled"
-        await soon(lambda: depth(gate) == 0)
+        await soon(lambda: gate.queue_depth("gate") == 0)
         # Its end is known here now: there is nothing to look for.
         await moved.send({"type": "cancel", "id": "unwanted"})
         (tmp_path / "next.open").touch()

@@ -12,7 +12,7 @@ from gateway.conftest import Connect
 from gateway.fake_model import FakeModel
 from harness.kafka import Broker
 from harness.pair import SECRET, Gateway
-from harness.processes import BIN, completed
+from harness.processes import BIN, completed, output_of
 from harness.waiting import until
 from podpair.gateway.core.dead_letters import RequeuedOffsets
 
@@ -128,6 +128,25 @@ async def test_a_record_that_is_no_request_does_not_stop_its_partition(
     answered = {(await client.event("result"))["id"] for _ in range(20)}
     assert answered == {f"r{number}" for number in range(20)}
     assert "9 dead letters" in await asyncio.to_thread(replay, "--list")
+
+
+async def test_a_dead_letter_whose_headers_cannot_be_read_is_left_alone(
+    gateway: Gateway, broker: Broker, connect: Connect, replay: Callable[..., str], names: dict[str, Any],
+    require: Callable[[str], str],
+) -> None:  # fmt: skip
+    topic = names["requests"]["topic"]
+    client = await connect(gateway, sid="s-unreadable")
+    producer = Producer({"bootstrap.servers": broker.address})
+    producer.produce(topic, b"{}", headers={"ce_id": "r-x", "ce_subject": "user/s-unreadable"})
+    producer.flush(10)
+    await client.answer("r-x")
+    latin = "caf\udce9=1"  # the byte E9: no UTF-8
+    command = [require("kcat"), "-P", "-b", broker.address, "-t", f"{topic}.dlq", "-H", latin]
+    await asyncio.to_thread(output_of, *command, stdin="{}\n")
+    listed = await asyncio.to_thread(replay, "--list")
+    assert "left alone: it has no headers that can be read" in listed
+    assert "1 dead letter, 0" in listed
+    assert "1 dead letter put back" in await asyncio.to_thread(replay)
 
 
 async def test_a_request_that_the_model_dies_of_is_given_up_and_no_other(

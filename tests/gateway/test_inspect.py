@@ -14,7 +14,7 @@ from gateway.conftest import Connect
 from gateway.fake_model import FakeModel
 from harness.kafka import Broker
 from harness.pair import SECRET, Gateway
-from harness.processes import BIN, completed
+from harness.processes import BIN, completed, output_of
 from harness.waiting import soon, until
 from podpair.gateway.cli.inspect import _placed
 from podpair.gateway.core.partitioners import MisplacedKeys
@@ -41,6 +41,20 @@ def inspect(tmp_path: Path, broker: Broker, names: dict[str, Any]) -> Inspect:
 def gateway(real_gateway: Callable[..., Gateway], model: FakeModel) -> Gateway:
     inference = {"url": model.url, "probe_seconds": 0.1}
     return real_gateway(inference=inference, requests={"max_attempts": 2, "backoff_seconds": 0.01})
+
+
+def test_a_record_whose_headers_cannot_be_read_harms_no_other(
+    gateway: Gateway, broker: Broker, inspect: Inspect, names: dict[str, Any], require: Callable[[str], str]
+) -> None:
+    results = names["results"]["topic"]
+    command = [require("kcat"), "-P", "-b", broker.address, "-t", results, "-p", "0", "-k", "s-told"]
+    latin = "caf\udce9=1"  # the byte E9: no UTF-8
+    output_of(*command, "-H", latin, stdin="{}\n")
+    output_of(*command, stdin="{}\n")
+    told = inspect("s-told")
+    assert told.returncode == 0, told.stderr
+    assert f"{results}[0]@0" in told.stdout
+    assert f"{results}[0]@1" in told.stdout
 
 
 async def ask(client: Any, request_id: str) -> None:

@@ -10,9 +10,9 @@ from gateway.fake_model import FakeModel
 from harness.kafka import Broker
 from harness.pair import Gateway
 from harness.waiting import until
+from podpair.gateway.collectors import Readings
 from podpair.gateway.core.offsets import Committed
 from podpair.gateway.core.record_headers import request_headers
-from podpair.gateway.metrics import Readings
 from podpair.gateway.worker.partition import PartitionState
 
 WIDTH, REQUESTS = 6, 40

@@ -20,6 +20,7 @@ from podpair.gateway.core.ledger import Ledger, OpenRequest
 from podpair.gateway.core.offsets import encode_finished
 from podpair.gateway.core.protocol import Fault
 from podpair.gateway.core.tails import PartitionTail
+from podpair.gateway.kafka import requests_log
 from podpair.gateway.kafka.group_progress import GroupProgress, Progress
 from podpair.gateway.kafka.log_reader import LogSlice
 from podpair.gateway.sessions import lost_requests
@@ -159,6 +160,28 @@ async def test_an_open_transaction_hides_what_is_behind_it(
     await soon(lambda: readable_end(progress, 2))  # the transaction's marker counts; it may come between two questions
 
 
+async def test_a_topic_that_is_written_to_all_the_time_is_read_up_to_where_it_ended(
+    progress: GroupProgress, broker: Broker, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end is not reported then: findings/end-of-partition-is-not-reported-while-written.sh."""
+    monkeypatch.setattr(requests_log, "_PATIENCE", 5.0)
+    topic, headers = names["requests"]["topic"], {"ce_subject": "s", "ce_id": "q"}
+    producer, over = Producer({"bootstrap.servers": broker.address, "linger.ms": 0, "log_level": 0}), asyncio.Event()
+    producer.produce(topic, b"{}", partition=1, headers=headers)
+
+    async def write() -> None:
+        while not over.is_set():
+            producer.produce(topic, b"{}", partition=1)
+            producer.poll(0)
+            await asyncio.sleep(0.05)
+
+    writing = asyncio.create_task(write())
+    found = await requests_log.places_of(_config(names, broker.address), {("s", "q")})
+    over.set()
+    await writing
+    assert found == {("s", "q"): requests_log.Place(1, 0)}
+
+
 async def readable_end(progress: GroupProgress, expected: int | None) -> bool:
     """Whether the first results partition can be read up to there; None: not up to its end."""
     return await progress.readable_end(0) == expected
@@ -178,11 +201,23 @@ class World:
         self.end: int | None = 3
         self.records: list[Any] = []
         self.ended: list[str] = []
+        self.going_on: set[tuple[str, str]] | None = None
         tails = {0: PartitionTail(3, 1 << 20)}
         self.lost = LostRequests(
             _config(names), {b"s": self.session}, cast("Any", SimpleNamespace(tails=tails)),
             RequestsLookup(cast("Any", self), cast("Any", self), lambda: 4), self._fail,
         )  # fmt: skip
+
+    def with_workflows(self) -> None:
+        """Have the request be a workflow's."""
+
+        async def runs_on(_: str) -> bool:
+            return True
+
+        async def going_on(_: Any) -> set[tuple[str, str]]:
+            return self.going_on or set()
+
+        self.lost._runs_on, self.lost._going_on = runs_on, going_on
 
     def _fail(self, session: Session, request_id: str, fault: Fault) -> None:
         session.ledger.end(request_id)
@@ -240,6 +275,34 @@ async def test_one_of_a_partition_that_is_not_there_any_more_is_ended(names: dic
     request.partition = 4
     await world.looks()
     world.lost._missing = dict.fromkeys(world.lost._missing, 0.0)
+    await world.looks(1)
+    assert len(world.ended) == 1
+    assert "record was deleted" in world.ended[0]
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+async def test_a_workflow_whose_record_is_gone_is_ended_only_if_it_does_not_go_on(
+    names: dict[str, Any], monkeypatch: pytest.MonkeyPatch, replaced: bool
+) -> None:
+    world = World(names)
+    world.with_workflows()
+    world.place = Progress(6, 10, 0, frozenset())
+    if replaced:  # by one that has records at that place, too
+        world.place = Progress(0, 10, 9, frozenset())
+        monkeypatch.setattr(lost_requests, "places_of", lambda *_: asyncio.sleep(0, {}))
+        monkeypatch.setattr(lost_requests, "_UNSETTLED", 0.0)
+        await world.lost.requests_changed()
+    world.going_on, world.end = {("s", "q")}, 7
+    await world.looks()
+    for _ in range(2):
+        assert world.ended == []
+        world.lost._missing = dict.fromkeys(world.lost._missing, 0.0)
+        await world.looks(1)
+    world.records, world.going_on = [answer("q")], None  # it has ended: its result is on the way
+    world.lost._missing = dict.fromkeys(world.lost._missing, 0.0)
+    await world.looks(1)
+    assert world.ended == []
+    world.records = []
     await world.looks(1)
     assert len(world.ended) == 1
     assert "record was deleted" in world.ended[0]

@@ -14,6 +14,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from gateway.conftest import PATIENCE, ROW, Connect
 from harness.certificates import Authority
+from harness.javascript import LIBRARY
 from harness.pair import SECRET, Gateway, Inference, token
 from harness.processes import free_port
 from podpair.common.gateway_config.model import Config
@@ -46,7 +47,7 @@ def test_clients_find_no_operators_routes(pair: Gateway) -> None:
         assert (status, json.loads(body)["error"]["code"]) == (404, "not_found"), path
     assert pair.get_publicly("/healthz") == (200, '{"status": "ok"}')
     assert pair.get_publicly("/readyz") == (200, '{"status": "ok"}')
-    for module in ("podpair.js", "podpair-protocol.js"):  # pages import them
+    for module in (file.name for file in LIBRARY):  # pages import them
         assert pair.get_publicly(f"/{module}")[0] == 200
 
 

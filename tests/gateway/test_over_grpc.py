@@ -60,6 +60,30 @@ async def test_rows_and_tensors(gateway: Gateway, connect: Connect, route: str) 
     assert outputs["probabilities"]["data"] == pytest.approx(row["data"]["probabilities"])
 
 
+async def test_cached_answers(digits: Inference, tmp_path: Path, connect: Connect, http: aiohttp.ClientSession) -> None:
+    """They are one cache with those of sessions: a call over HTTP becomes a request like theirs."""
+    settings = {
+        "kafka": {"embedded": True},
+        "inference": {"url": digits.grpc},
+        "cache": {"models": [{"model": "digits", "scope": "subject"}]},
+    }
+    gateway = Gateway(tmp_path, settings)
+    try:
+        gateway.wait_ready()
+        client = await connect(gateway)
+        for request_id, cached in ("a", None), ("b", "hit"):
+            await client.infer(request_id, model="digits", data=None, inputs=[TENSOR])
+            assert (await client.answer(request_id)).get("cache") == cached
+        url = f"{gateway.url}/v2/models/digits/infer"
+        for subject, cached in ("user", "podpair; hit"), ("another", None), ("another", "podpair; hit"):
+            bearer = {"Authorization": f"Bearer {token(subject)}"}
+            async with http.post(url, json={"id": "x", "inputs": [TENSOR]}, headers=bearer) as response:
+                assert (response.status, response.headers.get("Cache-Status")) == (200, cached)
+                assert (await response.json())["id"] == "x"
+    finally:
+        gateway.kill()
+
+
 async def test_requests_share_calls_and_each_gets_its_own(gateway: Gateway, connect: Connect) -> None:
     client = await connect(gateway)
     rows = [[float(n)] * 64 for n in range(16)]

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.conftest import UPGRADE
 from gateway.fake_model import FakeModel
+from harness.javascript import LIBRARY
 from harness.pair import Gateway, token
 
 pytestmark = pytest.mark.process
@@ -114,7 +115,7 @@ async def test_what_is_not_for_other_pages_is_not_given_to_them(
         assert "Access-Control-Allow-Origin" not in (await preflight(http, gateway.url + path, "GET", origin)).headers
 
 
-@pytest.mark.parametrize("file", ["podpair.js", "podpair-protocol.js"])
+@pytest.mark.parametrize("file", [file.name for file in LIBRARY])
 @pytest.mark.parametrize("origin", [PAGE, FOREIGN, "null", None])
 async def test_every_page_may_import_the_library(
     gateway: Gateway, http: aiohttp.ClientSession, file: str, origin: str | None

@@ -83,6 +83,7 @@ async def test_who_comes_while_the_broker_is_asked_is_told_of_the_cut_too() -> N
     assert [there.events, late.events] == [[gap], [gap]]
     assert elsewhere.events == early.events == [], "of another home; and who is welcomed to what there is now"
     assert [sessions[key].seen for key in (b"there", b"late", b"early")] == [19, 19, 9]
+    assert sessions[b"there"].given_from == 19, "what was cut does not count as received"
 
 
 class Reader:
@@ -111,13 +112,13 @@ async def test_a_leader_that_is_none_any_more_is_not_believed(
     """A client has seen more than the log has, by the word of a broker that was suspended; or really, after an election."""
     monkeypatch.setattr(resume, "_DOUBTS", (0.0,) * 4)
     reader = Reader(*ends)
-    plan = await service_on(reader)._plan(session("back", None), Position("e", 0, 17))
+    plan = await service_on(reader).plan(session("back", None), Position("e", 0, 17))
     assert (plan.start, plan.gap and plan.gap.reason) == (start, reason)
 
 
 async def test_a_position_that_nobody_can_have_seen_is_not_waited_for() -> None:
     reader = Reader(12, 10**15)
-    plan = await service_on(reader)._plan(session("back", None), Position("e", 0, 10**12))
+    plan = await service_on(reader).plan(session("back", None), Position("e", 0, 10**12))
     assert (plan.start, plan.gap and plan.gap.reason, len(reader.left)) == (12, "ahead", 1)
 
 

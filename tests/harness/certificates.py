@@ -18,7 +18,7 @@ class Issued(NamedTuple):
 
 
 class Authority:
-    """Signs certificates that are good for an hour."""
+    """Signs certificates that are good for a day."""
 
     def __init__(self, name: str) -> None:
         self._key = _new_key()

@@ -1,5 +1,6 @@
 """Checkers for the gateway's invariants: they say what is wrong, and with whom. tests/faults/test_checkers.py sees them fail."""
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
@@ -226,4 +227,36 @@ class ChangeChecker:
             if seen != sorted(seen):
                 at = next(i for i in range(1, len(seen)) if seen[i] < seen[i - 1])
                 found.append(f"{client}: out of order: {seen[at]} after {seen[at - 1]}")
+        return found
+
+
+class StaleChecker:
+    """Who asks once an invalidation is in force gets an answer made of that generation of the data, or of a later one."""
+
+    def __init__(self) -> None:
+        self._in_force: list[tuple[float, int]] = []  # from when on, and which generation; in both orders the same
+        self._answers: list[tuple[str, float, int]] = []
+
+    @property
+    def invalidations(self) -> int:
+        """How many were acknowledged."""
+        return len(self._in_force)
+
+    def in_force(self, generation: int, since: float) -> None:
+        """Answers from before `generation` are stale for who asks after `since`."""
+        self._in_force.append((since, generation))
+
+    def answered(self, who: str, asked: float, generation: float) -> None:
+        """`who` asked at that time, and got an answer made of this generation."""
+        self._answers.append((who, asked, int(generation)))
+
+    def faults(self) -> list[str]:
+        """What is wrong, a line each."""
+        found = []
+        for who, asked, generation in list(self._answers):
+            due = bisect_left(self._in_force, (asked, 0))
+            wanted = self._in_force[due - 1][1] if due else 0
+            if generation < wanted:
+                since = asked - next(at for at, of in self._in_force if of > generation)
+                found.append(f"{who}: stale: generation {generation} instead of {wanted}, {since * 1000:.0f} ms after")
         return found

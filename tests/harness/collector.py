@@ -1,7 +1,7 @@
 """A collector of traces: an OTLP/HTTP receiver on this machine, for whatever sends spans."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from aiohttp import web
@@ -56,6 +56,11 @@ class Collector:
                     if (where, span.name) == (service, name) and attributes.items() <= about(span).items():
                         return span
                 await self._news.wait()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until the spans that have come fulfil a condition."""
+        async with asyncio.timeout(60), self._news:
+            await self._news.wait_for(condition)
 
     def below(self, span: Span) -> dict[str, Span]:
         """The spans that have this one as parent and have come so far, by name."""

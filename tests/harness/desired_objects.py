@@ -25,9 +25,10 @@ SASL_AND_TLS = {
 
 
 def objects(around: Dependencies = DEPENDENCIES, **changed: Any) -> dict[str, Any]:
-    """The objects by kind; the second ConfigMap, of the models, is `Models`."""
+    """The objects by kind; the second ConfigMap, of the models, is `Models`, that of Grafana `Dashboard`."""
     made = desired(InferenceGateway.model_validate(resource(**changed)), around)
-    by_kind = {"Models" if one["metadata"]["name"].endswith("-models") else one["kind"]: one for one in made}
+    by_suffix = {"models": "Models", "dashboard": "Dashboard"}
+    by_kind = {by_suffix.get(one["metadata"]["name"].rpartition("-")[2], one["kind"]): one for one in made}
     assert len(by_kind) == len(made)
     return by_kind
 

@@ -12,6 +12,7 @@ from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.record_headers import cancel_headers, request_headers
 from podpair.gateway.kafka.topic_limits import TopicLimits
 from podpair.gateway.metrics import Metrics
+from podpair.gateway.results.replies import ReplyWriter
 from podpair.gateway.results.writer import ResultWriter
 from podpair.gateway.tracing import Telemetry
 from podpair.gateway.upstream.factory import ModelAccess
@@ -159,7 +160,7 @@ class World:
         self.engine = RequestEngine(
             Requests.model_validate({"ordering": ordering, "backoff_seconds": 0.0001}),
             ModelAccess(cast("Any", None), cast("Any", self.model), cast("Any", self.ready), cast("Any", Latency())),
-            Outputs(results, DeadLetters("requests.dlq", "test", metrics), cast("Any", self.broker)),
+            Outputs(results, DeadLetters("requests.dlq", "test", metrics), cast("Any", self.broker), ReplyWriter(())),
             cast("Any", self.gate),
             Telemetry(metrics, None),
             lambda session, request: self.cancelled.append((session, request)),

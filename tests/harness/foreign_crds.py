@@ -20,7 +20,10 @@ _MODULES = (
     (
         "github.com/prometheus-operator/prometheus-operator", "v0.85.0",
         "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s=",
-        ("example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml",),
+        tuple(
+            f"example/prometheus-operator-crd/monitoring.coreos.com_{kind}.yaml"
+            for kind in ("podmonitors", "prometheusrules")
+        ),
     ),
 )  # fmt: skip
 NAMES = (
@@ -28,6 +31,7 @@ NAMES = (
     "scaledobjects.keda.sh",
     "triggerauthentications.keda.sh",
     "podmonitors.monitoring.coreos.com",
+    "prometheusrules.monitoring.coreos.com",
 )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from harness.resources import resource
-from podpair.operator.core.api import peers, scalars
+from podpair.operator.core.api import deliveries, peers, scalars
 from podpair.operator.core.crd import crd
 
 Schema = dict[str, Any]
@@ -28,6 +28,10 @@ GOOD: dict[str, tuple[Any, ...]] = {
     scalars.LABEL_VALUE: ("", "a", "A_b.c-d", "1"),
     scalars.QUALIFIED_NAME: ("a", "example.com/a", "kubernetes.io/hostname", "a_b", "A.b-c"),
     scalars.SERVERS: ("kafka:9092", "a.b:1,c_d:65535", "127.0.0.1:9092", "[::1]:9092", "kafka.:9092"),
+    scalars.SERVER_HOST: ("mail", "mail.example.", "127.0.0.1", "[::1]", "a_b"),
+    deliveries.MAILBOX: ("a@b", "podpair@example.com", "a.b+c@x-y.example"),
+    deliveries.CONTACT: ("mailto:ops@example.com", "https://example.com/contact"),
+    deliveries.ONE_LINE: ("", "podpair", "Models, Inc.", "é"),
     scalars.URL: ("http://a", "https://u:p@login.example:8443/k?a=b#c", "http://[::1]:80/x", "https://a_b/é"),
     scalars.URL_PATH: ("/", "/a", "/a/b/", "/a%20b", "/...", "/.a/..b", "/a:b@c;d=e"),
     scalars.MOUNT_PATH: ("/models", "/a b", "/", "/é"),
@@ -46,9 +50,12 @@ GOOD: dict[str, tuple[Any, ...]] = {
         "chrome-extension://abc",
         "https://A_b",
     ),
+    r"^[^\s#]+$": ("https://runbooks.example/podpair", "a", "/é?b=c"),
     r"^[A-Za-z0-9._-]+$": ("digits", "3", "a.b_c-D"),
     r"^[-._a-zA-Z][-._a-zA-Z0-9]*$": ("A", "PATH", "a.b", "-"),
     "^[.]*[A-Za-z0-9_-][A-Za-z0-9._-]*$": ("a", "a.requests", "b.results", "x.requests.dlq", ".a", "orders"),
+    "^[A-Za-z0-9_][A-Za-z0-9._:@-]{0,199}$": ("news", "team.1:all", "_a@b-c"),
+    "^([.]*[A-Za-z0-9_-][A-Za-z0-9._-]*[*]?|[*])$": ("shop.orders.requests", "team.*", "*"),
 }
 # What is often no good, somewhere.
 ODD_TEXTS = (
@@ -149,13 +156,13 @@ def _section(schema: Schema, dice: random.Random, place: Place) -> dict[str, Any
 
 
 def _value(schema: Schema, dice: random.Random, place: Place) -> Any:
+    if "enum" in schema:
+        return dice.choice(schema["enum"])
     for name, values in _PEEKED.items():
         if ".".join(map(str, place)).endswith(name):
             return copy.deepcopy(dice.choice(values))
     if "properties" in schema:
         return _section(schema, dice, place)
-    if "enum" in schema:
-        return dice.choice(schema["enum"])
     if "pattern" in schema:
         return dice.choice(GOOD[schema["pattern"]])
     kind = schema.get("type")
@@ -255,6 +262,24 @@ def _agree_on_lists(spec: dict[str, Any], dice: random.Random) -> None:
             peer["ipBlock"].pop("except", None)
         if not peer:
             peer["podSelector"] = {}
+    if "amqp" in spec and dice.random() < 0.95:
+        _agree_on_amqp(spec["amqp"], dice)
+        if "workflows" in spec["gateway"]:
+            spec["amqp"].pop("source", None)
+
+
+def _agree_on_amqp(amqp: dict[str, Any], dice: random.Random) -> None:
+    if dice.random() < 0.5:
+        amqp.update(exchange="events", routingKeys=["a", "b"])
+    else:
+        amqp.pop("exchange", None)
+        amqp.pop("routingKeys", None)
+    if "maxPriority" in amqp:
+        amqp["queueType"] = "classic"
+    if amqp.keys() & {"exchange", "maxPriority", "messageTtl"}:
+        amqp["declare"] = True
+    if "messageTtl" in amqp:
+        amqp["messageTtl"] = dice.choice(("10s", "1193h"))
 
 
 def _fit(spec: dict[str, Any], dice: random.Random) -> None:
@@ -269,9 +294,15 @@ def _fit(spec: dict[str, Any], dice: random.Random) -> None:
         (spec["inference"], "port", (8081,)),
         (spec["inference"], "grpcPort", (9000,)),
         (spec["inference"], "metricsPort", (9100,)),
+        (gateway, "shutdownTimeout", ("20s", "10m")),
         (gateway, "terminationGracePeriod", ("2h",)),
+        (spec.get("rollout", {}), "strategy", ("rolling",)),
+        (spec.get("rollout", {}), "maxSurge", (1, "25%", "100%")),
         (gateway.get("limits", {}), "message", ("1e6", "1.5Mi", "1Ki", 2048)),
         (gateway.get("sessions", {}), "buffer", ("1e6", "1.5Mi", "1Ki", 2048)),
+        (gateway.get("cache", {}), "lease", ("200ms", "1m")),
+        (gateway.get("workflows", {}), "remember", ("1m", "8784h")),
+        *((model, "memory", ("1Ki", "64Mi")) for model in gateway.get("cache", {}).get("models", ())),
         (kafka.get("consumerGroup", {}), "sessionTimeout", ("10s", "1h")),
         *(
             (rule, "requestsPerSecond", (5,))

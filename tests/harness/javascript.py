@@ -5,10 +5,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import podpair.gateway
 from harness.cache import cache, exclusive
 from harness.machine import fetch, lacks, require
 
 _OLDEST = 20  # Node.js; what the packages of the tests run on
+
+LIBRARY = sorted((Path(podpair.gateway.__file__).parent / "console").glob("podpair*.js"))
+"""podpair.js and its modules."""
 
 
 def node() -> str:

@@ -141,9 +141,9 @@ class Cluster:
 
 
 class ApiServer(Cluster):
-    """A running API server at `url`; what is stored in it goes with it. `kubeconfig` is an administrator's."""
+    """A running API server at `url`, with more flags; what is stored in it goes with it. `kubeconfig` is an administrator's."""
 
-    def __init__(self) -> None:
+    def __init__(self, *flags: str) -> None:
         (etcd,) = require("etcd")
         folder = programs()
         self._data = Path(tempfile.mkdtemp(prefix="podpair-kubernetes-"))
@@ -174,6 +174,7 @@ class ApiServer(Cluster):
             # Nothing here makes the service account `default` that the plug-in wants in each namespace.
             "--disable-admission-plugins=ServiceAccount",
             *self._aggregation(),
+            *flags,
         )
         super().__init__(self._data / "kubeconfig")
         self.kubeconfig.write_text(yaml.safe_dump(self._credentials(token)))

@@ -140,6 +140,7 @@ class Node(Cluster):
             f"--proxy-client-cert-file={pki}/front-proxy-client.crt",
             f"--proxy-client-key-file={pki}/front-proxy-client.key",
             "--enable-aggregator-routing=true",
+            "--feature-gates=HPAScaleToZero=true",
             f"--audit-policy-file={self._state}/audit.yaml",
             f"--audit-log-path={self._state}/audit.log",
         ]

@@ -41,6 +41,14 @@ class Inference(Child):
         address: str = self.wait_for_message("gRPC is ready")["address"]
         return address if address.startswith("unix:") else f"grpc://{address}"
 
+    def queue_depth(self, model: str) -> float:
+        """How many requests wait in the queue of a model."""
+        with urllib.request.urlopen(self.url + "/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(
+            float(line.split()[-1]) for line in lines if line.startswith(f'inference_queue_depth{{model="{model}"}}')
+        )
+
 
 #: What is asked of a gateway at its operators' port.
 OPERATIONS = ("/healthz", "/readyz", "/metrics")

@@ -49,6 +49,14 @@ class Wrong(NamedTuple):
 _OTHER = {"inference__server": "other", "inference__models": [{"name": "digits"}]}
 _SCALING = {"min": 2, "max": 4}
 WRONG = {
+    "an objective beyond the histogram": Wrong(
+        {"monitoring__slo": {"latency": {"p99": "40s"}}}, "spec.monitoring.slo.latency", "p99 (40s) must be 30s at most"
+    ),
+    "workflows without a queue": Wrong(
+        {"gateway__workflows": {}, "amqp": {"urlRef": {"name": "rabbitmq", "key": "url"}, "source": "amqp"}},
+        "spec",
+        "gateway.workflows needs Kafka's requests topic",
+    ),
     "min over max": Wrong({"scaling": {"min": 9, "max": 4}}, "spec.scaling", "min (9) is greater than max (4)"),
     "too few request partitions": Wrong(
         {"kafka__requests": {"partitions": 4}},
@@ -93,7 +101,12 @@ WRONG = {
     "drain over the grace period": Wrong(
         {"gateway__drain": "1m", "gateway__terminationGracePeriod": "1m10s"},
         "spec.gateway",
-        "drain (1m) must end 35s before terminationGracePeriod",
+        "drain (1m) and shutdownTimeout (20s) must end 15s before terminationGracePeriod",
+    ),
+    "work in hand over the grace period": Wrong(
+        {"gateway__shutdownTimeout": "10m", "gateway__terminationGracePeriod": "10m40s"},
+        "spec.gateway",
+        "drain (30s) and shutdownTimeout (10m) must end 15s before terminationGracePeriod",
     ),
     "a tiny message": Wrong(
         {"gateway__limits": {"message": 1000}}, "spec.gateway.limits", "message must be 1Ki at least"
@@ -120,6 +133,29 @@ WRONG = {
     "adopting what may not be altered": Wrong(
         {"kafka__adoptTopics": True, "kafka__createTopics": False}, "spec.kafka", "may not alter can't be adopted"
     ),
+    "no pods, and nothing that would bring them back": Wrong(
+        {"scaling": {"min": 0, "max": 4, "metrics": [{"cpu": 50}, {"sessions": 9}]}},
+        "spec.scaling",
+        "with min: 0 lag must be among the metrics",
+    ),
+    "no pods, and a queue that only they see": Wrong(
+        {
+            "amqp": {"urlRef": {"name": "rabbitmq", "key": "url"}},
+            "scaling": {"min": 0, "max": 4, "metrics": [{"lag": 5}]},
+        },
+        "spec",
+        "with no pods nobody sees what waits in RabbitMQ",
+    ),
+    "no pods, and a workflow's next attempt is due": Wrong(
+        {"gateway__workflows": {}, "scaling": {"min": 0, "max": 4, "metrics": [{"lag": 5}]}},
+        "spec",
+        "with no pods workflows stand still and deliveries aren't tried again",
+    ),
+    "no pods, and deliveries that wait for another attempt": Wrong(
+        {"deliveries": {}, "scaling": {"min": 0, "max": 4, "metrics": [{"lag": 5}]}},
+        "spec",
+        "with no pods workflows stand still and deliveries aren't tried again",
+    ),
     "two metrics in one": Wrong(
         {"scaling": {**_SCALING, "metrics": [{"cpu": 50, "lag": 10}]}},
         "spec.scaling.metrics[0]",
@@ -139,6 +175,15 @@ WRONG = {
         {"network": {"ingress": {"host": "a.example"}, "route": {"parentRefs": [{"name": "public"}]}}},
         "spec.network",
         "ingress and route are both set: choose one",
+    ),
+    "a rollout that replaces no pod": Wrong(
+        {"rollout": {"maxSurge": "0%"}}, "spec.rollout", "maxSurge and maxUnavailable are both 0"
+    ),
+    "a rollout of no pod more and none less": Wrong(
+        {"rollout": {"maxSurge": 0, "maxUnavailable": "00%"}}, "spec.rollout", "no pod could be replaced"
+    ),
+    "a surge of what is recreated": Wrong(
+        {"rollout": {"strategy": "recreate", "maxSurge": 1}}, "spec.rollout", "are for strategy: rolling"
     ),
     "two budgets": Wrong(
         {"disruptionBudget": {"minAvailable": 1, "maxUnavailable": "50%"}},
@@ -183,7 +228,7 @@ WRONG = {
     "too short a time to stop": Wrong(
         {"gateway__drain": "500ms", "inference__podTemplate": {"spec": {"terminationGracePeriodSeconds": 35}}},
         "spec",
-        "terminationGracePeriodSeconds is less than gateway.drain (500ms) and the 35 s after it take",
+        "is less than gateway.drain (500ms), gateway.shutdownTimeout (20s) and 15 s more take",
     ),
     "a variable with two values": Wrong(
         {"inference__env": [{"name": "A", "value": "1", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]},
@@ -203,10 +248,45 @@ WRONG = {
     "the name of the other topic": Wrong(
         {"kafka__requests": {"name": "default.digits.results"}}, "spec.kafka", "ends as the results topic is called"
     ),
+    "the name of the workflows' topic": Wrong(
+        {"kafka__requests": {"name": "a"}, "kafka__results": {"name": "a.workflows"}},
+        "spec.kafka",
+        "that of the workflows' topic",
+    ),
+    "the name of the topic of presence": Wrong(
+        {"kafka__requests": {"name": "a"}, "kafka__results": {"name": "a.presence"}},
+        "spec.kafka",
+        "that of the topic of presence",
+    ),
+    "a lease of presence that ends between two heartbeats": Wrong(
+        {"gateway__presence": {"lease": "2s"}},
+        "spec.gateway.presence",
+        "lease (2s) must be between 3s and 1h",
+    ),
+    "workflows forgotten too soon": Wrong(
+        {"gateway__workflows": {"remember": "59s"}},
+        "spec.gateway.workflows",
+        "remember (59s) must be between 1m and 8784h",
+    ),
     "the name of the dead letters": Wrong(
         {"kafka__requests": {"name": "a"}, "kafka__results": {"name": "a.dlq"}},
         "spec.kafka",
         "that of the dead letters",
+    ),
+    "the name of the cache's topic": Wrong(
+        {"kafka__requests": {"name": "a"}, "kafka__results": {"name": "a.cache"}},
+        "spec.kafka",
+        "that of the cache's topic",
+    ),
+    "a lease that is too long": Wrong(
+        {"gateway__cache": {"models": [{"model": "m"}], "lease": "61s"}},
+        "spec.gateway.cache",
+        "must be between 200ms and 1m",
+    ),
+    "a cache without memory": Wrong(
+        {"gateway__cache": {"models": [{"model": "m", "memory": "1"}]}},
+        "spec.gateway.cache.models[0]",
+        "memory must be 1Ki at least",
     ),
     "a property under both its names": Wrong(
         {"kafka__client": {"linger.ms": "5", "QUEUE_buffering.max.ms": "6"}}, "spec.kafka", "a property is set twice"

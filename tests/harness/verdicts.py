@@ -23,7 +23,7 @@ from podpair.operator.core.desired import Dependencies, desired
 from podpair.operator.core.json_schema import json_schema
 from podpair.operator.core.manifest_loader import load_manifests
 
-DEPENDENCIES = Dependencies("podpair-gateway:test", "k" * 43, pod_monitors=True)
+DEPENDENCIES = Dependencies("podpair-gateway:test", "k" * 43, pod_monitors=True, prometheus_rules=True)
 _ENV = ("spec", "gateway", "env")
 _RULES = {BROKEN_RULES, "twice"}  # what JSON Schema can't say
 

@@ -209,6 +209,7 @@ class Gate:
     platform = "test"
     predicts = inline = True
     takes_parameters = False
+    calls_models = False
     instances = 1
     inputs = (TensorSpec("x", "FP32", (-1, -1)),)
     outputs = (TensorSpec("y", "FP32", (-1, -1)),)

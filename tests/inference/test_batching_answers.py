@@ -16,12 +16,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from podpair.inference.core.errors import DeadlineExceededError, InferenceError, ModelError, OverloadedError
+from podpair.inference.core.errors import (
+    DeadlineExceededError,
+    InferenceError,
+    ModelEndedError,
+    ModelError,
+    OverloadedError,
+    UnavailableError,
+)
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.run_times import RunTimes
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import Array, TensorSpec
 from podpair.inference.metrics import Metrics
+from podpair.inference.runtime.batch_executor import BatchExecutor, BatchItem
 from podpair.inference.runtime.request_queue import FutureSink
 from podpair.inference.runtime.scheduler import Scheduler
 from podpair.inference.runtime.warmup import LARGEST
@@ -34,6 +42,7 @@ class Doubling:
     platform = "test"
     predicts = inline = True
     takes_parameters = False
+    calls_models = False
     instances = 1
     inputs = (TensorSpec("x", "FP32", (-1, -1)),)
     outputs = (TensorSpec("y", "FP32", (-1, -1)), TensorSpec("sum", "FP32", (-1,)))
@@ -238,3 +247,28 @@ async def test_the_next_run_does_not_wait_for_the_loop() -> None:
     assert [(await answer)[0].item() for answer in (first, second)] == [2.0, 4.0]
     await sut.drain(30)
     assert sut.running == sut.depth == 0
+
+
+class Needy(Doubling):
+    """Fails as its neighbour does."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def run(self, arrays: Sequence[Array], parameters: Any = ()) -> list[Array]:
+        self.shapes.append(arrays[0].shape)
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [UnavailableError("away"), OverloadedError("busy", 2.5), DeadlineExceededError("late"), ModelEndedError("dead")],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_batch_that_fails_for_what_its_model_needs_is_not_run_in_halves(error: Exception) -> None:
+    runtime = Needy(error)
+    signature = Signature(ModelConfig(), runtime.inputs, runtime.outputs, "m")
+    items = [BatchItem([np.zeros((1, 1), np.float32)], {}, 1) for _ in range(8)]
+    outcome = BatchExecutor("m", runtime, signature, time.monotonic).run(items)
+    assert (list(outcome.results), runtime.shapes) == ([error] * 8, [(8, 1)])

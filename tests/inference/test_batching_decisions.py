@@ -2,15 +2,19 @@
 
 import pytest
 
-from podpair.inference.core.batching import Batcher, Queued, QueueFullError
+from podpair.inference.core.batching import PRIORITIES, Batcher, Queued, QueueFullError, parse_priority
+from podpair.inference.core.errors import InvalidRequestError
 
 
 def batcher(max_items: int = 4, max_delay: float = 1.0, queue_size: int = 100, instances: int = 2) -> Batcher[str]:
     return Batcher(max_items, max_delay, queue_size, instances)
 
 
-def item(name: str, rows: int = 1, at: float = 0.0, key: str = "a", deadline: float | None = None) -> Queued[str]:
-    return Queued(name, key, rows, at, deadline)
+def item(
+    name: str, rows: int = 1, at: float = 0.0, key: str = "a", deadline: float | None = None,
+    priority: str = "normal",
+) -> Queued[str]:  # fmt: skip
+    return Queued(name, key, rows, at, deadline, PRIORITIES[priority])
 
 
 def names(items: list[Queued[str]]) -> list[str]:
@@ -167,3 +171,66 @@ def test_the_size_of_a_batch_may_change_at_any_time() -> None:
     assert len(b.decide(0, 0.0).run) == 4
     b.max_items = 1
     assert len(b.decide(0, 0.0).run) == 1
+
+
+def test_what_has_priority_runs_first_and_a_batch_has_one_priority() -> None:
+    b = batcher()
+    for name, key, priority in (
+        ("l1", "a", "low"), ("n1", "a", "normal"), ("n2", "b", "normal"), ("h1", "b", "high"), ("l2", "a", "low"),
+        ("n3", "a", "normal"), ("h2", "a", "high"),
+    ):  # fmt: skip
+        b.offer(item(name, at=float(len(b)), key=key, priority=priority))
+    ran = [names(b.decide(0, 9.0).run) for _ in range(6)]
+    assert ran == [["h1"], ["h2"], ["n1", "n3"], ["n2"], ["l1", "l2"], []]
+
+
+def test_a_low_priority_gets_each_eighth_batch_while_others_never_cease() -> None:
+    b = batcher(max_items=1)
+    for number in range(3):
+        b.offer(item(f"low {number}", priority="low"))
+    b.offer(item("high", priority="high"))
+    ran = []
+    for _ in range(30):
+        b.offer(item("normal"))
+        ran += names(b.decide(0, 1.0).run)
+    assert [at for at, name in enumerate(ran) if name.startswith("low")] == [7, 15, 23]
+    assert ran[0] == "high"
+
+
+def test_no_priority_waits_for_ever_between_two_others_that_never_cease() -> None:
+    b = batcher(max_items=1)
+    b.offer(item("normal", priority="normal"))
+    ran = []
+    for _ in range(24):
+        for priority in ("high", "low"):
+            b.offer(item(priority, priority=priority))
+        b.offer(item("normal"))
+        ran += names(b.decide(0, 1.0).run)
+    assert [at for at, name in enumerate(ran) if name == "normal"] == [3, 11, 19]
+    assert [at for at, name in enumerate(ran) if name == "low"] == [7, 15, 23]
+
+
+def test_a_full_batch_of_low_priority_does_not_wait_for_one_of_normal_that_may_yet_grow() -> None:
+    b = batcher(max_items=2)
+    for name in ("l1", "l2"):
+        b.offer(item(name, priority="low"))
+    b.offer(item("n"))
+    assert names(b.decide(busy=1, now=0.1).run) == ["l1", "l2"]
+    assert b.decide(busy=1, now=0.1).run == []
+    assert names(b.decide(busy=1, now=1.0).run) == ["n"]
+
+
+def test_one_of_any_priority_can_be_withdrawn() -> None:
+    b = batcher()
+    items = [item(priority, priority=priority) for priority in PRIORITIES]
+    for each in items:
+        b.offer(each)
+    assert [b.withdraw(each) for each in items + items] == [True] * 3 + [False] * 3
+    assert (b.rows, len(b), b.decide(0, 0.0).run) == (0, 0, [])
+
+
+def test_a_priority_is_read() -> None:
+    assert [parse_priority(text) for text in (None, "normal", "High", " low ")] == [1, 1, 0, 2]
+    for wrong in ("", "1", "highest"):
+        with pytest.raises(InvalidRequestError, match="one of high, normal, low"):
+            parse_priority(wrong)

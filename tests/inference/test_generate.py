@@ -26,6 +26,11 @@ class StreamOnly:
     def stream(self, request):
         return iter(request)
 """,
+    "numbers": """
+class Numbers:
+    def stream(self, request):
+        yield from (1, 2)
+""",
     "endless": """
 import asyncio, threading
 
@@ -52,10 +57,19 @@ def streaming(tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Any
         (repository / name / "1").mkdir(parents=True)
         (repository / name / "1/model.py").write_text(code)
         runtime = {"process": process, **({"max_streams": 1} if name == "endless" else {})}
-        (repository / name / "model.yaml").write_text(json.dumps({"runtime": runtime}))
+        outputs = [{"name": "y", "datatype": "INT64", "shape": [-1]}] if name == "numbers" else []
+        (repository / name / "model.yaml").write_text(json.dumps({"runtime": runtime, "outputs": outputs}))
     (repository / "digits").symlink_to(Path(__file__).parents[2] / "examples/models/digits")
     with serve(repository) as server:
         yield server
+
+
+INPUTS: dict[tuple[str, bool], Any] = {
+    ("chat", False): {"input": "a"},
+    ("chat", True): {"inputs": [{"name": "input", "datatype": "BYTES", "shape": [1], "data": ["a"]}]},
+    ("digits", False): {"pixels": [0.0] * 64},
+    ("digits", True): {"inputs": [{"name": "pixels", "datatype": "FP32", "shape": [1, 64], "data": [0.0] * 64}]},
+}
 
 
 def events(body: bytes) -> list[Any]:
@@ -98,14 +112,45 @@ def test_a_model_that_only_streams_gives_its_texts_as_one(streaming: Any) -> Non
     assert streaming.post("/v2/models/streamonly/generate", {"input": "abc"}).json["output"] == "abc"
     tensor = {"name": "input", "datatype": "BYTES", "shape": [1], "data": ["abc"]}
     answer = streaming.post("/v2/models/streamonly/infer", {"inputs": [tensor]})
-    assert answer.status == 400
-    assert "ask for generate_stream" in answer.json["error"]
+    assert answer.json["outputs"][0]["data"] == ["abc"]
+
+
+def ask_rows(streaming: Any, model: str, texts: list[str]) -> Any:
+    tensor = {"name": "input", "datatype": "BYTES", "shape": [len(texts)], "data": texts}
+    return streaming.post(f"/v2/models/{model}/infer", {"inputs": [tensor]})
+
+
+def test_each_row_for_a_model_that_only_streams_is_a_stream_of_its_own(streaming: Any) -> None:
+    for texts in (["abc", "de", "f"], []):
+        output = ask_rows(streaming, "streamonly", texts).json["outputs"][0]
+        assert (output["data"], output["shape"]) == (texts, [len(texts)])
+    refused = ask_rows(streaming, "streamonly", ["a"] * 65)
+    assert refused.status == 413
+    assert "65 rows in one request; model streamonly only streams, and has at most 64 streams" in refused.json["error"]
+    metadata = streaming.get("/v2/models/streamonly").json
+    assert metadata["parameters"]["rows"] == "dependent"
+    statistics = streaming.get("/v2/models/streamonly/stats").json["model_stats"][0]["inference_stats"]
+    assert statistics["success"]["count"] >= 2
+
+
+def test_parts_that_are_no_text_are_streamed_only(streaming: Any) -> None:
+    for path, body in (
+        ("generate", {"input": "a"}),
+        ("infer", {"inputs": [{"name": "input", "datatype": "BYTES", "shape": [1], "data": ["a"]}]}),
+    ):
+        refused = streaming.post(f"/v2/models/numbers/{path}", body)
+        assert refused.status == 400
+        assert "ask for generate_stream" in refused.json["error"]
+    assert [
+        part["y"] for part in events(streaming.post("/v2/models/numbers/generate_stream", {"input": "a"}).body)
+    ] == [1, 2]
 
 
 def test_a_failure_after_the_first_part_is_an_event_and_the_last_one(streaming: Any) -> None:
     parts = events(streaming.post("/v2/models/chat/generate_stream", {"input": "a fail b"}).body)
     assert [part.get("output") for part in parts] == ["a ", None]
-    assert parts[1] == {"error": "model chat failed: ValueError: no more (model.py:9, in stream)"}
+    error = "model chat failed: ValueError: no more (model.py:9, in stream)"
+    assert parts[1] == {"error": error, "status": 500}
 
 
 @pytest.mark.parametrize(
@@ -126,6 +171,16 @@ def test_a_failure_before_the_first_part_is_a_status(streaming: Any, body: bytes
     answer = streaming.post("/v2/models/chat/generate_stream", body)
     assert answer.status == (400 if message else 500)
     assert message in answer.json["error"]
+
+
+@pytest.mark.parametrize("path", ["infer", "generate", "generate_stream"])
+@pytest.mark.parametrize("model", ["chat", "digits"])
+def test_a_priority_that_is_none_is_a_status_wherever_it_is_said(streaming: Any, model: str, path: str) -> None:
+    answer = streaming.post(
+        f"/v2/models/{model}/{path}", INPUTS[model, path == "infer"], {"podpair-priority": "urgent"}
+    )
+    assert answer.status == 400
+    assert "podpair-priority is 'urgent'; it is one of high, normal, low" in answer.json["error"]
 
 
 def test_a_deadline_ends_a_stream(streaming: Any) -> None:

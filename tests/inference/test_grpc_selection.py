@@ -90,8 +90,10 @@ def test_aio_is_asked_for_without_a_warning(tmp_path: Path, repository: Path, st
 @pytest.mark.parametrize(("kind", "name"), [("http2", "grpc"), ("aio", "podpair.inference.grpc.core_server")])
 def test_nothing_of_another_server_is_imported(kind: str, name: str) -> None:
     code = (
-        "import asyncio, sys; from podpair.inference.grpc import selection, server;"
-        f"asyncio.run(selection.make_server({kind!r}, {{}})); print({name!r} in sys.modules)"
+        "import asyncio, sys; from podpair.inference.core.memory_budget import MemoryBudget;"
+        "from podpair.inference.grpc import selection, server; from podpair.inference.metrics import Metrics;"
+        "calls = server.Calls(Metrics(), MemoryBudget(1));"
+        f"asyncio.run(selection.make_server({kind!r}, {{}}, calls)); print({name!r} in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "False"

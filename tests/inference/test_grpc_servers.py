@@ -32,7 +32,10 @@ class Served:
 @pytest.fixture(params=[Http2Server, CoreServer, AioServer], ids=["http2", "core", "aio"])
 def make(request: pytest.FixtureRequest) -> Callable[[], RpcServer]:
     """Makes a server of one kind or the other."""
-    return lambda: request.param({"grpc.so_reuseport": 0})
+    options = {"grpc.so_reuseport": 0}
+    if request.param is Http2Server:
+        return lambda: Http2Server(options, Calls(Metrics(), MemoryBudget(1 << 30)))
+    return lambda: request.param(options)
 
 
 @pytest.fixture

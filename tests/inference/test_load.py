@@ -10,6 +10,7 @@ import pytest
 
 from harness.waiting import soon
 from podpair.inference.http1.requests import Request
+from podpair.inference.runtime.load_turns import LoadTurns
 
 Begin = Callable[..., Any]
 
@@ -27,6 +28,26 @@ async def test_requests_that_queue_while_a_batch_runs_are_the_next_batch(applica
     assert app.gate.runs == [1, 8, 2]
     assert app.metric("inference_batch_size_count", model="gate") == 3
     assert app.metric("inference_request_duration_seconds_count", model="gate") == 11
+
+
+async def test_the_priority_of_a_stream_counts_where_the_model_answers_at_once(application: Begin) -> None:
+    app = await application(batching={"max_items": 8})
+    app.gate.open.clear()
+    first = app.ask(1.0)
+    await app.running()
+    normal = app.ask(1.0, 2.0)
+    await app.queued(2)
+
+    async def stream(priority: str) -> int:
+        path, headers = "/v2/models/gate/generate_stream", {"podpair-priority": priority}
+        async with app.client.post(path, json={"x": 3.0}, headers=headers) as answer:
+            return int(answer.status)
+
+    low, high = asyncio.create_task(stream("low")), asyncio.create_task(stream("high"))
+    await app.queued(4)
+    app.gate.open.set()
+    assert [(await task)[0] for task in (first, normal)] + [await low, await high] == [200] * 4
+    assert app.gate.runs == [1, 1, 2, 1]
 
 
 async def test_a_full_queue_refuses_with_429_and_when_to_come_again(application: Begin) -> None:
@@ -188,7 +209,7 @@ async def test_a_stop_is_bounded_and_what_is_left_is_told(application: Begin) ->
 
 async def test_before_the_models_are_loaded_it_is_alive_but_not_ready(application: Begin) -> None:
     app = await application()
-    app.catalog._absent["gate"] = "it is being loaded"
+    app.catalog._turns = LoadTurns(["gate"])
     app.catalog._models.clear()
     app.catalog.ready = False
     async with app.client.get("/v2/health/ready") as ready, app.client.get("/v2/health/live") as live:

@@ -1,5 +1,6 @@
 """What a model repository may hold, and what is said about one that doesn't hold it."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import DATATYPES, TensorSpec
 from podpair.inference.runtime.cpu import available_cores, layout
 from podpair.inference.runtime.onnx import OnnxRuntime
-from podpair.inference.runtime.repository import read_repository
+from podpair.inference.runtime.repository import ModelRepository, read_repository, survey
 
 LOGITS = (TensorSpec("logits", "FP32", (-1, 3)),)
 PIXELS = (TensorSpec("pixels", "FP32", (-1, 4)),)
@@ -100,6 +101,29 @@ def test_a_model_yaml_that_cannot_be_read(tmp_path: Path, yaml: str, complaint: 
 def test_a_repository_without_models(tmp_path: Path) -> None:
     assert "no such folder" in faults(tmp_path / "nowhere")[0]
     assert "no model in it" in faults(tmp_path)[0]
+
+
+def test_a_folder_that_may_not_be_read_is_a_fault_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder(tmp_path, None)
+    # An ext4 volume has this one, which only root may read.
+    (tmp_path / "lost+found").mkdir()
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    iterdir = Path.iterdir
+
+    def refuse(path: Path) -> Any:
+        if path == closed or path.name == "lost+found":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    source = ModelRepository(tmp_path)
+    found, wrong = survey(source, exit_on_error=False)
+    assert ([each.name for each in found], wrong) == (
+        ["m"],
+        {"closed": [f"{closed}: it can't be read: Permission denied"]},
+    )
+    assert source.neighbours().models == {"m": [1], "closed": []}
 
 
 def test_labels_may_come_from_a_file_beside_the_model(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_a_model_in_ort_s_own_format(tmp_path: Path, save_model: Callable[..., N
     onnxruntime.InferenceSession(tmp_path / "source/1/model.onnx", options)
     server = start(tmp_path / "models")
     assert infer(server, "m", {"x": np.array([[-1, 2]], np.float32)}, way)["y"].tolist() == [[1, 2]]
-    assert "neither model.onnx, model.ort nor model.py" in _checked(tmp_path / "models/m", target)
+    assert "neither model.onnx, model.ort, model.py nor workflow.yaml" in _checked(tmp_path / "models/m", target)
 
 
 def _checked(model: Path, file: Path) -> str:

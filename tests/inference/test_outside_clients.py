@@ -24,7 +24,7 @@ class Chat:
 """
 
 
-@pytest.fixture(scope="module", params=["core", "aio"])
+@pytest.fixture(scope="module", params=["http2", "core", "aio"])
 def server(
     tmp_path_factory: pytest.TempPathFactory, serve: Callable[..., Any], request: pytest.FixtureRequest
 ) -> Iterator[Any]:

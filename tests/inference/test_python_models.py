@@ -60,7 +60,7 @@ class Both:
         return [{"text": row["name"] * int(row["count"]), "size": len(row["name"])} for row in batch]
 """,
     "picky": """
-from podpair.inference import InvalidRequestError
+from podpair.inference import InvalidRequestError, UnavailableError
 
 class Picky:
     def predict(self, batch):
@@ -71,6 +71,8 @@ class Picky:
             return []
         if text == "refused":
             raise InvalidRequestError("not this one")
+        if text == "away":
+            raise UnavailableError("the database is away")
         if text == "exit":
             raise SystemExit(3)
         return [{}["missing"] if text == "key" else {"text": text}]
@@ -183,9 +185,10 @@ def test_each_version_has_the_modules_beside_it(python: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "status", "message"),
     [
-        ("key", 500, "model picky failed: KeyError: 'missing' (model.py:15, in predict)"),
+        ("away", 503, "the database is away"),
+        ("key", 500, "model picky failed: KeyError: 'missing' (model.py:17, in predict)"),
         ("short", 500, "model picky failed: predict returned 0 answers for 1 requests (model.py:5)"),
-        ("exit", 500, "model picky failed: SystemExit: 3 (model.py:14, in predict)"),
+        ("exit", 500, "model picky failed: SystemExit: 3 (model.py:16, in predict)"),
         ("refused", 400, "not this one"),
     ],
 )

@@ -105,6 +105,32 @@ async def test_a_stream_tells_when_its_first_part_came(traced: Traced, collector
     assert stages["first part"].end_time_unix_nano <= stages["runtime"].end_time_unix_nano
 
 
+async def test_a_call_of_another_model_is_below_its_caller(
+    traced: Traced, collector: Collector, tmp_path: Path
+) -> None:
+    caller = """
+from podpair.inference import models
+
+class Caller:
+    def predict(self, batch):
+        return models.infer("words", batch)["output"]
+
+    async def stream(self, request):
+        yield (await models.infer_async("words", request))["output"][0]
+"""
+    for name, code in (("caller", caller), ("words", STREAMING)):
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "1/model.py").write_text(code)
+    server = await traced(tmp_path)
+    for request, path in (("a", "generate"), ("b", "generate_stream")):
+        assert (await ask(server, f"/v2/models/caller/{path}", {"id": request, "input": "a b"})).status == 200
+        called = await collector.span("infer", SERVICE, model="caller", request=request)
+        await collector.until(lambda called=called: "infer" in collector.below(called))
+        below = collector.below(called)["infer"]
+        assert (below.trace_id, about(below)["model"]) == (called.trace_id, "words")
+        assert {"ingress", "queue", "runtime"} <= collector.below(below).keys()
+
+
 async def test_images_are_a_stage(traced: Traced, collector: Collector) -> None:
     pytest.importorskip("cv2")
     folder = ROOT / "examples/images"

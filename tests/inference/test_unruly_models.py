@@ -69,10 +69,12 @@ class M:
         return list(batch)
 """
 STUCK_LOAD = """
+import sys
 import threading
 
 class M:
     def load(self):
+        print('{"message": "loading"}', file=sys.stderr, flush=True)
         threading.Event().wait()
 
     def predict(self, batch):
@@ -204,6 +206,8 @@ def test_one_that_never_comes_back_keeps_neither_others_nor_the_end(
 def test_threads_of_a_model_s_don_t_keep_the_process(serve: Callable[..., Any], code: str, wait_for: str) -> None:
     server = serve(code, wait_for=wait_for)
     assert server.get("/v2/health/live").status == 200
+    if code is STUCK_LOAD:
+        server.wait_for_message("loading")
     assert server.terminate() == 0
     server.kill()
     assert "threads of models still run, and end with the process" in [r["message"] for r in server.records]

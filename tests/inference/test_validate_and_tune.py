@@ -69,7 +69,7 @@ def test_check_tells_every_fault_of_every_model_at_once(tmp_path: Path, save_mod
     for expected in (
         "twice/model.yaml: batching.max_itmes",
         "twice/model.yaml: batching.queue_size",
-        "twice/2: it holds neither model.onnx, model.ort nor model.py",
+        "twice/2: it holds neither model.onnx, model.ort, model.py nor workflow.yaml",
         "twice/1/model.onnx: ONNX Runtime can't load it",
         "user/1/model.py:1: ModuleNotFoundError",
         "user/2/model.py:2: SyntaxError",

@@ -119,7 +119,7 @@ def test_what_is_no_message_is_told(head: bytes) -> None:
 
 
 def test_another_version_s_frame_is_told() -> None:
-    with pytest.raises(MessageError, match="version 2, this is 1"):
+    with pytest.raises(MessageError, match=f"version {VERSION + 1}, this is {VERSION}"):
         lengths(PREFIX.pack(VERSION + 1, 0, 1, 0))
 
 

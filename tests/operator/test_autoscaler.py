@@ -56,6 +56,15 @@ def test_keda_instead() -> None:
     assert "authenticationRef" not in plain["ScaledObject"]["spec"]["triggers"][0]
 
 
+def test_the_last_pod_goes_after_the_time_that_scaling_down_waits() -> None:
+    scaling = {"min": 0, "max": 3, "provider": "keda", "metrics": [{"lag": 5}]}
+    spec = objects(scaling=scaling)["ScaledObject"]["spec"]
+    assert (spec["minReplicaCount"], spec["cooldownPeriod"]) == (0, 300)
+    sooner = {"scaleDown": {"stabilizationWindowSeconds": 20}}
+    assert objects(scaling=scaling | {"behavior": sooner})["ScaledObject"]["spec"]["cooldownPeriod"] == 20
+    assert "cooldownPeriod" not in objects(scaling=scaling | {"min": 1})["ScaledObject"]["spec"]
+
+
 def test_the_metrics_that_keda_asks_for_are_the_gateway_s() -> None:
     from prometheus_client import generate_latest
 

@@ -91,6 +91,12 @@ def test_an_operator_that_starts_lets_what_the_last_one_saw_stand() -> None:
     assert conditions(status(gateway(), Observed(), {}, NOW))["KafkaReady"] == ("Unknown", "NotProbed")
     assert "lag" not in after  # what isn't known is left out
 
+    before = status(gateway(), Observed(deployment(), kafka=TOPICS), {}, THEN)
+    assert before["lag"] == 7
+    assert status(gateway(), Observed(deployment()), before, NOW) == before
+    # Nobody asks the broker of a paused resource: its lag is not known.
+    assert "lag" not in status(gateway(), Observed(deployment(), paused=True), before, NOW)
+
 
 def test_an_unchanged_resource_has_an_unchanged_status_and_times_move_with_statuses_only() -> None:
     seen = Observed(deployment(), kafka=TOPICS)
@@ -121,6 +127,27 @@ def test_an_autoscaler_that_reads_nothing_is_told_with_who_owns_the_metrics() ->
     assert message(told, "Scaling").endswith("no metrics; external.metrics.k8s.io is keda's")
     by_cpu = status(gateway(scaling={"max": 4, "metrics": [{"cpu": 50}]}), seen, {}, NOW)
     assert "keda" not in message(by_cpu, "Scaling")
+
+
+def test_without_pods_keda_knows_nothing_of_what_prometheus_has_and_that_is_no_fault() -> None:
+    failing = {"type": "Ready", "status": "False", "reason": "TriggerError", "message": "not working correctly"}
+    keda = {"max": 4, "provider": "keda", "metrics": [{"lag": 5}, {"sessions": 9}], "prometheusUrl": "http://one"}
+
+    def told(wanted: int, least: int, reason: str = "TriggerError", **scaling: Any) -> dict[str, Any]:
+        scaler = {"status": {"conditions": [failing | {"reason": reason}]}}
+        seen = Observed(deployment(wanted=wanted, ready=wanted), autoscaler=scaler, kafka=TOPICS)
+        return status(gateway(scaling=keda | {"min": least} | scaling), seen, {}, NOW)
+
+    none = told(0, 0)
+    assert conditions(none)["Scaling"] == ("True", "Autoscaled")
+    assert message(none, "Scaling") == "0 to 4 pods by lag, sessions; none now"
+    assert conditions(none)["Ready"] == ("False", "ScaledToZero")
+    assert "requests that wait in Kafka bring them back" in message(none, "Ready")
+    assert (conditions(none)["Degraded"][0], conditions(none)["Stalled"][0]) == ("False", "False")
+    # Of lag alone it means that KEDA can't ask the broker, and then no pod ever comes back.
+    by_lag = told(0, 0, metrics=[{"lag": 5}])
+    for other in (told(1, 0), told(0, 1), told(0, 0, "ErrorScalingTarget"), by_lag):
+        assert conditions(other)["Scaling"][0] == "False"
 
 
 def test_what_can_t_be_read_changes_nothing_else() -> None:

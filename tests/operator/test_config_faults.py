@@ -29,7 +29,8 @@ GENERATED = [found for number in range(150) if (found := verdict(generated(numbe
 # What no field decides, or the field of its section does.
 FIXED = {
     "http.host", "http.port", "operations.port", "sessions.resume_secret_file", "kafka.create_topics", "kafka.await_topics",
-    "inference.url", "console.enabled", "log.level", "tracing.service", "shutdown_seconds",
+    "inference.url", "console.enabled", "log.level", "tracing.service", "workflows.enabled", "deliveries.enabled",
+    "channels.enabled", "presence.enabled", "presence.heartbeat_seconds",
 }  # fmt: skip
 
 

@@ -13,10 +13,21 @@ import yaml
 from harness.desired_objects import DEPENDENCIES, SASL_AND_TLS, objects, pod
 from harness.processes import free_port
 from harness.resources import resource
+from podpair.operator.controller.applier import _belongs
 from podpair.operator.core.api.igw import InferenceGateway
 from podpair.operator.core.builders.network import operator_namespace_of
 from podpair.operator.core.builders.references import missing, references_of
 from podpair.operator.core.desired import Dependencies, desired
+
+
+def test_what_was_applied_of_a_resource_is_known_by_its_name() -> None:
+    every = {"monitoring": {"dashboard": True}, "scaling__provider": "keda", **SASL_AND_TLS}
+    every["inference__models"] = [{"name": "digits", "versions": [{"version": "3", "weight": 100}]}]
+    every["scaling__metrics"] = [{"lag": 5}]
+    made = objects(replace(DEPENDENCIES, pod_monitors=True, prometheus_rules=True), **every)
+    assert {"Models", "Dashboard", "TriggerAuthentication", "Secret"} <= made.keys()
+    assert [one["metadata"]["name"] for one in made.values() if not _belongs(one["metadata"]["name"], "digits")] == []
+    assert not _belongs("digits-more", "digits")
 
 
 def test_probes_and_prometheus_ask_at_the_operators_port_and_clients_find_the_public_one() -> None:
@@ -89,6 +100,7 @@ def test_the_model_starts_before_the_gateway_and_ends_after_it() -> None:
     # 5 s to be forgotten, 30 s of drain, 20 s for the work in hand, 10 s for the model.
     assert spec["terminationGracePeriodSeconds"] == 65
     assert pod(gateway__drain="90s")["terminationGracePeriodSeconds"] == 125
+    assert pod(gateway__shutdownTimeout="10m")["terminationGracePeriodSeconds"] == 645
     assert pod(gateway__terminationGracePeriod="5m")["terminationGracePeriodSeconds"] == 300
 
 

@@ -13,9 +13,10 @@ from podpair.operator.core.crd import crd
 from podpair.operator.core.credentials import Credentials
 from podpair.operator.core.desired import Dependencies, desired
 from podpair.operator.core.ownership import Origin, RecordedOwnership, Topic, TopicRecord, claim
-from podpair.operator.core.topics import FoundTopic, plan_topics, wanted_topics
+from podpair.operator.core.topics import FoundTopic, plan_topics
+from podpair.operator.core.wanted_topics import wanted_topics
 
-DEPENDENCIES = Dependencies("podpair-gateway:test", "k" * 43, pod_monitors=True)
+DEPENDENCIES = Dependencies("podpair-gateway:test", "k" * 43, pod_monitors=True, prometheus_rules=True)
 FULL: dict[str, Any] = {
     "inference": {
         "image": "digits:3",
@@ -30,6 +31,10 @@ FULL: dict[str, Any] = {
         "terminationGracePeriod": "5m",
         "tls": {"certificateRef": {"name": "public"}},
         "admission": {"rules": [{"claim": "tenant", "requestsPerSecond": 5}]},
+        "cache": {"models": [{"model": "digits"}]},
+        "channels": {"rules": [{"subscribe": ["news"]}]},
+        "presence": {"rules": [{"subjects": ["*"]}]},
+        "workflows": {},
     },
     "kafka": {
         "bootstrapServers": "kafka:9092",
@@ -37,6 +42,24 @@ FULL: dict[str, Any] = {
         "sasl": {"secretName": "kafka"},
         "requests": {"partitions": 64},
         "results": {"partitions": 64},
+    },
+    "amqp": {
+        "urlRef": {"name": "rabbitmq", "key": "url"},
+        "caRef": {"name": "rabbitmq-ca", "key": "ca.crt"},
+        "clientCertificateRef": {"name": "rabbitmq-client"},
+        "queueType": "classic",
+        "exchange": "events",
+        "routingKeys": ["digits"],
+    },
+    "deliveries": {
+        "rules": [{"claim": "roles"}],
+        "email": {
+            "host": "mail",
+            "sender": "podpair@example.com",
+            "login": {"username": "podpair", "passwordRef": {"name": "mail", "key": "password"}},
+            "caRef": {"name": "mail-ca", "key": "ca.crt"},
+        },
+        "webPush": {"privateKeyRef": {"name": "push", "key": "key.pem"}, "contact": "mailto:ops@example.com"},
     },
     "scaling": {
         "min": 2,
@@ -50,6 +73,7 @@ FULL: dict[str, Any] = {
         "ingress": {"host": "digits.example", "tlsSecretName": "tls"},
         "networkPolicy": {"from": [{"podSelector": {}}], "operationsFrom": [{"podSelector": {}}]},
     },
+    "rollout": {"maxSurge": 1, "maxUnavailable": 1},
     "disruptionBudget": {"maxUnavailable": 1},
     "tracing": {"endpoint": "http://collector:4318/v1/traces"},
 }
@@ -57,6 +81,8 @@ ROUTE = {"parentRefs": [{"name": "public"}]}
 KEDA = {"provider": "keda", "prometheusUrl": "http://one", "metrics": [{"sessions": 5}]}
 # What else a field needs to be there, or not to be, by how its path begins.
 BESIDES: dict[str, dict[str, Any]] = {
+    "amqp.declare": {"amqp": {"urlRef": {"name": "rabbitmq", "key": "url"}}},
+    "amqp.source": {"gateway": {"auth": {"secretRef": {"name": "jwt", "key": "secret"}}}},
     "gateway.auth.jwksUrl": {"gateway.auth": {"jwksUrl": "https://one"}},
     "gateway.auth.publicKeyRef": {"gateway.auth": {"publicKeyRef": {"name": "jwt", "key": "pem"}}},
     "network.route": {"network": {"route": ROUTE}},
@@ -87,6 +113,7 @@ PEERS: dict[str, tuple[Any, Any]] = {
 }  # fmt: skip
 # What can't be told from the schema: both values, of the field or of what it is part of.
 VALUES: dict[str, tuple[str, Any, Any]] = {
+    "rollout.strategy": ("rollout", {"strategy": "rolling"}, {"strategy": "recreate"}),
     "gateway.auth.disabled": ("gateway.auth", {"jwksUrl": "https://one"}, {"disabled": True}),
     "inference.models[].versions[].weight": (
         "inference.models",
@@ -101,6 +128,15 @@ VALUES: dict[str, tuple[str, Any, Any]] = {
     "gateway.admission.rules[].routes": ("gateway.admission.rules[0].routes", ["auto"], ["direct", "queue"]),
     "kafka.client": ("kafka.client", {}, {"socket.keepalive.enable": "true"}),
     "gateway.trustedProxies": ("gateway.trustedProxies", ["10.0.0.0/8"], ["10.0.0.0/16"]),
+    "gateway.workflows.remember": ("gateway.workflows.remember", "1m", "2m"),
+    "deliveries.email.sender": ("deliveries.email.sender", "a@example.com", "b@example.com"),
+    "deliveries.email.security": ("deliveries.email.security", "starttls", "tls"),
+    "deliveries.webPush.contact": ("deliveries.webPush.contact", "mailto:a@example.com", "https://b.example"),
+    "deliveries.absentAfter": ("deliveries.absentAfter", "1m", "2m"),
+    "deliveries.webPush.ttl": ("deliveries.webPush.ttl", "1m", "2m"),
+    "deliveries.rules[].kinds": ("deliveries.rules[0].kinds", ["slack"], ["email", "web_push"]),
+    "deliveries.ports": ("deliveries.ports", [443], [8443]),
+    "deliveries.allowedNetworks": ("deliveries.allowedNetworks", ["10.0.0.0/8"], ["11.0.0.0/8"]),
     "gateway.origins": ("gateway.origins", ["https://one"], ["https://two"]),
     "gateway.terminationGracePeriod": ("gateway.terminationGracePeriod", "100s", "101s"),
     "inference.resources.requests": ("inference.resources.requests", {"cpu": 1}, {"cpu": 2}),
@@ -116,6 +152,9 @@ VALUES: dict[str, tuple[str, Any, Any]] = {
         for path, both in PEERS.items()
     },
     **{path: (path, 64, 65) for path in ("kafka.requests.partitions", "kafka.results.partitions")},
+    "monitoring.slo.availability": ("monitoring.slo.availability", 99.5, 99.9),
+    "monitoring.slo.lagAge": ("monitoring.slo.lagAge", "5m", "6m"),
+    "monitoring.slo.window": ("monitoring.slo.window", "720h", "360h"),
     "kafka.bootstrapServers": ("kafka.bootstrapServers", "one:1", "two:2"),
     "scaling.behavior.scaleUp.policies[].type": ("scaling.behavior.scaleUp.policies[0].type", "Pods", "Percent"),
     "scaling.metrics[].cpu": ("scaling.metrics", [{"cpu": 50}], [{"cpu": 60}]),

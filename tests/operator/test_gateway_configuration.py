@@ -10,13 +10,18 @@ import yaml
 
 from harness.desired_objects import ALL_OF_A_RULE, DEPENDENCIES, SASL_AND_TLS, gateway_config, objects, pod
 from harness.resources import REMOVED
+from podpair.common.gateway_config.cache import CachedModel
+from podpair.common.gateway_config.channels import ChannelRule, Channels, Presence, PresenceRule
 from podpair.common.gateway_config.clients import AdmissionRule
+from podpair.common.gateway_config.deliveries import Deliveries, DeliveryRule, Email, WebPush
+from podpair.common.gateway_config.workflows import Workflows
 from podpair.inference.config.settings import load_settings
 
 
 def test_the_gateway_reads_its_configuration(tmp_path: Path) -> None:
     auth = {"jwksUrl": "https://login.example/jwks", "audience": "digits", "sessionClaim": "tab"}
     config = gateway_config(tmp_path, gateway__auth=auth)
+    assert (config.cache.models, config.workflows.enabled) == ((), False)
     assert (config.http.host, config.http.port) == ("0.0.0.0", 8080)
     assert (config.operations.enabled, config.operations.host, config.operations.port) == (True, None, 8083)
     assert (config.auth.jwks_url, config.auth.audience) == ("https://login.example/jwks", "digits")
@@ -40,6 +45,21 @@ WISHES: dict[str, Any] = {
             "maxAttempts": 7,
         },
         "admission": {"rules": [{}, ALL_OF_A_RULE], "loadShedding": False},
+        "cache": {
+            "models": [
+                {"model": "embed", "scope": "shared", "ttl": "0s", "memory": "1Ki"},
+                {"model": "digits"},
+            ],
+            "lease": "500ms",
+        },
+        "channels": {
+            "rules": [{"claim": "role", "value": "editor", "subscribe": ["*"], "publish": ["news"]}],
+            "automatic": ["all"],
+            "perSession": 16,
+            "publishesPerSecond": 3,
+        },
+        "presence": {"rules": [{}, {"claim": "role", "subjects": ["*"]}], "lease": "1m", "watches": 4},
+        "workflows": {"maxInstances": 8, "maxCalls": 9, "remember": "2m"},
         "origins": ["https://app.example"],
         "trustedProxies": ["10.0.0.0/8"],
         "drain": "1m",
@@ -56,11 +76,44 @@ WISHES: dict[str, Any] = {
             "replication": 3,
             "ordering": "session",
             "exactlyOnce": True,
+            "replyTopics": ["shop.orders.requests", "team.*"],
         },
         "results": {"name": "out", "partitions": 64, "replication": 2, "retention": "2h", "users": True},
         "deadLetters": {"enabled": False, "retention": "1h"},
         "consumerGroup": {"id": "g", "sessionTimeout": "6s"},
         **{name.removeprefix("kafka__"): value for name, value in SASL_AND_TLS.items()},
+    },
+    "deliveries": {
+        "topic": "out.deliveries",
+        "replication": 2,
+        "rules": [{"claim": "roles", "value": "chat", "kinds": ["slack", "email"], "subscriptions": 3}, {}],
+        "email": {
+            "host": "mail.example",
+            "port": 465,
+            "security": "tls",
+            "caRef": {"name": "mail", "key": "ca.crt"},
+            "login": {"username": "podpair", "passwordRef": {"name": "mail", "key": "password"}},
+            "sender": "podpair@example.com",
+            "senderName": "Models",
+            "claim": "mail",
+            "verifiedClaim": "",
+        },
+        "webPush": {
+            "privateKeyRef": {"name": "push", "key": "key.pem"},
+            "contact": "mailto:ops@example.com",
+            "ttl": "1h",
+        },
+        "timeout": "5s",
+        "absentAfter": "30s",
+        "maxAge": "2h",
+        "maxTtl": "48h",
+        "deadLetterRetention": "1h",
+        "perHost": 2,
+        "inFlight": 3,
+        "slackHosts": ["chat.example"],
+        "allowHttp": True,
+        "ports": [443, 8443],
+        "allowedNetworks": ["10.0.0.0/8"],
     },
     "inference__port": 9000,
     "inference__grpcPort": 9001,
@@ -93,6 +146,7 @@ def test_every_wish_reaches_the_gateway(tmp_path: Path) -> None:
     assert (config.requests.in_flight, config.requests.max_attempts, config.requests.group) == (6, 7, "g")
     assert (config.requests.topic, config.requests.partitions, config.requests.replication) == ("in", 32, 3)
     assert (config.requests.ordering, config.requests.exactly_once) == ("session", True)
+    assert config.requests.reply_topics == ("shop.orders.requests", "team.*")
     assert (config.results.topic, config.results.partitions, config.results.replication) == ("out", 64, 2)
     assert config.results.users
     assert (config.results.retention_seconds, config.requests.session_timeout_seconds) == (7200, 6)
@@ -105,10 +159,60 @@ def test_every_wish_reaches_the_gateway(tmp_path: Path) -> None:
         "ssl.key.location": "/run/secrets/podpair/podpair-kafka-client/tls.key",
         "socket.keepalive.enable": "true",
     }
+    assert (config.cache.topic, config.cache.lease_seconds) == ("in.cache", 0.5)
+    assert config.cache.models == (
+        CachedModel(model="embed", scope="shared", ttl_seconds=0, max_bytes=1024),
+        CachedModel(model="digits", scope="subject", ttl_seconds=300, max_bytes=64 << 20),
+    )
+    assert config.workflows == Workflows(
+        enabled=True, topic="in.workflows", max_instances=8, max_calls=9, remember_seconds=120
+    )
     assert (config.kafka.create_topics, config.kafka.await_topics) == (False, True)
     assert (config.inference.url, config.inference.timeout_seconds) == ("http://127.0.0.1:9000", 2)
     assert (config.http.origins, config.console.enabled, config.log.level) == (("https://app.example",), True, "debug")
     assert config.http.trusted_proxies == ("10.0.0.0/8",)
+
+
+def test_wishes_about_channels_and_presence_reach_it(tmp_path: Path) -> None:
+    config = gateway_config(tmp_path, **WISHES)
+    assert config.channels == Channels(
+        enabled=True,
+        rules=(ChannelRule(claim="role", value="editor", subscribe=("*",), publish=("news",)),),
+        automatic=("all",),
+        per_session=16,
+        publishes_per_second=3,
+    )
+    assert config.presence == Presence(
+        enabled=True,
+        topic="in.presence",
+        rules=(PresenceRule(), PresenceRule(claim="role", subjects=("*",))),
+        heartbeat_seconds=18.75,
+        lease_seconds=60,
+        watches=4,
+    )
+
+
+def test_every_wish_for_deliveries_reaches_the_gateway(tmp_path: Path) -> None:
+    assert gateway_config(tmp_path, **WISHES).deliveries == Deliveries(
+        enabled=True, topic="out.deliveries", replication=2,
+        rules=(
+            DeliveryRule(claim="roles", value="chat", kinds=("slack", "email"), subscriptions=3),
+            DeliveryRule(),
+        ),
+        email=Email(
+            host="mail.example", port=465, security="tls", username="podpair",
+            ca_file=Path("/run/secrets/podpair/podpair-email-ca/ca.crt"),
+            password_file=Path("/run/secrets/podpair/podpair-email-password/password"),
+            sender="podpair@example.com", sender_name="Models", claim="mail", verified_claim="",
+        ),
+        web_push=WebPush(
+            private_key_file=Path("/run/secrets/podpair/podpair-web-push/key.pem"),
+            contact="mailto:ops@example.com", ttl_seconds=3600,
+        ),
+        timeout_seconds=5, absent_seconds=30, max_age_seconds=7200, max_ttl_seconds=172_800, dead_letter_retention_seconds=3600,
+        per_host=2, in_flight=3, slack_hosts=("chat.example",), allow_http=True, ports=(443, 8443),
+        allowed_networks=("10.0.0.0/8",),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ import math
 
 import pytest
 from aiohttp import web
+from prometheus_client import generate_latest
 
 from harness.processes import free_port
+from podpair.gateway.metrics import Metrics
 from podpair.operator.core.external_metrics_values import MetricValues
 from podpair.operator.core.latency import increase, quantile
 from podpair.operator.core.load import PodLoad, Window
@@ -46,6 +48,25 @@ def test_pods_are_added_up() -> None:
     window = Window()
     window.add(0, {"a": load(3, 1), "b": load(4, 2)})
     assert window.values(0) == MetricValues(sessions=7, inflight=3)
+
+
+def test_a_queue_that_all_pods_see_counts_once_and_what_each_has_of_it_is_added() -> None:
+    window = Window()
+    window.add(0, {"a": PodLoad(0, 3, None, 40, 3), "b": PodLoad(0, 5, None, 42, 5), "c": PodLoad(0, 0, None)})
+    assert window.values(0).amqp_lag == 50
+    window.add(1, {"a": load()})
+    assert window.values(1).amqp_lag is None
+
+
+@pytest.mark.parametrize(
+    ("source", "kafka", "amqp", "lag"),
+    [(None, 7, None, 7), (None, None, None, None), ("amqp", None, 5, 5), ("amqp", 7, None, None), ("both", 7, 5, 12),
+     ("both", None, 5, None), ("both", 7, None, None)],
+)  # fmt: skip
+def test_lag_is_of_where_requests_come_from(
+    source: str | None, kafka: int | None, amqp: int | None, lag: int | None
+) -> None:
+    assert MetricValues(amqp_lag=amqp).with_lag(kafka, source).lag == lag
 
 
 def test_latency_is_of_the_last_minute_over_all_pods() -> None:
@@ -147,3 +168,14 @@ def test_the_scraper_tells_servers_by_what_their_pods_tell(latency: bool) -> Non
         return told
 
     assert asyncio.run(asked()) == ([False] * 5 if latency else [False, False, True, True, False])
+
+
+def test_a_gateway_s_own_metrics_tell_of_rabbitmq_if_it_takes_from_there() -> None:
+    metrics = Metrics()
+    metrics.amqp_length.source = lambda: {"q": 7}
+    metrics.amqp_in_flight.set(2)
+    metrics.working.set(3)
+    found = read_load(generate_latest(metrics.registry).decode())
+    assert (found.inflight, found.waiting, found.amqp_inflight) == (3, 7, 2)
+    metrics.amqp_length.source = dict  # not known now
+    assert read_load(generate_latest(metrics.registry).decode()).waiting is None

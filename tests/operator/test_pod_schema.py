@@ -72,7 +72,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "too short a time to stop": (
         {"terminationGracePeriodSeconds": 10},
-        "spec: inference.podTemplate.spec.terminationGracePeriodSeconds is less than gateway.drain (30s) and the 35 s after it",
+        "spec: inference.podTemplate.spec.terminationGracePeriodSeconds is less than gateway.drain (30s), gateway.",
     ),
     "pods that end": ({"restartPolicy": "Never"}, f"{HERE}.restartPolicy: pods of a Deployment are always restarted"),
 }  # fmt: skip

@@ -12,7 +12,7 @@ from podpair.operator.core.crd import crd
 from podpair.operator.core.desired import Dependencies, desired
 from podpair.operator.core.resource_doc import document
 
-DEPENDENCIES = Dependencies("podpair-gateway:test", "k" * 43, pod_monitors=True)
+DEPENDENCIES = Dependencies("podpair-gateway:test", "k" * 43, pod_monitors=True, prometheus_rules=True)
 KINDS = {
     "hpa": {"network": {"ingress": {"host": "d.example"}}},
     "keda": {

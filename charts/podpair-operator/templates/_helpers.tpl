@@ -92,15 +92,16 @@ create the first time), watches for drift, and deletes when the resource no long
   resources: [httproutes]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [monitoring.coreos.com]
-  resources: [podmonitors]
+  resources: [podmonitors, prometheusrules]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [keda.sh]
   resources: [scaledobjects, triggerauthentications]
   verbs: [get, list, watch, create, patch, delete]
-# Why pods don't start, and how many sessions they hold: read only.
+# Why pods don't start, and how many sessions they hold. Patched are annotations only: which pod goes first when there are to be
+# fewer (controller.kubernetes.io/pod-deletion-cost).
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, patch]
 - apiGroups: [apps]
   resources: [replicasets]
   verbs: [get, list, watch]

@@ -40,24 +40,20 @@ def with_celery(model: Path, stack: ExitStack) -> Peer:
     stack.callback(store.stop)
     store.wait_for(lambda line: "Ready to accept connections" in line)
     env = {"REDIS": f"redis://127.0.0.1:{port}/0"}
-    interpreter, _ = python(_NAME, "server.py")
-    command = [
-        interpreter,
-        "-m",
-        "celery",
-        "-A",
-        "tasks",
-        "worker",
-        "--concurrency",
-        str(_WORKERS),
-        "--loglevel",
-        "info",
-    ]
-    worker = Child(*command, "--without-mingle", "--without-gossip", env=_environment(model, env), cwd=HERE / _NAME)
-    stack.callback(worker.stop)
-    worker.wait_for(lambda line: line.endswith(" ready."))
+    worker = celery_worker(model, stack, env)
     server, url = _serve(model, stack, ["--celery"], env)
     return Peer(url, {"server": server.pid, "worker": worker.pid, "redis": store.pid})
+
+
+def celery_worker(model: Path, stack: ExitStack, env: dict[str, str], *options: str) -> Child:
+    """Celery's workers with the model; `env` says where their broker is. Raises CannotBuild."""
+    interpreter, _ = python(_NAME, "server.py")
+    command = [interpreter, "-m", "celery", "-A", "tasks", "worker", "--concurrency", str(_WORKERS), *options]
+    quiet = ("--without-mingle", "--without-gossip", "--loglevel", "info")
+    worker = Child(*command, *quiet, env=_environment(model, env), cwd=HERE / _NAME)
+    stack.callback(worker.stop)
+    worker.wait_for(lambda line: line.endswith(" ready."))
+    return worker
 
 
 def _environment(model: Path, more: dict[str, str]) -> dict[str, str]:

@@ -16,13 +16,22 @@ const take = (state, step) => {
       }
       return null;
     }
-    case "adopt": return state.adopt(value) ?? null;
+    case "adopt":
+      try {
+        state.adopt(value, step.body);
+      } catch {
+        return "raised";
+      }
+      return null;
     case "cancel": return state.cancel(value) ?? null;
+    case "ask_to_cancel": return state.askToCancel(value);
+    case "signal": return state.signal(value.id, value.name, value.data);
     case "refresh": return state.refresh(value) ?? null;
     case "disconnect": return state.disconnected() ?? null;
     case "refused": return state.refused();
     case "open": return [...state.open.keys()];
     case "position": return state.position;
+    case "began": return state.began;
     case "query": return state.query();
     default: throw new Error(`no such step: ${verb}`);
   }

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from podpair.gateway.core.lanes import Priority
 from podpair.gateway.core.record_headers import answer_headers, request_headers
 from podpair.gateway.core.records import (
     ERROR,
@@ -147,6 +148,28 @@ def test_a_queued_request_reads_back(
     assert isinstance(found, Request)
     assert found.deadline == deadline  # to the millisecond, which both are whole ones of
     assert found.time == pytest.approx(now, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("written", "lane"),
+    [
+        ({}, 2), ({"priority": b"normal"}, 2), ({"priority": b"high"}, 1), ({"priority": b"low"}, 2),
+        ({"ce_priority": b"high"}, 1), ({"priority": b"\xff"}, 2), ({"priority": b"highest"}, 2), ({"priority": None}, 2),
+    ],
+)  # fmt: skip
+def test_a_queued_request_waits_by_its_priority_a_lane_below_direct_ones(written: Any, lane: int) -> None:
+    own = request_headers(request_id="r", session="s", model="m", source="g", now=1.0, deadline=None)
+    found = request_of_record(b"{}", [*own, *written.items()])
+    assert isinstance(found, Request)
+    assert found.lane == lane
+    priorities: tuple[Priority, ...] = ("high", "normal", "low")
+    for priority in priorities:
+        headers = request_headers(
+            request_id="r", session="s", model="m", source="g", now=1.0, deadline=None, priority=priority
+        )
+        again = request_of_record(b"{}", headers)
+        assert isinstance(again, Request)
+        assert again.lane == (1 if priority == "high" else 2)
 
 
 @pytest.mark.parametrize("moment", [8368.524, 1700000000.001, 1700000000.999, 4000000000.029, 0.0, 1.001, 0.29])

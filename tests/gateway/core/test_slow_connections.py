@@ -78,7 +78,7 @@ class Side:
         metrics = Metrics()
         self.session = Session("s", "user", 0, Ledger(1000))
         misplaced = MisplacedRecords("results", metrics, HomePartitions("e", 1))
-        followers = cast("Any", SimpleNamespace(sessions={b"s": self.session}, user_logs={}))
+        followers = cast("Any", SimpleNamespace(sessions={b"s": self.session}, user_logs={}, channels={}))
         self.fanout = FanOut(
             followers, 1 << 30, misplaced, lambda log: self.resume_service.on_lagging(log), metrics, lambda: self.now
         )

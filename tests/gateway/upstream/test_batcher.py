@@ -77,6 +77,45 @@ async def test_a_thousand_requests_in_any_order_get_their_own_answers(
     assert {call["raw"] for call in rows_server.calls} == {binary}
 
 
+async def test_a_call_has_one_lane_the_first_that_waits(rows_server: RowsServer, asker: Begin) -> None:
+    inference = await asker()
+    first = await held(rows_server, inference)
+    tasks = [
+        inference.ask(f"r{n}", [float(n), 100.0 * lane], lane=lane) for n, lane in enumerate((2, 1, 0, 2, 1, 0, 2))
+    ]
+    await asyncio.sleep(0)
+    rows_server.open.set()
+    answers = await asyncio.gather(first, *tasks)
+    assert [answer["data"]["y"] for answer in answers[1:]] == [200.0, 101.0, 2.0, 203.0, 104.0, 5.0, 206.0]
+    assert [[row[0] for row in call["rows"]] for call in rows_server.calls[1:]] == [[2, 5], [1, 4], [0, 3, 6]]
+    assert [call["headers"].get("podpair-priority") for call in rows_server.calls] == [None, "high", None, "low"]
+
+
+async def test_the_last_lane_gets_each_eighth_call(rows_server: RowsServer, asker: Begin) -> None:
+    inference = await asker(batching={"max_rows": 1})
+    first = await held(rows_server, inference)
+    tasks = [inference.ask(f"r{n}", [100.0 + n, 0.0], lane=2 if n < 3 else 1) for n in range(27)]
+    await asyncio.sleep(0)
+    rows_server.open.set()
+    await asyncio.gather(first, *tasks)
+    order = [int(call["rows"][0][0]) - 100 for call in rows_server.calls[1:]]
+    assert [at for at, number in enumerate(order) if number < 3] == [7, 15, 23]
+    assert [number for number in order if number >= 3] == list(range(3, 27))
+
+
+async def test_no_lane_waits_for_ever_between_two_others(rows_server: RowsServer, asker: Begin) -> None:
+    inference = await asker(batching={"max_rows": 1})
+    first = await held(rows_server, inference)
+    tasks = [inference.ask(f"r{n}", [100.0 + n, 0.0], lane=0 if n < 18 else 1 + n % 2) for n in range(24)]
+    await asyncio.sleep(0)
+    rows_server.open.set()
+    await asyncio.gather(first, *tasks)
+    numbers = [int(call["rows"][0][0]) - 100 for call in rows_server.calls[1:]]
+    lanes = [0 if number < 18 else 1 + number % 2 for number in numbers]
+    assert [at for at, lane in enumerate(lanes) if lane == 1] == [3, 11, 19]
+    assert [at for at, lane in enumerate(lanes) if lane == 2] == [7, 15, 23]
+
+
 @pytest.mark.parametrize(("bad", "error"), [(13.0, Fault), (14.0, Failed)])
 async def test_a_request_that_fails_the_call_fails_alone(
     rows_server: RowsServer, asker: Begin, bad: float, error: type[Exception]

@@ -1,5 +1,6 @@
 """V2 over gRPC as servers other than podpair's have it: typed contents, no configuration, health where V2's own is missing."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -12,6 +13,7 @@ from podpair.common.gateway_config.model import Inference
 from podpair.gateway.core.model_errors import Busy, Failed, Late, ServiceUnavailable, TooLarge, Unavailable
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.request import InferenceRequest
+from podpair.gateway.upstream.calls import Call
 from podpair.gateway.upstream.grpc import GrpcUpstream
 from podpair.gateway.upstream.proto import v2_pb2 as pb
 
@@ -27,6 +29,7 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]
         self.version = "7"
         self.retry_after = "250"
         self.serving = b"\x08\x01"
+        self.silent = False
         self.asked: list[Any] = []
 
     def service(self, call: Any) -> Any:
@@ -52,6 +55,8 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]
         return bytes(found.SerializeToString())
 
     async def _infer(self, message: bytes, context: Any) -> bytes:
+        if self.silent:
+            await asyncio.Event().wait()
         if self.fails is not None:
             await context.abort(*self.fails, (("podpair-retry-after-ms", self.retry_after),))
         self.asked.append((pb.ModelInferRequest.FromString(message), dict(context.invocation_metadata())))
@@ -61,6 +66,8 @@ class Server(grpc.GenericRpcHandler):  # type: ignore[misc]
         return bytes(answer.SerializeToString())
 
     async def _stream(self, requests: Any, context: Any) -> AsyncIterator[bytes]:
+        if self.silent:
+            await asyncio.Event().wait()
         async for _ in requests:
             for part in self.parts:
                 yield part.SerializeToString()
@@ -175,6 +182,20 @@ async def test_a_stream_ends_with_its_final_answer_or_its_error(server: Server, 
     server.parts = [part, pb.ModelStreamInferResponse(error_message="out of luck")]
     with pytest.raises(Failed, match="out of luck"):
         [found async for found in upstream.stream(request, model)]
+
+
+async def test_a_model_has_a_time_out_of_its_own(server: Server) -> None:
+    own = {"model": "sum", "timeout_seconds": 0.1}
+    config = {"url": server.url, "timeout_seconds": 600, "models": [own]}  # type: ignore[attr-defined]
+    upstream = GrpcUpstream(Inference.model_validate(config))
+    model = await upstream.model("sum")
+    server.silent = True
+    call = Call(model, ((1, 2),), (bytes(8),), b"", None, "", "r")
+    with pytest.raises(Late, match=r"no answer in 0\.1 s"):
+        await upstream.call(call)
+    with pytest.raises(Late, match=r"no further part in 0\.1 s"):
+        [found async for found in upstream.stream(InferenceRequest("r", "sum", INPUTS, stream=True), model)]
+    await upstream.close()
 
 
 async def test_nobody_there_is_nobodys_death() -> None:

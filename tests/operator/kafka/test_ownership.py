@@ -251,6 +251,14 @@ async def test_dead_letters_that_are_kept_no_longer_are_told_of_and_go_with_the_
     assert "default.letters.requests.dlq" in done.topics
 
 
+async def test_the_state_of_workflows_goes_with_the_resource(topics: Topics, broker: Broker, admin: TopicAdmin) -> None:
+    wanted = gateway(broker, "flowed", gateway__workflows={}, kafka__deletionPolicy="Delete")
+    seen = await topics.reconcile(wanted, NOBODY)
+    done = await topics.delete(wanted, NOBODY, seen.ownership or RecordedOwnership())
+    assert "default.flowed.requests.workflows" in done.topics
+    until(lambda: state(admin, "default.flowed.requests.workflows") is None)
+
+
 async def test_a_consumer_group_of_others_stays(topics: Topics, broker: Broker, admin: TopicAdmin) -> None:
     admin.create("bills", 1)
     commit(broker, "billing", "bills")

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
-from confluent_kafka.cimpl import Consumer, NewTopic
+from confluent_kafka.cimpl import Consumer, NewPartitions, NewTopic
 
 from harness.kafka import Broker
 from harness.resources import gateway_at
 from harness.waiting import until
+from podpair.operator.core.api.igw import InferenceGateway
 from podpair.operator.core.credentials import Credentials
 from podpair.operator.kafka.topics import DeletionIncomplete, Topics
 
@@ -66,6 +67,84 @@ async def test_topics_are_made_as_wanted_and_left_alone_from_then_on(
 
     seen = await topics.reconcile(wanted, NOBODY)
     assert (seen.ready, seen.changes, seen.lag) == (True, (), 0)
+
+
+async def test_a_cache_has_a_topic_that_stays_when_nothing_is_cached_any_more(
+    topics: Topics, broker: Broker, admin: AdminClient
+) -> None:
+    cached = gateway_at(broker.address, "cached", gateway__cache={"models": [{"model": "digits"}]})
+    seen = await topics.reconcile(cached, NOBODY)
+    assert "Created topic default.cached.requests.cache with 1 partitions" in seen.changes
+    made = settings(admin, "default.cached.requests.cache")
+    assert (made["retention.ms"], made["cleanup.policy"]) == ("3600000", "delete")
+    seen = await topics.reconcile(gateway_at(broker.address, "cached"), NOBODY)
+    assert (seen.ready, seen.changes) == (True, ())
+
+
+async def test_workflows_have_a_compacted_topic_that_is_as_wide_as_the_requests_topic(
+    topics: Topics, broker: Broker, admin: AdminClient
+) -> None:
+    requests, state = "default.flows.requests", "default.flows.requests.workflows"
+
+    def flows(partitions: int) -> InferenceGateway:
+        wanted = {"partitions": partitions, "config": {"max.message.bytes": "2000000"}}
+        return gateway_at(broker.address, "flows", gateway__workflows={}, kafka__requests=wanted)
+
+    seen = await topics.reconcile(flows(2), NOBODY)
+    assert (seen.ready, f"Created topic {state} with 2 partitions" in seen.changes) == (True, True)
+    made = settings(admin, state)
+    assert (made["cleanup.policy"], made["max.message.bytes"]) == ("compact", "2000000")
+    assert (await topics.reconcile(flows(2), NOBODY)).changes == ()
+
+    seen = await topics.reconcile(flows(4), NOBODY)
+    assert set(seen.changes) == {f"Grew topic {topic} to 4 partitions" for topic in (requests, state)}
+    # What somebody else has widened counts, too.
+    admin.create_partitions([NewPartitions(requests, 5)])[requests].result(10)
+    until(lambda: width(admin, requests) == 5)
+    seen = await topics.reconcile(flows(4), NOBODY)
+    assert (seen.ready, seen.changes) == (True, (f"Grew topic {state} to 5 partitions",))
+    # So it does where the results topic may not grow.
+    wider = {"kafka__requests": {"partitions": 6}, "kafka__results": {"partitions": 6}, "gateway__workflows": {}}
+    seen = await topics.reconcile(gateway_at(broker.address, "flows", **wider), NOBODY)
+    assert (seen.reason, width(admin, requests), width(admin, state)) == ("RepartitionRefused", 5, 6)
+
+    set_by_hand(admin, state, "cleanup.policy", "delete")
+    seen = await topics.reconcile(flows(4), NOBODY)
+    assert f"Set cleanup.policy=compact of topic {state}" in seen.changes
+    assert seen.ready
+    assert (await topics.reconcile(gateway_at(broker.address, "flows"), NOBODY)).changes == ()
+
+
+@pytest.mark.parametrize(
+    ("partitions", "policy", "create", "reason", "words"),
+    [
+        (1, "compact", True, "TopicHasTooFewPartitions", "this resource did not make it"),
+        (1, "compact", False, "TopicHasTooFewPartitions", "kafka.createTopics is false"),
+        (2, "delete", True, "TopicNotCompacted", "cleanup.policy=delete"),
+        (2, "compact,delete", True, "TopicNotCompacted", "cleanup.policy=compact,delete"),
+        (2, "compact", True, "TopicsReady", "used as it is"),
+    ],
+)
+async def test_a_topic_of_workflows_that_was_there_must_be_fit_for_them(
+    topics: Topics,
+    broker: Broker,
+    admin: AdminClient,
+    partitions: int,
+    policy: str,
+    create: bool,
+    reason: str,
+    words: str,
+) -> None:
+    name = f"fit-{partitions}-{policy.replace(',', '-')}-{create}".lower()
+    state = f"default.{name}.requests.workflows"
+    await topics.reconcile(gateway_at(broker.address, name), NOBODY)
+    admin.create_topics([NewTopic(state, partitions, config={"cleanup.policy": policy})])[state].result(10)
+    until(lambda: state in admin.list_topics(timeout=10).topics)
+    wanted = gateway_at(broker.address, name, gateway__workflows={}, kafka__createTopics=create)
+    seen = await topics.reconcile(wanted, NOBODY)
+    assert (seen.reason, seen.changes) == (reason, ())
+    assert state in seen.message
+    assert words in seen.message
 
 
 async def test_settings_that_the_resource_names_are_put_back_and_others_are_not(

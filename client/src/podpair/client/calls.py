@@ -4,10 +4,10 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from podpair.client.errors import PodpairError, error_from
-from podpair.client.events import Event, Gap, Push, Result
+from podpair.client.events import Event, Gap, Result
 from podpair.client.protocol import Request
 
 
@@ -16,13 +16,18 @@ class Call:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.result: asyncio.Future[Result] = loop.create_future()
+        #: Done when the gateway has accepted it.
+        self.accepted: asyncio.Future[None] = loop.create_future()
         self._partials: deque[Event] = deque()
         self._news = asyncio.Event()
 
     def feed(self, event: Event) -> None:
         """Take an event of this request."""
         match event["type"]:
+            case "accepted" if not self.accepted.done():
+                self.accepted.set_result(None)
             case "partial":
                 self._partials.append(event)
             case "result" if not self.result.done():
@@ -83,29 +88,37 @@ def _rest(given: list[Any], data: Any) -> str:
     return whole[len(text) :] if whole.startswith(text) else ""
 
 
-class Inbox:
-    """Pushes in order, bounded: past `limit` the oldest are dropped and declared as a gap."""
+class _Placed(Protocol):
+    @property
+    def position(self) -> str | None: ...
+
+
+T = TypeVar("T", bound=_Placed)
+
+
+class Inbox(Generic[T]):
+    """Pushes, or publications, in order, bounded: past `limit` the oldest are dropped and declared as a gap."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._pushes: deque[Push] = deque()
+        self._pushes: deque[T] = deque()
         self._news = asyncio.Event()
         self._ended = False
         self._error: PodpairError | None = None
 
-    def put(self, push: Push) -> Gap | None:
+    def put(self, push: T, channel: str | None = None) -> Gap | None:
         """Store a push. Returns the gap that it made if the inbox was full."""
         dropped = self._pushes.popleft() if len(self._pushes) >= self._limit else None
         self._pushes.append(push)
         self._news.set()
-        return Gap(None, dropped.position, "buffer") if dropped else None
+        return Gap(None, dropped.position, "buffer", channel) if dropped else None
 
     def end(self, error: PodpairError | None) -> None:
         """End the iteration, with `error` if there is one."""
         self._ended, self._error = True, error
         self._news.set()
 
-    async def __aiter__(self) -> AsyncGenerator[Push, None]:
+    async def __aiter__(self) -> AsyncGenerator[T, None]:
         while True:
             while self._pushes:
                 yield self._pushes.popleft()

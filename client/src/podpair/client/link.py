@@ -19,7 +19,7 @@ from podpair.client.errors import Forbidden, Internal, Invalid, Overloaded, Podp
 from podpair.client.events import Event
 from podpair.client.protocol import SessionState
 from podpair.client.schedule import STABLE_AFTER, Backoff, after_close, refresh_delay
-from podpair.client.transport import Gateways, Token, current, cut, decode, encode, open_socket
+from podpair.client.transport import Gateways, Token, current, cut, decode, encode_frame, open_socket
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,10 @@ class Link:
     async def close(self) -> None:
         """Close the connection for good."""
         if self._runner is not None:
-            self._runner.cancel()
+            try:
+                await asyncio.sleep(0)  # a task that is cancelled before its first step ends nothing
+            finally:
+                self._runner.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._runner
             self._runner = None
@@ -238,18 +241,12 @@ class Link:
 
     def _encoded(self, frame: Event) -> bytes | None:
         """Encode the frame as JSON. Returns None, and ends the request, if it can't be sent."""
-        most = self._protocol.limits.get("message_bytes")
         try:
-            data = encode(frame)
-        except (TypeError, ValueError, msgspec.MsgspecError) as error:
-            fault = f"the request is not JSON: {error}"
-        else:
-            if most is None or len(data) <= most:
-                return data
-            fault = f"the request has {len(data)} bytes as JSON, this gateway takes {most:g} (limits.message_bytes)"
-        for event in self._protocol.refuse(str(frame.get("id")), fault):
-            self._owner.deliver(event)
-        return None
+            return encode_frame(frame, self._protocol.limits.get("message_bytes"))
+        except Invalid as fault:
+            for event in self._protocol.refuse(str(frame.get("id")), fault.message):
+                self._owner.deliver(event)
+            return None
 
     # --- timers --------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from podpair.client.channel_state import ChannelStates
 from podpair.client.events import Event
 
 TERMINAL = frozenset({"result", "error"})
@@ -41,6 +42,11 @@ class Request:
     overlapped: bool = False
     #: Nobody waits for it any more; it is open only until its terminal event has come.
     cancelled: bool = False
+    #: It is to be cancelled, and its terminal event is waited for.
+    cancelling: bool = False
+    #: What the stages of a workflow wait for, by name. Nothing acknowledges a signal, so each is sent again with every
+    #: connection: the gateway takes the first of a name.
+    signals: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -52,6 +58,8 @@ class SessionState:
     #: The last position processed.
     position: str | None = None
     session: str | None = None
+    #: The position at which the session began, as far as it was seen here: the first one of the session of that id.
+    began: str | None = None
     #: Name of the process that answers; another one after a reconnect means that direct requests are in doubt.
     gateway: str | None = None
     #: Unix seconds at which the token ends.
@@ -60,11 +68,13 @@ class SessionState:
     limits: dict[str, float] = field(default_factory=dict)
     #: The `welcome` of the present connection has come.
     welcomed: bool = False
+    #: What is subscribed to.
+    channels: ChannelStates = field(default_factory=ChannelStates)
     #: Requests by id, in the order in which they were made.
     open: dict[str, Request] = field(default_factory=dict)
     #: Requests that wait for the wire, in order.
     _outbox: deque[str] = field(default_factory=deque)
-    #: Frames that go before any request: `cancel`, `refresh`.
+    #: Frames that go before any request: `cancel`, `signal`, `refresh`.
     _controls: deque[Event] = field(default_factory=deque)
     #: Requests on the wire: what counts against `limits.in_flight`.
     _in_flight: int = 0
@@ -81,9 +91,18 @@ class SessionState:
         self.open[request.id] = request
         self._outbox.append(request.id)
 
-    def adopt(self, request_id: str) -> Request:
-        """Count as open a request that was posted into this session over HTTP: it was queued, its events come here."""
-        request = Request(request_id, {}, resend=False, sent=True, route="queue")  # there is nothing to send it from
+    def adopt(self, request_id: str, body: dict[str, Any] | None = None) -> Request:
+        """Count as open a request that was queued in this session by somebody else: its events come here.
+
+        Args:
+            request_id: Its id.
+            body: The members of its frame, to send it again after a gap; without, it is reported lost then.
+
+        Raises ValueError if its id is open.
+        """
+        if request_id in self.open:
+            raise ValueError(f"request id {request_id!r} is already open")
+        request = Request(request_id, body or {}, resend=bool(body), sent=True, retry=True, route="queue")
         self.open[request_id] = request
         self._in_flight += 1
         return request
@@ -93,12 +112,49 @@ class SessionState:
         request = self.open.get(request_id)
         if request is None or request.cancelled:
             return
-        if request.sent:
-            request.cancelled = True
-            if self.welcomed:
-                self._controls.append({"type": "cancel", "id": request_id})
-        else:
+        request.cancelled = request.retry  # else no gateway has seen it
+        if request.cancelled and self.welcomed:
+            self._controls.append({"type": "cancel", "id": request_id})
+        if not request.sent and (self.welcomed or not request.cancelled):
             self._forget(request)
+
+    def signal(self, request_id: str, name: str, data: Any) -> bool:
+        """Send what a stage of a workflow waits for: the first signal of a name. Returns False if the request is not open."""
+        request = self.open.get(request_id)
+        if request is None or request.cancelled:
+            return False
+        if name not in request.signals:
+            request.signals[name] = data
+            if request.sent and self.welcomed:
+                self._controls.append(_signal(request_id, name, data))
+        return True
+
+    def ask_to_cancel(self, request_id: str) -> list[Event]:
+        """Cancel a request whose terminal event is waited for all the same. Returns it if no gateway has to say it."""
+        request = self.open.get(request_id)
+        if request is None or request.cancelling or request.cancelled:
+            return []
+        if not request.retry:  # no gateway has seen it
+            self._forget(request)
+            return [_error(request_id, "cancelled", "cancelled before it was sent")]
+        if not request.sent and self.welcomed:
+            self._outbox.remove(request_id)
+            return [self._take_back(request)]
+        request.cancelling = True
+        if self.welcomed:
+            self._controls.append({"type": "cancel", "id": request_id})
+        return []
+
+    def leave(self, request_id: str) -> None:
+        """Forget an open request without a word to the gateway: it goes on there."""
+        request = self.open.get(request_id)
+        if request is not None:
+            self._forget(request)
+
+    def control(self, frame: Event) -> None:
+        """Send a frame about a channel on the present connection."""
+        if self.welcomed:
+            self._controls.append(frame)
 
     def refresh(self, token: str) -> None:
         """Send a newer token on the present connection."""
@@ -151,6 +207,7 @@ class SessionState:
                 frame["seen"] = request.seq
         request.sent = request.retry = True
         self._in_flight += 1
+        self._signal_again(request)
         return frame
 
     # --- from the wire -------------------------------------------------------------------------------------------
@@ -173,6 +230,10 @@ class SessionState:
         kind = event.get("type")
         if kind == "welcome":
             return [event, *self._welcome(event)]
+        if isinstance(event.get("channel"), str):  # its position is the channel's
+            return self.channels.receive(event)
+        if isinstance(event.get("subject"), str):  # about presence: an error of it ends no request
+            return [event]
         position = event.get("position")
         if isinstance(position, str) and not self._advance(position):
             return []
@@ -212,7 +273,10 @@ class SessionState:
         if self.welcomed:  # it answers a refresh: reading goes on where it is
             return []
         self.welcomed, self._refusals = True, 0
+        self._controls.extend(self.channels.frames())
         self.position = event.get("position") or self.position
+        if before != self.session:
+            self.began = self.position
         if before is None:
             return []
         continued = before == self.session and bool(event.get("resumed"))
@@ -224,14 +288,19 @@ class SessionState:
         lost = []
         self._in_flight = 0
         for request in list(self.open.values()):
-            if not request.sent:
-                continue
             if request.cancelled:
                 # The word may not have got through. Whether it is known there doesn't matter: nobody waits.
                 self._controls.append({"type": "cancel", "id": request.id})
                 del self.open[request.id]
-            elif request.route == "queue" and continued:
+            elif not request.sent and not request.cancelling:
+                continue
+            elif request.sent and request.route == "queue" and continued:
                 self._in_flight += 1
+                if request.cancelling:  # the word may not have got through
+                    self._controls.append({"type": "cancel", "id": request.id})
+                self._signal_again(request)
+            elif request.cancelling and request.resend:
+                lost.append(self._take_back(request))
             elif request.route == "queue" or not request.resend:
                 del self.open[request.id]
                 lost.append(_error(request.id, "lost", _why_lost(request)))
@@ -247,13 +316,24 @@ class SessionState:
             if not request.sent or request.cancelled or request.route != "queue":
                 continue
             self._in_flight -= 1
-            if request.resend:
+            if request.cancelling and request.resend:
+                lost.append(self._take_back(request))
+            elif request.resend:
                 request.sent, request.route = False, None
             else:
                 del self.open[request.id]
                 lost.append(_error(request.id, "lost", "it may be in a gap, and was not to be sent again"))
         self._outbox = deque(request.id for request in self.open.values() if not request.sent)
         return lost
+
+    def _signal_again(self, request: Request) -> None:
+        self._controls.extend(_signal(request.id, name, data) for name, data in request.signals.items())
+
+    def _take_back(self, request: Request) -> Event:
+        """End a request that is to be cancelled instead of sending it again, and send its cancellation once more."""
+        self._controls.append({"type": "cancel", "id": request.id})
+        del self.open[request.id]
+        return _error(request.id, "cancelled", "cancelled before it was accepted again")
 
     def _advance(self, position: str) -> bool:
         """Note a position; False if it was seen."""
@@ -271,6 +351,10 @@ class SessionState:
             self._in_flight -= 1
         else:
             self._outbox.remove(request.id)
+
+
+def _signal(request_id: str, name: str, data: Any) -> Event:
+    return {"type": "signal", "id": request_id, "name": name, "data": data}
 
 
 def _error(request_id: str, code: str, message: str) -> Event:

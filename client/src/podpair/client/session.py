@@ -6,22 +6,29 @@ A session survives the connections that carry it; `link` holds those, `protocol`
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Self, Unpack
 
+import msgspec
+
 from podpair.client.calls import Call, Inbox, Stream
+from podpair.client.channel_calls import Channels, Subscription
 from podpair.client.errors import DeadlineExceeded, Lost, PodpairError, SessionClosed
-from podpair.client.events import Event, Gap, Push, Result
+from podpair.client.events import Event, Gap, PresentSession, Push, Result
 from podpair.client.link import Link
-from podpair.client.options import RequestOptions, Route
+from podpair.client.options import RequestOptions, frame_members
 from podpair.client.protocol import Request, SessionState
+from podpair.client.runs import Run
 from podpair.client.tracing import current_traceparent
+from podpair.client.transport import encode_frame
 
 log = logging.getLogger(__name__)
 
 #: Seconds that the gateway's own `deadline_exceeded` may take to arrive before this side says it.
 DEADLINE_GRACE = 0.5
+#: Seconds that the gateway may take to end a request whose submitter was cancelled before it was accepted.
+CANCEL_GRACE = 5.0
 
 
 class Session:
@@ -43,7 +50,8 @@ class Session:
         self._loop = asyncio.get_running_loop()
         #: Requests that are awaited, by id.
         self._calls: dict[str, Call] = {}
-        self._inbox = Inbox(max_pushes)
+        self._inbox: Inbox[Push] = Inbox(max_pushes)
+        self._channels = Channels(self._protocol, self._link.wake, max_pushes)
         #: Room for further open requests: `infer` waits here when `max_open` are.
         self._room = asyncio.Semaphore(max_open)
         self.state = "connecting"
@@ -64,6 +72,11 @@ class Session:
     def position(self) -> str | None:
         """The position of the last event taken."""
         return self._protocol.position
+
+    @property
+    def began(self) -> str | None:
+        """The position at which the session began. For `submit`."""
+        return self._protocol.began
 
     @property
     def resume(self) -> str | None:
@@ -130,22 +143,137 @@ class Session:
         """
         return Stream(lambda: self._call(model, data, stream=True, **options))
 
+    @asynccontextmanager
+    async def workflow(self, model: str, data: Any = None, **options: Unpack[RequestOptions]) -> AsyncIterator[Run]:
+        """Start a workflow, and follow it: `async with` it. If the block is left before its end it is cancelled.
+
+        Args:
+            model: The workflow's name.
+            data: What its declaration calls `request`.
+            **options: See `RequestOptions`. Workflows run on the queue alone.
+
+        Returns:
+            The `Run`, which tells of its stages, takes signals for them, and has the result.
+
+        Examples:
+            >>> async with session.workflow("order", {"items": [1, 2]}) as run:
+            ...     async for event in run.events():
+            ...         print(event.stage, event.event)
+            ...     print((await run.result()).data)
+        """
+        async with self._call(model, data, stream=True, **options) as call:
+            yield Run(self, call)
+
+    def signal(self, request_id: str, name: str, data: Any = None) -> bool:
+        """Send a workflow of this session what one of its stages waits for; `Run.signal` describes it.
+
+        Args:
+            request_id: The id of the workflow's request.
+            name: What the stage waits for.
+            data: The stage's output.
+
+        Returns:
+            False if no such request is open here.
+        """
+        if self.state == "closed":
+            raise self.error or SessionClosed("the session is closed")
+        raw = encode_frame(data, None)
+        encode_frame(
+            {"type": "signal", "id": request_id, "name": name, "data": msgspec.Raw(raw)},
+            self._protocol.limits.get("message_bytes"),
+        )
+        taken = self._protocol.signal(request_id, name, msgspec.Raw(raw))  # as it is now: the caller may change it
+        self._link.wake()
+        return taken
+
     async def result(self, request_id: str) -> Result:
         """Wait for the answer to a request that was posted into this session over HTTP (`POST /v1/infer`).
 
-        Raises what `infer` raises.
+        Raises what `infer` raises, and ValueError if the request is already waited for.
         """
-        call = Call(self._protocol.adopt(request_id))
-        self._calls[request_id] = call
+        call = self.adopt(request_id)
         try:
             return await call.result
         finally:
-            self._calls.pop(request_id, None)
+            del self._calls[request_id]
+            self._protocol.leave(request_id)  # does nothing for a request that has ended
+            self._link.wake()
+
+    def adopt(self, request_id: str, body: dict[str, Any] | None = None) -> Call:
+        """Take events of a request that was queued in this session by somebody else. For `attach`.
+
+        Args:
+            request_id: Its id.
+            body: The members of its frame, if it may be repeated after a gap.
+        """
+        if self.state == "closed":
+            raise self.error or SessionClosed("the session is closed")
+        call = self._calls[request_id] = Call(self._protocol.adopt(request_id, body))
+        return call
+
+    async def enqueue(self, model: str, data: Any = None, **options: Any) -> None:
+        """Ask a model through Kafka, and wait until the request is there; closing the session leaves it to itself. For `submit`.
+
+        Raises what `infer` raises. If the awaiting task is cancelled the request is cancelled, and for a while its end awaited.
+        """
+        async with self._call(model, data, route="queue", **options) as call:
+            try:
+                await asyncio.wait((call.accepted, call.result), return_when=asyncio.FIRST_COMPLETED)
+            except asyncio.CancelledError:
+                self.ask_to_cancel(call.request.id)
+                await asyncio.wait((call.result,), timeout=CANCEL_GRACE)
+                raise
+            if not call.accepted.done():
+                await call.result  # it has failed, or its answer has overtaken the word that it is there
+            self._protocol.leave(call.request.id)
+
+    def ask_to_cancel(self, request_id: str) -> None:
+        """Cancel a request whose end is waited for all the same."""
+        for event in self._protocol.ask_to_cancel(request_id):
+            self.deliver(event)
+        self._link.wake()
 
     async def pushes(self) -> AsyncIterator[Push]:
         """Iterate over pushes in order until the session is closed. Raises the error that ended it, if one did."""
         async for push in self._inbox:
             yield push
+
+    async def subscribe(self, channel: str, position: str | None = None) -> Subscription:
+        """Subscribe to a channel, and wait until the gateway has done so; over reconnects it goes on where it was.
+
+        Args:
+            channel: Its name.
+            position: That of the last publication that is known, to go on behind it; None: from now on.
+
+        Returns:
+            The subscription, to iterate over. What is missing of it is declared to `on_gap`.
+
+        Raises:
+            Forbidden: The token does not allow it.
+            Invalid: No channel is called so, or there is no such position.
+            Overloaded: The session has as many as it may.
+            ValueError: It is subscribed to already.
+
+        Examples:
+            >>> async for publication in await session.subscribe("news"):
+            ...     print(publication.data)
+        """
+        return await self._channels.subscribe(channel, position)
+
+    async def publish(self, channel: str, data: Any) -> str:
+        """Publish to a channel. Returns the publication's position once the broker has it.
+
+        Raises:
+            Forbidden: The token does not allow it.
+            Overloaded: It is too much, or the broker does not take it now.
+            Lost: The connection broke before the answer: it may be published.
+            SessionClosed: The session is closed.
+        """
+        return await self._channels.publish(channel, data)
+
+    async def presence(self, subject: str) -> list[PresentSession]:
+        """Ask which sessions of a subject are connected anywhere. Raises Forbidden, Overloaded (not known yet), Unreachable."""
+        return await self._channels.presence(subject)
 
     def cut(self) -> None:
         """Break the connection as a network would, for tests and demonstrations: the session reconnects and resumes."""
@@ -176,19 +304,12 @@ class Session:
         model: str,
         data: Any = None,
         *,
-        inputs: Sequence[Any] | None = None,
-        parameters: Mapping[str, Any] | None = None,
-        route: Route | None = None,
         deadline: float | None = None,
-        on_disconnect: str | None = None,
         resend: bool = True,
         id: str | None = None,  # noqa: A002
-        traceparent: str | None = None,
-        stream: bool | None = None,
+        **more: Any,
     ) -> AsyncIterator[Call]:
-        body = {"model": model, "data": data, "inputs": inputs, "parameters": parameters, "route": route}
-        body |= {"on_disconnect": on_disconnect, "stream": stream, "traceparent": traceparent or current_traceparent()}
-        body = {name: value for name, value in body.items() if value is not None}
+        body = frame_members(model, data, more, current_traceparent())
         until = None if deadline is None else self._loop.time() + deadline
         try:
             async with asyncio.timeout(deadline):
@@ -231,6 +352,12 @@ class Session:
     def deliver(self, event: Event) -> None:
         """Hand an event to the request, the inbox or the log that it is for."""
         match event:
+            case {"subject": str()}:
+                self._channels.deliver_presence(event)
+            case {"channel": str() as channel}:
+                gap = self._channels.deliver(channel, event)
+                if gap is not None:
+                    self._gap(gap)
             case {"type": "push"}:
                 gap = self._inbox.put(Push.from_event(event))
                 if gap is not None:
@@ -247,6 +374,8 @@ class Session:
         if state == self.state:
             return
         self.state = state
+        if state == "reconnecting":
+            self._channels.disconnected()
         if self._on_state is not None:
             self._on_state(state)
 
@@ -255,6 +384,7 @@ class Session:
         self.error = error
         self.changed("closed")
         self._inbox.end(error)
+        self._channels.end(error)
         for call in list(self._calls.values()):
             if error is None:
                 call.fail(SessionClosed("the session was closed before the answer came", id=call.request.id))

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 import aiohttp
 import msgspec
 
-from podpair.client.errors import Overloaded, PodpairError, Unreachable, error_from
+from podpair.client.errors import Invalid, Overloaded, PodpairError, Unreachable, error_from
 from podpair.client.events import Event
 
 SUBPROTOCOL = "podpair.v1"
@@ -34,6 +34,17 @@ def _plain(value: Any) -> Any:
 _encoder = msgspec.json.Encoder(enc_hook=_plain)
 encode = _encoder.encode
 decode: Callable[[bytes | str], Any] = msgspec.json.Decoder().decode
+
+
+def encode_frame(frame: Any, limit: float | None) -> bytes:
+    """Encode a frame as JSON. Raises Invalid if it is not JSON, or larger than `limit` bytes."""
+    try:
+        data = encode(frame)
+    except (TypeError, ValueError, msgspec.MsgspecError) as error:
+        raise Invalid(f"the request is not JSON: {error}") from error
+    if limit is not None and len(data) > limit:
+        raise Invalid(f"the request has {len(data)} bytes as JSON, this gateway takes {limit:g} (limits.message_bytes)")
+    return data
 
 
 async def current(token: Token) -> str | None:

@@ -6,14 +6,17 @@ Components that call each other in a circle know the other by a lambda, which lo
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 from podpair.common.gateway_config.model import Config
 from podpair.gateway.auth.resume import Issuer
 from podpair.gateway.core.latency_estimate import LatencyEstimator
-from podpair.gateway.core.offsets import incarnation_tag
 from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.topic_state import TopicState
+from podpair.gateway.deliveries.service import DeliveryContext, DeliveryService
 from podpair.gateway.kafka.group_progress import GroupProgress
+from podpair.gateway.kafka.invalidations import Invalidator
 from podpair.gateway.kafka.log_reader import LogReader, ResultsLog
 from podpair.gateway.kafka.producer import RecordProducer
 from podpair.gateway.kafka.requests import Gate
@@ -21,31 +24,42 @@ from podpair.gateway.kafka.results import ResultsHooks, ResultsReader
 from podpair.gateway.kafka.stall_watch import StallWatch, WatchedReader
 from podpair.gateway.kafka.supervisor import Supervisor
 from podpair.gateway.kafka.topic_watch import TopicWatch
-from podpair.gateway.kafka.topics import Topics
+from podpair.gateway.kafka.topics import Topics, topic_tag
 from podpair.gateway.kafka.transactions import Transactions
 from podpair.gateway.kafka.unread_results import UnreadResultsWatch
+from podpair.gateway.kafka.workflows_log import going_on
+from podpair.gateway.results.replies import ReplyWriter
 from podpair.gateway.results.writer import ResultWriter
 from podpair.gateway.sessions.cancellation import CancellationPublisher
+from podpair.gateway.sessions.channels import Channels, make_channels
 from podpair.gateway.sessions.connection import BackpressureMonitor
 from podpair.gateway.sessions.dispatch import Dispatcher
 from podpair.gateway.sessions.enqueue import RecordWriters
 from podpair.gateway.sessions.fanout import FanOut
 from podpair.gateway.sessions.lost_requests import LostRequests, RequestsLookup
 from podpair.gateway.sessions.misplaced_records import MisplacedRecords
+from podpair.gateway.sessions.presence import PresenceContext, PresenceService
 from podpair.gateway.sessions.registry import Registry, RegistryHooks
 from podpair.gateway.sessions.requests_topic import RequestsTopic
 from podpair.gateway.sessions.results_topic import ResultsTopic
 from podpair.gateway.sessions.resume import ResumeService
+from podpair.gateway.sessions.signals import SignalPublisher
 from podpair.gateway.sessions.takeovers import Takeovers
 from podpair.gateway.tracing import Telemetry
+from podpair.gateway.upstream.cached_client import CachedInferenceClient, make_caches
 from podpair.gateway.upstream.client import InferenceClient
 from podpair.gateway.upstream.factory import ModelAccess, make_upstream
 from podpair.gateway.upstream.readiness import Readiness
+from podpair.gateway.upstream.routes import may_be_workflow
 from podpair.gateway.upstream.traced import TracedUpstream
 from podpair.gateway.worker.dead_letters import DeadLetters
 from podpair.gateway.worker.delivery import AtLeastOnce, Delivery, ExactlyOnce, Outputs
 from podpair.gateway.worker.engine import RequestEngine
 from podpair.gateway.worker.worker import TopicHooks, Work, Worker
+
+if TYPE_CHECKING:
+    from podpair.gateway.amqp.source import AmqpSource
+    from podpair.gateway.workflows.host import WorkflowHost
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +72,8 @@ class KafkaClients:
     reader: ResultsReader
     log_reader: LogReader
     progress: GroupProgress
+    invalidator: Invalidator | None
+    """Reads the invalidation topic, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +107,12 @@ class Components:
     sessions: Sessions
     topics: TopicFollowers
     worker: Worker
+    amqp: "AmqpSource | None"
+    """Takes requests from RabbitMQ, if that is a source of them."""
+    deliveries: DeliveryService | None
+    workflows: "WorkflowHost | None"
+    channels: Channels | None
+    presence: PresenceService | None
 
     @property
     def homes(self) -> HomePartitions:
@@ -123,11 +145,6 @@ class Context:
     callbacks: TopicCallbacks
 
 
-def topic_tag(topic: TopicState | None) -> str:
-    """Return the identity of a topic; empty if there is none, or brokers have no topic ids."""
-    return "" if topic is None else incarnation_tag(topic.topic_id)
-
-
 class Assembly:
     """Makes the components and starts them. undo: stops those that were started if a later one fails."""
 
@@ -145,8 +162,10 @@ class Assembly:
         self._model = self._start_model()
         self._start_clients()
         self._worker = self._start_worker()
+        self._amqp = self._start_amqp()
         self._start_fanout()
         self._start_resume()
+        self._start_channels()
         sessions = Sessions(
             self._registry,
             self._fanout,
@@ -156,9 +175,13 @@ class Assembly:
             self._backpressure,
         )
         clients = KafkaClients(
-            self._supervisor, self._topic_watch, self._producer, self._reader, self._log_reader, self._progress
-        )
-        return Components(self._model, clients, sessions, self._start_followers(), self._worker)
+            self._supervisor, self._topic_watch, self._producer, self._reader, self._log_reader, self._progress,
+            self._invalidator,
+        )  # fmt: skip
+        return Components(
+            self._model, clients, sessions, self._start_followers(), self._worker, self._amqp, self._start_deliveries(),
+            self._workflows, self._channels, self._presence,
+        )  # fmt: skip
 
     def _start_model(self) -> ModelAccess:
         config, telemetry = self._config, self._context.telemetry
@@ -169,9 +192,13 @@ class Assembly:
         readiness = Readiness(upstream, config.inference.probe_seconds)
         self._undo.push_async_callback(readiness.close)
         readiness.on_change(self._metrics.ready.set)
-        client = InferenceClient(config, upstream, readiness, self._metrics)
+        caches = make_caches(config.cache, self._metrics)
+        if caches is None:
+            client = InferenceClient(config, upstream, readiness, self._metrics)
+        else:
+            client = CachedInferenceClient(config, upstream, readiness, self._metrics, caches)
         self._undo.push_async_callback(client.close)
-        return ModelAccess(upstream, client, readiness, LatencyEstimator())
+        return ModelAccess(upstream, client, readiness, LatencyEstimator(), caches)
 
     def _start_clients(self) -> None:
         config, metrics = self._config, self._metrics
@@ -186,17 +213,23 @@ class Assembly:
         self._results = ResultWriter(self._producer, config.results.topic, self._name, self._topics.limits, self._homes)
         self._progress = GroupProgress(config, self._topic_watch.admin)
         self._undo.push_async_callback(self._progress.close)
+        self._invalidator: Invalidator | None = None
+        if config.cache.topic is not None and self._model.caches is not None:
+            self._invalidator = Invalidator(config, self._model.caches, metrics, self._supervisor)
+            self._undo.push_async_callback(self._invalidator.close)
 
     def _start_worker(self) -> Worker:
         config = self._config
         delivery = self._make_delivery()
         self._undo.push_async_callback(delivery.close)
         gate = Gate(config.requests.in_flight)
+        replies = ReplyWriter(config.requests.reply_topics)
         dead_letters = DeadLetters(config.requests.dead_letter_topic, self._name, self._metrics)
+        self._workflows = self._make_workflows(dead_letters, replies)
         self._engine = RequestEngine(
             config.requests,
             self._model,
-            Outputs(self._results, dead_letters, delivery),
+            Outputs(self._results, dead_letters, delivery, replies, self._workflows),
             gate,
             self._context.telemetry,
             lambda session, request: self._dispatcher.cancelled_elsewhere(session, request),
@@ -205,10 +238,34 @@ class Assembly:
             lambda: topic_tag(self._topic_watch.state[config.requests.topic]),
             lambda: self._requests_topic.check_soon(),
         )
-        work = Work(self._engine, delivery, gate)
+        work = Work(self._engine, delivery, gate, self._workflows)
         worker = Worker(config, work, self._model.readiness, self._metrics, self._supervisor, hooks)
         self._undo.push_async_callback(worker.close, 0.0)
         return worker
+
+    def _start_amqp(self) -> "AmqpSource | None":
+        """Start to take requests from RabbitMQ, if they come from there; its client is imported only then."""
+        engine, amqp = self._engine, None
+        if self._config.requests.source != "kafka":
+            from podpair.gateway.amqp.source import AmqpSource
+
+            amqp = AmqpSource(
+                self._config, self._model, self._producer, self._results, self._context.telemetry, self._name
+            )
+            self._undo.push_async_callback(amqp.close, 0.0)
+        self._metrics.working.set_function(lambda: engine.in_hand + (amqp.in_hand if amqp is not None else 0))
+        return amqp
+
+    def _make_workflows(self, dead_letters: DeadLetters, replies: ReplyWriter) -> "WorkflowHost | None":
+        config = self._config
+        if config.workflows_topic is None:
+            return None
+        from podpair.gateway.workflows.factory import WorkflowParts, make_host  # only who has workflows pays for it
+
+        parts = WorkflowParts(self._results, dead_letters, replies, self._model, self._producer, self._metrics)
+        host = make_host(config, self._name, self._topics.limits, parts)
+        self._undo.push_async_callback(host.close)
+        return host
 
     def _make_delivery(self) -> Delivery:
         requests = self._config.requests
@@ -226,6 +283,8 @@ class Assembly:
             retain=lambda session: self._reader.retain(session),
             on_undelivered=lambda session, events: self._dispatcher.on_undelivered(session, events),
             on_disconnect=lambda session: self._dispatcher.on_disconnect(session),
+            on_presence=lambda session: self._presence.changed(session) if self._presence else None,
+            on_leave=lambda session: self._channels.subscriptions.leave(session) if self._channels else None,
         )
         self._registry = Registry(config, homes, lambda: self._worker.owned, hooks, metrics)
         # Requests and results have as many partitions, unless one was widened: one gateway is responsible for both of a number.
@@ -262,7 +321,11 @@ class Assembly:
 
     def _start_resume(self) -> None:
         config, metrics, callbacks = self._config, self._metrics, self._context.callbacks
-        self._lookup = RequestsLookup(self._log_reader, self._progress, callbacks.request_partitions)
+        runs = self._workflows is not None
+        self._lookup = RequestsLookup(
+            self._log_reader, self._progress, callbacks.request_partitions,
+            partial(may_be_workflow, self._model.client) if runs else None, partial(going_on, config) if runs else None,
+        )  # fmt: skip
         self._requests_topic = RequestsTopic(
             self._registry.sessions,
             self._worker,
@@ -277,10 +340,30 @@ class Assembly:
             config, self._context.issuer, self._log, self._fanout, self._requests_topic, metrics
         )
         cancellations = CancellationPublisher(config, self._name, self._producer, callbacks.request_partitions, metrics)
-        writers = RecordWriters(self._producer, self._topics.limits, cancellations, self._results, self._name)
+        signals = SignalPublisher(config, self._name, self._producer, callbacks.request_partitions)
+        writers = RecordWriters(self._producer, self._topics.limits, cancellations, signals, self._results, self._name)
         self._dispatcher = Dispatcher(
             config, self._model, writers, self._registry, self._resume.record_at, self._context.telemetry
         )
+
+    def _start_deliveries(self) -> DeliveryService | None:
+        if not self._config.deliveries.enabled:
+            return None
+        about = (self._config, self._name, self._producer, self._supervisor, self._topic_watch, self._metrics)
+        return DeliveryService(DeliveryContext(*about, self._registry.received))
+
+    def _start_channels(self) -> None:
+        config, metrics, log, refresh = self._config, self._metrics, self._log, self._topic_watch.refresh
+        self._channels = make_channels(
+            config, self._name, log, self._registry, self._resume, self._producer, refresh, metrics
+        )
+        self._presence: PresenceService | None = None
+        if config.presence.enabled:
+            about = (config, self._name, self._producer, self._supervisor, self._registry.sessions, metrics)
+            self._presence = PresenceService(PresenceContext(*about))
+            self._undo.push_async_callback(self._presence.close)
+        if self._channels is not None:
+            self._undo.push_async_callback(self._channels.close)
 
     def _start_followers(self) -> TopicFollowers:
         config = self._config
@@ -288,6 +371,7 @@ class Assembly:
             config, self._registry.sessions, self._fanout, self._lookup, self._dispatcher.fail_queued
         )
         results = ResultsTopic(config, self._topics, self._log, self._resume, self._registry)
+        results.subscriptions = None if self._channels is None else self._channels.subscriptions
         watches = [] if config.kafka.embedded else self._start_watches()
         return TopicFollowers(results, self._requests_topic, lost_requests, watches)
 

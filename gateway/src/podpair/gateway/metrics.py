@@ -1,85 +1,18 @@
 """The gateway's Prometheus metrics: one for each decision, all of them here."""
 
-from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from podpair.common.histograms import Histograms
-from podpair.gateway.core.protocol import Fault
+from podpair.gateway.collectors import Readings, Tally
+from podpair.gateway.core.protocol import CloseCode, Code, Fault, closing_reason
 from podpair.gateway.core.quotas import Forbidden, Limited
 
 INFERENCE_LATENCY = "inference_request_duration_seconds"
 """The histogram of the inference container that /metrics passes on: autoscalers go by it."""
-_MOST_READINGS = 256  # samples of one metric whose label's values come and go
+_DELIVERY = (0.01, 0.05, 0.25, 1, 5, 30, 300, 3600, 86_400)
 _LATENCY = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
-
-
-class Tallied:
-    """The count of one value of a tally's label."""
-
-    __slots__ = ("value",)
-
-    def __init__(self) -> None:
-        self.value = 0.0
-
-    def inc(self, amount: float = 1) -> None:
-        """Count `amount` more."""
-        self.value += amount
-
-
-class Tally(Collector):
-    """A counter that is counted on the loop's thread alone, for what is counted with each call to the model and each batch of
-    records: the client library's own takes a lock for every change, and five calls in Python.
-    """
-
-    def __init__(self, name: str, text: str, label: str | None = None) -> None:
-        self.name = name
-        self.text = text
-        self.label = label
-        self._counts: dict[str, Tallied] = {}
-        self._only = self.labels("") if label is None else None
-
-    def labels(self, value: str) -> Tallied:
-        """Return the count for this value of the label."""
-        found = self._counts.get(value)
-        if found is None:
-            found = self._counts[value] = Tallied()
-        return found
-
-    def inc(self, amount: float = 1) -> None:
-        """Count `amount` more, if there is no label."""
-        assert self._only is not None  # noqa: S101 - it has none
-        self._only.value += amount
-
-    def collect(self) -> Iterable[CounterMetricFamily]:
-        """Collect the samples for the registry."""
-        family = CounterMetricFamily(self.name, self.text, labels=[] if self.label is None else [self.label])
-        for value, counted in self._counts.items():
-            family.add_metric([] if self.label is None else [value], counted.value)
-        return [family]
-
-
-class Readings(Collector):
-    """A gauge for things that come and go, read when Prometheus scrapes: what is gone has no sample any more."""
-
-    def __init__(self, name: str, text: str, label: str) -> None:
-        self.name = name
-        self.text = text
-        self.label = label
-        self.source: Callable[[], Mapping[int, float]] = dict
-
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Collect the samples for the registry. Of very many values the rest is summed up as `other`."""
-        family = GaugeMetricFamily(self.name, self.text, labels=[self.label])
-        found = sorted(self.source().items())
-        for value, reading in found[:_MOST_READINGS]:
-            family.add_metric([str(value)], reading)
-        if rest := found[_MOST_READINGS:]:
-            family.add_metric(["other"], sum(reading for _, reading in rest))
-        return [family]
 
 
 _NAME = "podpair_gateway_"
@@ -93,11 +26,16 @@ class Metrics:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         self._add_public_port(self.registry)
+        self._add_openai(self.registry)
         self._add_sessions(self.registry)
         self._add_requests(self.registry)
+        self._add_cache(self.registry)
+        self._add_deliveries(self.registry)
         self._add_kafka(self.registry)
         self._add_results(self.registry)
         self._add_queue(self.registry)
+        self._add_amqp(self.registry)
+        self._add_workflows(self.registry)
         for metric in vars(self).values():
             if isinstance(metric, Histograms | Tally | Readings):
                 self.registry.register(metric)
@@ -135,6 +73,11 @@ class Metrics:
             f"{_NAME}tls_reloads", "Reloads of the public port's certificate after its files have changed", ["outcome"],
             registry=registry,
         )  # fmt: skip
+        self.tls_expiration = Gauge(
+            f"{_NAME}tls_certificate_expiration_timestamp_seconds",
+            "When the certificate of the public port ends, in seconds since 1970; 0: it speaks plain HTTP",
+            registry=registry,
+        )
         self.connections = Gauge(
             f"{_NAME}connections", "Connections of the public port, by what they wait for or have become",
             ["state"], registry=registry,
@@ -169,6 +112,13 @@ class Metrics:
         )
         self.frames = Counter(f"{_NAME}frames_invalid", "Frames that are no message of the protocol", registry=registry)
 
+    def _add_openai(self, registry: CollectorRegistry) -> None:
+        """Add the metrics of OpenAI's API."""
+        self.openai_requests = Counter(
+            f"{_NAME}openai_requests", "Calls of OpenAI's API, by endpoint and status of the response",
+            ["endpoint", "status"], registry=registry,
+        )  # fmt: skip
+
     def _add_sessions(self, registry: CollectorRegistry) -> None:
         """Add the metrics of sessions and their clients."""
         self.sessions = Gauge(f"{_NAME}sessions", "Sessions with a client connected", registry=registry)
@@ -177,6 +127,7 @@ class Metrics:
             f"{_NAME}sessions_opened", "Connections made", ["transport", "resumed"], registry=registry
         )
         self.closed = Counter(f"{_NAME}sessions_closed", "Connections ended", ["reason"], registry=registry)
+        self.closed.labels(closing_reason(CloseCode.SLOW))  # an alert has to see the first one, too
         self.slow_consumer = Counter(
             f"{_NAME}slow_consumer", "Bursts that a client could not take at once", registry=registry
         )
@@ -201,7 +152,9 @@ class Metrics:
             f"{_NAME}requests_repeated", "Requests whose id had ended lately, given the same answer", ["route"],
             registry=registry,
         )  # fmt: skip
-        self.completed = Tally(f"{_NAME}requests_completed", "Terminal events, by outcome", "outcome")
+        self.completed = Tally(
+            f"{_NAME}requests_completed", "Terminal events, by outcome", "outcome", ("result", *Code)
+        )
         self.direct = Gauge(f"{_NAME}direct_in_flight", "Direct requests that the model has", registry=registry)
         self.request_duration = Histograms(
             f"{_NAME}request_duration_seconds", "From infer to the answer of a direct request", ["model"], _LATENCY
@@ -214,6 +167,92 @@ class Metrics:
             f"{_NAME}batch_splits", "Batches that failed and were retried in halves", registry=registry
         )
         self.ready = Gauge(f"{_NAME}inference_ready", "1 while the inference container answers", registry=registry)
+
+    def _add_cache(self, registry: CollectorRegistry) -> None:
+        """Add the metrics of the answer cache."""
+        self.cache_requests = Counter(
+            f"{_NAME}cache_requests",
+            "Requests to models whose answers are cached: answered by one that is kept (hit), by a call for another request "
+            "(wait), by a call that began for it (miss), or without a look at the cache (bypass)",
+            ["model", "outcome"],
+            registry=registry,
+        )
+        self.cache_removed = Counter(
+            f"{_NAME}cache_removed",
+            "Cached answers removed: too old (expired), for want of room (full), invalidated, or since the model is another "
+            "one (model)",
+            ["model", "reason"],
+            registry=registry,
+        )
+        self.cache_invalidations = Counter(
+            f"{_NAME}cache_invalidations",
+            "Records of the invalidation topic; malformed: they have removed everything",
+            ["outcome"],
+            registry=registry,
+        )
+        self.cache_current = Gauge(
+            f"{_NAME}cache_current",
+            "1 while cached answers may be given, 0 while it is not known what has been invalidated",
+            registry=registry,
+        )
+        self.cache_current.set(1)
+        self.cache_bytes = Gauge(f"{_NAME}cache_bytes", "Memory of cached answers", ["model"], registry=registry)
+        self.cache_entries = Gauge(f"{_NAME}cache_entries", "Cached answers", ["model"], registry=registry)
+
+    def _add_deliveries(self, registry: CollectorRegistry) -> None:
+        """Add the metrics of deliveries to those who aren't connected."""
+        self.deliveries = Counter(
+            f"{_NAME}deliveries",
+            "Deliveries that have ended: delivered, failed (kept as dead letters), unsubscribed while they waited, or received by"
+            " the session's own client (subscriptions for who is absent)",
+            ["kind", "outcome"],
+            registry=registry,
+        )
+        self.delivery_retries = Counter(
+            f"{_NAME}delivery_retries",
+            "Deliveries put off: after an attempt, or without one, because their host is left alone (circuit) or many wait "
+            "for it (crowded)",
+            ["reason"],
+            registry=registry,
+        )
+        self.delivery_duration = Histograms(
+            f"{_NAME}delivery_duration_seconds", "From an event's record to its delivery", ["kind"], _DELIVERY
+        )
+        self.deliveries_waiting = Gauge(
+            f"{_NAME}deliveries_waiting",
+            "Deliveries in hand, or on partitions of this gateway that wait",
+            registry=registry,
+        )
+        self.deliveries_oldest = Gauge(
+            f"{_NAME}deliveries_oldest_seconds", "Age of the oldest event whose delivery is in hand", registry=registry
+        )
+        self.circuits = Readings(
+            f"{_NAME}deliveries_circuit_open_seconds",
+            "Hosts that are left alone because they fail, by for how long they have; of many the rest is summed up as `other`",
+            "host",
+            20,
+        )
+        self.channels = Gauge(f"{_NAME}channels", "Channels that sessions here subscribe to", registry=registry)
+        self.channel_subscriptions = Gauge(
+            f"{_NAME}channel_subscriptions", "Subscriptions of sessions here to channels", registry=registry
+        )
+        self.publishes = Counter(
+            f"{_NAME}channel_publishes",
+            "Publications of clients, by outcome: written, or the code of the error",
+            ["outcome"],
+            registry=registry,
+        )
+        self.presence_sessions = Gauge(
+            f"{_NAME}presence_sessions", "Sessions of the fleet whose presence is known", registry=registry
+        )
+        self.presence_gateways = Gauge(
+            f"{_NAME}presence_gateways", "Gateways whose heartbeat of presence is fresh", registry=registry
+        )
+        self.presence_ready = Gauge(f"{_NAME}presence_ready", "1 while presence is known", registry=registry)
+        self.presence_records = Counter(
+            f"{_NAME}presence_records", "Records that say that a session has come or gone", registry=registry
+        )
+        self.subscriptions = Gauge(f"{_NAME}subscriptions", "Subscriptions to deliveries", registry=registry)
 
     def _add_kafka(self, registry: CollectorRegistry) -> None:
         """Add the metrics of Kafka clients and topics."""
@@ -255,6 +294,28 @@ class Metrics:
         )
         self.homes = Gauge(f"{_NAME}home_partitions", "Results partitions that are read here", registry=registry)
 
+    def _add_workflows(self, registry: CollectorRegistry) -> None:
+        """Add the metrics of workflows."""
+        self.workflows = Gauge(
+            f"{_NAME}workflows", "Workflow instances of this gateway's partitions, by what they do: running, waiting (for a "
+            "client's message), compensating", ["workflow", "state"], registry=registry,
+        )  # fmt: skip
+        self.workflow_idle = Gauge(
+            f"{_NAME}workflow_idle_seconds", "For how long nothing has happened to the instance that is idle the longest",
+            ["state"], registry=registry,
+        )  # fmt: skip
+        self.workflow_stages = Counter(
+            f"{_NAME}workflow_stages", "Stages that ended, by outcome: finished, skipped, failed, compensated",
+            ["workflow", "stage", "outcome"], registry=registry,
+        )  # fmt: skip
+        self.workflow_stage_seconds = Histograms(
+            f"{_NAME}workflow_stage_seconds", "From the start of a stage to its end, retries and waiting included",
+            ["workflow", "stage"], (*_LATENCY, 300, 3600, 86_400),
+        )  # fmt: skip
+        self.workflows_ready = Gauge(
+            f"{_NAME}workflows_ready", "1 while the state of workflows can be written and read", registry=registry
+        )
+
     def _add_queue(self, registry: CollectorRegistry) -> None:
         """Add the metrics of queued requests."""
         self.owned = Gauge(f"{_NAME}request_partitions", "Request partitions of this group member", registry=registry)
@@ -264,7 +325,10 @@ class Metrics:
             "partition",
         )
         self.paused = Gauge(f"{_NAME}requests_paused", "1 while request partitions are paused", registry=registry)
-        self.worked = Tally(f"{_NAME}queue_requests", "Queued requests finished here, by outcome", "outcome")
+        self.worked = Tally(
+            f"{_NAME}queue_requests", "Queued requests finished here, by outcome", "outcome",
+            ("result", "repeated", "cancellation", *Code),
+        )  # fmt: skip
         self.attempts = Counter(
             f"{_NAME}queue_retries", "Further attempts at queued requests", ["reason"], registry=registry
         )
@@ -275,4 +339,32 @@ class Metrics:
         self.working = Gauge(f"{_NAME}queue_in_flight", "Queued requests that are worked on", registry=registry)
         self.rebalances = Counter(
             f"{_NAME}rebalances", "Changes of the request partitions", ["event"], registry=registry
+        )
+
+    def _add_amqp(self, registry: CollectorRegistry) -> None:
+        """Add the metrics of RabbitMQ."""
+        self.amqp_ready = Gauge(
+            f"{_NAME}amqp_ready", "1 while RabbitMQ can be used, if requests are taken from there", registry=registry
+        )
+        self.amqp_paused = Gauge(
+            f"{_NAME}amqp_paused", "1 while no messages are taken, since the model is not ready", registry=registry
+        )
+        self.amqp_length = Readings(
+            f"{_NAME}amqp_queue_messages",
+            "Messages that wait in the queue, without those that consumers have; each gateway of a queue tells the same",
+            "queue",
+        )
+        self.amqp_in_flight = Gauge(
+            f"{_NAME}amqp_in_flight", "Messages of RabbitMQ that are worked on; they count in queue_in_flight, too",
+            registry=registry,
+        )  # fmt: skip
+        self.amqp_replies = Counter(
+            f"{_NAME}amqp_replies",
+            "Answers to messages with a reply_to: confirmed; unroutable, whoever asked is gone; refused, the queue is full; "
+            "too_large, even with an error for its body; unwanted, the message went to somebody else before",
+            ["outcome"],
+            registry=registry,
+        )
+        self.amqp_connections = Counter(
+            f"{_NAME}amqp_connections", "Connections to RabbitMQ that were made", ["connection"], registry=registry
         )

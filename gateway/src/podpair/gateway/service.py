@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 
 from confluent_kafka import KafkaException
@@ -13,13 +13,13 @@ from podpair.common.gateway_config.model import Config
 from podpair.common.redaction import redact
 from podpair.gateway.auth.resume import Issuer, ResumeTokens
 from podpair.gateway.auth.tokens import TokenVerifier
-from podpair.gateway.components import Assembly, Components, Context, TopicCallbacks, topic_tag
+from podpair.gateway.components import Assembly, Components, Context, TopicCallbacks
 from podpair.gateway.core.quotas import Quotas, Rule
 from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.kafka.clients import gateway_name
 from podpair.gateway.kafka.embedded import EmbeddedKafka
 from podpair.gateway.kafka.topic_watch import TopicWatch
-from podpair.gateway.kafka.topics import BrokerUnreachable, MissingTopic, Topics, ensure_topics
+from podpair.gateway.kafka.topics import BrokerUnreachable, MissingTopic, Topics, ensure_topics, topic_tag
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.drain import drain_sessions
 from podpair.gateway.tasks import Tasks
@@ -46,6 +46,9 @@ class Service:
         self._requests: TopicState | None = None  # the last known state of the requests topic
         self.components: Components | None = None  # set once the broker is reachable
         self._tasks = Tasks()
+        self.on_stop: list[
+            Callable[[float], Coroutine[None, None, None]]
+        ] = []  # end work in hand, within so many seconds
         self.waiting_for = "the broker"  # why there are no components yet
         self._embedded: EmbeddedKafka | None = None
         if config.kafka.embedded:
@@ -106,6 +109,10 @@ class Service:
             return
         if old is None or old.topic_id != new.topic_id:
             components.kafka.producer.topic_replaced()
+            if components.deliveries is not None:
+                components.deliveries.topic_replaced(topic)
+            if components.presence is not None and topic == self.config.presence.topic:
+                components.presence.topic_replaced()
         self._tasks.spawn(components.kafka.producer.learn(topic))
         if topic == self.config.results.topic:
             components.topics.results.changed(new)
@@ -114,22 +121,27 @@ class Service:
             components.worker.restart()
             self._tasks.spawn(components.topics.lost_requests.requests_changed())
             components.topics.requests.changed(topic_tag(new))
+        elif topic == self.config.requests.topic and components.workflows is not None:
+            self._tasks.spawn(self._create_topics(widened=True))
 
     def _is_another(self, requests: TopicState) -> bool:
         """Return whether the requests topic was replaced, rather than widened or missing for a while."""
         before, self._requests = self._requests, requests
         return before is None or before.topic_id != requests.topic_id or before.partitions > requests.partitions
 
-    async def _create_topics(self) -> None:
-        """Create deleted topics again, as they are created at the start."""
+    async def _create_topics(self, *, widened: bool = False) -> None:
+        """Create deleted topics again, as at the start. widened: give the workflows topic the width of the requests topic."""
         loop = asyncio.get_running_loop()
-        while (components := self.components) is not None and None in components.kafka.topic_watch.state.values():
+        while (components := self.components) is not None and (
+            widened or None in components.kafka.topic_watch.state.values()
+        ):
             try:
                 await loop.run_in_executor(None, ensure_topics, self.config)
             except (BrokerUnreachable, MissingTopic, FaultsError) as error:
                 _log.warning("a topic that was deleted can't be created: %s", error)
                 await asyncio.sleep(_RETRY)
             else:
+                widened = False
                 await components.kafka.topic_watch.refresh()
 
     @property
@@ -167,17 +179,37 @@ class Service:
 
     @property
     def checks(self) -> dict[str, str]:
-        """The checks of readiness; all must be `ok`, Kafka only with `kafka.required_for_readiness`.
+        """The checks of readiness; all but `cache` and `presence` must be `ok`, Kafka only with `kafka.required_for_readiness`.
 
         For operators: they contain addresses.
         """
         components = self.components
         issuer = {"issuer": redact(self.verifier.trouble or "ok")} if self.config.auth.jwks_url is not None else {}
-        return issuer | {
-            "kafka": self._kafka_check,
-            "inference": "ok" if components is not None and components.model.readiness.ready else "not ready",
-            "gateway": "draining" if self.draining else "ok",
-        }
+        invalidator = components.kafka.invalidator if components is not None else None
+        cache = {"cache": redact(invalidator.trouble or "ok")} if invalidator is not None else {}
+        amqp = {"amqp": self._amqp_check} if self.config.requests.source != "kafka" else {}
+        host = components.workflows if components is not None else None
+        workflows = {"workflows": redact(host.trouble or "ok")} if host is not None else {}
+        known = components.presence if components is not None else None
+        presence = {"presence": redact(known.trouble or "ok")} if known is not None else {}
+        return (
+            issuer
+            | presence
+            | cache
+            | amqp
+            | workflows
+            | {
+                "kafka": self._kafka_check,
+                "inference": "ok" if components is not None and components.model.readiness.ready else "not ready",
+                "gateway": "draining" if self.draining else "ok",
+            }
+        )
+
+    @property
+    def _amqp_check(self) -> str:
+        if self.components is None or self.components.amqp is None:
+            return "not started"
+        return redact(self.components.amqp.trouble or "ok")
 
     @property
     def _kafka_check(self) -> str:
@@ -205,9 +237,12 @@ class Service:
     @property
     def ready(self) -> bool:
         """Whether the pod should get traffic."""
-        needed = {name for name in self.checks if name != "kafka" or self.components is None
-                  or self.config.kafka.required_for_readiness}  # fmt: skip
-        return all(state == "ok" for name, state in self.checks.items() if name in needed)
+        optional = {"cache", "presence"}  # without the one the model answers, without the other a query is refused
+        if not self.config.kafka.required_for_readiness and self.components is not None:
+            optional.add("kafka")
+        if not self.config.amqp.required_for_readiness:
+            optional.add("amqp")
+        return all(state == "ok" for name, state in self.checks.items() if name not in optional)
 
     async def stop(self) -> None:
         """Shut down: not ready, no new sessions, queued requests committed, the group left, the clients drained.
@@ -220,17 +255,29 @@ class Service:
             end = self.clock() + self.config.shutdown_seconds
             for watch in components.topics.watches:
                 await watch.close()
-            await components.worker.close(end - self.clock())
+            closing = [components.worker.close(end - self.clock())]
+            if components.amqp is not None:
+                closing.append(components.amqp.close(end - self.clock()))
+            closing += [stop(end - self.clock()) for stop in self.on_stop]
+            await asyncio.gather(*closing)
+            if components.deliveries is not None:
+                await components.deliveries.close(end - self.clock())
             began_draining = self.clock()
             await drain_sessions(components.sessions.registry, self.config.sessions.drain_seconds)
             await components.sessions.registry.wait_empty(_GOODBYE)
             end += self.clock() - began_draining  # draining has its own time
             # Events that clients did not get are being written to Kafka.
             await components.sessions.dispatcher.close(end - self.clock())
+            if components.channels is not None:
+                await components.channels.subscriptions.close()
+            if components.presence is not None:
+                await components.presence.close()
             await components.sessions.registry.close()
             await components.kafka.producer.close(max(1.0, end - self.clock()))
             await components.kafka.reader.close()
             await components.kafka.log_reader.close()
+            if components.kafka.invalidator is not None:
+                await components.kafka.invalidator.close()
             await components.topics.lost_requests.close()
             await components.topics.requests.close()
             await components.kafka.progress.close()

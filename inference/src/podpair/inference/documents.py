@@ -4,8 +4,11 @@ import importlib.metadata
 from functools import cache
 from typing import Any
 
+import msgspec
+
 from podpair.inference.core.tensors import TensorSpec
 from podpair.inference.runtime.catalog import Catalog
+from podpair.inference.runtime.protocol import Declaring
 from podpair.inference.runtime.served_model import ServedModel, ServedVersion
 
 EXTENSIONS = [
@@ -36,9 +39,11 @@ def metadata(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
     }
 
 
-def parameters(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
-    """Return what only REST's metadata has: gRPC's message has no field for it."""
-    return {"description": model.config.description, "version": served.version, **_rows(model, served)}
+def more_metadata(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
+    """Return what only REST's metadata has, for gRPC's message has no fields for it: parameters, and a workflow's declaration."""
+    parameters = {"description": model.config.description, "version": served.version, **_rows(model, served)}
+    found: dict[str, Any] = {"parameters": parameters}
+    return found | {"workflow": served.runtime.declaration} if isinstance(served.runtime, Declaring) else found
 
 
 def configuration(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
@@ -54,7 +59,9 @@ def configuration(model: ServedModel, served: ServedVersion) -> dict[str, Any]:
         # What is never batched has none, as Triton says it.
         **({"dynamic_batching": delay} if served.signature.batchable else {}),
         "model_transaction_policy": {"decoupled": served.streams is not None},
-        "parameters": {name: {"string_value": value} for name, value in _rows(model, served).items()},
+        "parameters": {
+            name: {"string_value": value} for name, value in (_rows(model, served) | _workflow(served)).items()
+        },
     }
 
 
@@ -80,6 +87,13 @@ def _rows(model: ServedModel, served: ServedVersion) -> dict[str, str]:
     decision = deciding.signature.decision
     reason = decision.reason if deciding is served else f"version {deciding.version}: {decision.reason}"
     return {"rows": decision.rows.value, "rows_by": decision.by, "rows_reason": reason}
+
+
+def _workflow(served: ServedVersion) -> dict[str, str]:
+    """Return the declaration of a workflow and its version, for who asks over gRPC."""
+    if not isinstance(served.runtime, Declaring):
+        return {}
+    return {"version": served.version, "workflow": msgspec.json.encode(served.runtime.declaration).decode()}
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Metrics:
         self.running = Gauge("inference_running_batches", "Batches in the runtime", ["model"], registry=self.registry)
         self.model_ready = Gauge(
             "inference_model_ready",
-            "1: the model is served; 0: it can't be loaded, was unloaded, or its process is being restarted",
+            "1: it is served; 0: it can't be loaded, was unloaded, is being restarted, or says that it isn't ready",
             ["model"],
             registry=self.registry,
         )

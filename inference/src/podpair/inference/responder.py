@@ -16,6 +16,8 @@ class Responder:
     """A `ResultSink` that answers. Each protocol has a subclass, which sends outputs and errors."""
 
     __slots__ = ("_catalog", "_served", "queued", "trace")
+    # See `ResultSink`.
+    path: tuple[str, ...] = ()
 
     def __init__(self, catalog: Catalog, served: ServedVersion, trace: RecordedTrace | None) -> None:
         self._catalog = catalog

@@ -17,12 +17,16 @@ from podpair.inference.grpc.lazy_server import LazyServer
 from podpair.inference.http.app import Api
 from podpair.inference.http1.server import Server
 from podpair.inference.metrics import Metrics
+from podpair.inference.model_calls import ModelCalls
+from podpair.inference.models import connect
 from podpair.inference.runtime.catalog import Catalog
 from podpair.inference.runtime.fork_guard import guard_forks
 from podpair.inference.runtime.loader import runtime_loader
+from podpair.inference.runtime.local_model_client import LocalModelClient
 from podpair.inference.runtime.reloader import Reloader
 from podpair.inference.runtime.repository import ModelSource
 from podpair.inference.runtime.weights import WeightsSource
+from podpair.inference.runtime.worker.call_connection import CallServer
 from podpair.inference.tracing import Tracing
 
 log = logging.getLogger(__name__)
@@ -44,12 +48,15 @@ async def serve(settings: Settings, models: ModelSource, weights: WeightsSource)
         loop.add_signal_handler(number, stop.set)
     metrics = Metrics()
     strict = settings.models.exit_on_error
-    load = runtime_loader(settings.models.custom_op_libraries)
+    tracing = Tracing(settings.tracing)
+    calls = ModelCalls(metrics, tracing)
+    connect(LocalModelClient(calls, loop))
+    load = runtime_loader(settings.models.custom_op_libraries, CallServer(calls, loop))
     catalog = Catalog(models, metrics, load, weights.read(), settings.models.prepare_threads, strict)
     watched = models if settings.models.watch else None
     reloader = Reloader(catalog, weights, watched, settings.models.poll_seconds, strict)
     server = settings.server
-    tracing = Tracing(settings.tracing)
+    calls.open(catalog)
     budget = MemoryBudget(server.max_pending_bytes)
     grpc = LazyServer(settings, catalog, metrics, tracing, budget)
     rest = Api(catalog, metrics, server.max_body_bytes, tracing).server(budget)
@@ -68,6 +75,7 @@ async def serve(settings: Settings, models: ModelSource, weights: WeightsSource)
         left = min(server.shutdown_seconds, max(_LAST_SECONDS, end - time.monotonic()))
         await asyncio.gather(grpc.stop(), rest.close(left))
         await tracing.close()
+        connect(None)
         guard_forks(None)
         loop.set_default_executor(ThreadPoolExecutor(1))
     log.info("stopped")

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from podpair.common.otlp import OtlpExporter, context_below, is_sampled
-from podpair.common.trace_context import Parent, parent_of
+from podpair.common.trace_context import Parent, parent_of, traceparent_of
 from podpair.inference.config.settings import TracingSettings
 from podpair.inference.core.trace import Trace
 
@@ -66,7 +66,7 @@ class Tracer:
 class RecordedTrace(Trace):
     """A `Trace` that becomes spans when it ends, which is once; as a context manager it ends with its block."""
 
-    __slots__ = ("_about", "_begun", "_parent", "_spans", "_stages", "_unix")
+    __slots__ = ("_about", "_above", "_begun", "_parent", "_span", "_spans", "_stages", "_unix")
 
     def __init__(self, spans: Any, parent: Parent | None, begun: float) -> None:
         self._spans = spans
@@ -74,6 +74,9 @@ class RecordedTrace(Trace):
         self._begun = begun
         self._stages: list[tuple[str, float, float]] = []
         self._about: dict[str, str | int] = {}
+        # The span and the context above it, once they are needed: mostly when it has ended.
+        self._span: Any = None
+        self._above: Any = None
         # Nanoseconds between the monotonic clock and Unix time.
         self._unix = time.time_ns() - time.monotonic_ns()
 
@@ -83,16 +86,18 @@ class RecordedTrace(Trace):
     def annotate(self, **about: str | int) -> None:
         self._about |= {f"podpair.{name}": value for name, value in about.items()}
 
+    def traceparent(self) -> str:
+        context = self._started().get_span_context()
+        return traceparent_of(context.trace_id, context.span_id)
+
     def end(self, error: BaseException | None = None) -> None:
         """End the trace of a request that was answered, or has failed."""
-        from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
+        from opentelemetry.trace import StatusCode, set_span_in_context
 
         ended = time.monotonic()
-        above = context_below(self._parent)
-        span = self._spans.start_span(
-            "infer", above, SpanKind.SERVER, self._about, start_time=self._nanoseconds(self._begun)
-        )
-        below = set_span_in_context(span, above)
+        span = self._started()
+        span.set_attributes(self._about)
+        below = set_span_in_context(span, self._above)
         for name, begun, over in self._stages:
             part = self._spans.start_span(name, below, start_time=self._nanoseconds(begun))
             part.end(self._nanoseconds(over))
@@ -107,6 +112,16 @@ class RecordedTrace(Trace):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.end(error)
+
+    def _started(self) -> Any:
+        """Return the span, which is started if it isn't yet."""
+        from opentelemetry.trace import SpanKind
+
+        if self._span is None:
+            self._above = context_below(self._parent)
+            began = self._nanoseconds(self._begun)
+            self._span = self._spans.start_span("infer", self._above, SpanKind.SERVER, start_time=began)
+        return self._span
 
     def _nanoseconds(self, moment: float) -> int:
         return int(moment * 1e9) + self._unix

@@ -92,6 +92,11 @@ class Metrics:
             ["port", "reason"],
             registry=registry,
         )
+        self.certificate_expiration = Gauge(
+            "podpair_operator_metrics_api_certificate_expiration_timestamp_seconds",
+            "When the certificate of the metrics API ends, in seconds since 1970; 0: none is served",
+            registry=registry,
+        )
         self.broker_processes = Gauge(
             "podpair_operator_broker_processes", "Processes that ask brokers", registry=registry
         )

@@ -14,6 +14,7 @@ from podpair.operator.config.settings import Settings
 from podpair.operator.controller.applier import Applier
 from podpair.operator.controller.controller import Controller
 from podpair.operator.controller.credential_copy import CredentialCopies
+from podpair.operator.controller.deletion_costs import DeletionCosts
 from podpair.operator.controller.dependencies import Cluster, DependencyResolver, Installation
 from podpair.operator.controller.finalizer import Finalizer
 from podpair.operator.controller.gateway_store import GatewayStore
@@ -63,15 +64,15 @@ class Service:
         events = EventPoster(client, settings.identity)
         copies = CredentialCopies(client, self._informers)
         finalizer = Finalizer(client, applier, supervisor, resolver, copies, events)
-        self._load = load = LoadMonitor(
-            Scraper(), gateways, self._informers, supervisor.state, settings.scrape_seconds, queue.add
-        )
+        scraper, scrape_seconds = Scraper(), settings.scrape_seconds
+        self._load = load = LoadMonitor(scraper, gateways, self._informers, supervisor.state, scrape_seconds, queue.add)
+        self._costs = DeletionCosts(client, gateways, self._informers, scraper.loads, scrape_seconds, metrics)
         self._metrics_api = self._external_metrics(load)
         reporting = Reporting(load.state, self._external_state, events)
         reconciler = Reconciler(cluster, gateways, resolver, supervisor, finalizer, reporting)
         self._controller = Controller(queue, reconciler, metrics, settings.workers)
-        lease = settings.lease
-        candidacy = Candidacy(settings.namespace, lease.name, settings.identity, lease.duration_seconds)
+        lease, owner = settings.lease, settings.metrics_api.owner
+        candidacy = Candidacy(settings.namespace, lease.name, settings.identity, lease.duration_seconds, owner)
         self._elector = LeaderElector(client, metrics, candidacy, self._on_leading_changed)
         client.fence = self._elector.fence
         self._watch = GatewayWatch(settings, client, gateways, queue.add)
@@ -106,6 +107,7 @@ class Service:
             self._start(self._begin(), "workers")
             self._start(self._count_watches(), "watches")
             self._start(self._load.run(), "load")
+            self._start(self._costs.run(), "deletion costs")
             if settings.metrics_api.enabled != "never":
                 self._start(self._metrics_api.run(), "metrics API")
             self._start(self._watch.run(), "kopf")

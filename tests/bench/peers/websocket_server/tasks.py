@@ -1,10 +1,11 @@
-"""The model as a Celery task; broker and backend are the Redis of REDIS."""
+"""The model as a Celery task; broker and backend are the Redis of REDIS, or those of BROKER and BACKEND."""
 
 import os
 
 from celery import Celery
 
-app = Celery("tasks", broker=os.environ["REDIS"], backend=os.environ["REDIS"])
+broker = os.environ.get("BROKER") or os.environ["REDIS"]
+app = Celery("tasks", broker=broker, backend=os.environ.get("BACKEND", broker))
 
 
 @app.task

@@ -234,8 +234,9 @@ class AdmissionRule(Section):
     routes: Annotated[tuple[Literal["auto", "direct", "queue"], ...], Listed] = ()
     """Routes that may be taken; empty: all. Where `auto` isn't among them, it becomes the first."""
     priority: Literal["low", "normal", "high"] | None = None
-    """Of direct requests: `low` leaves half of `limits.max_direct_in_flight` to others, `high` goes a quarter beyond it. The
-    first rule that has one decides."""
+    """Whose requests go first where they wait for the model: direct ones by it, queued ones a step below. Of direct requests
+    `low` leaves half of `limits.max_direct_in_flight` to others, `high` goes a quarter beyond it. The first rule that has one
+    decides."""
 
 
 class Admission(Section):

@@ -1,5 +1,7 @@
 """Types that settings share."""
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -15,6 +17,13 @@ TopicName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
 def is_web_url(url: str) -> bool:
     """Return whether it is an http or https address with a host."""
     return url.startswith(("http://", "https://")) and bool(urlsplit(url).hostname)
+
+
+def check_once(models: Iterable[str]) -> None:
+    """Raise ValueError if a list of models names one twice."""
+    found = Counter(models)
+    if twice := sorted(name for name, count in found.items() if count > 1):
+        raise ValueError(f"models: {', '.join(twice)} twice")
 
 
 class Section(BaseModel):

@@ -6,9 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from podpair.common.gateway_config.fields import Count, PositiveSeconds, Seconds, Section, TopicName
+from podpair.common.gateway_config.fields import Count, PositiveSeconds, Seconds, Section, TopicName, check_once
 from podpair.common.kafka_properties import canonical_name, check_not_owned
-from podpair.common.lists import Joined
+from podpair.common.lists import Joined, Listed, Texts
 
 _SERVER = re.compile(
     r"((PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL)://)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.%]+\])(:\d{1,5})?", re.I
@@ -83,9 +83,23 @@ class Kafka(Section):
         return named
 
 
+class ModelRetries(Section):
+    """How queued requests to one model are retried, in place of what holds for all."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """Its name."""
+    max_attempts: Count | None = None
+    """How often a request that it fails is tried. Unset: `requests.max_attempts`."""
+    busy_seconds: PositiveSeconds | None = None
+    """How long a request is retried that it refuses as busy, or because it isn't ready. Unset: `requests.busy_seconds`."""
+
+
 class Requests(Section):
     """The requests topic, and this gateway's part in working on it."""
 
+    source: Literal["kafka", "amqp", "both"] = "kafka"
+    """Where queued requests are taken from: Kafka's requests topic, the RabbitMQ of the section `amqp`, or both. With `amqp` the
+    topic is not read, and so clients' requests have the direct route only."""
     topic: TopicName = "podpair.requests"
     """Topic that queued requests are written to."""
     group: Annotated[str, Field(min_length=1)] = "podpair"
@@ -112,6 +126,8 @@ class Requests(Section):
     busy_seconds: PositiveSeconds = 30
     """How long a request is retried that the model refuses as busy (429, 503; gRPC RESOURCE_EXHAUSTED, UNAVAILABLE) while
     its health says that it is ready; then it is given up. Waiting for a model that is not ready doesn't count."""
+    models: Annotated[tuple[ModelRetries, ...], Listed] = ()
+    """Models whose requests are retried otherwise, each at most once."""
     max_model_crashes: Count = 3
     """How often the model may die while it has a request, before that request is given up; such a death is no attempt."""
     exactly_once: bool = False
@@ -123,11 +139,21 @@ class Requests(Section):
     """`session`: the queued requests of a session are worked on one after the other, in order; `none`: they spread over the
     fleet. The same on every gateway."""
     idempotency_bytes: Annotated[int, Field(ge=0)] = 1 << 24
-    """Answers of queued requests that are kept: a request that is read a second time is given the same."""
+    """Answers of queued requests that are kept: a request that is read a second time is given the same. As many again of
+    workflows."""
     dead_letters: bool = True
     """Keep requests that no attempt could answer on the topic `<requests.topic>.dlq` (`podpair-gateway replay`)."""
     dead_letter_retention_seconds: PositiveSeconds = 604_800
     """How long they are kept, if that topic is created here."""
+
+    reply_topics: Texts = ()
+    """Topics of requests of other gateways whose workflows may have their answers written there (`*` at the end stands for any
+    text). Whoever may write requests can name one of these, and no other."""
+
+    @model_validator(mode="after")
+    def _models_once(self) -> Self:
+        check_once(retries.model for retries in self.models)
+        return self
 
     @property
     def dead_letter_topic(self) -> str | None:

@@ -5,10 +5,25 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from podpair.common.gateway_config.amqp import Amqp
+from podpair.common.gateway_config.cache import Cache
+from podpair.common.gateway_config.channels import Channels, Presence
 from podpair.common.gateway_config.clients import Admission, Auth, Http, Limits, Operations, Sessions
-from podpair.common.gateway_config.fields import Count, PositiveSeconds, Section, is_web_url
+from podpair.common.gateway_config.deliveries import Deliveries
+from podpair.common.gateway_config.fields import Count, PositiveSeconds, Section, check_once, is_web_url
 from podpair.common.gateway_config.kafka import Kafka, Requests, Results
-from podpair.common.lists import Texts
+from podpair.common.gateway_config.openai import OpenAI
+from podpair.common.gateway_config.workflows import Workflows
+from podpair.common.lists import Listed, Texts
+
+
+class ModelTimeout(Section):
+    """A time-out of one model, in place of the one that holds for all."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """Its name."""
+    timeout_seconds: PositiveSeconds
+    """How long one call of it may take; of a stream, how long the next part may take."""
 
 
 class Inference(Section):
@@ -22,10 +37,25 @@ class Inference(Section):
     """Where it answers OpenAI's chat completions, over REST."""
     timeout_seconds: PositiveSeconds = 30
     """How long one call may take; of a stream, how long the next part may take."""
+    models: Annotated[tuple[ModelTimeout, ...], Listed] = ()
+    """Models with a time-out of their own, each at most once."""
     probe_seconds: PositiveSeconds = 0.5
     """How often its readiness is asked for."""
     max_response_bytes: Annotated[int, Field(ge=1024)] = 64 << 20
     """Largest answer that is taken, of a stream its largest event; one that is larger is an error."""
+
+    def timeouts(self) -> dict[str, float]:
+        """Return the time-outs of models that have their own, in seconds, by name."""
+        return {one.model: one.timeout_seconds for one in self.models}
+
+    def timeout_of(self, model: str | None) -> float:
+        """Return how long a call of a model may take, in seconds."""
+        return self.timeouts().get(model or "", self.timeout_seconds)
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        check_once([one.model for one in self.models])
+        return self
 
     @field_validator("url")
     @classmethod
@@ -116,10 +146,17 @@ class Config(Section):
     limits: Limits = Field(default_factory=Limits)
     admission: Admission = Field(default_factory=Admission)
     kafka: Kafka = Field(default_factory=Kafka)
+    amqp: Amqp = Field(default_factory=Amqp)
     requests: Requests = Field(default_factory=Requests)
     results: Results = Field(default_factory=Results)
     inference: Inference = Field(default_factory=Inference)
     batching: Batching = Field(default_factory=Batching)
+    cache: Cache = Field(default_factory=Cache)
+    deliveries: Deliveries = Field(default_factory=Deliveries)
+    channels: Channels = Field(default_factory=Channels)
+    presence: Presence = Field(default_factory=Presence)
+    workflows: Workflows = Field(default_factory=Workflows)
+    openai: OpenAI = Field(default_factory=OpenAI)
     console: Console = Field(default_factory=Console)
     log: Log = Field(default_factory=Log)
     tracing: Tracing = Field(default_factory=Tracing)
@@ -140,9 +177,27 @@ class Config(Section):
             )
         if self.requests.topic == self.results.topic:
             raise ValueError("requests.topic and results.topic are the same")
+        others = (self.requests.topic, self.results.topic, self.requests.dead_letter_topic)
+        if self.cache.topic is not None and self.cache.topic in others:
+            raise ValueError(
+                "cache.topic is that of requests, results or dead letters: invalidations need one of their own"
+            )
+        if self.workflows_topic is not None and self.workflows_topic in (*others, self.cache.topic):
+            raise ValueError("workflows.topic is another one's: their state needs a topic of its own")
         if self.requests.exactly_once and self.kafka.embedded:
             raise ValueError("requests.exactly_once needs a real broker: the embedded one keeps no transactions")
         return self
+
+    @model_validator(mode="after")
+    def _queued(self) -> Self:
+        if self.workflows.enabled and self.requests.source == "amqp":
+            raise ValueError("workflows.enabled needs the requests topic: requests.source is amqp, not kafka or both")
+        return self
+
+    @property
+    def workflows_topic(self) -> str | None:
+        """The topic with the state of workflows; None: there are none."""
+        return (self.workflows.topic or f"{self.requests.topic}.workflows") if self.workflows.enabled else None
 
     def _share_an_address(self) -> bool:
         same_host = self.operations.host in (None, self.http.host)

@@ -1,6 +1,7 @@
 """`podpair-gateway config`: check, schema, doc, show."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -50,6 +51,8 @@ def check(path: Path | None) -> None:
         lambda: client_secrets(config.kafka),
         lambda: check_files(config.kafka),
         lambda: certificate_of(config.http),
+        lambda: _check_amqp(config),
+        lambda: _check_deliveries(config),
     ):
         try:
             read()
@@ -59,6 +62,29 @@ def check(path: Path | None) -> None:
         raise FaultsError(faults)
     check_properties(config.kafka)  # once all files are readable
     click.echo("the configuration is good")
+
+
+def _check_amqp(config: Config) -> None:
+    """Read the files that the section amqp names, if it counts. Raises FaultsError."""
+    if config.requests.source == "kafka":
+        return
+    from podpair.gateway.amqp.connection import BrokerUnusable, read_secrets
+
+    try:
+        read_secrets(config.amqp)
+    except BrokerUnusable as error:
+        raise FaultsError([str(error)]) from None
+
+
+def _check_deliveries(config: Config) -> None:
+    """Read the files that the section deliveries names, if it counts. Raises FaultsError."""
+    if not config.deliveries.enabled:
+        return
+    from podpair.gateway.deliveries.mail_sender import MailSender
+    from podpair.gateway.deliveries.service import read_vapid_key
+
+    read_vapid_key(config.deliveries.web_push)
+    MailSender(config.deliveries).check_files()
 
 
 @config_group.command()
@@ -77,14 +103,23 @@ def doc() -> None:
             click.echo(f"\n## {name}\n\n{_row(name, field)}")
             continue
         click.echo(f"\n## {name}\n\n{section.__doc__}\n\n| setting | default | |\n| --- | --- | --- |")
-        for setting, details in section.model_fields.items():
-            click.echo(f"| `{name}.{setting}` | {_default(details)} | {_describe(details)} |")
+        for setting, details in _settings(name, section):
+            click.echo(f"| `{setting}` | {_default(details)} | {_describe(details)} |")
         for setting, details in section.model_fields.items():
             item = next((kind for kind in get_args(details.annotation) if _is_section(kind)), None)
             if item is not None:
                 click.echo(f"\nEach of `{name}.{setting}`: {item.__doc__}\n\n| | default | |\n| --- | --- | --- |")
                 for key, description in item.model_fields.items():
                     click.echo(f"| `{key}` | {_default(description)} | {_describe(description)} |")
+
+
+def _settings(name: str, section: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
+    """Yield the settings of a section and of those within it, by their whole names."""
+    for setting, details in section.model_fields.items():
+        if isinstance(details.annotation, type) and issubclass(details.annotation, BaseModel):
+            yield from _settings(f"{name}.{setting}", details.annotation)
+        else:
+            yield f"{name}.{setting}", details
 
 
 def _is_section(annotation: object) -> bool:
@@ -96,6 +131,8 @@ def _row(name: str, field: FieldInfo) -> str:
 
 
 def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
     value = field.get_default(call_default_factory=True)
     return "" if value in (None, (), {}) else f"`{json.dumps(value)}`"
 

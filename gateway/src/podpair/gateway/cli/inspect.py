@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
 
 import click
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
@@ -25,7 +24,9 @@ from podpair.gateway.core.timeline import (
     request_timeline,
     session_timeline,
 )
+from podpair.gateway.core.workflows.report import workflow_report
 from podpair.gateway.kafka.clients import properties
+from podpair.gateway.kafka.headers import headers_of
 
 _TIMEOUT = 10.0  # seconds for a query of the broker
 
@@ -52,7 +53,7 @@ def inspect(path: Path | None, kafka: str | None, since: float, name: str) -> No
         )
     )
     try:
-        lines = _report(config, consumer, name, time.time() - since)
+        lines = _report(config, consumer, name, time.time() - since) + _workflows(config, consumer, name)
     except KafkaException as error:
         raise click.ClickException(error.args[0].str()) from None
     finally:
@@ -97,6 +98,15 @@ def _report(config: Config, consumer: Consumer, name: str, since: float) -> list
     return lines + misplaced_report(seen, cause)
 
 
+def _workflows(config: Config, consumer: Consumer, name: str) -> list[str]:
+    """Describe workflows that run or wait, however long ago they began."""
+    topic = config.workflows_topic or f"{config.requests.topic}.workflows"
+    if consumer.list_topics(topic, timeout=_TIMEOUT).topics[topic].error is not None:
+        return []  # there are none
+    found = {record.key or b"": record.value for record in _read(consumer, "workflows", topic, 0.0)}
+    return workflow_report(name, {key: value for key, value in found.items() if value}, time.time())
+
+
 def _placed(records: Iterator[TimelineRecord], width: int | None, astray: MisplacedKeys) -> Iterator[TimelineRecord]:
     """Yield the records, misplaced ones with their home. width: of the topic; None: keys have no home."""
     home_of = lru_cache(10_000)(home_of_key)
@@ -121,25 +131,29 @@ def _partitions(consumer: Consumer, topic: str) -> list[int]:
 
 
 def _read(consumer: Consumer, log: Log, topic: str, since: float) -> Iterator[TimelineRecord]:
-    """Yield the records that are on the topic now, from a time on (Unix seconds). Raises KafkaException."""
+    """Yield the records that are on the topic when it is looked at, from a time on (Unix seconds). Raises KafkaException."""
     places = [TopicPartition(topic, partition, int(since * 1000)) for partition in _partitions(consumer, topic)]
     starts = consumer.offsets_for_times(places, timeout=_TIMEOUT)
     unread = [place for place in starts if place.offset != OFFSET_END and place.offset >= 0]
+    ends = {place.partition: (consumer.get_watermark_offsets(place, timeout=_TIMEOUT) or (0, 0))[1] for place in unread}
     consumer.assign(unread)
-    left = {place.partition for place in unread}
+    left = set(ends)
     while left:
         first = consumer.poll(_TIMEOUT)
         if first is None:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"no records of {topic} in {_TIMEOUT:.0f} s"))
-        for message in (first, *consumer.consume(10_000, 0)):
+        messages = (first, *consumer.consume(10_000, 0))
+        for message, written in zip(messages, headers_of(messages), strict=True):
             error = message.error()
             if error is None:
-                value, found = in_binary_mode_if_any(message.value(), cast("Any", message.headers()))
+                value, found = in_binary_mode_if_any(message.value(), written)
                 headers = {name: text for name, text in found or () if text is not None}
+                partition, offset = message.partition() or 0, message.offset() or 0
                 yield TimelineRecord(
-                    log, topic, message.partition() or 0, message.offset() or 0, message.timestamp()[1] / 1000,
-                    message.key(), headers, value or b"",
-                )  # fmt: skip
+                    log, topic, partition, offset, message.timestamp()[1] / 1000, message.key(), headers, value or b""
+                )
+                if offset + 1 >= ends[partition]:  # others may write faster than this one reads
+                    left.discard(partition)
             elif error.code() == KafkaError._PARTITION_EOF:
                 left.discard(message.partition() or 0)
             else:

@@ -9,9 +9,11 @@ import click
 from podpair.common.faults import FaultsError
 from podpair.gateway.cli.config import config_group
 from podpair.gateway.cli.inspect import inspect
+from podpair.gateway.cli.invalidate import invalidate
 from podpair.gateway.cli.metrics import metrics
 from podpair.gateway.cli.push import push
 from podpair.gateway.cli.replay import replay
+from podpair.gateway.cli.subscriptions import subscriptions
 from podpair.gateway.cli.token import token
 from podpair.gateway.config.load import load
 
@@ -49,6 +51,8 @@ cli.add_command(config_group)
 cli.add_command(token)
 cli.add_command(push)
 cli.add_command(replay)
+cli.add_command(invalidate)
+cli.add_command(subscriptions)
 cli.add_command(inspect)
 cli.add_command(metrics)
 

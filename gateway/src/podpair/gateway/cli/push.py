@@ -1,4 +1,4 @@
-"""`podpair-gateway push`: write a record to a session or a user, as any producer could."""
+"""`podpair-gateway push`: write a record to a session, a user or a channel, as any producer could."""
 
 import json
 import sys
@@ -13,23 +13,38 @@ import click
 @click.option("--topic", envvar="PODPAIR_RESULTS__TOPIC", help="podpair.results, unless --config says otherwise.")
 @click.option("--session", help="The session's id; with --user the value of its token's claim (auth.session_claim).")
 @click.option("--user", help="A user (claim sub): without --session all sessions of the user, if results.users is set.")
+@click.option("--channel", help="A channel: all sessions that subscribe to it, if channels.enabled is set.")
 @click.argument("data")
 def push(
-    path: Path | None, kafka: str | None, topic: str | None, session: str | None, user: str | None, data: str
+    path: Path | None,
+    kafka: str | None,
+    topic: str | None,
+    session: str | None,
+    user: str | None,
+    channel: str | None,
+    data: str,
 ) -> None:
-    """Send DATA (JSON; `-` reads standard input) to a session's client, or all of a user's, wherever they are connected."""
-    from confluent_kafka import KafkaException, Producer
-
+    """Send DATA (JSON; `-` reads standard input) to a session's client, all of a user's, or all that subscribe to a channel,
+    wherever they are connected."""
+    from podpair.gateway.cli.record import write_record
     from podpair.gateway.config.load import load
+    from podpair.gateway.core.channels import InvalidChannel, channel_key
     from podpair.gateway.core.session_ids import claimed_session_id, user_key
     from podpair.gateway.kafka.clients import properties
 
-    if user is not None:
+    if channel is not None:
+        if user is not None or session is not None:
+            raise click.UsageError("give --channel, or --session and --user")
+        try:
+            key = channel_key(channel)
+        except InvalidChannel as error:
+            raise click.UsageError(str(error)) from None
+    elif user is not None:
         key = user_key(user) if session is None else claimed_session_id(user, session)
     elif session is not None:
         key = session
     else:
-        raise click.UsageError("missing recipient: give --session or --user")
+        raise click.UsageError("missing recipient: give --session, --user or --channel")
     if path is not None:
         config = load(path, {"kafka": {"bootstrap_servers": kafka}} if kafka else None)
         broker, topic = properties(config), topic or config.results.topic
@@ -43,18 +58,5 @@ def push(
         json.loads(value)
     except json.JSONDecodeError as error:
         raise click.ClickException(f"DATA is not JSON: {error}") from None
-    failures: list[str] = []
-
-    def delivered(error: object, message: object) -> None:
-        if error is not None:
-            failures.append(str(error))
-
     # murmur2_random: with it any librdkafka client finds a session's home partition.
-    own = {"partitioner": "murmur2_random", "allow.auto.create.topics": False}
-    producer = Producer({"delivery.timeout.ms": 10_000, "log_level": 0} | broker | own)
-    try:
-        producer.produce(topic, key=key, value=value, on_delivery=delivered)
-    except KafkaException as error:
-        raise click.ClickException(error.args[0].str()) from None
-    if producer.flush(12) or failures:
-        raise click.ClickException(failures[0] if failures else f"no broker answers at {broker['bootstrap.servers']}")
+    write_record(broker, {"partitioner": "murmur2_random"}, topic, value, key)

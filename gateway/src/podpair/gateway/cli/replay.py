@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import cast
 
 import click
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -11,6 +10,7 @@ from podpair.gateway.config.load import load
 from podpair.gateway.core.dead_letters import RequeuedOffsets, from_dead_letter, parse_dead_letter
 from podpair.gateway.core.records import Headers
 from podpair.gateway.kafka.clients import properties
+from podpair.gateway.kafka.headers import headers_of
 
 _TIMEOUT = 10.0  # seconds for a query of the broker
 
@@ -45,7 +45,11 @@ def replay(
         before = _put_back_before(consumer, topic)
         try:
             for record in _read(consumer, topic, before, from_start=only_list or again or chosen):
-                letter = parse_dead_letter(record.value(), cast("Headers | None", record.headers()))
+                (headers,) = headers_of((record,))
+                if headers is None:
+                    click.echo(f"{record.offset()}  left alone: it has no headers that can be read", err=True)
+                    continue
+                letter = parse_dead_letter(record.value(), headers)
                 if (request_id and letter.id != request_id) or (session and letter.session != session):
                     continue
                 done, offset = before[record.partition() or 0], record.offset() or 0
@@ -59,7 +63,7 @@ def replay(
                     f"  after {letter.attempts} attempts: {letter.reason}"
                 )
                 if not only_list:
-                    _put_back(producer, config.requests.topic, record)
+                    _put_back(producer, config.requests.topic, record, headers)
                     if chosen:
                         done.add(offset)
                     else:
@@ -99,7 +103,9 @@ def _remember(consumer: Consumer, topic: str, back: dict[int, RequeuedOffsets]) 
 def _read(
     consumer: Consumer, topic: str, back: Mapping[int, RequeuedOffsets], *, from_start: bool
 ) -> Iterator[Message]:
-    """Yield the records that are on the topic now, or those behind what was put back. Raises KafkaException."""
+    """Yield the records that were on the topic when it was looked at, or those of them behind what was put back. A request that
+    fails again at once comes back as another record while this one reads: that is for the next replay. Raises KafkaException.
+    """
     starts = {
         partition: OFFSET_BEGINNING if from_start else letters.commit.offset for partition, letters in back.items()
     }
@@ -111,17 +117,21 @@ def _read(
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"no records of {topic} in {_TIMEOUT:.0f} s"))
         error = message.error()
         if error is None:
-            yield message
+            partition, offset = message.partition() or 0, message.offset() or 0
+            if partition in unread and offset < back[partition].end:
+                yield message
+            if offset + 1 >= back[partition].end:
+                unread.discard(partition)
         elif error.code() == KafkaError._PARTITION_EOF:
             unread.discard(message.partition() or 0)
         else:
             raise KafkaException(error)
 
 
-def _put_back(producer: Producer, topic: str, record: Message) -> None:
+def _put_back(producer: Producer, topic: str, record: Message, letter_headers: Headers) -> None:
     """Write a dead letter to the requests topic, and wait for the acknowledgement. Raises KafkaException."""
     failures: list[KafkaError] = []
-    value, headers = from_dead_letter(record.value(), cast("Headers | None", record.headers()))
+    value, headers = from_dead_letter(record.value(), letter_headers)
     producer.produce(
         topic,
         value=value,

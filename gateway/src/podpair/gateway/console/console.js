@@ -8,12 +8,15 @@ import { Requests } from "./requests.js";
 import { sample } from "./samples.js";
 import { tokenSource } from "./tokens.js";
 import { modelKiller, wireCutter } from "./trouble.js";
+import { WorkflowView } from "./workflow.js";
 
 const $ = (id) => document.getElementById(id);
 const PUSHES_SHOWN = 4;
 const FIRST_RETRY = 2000;
 // What has a position and comes this soon after a resumed welcome was written while nobody was connected.
 const CATCHING_UP = 1000;
+// Where the tab keeps what a reloaded page goes on with: {resume, position, runs}.
+const KEPT = "podpair.runs";
 
 const settings = await (await fetch("console.json")).json();
 const asksDigits = settings.model === "digits";
@@ -22,8 +25,20 @@ const log = new EventLog($("log"), $("kind"), $("find"));
 const tokens = tokenSource(settings, sid, $("ask-token"));
 const requests = new Requests(settings.model, $("tray"), $("open-count"));
 const pad = new DigitPad($("pad"));
+const workflow = new WorkflowView($("workflow"), {
+  signal(id, name, data) {
+    log.add({ type: "signal", text: `${id} ${name} ${short(data)}` });
+    return session.signal(id, name, data);
+  },
+  cancel(id) {
+    log.add({ type: "cancel", text: id });
+    session.askToCancel(id);
+  },
+});
 
 let session = null;
+let declaration = null; // of the model, if it is a workflow
+let described = false;
 let resumes = 0;
 let resumedAt = -Infinity;
 let filled = 0;
@@ -57,14 +72,70 @@ function ask({ final = true } = {}) {
 requests.addEventListener("begun", ({ detail: { request } }) => {
   const over = session.state === "disconnected";
   if (request.final) log.add({ type: over ? "post" : "infer", text: `${request.id} ${settings.model}, ${request.asked}` });
+  if (requests.stream) {
+    workflow.begin(request.id, request.number, declaration);
+    $("sure").textContent = "running";
+  }
+  keepRuns();
 });
+requests.addEventListener("told", ({ detail: { request, data } }) => workflow.take(request.id, data));
 requests.addEventListener("answered", ({ detail: { request, result } }) => {
   request.resumed = Boolean(result.position) && catchingUp();
+  workflow.end(request.id, "finished");
+  keepRuns();
   if (request.number < newest) return;
   newest = request.number;
   showAnswer(result, request, request);
 });
-requests.addEventListener("failed", ({ detail: { error } }) => showFailure(error));
+requests.addEventListener("failed", ({ detail: { request, error } }) => {
+  workflow.end(request.id, "failed", error.message);
+  keepRuns();
+  showFailure(error);
+});
+requests.addEventListener("cancelled", ({ detail: { request } }) => {
+  workflow.end(request.id, "cancelled");
+  keepRuns();
+});
+
+// --- a workflow -----------------------------------------------------------------------------------------------------
+
+/** Learns from the model's metadata whether it is a workflow, and of what stages. */
+async function describe() {
+  if (described || asksDigits) return;
+  described = true;
+  const url = new URL(`v2/models/${encodeURIComponent(settings.model)}`, document.baseURI);
+  const answer = await fetch(url, { headers: { Authorization: `Bearer ${await tokens.token()}` } }).catch(() => null);
+  const metadata = answer?.ok ? await answer.json().catch(() => null) : null;
+  if (metadata === null) described = false; // with the next connection, then
+  else if (metadata.platform === "podpair_workflow") isWorkflow(metadata.workflow ?? null);
+}
+
+function isWorkflow(found) {
+  declaration = found;
+  requests.stream = true;
+  document.querySelector(".routes").hidden = true; // it always goes through Kafka
+  document.querySelector('input[name="route"][value="queue"]').checked = true;
+  $("journey").hidden = true; // its time is its stages'
+  $("workflow-title").textContent = `Workflow ${settings.model}`;
+  workflow.describe(declaration);
+}
+
+/** What a reloaded page needs to go on with the runs of this one. */
+function keepRuns() {
+  const runs = workflow.open;
+  if (!runs.length) return sessionStorage.removeItem(KEPT);
+  const { resume, began: position } = session;
+  sessionStorage.setItem(KEPT, JSON.stringify({ resume, position, runs, declaration }));
+}
+
+/** Goes on with the runs of the page before; their events come again from the first on. */
+function takeUp() {
+  const kept = JSON.parse(sessionStorage.getItem(KEPT) ?? "null");
+  if (kept === null) return open();
+  isWorkflow(kept.declaration);
+  open(kept);
+  requests.adopt(session, kept.runs);
+}
 
 // --- the session ----------------------------------------------------------------------------------------------------
 
@@ -107,6 +178,7 @@ function changed({ state, retryIn, error }) {
   $("status-text").textContent = words[state] ?? state;
   $("cut").disabled = state === "closed" || state === "connecting";
   if (state === "open") {
+    describe();
     hideBanner();
     cutter.mended(resumes ? filled : null);
   }
@@ -117,6 +189,8 @@ function changed({ state, retryIn, error }) {
 /** The session can't go on by itself: say why, and offer what a person can do about it. */
 function ended(error) {
   const last = { resume: session.resume, position: session.position };
+  // What the page before has left is too old, or another user's.
+  if (sessionStorage.getItem(KEPT) && error instanceof Unauthorized && session.session === null) return open();
   if (error instanceof TakenOver) banner("Another page holds this session now.", "Take it back", () => open(last));
   else if (error instanceof Unauthorized && tokens.refused(error)) open();
   else if (error instanceof Unauthorized) banner(`The gateway refuses the token: ${error.message}`, "Try again", () => open());
@@ -225,5 +299,5 @@ $("samples").append(
   }),
 );
 
-open();
+takeUp();
 if (asksDigits) session.addEventListener("state", () => session.state === "open" && pad.empty && !byHand && pad.show(sample(3)));

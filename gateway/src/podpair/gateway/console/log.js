@@ -3,7 +3,7 @@
 const KEPT = 500;
 const SHOWN = 150;
 const KINDS = {
-  requests: new Set(["infer", "cancel", "post", "accepted", "partial", "result", "error"]),
+  requests: new Set(["infer", "cancel", "signal", "post", "accepted", "partial", "result", "error"]),
   pushes: new Set(["push", "gap"]),
   session: new Set(["welcome", "drain", "open", "reconnecting", "connecting", "closed", "disconnected", "cut", "model"]),
 };

@@ -65,25 +65,74 @@ export function socketUrl(written, page) {
 
 const SEEN_POSITIONS = 4096;
 
+/**
+ * What is subscribed to: by channel, the position from which to go on; null: from now on. Each `subscribe` has an id, and until
+ * its answer nothing of its channel is taken: it is about a former subscription, or one that the gateway made unasked.
+ */
+export class ChannelStates {
+  positions = new Map();
+  #asked = new Map(); #count = 0;
+
+  subscribe(channel, position = null) {
+    const id = `s-${++this.#count}`;
+    this.#asked.set(channel, id);
+    this.positions.set(channel, position);
+    return { type: "subscribe", id, channel, ...(position ? { position } : {}) };
+  }
+
+  unsubscribe(channel) {
+    this.positions.delete(channel);
+    this.#asked.delete(channel);
+    return { type: "unsubscribe", channel };
+  }
+
+  /** The frames with which a new connection begins. */
+  frames() {
+    return [...this.positions].map(([channel, position]) => this.subscribe(channel, position));
+  }
+
+  receive(event) {
+    const { type, channel, id, position, to } = event;
+    if (id != null && !id.startsWith("s-")) return [event]; // about a publication
+    if ((id ?? null) !== (this.#asked.get(channel) ?? null)) return [];
+    this.#asked.delete(channel);
+    if (!this.positions.has(channel)) return [event];
+    if (["unsubscribed", "error"].includes(type) && position == null) this.positions.delete(channel);
+    else this.positions.set(channel, (type === "gap" ? to : position) ?? this.positions.get(channel));
+    return [event];
+  }
+}
+
 /** What outlives a connection: what is open, what was seen, what has to be sent again. No I/O, no clock. */
 export class SessionState {
   session = null; resume = null; position = null; gateway = null; expiresAt = null; limits = {};
+  /** The position at which the session began, as far as it was seen here. */
+  began = null;
+  /** What is subscribed to. */
+  channels = new ChannelStates();
   /** The welcome of the present connection has come. */
   welcomed = false;
-  /** Requests by id, in the order they were made: {id, body, deadline, resend, sent, retry, route, seq, cancelled}. */
+  /**
+   * Requests by id, in the order they were made: {id, body, deadline, resend, sent, retry, route, seq, cancelled, cancelling,
+   * signals}. `cancelling`: it is to be cancelled, and its terminal event is waited for. `signals`: what the stages of a
+   * workflow wait for, by name; nothing acknowledges one, so each is sent again with every connection.
+   */
   open = new Map();
   #outbox = []; #inFlight = 0; #controls = []; #seen = new Set(); #refusals = 0;
 
   submit(request) {
     if (this.open.has(request.id)) throw new Invalid(`request id ${request.id} is already open`, { id: request.id });
-    this.open.set(request.id, { seq: -1, ...request });
+    this.open.set(request.id, { seq: -1, signals: new Map(), ...request });
     if (request.sent) this.#inFlight++;
     else this.#outbox.push(request.id);
   }
 
-  /** Counts as open a request that was posted into this session over HTTP: it was queued, its events come here. */
-  adopt(id) {
-    this.submit({ id, body: {}, resend: false, sent: true, route: "queue" }); // there is nothing to send it from
+  /**
+   * Counts as open a request that was queued in this session by somebody else: its events come here. With the `body` of its
+   * frame it is sent again after a gap; without, it is lost then.
+   */
+  adopt(id, body = null) {
+    this.submit({ id, body: body ?? {}, resend: Boolean(body), sent: true, retry: true, route: "queue" });
   }
 
   /** The query parameters to connect with. */
@@ -107,11 +156,44 @@ export class SessionState {
   cancel(id) {
     const request = this.open.get(id);
     if (!request || request.cancelled) return;
-    if (!request.sent) this.forget(id);
-    else {
-      request.cancelled = true;
-      if (this.welcomed) this.#controls.push({ type: "cancel", id });
+    request.cancelled = Boolean(request.retry); // else no gateway has seen it
+    if (request.cancelled && this.welcomed) this.#controls.push({ type: "cancel", id });
+    if (!request.sent && (this.welcomed || !request.cancelled)) this.forget(id);
+  }
+
+  /** Cancels a request whose terminal event is waited for all the same. Returns it, in a list, if no gateway has to say it. */
+  askToCancel(id) {
+    const request = this.open.get(id);
+    if (!request || request.cancelling || request.cancelled) return [];
+    if (!request.retry) { // no gateway has seen it
+      this.forget(id);
+      return [{ type: "error", id, code: "cancelled", message: "cancelled before it was sent" }];
     }
+    if (!request.sent && this.welcomed) {
+      const end = this.#takeBack(request);
+      this.#recount();
+      return [end];
+    }
+    request.cancelling = true;
+    if (this.welcomed) this.#controls.push({ type: "cancel", id });
+    return [];
+  }
+
+  /** Sends what a stage of a workflow waits for: the first signal of a name. False if the request is not open. */
+  signal(id, name, data) {
+    const request = this.open.get(id);
+    if (!request || request.cancelled) return false;
+    if (!request.signals.has(name)) {
+      request.signals.set(name, data);
+      if (request.sent && this.welcomed) this.#controls.push({ type: "signal", id, name, data });
+    }
+    return true;
+  }
+
+  /** Sends a frame about a channel on the present connection; false: there is none. */
+  control(frame) {
+    if (this.welcomed) this.#controls.push(frame);
+    return this.welcomed;
   }
 
   refresh(token) {
@@ -130,6 +212,7 @@ export class SessionState {
     if (waiting.retry && waiting.seq >= 0) frame.seen = waiting.seq;
     waiting.sent = waiting.retry = true;
     this.#inFlight++;
+    this.#signalAgain(waiting);
     return frame;
   }
 
@@ -151,6 +234,8 @@ export class SessionState {
   receive(event) {
     const { type, id, position } = event;
     if (type === "welcome") return [event, ...this.#welcome(event)];
+    if (typeof event.channel === "string") return this.channels.receive(event); // its position is the channel's
+    if (typeof event.subject === "string") return [event]; // about presence: an error of it ends no request
     if (position && !this.#advance(position)) return [];
     if (type === "gap") {
       this.position = event.to ?? this.position;
@@ -179,7 +264,9 @@ export class SessionState {
     if (this.welcomed) return []; // it answers a refresh: reading goes on where it is
     this.welcomed = true;
     this.#refusals = 0;
+    this.#controls.push(...this.channels.frames());
     this.position = event.position ?? from;
+    if (before !== event.session) this.began = this.position;
     if (before === null) return [];
     const continued = before === event.session && event.resumed;
     const events = continued ? [] : [{ type: "gap", from, to: event.position ?? null, reason: "session" }];
@@ -190,17 +277,19 @@ export class SessionState {
   #reconcile(continued) {
     const lost = [];
     for (const request of this.open.values()) {
-      if (!request.sent || (request.route === "queue" && continued && !request.cancelled)) continue;
-      if (!request.cancelled && request.route !== "queue" && request.resend) {
-        Object.assign(request, { sent: false, route: undefined });
-        continue;
-      }
-      this.forget(request.id);
-      if (request.cancelled) this.#controls.push({ type: "cancel", id: request.id });
-      else lost.push({ type: "error", id: request.id, code: "lost", message: "the connection broke before its end" });
+      const { id, sent, route, resend, cancelled, cancelling } = request;
+      if (cancelled) {
+        this.open.delete(id);
+        this.#controls.push({ type: "cancel", id });
+      } else if (!sent && !cancelling) continue;
+      else if (sent && route === "queue" && continued) {
+        if (cancelling) this.#controls.push({ type: "cancel", id }); // the word may not have got through
+        this.#signalAgain(request);
+      } else if (cancelling && resend) lost.push(this.#takeBack(request));
+      else if (route === "queue" || !resend) lost.push(this.#lose(request, "the connection broke before its end"));
+      else Object.assign(request, { sent: false, route: undefined });
     }
-    this.#outbox = [...this.open.values()].filter((request) => !request.sent).map((request) => request.id);
-    this.#inFlight = this.open.size - this.#outbox.length;
+    this.#recount();
     return lost;
   }
 
@@ -209,16 +298,34 @@ export class SessionState {
     const lost = [];
     for (const request of this.open.values()) {
       if (!request.sent || request.cancelled || request.route !== "queue") continue;
-      if (request.resend) {
-        Object.assign(request, { sent: false, route: undefined });
-        continue;
-      }
-      this.forget(request.id);
-      lost.push({ type: "error", id: request.id, code: "lost", message: "it may be in a gap" });
+      if (!request.resend) lost.push(this.#lose(request, "it may be in a gap"));
+      else if (request.cancelling) lost.push(this.#takeBack(request));
+      else Object.assign(request, { sent: false, route: undefined });
     }
+    this.#recount();
+    return lost;
+  }
+
+  #lose({ id }, message) {
+    this.open.delete(id);
+    return { type: "error", id, code: "lost", message };
+  }
+
+  /** Ends a request that is to be cancelled instead of sending it again, and sends its cancellation once more. */
+  #takeBack({ id }) {
+    this.open.delete(id);
+    this.#controls.push({ type: "cancel", id });
+    return { type: "error", id, code: "cancelled", message: "cancelled before it was accepted again" };
+  }
+
+  /** Requests left `open` without `forget`: what waits for the wire, and what is on it. */
+  #recount() {
     this.#outbox = [...this.open.values()].filter((request) => !request.sent).map((request) => request.id);
     this.#inFlight = this.open.size - this.#outbox.length;
-    return lost;
+  }
+
+  #signalAgain({ id, signals }) {
+    for (const [name, data] of signals) this.#controls.push({ type: "signal", id, name, data });
   }
 
   #advance(position) {
@@ -227,54 +334,6 @@ export class SessionState {
     if (this.#seen.size > SEEN_POSITIONS) this.#seen.delete(this.#seen.values().next().value);
     this.position = position;
     return true;
-  }
-}
-
-/** A request on its way: `await` it for the result, or iterate over its events; leaving the loop early cancels it. */
-export class Call {
-  #events = []; #news = () => {}; #settle; #result;
-
-  constructor(id, cancel) {
-    this.id = id;
-    this.cancel = cancel;
-    this.route = null;
-    this.done = false;
-    this.#result = new Promise((resolve, reject) => { this.#settle = { resolve, reject }; });
-    this.#result.catch(() => {}); // who only iterates gets the error there
-  }
-
-  feed(event) {
-    if (event.type === "accepted") this.route = event.route;
-    if (event.type === "error") return this.fail(errorFrom(event));
-    const delivered = event.type === "result" ? { ...event, route: this.route } : event;
-    this.#events.push(delivered);
-    if (event.type === "result") {
-      this.done = true;
-      this.#settle.resolve(delivered);
-    }
-    this.#news();
-  }
-
-  fail(error) {
-    this.done = true;
-    this.#settle.reject(error);
-    this.#news();
-  }
-
-  then(...handlers) { return this.#result.then(...handlers); }
-  catch(handler) { return this.#result.catch(handler); }
-  finally(handler) { return this.#result.finally(handler); }
-
-  async *[Symbol.asyncIterator]() {
-    try {
-      for (;;) {
-        while (this.#events.length) yield this.#events.shift();
-        if (this.done) return void (await this.#result);
-        await new Promise((resolve) => { this.#news = resolve; });
-      }
-    } finally {
-      this.cancel();
-    }
   }
 }
 

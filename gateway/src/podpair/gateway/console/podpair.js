@@ -7,14 +7,17 @@
  *   for await (const event of session.infer("chat", prompt)) show(event);          // accepted, partial…, result
  *   session.addEventListener("push", ({ detail }) => show(detail.data));
  *
- * All times are milliseconds. `SessionState` (podpair-protocol.js, the one other file to take along) decides what
- * to send again after a reconnect, `Session` carries the frames.
+ * All times are milliseconds. `SessionState` (podpair-protocol.js) decides what to send again after a reconnect, `Session`
+ * carries the frames, and a `Call` (podpair-calls.js) is what a request gives. podpair-jobs.js has jobs. Take all of podpair*.js along.
  */
 
+import { Call, jsonOf, newId, requestBody } from "./podpair-calls.js";
+import { Channels } from "./podpair-channels.js";
 import {
-  Call, Cancelled, DeadlineExceeded, Forbidden, Invalid, Lost, Overloaded, SessionClosed, SessionState, Unauthorized,
-  Unreachable, afterClose, errorFrom, socketUrl,
+  Cancelled, DeadlineExceeded, Forbidden, Invalid, Lost, Overloaded, SessionClosed, SessionState, Unauthorized, Unreachable,
+  afterClose, socketUrl,
 } from "./podpair-protocol.js";
+import { whyRefused } from "./podpair-refusal.js";
 
 export {
   Cancelled, DeadlineExceeded, Forbidden, Internal, Invalid, Lost, NotFound, Overloaded, PodpairError, SessionClosed,
@@ -34,18 +37,23 @@ const LONGEST_TIMER = 2 ** 31 - 1;
 
 /**
  * A session. Dispatches CustomEvents whose `detail` is the protocol's event: `push`, `gap`, `drain`, `welcome`, `error`
- * (one that belongs to no request); `event` with {event, delivered} for each frame, the dropped ones too; and `state`
+ * (one that belongs to no request); `publication` and what else is about a channel; `event` with {event, delivered} for each frame, the dropped ones too; and `state`
  * with {state, retryIn, error}: `connecting`, `open`, `reconnecting`, `disconnected`, `closed`.
  */
 export class Session extends EventTarget {
   #url; #options; #protocol = new SessionState(); #calls = new Map(); #ws = null; #attempts = 0; #wake = () => {};
-  #timers = {}; #since = 0; #online = () => this.#wake(); #refreshedFor = 0; #notBefore = 0; #round = 0;
+  #channels; #timers = {}; #since = 0; #online = () => this.#wake(); #refreshedFor = 0; #notBefore = 0; #round = 0;
 
   constructor(url, options) {
     super();
     this.#url = socketUrl(url, globalThis.location?.href);
     this.#options = { ...DEFAULTS, ...options, backoff: { ...DEFAULTS.backoff, ...options.backoff } };
     Object.assign(this.#protocol, { resume: this.#options.resume, position: this.#options.position });
+    this.#channels = new Channels(this.#protocol.channels, (frame) => {
+      const sent = this.#protocol.control(frame);
+      this.#flush();
+      return sent;
+    });
     this.state = "connecting";
     /** Why the session ended; null while it lives, and after `close`. */
     this.error = null;
@@ -59,6 +67,8 @@ export class Session extends EventTarget {
   get position() { return this.#protocol.position; }
   /** The token with which another page can `connect(url, {resume, position})` to this session. */
   get resume() { return this.#protocol.resume; }
+  /** The position at which the session began. */
+  get began() { return this.#protocol.began; }
   get gateway() { return this.#protocol.gateway; }
   get limits() { return this.#protocol.limits; }
   /** Unix milliseconds at which the token ends; null where it doesn't. */
@@ -73,13 +83,11 @@ export class Session extends EventTarget {
    * @param {{route?: "auto" | "direct" | "queue", deadline?: number, parameters?: object, signal?: AbortSignal,
    *   onDisconnect?: "detach" | "cancel", resend?: boolean, id?: string, stream?: boolean, traceparent?: string}} [options]
    *   `deadline`: milliseconds from now; `resend: false`: report `Lost` rather than run twice; `stream`: the answer's parts as `partial`.
-   * @returns {PromiseLike<object> & AsyncIterable<object> & {id: string, route: string | null, cancel(): void}}
+   * @returns {Call}
    */
   infer(model, input, options = {}) {
-    const { route, deadline, parameters, signal, onDisconnect, stream, traceparent, resend = true, id = newId() } = options;
-    const plain = ArrayBuffer.isView(input) ? Array.from(input) : input;
-    const member = isTensors(plain) ? "inputs" : "data";
-    const body = { model, [member]: plain, parameters, route, on_disconnect: onDisconnect, stream, traceparent };
+    const { deadline, signal, resend = true, id = newId("r") } = options;
+    const body = requestBody(model, input, options);
     return this.#begin(id, signal, (call) => {
       const { maxOpen, clock } = this.#options;
       if (this.#calls.size >= maxOpen) throw new Overloaded(`${maxOpen} requests are open`, { id });
@@ -90,12 +98,63 @@ export class Session extends EventTarget {
     });
   }
 
-  /** The events of a request that was posted into this session over HTTP (`POST /v1/infer`). */
-  adopt(id, { signal } = {}) {
+  /**
+   * The events of a request that was posted into this session over HTTP (`POST /v1/infer`), or submitted. With the `body` of its
+   * frame it is sent again after a gap; without, it is lost then.
+   */
+  adopt(id, { signal, body } = {}) {
     return this.#begin(id, signal, (call) => {
-      this.#protocol.adopt(id);
+      this.#protocol.adopt(id, body);
       call.route = "queue";
     });
+  }
+
+  /**
+   * Sends a workflow of this session what one of its stages waits for; `Call.signal` is the same.
+   * @returns {boolean} false: no such request is open here
+   */
+  signal(id, name, data = null) {
+    if (this.state === "closed") throw this.error ?? new SessionClosed("the session is closed", { id });
+    const copy = jsonOf(data, id);
+    const fault = this.#tooLarge(JSON.stringify({ type: "signal", id, name, data: copy }), id);
+    if (fault) throw fault;
+    const taken = this.#protocol.signal(id, name, copy);
+    this.#flush();
+    return taken;
+  }
+
+  /**
+   * Subscribes to a channel: what is published comes as `publication` events with {channel, data, position}, what is missing as
+   * `gap` events with the channel. Over reconnects it goes on where it was.
+   * @param {string} channel
+   * @param {{position?: string}} [options] the position of the last publication that is known; without, from now on
+   * @returns {Promise<void>} once the gateway has subscribed; rejects with the typed error
+   */
+  async subscribe(channel, { position } = {}) { await this.#channels.subscribe(channel, position); }
+
+  /** Ends the subscription to a channel. */
+  unsubscribe(channel) { this.#channels.unsubscribe(channel); }
+
+  /**
+   * Publishes JSON to a channel.
+   * @returns {Promise<string>} its position once the broker has it; rejects with Lost where that is not known
+   */
+  async publish(channel, data) {
+    const fault = this.#tooLarge(JSON.stringify({ channel, data: jsonOf(data ?? null) }));
+    if (fault) throw fault;
+    return this.#channels.publish(channel, jsonOf(data ?? null));
+  }
+
+  /**
+   * Which sessions of a subject are connected, at whichever gateways.
+   * @returns {Promise<{session: string, since: number}[]>} `since` in Unix seconds
+   */
+  presence(subject) { return this.#channels.presence(subject); }
+
+  /** Cancels a request whose end is waited for all the same: `cancel()` of a `Call` does not wait. */
+  askToCancel(id) {
+    for (const event of this.#protocol.askToCancel(id)) this.#deliver(event);
+    this.#flush();
   }
 
   /** Ends the session: requests that are open fail with SessionClosed. */
@@ -133,7 +192,7 @@ export class Session extends EventTarget {
   // --- a request ------------------------------------------------------------------------------------------------
 
   #begin(id, signal, submit) {
-    const call = new Call(id, () => this.#cancel(id));
+    const call = new Call(id, { cancel: () => this.#cancel(id), signal: (name, data) => this.signal(id, name, data) });
     try {
       if (this.state === "closed") throw this.error ?? new SessionClosed("the session is closed", { id });
       if (signal?.aborted) throw new Cancelled("cancelled before it was sent", { id, cause: signal.reason });
@@ -177,13 +236,18 @@ export class Session extends EventTarget {
       const frame = this.#protocol.nextFrame(this.#options.clock());
       if (!frame) return;
       const text = JSON.stringify(frame);
-      const most = this.#protocol.limits.message_bytes ?? Infinity;
-      if (text.length * 3 > most && new TextEncoder().encode(text).length > most) {
+      const fault = this.#tooLarge(text, frame.id);
+      if (fault) {
         this.#protocol.forget(frame.id);
-        const fault = new Invalid(`the request is larger than this gateway takes (${most} bytes)`, { id: frame.id });
         this.#settle(frame.id, (call) => call.fail(fault));
       } else this.#ws.send(text);
     }
+  }
+
+  #tooLarge(text, id) {
+    const most = this.#protocol.limits.message_bytes ?? Infinity;
+    if (text.length * 3 <= most || new TextEncoder().encode(text).length <= most) return null;
+    return new Invalid(`the request is larger than this gateway takes (${most} bytes)`, { id });
   }
 
   #receive(event) {
@@ -203,6 +267,7 @@ export class Session extends EventTarget {
   }
 
   #deliver(event) {
+    if ((event.channel ?? event.subject) != null && this.#channels.deliver(event)) return;
     const call = this.#calls.get(event.id);
     if (!call) return void this.#dispatch(event.type, event);
     if (event.type === "result" || event.type === "error") this.#calls.delete(event.id);
@@ -254,6 +319,7 @@ export class Session extends EventTarget {
       if (this.#options.clock() - this.#since > this.#options.stableAfter) this.#attempts = 0;
     }
     this.#protocol.disconnected();
+    this.#channels.disconnected();
     for (const name of Object.keys(this.#timers)) this.#timer(name, null);
     return ws;
   }
@@ -295,6 +361,7 @@ export class Session extends EventTarget {
     this.#wake();
     globalThis.removeEventListener?.("online", this.#online);
     this.error = error;
+    this.#channels.end(error);
     for (const id of [...this.#calls.keys()]) {
       const lost = error && new Lost(`the session ended: ${error.message}`, { id, cause: error });
       this.#settle(id, (call) => call.fail(lost ?? new SessionClosed("the session was closed", { id })));
@@ -336,36 +403,6 @@ export class Session extends EventTarget {
 
   #dispatch(type, detail) { this.dispatchEvent(new CustomEvent(type, { detail })); }
 }
-
-/** Why an upgrade failed, which browsers don't say: the same GET without `Upgrade` runs the same checks. */
-async function whyRefused(url, jwt) {
-  const probe = new URL(url);
-  probe.protocol = probe.protocol.replace("ws", "http");
-  const page = globalThis.location?.origin;
-  const headers = jwt ? { Authorization: `Bearer ${jwt}` } : {};
-  // Browsers send Origin with every upgrade, but not with a GET to where the page is from: it is to be judged alike.
-  if (page === probe.origin) headers["podpair-origin"] = page;
-  let answer;
-  try {
-    answer = await fetch(probe, { headers, cache: "no-store" });
-  } catch (cause) {
-    return new Unreachable(`no gateway answers at ${probe.origin}`, { cause });
-  }
-  if (answer.status === 426) {
-    return new Unreachable("the upgrade failed, though the gateway accepts it: does a proxy before it pass upgrades on?");
-  }
-  const body = await answer.json().catch(() => null);
-  const code = CODE_OF_STATUS[answer.status] ?? "unreachable";
-  const error = errorFrom(body?.error?.code ? body.error : { code, message: `HTTP ${answer.status}, ${probe.origin}` });
-  const hint = Number(answer.headers.get("Retry-After"));
-  if (hint) error.retryAfter ??= hint * 1000;
-  return error;
-}
-
-const CODE_OF_STATUS = { 400: "invalid", 401: "unauthorized", 403: "forbidden", 429: "overloaded", 503: "overloaded" };
-const isTensors = (input) => Array.isArray(input) && input[0]?.shape !== undefined && input[0]?.datatype !== undefined;
-const hex = (byte) => byte.toString(16).padStart(2, "0");
-const newId = () => `r-${Array.from(crypto.getRandomValues(new Uint8Array(6)), hex).join("")}`;
 
 /**
  * A session with the gateway at `url`; rejects with the typed error where it can't be had.

@@ -12,6 +12,8 @@ const LEAVING = 2500;
 export class Requests extends EventTarget {
   /** Requests that have not ended, by id: {id, asked, routes, begun, ended, final, number, posted, resumed, chip}. */
   open = new Map();
+  /** Ask for answers in parts, as a workflow's events are. */
+  stream = false;
   #model; #tray; #count; #numbers = 0; #preview = null; #again = null;
 
   constructor(model, tray, count) {
@@ -27,7 +29,7 @@ export class Requests extends EventTarget {
       this.#again = () => this.ask(session, data, route, { final });
       return;
     }
-    const call = session.infer(this.#model, data, { route });
+    const call = session.infer(this.#model, data, { route, ...this.#more });
     const request = this.#begin(call.id, route, final);
     if (!final) this.#preview = request;
     else this.#again = null;
@@ -51,7 +53,7 @@ export class Requests extends EventTarget {
       const url = new URL("v1/infer", document.baseURI);
       url.searchParams.set("resume", session.resume);
       const headers = { "Content-Type": "application/json", Authorization: `Bearer ${await token()}` };
-      const body = JSON.stringify({ type: "infer", id, model: this.#model, data, route });
+      const body = JSON.stringify({ type: "infer", id, model: this.#model, data, route, ...this.#more });
       const answer = await fetch(url, { method: "POST", headers, body });
       const said = await answer.json().catch(() => ({}));
       if (!answer.ok) throw new Error(said.error?.message ?? `HTTP ${answer.status}`);
@@ -62,6 +64,18 @@ export class Requests extends EventTarget {
     }
     await following;
   }
+
+  /** Takes up requests that the page before this one has left. */
+  adopt(session, ids) {
+    for (const id of ids) {
+      const call = session.adopt(id);
+      const request = this.#begin(id, "queue", true);
+      this.#accepted(request, "queue");
+      this.#follow(call, request);
+    }
+  }
+
+  get #more() { return this.stream ? { stream: true } : {}; }
 
   #begin(id, asked, final) {
     const number = ++this.#numbers;
@@ -78,6 +92,7 @@ export class Requests extends EventTarget {
     try {
       for await (const event of call) {
         if (event.type === "accepted") this.#accepted(request, event.route);
+        if (event.type === "partial") this.#tell("told", { request, data: event.data });
         if (event.type === "result") this.#end(request, "done", "answered", { result: event });
       }
     } catch (error) {

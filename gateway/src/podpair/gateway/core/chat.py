@@ -164,3 +164,11 @@ def _joined(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _joined(item) for name, item in value.items()}
     return value
+
+
+def completion_members(request: InferenceRequest, data: bytes | None, chunks: int | None) -> bytes:
+    """Encode the members of a chat's `result`."""
+    return b'%b"model":%b,"model_version":null,%b"timing":{}' % (
+        b"" if data is None else b'"data":%b,' % data, _encode(request.model),
+        b"" if chunks is None else b'"parts":%d,' % chunks,
+    )  # fmt: skip

@@ -12,7 +12,7 @@ from podpair.gateway.core.protocol import shortened
 from podpair.gateway.core.records import QUEUED_AT
 
 _PREFIX = "dead_"
-_REPLAYS = "replays"  # how often it was requeued
+REPLAYS = "replays"  # how often it was requeued
 
 
 class DeadLetter(NamedTuple):
@@ -33,9 +33,11 @@ class RequeuedOffsets:
     the commits of the group of replays.
 
     committed, metadata: of that group. low, high: the offsets of the log; a commit beyond its end is another log's.
+    end: `high`.
     """
 
     def __init__(self, committed: int, metadata: str | None, low: int, high: int) -> None:
+        self.end = high
         known = 0 <= committed <= high
         self._upto = max(committed, low) if known else low
         self._beyond = (
@@ -80,11 +82,11 @@ def from_dead_letter(
 ) -> tuple[bytes | None, list[tuple[str, bytes | None]]]:
     """Return the value and headers of the request that a dead letter was, to be retried: `replays` counts how often."""
     value, headers = in_binary_mode_if_any(value, headers)
-    before = dict(headers or ()).get(_REPLAYS) or b""
+    before = dict(headers or ()).get(REPLAYS) or b""
     times = int(before) + 1 if before.isdigit() and len(before) < 10 else 1
-    left = ("deadline", "ce_deadline", QUEUED_AT, _REPLAYS)
+    left = ("deadline", "ce_deadline", QUEUED_AT, REPLAYS)
     kept = [(name, value) for name, value in headers or () if not name.startswith(_PREFIX) and name not in left]
-    return value, [*kept, (_REPLAYS, b"%d" % times)]
+    return value, [*kept, (REPLAYS, b"%d" % times)]
 
 
 def parse_dead_letter(value: bytes | None, headers: Headers | None) -> DeadLetter:

@@ -27,7 +27,11 @@ class _Tensor(msgspec.Struct):
 
 
 class StreamFailed(Exception):
-    """An event of the stream says that the model failed."""
+    """An event of the stream says that the model failed. `status`: as which response it would have been, if that is known."""
+
+    def __init__(self, message: str, status: int = 500) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def generate_body(request: InferenceRequest, model: Model) -> bytes:
@@ -65,10 +69,11 @@ def chunk_of_event(event: bytes) -> tuple[bytes, str | None]:
     try:
         found = decode(_members, event)
         message = msgspec.json.decode(found["error"]) if "error" in found else None
+        status = msgspec.json.decode(found.get("status", b"500"))
     except RecursionError:
         raise ValueError("nested too deep") from None
     if "error" in found:
-        raise StreamFailed(str(message)[:_MESSAGE])
+        raise StreamFailed(str(message)[:_MESSAGE], status if isinstance(status, int) else 500)
     version = msgspec.json.decode(found["model_version"], type=str) if "model_version" in found else None
     return _only({name: value for name, value in found.items() if name not in _OUTER}), version
 

@@ -1,13 +1,21 @@
-"""What the gateway knows of a model from its V2 metadata: its tensors, and whether requests may share a call."""
+"""What the gateway knows of a model from its V2 metadata: its tensors, and whether requests may share a call; of a workflow, its
+declaration.
+"""
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from podpair.gateway.core.model_errors import Failed
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.shorthand import InputSpec
 from podpair.gateway.core.tensors import DATATYPES, MOST_DIMENSIONS, TensorSpec
 
+if TYPE_CHECKING:
+    from podpair.common.workflows.declaration import Workflow
+
+WORKFLOW = "podpair_workflow"
+"""The platform of workflows."""
 _MOST_RUNS = 1024  # calls at a time, whatever a server says of its instances
 _LARGEST = 1 << 31  # of a dimension
 
@@ -26,6 +34,9 @@ class Model(NamedTuple):
     # Whether a row's answer is the same alone and in company, so that requests may share a call: as the server says, by
     # podpair's `rows` or Triton's `max_batch_size`; None: it does not say.
     shares: bool | None
+    # Its declaration, if it is a workflow, and the version that this is.
+    workflow: "Workflow | None" = None
+    workflow_version: str = ""
 
     def lists(self, version: str | None) -> bool:
         """Return whether the version of an answer is in the model's description, as far as its server names versions."""
@@ -50,6 +61,8 @@ class _Metadata(msgspec.Struct):
     outputs: list[_Tensor] = []
     versions: list[str] | None = None
     parameters: Any = None
+    platform: Any = None
+    workflow: msgspec.Raw = msgspec.Raw(b"")
 
 
 class _Group(msgspec.Struct):
@@ -71,7 +84,8 @@ class _Config(msgspec.Struct):
 def model_of(name: str, metadata: bytes, config: bytes | None) -> Model:
     """Parse the documents of `/v2/models/{name}` and, if the server has it, `…/config` (Triton's extension).
 
-    Raises ValueError if the metadata is not V2's. A config that can't be read is as good as none.
+    Raises ValueError if the metadata is not V2's, and Failed if it is that of a workflow whose declaration can't be read.
+    A config that can't be read is as good as none.
     """
     try:
         found = msgspec.json.decode(metadata, type=_Metadata)
@@ -91,13 +105,15 @@ def model_of(name: str, metadata: bytes, config: bytes | None) -> Model:
     rows = bool(inputs) and bool(outputs) and all(t.shape[:1] == (-1,) and t.datatype in DATATYPES for t in tensors)
     # A server that says 0 has no rows there: its first dimension is something else. Sequences are one client's each.
     batchable = rows and says.max_batch_size != 0 and says.sequence_batching is None
-    shares = batchable and _shares(_rows_of(says.parameters) or _rows_of(found.parameters), says.max_batch_size)
+    given = _parameter("rows", says.parameters, found.parameters)
+    shares = batchable and _shares(given, says.max_batch_size)
     policy = says.model_transaction_policy
     rows_of_a_call = says.max_batch_size if (says.max_batch_size or 0) > 0 else None
     runs = sum(max(group.count, 0) for group in says.instance_group)
     return Model(
         name, inputs, outputs, batchable, rows_of_a_call, min(max(runs, 1), _MOST_RUNS),
         tuple(found.versions or ()), policy is not None and policy.decoupled, shares,
+        *(_workflow(name, found, says) if found.platform == WORKFLOW else ()),
     )  # fmt: skip
 
 
@@ -110,9 +126,31 @@ def _shares(rows: str | None, max_batch_size: int | None) -> bool | None:
     return None if max_batch_size is None or max_batch_size < 0 else max_batch_size > 1
 
 
-def _rows_of(parameters: Any) -> str | None:
-    """Return the parameter `rows` of podpair's container: of the metadata, or of the configuration in Triton's form."""
-    found = parameters.get("rows") if isinstance(parameters, dict) else None
-    if isinstance(found, dict):
-        found = found.get("string_value")
-    return found if isinstance(found, str) else None
+def _workflow(name: str, found: _Metadata, says: _Config) -> "tuple[Workflow, str]":
+    """Return a workflow's declaration and its version, from the metadata (REST) or the configuration (gRPC). Raises Failed."""
+    # Only who has workflows pays for these.
+    from pydantic import ValidationError
+
+    from podpair.common.sentences import sentences
+    from podpair.common.workflows.declaration import Workflow
+
+    declared = bytes(found.workflow) or _parameter("workflow", says.parameters)
+    version = _parameter("version", found.parameters, says.parameters)
+    if not declared or not version:
+        raise Failed(f"its workflow {name} comes without its {'version' if declared else 'declaration'}")
+    try:
+        return Workflow.model_validate_json(declared), version
+    except ValidationError as error:
+        faults = "; ".join(sentences(error, Workflow, name))
+        raise Failed(f"its workflow can't be read, perhaps because it is newer than this gateway: {faults}") from None
+
+
+def _parameter(name: str, *several: Any) -> str | None:
+    """Return a parameter of podpair's container from the first that has it; a configuration's has Triton's form."""
+    for parameters in several:
+        found = parameters.get(name) if isinstance(parameters, dict) else None
+        if isinstance(found, dict):
+            found = found.get("string_value")
+        if isinstance(found, str):
+            return found
+    return None

@@ -76,6 +76,14 @@ class Fault(Exception):
         self.retry_after_ms = retry_after_ms
 
 
+class QueueOnly(Fault):
+    """A request for a workflow that came on another route."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        super().__init__(Code.INVALID, f"{model} is a workflow: it runs through the queue (route `queue`, or `auto`)")
+
+
 class InvalidFrame(Exception):
     """A frame that is no message of the protocol; `id` is that of the `infer` that it wants to be."""
 
@@ -139,13 +147,54 @@ class Cancel(msgspec.Struct, tag="cancel", tag_field="type", forbid_unknown_fiel
     id: Annotated[str, Meta(min_length=1, max_length=128)]
 
 
+class Signal(msgspec.Struct, tag="signal", tag_field="type", forbid_unknown_fields=True, frozen=True):
+    """A message to the workflow that request `id` has begun: what its stage with `wait_for: name` waits for."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=128)]
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]{1,128}\Z")]
+    data: Raw = Raw(b"null")
+
+
 class Refresh(msgspec.Struct, tag="refresh", tag_field="type", forbid_unknown_fields=True, frozen=True):
     """A newer token for the connection."""
 
     token: str
 
 
-_decoder: msgspec.json.Decoder[Infer | Cancel | Refresh] = msgspec.json.Decoder(Infer | Cancel | Refresh)
+class Subscribe(msgspec.Struct, tag="subscribe", tag_field="type", forbid_unknown_fields=True, frozen=True):
+    """Subscribe to a channel, from a position or from now on; `subscribed`, or an `error` with the channel, has the same id."""
+
+    channel: Annotated[str, Meta(min_length=1, max_length=256)]
+    position: Annotated[str, Meta(max_length=256)] | None = None
+    id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+
+
+class Unsubscribe(msgspec.Struct, tag="unsubscribe", tag_field="type", forbid_unknown_fields=True, frozen=True):
+    """End a subscription to a channel."""
+
+    channel: Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class Publish(msgspec.Struct, tag="publish", tag_field="type", forbid_unknown_fields=True, frozen=True):
+    """Publish to a channel; `published`, or an `error` with the channel, has the same id."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=128)]
+    channel: Annotated[str, Meta(min_length=1, max_length=256)]
+    data: Raw
+
+
+class AskPresence(msgspec.Struct, tag="presence", tag_field="type", forbid_unknown_fields=True, frozen=True):
+    """Ask which sessions of a subject are connected; `watch`: whether to hear of changes from now on, None: as before."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=128)]
+    subject: Annotated[str, Meta(min_length=1, max_length=1024)]
+    watch: bool | None = None
+
+
+ChannelMessage = Subscribe | Unsubscribe | Publish
+ClientMessage = Infer | Cancel | Signal | Refresh | ChannelMessage | AskPresence
+
+_decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessage)
 _row_decoder = msgspec.json.Decoder(InferRow)
 _infer_decoder = msgspec.json.Decoder(Infer)
 decode_plain_row = msgspec.json.Decoder(PlainRow).decode
@@ -158,7 +207,7 @@ class _Envelope(msgspec.Struct):
     type: Any = None
 
 
-def decode(frame: str | bytes) -> Infer | Cancel | Refresh:
+def decode(frame: str | bytes) -> ClientMessage:
     """Decode a client frame. Raises InvalidFrame, with the request's id if it can be found."""
     message = _read(_decoder, frame, needs_type=True)
     if isinstance(message, Infer):

@@ -23,7 +23,7 @@ _HOP_BY_HOP = frozenset(
 # the model's own host.
 _NOT_TO_MODEL = _HOP_BY_HOP | {
     "authorization", "proxy-authorization", "cookie", "cookie2", "referer", "origin", "last-event-id",
-    "host", "content-length", "content-encoding", "expect", "forwarded", "x-real-ip",
+    "host", "content-length", "content-encoding", "expect", "forwarded", "x-real-ip", "podpair-priority",
 }  # fmt: skip
 _NOT_TO_MODEL_PREFIXES = ("sec-websocket-", "x-forwarded-", "access-control-")
 # What sets a cookie, a policy or a password dialog for all of the gateway's origin, or names an address behind it.

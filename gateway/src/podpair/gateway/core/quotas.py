@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple
 
+from podpair.gateway.core.lanes import Priority
 from podpair.gateway.core.protocol import Code, Fault, RouteName
 
-Priority = Literal["low", "normal", "high"]
 Limit = Literal["connects", "sessions", "requests_per_second", "in_flight", "models", "routes", "deadline"]
 
 _SHARES: dict[Priority, float] = {"low": 0.5, "normal": 1.0, "high": 1.25}
@@ -184,7 +184,7 @@ class Quotas:
         """Return what a token with these claims allows; None if no rule concerns it."""
         accounts = []
         for index, rule in enumerate(self._rules):
-            value = _value(rule, claims.get(rule.claim))
+            value = counted_value(rule.value, claims.get(rule.claim))
             if value is not None:
                 accounts.append(self._account(index, value, now))
         return Grant(accounts) if accounts else None
@@ -201,13 +201,15 @@ class Quotas:
         return len(self._accounts)
 
 
-def _value(rule: Rule, claim: Any) -> str | None:
-    """Return the value that a token is counted under; None if the rule is not for it. A list is a set of roles, or the like."""
+def counted_value(wanted: str | None, claim: Any) -> str | None:
+    """Return the value that a token is counted under; None if a rule for the `wanted` value (None: any) is not for it. A list is
+    a set of roles, or the like.
+    """
     if claim is None:
         return None
     values = [_text(item) for item in claim] if isinstance(claim, list) else [_text(claim)]
-    if rule.value is not None:
-        return rule.value if rule.value in values else None
+    if wanted is not None:
+        return wanted if wanted in values else None
     value = ",".join(sorted(values))
     if len(value) <= _LONGEST:
         return value

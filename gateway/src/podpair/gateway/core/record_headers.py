@@ -5,8 +5,9 @@ A record's own are its ids; what it has in common with others, of its topic or o
 
 from functools import lru_cache
 
+from podpair.gateway.core.lanes import Priority
 from podpair.gateway.core.record_times import rfc_3339, unix_milliseconds
-from podpair.gateway.core.records import CANCEL, QUEUED_AT, REQUEST, TAKEOVER
+from podpair.gateway.core.records import CANCEL, QUEUED_AT, REQUEST, SIGNAL, TAKEOVER
 
 Header = tuple[str, bytes]
 
@@ -15,8 +16,9 @@ _CONTENT_TYPE = ("content-type", b"application/json")
 
 
 def request_headers(
-    *, request_id: str, session: str, model: str, source: str, now: float, deadline: float | None
-) -> list[Header]:
+    *, request_id: str, session: str, model: str, source: str, now: float, deadline: float | None,
+    priority: Priority = "normal",
+) -> list[Header]:  # fmt: skip
     """Build the headers of a request record. `now` and `deadline` are Unix seconds."""
     ce_time, queued_at = _times(int(now * 1000 + 0.01))
     headers = [
@@ -25,12 +27,20 @@ def request_headers(
     ]  # fmt: skip
     if deadline is not None:
         headers.append(("deadline", b"%d" % unix_milliseconds(deadline)))
+    if priority != "normal":
+        headers.append(("priority", priority.encode()))
     return headers
 
 
 def cancel_headers(*, request_id: str, session: str, source: str, now: float) -> list[Header]:
     """Build the headers of a record that cancels a queued request; it has no value."""
     return answer_headers(CANCEL, request_id=request_id, session=session.encode(), source=source, now=now)
+
+
+def signal_headers(*, request_id: str, session: str, name: str, source: str, now: float) -> list[Header]:
+    """Build the headers of a record that passes a client's message on to a workflow."""
+    headers = answer_headers(SIGNAL, request_id=request_id, session=session.encode(), source=source, now=now)
+    return [*headers, ("name", name.encode())]
 
 
 def takeover_headers(*, connection: str, session: str, source: str, now: float) -> list[Header]:

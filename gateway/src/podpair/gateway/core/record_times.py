@@ -4,6 +4,7 @@ import re
 from datetime import UTC, date, datetime
 from functools import lru_cache
 
+_YEAR_1000 = -30_610_224_000_000  # its beginning, in Unix milliseconds; earlier years have fewer digits
 _YEAR_9999 = 253_402_300_800_000  # its end, in Unix milliseconds
 _RFC_3339 = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII)
 _CYCLE = 146_097  # days of 400 years, after which the calendar repeats itself
@@ -16,7 +17,8 @@ def unix_milliseconds(seconds: float) -> int:
 
 
 def rfc_3339(milliseconds: int) -> bytes:
-    """Format Unix milliseconds, in UTC."""
+    """Format Unix milliseconds, in UTC; what is beyond the years 1000 to 9999, as a producer may write it, as their ends."""
+    milliseconds = min(max(milliseconds, _YEAR_1000), _YEAR_9999 - 1)
     seconds, rest = divmod(milliseconds, 1000)
     return b"%b.%03d+00:00" % (_second(seconds), rest)
 

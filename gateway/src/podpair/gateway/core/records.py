@@ -20,7 +20,12 @@ from podpair.gateway.core.cloud_events import (
     in_binary_mode_if_any,
     is_structured,
 )
+from podpair.gateway.core.commands import WORKFLOW_SESSION as WORKFLOW_SESSION
+from podpair.gateway.core.commands import Cancellation as Cancellation
+from podpair.gateway.core.commands import Reply as Reply
+from podpair.gateway.core.commands import Signal as Signal
 from podpair.gateway.core.frames import is_utf8
+from podpair.gateway.core.lanes import LAST, queued_lane
 from podpair.gateway.core.protocol import Code
 from podpair.gateway.core.record_times import unix_deadline, unix_seconds
 
@@ -32,8 +37,15 @@ ERROR = b"dev.podpair.error"
 PUSH = b"dev.podpair.push"
 CANCEL = b"dev.podpair.cancel"
 TAKEOVER = b"dev.podpair.takeover"
+SIGNAL = b"dev.podpair.signal"
 QUEUED_AT = "queued_at"
 """The header by which a gateway marks the requests that it queues: when, in Unix milliseconds."""
+
+REPLY_TO, REPLY_PARTITION = "reply_to", "reply_partition"
+"""The headers of a request whose terminal record is to be written to this topic and partition, too."""
+
+USER = "user"
+"""The header that names the subject of a request's session, if the model's answers are cached by subject."""
 
 
 class Kind(IntEnum):
@@ -243,20 +255,20 @@ class Request(NamedTuple):
     trace: str = ""  # traceparent
     queued_at: float | None = None  # Unix seconds: when a gateway queued it; None: another service did, or a replay
     written: float | None = None  # Unix seconds: when its record was written, as far as its worker knows
-
-
-class Cancellation(NamedTuple):
-    """Nobody wants the answer to a queued request any more. It is in the request's partition, behind it."""
-
-    id: str
-    session: str
+    lane: int = LAST  # where it waits for the model (`lanes`)
+    user: str = ""  # the subject of the session; empty: not known
+    reply_to: tuple[str, int] | None = None  # topic and partition (-1: any) that its answer is written to, too
 
 
 class InvalidRecord(ValueError):
     """A record on the requests topic that no worker can serve."""
 
 
-def request_of_record(value: bytes | None, headers: Headers | None) -> Request | Cancellation:
+QueueRecord = Request | Cancellation | Signal | Reply
+"""What a record of the requests topic may be."""
+
+
+def request_of_record(value: bytes | None, headers: Headers | None) -> QueueRecord:
     """Read a record of the requests topic. Raises InvalidRecord, saying which header is missing or wrong."""
     named = dict(headers or ())
     if tuple(named) == _GATEWAYS_HEADERS and (request := _gateways_request(value, *named.values())) is not None:
@@ -281,7 +293,20 @@ def _gateways_request(
         return None
     try:
         time, queued = _times(ce_time, queued_at)
-        members = (request_id.decode(), session.decode(), _text(model), None, time, value or b"", "", queued, None)
+        members = (
+            request_id.decode(),
+            session.decode(),
+            _text(model),
+            None,
+            time,
+            value or b"",
+            "",
+            queued,
+            None,
+            LAST,
+            "",
+            None,
+        )
     except (AttributeError, TypeError, ValueError):
         return None
     # A named tuple's own constructor takes several times as long.
@@ -299,19 +324,19 @@ def _text(model: bytes) -> str:
     return model.decode()
 
 
-def _request_of_headers(value: bytes | None, found: dict[str, bytes]) -> Request | Cancellation:
+def _request_of_headers(value: bytes | None, found: dict[str, bytes]) -> QueueRecord:
     if not _EXTENSIONS.isdisjoint(found):
         found = {name.removeprefix("ce_"): text for name, text in found.items() if name in _EXTENSIONS} | found
-    cancels = found.get("ce_type") == CANCEL
+    kind = found.get("ce_type")
     try:
         request_id, session = found["ce_id"].decode(), found["ce_subject"].decode()
-        model = "" if cancels else found["model"].decode()
+        if kind in _OTHERS:
+            return _other_record(kind, request_id, session, value, found)
+        model = found["model"].decode()
     except KeyError as missing:
         raise InvalidRecord(f"header {missing} is missing") from None
     except UnicodeDecodeError as error:
         raise InvalidRecord(f"a header is not UTF-8: {error}") from None
-    if cancels:
-        return Cancellation(request_id, session)
     try:
         deadline = unix_deadline(found["deadline"]) if "deadline" in found else None
         time = unix_seconds(found["ce_time"]) if "ce_time" in found else None
@@ -319,7 +344,37 @@ def _request_of_headers(value: bytes | None, found: dict[str, bytes]) -> Request
         raise InvalidRecord(f"header deadline or ce_time: {error}") from None
     trace = found["traceparent"].decode(errors="replace") if "traceparent" in found else ""
     queued_at = _mark(found[QUEUED_AT]) if QUEUED_AT in found else None
-    return Request(request_id, session, model, deadline, time, value or b"", trace, queued_at)
+    lane = queued_lane(found.get("priority", b"").decode(errors="replace"))
+    user = found[USER].decode(errors="replace") if USER in found else ""
+    return Request(
+        request_id, session, model, deadline, time, value or b"", trace, queued_at, None, lane, user, _reply_to(found)
+    )
+
+
+def _reply_to(found: dict[str, bytes]) -> tuple[str, int] | None:
+    topic, number = found.get(REPLY_TO, b"").decode(errors="replace"), found.get(REPLY_PARTITION, b"")
+    if not topic:
+        return None
+    return topic, int(number) if number.isdigit() and len(number) < 7 else -1
+
+
+_OTHERS = (CANCEL, SIGNAL, RESULT, ERROR)
+"""The types of records that are no requests."""
+
+
+def _other_record(
+    kind: bytes | None, request_id: str, session: str, value: bytes | None, found: dict[str, bytes]
+) -> Cancellation | Signal | Reply:
+    if kind == CANCEL:
+        return Cancellation(request_id, session)
+    if kind != SIGNAL:
+        if not session.startswith(WORKFLOW_SESSION):
+            raise InvalidRecord("an answer is no request: its topic is that of results")
+        return Reply(request_id, session, kind == ERROR, value or b"")
+    name = found["name"].decode()
+    if not is_json(value or b""):
+        raise InvalidRecord("the value of a signal is not JSON")
+    return Signal(request_id, session, name, value or b"")
 
 
 def _stated(headers: Headers | None) -> dict[str, bytes]:
@@ -339,4 +394,6 @@ _GATEWAYS_HEADERS = (
     "ce_specversion", "ce_id", "ce_type", "ce_source", "ce_subject", "ce_time", "content-type", "model", QUEUED_AT,
 )  # fmt: skip
 """The names of the headers that a gateway gives a request, but for a deadline and a traceparent (`record_headers`)."""
-_EXTENSIONS = frozenset({"ce_model", "ce_deadline", "ce_traceparent"})  # of a request, as an SDK writes them
+_EXTENSIONS = frozenset(
+    {"ce_model", "ce_deadline", "ce_priority", "ce_traceparent", "ce_user"}
+)  # of a request, as an SDK writes them

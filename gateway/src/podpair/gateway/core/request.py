@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from podpair.gateway.core.frames import is_utf8
+from podpair.gateway.core.lanes import MIDDLE
 from podpair.gateway.core.protocol import Code, Fault, validate_request
 
 _encode = msgspec.json.Encoder().encode
@@ -25,6 +26,12 @@ class InferenceRequest(msgspec.Struct):
     stream: bool = False  # the answer is wanted in chunks
     key: str = ""  # sticky-routing key: equal keys get the same version of the model
     trace: str = ""  # the traceparent of its span, if it is traced
+    lane: int = MIDDLE  # where it waits (`lanes`)
+    subject: str = ""  # whose it is; empty: not known
+    version: str = ""  # of the model; empty: which one answers is its server's choice
+    timeout: float = (
+        0.0  # seconds that its answer, or each chunk of a streamed one, may take; 0: as the model's settings say
+    )
 
     def release_row(self, body: bytes) -> None:
         """Hold the record's value, of which `decode_request` made the request, instead of numbers that were encoded.

@@ -14,7 +14,7 @@ from podpair.gateway.core.dead_letters import parse_dead_letter
 from podpair.gateway.core.partitioners import Cause
 from podpair.gateway.core.records import CANCEL, ERROR, PARTIAL, RESULT, TAKEOVER
 
-Log = Literal["requests", "results", "dead"]
+Log = Literal["requests", "results", "dead", "workflows"]
 _LISTED = 20  # requests of a session that are listed
 _LONGEST = 300  # characters of a message
 _YEAR_9999 = 253_402_300_800.0  # its end, in Unix seconds

@@ -25,11 +25,15 @@ from podpair.gateway.core.records import (
     unplaced_event,
 )
 
+_OF_CHANNEL = b'{"type":"error","channel":'  # an error that a channel's unreadable record is to its subscribers
+
 
 class Wire(Protocol):
     """A way of writing events to a client. text_frames: each event is a text frame with its payload."""
 
     text_frames: ClassVar[bool]
+    encoding: str
+    """What connections have in common that encode events of a channel alike."""
 
     def event(self, value: bytes | None, headers: Headers | None, offset: int, prefix: bytes | None = None) -> Event:
         """Convert a results record at `offset` of the home partition to an event; one that is for no client is a TAKEOVER.
@@ -66,6 +70,7 @@ class JsonWire:
     """
 
     text_frames: ClassVar = True
+    encoding = "text"
     on_malformed: Callable[[MalformedEvent, Headers | None], object] | None = None
 
     def __init__(self, prefix: bytes = b"") -> None:
@@ -112,6 +117,7 @@ class EventStreamWire(JsonWire):
         super().__init__(prefix)
         self._shorten = shorten
         self._chunked = chunked
+        self.encoding = "chunked events" if chunked else "events"
         self._resume: str | None = None  # short: what the last `welcome` or `gap` said
         self._position: str | None = None  # of the last event that had one
 
@@ -146,6 +152,8 @@ class EventStreamWire(JsonWire):
 
     def _id(self, event: Event) -> str | None:
         """Return what a client that has seen the event sends as Last-Event-ID."""
+        if event.name == "publication" or event.payload.startswith(_OF_CHANNEL):
+            return None  # its position is the channel's
         if event.offset >= 0:
             # The topic may have changed since the event was made: its own position counts.
             self._position = event.payload.rsplit(b'"', 2)[1].decode()
@@ -153,6 +161,8 @@ class EventStreamWire(JsonWire):
             # An EventSource that is cut before its first record comes back with the welcome's place, or that behind a gap. The
             # token is the event's own: who has not got the event must not have it.
             place = msgspec.json.decode(event.payload, type=_Place)
+            if place.channel is not None:
+                return None
             self._position = place.position or place.to or self._position
             if place.resume is not None:
                 self.renew(place.resume)
@@ -162,6 +172,7 @@ class EventStreamWire(JsonWire):
 
 
 class _Place(msgspec.Struct):
+    channel: str | None = None
     position: str | None = None
     to: str | None = None
     resume: str | None = None
@@ -174,6 +185,7 @@ class RawWire:
     """
 
     text_frames: ClassVar = False
+    encoding = "raw"
 
     def event(self, value: bytes | None, headers: Headers | None, offset: int, prefix: bytes | None = None) -> Event:
         if headers:

@@ -43,6 +43,7 @@ class Visitor:
     position: Position | None
     foreign: bool  # the position belongs to another session: this one is new
     requests_epoch: str | None  # of the requests topic, from its resume token
+    subscribe: tuple[str, ...] = ()  # channels that it names, with positions
 
 
 class Refused(Exception):
@@ -120,6 +121,7 @@ class Admission:
         return Visitor(
             components, identity, session, hold, resumed=bool(resume), position=place,
             foreign=not resume and identity.session is None, requests_epoch=requests_epoch,
+            subscribe=tuple(request.query.getall("subscribe", ())),
         )  # fmt: skip
 
     def _check_results(self, components: Components) -> None:
@@ -185,9 +187,17 @@ class Admission:
             visitor.session, identity.subject, connection, identity.expires_at, visitor.hold
         )
         components.sessions.registry.set_grant(session, self.grant(identity))
+        self.set_access(components, session, identity)
         session.requests_epoch = visitor.requests_epoch
         self._metrics.opened.labels(kind, str(visitor.resumed).lower()).inc()
         return session, connection
+
+    def set_access(self, components: Components, session: Session, identity: Identity) -> None:
+        """Set what the token allows of channels and presence."""
+        if components.channels is not None:
+            components.channels.subscriptions.set_access(session, identity.claims)
+        if components.presence is not None:
+            components.presence.set_access(session, identity.claims)
 
     def grant(self, identity: Identity) -> Grant | None:
         """Return what the rules allow the bearer of this token."""

@@ -4,14 +4,18 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from podpair.gateway.http.admission import Admission
+from podpair.gateway.http.channels import ChannelsEdge
 from podpair.gateway.http.console import add_console
 from podpair.gateway.http.cors import PagePolicy
 from podpair.gateway.http.errors import PATH, error_of, refuse_coding, unreadable_body
 from podpair.gateway.http.events import EventStreamEdge
 from podpair.gateway.http.infer import InferEdge
 from podpair.gateway.http.operations import healthy
+from podpair.gateway.http.presence import PresenceEdge
 from podpair.gateway.http.routes import Routes, path_of
+from podpair.gateway.http.subscriptions import SubscriptionsEdge
 from podpair.gateway.http.websocket import WebSocketEdge
+from podpair.gateway.openai.edge import add_openai
 from podpair.gateway.service import Service
 
 
@@ -38,9 +42,21 @@ def make_app(service: Service) -> web.Application:
     for call in ("infer", "generate", "generate_stream"):
         routes.post(f"/v2/models/{{model}}/{call}", infer.v2)
         routes.post(f"/v2/models/{{model}}/versions/{{version}}/{call}", infer.v2)
-    routes.post("/v1/chat/completions", infer.chat)
+    if service.config.openai.enabled:
+        add_openai(app, routes, service, admission)
+    else:
+        routes.post("/v1/chat/completions", infer.chat)
     for path in ("/v2", "/v2/{rest:(?:health/(?:live|ready)|models/[^/]+(?:/versions/[^/]+)?(?:/ready)?)}"):
         routes.get(path, infer.v2)
+    if service.config.deliveries.enabled:
+        subscriptions = SubscriptionsEdge(service, admission)
+        routes.post("/v1/subscriptions", subscriptions.create)
+        routes.get("/v1/subscriptions", subscriptions.list)
+        routes.delete("/v1/subscriptions/{id}", subscriptions.delete)
+    if service.config.channels.enabled:
+        routes.post("/v1/channels/{channel}", ChannelsEdge(admission).publish)
+    if service.config.presence.enabled:
+        routes.get("/v1/presence/{subject}", PresenceEdge(admission).handle)
     add_console(routes, service)
     return app
 

@@ -20,7 +20,7 @@ from podpair.gateway.http.errors import v2_error
 from podpair.gateway.http.routes import API, path_of
 
 _log = logging.getLogger(__name__)
-_LIBRARY = ("/podpair.js", "/podpair-protocol.js")  # for pages of any origin to import
+_LIBRARY = re.compile(r"/podpair(-[a-z]+)?\.js")  # for pages of any origin to import
 _PREFLIGHT_SECONDS = "600"  # how long a browser may keep the answer
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")  # RFC 9110, 5.6.2
 # Sent by podpair.js with a same-origin GET, for which browsers send no Origin. It can only cause refusals: a request without
@@ -82,7 +82,7 @@ class PagePolicy:
     async def _mark(self, request: web.Request, response: web.StreamResponse) -> None:
         """Set the headers that say who may read the response."""
         path, headers = path_of(request), response.headers
-        if path in _LIBRARY:
+        if _LIBRARY.fullmatch(path):
             headers["Access-Control-Allow-Origin"] = "*"
             headers["Cross-Origin-Resource-Policy"] = "cross-origin"  # for pages that are isolated (COEP)
             return
@@ -105,7 +105,8 @@ def _options(request: web.Request, path: str) -> web.Response | None:
     fault = request.match_info.http_exception
     methods = fault.allowed_methods | {"OPTIONS"} if isinstance(fault, web.HTTPMethodNotAllowed) else None
     origin, method = request.headers.get("Origin"), request.headers.get("Access-Control-Request-Method", "")
-    if origin is None or not _TOKEN.fullmatch(method) or not (methods is None or path.startswith((*API, *_LIBRARY))):
+    shared = methods is None or path.startswith(API) or _LIBRARY.fullmatch(path)
+    if origin is None or not _TOKEN.fullmatch(method) or not shared:
         return None if methods is None else web.Response(status=204, headers={"Allow": ", ".join(sorted(methods))})
     requested = [name.strip() for name in request.headers.get("Access-Control-Request-Headers", "").split(",")]
     # A page must not set the headers by which a proxy describes it.

@@ -20,6 +20,7 @@ from podpair.gateway.core.event_ids import TAKEN_OVER, parse_event_id
 from podpair.gateway.core.protocol import CloseCode, closing_reason
 from podpair.gateway.core.wires import EventStreamWire
 from podpair.gateway.http.admission import Admission, Refused, Visitor
+from podpair.gateway.http.channels import ChannelFrames
 from podpair.gateway.service import Service
 from podpair.gateway.sessions.connection import Connection
 from podpair.gateway.sessions.registry import NotOwner
@@ -35,6 +36,7 @@ class EventStreamEdge:
     def __init__(self, service: Service, admission: Admission) -> None:
         self._service = service
         self._admission = admission
+        self._channels = ChannelFrames()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Handle GET /v1/events."""
@@ -98,6 +100,7 @@ class EventStreamEdge:
                     session, connection, resumed=visitor.resumed, position=visitor.position, foreign=visitor.foreign
                 )
                 components.sessions.takeovers.announce(session, connection)
+                self._channels.begin(visitor, session, connection)
                 await components.sessions.resume.catch_up_session(session, connection, start)
                 await self._keep_alive(components, transport, wire, session, connection, done)
             except KafkaException as error:

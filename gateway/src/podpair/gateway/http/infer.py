@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from urllib.parse import quote
 
 import aiohttp
@@ -13,6 +14,9 @@ from yarl import URL
 from podpair.common.redaction import redact
 from podpair.gateway.auth.identity import Identity
 from podpair.gateway.components import Components
+from podpair.gateway.core.answer_cache import ModelCache
+from podpair.gateway.core.http_response import Response
+from podpair.gateway.core.lanes import MIDDLE, PRIORITY_NAMES, direct_lane
 from podpair.gateway.core.model_errors import Busy, Failed, Unavailable
 from podpair.gateway.core.protocol import Code, Fault, Infer, InvalidFrame, decode_infer
 from podpair.gateway.core.proxy_headers import client_headers, decode_headers, model_headers, proxy_target
@@ -22,12 +26,14 @@ from podpair.gateway.http.admission import Admission, Refused
 from podpair.gateway.http.disconnect import cancel_on_disconnect
 from podpair.gateway.http.errors import refusal, refusal_of, status_of, v2_error
 from podpair.gateway.http.routes import path_of, raw_path_of
-from podpair.gateway.http.v2_transcoder import v2_document, v2_infer
+from podpair.gateway.http.v2_cache import V2Cache, V2Request
+from podpair.gateway.http.v2_transcoder import deadline_of, v2_document, v2_infer
 from podpair.gateway.kafka.producer import DeliveryError
 from podpair.gateway.service import Service
 from podpair.gateway.sessions.enqueue import not_queued
 from podpair.gateway.sessions.idempotency import Duplicate
 from podpair.gateway.upstream.responses import error_of_client, error_of_status
+from podpair.gateway.upstream.routes import check_passed_on
 
 _STREAMED = "/generate_stream"
 _UNDECIDED_MS = 5000  # until it is known whether a queued request is lost, about
@@ -39,6 +45,7 @@ class InferEdge:
     def __init__(self, service: Service, admission: Admission) -> None:
         self._service = service
         self._admission = admission
+        self._v2_cache: V2Cache | None = None  # made when it is needed
 
     async def post(self, request: web.Request) -> web.Response:
         """Handle POST /v1/infer: 202 once the request is accepted; its result goes to the session."""
@@ -128,13 +135,19 @@ class InferEdge:
         self, request: web.Request, body: bytes | None, identity: Identity, grant: Grant | None, trace: str
     ) -> web.StreamResponse:
         components = self._admission.components()
-        headers = _to_model(request, identity)
+        headers = headers_to_model(request, identity, grant)
         try:
             if components.model.upstream.http is None:
                 return await cancel_on_disconnect(request, self._transcode(request, body, identity, grant, trace))
             if body is None:
                 return await self._forward(request, None, headers, trace)
-            with self._admitted(grant, request.match_info["model"]), components.sessions.dispatcher.direct.slot(grant):
+            model = request.match_info["model"]
+            if components.workflows is not None:
+                await check_passed_on(components.model.client, model)
+            with self._admitted(grant, model), components.sessions.dispatcher.direct.slot(grant):
+                caches = components.model.caches
+                if caches is not None and (cache := caches.get(model)) is not None and request.path.endswith("/infer"):
+                    return await self._answer(request, body, headers, trace, cache, identity.subject)
                 forward = self._forward_chunks if request.path.endswith(_STREAMED) else self._forward
                 return await cancel_on_disconnect(request, forward(request, body, headers, trace))
         except Forbidden as fault:
@@ -153,7 +166,8 @@ class InferEdge:
             components.model.readiness.on_error(error)
             return v2_error(503, error.client_message, retry_after=1)
         except TimeoutError:
-            return v2_error(504, f"no answer in {self._service.config.inference.timeout_seconds:.3g} s")
+            seconds = self._service.config.inference.timeout_of(request.match_info.get("model"))
+            return v2_error(504, f"no answer in {seconds:.3g} s")
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """Forward OpenAI's chat completions to the model; the response is whole or a stream of events."""
@@ -174,12 +188,14 @@ class InferEdge:
         self, request: web.Request, body: bytes, identity: Identity, grant: Grant | None, trace: str
     ) -> web.StreamResponse:
         components = self._admission.components()
-        headers = _to_model(request, identity)
+        headers = headers_to_model(request, identity, grant)
         try:
-            model = _chat_model(body) if grant is not None else ""
+            model = _chat_model(body) if grant is not None or self._service.config.inference.models else ""
             path = self._service.config.inference.chat_path
+            seconds = self._service.config.inference.timeout_of(model)
             with self._admitted(grant, model), components.sessions.dispatcher.direct.slot(grant):
-                return await cancel_on_disconnect(request, self._forward_stream(request, path, body, headers, trace))
+                forward = self._forward_stream(request, path, body, headers, trace, seconds)
+                return await cancel_on_disconnect(request, forward)
         except Fault as fault:
             return refusal_of(fault)
         except Failed as error:
@@ -194,19 +210,20 @@ class InferEdge:
         self, request: web.Request, body: bytes, headers: CIMultiDict[str], trace: str
     ) -> web.StreamResponse:
         try:
-            return await self._forward_stream(request, raw_path_of(request), body, headers, trace)
+            seconds = self._service.config.inference.timeout_of(request.match_info["model"])
+            return await self._forward_stream(request, raw_path_of(request), body, headers, trace, seconds)
         except Failed as error:
             raise Fault(Code.UPSTREAM, str(error)) from None
 
     async def _forward_stream(
-        self, request: web.Request, path: str, body: bytes, headers: CIMultiDict[str], trace: str
+        self, request: web.Request, path: str, body: bytes, headers: CIMultiDict[str], trace: str, seconds: float
     ) -> web.StreamResponse:
-        """Forward the response while it arrives. path: at the model's server."""
-        settings, http = self._service.config.inference, self._admission.components().model.upstream.http
+        """Forward the response while it arrives. path: at the model's server. seconds: until the next chunk, at most."""
+        http = self._admission.components().model.upstream.http
         if http is None:
             raise Fault(Code.NOT_FOUND, "chat completions need a model that is called over HTTP (inference.url)")
         # The timeout applies to each chunk: a long response is not a slow one.
-        timeout = aiohttp.ClientTimeout(total=None, sock_read=settings.timeout_seconds)
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=seconds)
         response: web.StreamResponse | None = None
         try:
             with self._calling(trace, headers) as span:
@@ -246,9 +263,7 @@ class InferEdge:
         if "version" in request.match_info or name is None:
             raise Fault(Code.NOT_FOUND, "a version can't be chosen: the model is called over gRPC")
         with self._admitted(grant, name), components.sessions.dispatcher.direct.slot(grant):
-            return await v2_infer(
-                request, body, name, components.model.client, identity.session or identity.subject, trace
-            )
+            return await v2_infer(request, body, name, components.model.client, identity, trace, _lane(grant))
 
     @contextmanager
     def _admitted(self, grant: Grant | None, model: str) -> Iterator[None]:
@@ -291,26 +306,65 @@ class InferEdge:
                 headers["traceparent"] = span.traceparent
             yield span
 
+    async def _answer(
+        self, request: web.Request, body: bytes, headers: CIMultiDict[str], trace: str, cache: ModelCache, subject: str
+    ) -> web.Response:
+        """Answer a call to a model whose answers are cached."""
+        target = _target(raw_path_of(request), request)
+        stated = {name.lower(): ",".join(headers.getall(name)) for name in headers}
+        asked = V2Request(cache.policy.model, target, stated, body, subject, deadline_of(request))
+        # A call that others may wait for has no deadline.
+        headers.popall("podpair-deadline", None)
+        call = partial(self._call, request, target, headers, body, trace)
+        if self._v2_cache is None:
+            model = self._admission.components().model
+            assert model.caches is not None  # noqa: S101 - `cache` is one of them
+            self._v2_cache = V2Cache(model.caches, model.client)
+        watch = partial(cancel_on_disconnect, request)
+        response, status, age = await self._v2_cache.forward(cache, asked, call, watch)
+        found = _to_client(response)
+        found.headers["Cache-Status"] = status
+        if age is not None:
+            found.headers["Age"] = str(int(age))
+        return found
+
     async def _forward(
         self, request: web.Request, body: bytes | None, headers: CIMultiDict[str], trace: str
     ) -> web.Response:
-        upstream, target = self._admission.components().model.upstream, _target(raw_path_of(request), request)
+        target = _target(raw_path_of(request), request)
+        return _to_client(await self._call(request, target, headers, body, trace))
+
+    async def _call(
+        self, request: web.Request, target: str, headers: CIMultiDict[str], body: bytes | None, trace: str
+    ) -> Response:
+        upstream = self._admission.components().model.upstream
         with self._calling(trace, headers) as span:
             try:
-                seconds = self._service.config.inference.timeout_seconds
+                seconds = self._service.config.inference.timeout_of(request.match_info.get("model"))
                 answer = await upstream.forward(request.method, target, headers.items(), body, seconds)
             except Failed as error:
                 raise Fault(Code.UPSTREAM, str(error)) from None
             _record_status(span, answer.status)
-            passed = CIMultiDict(client_headers(decode_headers(answer.headers.items())))
-            return web.Response(status=answer.status, body=answer.body, headers=passed)
+            return answer
 
 
-def _to_model(request: web.Request, identity: Identity) -> CIMultiDict[str]:
-    """Return the headers to forward: the request's, and the sticky-routing key of the model's version."""
+def _to_client(answer: Response) -> web.Response:
+    """Return the model's response as it is forwarded to a client."""
+    passed = CIMultiDict(client_headers(decode_headers(answer.headers.items())))
+    return web.Response(status=answer.status, body=answer.body, headers=passed)
+
+
+def headers_to_model(request: web.Request, identity: Identity, grant: Grant | None) -> CIMultiDict[str]:
+    """Return the headers to forward: the request's, the sticky-routing key of the model's version, and its token's priority."""
     headers = CIMultiDict(model_headers(request.headers.items()))
     headers.setdefault("podpair-key", quote(identity.session or identity.subject, safe=""))
+    if (lane := _lane(grant)) != MIDDLE:
+        headers["podpair-priority"] = PRIORITY_NAMES[lane]
     return headers
+
+
+def _lane(grant: Grant | None) -> int:
+    return MIDDLE if grant is None else direct_lane(grant.priority)
 
 
 def _target(path: str, request: web.Request) -> str:

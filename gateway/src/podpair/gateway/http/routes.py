@@ -32,6 +32,11 @@ class Routes:
         for prefix in self._prefixes:
             self._keep(prefix, self._app.router.add_post(prefix + path, handler))
 
+    def delete(self, path: str, handler: Handler) -> None:
+        """Add a route for DELETE."""
+        for prefix in self._prefixes:
+            self._keep(prefix, self._app.router.add_delete(prefix + path, handler))
+
     def redirect_base(self) -> None:
         """Redirect `base` to `base/`, so that relative links of a page work."""
         if self.base:

@@ -10,6 +10,8 @@ import os
 import ssl
 from pathlib import Path
 
+from cryptography.x509 import load_pem_x509_certificate
+
 from podpair.common.faults import FaultsError
 from podpair.common.gateway_config.clients import Http
 from podpair.gateway.metrics import Metrics
@@ -20,7 +22,8 @@ _LOOK = 1.0  # seconds between checks of the files
 
 
 class Certificate:
-    """The certificate of the public port; `context` is for the server. Raises FaultsError if it can't be used."""
+    """The certificate of the public port; `context` is for the server, `expires` is when it ends, in seconds since
+    1970. Raises FaultsError if it can't be used."""
 
     def __init__(self, certificate: Path, key: Path) -> None:
         self._certificate = certificate
@@ -29,6 +32,7 @@ class Certificate:
         self._watching: asyncio.Task[None] | None = None
         try:
             self.context = self._made()
+            self.expires = self._expiration()
         except (OSError, ValueError) as error:
             raise FaultsError(
                 [f"http.certificate_file {certificate} with http.key_file {key}: {_why(error)}"]
@@ -40,6 +44,10 @@ class Certificate:
         # A key with a passphrase must not make the gateway prompt for it.
         context.load_cert_chain(self._certificate, self._key, password=_no_passphrase)
         return context
+
+    def _expiration(self) -> float:
+        """Return when the server's own certificate, the first of the chain, ends, in seconds since 1970."""
+        return load_pem_x509_certificate(self._certificate.read_bytes()).not_valid_after_utc.timestamp()
 
     def _state(self) -> tuple[object, ...]:
         """Return a value that changes when a file is written or replaced, or a symbolic link moves (as in a mounted Secret)."""
@@ -54,7 +62,8 @@ class Certificate:
         return tuple(state)
 
     def watch(self, metrics: Metrics) -> None:
-        """Reload the files whenever they change."""
+        """Reload the files whenever they change, and export when the certificate ends."""
+        metrics.tls_expiration.set_function(lambda: self.expires)
         self._watching = asyncio.create_task(self._watch(metrics))
 
     async def _watch(self, metrics: Metrics) -> None:
@@ -70,10 +79,12 @@ class Certificate:
         """Reload the files. Return False, and log the reason, if they are invalid."""
         try:
             self._made()
+            expires = self._expiration()
             self.context.load_cert_chain(self._certificate, self._key, password=_no_passphrase)
         except (OSError, ValueError) as error:
             _log.error("keeping the present certificate: %s: %s", self._certificate, _why(error))
             return False
+        self.expires = expires
         _log.info("loaded a new certificate from %s", self._certificate)
         return True
 

@@ -5,7 +5,9 @@ import re
 import msgspec
 from aiohttp import web
 
-from podpair.gateway.core.models import Model
+from podpair.gateway.auth.identity import Identity
+from podpair.gateway.core.lanes import MIDDLE
+from podpair.gateway.core.models import WORKFLOW, Model
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.request import InferenceRequest
 from podpair.gateway.core.tensors import TensorSpec
@@ -22,6 +24,7 @@ class _InferBody(msgspec.Struct):
 class _Answer(msgspec.Struct):
     outputs: msgspec.Raw
     model_version: str | None = None
+    cache: str = ""
 
 
 # The format that the model's container accepts, up to the largest INT64, which clients use for "never".
@@ -33,9 +36,15 @@ _answer = msgspec.json.Decoder(_Answer)
 
 
 async def v2_infer(
-    request: web.Request, body: bytes, model: str, inference: InferenceClient, key: str, trace: str = ""
+    request: web.Request,
+    body: bytes,
+    model: str,
+    inference: InferenceClient,
+    identity: Identity,
+    trace: str = "",
+    lane: int = MIDDLE,
 ) -> web.Response:
-    """Answer `infer` in JSON. trace: the parent span. Raises Fault, Unavailable, Busy or Failed."""
+    """Answer `infer` in JSON. trace: the parent span. lane: where it waits. Raises Fault, Unavailable, Busy or Failed."""
     if "Inference-Header-Content-Length" in request.headers:
         raise Fault(Code.INVALID, "binary tensors are not accepted: the model is called over gRPC; send JSON")
     try:
@@ -43,8 +52,9 @@ async def v2_infer(
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Fault(Code.INVALID, f"the body is not V2's: {error}") from None
     inference_request = InferenceRequest(
-        fields.id, model, bytes(fields.inputs), parameters=bytes(fields.parameters), deadline=_deadline(request),
-        key=request.headers.get("podpair-key", key), trace=trace,
+        fields.id, model, bytes(fields.inputs), parameters=bytes(fields.parameters), deadline=deadline_of(request),
+        key=request.headers.get("podpair-key", identity.session or identity.subject), trace=trace, lane=lane,
+        subject=identity.subject,
     )  # fmt: skip
     found = _answer.decode(await inference.infer(inference_request))
     response = {
@@ -53,10 +63,14 @@ async def v2_infer(
         "id": fields.id or None,
         "outputs": found.outputs,
     }
-    return _json({name: value for name, value in response.items() if value is not None})
+    answer = _json({name: value for name, value in response.items() if value is not None})
+    if found.cache:
+        answer.headers["Cache-Status"] = "podpair; hit" if found.cache == "hit" else "podpair; fwd=miss; collapsed"
+    return answer
 
 
-def _deadline(request: web.Request) -> float | None:
+def deadline_of(request: web.Request) -> float | None:
+    """Return the deadline that a call's headers state, in Unix seconds. Raises Fault(invalid)."""
     text = request.headers.get("podpair-deadline")
     if text is None:
         return None
@@ -84,7 +98,10 @@ def _described(model: Model) -> dict[str, object]:
     def tensors(specs: tuple[TensorSpec, ...]) -> list[dict[str, object]]:
         return [{"name": spec.name, "datatype": spec.datatype, "shape": spec.shape} for spec in specs]
 
-    described = {"name": model.name, "versions": list(model.versions), "platform": ""}
+    described: dict[str, object] = {"name": model.name, "versions": list(model.versions), "platform": ""}
+    if model.workflow is not None:  # as the container has it over REST
+        declared = model.workflow.model_dump(mode="json", exclude_unset=True)
+        described |= {"platform": WORKFLOW, "workflow": declared, "parameters": {"version": model.workflow_version}}
     return {**described, "inputs": tensors(model.inputs), "outputs": tensors(model.outputs)}
 
 

@@ -13,7 +13,9 @@ from podpair.common.logs import ids
 from podpair.gateway.auth.identity import KeysUnavailable, Unauthorized
 from podpair.gateway.core.handshake import VERSION, InvalidHandshake, switching_protocols
 from podpair.gateway.core.protocol import (
+    AskPresence,
     Cancel,
+    ChannelMessage,
     CloseCode,
     Code,
     Fault,
@@ -21,6 +23,7 @@ from podpair.gateway.core.protocol import (
     InferRow,
     InvalidFrame,
     Refresh,
+    Signal,
     closing_reason,
     decode,
     decode_row,
@@ -29,6 +32,8 @@ from podpair.gateway.core.protocol import (
 from podpair.gateway.core.records import Event, Kind, control_event
 from podpair.gateway.core.wires import JsonWire, RawWire
 from podpair.gateway.http.admission import Admission, Refused, Visitor, offered_protocols
+from podpair.gateway.http.channels import ChannelFrames
+from podpair.gateway.http.presence import answer_presence
 from podpair.gateway.http.ws_protocol import (
     DetachedResponse,
     Heartbeats,
@@ -55,6 +60,7 @@ class WebSocketEdge:
     def __init__(self, service: Service, admission: Admission) -> None:
         self.service = service
         self.admission = admission
+        self.channels = ChannelFrames()
         self.heartbeats = Heartbeats(service.config.sessions.heartbeat_seconds)
         self.refreshing: set[asyncio.Task[None]] = set()
         service.metrics.connections.labels("websocket").set_function(lambda: len(self.heartbeats))
@@ -185,6 +191,8 @@ class _Client:
             task = self._catching_up = asyncio.create_task(self._catch_up(session, connection, start))
             task.add_done_callback(self._caught_up)
             components.sessions.takeovers.announce(session, connection)
+            if not raw:
+                self._edge.channels.begin(visitor, session, connection)
         self.stream.resume()
 
     async def _catch_up(self, session: Session, connection: Connection, start: ResumePoint) -> None:
@@ -282,6 +290,12 @@ class _Client:
                 self._infer(session, message)
             elif isinstance(message, Cancel):
                 self._components.sessions.dispatcher.cancel(session, message.id)
+            elif isinstance(message, Signal):
+                self._components.sessions.dispatcher.signal(session, message)
+            elif isinstance(message, ChannelMessage):
+                self._edge.channels.handle(self._components.channels, session, connection, message)
+            elif isinstance(message, AskPresence):
+                answer_presence(self._components.presence, session, connection, message)
             else:
                 self.stream.pause()  # that takes a while: the frames behind it wait
                 task = asyncio.create_task(self._refresh(session, message))
@@ -348,6 +362,7 @@ class _Client:
         service.metrics.refreshed.labels("accepted").inc()
         components.sessions.registry.set_expiry(session, identity.expires_at)
         components.sessions.registry.set_grant(session, self._edge.admission.grant(identity))
+        self._edge.admission.set_access(components, session, identity)
         welcome = components.sessions.resume.welcome(session, resumed=True)
         session.send(control_event("welcome", welcome))
 

@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from podpair.common.faults import FaultsError
 from podpair.common.gateway_config.kafka import Kafka
@@ -108,8 +108,7 @@ def reader_properties(config: Config, **own: Any) -> dict[str, Any]:
         auto_offset_reset="error",
         # Allows incremental assignment.
         partition_assignment_strategy="cooperative-sticky",
-        isolation_level="read_committed",
-        **fetching(config) | own,
+        **{"isolation_level": "read_committed"} | fetching(config) | own,
     )
 
 
@@ -117,6 +116,15 @@ def fetching(config: Config) -> dict[str, Any]:
     """Return fetch properties. Long polls deliver at once at no cost, except at the embedded broker, which waits them out."""
     wait = 20 if config.kafka.embedded else 500
     return {"fetch_wait_max_ms": wait, "fetch_queue_backoff_ms": 2, "fetch_error_backoff_ms": 100}
+
+
+def bounds(consumer: Consumer, place: TopicPartition, timeout: float) -> tuple[int, int]:
+    """Ask for a partition's first offset and the one behind its last. Raises KafkaException."""
+    found = consumer.get_watermark_offsets(place, timeout=timeout)
+    if found is None:
+        text = f"asking where {place.topic}[{place.partition}] ends"
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, text))
+    return int(found[0]), int(found[1])
 
 
 def _on_error(error: Any) -> None:

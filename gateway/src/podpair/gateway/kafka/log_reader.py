@@ -28,6 +28,7 @@ from podpair.gateway.kafka.topic_limits import TopicLimits
 _CHUNK_BYTES = 1 << 19  # of one session's records in one result
 _PASS_BYTES = 1 << 25  # that one pass keeps, for all of its queries
 _PASS_READS = 1 << 27  # bytes that one pass reads
+_FETCH_WAIT_MS = 10  # milliseconds that a broker may wait for records
 _PATIENCE = 10.0  # seconds without a record before the pass is abandoned
 
 
@@ -136,7 +137,8 @@ class LogReader:
 
     def _consumer(self) -> Consumer:
         # Reports the end of a partition: the last offsets may be transaction markers, which no record follows.
-        return Consumer(reader_properties(self._config, enable_partition_eof=True))
+        # A fetch that waits at the end of a log holds up the first one of the next pass (fetch.wait.max.ms is 500 by default).
+        return Consumer(reader_properties(self._config, enable_partition_eof=True, fetch_wait_max_ms=_FETCH_WAIT_MS))
 
     def _pass(self, consumer: Consumer, partition: int, queries: list[_Query], calls: CallDeadlines) -> None:
         """Read the partition once, from the first offset that a query needs to the last."""

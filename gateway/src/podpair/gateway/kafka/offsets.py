@@ -20,7 +20,7 @@ from podpair.gateway.kafka.topic_watch import TopicWatch
 
 _log = logging.getLogger(__name__)
 _TIMEOUT = 10.0  # seconds for a query
-_PASSING = {
+PASSING = {
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -94,7 +94,7 @@ class _OffsetThread:
                 with self._calls.within(left):
                     found = self._consumer.get_watermark_offsets(place, timeout=left, cached=False)
             except KafkaException as error:
-                if error.args[0].code() not in _PASSING:
+                if error.args[0].code() not in PASSING:
                     raise
                 if error.args[0].code() in UNKNOWN:
                     with self._calls.within(_METADATA):

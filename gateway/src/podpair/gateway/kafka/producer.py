@@ -25,6 +25,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.records import Headers
 from podpair.gateway.kafka.clients import description_of, properties
+from podpair.gateway.kafka.refusals import NOWHERE
 from podpair.gateway.kafka.supervisor import Supervisor, is_dead
 from podpair.gateway.kafka.topic_watch import TopicWatch
 from podpair.gateway.metrics import Metrics
@@ -44,12 +45,16 @@ _COST = 1024  # bytes of memory for a record besides its value
 class DeliveryError(Exception):
     """The record is not in Kafka: the local queue was full, or the broker did not acknowledge it in time.
 
-    too_large: the topic accepts no record of that size. The message is for operators: it may contain addresses.
+    too_large: the topic accepts no record of that size; nowhere: there is no such place, or not for us. The message is for
+    operators: it may contain addresses.
     """
 
-    def __init__(self, message: str, *, too_large: bool = False, client_message: str = "") -> None:
+    def __init__(
+        self, message: str, *, too_large: bool = False, nowhere: bool = False, client_message: str = ""
+    ) -> None:
         super().__init__(message)
         self.too_large = too_large
+        self.nowhere = nowhere
         self.client_message = client_message or "the broker did not accept it"
 
 
@@ -64,6 +69,10 @@ class Outgoing(NamedTuple):
     fallback: "Callable[[], Outgoing] | None" = (
         None  # returns what is sent instead if the record is too large for the topic; None: nothing
     )
+    partition: int = -1  # -1: where its key says
+    optional: bool = (
+        False  # it is left out, and that logged, where its topic or partition isn't there, or may not be written
+    )
 
 
 class RecordMetadata(NamedTuple):
@@ -76,7 +85,7 @@ class RecordMetadata(NamedTuple):
 DeliveryCallback = Callable[[list[tuple[Any, RecordMetadata | DeliveryError]]], object]
 """Delivery callback, called once per batch with (context, metadata or error) pairs."""
 
-_Waiting = tuple[str, bytes, bytes | None, int, Callable[..., object], None, int, Headers]
+_Waiting = tuple[str, bytes | None, bytes | None, int, Callable[..., object], None, int, Headers]
 """The arguments of the client's `produce`: topic, value, key, partition, callback, on_delivery, timestamp (0: now), headers."""
 _Report = tuple[DeliveryCallback, str, Any, int, KafkaError | None, Message | None]
 """What became of a record, as librdkafka has reported it: whom to tell, its topic, the caller's context and the bytes that it
@@ -185,7 +194,7 @@ class RecordProducer:
     def send(
         self,
         topic: str,
-        value: bytes,
+        value: bytes | None,
         *,
         key: bytes | None,
         headers: Headers,
@@ -203,11 +212,11 @@ class RecordProducer:
         """Write records to the partitions that their keys select; `callback` gets the outcomes later, with their contexts."""
         report, size = self._report, 0
         waiting: list[_Waiting] = []
-        for (topic, value, key, headers, _, _), context in records:
+        for (topic, value, key, headers, _, _, partition, _), context in records:
             counted = len(value) + _COST
             size += counted
             waiting.append(
-                (topic, value, key, -1, partial(report, callback, topic, context, counted), None, 0, headers)
+                (topic, value, key, partition, partial(report, callback, topic, context, counted), None, 0, headers)
             )
         self._bytes += size
         self._wait(waiting)
@@ -221,7 +230,7 @@ class RecordProducer:
         self._waiting += records
 
     def write(
-        self, topic: str, value: bytes, *, key: bytes | None, headers: Headers, partition: int = -1
+        self, topic: str, value: bytes | None, *, key: bytes | None, headers: Headers, partition: int = -1
     ) -> asyncio.Future[RecordMetadata]:
         """Write one record; return a future with its metadata, which may raise DeliveryError."""
         written: asyncio.Future[RecordMetadata] = self._loop.create_future()
@@ -236,12 +245,16 @@ class RecordProducer:
         left: Outgoing | None = record
         while left is not None:
             try:
-                await self.write(left.topic, left.value, key=left.key, headers=left.headers, partition=partition())
+                place = left.partition if left.partition >= 0 else partition()
+                await self.write(left.topic, left.value, key=left.key, headers=left.headers, partition=place)
             except DeliveryError as error:
                 if error.too_large:
                     _log.error("%s is larger than topic %s takes", left.describe(), left.topic)
                     left = None if left.fallback is None else left.fallback()
                     continue
+                if left.optional and error.nowhere:
+                    _log.error("%s is not sent to topic %s: %s", left.describe(), left.topic, error)
+                    return
                 _log.warning("sending %s again: %s", left.describe(), error)
                 size = len(left.value) + _COST
                 self._bytes += size
@@ -381,4 +394,5 @@ def _refusal(error: Exception) -> KafkaError:
 
 def _delivery_error(error: KafkaError) -> DeliveryError:
     too_large = error.code() == KafkaError.MSG_SIZE_TOO_LARGE
-    return DeliveryError(error.str(), too_large=too_large, client_message=description_of(error))
+    nowhere = error.code() in NOWHERE
+    return DeliveryError(error.str(), too_large=too_large, nowhere=nowhere, client_message=description_of(error))

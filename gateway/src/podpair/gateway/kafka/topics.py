@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
+from confluent_kafka.cimpl import NewPartitions, NewTopic
 
 from podpair.common.faults import FaultsError
 from podpair.common.gateway_config.model import Config
+from podpair.gateway.core.offsets import incarnation_tag
 from podpair.gateway.core.partitions import HomePartitions
 from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.kafka.clients import check_files, properties
@@ -37,7 +38,9 @@ class BrokerUnreachable(Exception):
 class Topics(NamedTuple):
     """The topics as the broker describes them."""
 
-    state: dict[str, TopicState]  # by name: of requests, results and, if enabled, dead letters
+    state: dict[
+        str, TopicState
+    ]  # by name: of requests, results and, if enabled, dead letters, invalidations and deliveries
     requests: TopicState
     results: TopicState
     cluster_id: str
@@ -58,6 +61,11 @@ def epochs(topic: str, state: TopicState, cluster_id: str) -> tuple[str, int, fr
     """Return the epoch of the results topic, its width, and the epochs of the same topic with fewer partitions."""
     narrower = (epoch_of(topic, TopicState(state.topic_id, width), cluster_id) for width in range(1, state.partitions))
     return epoch_of(topic, state, cluster_id), state.partitions, frozenset(narrower)
+
+
+def topic_tag(topic: TopicState | None) -> str:
+    """Return the identity of a topic; empty if there is none, or brokers have no topic ids."""
+    return "" if topic is None else incarnation_tag(topic.topic_id)
 
 
 def ensure_topics(config: Config) -> Topics:
@@ -93,7 +101,7 @@ def _why(found_errors: list[KafkaError]) -> str | None:
 
 
 def _ensured(config: Config, admin: AdminClient) -> Topics:
-    wanted = {topic.topic: topic for topic in _wanted(config)}
+    wanted = {topic.topic: topic for topic in wanted_topics(config)}
     found = _partitions(admin, list(wanted), ask_each=config.kafka.embedded)
     if not all(found.values()) and not config.kafka.create_topics:
         found = _poll_partitions(admin, list(wanted), _NEWS)
@@ -107,6 +115,7 @@ def _ensured(config: Config, admin: AdminClient) -> Topics:
         found = _poll_partitions(admin, list(wanted), _CREATED)
         if missing := _missing(found):
             raise BrokerUnreachable(f"topic {missing} was created, but no broker knows it")
+    found = _widened(admin, config, found)
     state = _state(admin, config, found)
     requests, results = state[config.requests.topic], state[config.results.topic]
     if requests.partitions != results.partitions:
@@ -119,6 +128,21 @@ def _ensured(config: Config, admin: AdminClient) -> Topics:
     if not config.kafka.embedded:
         limits.ask(admin, list(state), _TIMEOUT)
     return Topics(state, requests, results, cluster_id, limits)
+
+
+def _widened(admin: AdminClient, config: Config, found: dict[str, int]) -> dict[str, int]:
+    """Give the workflows topic as many partitions as the requests topic has, if it may be done. Returns the widths then."""
+    topic, width = config.workflows_topic, found[config.requests.topic]
+    if topic is None or found[topic] >= width or config.kafka.embedded or not config.kafka.create_topics:
+        return found
+    for future in admin.create_partitions([NewPartitions(topic, width)], request_timeout=_TIMEOUT).values():
+        try:
+            future.result()
+            _log.info("topic %s has %d partitions now, as many as %s", topic, width, config.requests.topic)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.INVALID_PARTITIONS:  # another gateway was quicker
+                raise BrokerUnreachable(f"widening topic {topic}: {error.args[0].str()}") from None
+    return found | {topic: width}
 
 
 def _partitions(admin: AdminClient, names: list[str], *, ask_each: bool) -> dict[str, int]:
@@ -135,7 +159,7 @@ def _partitions(admin: AdminClient, names: list[str], *, ask_each: bool) -> dict
     }
 
 
-def _wanted(config: Config) -> list[NewTopic]:
+def wanted_topics(config: Config) -> list[NewTopic]:
     """Return the topics as they are created here."""
     requests, results = config.requests, config.results
 
@@ -149,7 +173,40 @@ def _wanted(config: Config) -> list[NewTopic]:
     ]
     if requests.dead_letter_topic is not None:
         topics.append(new(requests.dead_letter_topic, 1, requests.replication, requests.dead_letter_retention_seconds))
+    if config.cache.topic is not None:
+        topics.append(new(config.cache.topic, 1, config.cache.replication, config.cache.retention_seconds))
+    if config.presence.enabled:
+        compacted = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1", "segment.ms": "600000"}
+        copies = config.presence.replication or -1
+        topics.append(NewTopic(config.presence.topic, 1, replication_factor=copies, config=compacted))
+    if config.deliveries.enabled:
+        topics += _of_deliveries(config)
+    if config.workflows_topic is not None:
+        copies = config.workflows.replication or -1
+        compacted = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1"}
+        topics.append(
+            NewTopic(config.workflows_topic, requests.partitions, replication_factor=copies, config=compacted)
+        )
     return topics
+
+
+def _of_deliveries(config: Config) -> list[NewTopic]:
+    deliveries = config.deliveries
+    copies = deliveries.replication or -1
+
+    def new(name: str, partitions: int, kept: dict[str, str]) -> NewTopic:
+        return NewTopic(name, num_partitions=partitions, replication_factor=copies, config=kept)
+
+    def for_seconds(seconds: float) -> dict[str, str]:
+        return {"retention.ms": str(int(seconds * 1000)), "cleanup.policy": "delete"}
+
+    waiting = for_seconds(deliveries.max_age_seconds + 86_400)  # whatever waits has been given up by then
+    return [
+        new(deliveries.subscriptions_topic, 1, {"cleanup.policy": "compact", "segment.ms": "3600000"}),
+        new(deliveries.retry_topic, len(deliveries.retry_seconds), waiting),
+        new(deliveries.ordered_topic, config.results.partitions, waiting),
+        new(deliveries.dead_letter_topic, 1, for_seconds(deliveries.dead_letter_retention_seconds)),
+    ]
 
 
 def _create(admin: AdminClient, missing: list[NewTopic]) -> None:

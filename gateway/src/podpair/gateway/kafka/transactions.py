@@ -12,7 +12,7 @@ abandoned, and another producer with the same id fences the stuck one.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
@@ -21,6 +21,7 @@ from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.offsets import Commit
 from podpair.gateway.kafka.clients import properties
 from podpair.gateway.kafka.producer import Outgoing
+from podpair.gateway.kafka.refusals import Refusals
 from podpair.gateway.kafka.supervisor import CallDeadlines, Supervisor, is_dead
 from podpair.gateway.kafka.threads import CallThread
 from podpair.gateway.metrics import Metrics
@@ -34,7 +35,8 @@ _RETRY = 10  # milliseconds before a request that the broker refused for now is 
 class TransactionAborted(Exception):
     """The transaction is not committed.
 
-    too_large: indexes of the records that are too large for their topic. dead: the fatal error of the producer.
+    too_large: indexes of the records that are too large for their topic, or can be left out and have to be. dead: the fatal
+    error of the producer.
     """
 
     def __init__(self, message: str, too_large: frozenset[int] = frozenset(), dead: KafkaError | None = None) -> None:
@@ -98,6 +100,74 @@ class Transactions:
         self._producer.producer = None
 
 
+def transactional_properties(config: Config, name: str, batch_bytes: int) -> dict[str, Any]:
+    """Return the properties of a producer with this transactional id."""
+    timeout_ms = int(config.requests.transaction_timeout_seconds * 1000)
+    common = properties(config)
+    # librdkafka rejects a producer whose timeouts are longer than its transactions may take.
+    longest = {
+        name: min(int(common[name]), timeout_ms)
+        for name in ("socket.timeout.ms", "delivery.timeout.ms")
+        if name in common
+    }
+    own = properties(
+        config,
+        transactional_id=name,
+        transaction_timeout_ms=timeout_ms,
+        partitioner="murmur2_random",
+        batch_size=batch_bytes,
+        linger_ms=0,
+        # While it still ends a transaction the broker refuses the offsets of the next (CONCURRENT_TRANSACTIONS).
+        retry_backoff_ms=_RETRY,
+        queue_buffering_max_messages=200_000,
+    )
+    return own | longest
+
+
+class TransactionRecord(Protocol):
+    """A record of a transaction."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes | None]]: ...
+    @property
+    def optional(self) -> bool: ...
+
+
+def produce_in_transaction(
+    producer: Producer, record: TransactionRecord, index: int, refusals: Refusals, *, reporting: bool = True
+) -> None:
+    """Hand a record to the producer, which waits while its queue is full; a refusal is noted for `index`.
+
+    reporting: ask for the record's outcome, too. Raises KafkaException.
+    """
+
+    def delivered(error: KafkaError | None, _: object) -> None:
+        refusals.note(index, error, optional=record.optional)
+
+    report: dict[str, Any] = {"on_delivery": delivered} if reporting else {}
+    while True:
+        try:
+            producer.produce(
+                record.topic, record.value, record.key, record.partition, headers=list(record.headers), **report
+            )
+        except BufferError:
+            producer.poll(0.1)
+        except KafkaException as error:
+            if not refusals.note(index, error.args[0], optional=record.optional):
+                raise
+            return
+        else:
+            return
+
+
 class _TransactionalProducer:
     """The blocking calls of a producer; a broken producer is replaced by one that fences it."""
 
@@ -122,10 +192,11 @@ class _TransactionalProducer:
         """
         reporting, self._reporting = self._reporting, True
         producer = self._begin()
-        too_large: set[int] = set()
+        refusals = Refusals()
+        too_large = refusals.indexes
         try:
             for index, record in enumerate(records):
-                self._produce(producer, record, index, too_large, reporting)
+                produce_in_transaction(producer, record, index, refusals, reporting=reporting)
             if too_large:
                 raise TransactionAborted("a record is too large", frozenset(too_large))
             self._step(producer, lambda: producer.send_offsets_to_transaction(places, membership, _STEP))
@@ -155,49 +226,9 @@ class _TransactionalProducer:
 
     def _made(self) -> Producer:
         """Create a producer, which fences the former one with its id. Raises KafkaException."""
-        timeout_ms = int(self._config.requests.transaction_timeout_seconds * 1000)
-        common = properties(self._config)
-        # librdkafka rejects a producer whose timeouts are longer than its transactions may take.
-        longest = {
-            name: min(int(common[name]), timeout_ms)
-            for name in ("socket.timeout.ms", "delivery.timeout.ms")
-            if name in common
-        }
-        producer = Producer(
-            properties(
-                self._config,
-                transactional_id=self._name,
-                transaction_timeout_ms=timeout_ms,
-                partitioner="murmur2_random",
-                batch_size=self._batch_bytes,
-                linger_ms=0,
-                # While it still ends a transaction the broker refuses the offsets of the next (CONCURRENT_TRANSACTIONS).
-                retry_backoff_ms=_RETRY,
-                queue_buffering_max_messages=200_000,
-            )
-            | longest
-        )
+        producer = Producer(transactional_properties(self._config, self._name, self._batch_bytes))
         self._step(producer, lambda: producer.init_transactions(_STEP))
         return producer
-
-    def _produce(self, producer: Producer, record: Outgoing, index: int, too_large: set[int], reporting: bool) -> None:
-        def delivered(error: KafkaError | None, _: object) -> None:
-            if error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                too_large.add(index)
-
-        report: dict[str, Any] = {"on_delivery": delivered} if reporting else {}
-        while True:
-            try:
-                producer.produce(record.topic, record.value, record.key, headers=list(record.headers), **report)
-            except BufferError:
-                producer.poll(0.1)
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
-                    raise
-                too_large.add(index)
-                return
-            else:
-                return
 
     def _step(self, producer: Producer, step: Callable[[], object]) -> None:
         """Run a step until its outcome is known. Raises KafkaException if it failed."""

@@ -44,7 +44,7 @@ class ResultWriter:
         describe = partial(_DESCRIBE, request_id, session)
         fallback = partial(self._too_large, session, request_id, len(body))
         # A named tuple's own constructor takes several times as long.
-        return tuple.__new__(Outgoing, (self._topic, body, key, headers, describe, fallback))
+        return tuple.__new__(Outgoing, (self._topic, body, key, headers, describe, fallback, -1, False))
 
     def _too_large(self, session: str, request_id: str, size: int) -> Outgoing:
         most = self._limits.record_bytes(self._topic)

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable
 
 from podpair.common.gateway_config.model import Config
 from podpair.common.logs import ids
-from podpair.gateway.core.record_headers import cancel_headers
-from podpair.gateway.kafka.producer import DeliveryError, RecordMetadata, RecordProducer
+from podpair.gateway.core.record_headers import Header, cancel_headers
+from podpair.gateway.kafka.producer import DeliveryError, Outgoing, RecordMetadata, RecordProducer
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.session import Session
+from podpair.gateway.tasks import Tasks
 
 _log = logging.getLogger(__name__)
 _REMEMBER = 10.0  # seconds for which a broadcast id is remembered, and not broadcast again
@@ -35,12 +36,22 @@ class CancellationPublisher:
         self._producer = producer
         self._partitions = partitions
         self._metrics = metrics
+        self._tasks = Tasks()
         self._recent: dict[str, set[str]] = {}  # session → ids that were broadcast recently
 
-    def to_partition(self, session: Session, request_id: str, partition: int) -> None:
-        """Cancel a request whose record is in `partition`."""
+    def to_partition(self, session: Session, request_id: str, partition: int, *, awaited: bool) -> None:
+        """Cancel a request whose record is in `partition`.
+
+        awaited: its client waits for the end that whoever runs it tells, so the record is sent until the broker has it.
+        """
         self._metrics.cancellations.labels("partition").inc()
-        self._write(session, request_id, (partition,))
+        if not awaited:
+            self._write(session, request_id, (partition,))
+            return
+        key, headers = self._record(session, request_id)
+        about = f"the cancellation of request {request_id}".__str__
+        record = Outgoing(self._topic, b"", key, headers, about, None, partition)
+        self._tasks.spawn(self._producer.send_until_acked(record))
 
     def broadcast(self, session: Session, request_id: str) -> None:
         """Cancel a request that another gateway may have accepted."""
@@ -62,13 +73,21 @@ class CancellationPublisher:
             del self._recent[session_id]
 
     def _write(self, session: Session, request_id: str, partitions: Iterable[int]) -> None:
-        headers = cancel_headers(request_id=request_id, session=session.id, source=self._source, now=time.time())
-        key = session.key if self._keyed else None
+        key, headers = self._record(session, request_id)
         context = ids(session=session.id, request=request_id)
         for partition in partitions:
             self._producer.send(
                 self._topic, b"", key=key, headers=headers, partition=partition, callback=_on_delivery, context=context
             )
+
+    def _record(self, session: Session, request_id: str) -> tuple[bytes | None, list[Header]]:
+        headers = cancel_headers(request_id=request_id, session=session.id, source=self._source, now=time.time())
+        return session.key if self._keyed else None, headers
+
+    async def close(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds for cancellations that are being written."""
+        await self._tasks.join(timeout)
+        await self._tasks.cancel()
 
 
 def _on_delivery(outcomes: list[tuple[dict[str, str], RecordMetadata | DeliveryError]]) -> None:

@@ -15,6 +15,7 @@ from podpair.gateway.core.protocol import CloseCode
 from podpair.gateway.core.record_batch import Record, value_size
 from podpair.gateway.core.records import Event, Kind
 from podpair.gateway.core.wires import Wire
+from podpair.gateway.sessions.socket_queue import is_acknowledged
 
 HIGH_WATER = 64 * 1024  # bytes in the transport's own buffer above which events wait in the outbox
 _FEW = 16  # events that are encoded without adding up their sizes
@@ -160,6 +161,21 @@ class Connection:
             self._put(data)
         return True
 
+    def send_shared(self, data: bytes) -> bool:
+        """Write events of a log that are encoded for this kind of connection, if the client keeps up.
+
+        Return False if nothing was done.
+        """
+        transport = self._transport
+        if self._outbox or self.closing or transport.is_closing():
+            return False
+        buffered = transport.get_write_buffer_size()
+        if buffered > self._high or len(data) > self._high or buffered + len(data) > self._limit:
+            return False
+        if data:
+            transport.write(data)
+        return True
+
     def send_frames(self, frames: bytes) -> bool:
         """Write text frames of events that no log holds, if the client is there and keeps up.
 
@@ -228,6 +244,10 @@ class Connection:
             or self._transport.get_write_buffer_size() > self._high
             or self._before_welcome_bytes > self._limit
         )
+
+    def acknowledged(self) -> bool:
+        """Return whether all that was written has reached the machine at the other end (a client's, or a proxy's)."""
+        return self.open and self.welcomed and not self.congested and is_acknowledged(self._transport)
 
     def _ensure_outbox(self) -> Outbox:
         if self._outbox is None:

@@ -13,10 +13,11 @@ from typing import NamedTuple
 from podpair.common.gateway_config.model import Config
 from podpair.common.logs import Throttle, ids
 from podpair.gateway.core import records
+from podpair.gateway.core.lanes import direct_lane
 from podpair.gateway.core.latency_estimate import QUEUE
 from podpair.gateway.core.ledger import OpenRequest
 from podpair.gateway.core.model_errors import Busy, Failed, ServiceUnavailable, Unavailable
-from podpair.gateway.core.protocol import Code, Fault, Infer, InferRow, error_event
+from podpair.gateway.core.protocol import Code, Fault, Infer, InferRow, QueueOnly, Signal, error_event
 from podpair.gateway.core.quotas import Grant, Limited
 from podpair.gateway.core.records import Event, accepted_event, direct_events, result_event
 from podpair.gateway.core.request import InferenceRequest
@@ -61,11 +62,13 @@ class Dispatcher:
     ) -> None:
         metrics = telemetry.metrics
         self._config = config
+        self._queues = config.requests.source != "amqp"  # the requests topic is read
         self._inference = model.client
         self._readiness = model.readiness
         self._latency = model.latency
         self._producer = writers.producer
         self._cancellations = writers.cancellations
+        self._signals = writers.signals
         self._tasks = Tasks()
         self._replies = Replies(writers.results, registry, self._tasks, metrics)
         self._enqueuer = Enqueuer(config, writers, self._replies, self._finish_with)
@@ -104,22 +107,31 @@ class Dispatcher:
         self._rows.flush()
 
     def _begin(self, session: Session, message: Infer | InferRow, grant: Grant | None) -> Started:
-        if message.route != "queue" and self.direct.room(grant):
-            route: Route = "direct"  # the common case, decided at once
+        if not self._queues and message.route == "queue":
+            raise Fault(Code.INVALID, "there is no route queue here: its topic is not read (requests.source: amqp)")
+        if message.route != "queue" and self._is_workflow(message.model):
+            if message.route == "direct":
+                raise QueueOnly(message.model)
+            route: Route = "queue"
+        elif message.route != "queue" and self.direct.room(grant):
+            route = "direct"  # the common case, decided at once
         else:
-            route = choose_route(message.route, self.direct.load(grant))
+            route = choose_route(message.route if self._queues else "direct", self.direct.load(grant))
         if message.deadline_ms is not None and self._config.admission.load_shedding:
             self._shed(message.model if route == "direct" else QUEUE, message.deadline_ms)
         if self._producer.full:
             # On either route: a result that its client doesn't get is written to Kafka, too.
             raise Fault(Code.OVERLOADED, f"not accepted: {self._producer.refusal}", retry_after_ms=1000)
         request = OpenRequest(route, message.on_disconnect == "cancel", began=time.perf_counter(), grant=grant)
+        request.model = message.model
         session.ledger.open(message.id, request)
         inference_request = _inference_request(session, message)
         if self._tracer is not None:
             self._trace(self._tracer, session, message, request, inference_request)
         if route == "queue":
             return Started("queue", self._enqueuer.enqueue(session, inference_request))
+        if grant is not None:
+            inference_request.lane = direct_lane(grant.priority)
         request.spills = message.route == "auto"
         self.direct.add(1)
         if inference_request.stream:
@@ -128,6 +140,11 @@ class Dispatcher:
             request.abort = self._inference.submit(inference_request, self._on_outcomes, session).cancel
         self._replies.accept_soon(session, message.id, request)
         return _DIRECT
+
+    def _is_workflow(self, name: str) -> bool:
+        """Return whether a model is known to be a workflow; of one that isn't known yet that shows when it is asked."""
+        model = self._inference.described(name)
+        return model is not None and model.workflow is not None
 
     def _trace(
         self,
@@ -157,7 +174,10 @@ class Dispatcher:
         return self._inference.models
 
     def cancel(self, session: Session, request_id: str) -> None:
-        """Cancel a request for its client. An id that was never open here may be open at another gateway."""
+        """Cancel a request for its client. An id that was never open here may be open at another gateway.
+
+        It ends at once, but for a workflow: that ends once what its stages have done is compensated.
+        """
         request = session.ledger.get(request_id)
         if request is None:
             if not session.ledger.has_ended(request_id):
@@ -165,10 +185,24 @@ class Dispatcher:
             return
         if request.stop():
             self.direct.add(-1)
+        awaited = request.route == "queue" and self._may_be_workflow(request.model)
+        if awaited and request.cancelled:
+            return  # it is being cancelled
         request.cancelled = True
         if request.partition is not None:
-            self._cancellations.to_partition(session, request_id, request.partition)
-        self._finish_with(session, request_id, Fault(Code.CANCELLED, "cancelled by its client"))
+            self._cancellations.to_partition(session, request_id, request.partition, awaited=awaited)
+        if not awaited:
+            self._finish_with(session, request_id, Fault(Code.CANCELLED, "cancelled by its client"))
+
+    def _may_be_workflow(self, name: str) -> bool:
+        """Return whether a model is a workflow, or may be: of one that isn't known here whoever runs it tells the end."""
+        return self._config.workflows.enabled and (self._inference.described(name) is None or self._is_workflow(name))
+
+    def signal(self, session: Session, message: Signal) -> None:
+        """Pass a client's message on to the workflow that a request of it has begun. One that has ended needs none."""
+        request = session.ledger.get(message.id)
+        if request is not None or not session.ledger.has_ended(message.id):
+            self._signals.publish(session, message, None if request is None else request.partition)
 
     def cancelled_elsewhere(self, session_id: str, request_id: str) -> None:
         """Cancel a direct request of a session that has moved, whose client cancelled it at another gateway.
@@ -251,7 +285,9 @@ class Dispatcher:
         request = session.ledger.get(inference_request.id)
         if request is not None:
             request.abort = None
-        if isinstance(error, Fault):
+        if isinstance(error, QueueOnly) and request is not None and request.spills:
+            self._spill(session, inference_request, "workflow")
+        elif isinstance(error, Fault):
             self._finish_with(session, inference_request.id, error)
         elif isinstance(error, Unavailable | Busy | Failed):
             self._after_failure(session, request, inference_request, error)
@@ -269,9 +305,9 @@ class Dispatcher:
         error: Unavailable | Busy | Failed,
     ) -> None:
         self._readiness.on_error(error)
-        spills = request is not None and request.spills
+        spills = self._queues and request is not None and request.spills
         if spills and not isinstance(error, Failed):
-            self._spill(session, inference_request, error)
+            self._spill(session, inference_request, error.reason)
             return
         message = error.client_message if isinstance(error, Unavailable) else str(error)
         if isinstance(error, Busy | ServiceUnavailable):
@@ -280,11 +316,11 @@ class Dispatcher:
             fault = Fault(Code.UPSTREAM, message)
         self._finish_with(session, inference_request.id, fault)
 
-    def _spill(self, session: Session, inference_request: InferenceRequest, error: Unavailable | Busy) -> None:
+    def _spill(self, session: Session, inference_request: InferenceRequest, reason: str) -> None:
         request = session.ledger.get(inference_request.id)
         if request is None:
             return  # it has been cancelled
-        self._metrics.spilled.labels(error.reason).inc()
+        self._metrics.spilled.labels(reason).inc()
         request.route = "queue"
         request.accepted = False  # on that route, once its record is there
         request.resume = None
@@ -342,14 +378,18 @@ class Dispatcher:
         except TimeoutError:
             _log.warning("%d direct requests are abandoned", self.direct.count)
         await self._tasks.join(end - time.monotonic())
+        await self._signals.close(end - time.monotonic())
+        await self._cancellations.close(end - time.monotonic())
         await self._tasks.cancel()
 
 
 def _inference_request(session: Session, message: Infer | InferRow) -> InferenceRequest:
     deadline = time.time() + message.deadline_ms / 1000 if message.deadline_ms is not None else None
     if isinstance(message, InferRow):
-        return InferenceRequest(message.id, message.model, deadline=deadline, row=message.data, key=session.id)
+        return InferenceRequest(
+            message.id, message.model, deadline=deadline, row=message.data, key=session.id, subject=session.subject
+        )
     return InferenceRequest(
         message.id, message.model, bytes(message.inputs), bytes(message.data), bytes(message.parameters), deadline,
-        stream=message.stream, key=session.id,
+        stream=message.stream, key=session.id, subject=session.subject,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.ledger import OpenRequest
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.record_headers import request_headers
+from podpair.gateway.core.records import USER
 from podpair.gateway.core.request import InferenceRequest, encode_request
 from podpair.gateway.kafka.producer import DeliveryError, RecordMetadata, RecordProducer, resolve
 from podpair.gateway.kafka.topic_limits import TopicLimits
@@ -22,6 +23,7 @@ from podpair.gateway.results.writer import ResultWriter
 from podpair.gateway.sessions.cancellation import CancellationPublisher
 from podpair.gateway.sessions.replies import Accepted, Replies
 from podpair.gateway.sessions.session import Session
+from podpair.gateway.sessions.signals import SignalPublisher
 
 _SMALL = 4096  # bytes that any topic accepts
 
@@ -51,6 +53,7 @@ class RecordWriters:
     producer: RecordProducer
     topic_limits: TopicLimits
     cancellations: CancellationPublisher
+    signals: SignalPublisher
     results: ResultWriter
     source: str
     """This gateway's name, as records have it."""
@@ -74,10 +77,14 @@ class Enqueuer:
         self._cancellations = writers.cancellations
         self._replies = replies
         self._fail = fail
+        # Their workers have to know whose a request is.
+        self._by_subject = frozenset(cached.model for cached in config.cache.models if cached.scope == "subject")
         self._on_outcomes = self._on_delivery  # one object, by which the producer finds what belongs together
 
     def enqueue(self, session: Session, request: InferenceRequest) -> QueuedRequest:
         """Write the request's record; `accepted` or an error follows when the broker has answered."""
+        open_request = session.ledger.get(request.id)
+        grant = None if open_request is None else open_request.grant
         headers = request_headers(
             request_id=request.id,
             session=session.id,
@@ -85,10 +92,13 @@ class Enqueuer:
             source=self._source,
             now=time.time(),
             deadline=request.deadline,
+            priority="normal" if grant is None else grant.priority,
         )
         if request.trace:
             headers.append(("traceparent", request.trace.encode()))
-        queued = QueuedRequest(session, request.id, session.ledger.get(request.id))
+        if request.model in self._by_subject:
+            headers.append((USER, request.subject.encode()))
+        queued = QueuedRequest(session, request.id, open_request)
         # Without a key a spill spreads over the fleet; with one the requests of a session keep their order.
         key = session.key if self._keyed else None
         body = encode_request(request)
@@ -118,7 +128,9 @@ class Enqueuer:
             if request is None:
                 continue
             if request.cancelled:
-                self._cancellations.to_partition(session, request_id, outcome.partition)
+                request.partition, request.offset = outcome
+                awaited = session.ledger.get(request_id) is request
+                self._cancellations.to_partition(session, request_id, outcome.partition, awaited=awaited)
             # The result, which implies the acknowledgement, may have arrived before it.
             elif session.ledger.get(request_id) is request:
                 request.partition, request.offset = outcome

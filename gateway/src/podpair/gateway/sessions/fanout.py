@@ -5,6 +5,7 @@ done per batch. Records are stored in their partition's tail before they are del
 two batches misses none.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -18,6 +19,7 @@ from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.log import Log
 from podpair.gateway.sessions.misplaced_records import MisplacedRecords
 from podpair.gateway.sessions.session import Session
+from podpair.gateway.sessions.subscription import Channel, SharedFrames
 from podpair.gateway.sessions.user_log import UserLog
 
 _log = logging.getLogger(__name__)
@@ -25,10 +27,11 @@ _LARGEST_TAIL = 1 << 62
 
 
 class Followers(Protocol):
-    """Who is fed: sessions, and the logs of users, by the key of their records. `Registry` has them."""
+    """Who is fed: sessions, the logs of users, and channels, by the key of their records. `Registry` has them."""
 
     sessions: dict[bytes, Session]
     user_logs: dict[bytes, set[UserLog]]
+    channels: dict[bytes, Channel]
 
     def write_answers(self, session: Session, answers: list[Event]) -> None:
         """Write answers to the session's home, from where they are delivered."""
@@ -53,12 +56,25 @@ class FanOut:
         self._followers = followers
         self._sessions = followers.sessions
         self._user_logs = followers.user_logs
+        self._channels = followers.channels
         self._tail_bytes = tail_bytes
         self._misplaced = misplaced
         self._metrics = metrics
         self._clock = clock
         self.tails: dict[int, PartitionTail] = {}
+        self._watches: dict[bytes, set[asyncio.Event]] = {}  # by key: set when records of it were delivered
         self._on_lagging = on_lagging
+
+    def watch(self, key: bytes, wake: asyncio.Event) -> None:
+        """Set `wake` whenever records with this key, which is no session's, are in their partition's tail."""
+        self._watches.setdefault(key, set()).add(wake)
+
+    def unwatch(self, key: bytes, wake: asyncio.Event) -> None:
+        """Undo `watch`."""
+        watching = self._watches.get(key, set())
+        watching.discard(wake)
+        if not watching:
+            self._watches.pop(key, None)
 
     def open(self, partition: int, end: int) -> PartitionTail:
         """Start delivering a partition; its next record has offset `end`."""
@@ -89,7 +105,9 @@ class FanOut:
         for key, group in batch.groups.items():
             session = sessions.get(key) if key is not None else None
             if session is None:
-                if known.get(key) != partition or key in self._user_logs:
+                if key in self._watches:
+                    self._wake(key)
+                elif known.get(key) != partition or key in self._user_logs or key in self._channels:
                     delivered += self._deliver_unmatched(key, partition, group, expected)
                 continue
             if session.home != partition:
@@ -120,8 +138,14 @@ class FanOut:
                     self._on_lagging(session)
         self._metrics.fan_out(batch.count, batch.size, delivered, duplicates)
 
+    def _wake(self, key: bytes | None) -> None:
+        for wake in self._watches.get(key or b"", ()):
+            wake.set()
+
     def _deliver_unmatched(self, key: bytes | None, partition: int, records: list[Record], before: int) -> int:
         """Deliver records whose key belongs to no session of this gateway. Return how many were sent."""
+        if key is not None and (channel := self._channels.get(key)) is not None:
+            return self._deliver_to_channel(channel, partition, records)
         logs = self._user_logs.get(key) if key is not None else None
         if logs is None:
             self._misplaced.handle_unclaimed(partition, key, records)
@@ -161,4 +185,41 @@ class FanOut:
                 if not delivery.complete:
                     log.live = False
                     self._on_lagging(log)
+        return sent
+
+    def _deliver_to_channel(self, channel: Channel, partition: int, records: list[Record]) -> int:
+        """Deliver records of a channel to its subscribers: encoded once, the same bytes for all. Return how many were sent."""
+        if channel.home != partition:
+            moved = [one for one in channel.subscriptions if one.previous_home == partition]
+            for log in moved or list(channel.subscriptions)[:1]:
+                self._misplaced.handle(log, partition, records)
+            return 0
+        followed, now = channel.live(), self._clock()
+        if not followed:
+            return 0
+        shared = SharedFrames(followed[0], records)
+        first, last, events, known = records[0][0], shared.last, shared.events, shared.frames
+        sent = 0
+        for one in followed:
+            session, connection = one.session, one.subscriber
+            if session.connection is not connection:
+                continue
+            session.active = now
+            try:
+                wire = connection.wire
+                frames = known.get(wire.encoding) or shared.for_wire(wire)
+                if first > one.seen and connection.send_shared(frames):
+                    one.seen = last
+                    sent += len(events)
+                    continue
+                delivery = one.deliver_events(events, last)
+            except Exception:
+                # Whatever failed concerns this session only: the others get their records.
+                _log.exception("delivering failed", extra=ids(session=one.session.id))
+                one.end(CloseCode.INTERNAL, "internal error: resume")
+                continue
+            sent += delivery.sent
+            if not delivery.complete:
+                one.live = False
+                self._on_lagging(one)
         return sent

@@ -1,19 +1,22 @@
 """The place of one session's client in a log that it follows: the records of one key in that key's home partition.
 
-A session follows its own log (`session.py`), and with `results.users` its user's (`user_log.py`). Both are fed and caught up
-with in the same way (`fanout.py`, `resume.py`).
+A session follows its own log (`session.py`), with `results.users` its user's (`user_log.py`), and those of the channels that it
+subscribes to (`subscription.py`). All are fed and caught up with in the same way (`fanout.py`, `resume.py`).
 
 Invariant: the client was given all records up to `seen`, or a gap that covers them.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from podpair.gateway.core.positions import Position
 from podpair.gateway.core.record_batch import Record
 from podpair.gateway.core.records import Event
 from podpair.gateway.sessions.connection import Connection
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class DeliveryResult(NamedTuple):
@@ -40,6 +43,11 @@ class Log(ABC):
         self.live = False  # caught up: records are delivered as they are read
         self.seen = -1  # offset of the last record delivered, or of the one before the first
 
+    @property
+    def gap_members(self) -> Mapping[str, str]:
+        """What a gap of this log says besides its positions: which of several logs it is."""
+        return _NOTHING
+
     def move(self, home: int, previous_home: int | None) -> None:
         """Follow the results topic, which has changed, to another home. The former place says nothing about the new log.
 
@@ -51,6 +59,10 @@ class Log(ABC):
         self.previous_home = None if previous_home == home else previous_home
         self.moves += 1
         self.live = False
+
+    def skip_to(self, offset: int) -> None:
+        """Go on at `offset`; what is before it can't be had any more."""
+        self.seen = offset - 1
 
     @abstractmethod
     def position(self, epoch: str, offset: int) -> Position:

@@ -4,14 +4,15 @@ A topic may be deleted and created again, or truncated, while requests are open:
 was deleted before it was read. The client would wait forever.
 
 Invariant: a request is ended here only if its record is in no log, or if the group has committed it (so that its result was
-acknowledged) and nothing that can be read of its session's results contains the result.
+acknowledged) and nothing that can be read of its session's results contains the result. A workflow is committed when it begins,
+and its state is on a topic of its own: it is ended here only if its record is gone, and nothing there says that it goes on.
 """
 
 import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,6 +58,10 @@ class RequestsLookup:
     progress: GroupProgress
     width: Callable[[], int]
     """Returns the number of partitions of the requests topic; 0 if there is none."""
+    runs_on: Callable[[str], Awaitable[bool]] | None = None
+    """Returns whether a model is, or may be, a workflow: its requests are committed when they begin. None: none is."""
+    going_on: Callable[[Collection[tuple[str, str]]], Awaitable[set[tuple[str, str]]]] | None = None
+    """Returns those of requests (session, id) that are workflows which have begun and go on. None: there are none."""
 
 
 class LostRequests:
@@ -71,14 +76,19 @@ class LostRequests:
         fail: Callable[[Session, str, Fault], object],
     ) -> None:
         self._config = config
+        # How long the slowest model may take, in seconds.
+        self._longest = max(config.inference.timeout_seconds, *config.inference.timeouts().values(), 0.0)
         self._sessions = sessions
         self._fanout = fanout
         self._log_reader = kafka.log_reader
         self._progress = kafka.progress
         self._width = kafka.width
+        self._runs_on = kafka.runs_on
+        self._going_on = kafka.going_on
         self._fail = fail
         self._old: set[int] = set()  # open requests at the last check, by identity
         self._missing: dict[int, float] = {}  # those whose record is gone, by identity, and since when
+        self._unplaced: set[int] = set()  # those that are not in a topic that was made anew, by identity
         self._unsettled_until = 0.0
         self._log_throttle = Throttle()
         self._task = asyncio.create_task(Check("open requests", _log).every(_EVERY, self._check, first=_EVERY))
@@ -99,21 +109,37 @@ class LostRequests:
             return
         width = self._width()  # a topic that was created again may have fewer partitions
         progress = await self._progress.progress({lost.request.partition or 0 for lost in old})
-        now, missing, answered = time.monotonic(), {}, []
+        now, missing, answered, gone = time.monotonic(), {}, [], []
         for lost in old:
             partition = lost.request.partition or 0
             place = progress.get(partition)
             if not lost.still_open or (place is None and (partition < width or not width)):
                 continue
-            if place is not None and place.has_finished(lost.request.offset):
+            unplaced = id(lost.request) in self._unplaced
+            if place is not None and not unplaced and place.has_finished(lost.request.offset):
                 answered.append(lost)
-            elif place is None or not place.holds(lost.request.offset):
+            elif place is None or unplaced or not place.holds(lost.request.offset):
                 # A worker may be processing it, for as long as the model may take.
                 since = missing[id(lost.request)] = self._missing.get(id(lost.request), now)
-                if now - since >= self._config.inference.timeout_seconds:
-                    self._end(lost, _RECORD)
+                if now - since >= self._longest:
+                    gone.append(lost)
         self._missing = missing
+        self._unplaced &= self._old
         await self._end_unanswered(answered, _ANSWER)
+        await self._end_gone(gone, now)
+
+    async def _end_gone(self, requests: Sequence[_Open], now: float) -> None:
+        """End requests whose record no worker can have any more, but for workflows that go on: those are looked at later."""
+        if self._going_on is None or not requests:
+            for lost in requests:
+                self._end(lost, _RECORD)
+            return
+        going_on = await self._going_on([(lost.session.id, lost.id) for lost in requests])
+        for lost in requests:
+            if (lost.session.id, lost.id) in going_on:
+                self._missing[id(lost.request)] = now
+        rest = [lost for lost in requests if (lost.session.id, lost.id) not in going_on]
+        await self._end_unanswered(rest, _RECORD, workflows=True)  # one that has ended may have its result there
 
     async def requests_changed(self) -> None:
         """End requests that are not in the new requests topic, and find out where the others are."""
@@ -127,6 +153,7 @@ class LostRequests:
                         lost = found.pop(name)
                         lost.request.partition, lost.request.offset = place
                     placed = True
+                    self._unplaced = {id(lost.request) for lost in found.values()}
                 await self._end_unanswered(found.values(), _RECORD)
             except KafkaException as error:
                 _log.warning("lost requests can't be determined yet: %s", error.args[0].str())
@@ -134,11 +161,12 @@ class LostRequests:
             else:
                 return
 
-    async def _end_unanswered(self, requests: Iterable[_Open], fault: Fault) -> None:
-        """End those of the requests that have no result in their session's readable results."""
+    async def _end_unanswered(self, requests: Iterable[_Open], fault: Fault, *, workflows: bool = False) -> None:
+        """End those of the requests that have no result in their session's readable results. workflows: those, too."""
         by_home: dict[int, list[_Open]] = defaultdict(list)
         for lost in requests:
-            by_home[lost.session.home].append(lost)
+            if workflows or self._runs_on is None or not await self._runs_on(lost.request.model):
+                by_home[lost.session.home].append(lost)
         failed: KafkaException | None = None
         for home, requests_there in by_home.items():
             try:

@@ -23,6 +23,7 @@ from podpair.gateway.core.takeovers import Hold
 from podpair.gateway.metrics import Metrics
 from podpair.gateway.sessions.connection import Connection
 from podpair.gateway.sessions.session import Session
+from podpair.gateway.sessions.subscription import Channel
 from podpair.gateway.sessions.user_log import UserLog
 from podpair.gateway.tasks import cancel_task
 
@@ -47,6 +48,10 @@ class RegistryHooks:
     """Takes the terminal events that a client did not get."""
     on_disconnect: Callable[[Session], object]
     """Hears that a client has disconnected."""
+    on_leave: Callable[[Session], object]
+    """Hears that a session's connection has ended, or is replaced, while there are subscriptions to channels."""
+    on_presence: Callable[[Session], object]
+    """Hears that a session has connected, or disconnected."""
 
 
 class Registry:
@@ -68,6 +73,8 @@ class Registry:
         self.sessions: dict[bytes, Session] = {}
         # The users' logs that connected clients follow, by the key of their records.
         self.user_logs: dict[bytes, set[UserLog]] = {}
+        # The channels that connected clients subscribe to, by the key of their records.
+        self.channels: dict[bytes, Channel] = {}
         # Sessions without a client that have open requests, and what releases their homes; oldest first.
         self._waiting: dict[bytes, Release | None] = {}
         # Ledgers of sessions that have left, kept for a while: (subject, ledger, when it left), oldest first.
@@ -107,6 +114,7 @@ class Registry:
         before = session.connection
         if before is not None:
             session.on_replaced()
+            self._leave_channels(session)
             self._hooks.on_undelivered(session, before.undelivered())
         else:
             self._count(1)
@@ -118,6 +126,7 @@ class Registry:
         self._follow_user(session)
         session.active = time.monotonic()
         self.set_expiry(session, expires_at)
+        self._hooks.on_presence(session)
         return session
 
     def detach(self, session: Session, connection: Connection) -> None:
@@ -128,6 +137,8 @@ class Registry:
         session.connection = None
         session.live = False
         self._leave_user(session)
+        self._leave_channels(session)
+        self._hooks.on_presence(session)
         self._count(-1)
         if session.grant is not None:
             session.grant.leave(session.id)
@@ -149,6 +160,10 @@ class Registry:
             logs.discard(log)
             if not logs:
                 del self.user_logs[log.key]
+
+    def _leave_channels(self, session: Session) -> None:
+        if session.subscriptions:
+            self._hooks.on_leave(session)
 
     async def wait_empty(self, timeout: float) -> None:
         """Wait until no client is connected any more, or for `timeout` seconds."""
@@ -216,6 +231,11 @@ class Registry:
         """Return whether a client of the session is connected here."""
         session = self.sessions.get(session_id.encode())
         return session is not None and session.connection is not None
+
+    def received(self, session_id: str) -> tuple[int, int, int] | None:
+        """Return what the client of a session is known to have received (`Session.received`)."""
+        session = self.sessions.get(session_id.encode())
+        return session.received() if session is not None else None
 
     def _check_waiting(self) -> None:
         # Results that are older than the retention can not arrive any more: their requests are not counted.

@@ -12,6 +12,7 @@ from podpair.common.gateway_config.model import Config
 from podpair.gateway.core.topic_state import TopicState
 from podpair.gateway.kafka.log_reader import ResultsLog
 from podpair.gateway.kafka.topics import Topics, epochs
+from podpair.gateway.sessions.channels import Subscriptions
 from podpair.gateway.sessions.registry import Registry
 from podpair.gateway.sessions.resume import ResumeService
 
@@ -37,6 +38,7 @@ class ResultsTopic:
         self._log_reader = log.log_reader
         self._resume_service = resume_service
         self._registry = registry
+        self.subscriptions: Subscriptions | None = None  # to channels
         self._following: asyncio.Future[Any] | None = None
 
     @property
@@ -59,4 +61,6 @@ class ResultsTopic:
         self._log_reader.changed()
         # The sessions first: records that were already read are for the sessions whose home it is now.
         self._following = self._resume_service.topic_changed(sessions, widened=widened, before=epoch)
+        if self.subscriptions is not None:
+            self.subscriptions.topic_changed(widened=widened, before=epoch)
         self._reader.changed(widened_from=before.partitions if widened else None)

@@ -108,7 +108,7 @@ class ResumeService:
         if session.connection is not connection:
             return begin  # it was replaced: the other connection sets the session's place
         self._requests_topic.begin(session)
-        session.seen = begin.own.start - 1
+        session.seen = session.given_from = begin.own.start - 1
         if begin.user is not None and session.user_log is not None:
             session.user_log.epoch = self._homes.epoch
             session.user_log.seen = begin.user.start - 1
@@ -118,19 +118,20 @@ class ResumeService:
         known = None if gap is None else position
         connection.welcome((control_event("welcome", self.welcome(session, resumed=resumed, position=known)),))
         if gap is not None:
-            self._send_gap(session, connection, position, self._position(session), gap.reason)
+            self.send_gap(session, connection, position, self._position(session), gap.reason)
         self._requests_topic.send_gap_if_changed(session, connection)
         return begin
 
     async def _start(self, session: Session, position: Position | None, foreign: bool) -> "ResumePoint":
         moves, user_log = session.moves, session.user_log
-        own = await self._plan(session, None if foreign else position)
+        own = await self.plan(session, None if foreign else position)
         if foreign and position is not None:
             own = own._replace(gap=Gap(position, session.position(self._homes.epoch, own.start - 1), "session"))
-        user = await self._plan(user_log, position and position.of_user) if user_log is not None else None
+        user = await self.plan(user_log, position and position.of_user) if user_log is not None else None
         return ResumePoint(own, user, moves)
 
-    async def _plan(self, log: Log, position: Position | None) -> Resumption:
+    async def plan(self, log: Log, position: Position | None) -> Resumption:
+        """Find where a log goes on whose home has a lease: at `position`, or now. Raises KafkaException."""
         await self._reader.reads(log.id)
         tail = self._fanout.tails[log.home]
         if position is None:
@@ -141,7 +142,7 @@ class ResumeService:
             seen = position.offset + 1 if plan.gap.reason == "ahead" else 0
             low, high = await self._watermarks(log.home, seen)
             if self._fanout.tails.get(log.home) is not tail:
-                return await self._plan(log, position)  # the log was cut, or the topic has changed
+                return await self.plan(log, position)  # the log was cut, or the topic has changed
             plan = self._resume(log, position, low, max(high, tail.end))
         return plan
 
@@ -163,10 +164,12 @@ class ResumeService:
         homes = self._homes
         return resume(position, epoch=homes.epoch, home=log.home, low=low, high=high, siblings=homes.siblings)
 
-    def _send_gap(self, log: Log, connection: Connection, start: Position | None, end: Position, reason: str) -> None:
+    def send_gap(self, log: Log, connection: Connection, start: Position | None, end: Position, reason: str) -> None:
+        """Declare a gap in a log to its client."""
         self._metrics.gaps.labels(reason).inc()
         log.note_gap()
-        payload = event("gap", **{"from": None if start is None else str(start), "to": str(end), "reason": reason})
+        place = {"from": None if start is None else str(start), "to": str(end)}
+        payload = event("gap", **log.gap_members, **place, reason=reason)
         connection.send_unlogged((control_event("gap", payload),))
 
     def on_lagging(self, log: Log) -> None:
@@ -229,12 +232,12 @@ class ResumeService:
             if connection is not None and connection.welcomed:  # the others will be welcomed to the new topic
                 for log in logs:
                     if log.home not in lows:
-                        lows[log.home] = self._tasks.spawn(self._low(log.id, log.home, self._homes.epoch))
+                        lows[log.home] = self._tasks.spawn(self.low(log.id, log.home, self._homes.epoch))
                 moved = _MovedClient(session, connection, place, session.moves)
                 work.append(self._tasks.spawn(self._follow_change(moved, lows)))
         return asyncio.gather(*work, return_exceptions=True)
 
-    async def _low(self, key: str, partition: int, epoch: str) -> int | None:
+    async def low(self, key: str, partition: int, epoch: str) -> int | None:
         """Return the first offset of a partition of the changed topic; None: the topic has changed again."""
         while self._homes.epoch == epoch:
             try:
@@ -249,23 +252,24 @@ class ResumeService:
     async def _follow_change(self, moved: "_MovedClient", lows: Mapping[int, asyncio.Task[int | None]]) -> None:
         """Let a client catch up with its home partitions in the changed topic."""
         session, connection, before, moves = moved
-        own = await self._resume_moved(session, before, lows)
+        own = await self.resume_moved(session, before, lows)
         user = None
         if session.user_log is not None and before.of_user is not None:
-            user = await self._resume_moved(session.user_log, before.of_user, lows)
+            user = await self.resume_moved(session.user_log, before.of_user, lows)
         if own is None or session.connection is not connection or session.moves != moves:
             return  # there is a newer connection, or the topic has changed again
-        session.seen = own.start - 1
+        session.seen = session.given_from = own.start - 1
         if user is not None and session.user_log is not None:
             session.user_log.epoch = self._homes.epoch
             session.user_log.seen = user.start - 1
         session.update_position_prefix(self._homes.epoch)
-        self._send_gap(session, connection, before, self._position(session), "epoch")
+        self.send_gap(session, connection, before, self._position(session), "epoch")
         self._tasks.spawn(self._catch_up_moved(session, connection, ResumePoint(own, user, moves)))
 
-    async def _resume_moved(
+    async def resume_moved(
         self, log: Log, before: Position, lows: Mapping[int, asyncio.Task[int | None]]
     ) -> Resumption | None:
+        """Find where a log goes on in the changed topic. lows: queries for the first offsets, by partition."""
         found = lows.get(log.home)
         low = await asyncio.shield(found) if found is not None else None
         tail = self._fanout.tails.get(log.home)
@@ -321,8 +325,8 @@ class ResumeService:
         """Continue at `next_offset` after `last`, and declare the gap to the client."""
         epoch = self._homes.epoch
         begin, end = log.position(epoch, last), log.position(epoch, next_offset - 1)
-        self._send_gap(log, connection, begin, end, reason)
-        log.seen = next_offset - 1
+        self.send_gap(log, connection, begin, end, reason)
+        log.skip_to(next_offset)
         log.update_position_prefix(epoch)
 
     async def on_log_truncated(self, partition: int, sessions: Collection[Session]) -> None:
@@ -347,8 +351,8 @@ class ResumeService:
         for session in list(sessions):
             if session.home == partition:
                 session.note_gap()
-            for log in (session, session.user_log):
-                if log is None or log.home != partition or log.connection is None or not log.connection.welcomed:
+            for log in list(session.logs()):
+                if log.home != partition or log.connection is None or not log.connection.welcomed:
                     continue  # the others will be welcomed to the truncated log
                 _log.warning("a gap after %d", log.seen, extra=ids(session=session.id))
                 # A client that was not live had not got all of the tail, which is gone with the log.

@@ -1,9 +1,11 @@
 """One session: a user's place in the results topic, with or without a connected client."""
 
+import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from podpair.gateway.core.answer_frames import AnswerFrame
+from podpair.gateway.core.channels import ChannelAccess
 from podpair.gateway.core.chunks import merge_adjacent
 from podpair.gateway.core.frames import text_frames
 from podpair.gateway.core.ledger import Ledger, OpenRequest
@@ -15,6 +17,7 @@ from podpair.gateway.core.records import RESULT, Event, Kind, accepted_event, an
 from podpair.gateway.core.takeovers import Hold, Stamp
 from podpair.gateway.sessions.connection import Connection
 from podpair.gateway.sessions.log import DeliveryResult, Log
+from podpair.gateway.sessions.subscription import Subscription
 from podpair.gateway.sessions.user_log import UserLog
 
 _RESULT = ("ce_type", RESULT)  # a header of results
@@ -26,15 +29,19 @@ class Session(Log):
 
     __slots__ = (
         "active",
+        "channel_access",
         "connection",
         "ends_at",
         "expires_at",
         "gap_at",
+        "given_from",
         "grant",
         "hold",
         "ledger",
         "requests_epoch",
+        "sees",
         "subject",
+        "subscriptions",
         "user_log",
     )
 
@@ -45,14 +52,25 @@ class Session(Log):
         self.user_log: UserLog | None = (
             None  # what is addressed to its user; None: that is not read, or no client is there
         )
+        self.subscriptions: dict[str, Subscription] = {}  # of its connection, by channel
+        self.channel_access: ChannelAccess | None = None  # what its token may do with channels; None: nothing
+        self.sees: re.Pattern[str] | None = None  # the subjects whose presence its token may see; None: nobody's
         self.grant: Grant | None = None  # what its token allows; None: whatever `limits` allow
         self.connection: Connection | None = None
         self.hold = Hold(Stamp(), shared=False)  # the connection's, among those at other gateways
         self.gap_at = -1.0  # when a gap was last declared to its client, on the performance counter
+        self.given_from = -1  # offset behind which its client is given the log
         self.requests_epoch: str | None = None  # of the requests topic, as its client knows it; None: it knows none
         self.expires_at: float | None = None  # Unix seconds: when its token expires
         self.ends_at: float | None = None  # Unix seconds: when its connection is closed for that
         self.active = 0.0  # monotonic seconds: when a frame last went either way
+
+    def logs(self) -> Iterator[Log]:
+        """Iterate over the logs that its client follows."""
+        yield self
+        if self.user_log is not None:
+            yield self.user_log
+        yield from self.subscriptions.values()
 
     def note_gap(self) -> None:
         self.gap_at = time.perf_counter()
@@ -65,10 +83,23 @@ class Session(Log):
         """
         return request.route == "queue" and request.began <= self.gap_at
 
+    def received(self) -> tuple[int, int, int] | None:
+        """Return what its client's machine has acknowledged of the log: the home, and the offsets after and up to which; None:
+        no client is there, or something is on its way to it.
+        """
+        connection = self.connection
+        if connection is None or not connection.acknowledged():
+            return None
+        return self.home, self.given_from, self.seen
+
     def move(self, home: int, previous_home: int | None) -> None:
         if previous_home != home:
             self.ledger.on_log_moved()
         super().move(home, previous_home)
+
+    def skip_to(self, offset: int) -> None:
+        super().skip_to(offset)
+        self.given_from = self.seen  # nobody has received what is skipped
 
     def position(self, epoch: str, offset: int) -> Position:
         user = self.user_log

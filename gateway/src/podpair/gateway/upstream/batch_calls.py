@@ -72,7 +72,10 @@ def merged_call(model: Model, requests: list[BatchItem]) -> tuple[Call, int]:
     layout = encoded[0].layout
     if len(encoded) == 1:
         shapes = tuple([(layout.rows, *tail) for tail in layout.tails])
-        call = Call(model, shapes, encoded[0].raw, request.parameters, request.deadline, key, request.id, request.trace)
+        call = Call(
+            model, shapes, encoded[0].raw, request.parameters, request.deadline, key, request.id, request.trace, request.lane,
+            request.timeout,
+        )  # fmt: skip
         return call, layout.rows
     rows = sum([encoded.layout.rows for encoded in encoded])
     shapes = tuple([(rows, *tail) for tail in layout.tails])
@@ -82,7 +85,8 @@ def merged_call(model: Model, requests: list[BatchItem]) -> tuple[Call, int]:
     # The container may drop the call when nobody of it has time left.
     deadline = max([d for d in deadlines if d is not None]) if None not in deadlines else None
     trace = next((request.trace for request in merged if request.trace), "")
-    return Call(model, shapes, raw, request.parameters, deadline, key, "", trace), rows
+    # They have one queue only if they have one time-out.
+    return Call(model, shapes, raw, request.parameters, deadline, key, "", trace, request.lane, request.timeout), rows
 
 
 def _behind(model: Model, answer: CallAnswer) -> bytes:

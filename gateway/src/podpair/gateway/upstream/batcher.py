@@ -16,6 +16,7 @@ from typing import Any, cast
 import msgspec
 
 from podpair.common.gateway_config.model import Batching
+from podpair.gateway.core.lanes import MIDDLE, TURN, lane_of_turn
 from podpair.gateway.core.model_errors import Busy, Failed, Late, ServiceUnavailable, Unavailable
 from podpair.gateway.core.models import Model
 from podpair.gateway.core.protocol import Code, Fault
@@ -110,15 +111,30 @@ class InFlightCall:
 class _BatchQueue:
     """Requests that may share a call."""
 
-    __slots__ = ("calls", "due", "key", "layout", "model", "waiting")
+    __slots__ = ("_turns", "calls", "due", "key", "lanes", "layout", "model")
 
     def __init__(self, key: Hashable, model: Model) -> None:
         self.key = key
         self.model = model
-        self.waiting: deque[BatchItem] = deque()
-        self.layout: RowLayout | None = None  # of all that wait, if they are plain rows
+        self.lanes: tuple[deque[BatchItem], ...] = (deque(), deque(), deque())
+        self.layout: RowLayout | None = None  # of all that wait, if they are plain rows, which stand in the middle lane
         self.calls = 0  # in flight
         self.due = False  # a dispatch is scheduled
+        self._turns = 0  # while more than one lane waited
+
+    @property
+    def waiting(self) -> bool:
+        """Whether any request waits."""
+        first, middle, last = self.lanes
+        return bool(middle or last or first)
+
+    def next_lane(self) -> deque[BatchItem]:
+        """Return the lane whose turn it is, of those in which requests wait."""
+        waiting = [lane for lane in self.lanes if lane]
+        if len(waiting) == 1:
+            return waiting[0]
+        self._turns = (self._turns + 1) % TURN
+        return waiting[lane_of_turn(self._turns)]
 
 
 class DynamicBatcher:
@@ -158,9 +174,10 @@ class DynamicBatcher:
     def add(self, pending: PendingRequest, encoded: EncodedRows, model: Model) -> None:
         """Add a request to its queue."""
         pending.encoded = encoded
-        queue = self._queue(encoded.layout.key, model)
+        key, timeout = encoded.layout.key, pending.request.timeout
+        queue = self._queue((key, timeout) if timeout else key, model)  # none waits for longer than it may
         queue.layout = None
-        queue.waiting.append(pending)
+        queue.lanes[pending.request.lane].append(pending)
         self._schedule(queue)
 
     def add_plain(self, requests: Sequence[PlainItem], layout: RowLayout, model: Model) -> None:
@@ -170,7 +187,7 @@ class DynamicBatcher:
             queue.layout = layout
         elif queue.layout is not layout:
             queue.layout = None
-        queue.waiting.extend(requests)
+        queue.lanes[MIDDLE].extend(requests)
         if not queue.due:  # at once: they are all that this turn of the loop has read
             self._dispatch(queue)
 
@@ -207,7 +224,7 @@ class DynamicBatcher:
 
     def _next_plain_batch(self, queue: _BatchQueue, layout: RowLayout) -> list[BatchItem]:
         """Remove and return the requests of the next call, all of which are plain rows; none if all of those were cancelled."""
-        waiting = queue.waiting
+        waiting = queue.lanes[MIDDLE]
         most = max(1, min(self.room(queue.model), self._config.max_bytes // max(1, waiting[0].rows.size)))
         if len(waiting) <= most:
             taken = list(waiting)
@@ -217,10 +234,10 @@ class DynamicBatcher:
         return [pending for pending in taken if not pending.done]
 
     def _next_batch(self, queue: _BatchQueue) -> list[BatchItem]:
-        """Remove and return the requests of the next call."""
+        """Remove and return the requests of the next call, all of one lane."""
         rows, size = self.room(queue.model), self._config.max_bytes
         taken: list[BatchItem] = []
-        waiting = queue.waiting
+        waiting = queue.next_lane()
         while waiting:
             pending = waiting[0]
             if not pending.done:

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 import aiohttp
 
 from podpair.gateway.core.http_response import Response
+from podpair.gateway.core.lanes import MIDDLE
 from podpair.gateway.core.models import Model
 from podpair.gateway.core.request import InferenceRequest
 from podpair.gateway.core.tensors import Output
@@ -22,6 +23,8 @@ class Call(NamedTuple):
     key: str  # chooses among the model's versions; empty: any
     id: str  # empty if the call holds several requests
     trace: str = ""  # traceparent, if one of them is traced
+    lane: int = MIDDLE  # of all of them
+    timeout: float = 0.0  # of each of them, in seconds; 0: as the model's settings say
 
 
 class CallAnswer(NamedTuple):

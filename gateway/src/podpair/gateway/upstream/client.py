@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from podpair.common.gateway_config.model import Config
-from podpair.gateway.core.chat import CompletionAssembler, is_chat
+from podpair.gateway.core.chat import CompletionAssembler, completion_members, is_chat
 from podpair.gateway.core.chunks import ChunkAssembler
 from podpair.gateway.core.generate import StreamFailed
 from podpair.gateway.core.model_errors import Busy, Failed, Unavailable
@@ -18,6 +18,7 @@ from podpair.gateway.core.models import Model
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.records import is_json
 from podpair.gateway.core.request import InferenceRequest, shorthand_of
+from podpair.gateway.core.result_members import result_with_queue_ms
 from podpair.gateway.core.row_codec import RowEncoder, RowForm
 from podpair.gateway.core.shorthand import collapse, expand
 from podpair.gateway.metrics import Metrics
@@ -27,12 +28,12 @@ from podpair.gateway.upstream.batcher import DynamicBatcher, InFlightCall, Outco
 from podpair.gateway.upstream.calls import Upstream
 from podpair.gateway.upstream.model_cache import ModelMetadataCache
 from podpair.gateway.upstream.readiness import Readiness
+from podpair.gateway.upstream.routes import check_request
 from podpair.gateway.upstream.row_probe import RowProbe
 
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 _NONE: tuple[RowEncoder | None, int] = (None, 0)
-_TIMING = b'"timing":{'  # the last member of an outcome
 _DOUBT = 1.0  # seconds: so often a refused request may have its model described anew
 _UNLISTED = 8  # versions of a model, by which its server shows that what answers name says nothing
 
@@ -43,7 +44,7 @@ class InferenceClient:
     """The client of the model in the pod."""
 
     def __init__(self, config: Config, upstream: Upstream, readiness: Readiness, metrics: Metrics) -> None:
-        self._timeout = config.inference.timeout_seconds
+        self._timeout, self._timeouts = config.inference.timeout_seconds, config.inference.timeouts()
         self._upstream = upstream
         self._excluded = frozenset(config.batching.exclude)
         self._not_batchable: set[str] = set()  # models that did not answer row by row
@@ -55,9 +56,8 @@ class InferenceClient:
         self._probe: RowProbe | None = None
         if config.batching.enabled and config.batching.probe:
             self._probe = RowProbe(upstream, config.batching.max_bytes)
-        self._samplers: dict[
-            str, RowEncoder
-        ] = {}  # of models whose server does not say whether requests may share a call
+        # Of models whose server does not say whether requests may share a call.
+        self._samplers: dict[str, RowEncoder] = {}
         self._models = ModelMetadataCache(upstream, readiness)
         self._batcher = DynamicBatcher(
             config.batching, upstream, metrics, self._on_not_batchable, self._on_model_changed, self._model_changed
@@ -83,6 +83,10 @@ class InferenceClient:
         """The names of the models that are known here."""
         return self._models.names
 
+    def described(self, name: str) -> Model | None:
+        """Return the model, if it is known; it is described anew now and then, beside this."""
+        return self._models.get(name)
+
     async def describe(self, name: str) -> Model:
         """Return the model. Raises Fault if there is none; Unavailable, Busy or Failed if the container does not say."""
         return self._models.get(name) or await self._models.load(name)
@@ -105,22 +109,27 @@ class InferenceClient:
         Unavailable, Busy or Failed if the container is.
         """
         pending = PendingRequest(request, callback, context, retried=retried)
-        if request.deadline is not None:
-            try:
-                left = seconds_left(request.deadline) or 0.0
-            except Fault as fault:
-                self._loop.call_soon(_notify, pending, fault)
-                return pending
-            pending.timer = self._loop.call_later(left, pending.expire)
+        if request.deadline is not None and not self._set_timer(pending, request.deadline):
+            return pending
         if is_chat(request):
             self._spawn(pending, self._infer_alone(pending, None))
             return pending
         model = self._models.get(request.model)
-        if alone or (model is not None and not self._enqueue(pending, model)):
+        if alone or request.version or (model is not None and not self._enqueue(pending, model)):
             self._spawn(pending, self._infer_alone(pending, model))
         elif model is None:
             self._spawn(pending, self._describe_then_infer(pending))
         return pending
+
+    def _set_timer(self, pending: PendingRequest, deadline: float) -> bool:
+        """Have the request end at its deadline. Return False if that has passed: it is ended then."""
+        try:
+            left = seconds_left(deadline) or 0.0
+        except Fault as fault:
+            self._loop.call_soon(_notify, pending, fault)
+            return False
+        pending.timer = self._loop.call_later(left, pending.expire)
+        return True
 
     def row_form(self, name: str, width: int) -> RowForm | None:
         """Return how lists of `width` numbers are encoded for batches of the model, if that is known: see `submit_rows`."""
@@ -182,6 +191,7 @@ class InferenceClient:
         )
 
     async def _stream_of(self, request: InferenceRequest, model: Model, on_chunk: OnChunk) -> bytes:
+        check_request(request, model)
         assembler = ChunkAssembler(self._whole)
         version: str | None = None
         self._streams.inc()
@@ -325,15 +335,15 @@ class InferenceClient:
                     number += 1
         if not completion.complete:
             raise Failed("its stream ended before it was complete")
-        return _members(request, completion.result(), completion.count)
+        return completion_members(request, completion.result(), completion.count)
 
     async def _single_response(self, request: InferenceRequest, model: Model | None) -> bytes:
         if is_chat(request):
             self._calls.inc()
-            answered = await self._upstream.chat(request, self._timeout)
+            answered = await self._upstream.chat(request, self._timeout_of(request))
             if not is_json(answered):
                 raise Failed("its answer is not JSON")
-            return _members(request, answered, None)
+            return completion_members(request, answered, None)
         try:
             return await self._tensor_response(request, model)
         except Fault as fault:
@@ -344,9 +354,10 @@ class InferenceClient:
         inputs, single, shorthand = request.inputs, False, not request.inputs
         if shorthand:
             model = model or await self._models.load(request.model)
+            check_request(request, model)
             inputs, single = expand(shorthand_of(request), model.only_input())
         self._calls.inc()
-        answer = await self._upstream.infer(request, inputs, self._timeout)
+        answer = await self._upstream.infer(request, inputs, self._timeout_of(request))
         if model is not None and not model.lists(answer.model_version):
             await self._model_changed(model, answer.model_version)  # for those that come
         value = collapse(answer.outputs, single=single) if shorthand else answer.outputs
@@ -354,6 +365,9 @@ class InferenceClient:
         return b'"%b":%b,"model":%b,"model_version":%b,"timing":{%b}' % (
             b"data" if shorthand else b"outputs", value, _encode(request.model), _encode(answer.model_version), spent,
         )  # fmt: skip
+
+    def _timeout_of(self, request: InferenceRequest) -> float:
+        return request.timeout or self._timeouts.get(request.model, self._timeout)
 
     def _spawn(self, pending: BatchItem, work: Any) -> None:
         in_flight = InFlightCall((pending,))
@@ -365,20 +379,6 @@ class InferenceClient:
         if self._probe is not None:
             await self._probe.close()
         await self._tasks.cancel()
-
-
-def _members(request: InferenceRequest, data: bytes | None, chunks: int | None) -> bytes:
-    """Encode the members of a chat's `result`."""
-    return b'%b"model":%b,"model_version":null,%b"timing":{}' % (
-        b"" if data is None else b'"data":%b,' % data, _encode(request.model),
-        b"" if chunks is None else b'"parts":%d,' % chunks,
-    )  # fmt: skip
-
-
-def result_with_queue_ms(members: bytes, queue_ms: float) -> bytes:
-    """Encode a `result` as a JSON object, of its members and the milliseconds on the topic, which its timing gets."""
-    head, name, timing = members.rpartition(_TIMING)
-    return b'{%b%b"queue_ms":%.3f%b%b}' % (head, name, queue_ms, b"," if timing != b"}" else b"", timing)
 
 
 def _resolve(outcomes: list[tuple[PendingRequest, Outcome]]) -> None:

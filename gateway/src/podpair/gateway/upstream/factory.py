@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from podpair.common.gateway_config.model import Inference
+from podpair.gateway.core.answer_cache import AnswerCaches
 from podpair.gateway.core.latency_estimate import LatencyEstimator
 from podpair.gateway.upstream.calls import Upstream
 from podpair.gateway.upstream.client import InferenceClient
@@ -18,6 +19,8 @@ class ModelAccess:
     client: InferenceClient
     readiness: Readiness
     latency: LatencyEstimator
+    caches: AnswerCaches | None = None
+    """Answers that are kept; None: no model's are."""
 
 
 def make_upstream(config: Inference) -> Upstream:

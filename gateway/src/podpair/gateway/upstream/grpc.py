@@ -14,6 +14,7 @@ import grpc
 
 from podpair.common.gateway_config.model import Inference
 from podpair.gateway.core.generate import chunk_of_outputs
+from podpair.gateway.core.lanes import MIDDLE, PRIORITY_NAMES
 from podpair.gateway.core.model_errors import Busy, Failed, Late, ServiceUnavailable, TooLarge, Unavailable
 from podpair.gateway.core.models import Model
 from podpair.gateway.core.protocol import Code, Fault
@@ -57,7 +58,7 @@ class GrpcUpstream:
 
     def __init__(self, config: Inference) -> None:
         self.url = config.url
-        self._timeout = config.timeout_seconds
+        self._timeout, self._timeouts = config.timeout_seconds, config.timeouts()
         self._limit = config.max_response_bytes
         target, secure = target_of(config.url)
         options = (*_OPTIONS, ("grpc.max_receive_message_length", min(self._limit, (1 << 31) - 1)))
@@ -102,33 +103,38 @@ class GrpcUpstream:
             (spec.name, spec.datatype, shape) for spec, shape in zip(call.model.inputs, call.shapes, strict=True)
         ]
         message = grpc_messages.request(call.model.name, tensors, call.raw, call.parameters, call.id)
-        answer = await self._ask(message, call.deadline, call.key, self._timeout)
+        timeout = call.timeout or self._timeouts.get(call.model.name, self._timeout)
+        answer = await self._ask(message, call.deadline, _about(call.key, call.lane), timeout)
         return CallAnswer(*grpc_messages.outputs_of(answer), None)
 
     async def infer(self, request: InferenceRequest, inputs: bytes, timeout: float) -> Answer:
-        message = grpc_messages.request_of_inputs(request.model, inputs, request.parameters, request.id)
-        outputs, version = grpc_messages.outputs_of(await self._ask(message, request.deadline, request.key, timeout))
+        message = grpc_messages.request_of_inputs(
+            request.model, inputs, request.parameters, request.id, version=request.version
+        )
+        about = _about(request.key, request.lane)
+        outputs, version = grpc_messages.outputs_of(await self._ask(message, request.deadline, about, timeout))
         return Answer(grpc_messages.outputs_json(outputs), version, None)
 
-    async def _ask(self, message: bytes, deadline: float | None, key: str, timeout: float) -> bytes:
+    async def _ask(self, message: bytes, deadline: float | None, about: _Metadata, timeout: float) -> bytes:
         try:
-            return bytes(await self._infer(message, timeout=_shorter(timeout, deadline), metadata=_about(key)))
+            return bytes(await self._infer(message, timeout=_shorter(timeout, deadline), metadata=about))
         except grpc.aio.AioRpcError as error:
-            raise self._fault(error, deadline) from None
+            raise self._fault(error, deadline, timeout) from None
 
     async def stream(self, request: InferenceRequest, model: Model) -> AsyncGenerator[Chunk, None]:
         inputs = request.inputs or expand(shorthand_of(request), model.only_input())[0]
         message = grpc_messages.request_of_inputs(
-            model.name, inputs, request.parameters, request.id, one_row=model.batchable
+            model.name, inputs, request.parameters, request.id, version=request.version, one_row=model.batchable
         )
+        patience = request.timeout or self._timeouts.get(request.model, self._timeout)
         left = None if request.deadline is None else max(request.deadline - time.time(), 0.001)
-        call = self._stream(timeout=left, metadata=_about(request.key))
+        call = self._stream(timeout=left, metadata=_about(request.key, request.lane))
         try:
             await call.write(message)
             await call.done_writing()
             while True:
                 # The time limit is for each part: a long answer is not a slow one.
-                async with asyncio.timeout(self._timeout):
+                async with asyncio.timeout(patience):
                     answer = await call.read()
                 if answer is grpc.aio.EOF:
                     break
@@ -138,7 +144,7 @@ class GrpcUpstream:
                 if last:
                     return
         except TimeoutError:
-            raise Late(f"no further part in {self._timeout:.3g} s") from None
+            raise Late(f"no further part in {patience:.3g} s") from None
         except asyncio.InvalidStateError:
             # It ended before all was said: the reason is its status.
             status, why = await call.code(), str(await call.details() or "it closed the stream")
@@ -157,8 +163,10 @@ class GrpcUpstream:
         raise _no_chat()
         yield b""  # a generator, as the others are
 
-    def _fault(self, error: grpc.aio.AioRpcError, deadline: float | None) -> Exception:
-        """Convert an error to its meaning."""
+    def _fault(self, error: grpc.aio.AioRpcError, deadline: float | None, timeout: float | None = None) -> Exception:
+        """Convert an error to its meaning. timeout: of the call; unset: that of all."""
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not _has_passed(deadline):
+            return Late(f"no answer in {timeout or self._timeout:.3g} s")
         message = str(error.details() or error.code().name)
         return self._error_of(error.code(), message, error.trailing_metadata() or (), deadline)
 
@@ -180,7 +188,7 @@ class GrpcUpstream:
                 return TooLarge(self._limit) if ours else Fault(Code.INVALID, message)
             return Fault(Code.INVALID, message) if "larger than max" in message else Busy(_retry_after(metadata, 0.05))
         if status is codes.DEADLINE_EXCEEDED:
-            if deadline is not None and deadline - time.time() <= 0.01:
+            if _has_passed(deadline):
                 return Fault(Code.DEADLINE_EXCEEDED, "the deadline passed while the model was at work")
             return Late(f"no answer in {self._timeout:.3g} s")
         if status is codes.NOT_FOUND:
@@ -206,9 +214,11 @@ def _shorter(timeout: float, deadline: float | None) -> float:
     return min(timeout, left)
 
 
-def _about(key: str) -> _Metadata:
+def _about(key: str, lane: int) -> _Metadata:
     """Return the metadata that podpair's own container reads besides V2; others ignore it."""
     about = (("podpair-key", quote(key, safe="")),) if key else ()
+    if lane != MIDDLE:
+        about = (*about, ("podpair-priority", PRIORITY_NAMES[lane]))
     trace = CURRENT.get()
     return (*about, ("traceparent", trace)) if trace else about
 
@@ -217,3 +227,7 @@ def _retry_after(metadata: Iterable[tuple[str, str | bytes]], default: float) ->
     """Return the seconds to wait."""
     found = next((parse_retry_after(value, 0.001) for name, value in metadata if name == _RETRY_AFTER_MS), None)
     return default if found is None else found
+
+
+def _has_passed(deadline: float | None) -> bool:
+    return deadline is not None and deadline - time.time() <= 0.01

@@ -16,9 +16,11 @@ from podpair.gateway.core.models import Model, model_of
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.tensors import FLOATS, NotPackable, Output, count_of, flatten, pack, unpack
 from podpair.gateway.upstream.proto import v2_pb2 as pb
+from podpair.gateway.upstream.responses import error_of_chunk
 
 SERVING = b"\x08\x01"  # grpc.health.v1.HealthCheckResponse with status SERVING
 _FINAL = "triton_final_response"
+_STATUS = "podpair_status"  # of an error: HTTP's
 _encode = msgspec.json.Encoder().encode
 
 
@@ -47,6 +49,7 @@ def model_of_messages(name: str, metadata: bytes, config: bytes | None) -> Model
     found = _parse(pb.ModelMetadataResponse, metadata)
     document = {
         "versions": list(found.versions),
+        "platform": found.platform,
         **{
             side: [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in getattr(found, side)]
             for side in ("inputs", "outputs")
@@ -74,9 +77,10 @@ def request(
     raw: Sequence[bytes],
     parameters: bytes,
     request_id: str,
+    version: str = "",
 ) -> bytes:
     """Encode a ModelInferRequest; `tensors` are name, datatype and shape of each. Raises Fault(invalid)."""
-    message = pb.ModelInferRequest(model_name=model, id=request_id, raw_input_contents=raw)
+    message = pb.ModelInferRequest(model_name=model, model_version=version, id=request_id, raw_input_contents=raw)
     for name, datatype, shape in tensors:
         message.inputs.add(name=name, datatype=datatype, shape=shape)
     for name, value in (msgspec.json.decode(parameters) if parameters else {}).items():
@@ -101,7 +105,9 @@ def _set_parameter(parameter: Any, name: str, value: object) -> None:
         raise Fault(Code.INVALID, message)
 
 
-def request_of_inputs(model: str, inputs: bytes, parameters: bytes, request_id: str, *, one_row: bool = False) -> bytes:
+def request_of_inputs(
+    model: str, inputs: bytes, parameters: bytes, request_id: str, *, version: str = "", one_row: bool = False
+) -> bytes:
     """Encode a ModelInferRequest from V2's `inputs` in JSON. Raises Fault(invalid)."""
     try:
         given = _tensors.decode(inputs)
@@ -121,7 +127,7 @@ def request_of_inputs(model: str, inputs: bytes, parameters: bytes, request_id: 
             raise Fault(Code.INVALID, f"input {tensor.name!r}: there is no datatype {tensor.datatype!r}") from None
         except NotPackable as error:
             raise Fault(Code.INVALID, f"input {tensor.name!r} is not {tensor.datatype}: {error}") from None
-    return request(model, [(t.name, t.datatype, t.shape) for t in given], raw, parameters, request_id)
+    return request(model, [(t.name, t.datatype, t.shape) for t in given], raw, parameters, request_id, version)
 
 
 def _flat(values: list[Any]) -> list[Any]:
@@ -137,11 +143,14 @@ def outputs_of(message: bytes) -> tuple[list[Output], str | None]:
 
 
 def part_of_stream(message: bytes) -> tuple[list[Output], str | None, bool]:
-    """Decode the tensors of one response in a stream, the model's version, and whether it is the last. Raises Failed."""
+    """Decode the tensors of one response in a stream, the model's version, and whether it is the last. Raises the error that
+    it says, or Failed.
+    """
     found = _parse(pb.ModelStreamInferResponse, message)
-    if found.error_message:
-        raise Failed(found.error_message)
     answer = found.infer_response
+    if found.error_message:
+        status = answer.parameters[_STATUS].int64_param if _STATUS in answer.parameters else 500
+        raise error_of_chunk(status, found.error_message)
     last = _FINAL in answer.parameters and bool(answer.parameters[_FINAL].bool_param)
     return *_outputs(answer), last
 

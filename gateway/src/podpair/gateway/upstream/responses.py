@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 
 import aiohttp
+import msgspec
 
 from podpair.gateway.core.chat import reason_of
 from podpair.gateway.core.model_errors import Busy, Failed, ServiceUnavailable, TooLarge, Unavailable
@@ -44,6 +45,12 @@ def error_of_status(status: int, body: bytes, headers: Mapping[bytes, bytes]) ->
             return Fault(Code.INVALID, message)
         case _:
             return Failed(message)
+
+
+def error_of_chunk(status: int, message: str) -> Exception:
+    """Convert the error in a stream that had begun: the status is that of a response, 500 if the server has not said it."""
+    body = msgspec.json.encode({"error": message})
+    return error_of_status(status, body, {}) if 400 <= status < 600 else Failed(message)
 
 
 def _said(body: bytes) -> str:

@@ -1,7 +1,7 @@
 """V2 over REST (Open Inference Protocol, REST, version 2), with the binary tensor and generate extensions if it has them."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Hashable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Hashable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -15,6 +15,7 @@ from podpair.gateway.core.chat import chat_body
 from podpair.gateway.core.frames import is_utf8
 from podpair.gateway.core.generate import StreamFailed, chunk_of_event, generate_body
 from podpair.gateway.core.http_response import Response
+from podpair.gateway.core.lanes import MIDDLE, PRIORITY_NAMES
 from podpair.gateway.core.model_errors import Failed, Late, TooLarge
 from podpair.gateway.core.models import Model, model_of
 from podpair.gateway.core.protocol import Fault
@@ -25,12 +26,20 @@ from podpair.gateway.core.tensors import Output, count_of, unpack
 from podpair.gateway.tracing import CURRENT
 from podpair.gateway.upstream.calls import Answer, Call, CallAnswer, Chunk
 from podpair.gateway.upstream.http import HttpPool
-from podpair.gateway.upstream.responses import error_of_client, error_of_status, inference_ms, read, read_error
+from podpair.gateway.upstream.responses import (
+    error_of_chunk,
+    error_of_client,
+    error_of_status,
+    inference_ms,
+    read,
+    read_error,
+)
 
 _METRICS_SECONDS = 1.0
 _METRICS_BYTES = 1 << 20
 _BINARY = "binary_tensor_data"
 _JSON = b"Content-Type: application/json\r\n"
+_About = list[tuple[str, str]]  # headers
 _RAW = b"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: %d\r\n"
 _MOST_PATHS, _MOST_HEADS = 1000, 256  # that are remembered, of a model …
 _LONGEST_HEAD = 4096  # … and bytes of such a head: parameters and shapes are as large as clients make them
@@ -81,7 +90,7 @@ class RestUpstream:
 
     def __init__(self, config: Inference) -> None:
         self.url = config.url
-        self._timeout = config.timeout_seconds
+        self._timeout, self._timeouts = config.timeout_seconds, config.timeouts()
         self._ready_path, self._chat_path = config.ready_path, config.chat_path
         self._limit = config.max_response_bytes
         self._pool = HttpPool(config.url, self._limit)
@@ -168,7 +177,10 @@ class RestUpstream:
             fields, body = _RAW % len(head), (head, *call.raw)
         else:
             fields, body = _JSON, (_head(call, binary=False),)
-        found = await self._post(call.model.name, body, fields, call.deadline, call.key, self._timeout)
+        name = call.model.name
+        timeout = call.timeout or self._timeouts.get(name, self._timeout)
+        about = _about(call.deadline, call.key, call.lane)
+        found = await self._posted(self._path(name), body, fields, about, timeout)
         try:
             answer, outputs = _read_outputs(found)
         except (ValueError, TypeError, RecursionError) as error:
@@ -194,7 +206,8 @@ class RestUpstream:
     async def infer(self, request: InferenceRequest, inputs: bytes, timeout: float) -> Answer:
         parameters = b',"parameters":' + request.parameters if request.parameters else b""
         body = b'{"id":%b,"inputs":%b%b}' % (_encode(request.id), inputs, parameters)
-        found = await self._post(request.model, (body,), _JSON, request.deadline, request.key, timeout)
+        path = f"{_path(request)}/infer" if request.version else self._path(request.model)
+        found = await self._posted(path, (body,), _JSON, _of(request), timeout)
         try:
             response: _Response = decode(_response, found.body)
         except (msgspec.DecodeError, RecursionError) as error:
@@ -205,20 +218,15 @@ class RestUpstream:
             raise Failed("its answer is not V2: it is not UTF-8")
         return Answer(outputs, response.model_version, inference_ms(found.headers))
 
-    def _post(
-        self, model: str, body: Sequence[bytes], fields: bytes, deadline: float | None, key: str, timeout: float
-    ) -> Awaitable[Response]:
+    def _path(self, model: str) -> str:
         path = self._paths.get(model)
         if path is None:
             if len(self._paths) >= _MOST_PATHS:
                 self._paths.clear()
             path = self._paths[model] = f"/v2/models/{quote(model, safe='')}/infer"
-        return self._posted(path, body, fields, deadline, key, timeout)
+        return path
 
-    async def _posted(
-        self, path: str, body: Sequence[bytes], fields: bytes, deadline: float | None, key: str, timeout: float
-    ) -> Response:
-        about = _about(deadline, key)
+    async def _posted(self, path: str, body: Sequence[bytes], fields: bytes, about: _About, timeout: float) -> Response:
         if about:
             fields += b"".join([f"{name}: {value}\r\n".encode() for name, value in about])
         try:
@@ -230,20 +238,20 @@ class RestUpstream:
         return found
 
     async def stream(self, request: InferenceRequest, model: Model) -> AsyncGenerator[Chunk, None]:
-        path = f"/v2/models/{quote(model.name, safe='')}/generate_stream"
+        path = f"{_path(request)}/generate_stream"
         async with aclosing(self._events(path, generate_body(request, model), request)) as events:
             async for event in events:
                 try:
                     chunk = Chunk(*chunk_of_event(event))
                 except StreamFailed as error:
-                    raise Failed(str(error)) from None
+                    raise error_of_chunk(error.status, str(error)) from None
                 except msgspec.DecodeError as error:
                     raise Failed(f"its stream is not V2's: {error}") from None
                 yield chunk
 
     async def chat(self, request: InferenceRequest, timeout: float) -> bytes:
         body = chat_body(request)
-        found = await self._posted(self._chat_path, (body,), _JSON, request.deadline, request.key, timeout)
+        found = await self._posted(self._chat_path, (body,), _JSON, _of(request), timeout)
         return found.body
 
     def chat_stream(self, request: InferenceRequest) -> AsyncGenerator[bytes, None]:
@@ -252,9 +260,10 @@ class RestUpstream:
     async def _events(self, path: str, body: bytes, request: InferenceRequest) -> AsyncGenerator[bytes, None]:
         """Yield the data of each event that answers a POST. Raises what a call raises, also after events."""
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
-        headers.update(_about(request.deadline, request.key))
+        headers.update(_of(request))
         # The time limit is for each part: a long answer is not a slow one.
-        timeout = aiohttp.ClientTimeout(total=None, sock_read=self._timeout)
+        patience = request.timeout or self._timeouts.get(request.model, self._timeout)
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=patience)
         try:
             async with self.http.post(
                 path, data=body, headers=headers, timeout=timeout, allow_redirects=False
@@ -266,7 +275,7 @@ class RestUpstream:
                     for event in events.feed(chunk):
                         yield event
         except TimeoutError:
-            raise Late(f"no further part in {self._timeout:.3g} s") from None
+            raise Late(f"no further part in {patience:.3g} s") from None
         except EventTooLarge:
             raise TooLarge(self._limit) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -297,13 +306,24 @@ def _head(call: Call, *, binary: bool) -> bytes:
     return _encode(body)
 
 
-def _about(deadline: float | None, key: str) -> list[tuple[str, str]]:
+def _path(request: InferenceRequest) -> str:
+    version = f"/versions/{quote(request.version, safe='')}" if request.version else ""
+    return f"/v2/models/{quote(request.model, safe='')}{version}"
+
+
+def _of(request: InferenceRequest) -> _About:
+    return _about(request.deadline, request.key, request.lane)
+
+
+def _about(deadline: float | None, key: str, lane: int) -> _About:
     """Return the headers that podpair's own container reads besides V2; others ignore them."""
     headers = []
     if deadline is not None:
         headers.append(("podpair-deadline", str(unix_milliseconds(deadline))))
     if key:
         headers.append(("podpair-key", quote(key, safe="")))
+    if lane != MIDDLE:
+        headers.append(("podpair-priority", PRIORITY_NAMES[lane]))
     if trace := CURRENT.get():
         headers.append(("traceparent", trace))
     return headers

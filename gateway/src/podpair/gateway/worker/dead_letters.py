@@ -3,17 +3,29 @@
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import cast
-
-from confluent_kafka import Message
+from typing import Any, Protocol, cast
 
 from podpair.common.logs import Throttle
-from podpair.gateway.core.dead_letters import to_dead_letter
-from podpair.gateway.core.records import Headers
+from podpair.gateway.core.dead_letters import parse_dead_letter, to_dead_letter
+from podpair.gateway.core.protocol import Code, Fault
+from podpair.gateway.core.records import Headers, InvalidRecord
 from podpair.gateway.kafka.producer import Outgoing
 from podpair.gateway.metrics import Metrics
+from podpair.gateway.results.writer import ResultWriter
+from podpair.gateway.worker.request import QueuedRequest
 
 _log = logging.getLogger(__name__)
+
+
+class RequestRecord(Protocol):
+    """The record of a request: Kafka's, or what a workflow's state has kept of it."""
+
+    def topic(self) -> str | None: ...
+    def partition(self) -> int | None: ...
+    def offset(self) -> int | None: ...
+    def key(self) -> bytes | None: ...
+    def value(self) -> bytes | None: ...
+    def headers(self) -> Any: ...
 
 
 class DeadLetters:
@@ -25,7 +37,9 @@ class DeadLetters:
         self._metrics = metrics
         self._log_throttle = Throttle()
 
-    def bury(self, record: Message, reason: str, attempts: int, *, headers_readable: bool = True) -> list[Outgoing]:
+    def bury(
+        self, record: RequestRecord, reason: str, attempts: int, *, headers_readable: bool = True
+    ) -> list[Outgoing]:
         """Make the dead letter of a request record. Returns nothing if there is no topic for it.
 
         headers_readable: False if they can't be read, and may not be asked for again: the letter has none of them.
@@ -55,3 +69,21 @@ class DeadLetters:
             return letter(b"", lost, None)
 
         return [letter(value, reason, without_value)]
+
+
+def bury_invalid(
+    dead_letters: DeadLetters, results: ResultWriter, request: QueuedRequest, error: InvalidRecord
+) -> list[Outgoing]:
+    """Make the dead letter of a record that is no request, and the error for whoever waits for it, as far as that is known."""
+    record = request.record
+    records = dead_letters.bury(record, str(error), 0, headers_readable=request.headers_readable)
+    if not request.headers_readable:
+        return records  # whose it is stands there
+    try:
+        letter = parse_dead_letter(record.value(), cast("Headers | None", record.headers()))
+    except Exception:
+        _log.exception("whose a dead letter is could not be read")
+        return records
+    if letter.id and letter.session:  # as far as can be known, a client waits for it
+        records.append(results.error(letter.session, letter.id, Fault(Code.INVALID, str(error))))
+    return records

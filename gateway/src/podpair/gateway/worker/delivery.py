@@ -13,11 +13,13 @@ from typing import Any, Protocol
 from podpair.gateway.core.offsets import Commit
 from podpair.gateway.kafka.producer import DeliveryError, Outgoing, RecordMetadata, RecordProducer
 from podpair.gateway.kafka.transactions import TransactionAborted, Transactions
+from podpair.gateway.results.replies import ReplyWriter
 from podpair.gateway.results.writer import ResultWriter
 from podpair.gateway.tasks import Tasks, cancel_task
 from podpair.gateway.worker.dead_letters import DeadLetters
 from podpair.gateway.worker.partition import PartitionState
 from podpair.gateway.worker.request import QueuedRequest, State
+from podpair.gateway.worker.workflows import Workflows
 
 _log = logging.getLogger(__name__)
 _BACKOFF = 0.2  # seconds before a transaction that was aborted is retried
@@ -211,3 +213,6 @@ class Outputs:
     results: ResultWriter
     dead_letters: DeadLetters
     delivery: Delivery
+    replies: ReplyWriter
+    workflows: Workflows | None = None
+    """Takes the requests for workflows over; None: there are none."""

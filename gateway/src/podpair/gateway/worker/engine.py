@@ -3,9 +3,8 @@
 A request has no task as long as nothing goes wrong: it is asked, answered and delivered with those beside it. A stream, and a
 request that the model has failed or that finds it not ready, gets one (`_work`).
 
-Invariant: each request in flight is delivered once, or dropped. A request with an id that is being answered waits for that
-answer; one that was answered recently gets the same, and does not run twice. With `requests.ordering: session` a request waits
-until the one before it of its session is delivered.
+Invariant: each request in flight is delivered once, or dropped. One with an id that is being answered waits for that answer; one
+that was answered recently gets it again. With `requests.ordering: session` each waits for its session's one before it.
 """
 
 import asyncio
@@ -20,22 +19,23 @@ from confluent_kafka import Message
 from podpair.common.gateway_config.kafka import Requests
 from podpair.common.logs import Throttle, ids
 from podpair.gateway.core.bounded_cache import BoundedCache
-from podpair.gateway.core.dead_letters import parse_dead_letter
 from podpair.gateway.core.latency_estimate import QUEUE
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.queue_wait import agree, longest_wait, representative_wait
-from podpair.gateway.core.records import Cancellation, Headers, InvalidRecord, Request
+from podpair.gateway.core.records import Cancellation, InvalidRecord, Request
 from podpair.gateway.core.request import decode_request
+from podpair.gateway.core.result_members import result_with_queue_ms
 from podpair.gateway.kafka.producer import Outgoing
 from podpair.gateway.kafka.requests import Gate
 from podpair.gateway.tasks import Tasks
 from podpair.gateway.tracing import Telemetry
 from podpair.gateway.upstream.batcher import Outcome, PendingRequest
-from podpair.gateway.upstream.client import result_with_queue_ms
 from podpair.gateway.upstream.factory import ModelAccess
+from podpair.gateway.worker.dead_letters import bury_invalid
 from podpair.gateway.worker.delivery import Outputs
+from podpair.gateway.worker.handover import Handover
 from podpair.gateway.worker.partition import PartitionState
-from podpair.gateway.worker.request import QueuedRequest, RequestKey
+from podpair.gateway.worker.request import QueuedRequest, RequestKey, State
 from podpair.gateway.worker.retry import Retrier
 from podpair.gateway.worker.session_order import SessionOrder
 from podpair.gateway.worker.spans import begin_span, end_span
@@ -68,19 +68,25 @@ class RequestEngine:
         self._results = outputs.results
         self._dead_letters = outputs.dead_letters
         self._delivery = outputs.delivery
+        self._replies = outputs.replies
         self._gate = gate
         self._tracer = telemetry.tracer
         self._metrics = telemetry.metrics
         self._on_cancelled = on_cancelled
         self._log_throttle = Throttle()
         self._retrier = Retrier(config, model, telemetry.metrics)
+        self._handover = Handover(outputs.workflows, model.client, self._finish, self._fail, self._end)
         self._order = SessionOrder() if config.ordering == "session" else None
         self._tasks = Tasks()
         self._in_hand: set[QueuedRequest] = set()
         self._running: dict[RequestKey, QueuedRequest] = {}  # those that are being answered
         self._recent_results: BoundedCache[RequestKey, bytes] = BoundedCache(config.idempotency_bytes)
         self._drains: list[tuple[set[QueuedRequest], asyncio.Future[None]]] = []
-        telemetry.metrics.working.set_function(lambda: len(self._in_hand))
+
+    @property
+    def in_hand(self) -> int:
+        """How many requests are worked on."""
+        return len(self._in_hand)
 
     def begin(self, partition: PartitionState, record: Message, offset: int) -> None:
         """Take a record of the requests topic in hand. An error that nobody expects costs this one its answer."""
@@ -98,18 +104,20 @@ class RequestEngine:
             if isinstance(parsed, Cancellation):
                 self._apply_cancellation(request)
                 return
+            if not isinstance(parsed, Request):
+                self._handover.say(request, parsed, self._in_hand)
+                return
             request.parsed = parsed
             written = request.partition.times.observe(request.record.timestamp(), parsed, time.time())
             if written is not None:
-                request.written = written
-                request.representative = agree(parsed.queued_at, written)
+                request.written, request.representative = written, agree(parsed.queued_at, written)
         if self._order is None or self._order.join(request):
             self._start(request)
 
     def _apply_cancellation(self, cancellation: QueuedRequest) -> None:
         key = cancellation.key
         self._cancel(key)
-        self._finish([cancellation], "cancellation", [])
+        self._handover.cancel(cancellation)
         try:
             self._on_cancelled(*key)
         except Exception:
@@ -127,32 +135,35 @@ class RequestEngine:
         key, parsed = request.key, request.parsed
         if parsed is None:
             error = cast("InvalidRecord", request.error)
-            self._finish([request], request.outcome, self._bury_invalid(request, error))
+            self._finish([request], request.outcome, bury_invalid(self._dead_letters, self._results, request, error))
             return
         first = self._running.get(key)
         if first is not None:
-            if first.repeats is None:
-                first.repeats = []
-            first.repeats.append(request)
+            first.add_repeat(request)
             return
-        body = self._recent_results.get(key)
-        if body is not None:
+        if (body := self._recent_results.get(key)) is not None:
             self._finish([request], "repeated", [self._results.result(*key, body)])
             return
         self._running[key] = request
         self._ask(request, parsed)
 
     def _ask(self, request: QueuedRequest, parsed: Request) -> None:
-        request_id, session, model, deadline, _, body, trace, _, _ = parsed
+        request_id, session, model, deadline, _, body, trace, _, _, lane, user, _ = parsed
         if trace:
             trace = begin_span(self._tracer, request, parsed)
         try:
             asked = decode_request(body, request_id, model, deadline, session)
+            asked.lane = lane
             if trace:
                 asked.trace = trace
+            if user:
+                asked.subject = user
             request.inference_request = asked
             request.asked = time.time()
-            if asked.stream or not self._model.readiness.ready:
+            unknown = self._handover.knows_not(asked)
+            if not unknown and self._handover.take(request, asked):
+                return
+            if unknown or asked.stream or not self._model.readiness.ready:
                 request.ask(self._spawn(request))
             else:
                 request.ask(self._model.client.submit(asked, self._on_outcomes, request, retried=True))
@@ -207,10 +218,15 @@ class RequestEngine:
     async def _work(self, request: QueuedRequest, failed: Exception | None = None) -> None:
         """Get the answer in as many attempts as it may have; `failed`: what came of the first."""
         parsed = cast("Request", request.parsed)._replace(written=request.written)
-        attempts = self._retrier.new_policy()
+        inference_request = request.inference_request
+        assert inference_request is not None  # noqa: S101 - `_ask` has made it
+        attempts = self._retrier.new_policy(inference_request.model)
         try:
-            inference_request = request.inference_request
-            assert inference_request is not None  # noqa: S101 - `_ask` has made it
+            while self._handover.knows_not(inference_request):
+                if not await self._retrier.describe(parsed, inference_request, attempts):
+                    break
+            if self._handover.take(request, inference_request):
+                return
             chunks = self._results.chunks(parsed) if inference_request.stream else None
             body = await self._retrier.run(parsed, inference_request, chunks, attempts, failed)
         except asyncio.CancelledError:
@@ -223,13 +239,19 @@ class RequestEngine:
         waited = representative_wait(parsed, request.written, time.time())
         if waited > 0.0:
             self._model.latency.observe(QUEUE, waited, time.monotonic())
+        self._end(request, body)
+
+    def _end(self, request: QueuedRequest, body: bytes) -> None:
         if self._answer(request, body):
             self._deliver([request])
 
     def _answer(self, request: QueuedRequest, body: bytes, now: float | None = None) -> bool:
         """Answer a request with the JSON object of its result. Returns False if that comes too late."""
         key = session, request_id = request.key
-        records: Sequence[Outgoing] = (self._results.result(session, request_id, body, now),)
+        answer = self._results.result(session, request_id, body, now)
+        records: Sequence[Outgoing] = (answer,)
+        if request.parsed is not None and request.parsed.reply_to is not None:
+            records = (answer, *self._replies.to(request.parsed.reply_to, answer))
         if request.span is not None:
             records = end_span(request, "result", records)
         if not request.answer("result", records):
@@ -244,8 +266,8 @@ class RequestEngine:
         if not request.open:
             return
         about = ids(session=request.key[0], request=request.key[1])
-        if isinstance(error, Fault):
-            fault = error
+        fault = self._handover.explained(error)
+        if isinstance(fault, Fault):
             self._log_throttle.log(_log, logging.INFO, "queued request failed: %s", fault.message, extra=about)
         else:
             # Not the model's fault, nor the request's: but whoever waits for it has to know, and the partition to go on.
@@ -254,32 +276,20 @@ class RequestEngine:
         records = []
         if fault.code in (Code.UPSTREAM, Code.INTERNAL):
             records = self._dead_letters.bury(request.record, fault.message, tries)
-        self._finish([request], fault.code, [*records, self._results.error(*request.key, fault)])
-
-    def _bury_invalid(self, request: QueuedRequest, error: InvalidRecord) -> list[Outgoing]:
-        record = request.record
-        records = self._dead_letters.bury(record, str(error), 0, headers_readable=request.headers_readable)
-        if not request.headers_readable:
-            return records  # whose it is stands there
-        try:
-            letter = parse_dead_letter(record.value(), cast("Headers | None", record.headers()))
-        except Exception:
-            _log.exception("whose a dead letter is could not be read")
-            return records
-        if letter.id and letter.session:  # as far as can be known, a client waits for it
-            records.append(self._results.error(letter.session, letter.id, Fault(Code.INVALID, str(error))))
-        return records
+        answer = self._results.error(*request.key, fault)
+        replies = self._replies.to(request.parsed.reply_to, answer) if request.parsed is not None else ()
+        self._finish([request], fault.code, [*records, answer, *replies])
 
     def _cancel(self, key: RequestKey) -> None:
         """End what is in flight of a request that its client does not want any more."""
-        requests = [request for request in self._in_hand if request.key == key and request.open and request.parsed]
+        requests = [request for request in self._in_hand if request.key == key and request.cancellable]
         if requests:
             fault = Fault(Code.CANCELLED, "cancelled by its client")
             for request in requests:
-                work, request.work = request.work, None
-                if work is not None:
-                    work.cancel()
-            self._finish(requests, Code.CANCELLED, [self._results.error(*key, fault)])
+                request.stop()
+            answer = self._results.error(*key, fault)
+            addresses = {request.parsed.reply_to for request in requests if request.parsed}
+            self._finish(requests, Code.CANCELLED, [answer, *self._replies.to_each(addresses, answer)])
 
     def _finish(self, requests: Sequence[QueuedRequest], outcome: str, records: Sequence[Outgoing]) -> None:
         self._deliver([request for request in requests if self._settle(request, outcome, records)])
@@ -298,8 +308,12 @@ class RequestEngine:
         """Go on with those that waited for the request's answer."""
         repeats, request.repeats = request.repeats, None
         for repeat in repeats or ():
-            if repeat.open:
+            if repeat.said is None and repeat.open:
                 self._start(repeat)
+            elif repeat.said is not None and request.state is State.DROPPED:
+                self.drop([repeat])  # whoever begins the workflow passes it on
+            elif repeat.said is not None and repeat.open:
+                self._handover.say(repeat, repeat.said, self._in_hand)
 
     def _deliver(self, requests: Sequence[QueuedRequest]) -> None:
         if requests:

@@ -18,7 +18,7 @@ import msgspec
 from confluent_kafka import Message
 
 from podpair.gateway.core.protocol import Code
-from podpair.gateway.core.records import Cancellation, InvalidRecord, Request, request_of_record
+from podpair.gateway.core.records import InvalidRecord, QueueRecord, Reply, Request, Signal, request_of_record
 from podpair.gateway.core.request import InferenceRequest
 from podpair.gateway.core.span import Span
 from podpair.gateway.kafka.producer import Outgoing
@@ -66,7 +66,9 @@ class QueuedRequest(msgspec.Struct, eq=False):
     headers_readable: bool = True  # else the record may not be asked for its headers again
     work: Cancellable | None = None
     span: Span | None = None
-    repeats: "list[QueuedRequest] | None" = None  # those with the same id, which wait for its answer
+    said: Signal | Reply | None = None  # it is no request, but says this to a workflow
+    begins: bool = False  # it is a workflow that is to begin: its cancellation comes to that
+    repeats: "list[QueuedRequest] | None" = None  # those with the same id, which wait for its answer, and messages
     predecessor: "QueuedRequest | None" = None  # the one in hand before it of its session, if their order is kept
     successor: "QueuedRequest | None" = None  # the one behind it
 
@@ -75,7 +77,12 @@ class QueuedRequest(msgspec.Struct, eq=False):
         """Whether it has no answer yet, and is to get one here."""
         return self.state <= _ASKED
 
-    def read(self) -> Request | Cancellation | None:
+    @property
+    def cancellable(self) -> bool:
+        """Whether its client can still end it here: a workflow that is to begin is ended where it runs."""
+        return self.open and self.parsed is not None and not self.begins
+
+    def read(self) -> QueueRecord | None:
         """Return what the record says; None if it is no request: `error` says why, and `outcome`."""
         try:
             headers: Any = self.record.headers()
@@ -92,6 +99,12 @@ class QueuedRequest(msgspec.Struct, eq=False):
             _log.error("a record of the requests topic could not be read", exc_info=error)
             self.outcome, self.error = Code.INTERNAL, InvalidRecord(f"internal error: {type(error).__name__}")
         return None
+
+    def add_repeat(self, repeat: "QueuedRequest") -> None:
+        """Have another record wait for its answer."""
+        if self.repeats is None:
+            self.repeats = []
+        self.repeats.append(repeat)
 
     def ask(self, work: Cancellable) -> None:
         """Note that the model is asked; `work` is what to cancel. Raises RuntimeError unless the request is open."""
@@ -128,7 +141,11 @@ class QueuedRequest(msgspec.Struct, eq=False):
         if self.state >= _DONE:
             return False
         self.state = _DROPPED
-        if self.work is not None:
-            self.work.cancel()
-            self.work = None
+        self.stop()
         return True
+
+    def stop(self) -> None:
+        """Cancel its work, if there is any."""
+        work, self.work = self.work, None
+        if work is not None:
+            work.cancel()

@@ -20,10 +20,11 @@ from podpair.gateway.upstream.factory import ModelAccess
 
 
 class Retrier:
-    """Retries queued requests, as `requests.max_attempts`, `backoff_seconds` and `max_model_crashes` bound them."""
+    """Retries queued requests, within the bounds of `requests` or, of one model, of `requests.models`."""
 
     def __init__(self, config: Requests, model: ModelAccess, metrics: Metrics) -> None:
         self._config = config
+        self._models = {retries.model: retries for retries in config.models}
         self._client = model.client
         self._readiness = model.readiness
         self._metrics = metrics
@@ -31,10 +32,12 @@ class Retrier:
         self._waiting: set[asyncio.Task[None]] = set()  # tasks that only wait for their next attempt
         self._suspects = asyncio.Lock()  # one at a time: the next crash is then due to the request that was running
 
-    def new_policy(self) -> RetryPolicy:
-        """Make the policy of a request for which no attempt was made yet."""
-        config = self._config
-        return RetryPolicy(config.max_attempts, config.backoff_seconds, config.max_model_crashes, config.busy_seconds)
+    def new_policy(self, model: str) -> RetryPolicy:
+        """Make the policy of a request to a model for which no attempt was made yet."""
+        config, own = self._config, self._models.get(model)
+        attempts = (own and own.max_attempts) or config.max_attempts
+        busy_seconds = (own and own.busy_seconds) or config.busy_seconds
+        return RetryPolicy(attempts, config.backoff_seconds, config.max_model_crashes, busy_seconds)
 
     async def run(
         self,
@@ -62,6 +65,24 @@ class Retrier:
                 if chunks is not None:
                     await chunks.flush()
                 return body
+
+    async def describe(self, request: Request, inference_request: InferenceRequest, attempts: RetryPolicy) -> bool:
+        """Have the model described; that may have as many attempts as an answer. Returns False if nothing describes it, and
+        nothing has to. Raises Fault.
+        """
+        while True:
+            if not self._readiness.ready:
+                await self._until_ready(request.deadline)
+            try:
+                await self._client.describe(inference_request.model)
+            except Fault as fault:
+                if fault.code is Code.NOT_FOUND and inference_request.inputs:
+                    return False  # tensors mean the same at a server that describes nothing
+                raise
+            except (Unavailable, Busy, Failed) as error:
+                await self._wait_after(error, attempts, request)
+            else:
+                return True
 
     async def _infer(
         self, request: Request, inference_request: InferenceRequest, chunks: ChunkWriter | None, *, alone: bool

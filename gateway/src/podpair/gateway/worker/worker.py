@@ -21,6 +21,7 @@ from podpair.gateway.upstream.readiness import Readiness
 from podpair.gateway.worker.delivery import Delivery
 from podpair.gateway.worker.engine import RequestEngine
 from podpair.gateway.worker.partition import PartitionState
+from podpair.gateway.worker.workflows import Workflows
 
 _log = logging.getLogger(__name__)
 _COMMIT = 0.2  # seconds between commits
@@ -34,6 +35,8 @@ class Work:
     engine: RequestEngine
     delivery: Delivery
     gate: Gate
+    workflows: Workflows | None = None
+    """Goes on with the workflows of partitions; None: there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +62,11 @@ class Worker:
         topic: TopicHooks,
     ) -> None:
         self._topic = config.requests.topic
+        self._reads = config.requests.source != "amqp"
         self._engine = work.engine
         self._delivery = work.delivery
         self._gate = work.gate
+        self._workflows = work.workflows
         self._metrics = metrics
         self._partitions: dict[int, PartitionState] = {}
         self._leaving: dict[int, PartitionState] = {}  # being revoked
@@ -116,13 +121,15 @@ class Worker:
         self._member.restart()
 
     def _on_ready(self, ready: bool) -> None:
-        self._gate.set_paused(not ready)
+        self._gate.set_paused(not (ready and self._reads))
         self._metrics.paused.set(not ready)
 
     def assigned(self, partitions: dict[int, Committed]) -> None:
         """Take partitions that the group gave this member, each with what is committed of it."""
         for number, committed in partitions.items():
             self._partitions[number] = PartitionState(number, committed, self._incarnation())
+            if self._workflows is not None:
+                self._workflows.assigned(number)
         self._log_rebalance("assigned", list(partitions))
 
     def revoking(self, partitions: list[int]) -> None:
@@ -135,10 +142,12 @@ class Worker:
         """Let go of what was taken away. Returns what to commit. Work in flight gets a moment to end."""
         revoked = {number: state for number in partitions if (state := self._leaving.pop(number, None)) is not None}
         if not lost:
-            await self._engine.drain(revoked.values(), _GRACE)
+            await self._drain(revoked, _GRACE)
         for state in revoked.values():
             state.revoked = True
         self._engine.drop_partitions(revoked.values())  # another member has them now
+        if self._workflows is not None:
+            self._workflows.dropped(revoked)
         await self._delivery.flush()
         self._log_rebalance("lost" if lost else "revoked", partitions)
         if lost:
@@ -148,6 +157,13 @@ class Worker:
             for number, state in revoked.items()
             if (commit := self._delivery.pending_commit(state)) is not None
         }
+
+    async def _drain(self, partitions: Mapping[int, PartitionState], timeout: float) -> None:
+        """Wait up to `timeout` seconds for what is in flight of partitions, stages of workflows included."""
+        drains = [self._engine.drain(partitions.values(), timeout)]
+        if self._workflows is not None:
+            drains.append(self._workflows.drain(partitions, timeout))
+        await asyncio.gather(*drains)
 
     def _log_rebalance(self, kind: str, partitions: list[int]) -> None:
         self._metrics.owned.set(len(self._partitions))
@@ -217,7 +233,9 @@ class Worker:
         """Accept no more, finish requests in flight (up to `timeout` seconds), commit, leave the group."""
         self._gate.set_paused(True)
         self._engine.close()
-        await self._engine.drain(self._partitions.values(), timeout)
+        await self._drain(self._partitions, timeout)
         self._committer.cancel()
         await self._member.close()
+        if self._workflows is not None:
+            await self._workflows.close()
         await self._delivery.close()

@@ -46,7 +46,9 @@ def main() -> None:
 
 @main.command()
 @click.option(
-    "--models", type=click.Path(path_type=Path), help="The repository: <model>/<version>/model.onnx or model.py."
+    "--models",
+    type=click.Path(path_type=Path),
+    help="The repository: <model>/<version>/model.onnx, model.py or workflow.yaml.",
 )
 @click.option("--model", "classes", multiple=True, help="A Python class, [name=]module:Class; may be repeated.")
 @click.option("--host", help="The address to listen on.  [default: 127.0.0.1]")
@@ -128,13 +130,14 @@ def validate(models: str) -> None:
 
     MODELS is a repository, one model's folder, or a class as [name=]module:Class.
     """
-    from podpair.inference.runtime.validation import validate as validate_models
+    from podpair.inference.config.settings import load_settings
+    from podpair.inference.validation import validate as validate_models
 
     try:
-        load = _loader()
+        settings = load_settings()
     except FaultsError as error:
         _refuse(error.faults, 2)
-    report = validate_models(models, load)
+    report = validate_models(models, settings)
     for line in report.lines:
         click.echo(line)
     if report.faults:

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from podpair.common.faults import FaultsError
+from podpair.common.sentences import sentences
 from podpair.common.settings import read_mapping
-from podpair.inference.core.faults import sentences
 from podpair.inference.core.model_config import VersionWeights
 
 PREFIX = "podpair_"

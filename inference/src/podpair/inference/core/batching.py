@@ -6,8 +6,10 @@ The rule, per model:
   if that is 0.
 - all runners are busy: everything waits; what queues during that time is the next batch.
 
-Only requests with the same `key` (the shapes of their inputs without the first dimension) share a batch; they leave in
-the order in which they came. A request is never split, so one that is larger than `max_items` runs alone.
+Requests of a higher priority run before others, but of each eight batches one is of the lowest priority that waits, and one of
+the next above it. A batch has one priority, and requests with the same `key` (the shapes of their inputs without the first
+dimension); they leave in the order in which they came. A request is never split, so one that is larger than `max_items` runs
+alone.
 """
 
 from collections import OrderedDict
@@ -15,11 +17,29 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from podpair.inference.core.errors import InvalidRequestError
+
 Payload = TypeVar("Payload")
+
+PRIORITIES = {"high": 0, "normal": 1, "low": 2}
+NORMAL = PRIORITIES["normal"]
+# Of so many batches one is of the lowest priority that waits, and one of the next, or they would wait for ever while there is
+# enough of the others.
+_TURN = 8
 
 
 class QueueFullError(Exception):
     """No room for the request now."""
+
+
+def parse_priority(text: str | None) -> int:
+    """Return the priority of a request that says `high`, `normal`, `low` or nothing. Raises InvalidRequestError."""
+    if text is None:
+        return NORMAL
+    priority = PRIORITIES.get(text.strip().lower())
+    if priority is None:
+        raise InvalidRequestError(f"podpair-priority is {text[:40]!r}; it is one of {', '.join(PRIORITIES)}")
+    return priority
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +52,13 @@ class Queued(Generic[Payload]):
     enqueued_at: float
     # When it isn't worth running any more; None: never.
     deadline: float | None = None
+    # The least one runs first.
+    priority: int = NORMAL
+
+    @property
+    def group(self) -> Hashable:
+        """What a batch has in common."""
+        return self.priority, self.key
 
 
 @dataclass(slots=True)
@@ -64,7 +91,9 @@ class Batcher(Generic[Payload]):
         self.instances = instances
         # Rows waiting.
         self.rows = 0
-        # key → requests by age. OrderedDict: taking the first and removing any one are both O(1).
+        # Batches, by eight, that ran while others of another priority could.
+        self._turns = 0
+        # group → requests by age. OrderedDict: taking the first and removing any one are both O(1).
         self._groups: OrderedDict[Hashable, _Group[Payload]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -74,16 +103,16 @@ class Batcher(Generic[Payload]):
         """Queue a request; QueueFullError if its rows don't fit."""
         if self.rows + item.rows > self.queue_size:
             raise QueueFullError
-        group = self._groups.get(item.key)
+        group = self._groups.get(item.group)
         if group is None:
-            group = self._groups[item.key] = _Group()
+            group = self._groups[item.group] = _Group(item.priority)
         group.waiting[id(item)] = item
         group.rows += item.rows
         self.rows += item.rows
 
     def withdraw(self, item: Queued[Payload]) -> bool:
         """Drop a request (its client has gone, its deadline has passed); False if it isn't queued (any more)."""
-        group = self._groups.get(item.key)
+        group = self._groups.get(item.group)
         if group is None or group.waiting.pop(id(item), None) is None:
             return False
         self._on_removed(group, item)
@@ -120,12 +149,17 @@ class Batcher(Generic[Payload]):
         return decision
 
     def _due(self, busy: int, now: float) -> "_Group[Payload] | None":
-        """Return the group to run now: of those that may run, the one with the oldest request."""
+        """Return the group to run now: of those that may run and have their turn, the one with the oldest request."""
         due = [
             group
             for group in self._groups.values()
             if busy == 0 or self._is_full(group) or now >= group.oldest.enqueued_at + self.max_delay
         ]
+        priorities = sorted({group.priority for group in due})
+        if len(priorities) > 1:
+            self._turns = (self._turns + 1) % _TURN
+            turn = priorities[-1 if self._turns == 0 else -2 if self._turns == _TURN // 2 else 0]
+            due = [group for group in due if group.priority == turn]
         return min(due, key=lambda group: group.oldest.enqueued_at, default=None)
 
     def _fill_batch(self, group: "_Group[Payload]", now: float, decision: Decision[Payload]) -> None:
@@ -156,15 +190,16 @@ class Batcher(Generic[Payload]):
         self.rows -= item.rows
         if not group.waiting:
             # An empty group is removed: otherwise a client that varies its shapes would fill the memory.
-            del self._groups[item.key]
+            del self._groups[item.group]
 
 
 class _Group(Generic[Payload]):
-    """The waiting requests of one key."""
+    """The waiting requests of one priority and key."""
 
-    __slots__ = ("rows", "waiting")
+    __slots__ = ("priority", "rows", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, priority: int) -> None:
+        self.priority = priority
         self.rows = 0
         self.waiting: OrderedDict[int, Queued[Payload]] = OrderedDict()
 

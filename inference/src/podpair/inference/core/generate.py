@@ -84,10 +84,13 @@ def encode_generate(
     return _encoder.encode(document)
 
 
+def can_join(outputs: Sequence[TensorSpec]) -> bool:
+    """Return whether the chunks of a stream are texts, which make one answer together."""
+    return all(spec.datatype == "BYTES" and spec.shape == (-1,) for spec in outputs)
+
+
 def join_chunks(parts: Sequence[Sequence[Array]], outputs: Sequence[TensorSpec]) -> list[Array]:
-    """Concatenate the texts of a stream's chunks into one answer. Raises InvalidRequestError if they aren't text."""
-    if any(spec.datatype != "BYTES" or spec.shape != (-1,) for spec in outputs):
-        raise InvalidRequestError("the model only streams, and its parts are no text: ask for generate_stream")
+    """Concatenate the texts of a stream's chunks into one answer."""
     joined = []
     for i in range(len(outputs)):
         array = np.empty(1, object)

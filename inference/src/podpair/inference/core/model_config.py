@@ -101,7 +101,7 @@ class RuntimeConfig(_Section):
     graph_optimization_level: Literal["disabled", "basic", "extended", "layout", "all"] = "all"
     # Bind inputs and outputs before a run: fewer copies if the provider has memory of its own.
     io_binding: bool = False
-    # Streams of a Python class that may be open at the same time; past it they are refused with 429.
+    # Streams of a Python class that may be open at the same time; past it they wait for a second, and are refused with 429 then.
     max_streams: Positive = 64
     # Whether a Python class has a process of its own: what it does there (hold the GIL, crash, never return) affects nothing
     # else. false: threads of the server's.
@@ -111,6 +111,10 @@ class RuntimeConfig(_Section):
     timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 300.0
     # How long loading a class in a process of its own may take, in seconds; default: any time.
     load_timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    # How often a Python class that has a method `ready` is asked whether it is, and how long it may take to answer, in seconds.
+    ready_poll_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
+    ready_timeout_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
 
     @model_validator(mode="after")
     def _only_a_process_can_be_ended(self) -> "RuntimeConfig":

@@ -82,8 +82,10 @@ class Signature:
 
         Raises InvalidRequestError if its inputs don't agree.
         """
-        if not self.batchable:
-            return 1
+        return self.count_rows(arrays) if self.batchable else 1
+
+    def count_rows(self, arrays: Sequence[Array]) -> int:
+        """Return how many rows a request has, if the model has rows. Raises InvalidRequestError if its inputs don't agree."""
         rows: set[int] = {array.shape[0] for array in arrays}
         if len(rows) > 1:
             sizes = ", ".join(f"{spec.tensor.name} {a.shape[0]}" for spec, a in zip(self.inputs, arrays, strict=True))

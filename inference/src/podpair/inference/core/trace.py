@@ -13,3 +13,7 @@ class Trace(Protocol):
     def annotate(self, **about: str | int) -> None:
         """Add attributes."""
         ...
+
+    def traceparent(self) -> str:
+        """Return the `traceparent` of what is done for the request elsewhere."""
+        ...

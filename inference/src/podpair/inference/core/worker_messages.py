@@ -8,8 +8,9 @@ A message is a msgpack list that begins with its kind. Nothing in it can be code
 what a client sends nor what a model answers is ever unpickled.
 
 The server has a connection for each run that may go on at the same time, on which a `Run` is answered by an `Answer` or a
-`Failure`; and one for all else: `Load`, answered by `Loaded` or `Faults`; then streams, of which the worker sends no more chunks
-than it was asked for.
+`Failure`; and one for all else: `Load`, answered by `Loaded` or `Faults`; `AskReady`, by `Ready`; streams, of which the worker
+sends no more chunks than it was asked for. A third kind of connection is for the worker's own calls to other models: a `Call` is
+answered by a `CallAnswer` or a `CallFailure`, in any order.
 """
 
 import struct
@@ -19,9 +20,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from podpair.inference.core.request_context import NO_REQUEST, RequestContext
 from podpair.inference.core.tensors import DATATYPES, Array, datatype_of
 
-VERSION = 1
+VERSION = 2
 PREFIX = struct.Struct("<HHIQ")
 _ALIGNMENT = 16
 _PADDING = b"\0" * _ALIGNMENT
@@ -38,12 +40,17 @@ class Message(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Load(Message, frozen=True, tag="load"):
-    """Load a class. config: its model.yaml as JSON. reference: `module:Class`, where it isn't in a repository."""
+    """Load a class, or a workflow's steps.py. config: its model.yaml as JSON. reference: `module:Class`, where it isn't in a
+    repository.
+    """
 
     path: str
     config: bytes
+    # Of its threads.
     name: str
+    model: str
     reference: str | None = None
+    steps: bool = False
 
 
 class Tensor(Message, frozen=True):
@@ -58,13 +65,17 @@ class Tensor(Message, frozen=True):
 
 
 class Loaded(Message, frozen=True, tag="loaded"):
-    """The class is loaded, with these capabilities."""
+    """The class is loaded, with these capabilities. functions: those of a steps.py, each with why it can't be a step, empty if it
+    can.
+    """
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     predicts: bool
     streams: bool
     takes_parameters: bool
+    checks_ready: bool
+    functions: Mapping[str, str] = {}
 
 
 class Faults(Message, frozen=True, tag="faults"):
@@ -74,9 +85,10 @@ class Faults(Message, frozen=True, tag="faults"):
 
 
 class Run(Message, frozen=True, tag="run"):
-    """Run a batch, the tensors; with the parameters of each row's request."""
+    """Run a batch, the tensors; with the parameters of each row's request, and what its calls to other models inherit."""
 
     parameters: Sequence[Mapping[str, Any]] = ()
+    context: RequestContext = NO_REQUEST
 
 
 class Answer(Message, frozen=True, tag="answer"):
@@ -98,6 +110,7 @@ class Begin(Message, frozen=True, tag="begin"):
     stream: int
     chunks: int
     parameters: Mapping[str, Any] = {}
+    context: RequestContext = NO_REQUEST
 
 
 class More(Message, frozen=True, tag="more"):
@@ -126,7 +139,54 @@ class End(Message, frozen=True, tag="end"):
     failure: Failure | None = None
 
 
-_Any = Load | Loaded | Faults | Run | Answer | Failure | Begin | More | Cancel | Chunk | End
+class AskReady(Message, frozen=True, tag="ask-ready"):
+    """Say whether the class is ready."""
+
+    number: int
+
+
+class Ready(Message, frozen=True, tag="ready"):
+    """Whether it is: None, or why it isn't."""
+
+    number: int
+    reason: str | None
+
+
+class Call(Message, frozen=True, tag="call"):
+    """Run another model of the server on the tensors, which have these names."""
+
+    call: int
+    model: str
+    version: str | None
+    names: tuple[str, ...]
+    parameters: Mapping[str, Any]
+    context: RequestContext
+
+
+class CallAnswer(Message, frozen=True, tag="call-answer"):
+    """The outputs of another model, as tensors with these names."""
+
+    call: int
+    names: tuple[str, ...]
+
+
+class CallFailure(Message, frozen=True, tag="call-failure"):
+    """Why there are none."""
+
+    call: int
+    failure: Failure
+
+
+class Withdraw(Message, frozen=True, tag="withdraw"):
+    """Nobody waits for the answer to a call any more."""
+
+    call: int
+
+
+_Any = (
+    Load | Loaded | Faults | Run | Answer | Failure | Begin | More | Cancel | Chunk | End
+    | AskReady | Ready | Call | CallAnswer | CallFailure | Withdraw
+)  # fmt: skip
 
 
 def _beyond(code: int, data: memoryview) -> int:
@@ -200,8 +260,8 @@ def _array(tensor: Tensor, data: Array) -> Array:
 
 def _with_big_integers(message: Message) -> Message:
     if isinstance(message, Run):
-        return Run([_packed(parameters) for parameters in message.parameters])
-    if isinstance(message, Begin):
+        return msgspec.structs.replace(message, parameters=[_packed(parameters) for parameters in message.parameters])
+    if isinstance(message, Begin | Call):
         return msgspec.structs.replace(message, parameters=_packed(message.parameters))
     return message
 

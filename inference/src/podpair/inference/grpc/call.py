@@ -1,4 +1,4 @@
-"""A call of gRPC's as methods see it, whichever server it came to: the core's (`core_server`) or grpc.aio's (`aio_server`)."""
+"""A call of gRPC's as methods see it, whichever server it came to: `http2_server`, `core_server` or `aio_server`."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
@@ -40,7 +40,7 @@ class Call(Protocol):
 
 
 class CallLifecycle:
-    """The end of a `Call`, the same for both servers."""
+    """The end of a `Call`, the same for all servers."""
 
     __slots__ = ("done", "on_cancelled", "on_done")
 
@@ -62,6 +62,43 @@ class CallLifecycle:
         on_done, self.on_done = self.on_done, None
         if on_done is not None:
             on_done()
+
+
+class MethodCall(CallLifecycle):
+    """A `Call` as methods see it that are coroutines or generators: its messages, and its failure."""
+
+    __slots__ = ("serialize",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.serialize: Callable[[Any], bytes] | None = None
+
+    def fail(self, code: Status, details: str = "", trailing: Headers = ()) -> None:
+        """End the call with a status; do nothing if it is done."""
+        raise NotImplementedError
+
+    async def send(self, data: bytes) -> None:
+        """Send an encoded message, and wait until the client has room for more. Raises CallEnded if it has gone."""
+        raise NotImplementedError
+
+    async def next_message(self) -> bytes | None:
+        """Return the next message of a call that goes on; None after the last, or if the client has gone."""
+        raise NotImplementedError
+
+    async def abort(self, code: Status, details: str = "", trailing_metadata: Headers = ()) -> None:
+        """Fail the call as `fail` does. Raises CallEnded."""
+        self.fail(code, details, trailing_metadata)
+        raise CallEnded
+
+    async def write(self, message: Any) -> None:
+        """Send one of several answers, and wait until the client has room for more. Raises CallEnded if it has gone."""
+        if self.done:
+            raise CallEnded
+        await self.send(message if self.serialize is None else self.serialize(message))
+
+    async def read(self) -> bytes | None:
+        """Return the next message; None after the last, or if the client has gone."""
+        return None if self.done else await self.next_message()
 
 
 # A method of one message that is called in the loop, without a task, and ends the call itself, now or later.

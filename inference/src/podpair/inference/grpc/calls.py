@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, aclosing, contextmanager
 from functools import partial
 from typing import Any
 
+from podpair.inference.core.batching import parse_priority
 from podpair.inference.core.errors import InferenceError, OverloadedError
 from podpair.inference.core.memory_budget import MIN_COUNTED_BYTES, MemoryBudget
 from podpair.inference.grpc.call import Call, CallEnded, DirectMethod
@@ -19,6 +20,7 @@ from podpair.inference.tracing import NOTHING, RecordedTrace, Tracing
 log = logging.getLogger(__name__)
 
 KEY = "podpair-key"
+PRIORITY = "podpair-priority"
 TRACE = "traceparent"
 RETRY_AFTER_MS = "podpair-retry-after-ms"
 # The one that gRPC's own clients heed if a retry policy is configured.
@@ -52,7 +54,12 @@ def deadline(context: Any) -> float | None:
 
 def key(context: Any) -> str | None:
     """Return the key, which keeps a caller at one version of a model."""
-    return next((str(value) for name, value in context.invocation_metadata() or () if name == KEY), None)
+    return _stated(context, KEY)
+
+
+def priority(context: Any) -> int:
+    """Return the call's priority. Raises InvalidRequestError."""
+    return parse_priority(_stated(context, PRIORITY))
 
 
 def trace_call(tracing: Tracing, context: Any) -> "RecordedTrace | AbstractContextManager[None]":
@@ -65,8 +72,12 @@ def start_trace(tracing: Tracing, context: Any, now: float) -> RecordedTrace | N
     tracer = tracing.tracer
     if tracer is None:
         return None
-    metadata = context.invocation_metadata() or ()
-    return tracer.begin(next((str(value) for name, value in metadata if name == TRACE), None), now)
+    return tracer.begin(_stated(context, TRACE), now)
+
+
+def _stated(context: Any, name: str) -> str | None:
+    """Return what a call's metadata says under a name, the first time."""
+    return next((str(value) for stated, value in context.invocation_metadata() or () if stated == name), None)
 
 
 class Calls:
@@ -74,7 +85,7 @@ class Calls:
 
     def __init__(self, metrics: Metrics, budget: MemoryBudget) -> None:
         self._metrics = metrics
-        self._budget = budget
+        self.budget = budget
 
     def direct(self, method: DirectMethod) -> DirectMethod:
         """Wrap a method that begins in the loop turn in which its message came, and answers without a task, now or later."""
@@ -96,8 +107,8 @@ class Calls:
         """Count a large request until its call ends. Raises OverloadedError."""
         if size < MIN_COUNTED_BYTES:
             return
-        self._budget.acquire(size)
-        call.on_done = partial(self._budget.release, size)
+        self.budget.acquire(size)
+        call.on_done = partial(self.budget.release, size)
 
     def unary(self, method: Unary) -> Unary:
         """Wrap a method of one request and one answer."""
@@ -156,11 +167,11 @@ class Calls:
         if size < MIN_COUNTED_BYTES:
             yield
             return
-        self._budget.acquire(size)
+        self.budget.acquire(size)
         try:
             yield
         finally:
-            self._budget.release(size)
+            self.budget.release(size)
 
     def _counted(self, error: InferenceError) -> InferenceError:
         self._metrics.errors.labels(error.kind).inc()

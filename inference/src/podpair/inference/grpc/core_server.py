@@ -19,7 +19,7 @@ from typing import Any
 
 from grpc._cython import cygrpc
 
-from podpair.inference.grpc.call import CallEnded, CallLifecycle, DirectMethod, Headers
+from podpair.inference.grpc.call import CallEnded, DirectMethod, Headers, MethodCall
 from podpair.inference.grpc.methods import ONE_MESSAGE, Methods
 from podpair.inference.grpc.status import Status
 
@@ -51,10 +51,10 @@ def missing() -> list[str]:
     return [name for name in _NEEDED if not hasattr(cygrpc, name)]
 
 
-class CoreCall(CallLifecycle):
+class CoreCall(MethodCall):
     """A `Call`, and the context of its method."""
 
-    __slots__ = ("_began", "_call", "_deadline", "_metadata", "_server", "serialize")
+    __slots__ = ("_began", "_call", "_deadline", "_metadata", "_server")
 
     def __init__(self, server: "CoreServer", event: Any) -> None:
         super().__init__()
@@ -64,7 +64,6 @@ class CoreCall(CallLifecycle):
         # In Unix time.
         self._deadline: float = event.call_details.deadline
         self._began = False
-        self.serialize: Callable[[Any], bytes] | None = None
 
     def time_remaining(self) -> float | None:
         """Return the seconds until its deadline; None: it has none."""
@@ -90,24 +89,14 @@ class CoreCall(CallLifecycle):
         if not self.done:
             self._end(self._head(), code, details, trailing)
 
-    async def abort(self, code: Status, details: str = "", trailing_metadata: Headers = ()) -> None:
-        """Fail the call as `fail` does. Raises CallEnded."""
-        self.fail(code, details, trailing_metadata)
-        raise CallEnded
-
-    async def write(self, message: Any) -> None:
-        """Send one of several answers, and wait until the client has room for more. Raises CallEnded if it has gone."""
-        if self.done:
-            raise CallEnded
-        data = message if self.serialize is None else self.serialize(message)
+    async def send(self, data: bytes) -> None:
+        """See `MethodCall`."""
         event = await self._server.run_batch(self._call, (*self._head(), cygrpc.SendMessageOperation(data, _NO_FLAGS)))
         if not event.success:
             raise CallEnded
 
-    async def read(self) -> bytes | None:
-        """Return the next message; None after the last, or if the client has gone."""
-        if self.done:
-            return None
+    async def next_message(self) -> bytes | None:
+        """See `MethodCall`."""
         event = await self._server.run_batch(self._call, (cygrpc.ReceiveMessageOperation(_NO_FLAGS),))
         message: bytes | None = event.batch_operations[0].message()
         return message

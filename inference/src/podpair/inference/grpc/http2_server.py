@@ -10,26 +10,33 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from podpair.inference.grpc import wire_format
+from podpair.inference.grpc.calls import Calls
 from podpair.inference.grpc.http2_call import Http2Call
 from podpair.inference.grpc.methods import Methods
 from podpair.inference.grpc.wire_format import Head
 from podpair.inference.http2 import frames
 from podpair.inference.http2.connection import Connection
+from podpair.inference.http2.frames import ErrorCode
 from podpair.inference.http2.header_blocks import literal
 
 _BACKLOG = 1024
 _LARGEST_MESSAGE = 4 << 20
-_NOT_GRPC = literal(b":status", b"415")
 
 
 class Http2Server(Methods):
-    """The server; see `call.RpcServer`. options: the core's channel arguments for the largest message and for compression."""
+    """The server; see `call.RpcServer`.
 
-    def __init__(self, options: Mapping[str, int]) -> None:
+    options: the core's channel arguments for the largest message and for compression. calls: what counts and reports failures;
+    its memory budget has room for the messages that are still coming, or not.
+    """
+
+    def __init__(self, options: Mapping[str, int], calls: Calls) -> None:
         super().__init__()
+        self.calls, self.budget = calls, calls.budget
         self._connections: set[Connection] = set()
         # Set while there are none.
         self._empty = asyncio.Event()
@@ -38,6 +45,7 @@ class Http2Server(Methods):
         self.compression = wire_format.ENCODINGS[options.get("grpc.default_compression_algorithm", 0)]
         self.now = self._loop.time
         self.call_at = self._loop.call_at
+        self.in_thread = partial(self._loop.run_in_executor, None)
         self.future: Callable[[], asyncio.Future[None]] = self._loop.create_future
         self._listener: asyncio.Server | None = None
         self._socket = ""
@@ -103,9 +111,10 @@ class Http2Server(Methods):
 
     def open(self, connection: Connection, stream: int, head: Any, ended: bool) -> None:
         """See `StreamServer`."""
-        if not head.is_grpc:
-            ending = frames.END_HEADERS | frames.END_STREAM
-            connection.write(frames.frame(frames.HEADERS, ending, stream, _NOT_GRPC))
+        if head.http_status != 200:
+            connection.write_block(stream, literal(b":status", b"%d" % head.http_status), ended=True)
+            if not ended:
+                connection.write(frames.reset(stream, ErrorCode.NO_ERROR))
             return
         call = Http2Call(self, connection, stream, head, ended)
         connection.streams[stream] = call

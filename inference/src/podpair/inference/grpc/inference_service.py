@@ -16,7 +16,7 @@ from podpair.inference.core.v2 import InferRequest
 from podpair.inference.grpc import messages
 from podpair.inference.grpc.call import Call
 from podpair.inference.grpc.call_responder import CallResponder
-from podpair.inference.grpc.calls import Calls, deadline, key, start_trace, trace_call
+from podpair.inference.grpc.calls import Calls, deadline, key, priority, start_trace, trace_call
 from podpair.inference.grpc.proto import open_inference_pb2 as pb
 from podpair.inference.runtime.catalog import Catalog
 from podpair.inference.runtime.served_model import ServedVersion
@@ -25,6 +25,8 @@ from podpair.inference.tracing import RecordedTrace, Tracing
 # Triton's names: marks the last answer to a request; asks for a last answer without tensors.
 _FINAL = "triton_final_response"
 _WANT_EMPTY_FINAL = "triton_enable_empty_final_response"
+# The HTTP status of an error in a stream, whose text is all that Triton's message has.
+_STATUS = "podpair_status"
 
 
 class InferenceService:
@@ -109,7 +111,9 @@ class InferenceService:
                 _about(trace, served, head)
                 trace.stage("ingress", began, entered)
             responder = CallResponder(self._catalog, self._calls, call, served, partial(_encoded, served, asked), trace)
-            responder.queued = served.scheduler.enqueue(asked.arrays, deadline(call), asked.parameters, responder)
+            responder.queued = served.scheduler.enqueue(
+                asked.arrays, deadline(call), asked.parameters, responder, priority(call)
+            )
             call.on_cancelled = responder.withdraw
         except BaseException:
             self._catalog.release(served)
@@ -127,7 +131,8 @@ class InferenceService:
                 _about(trace, served, head)
             name, version, outputs = served.model, served.version, served.signature.outputs
             alone = served.streams is None
-            async with aclosing(served.stream(asked.arrays, asked.parameters, deadline(context), trace)) as chunks:
+            answer = served.stream(asked.arrays, asked.parameters, deadline(context), trace, priority(context))
+            async with aclosing(answer) as chunks:
                 async for chunk in chunks:
                     yield _streamed(messages.encode(name, version, asked, outputs, chunk, {_FINAL: alone}))
             if not alone and asked.parameters.get(_WANT_EMPTY_FINAL):
@@ -151,6 +156,7 @@ def encode_error(message: bytes, error: InferenceError) -> bytes:
         request = pb.ModelInferRequest()
     response = pb.ModelInferResponse(id=request.id, model_name=request.model_name, model_version=request.model_version)
     response.parameters[_FINAL].bool_param = True
+    response.parameters[_STATUS].int64_param = error.status
     failed: bytes = pb.ModelStreamInferResponse(error_message=str(error), infer_response=response).SerializeToString()
     return failed
 

@@ -47,8 +47,9 @@ class LazyServer:
         module = await asyncio.to_thread(importlib.import_module, "podpair.inference.grpc.server")
         selection = await asyncio.to_thread(importlib.import_module, "podpair.inference.grpc.selection")
         options = module.options(self._settings.server.max_body_bytes, settings.compression)
-        rpc_server = await selection.make_server(settings.server, options)
-        server: Server = module.Server(rpc_server, self._catalog, self._metrics, self._tracing, self._budget)
+        calls = module.Calls(self._metrics, self._budget)
+        rpc_server = await selection.make_server(settings.server, options, calls)
+        server: Server = module.Server(rpc_server, self._catalog, calls, self._tracing)
         host, port = self._settings.server.host, self._settings.grpc_port
         address = f"{host}:{port}"
         if settings.socket is not None:

@@ -80,16 +80,18 @@ class Methods:
     ) -> Callable[[Any], None]:
         def start(call: Any) -> None:
             call.serialize = handler.response_serializer
-            task = self._loop.create_task(self._guarded(run(handler, call), call))
+            task = self._loop.create_task(self._guarded(run, handler, call))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             call.on_cancelled = task.cancel
 
         return start
 
-    async def _guarded(self, work: Coroutine[Any, Any, None], call: ServerCall) -> None:
+    async def _guarded(
+        self, run: Callable[[Any, ServerCall], Coroutine[Any, Any, None]], handler: Any, call: ServerCall
+    ) -> None:
         try:
-            await work
+            await run(handler, call)
         except CallEnded:
             pass
         except Exception:

@@ -11,7 +11,7 @@ from podpair.inference.core.predict import decode_payload, encode_answer
 from podpair.inference.core.tensors import Array
 from podpair.inference.grpc.call import Call
 from podpair.inference.grpc.call_responder import CallResponder
-from podpair.inference.grpc.calls import Calls, deadline, key, start_trace, trace_call
+from podpair.inference.grpc.calls import Calls, deadline, key, priority, start_trace, trace_call
 from podpair.inference.grpc.proto import podpair_pb2 as pb
 from podpair.inference.runtime.catalog import Catalog
 from podpair.inference.runtime.served_model import ServedVersion
@@ -50,7 +50,7 @@ class PredictService:
             arrays = decode_payload(request.payload, served.signature)
             encode = partial(_encoded, served, request.id)
             responder = CallResponder(self._catalog, self._calls, call, served, encode, trace)
-            responder.queued = served.scheduler.enqueue(arrays, deadline(call), _NONE, responder)
+            responder.queued = served.scheduler.enqueue(arrays, deadline(call), _NONE, responder, priority(call))
             call.on_cancelled = responder.withdraw
         except BaseException:
             self._catalog.release(served)
@@ -63,7 +63,7 @@ class PredictService:
             if trace is not None:
                 trace.annotate(model=served.model, version=served.version, request=request.id)
             arrays = decode_payload(request.payload, served.signature)
-            async with aclosing(served.stream(arrays, {}, deadline(context), trace)) as chunks:
+            async with aclosing(served.stream(arrays, {}, deadline(context), trace, priority(context))) as chunks:
                 async for chunk in chunks:
                     scores, label = encode_answer(served.signature.outputs, chunk)
                     yield pb.PredictResponse(scores=scores, label=label, id=request.id).SerializeToString()

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from podpair.inference.grpc.call import RpcServer
+from podpair.inference.grpc.calls import Calls
 
 log = logging.getLogger(__name__)
 
@@ -21,10 +22,13 @@ TRIED = ("1.85",)
 _TRIAL_SECONDS = 20.0
 
 
-async def make_server(kind: Literal["http2", "core", "aio"], options: Mapping[str, int]) -> RpcServer:
-    """Return a server of that kind; grpc.aio's, with a warning, if the core is asked for and isn't what podpair needs."""
+async def make_server(kind: Literal["http2", "core", "aio"], options: Mapping[str, int], calls: Calls) -> RpcServer:
+    """Return a server of that kind; grpc.aio's, with a warning, if the core is asked for and isn't what podpair needs.
+
+    options: the core's channel arguments. calls: the `Calls` of its services.
+    """
     if kind == "http2":
-        own: RpcServer = importlib.import_module("podpair.inference.grpc.http2_server").Http2Server(options)
+        own: RpcServer = importlib.import_module("podpair.inference.grpc.http2_server").Http2Server(options, calls)
         return own
     if kind == "core":
         reason = await asyncio.to_thread(unusable)

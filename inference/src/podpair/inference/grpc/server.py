@@ -2,13 +2,11 @@
 
 from typing import Any
 
-from podpair.inference.core.memory_budget import MemoryBudget
 from podpair.inference.grpc import health_service, inference_service, predict_service, reflection_service
 from podpair.inference.grpc.call import RpcServer
 from podpair.inference.grpc.calls import Calls
 from podpair.inference.grpc.proto import open_inference_pb2, podpair_pb2
 from podpair.inference.grpc.status import Handler
-from podpair.inference.metrics import Metrics
 from podpair.inference.runtime.catalog import Catalog
 from podpair.inference.tracing import Tracing
 
@@ -34,10 +32,7 @@ def options(max_body_bytes: int, compression: str) -> dict[str, int]:
 class Server:
     """The services, and their health."""
 
-    def __init__(
-        self, rpc_server: RpcServer, catalog: Catalog, metrics: Metrics, tracing: Tracing, budget: MemoryBudget
-    ) -> None:
-        calls = Calls(metrics, budget)
+    def __init__(self, rpc_server: RpcServer, catalog: Catalog, calls: Calls, tracing: Tracing) -> None:
         v2 = inference_service.InferenceService(catalog, calls, tracing)
         podpair = predict_service.PredictService(catalog, calls, tracing)
         self._rpc_server = rpc_server

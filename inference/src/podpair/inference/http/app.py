@@ -54,7 +54,7 @@ class Api:
     async def model(self, request: Request) -> Response:
         """Answer with a model's metadata."""
         model, served = self._found(request)
-        return json_response(documents.metadata(model, served) | {"parameters": documents.parameters(model, served)})
+        return json_response(documents.metadata(model, served) | documents.more_metadata(model, served))
 
     async def config(self, request: Request) -> Response:
         """Answer with a model's configuration, as V2's extension names it."""

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, aclosing
 import msgspec
 
 from podpair.inference.core.errors import InferenceError
-from podpair.inference.core.generate import GenerateRequest, decode_generate, encode_generate, join_chunks
+from podpair.inference.core.generate import GenerateRequest, decode_generate, encode_generate
 from podpair.inference.core.tensors import Array
 from podpair.inference.http import infer_params
 from podpair.inference.http.error_responses import ErrorResponses
@@ -41,20 +41,16 @@ class GenerateApi:
         """Answer with the whole result; the texts of a model that only streams are joined."""
         with self._trace(request) as trace, self._catalog.using(*infer_params.target(request)) as served:
             asked = self._read(request, served, trace)
-            deadline = infer_params.deadline(request)
-            if served.runtime.predicts:
-                arrays = await served.scheduler.submit(asked.arrays, deadline, asked.parameters, trace)
-            else:
-                async with aclosing(served.stream(asked.arrays, asked.parameters, deadline, trace)) as chunks:
-                    arrays = join_chunks([chunk async for chunk in chunks], served.signature.outputs)
+            deadline, priority = infer_params.deadline(request), infer_params.priority(request)
+            arrays = await served.scheduler.submit(asked.arrays, deadline, asked.parameters, trace, priority)
             return json_response(_encode(served, asked, arrays))
 
     async def generate_stream(self, request: Request) -> None:
         """Send an event for each chunk; an error before the first is an HTTP status, a later one an event with `error`."""
         with self._trace(request) as trace, self._catalog.using(*infer_params.target(request)) as served:
             asked = self._read(request, served, trace)
-            deadline = infer_params.deadline(request)
-            async with aclosing(served.stream(asked.arrays, asked.parameters, deadline, trace)) as chunks:
+            deadline, priority = infer_params.deadline(request), infer_params.priority(request)
+            async with aclosing(served.stream(asked.arrays, asked.parameters, deadline, trace, priority)) as chunks:
                 await self._send(request, served, asked, chunks)
 
     async def _send(
@@ -73,7 +69,7 @@ class GenerateApi:
                     await stream.write(_event(_encode(served, asked, chunk)))
         except InferenceError as error:
             self._errors.count(error, request)
-            await stream.write(_event(msgspec.json.encode({"error": str(error)})))
+            await stream.write(_event(msgspec.json.encode({"error": str(error), "status": error.status})))
         stream.end()
 
     def _trace(self, request: Request) -> "RecordedTrace | AbstractContextManager[None]":

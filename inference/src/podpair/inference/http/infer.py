@@ -70,7 +70,9 @@ class InferApi:
                 trace.stage("ingress", began, entered)
             responder = _InferResponder(self._catalog, self._errors, request, served, asked, trace)
             responder.entered = entered
-            responder.queued = served.scheduler.enqueue(asked.arrays, deadline, asked.parameters, responder)
+            responder.queued = served.scheduler.enqueue(
+                asked.arrays, deadline, asked.parameters, responder, params.priority
+            )
             request.on_disconnect = responder.withdraw
             served.metrics.ingress.observe(entered - began)
         except BaseException:

@@ -5,6 +5,7 @@ import time
 import zlib
 from typing import NamedTuple
 
+from podpair.inference.core.batching import NORMAL, parse_priority
 from podpair.inference.core.errors import InvalidRequestError, TooLargeError
 from podpair.inference.http1.request_head import parse_byte_count
 from podpair.inference.http1.requests import Request, Segment
@@ -13,6 +14,8 @@ DEADLINE = "podpair-deadline"
 TRACE = "traceparent"
 # Requests with the same key are answered by the same version of a model.
 KEY = "podpair-key"
+# `high`, `normal` or `low`: which requests run first where some have to wait.
+PRIORITY = "podpair-priority"
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 # No number of seconds since 1970 that a client may mean by "never" exceeds an INT64.
@@ -34,13 +37,21 @@ class InferParams(NamedTuple):
     uncompressed: bool
     # The traceparent, if there is one.
     trace: str | None
+    priority: int = NORMAL
 
 
 def read_params(request: Request) -> InferParams:
     """Read them all. Raises InvalidRequestError."""
     uncompressed = request.header("content-encoding") is None
     has_deadline = request.header(DEADLINE) is not None
-    return InferParams(*target(request), header_length(request), has_deadline, uncompressed, request.header(TRACE))
+    return InferParams(
+        *target(request), header_length(request), has_deadline, uncompressed, request.header(TRACE), priority(request)
+    )
+
+
+def priority(request: Request) -> int:
+    """Return the request's priority. Raises InvalidRequestError."""
+    return parse_priority(request.header(PRIORITY))
 
 
 def deadline(request: Request) -> float | None:

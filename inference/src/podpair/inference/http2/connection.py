@@ -1,54 +1,40 @@
-"""One connection of a client (RFC 9113): reads frames, keeps both sides' windows, and joins what a turn of the loop writes.
+"""One connection of a client (RFC 9113): its streams, both sides' windows, and what a turn of the loop writes, in one piece.
 
 Invariants: a stream's data is passed on in order and once; a client is sent no more data than its windows take; what one that
 takes nothing is owed is bounded by what it asked before, for it isn't read until then. A stream is known until both sides have
-ended it; what comes for one that has ended is counted for the connection's window, and else ignored.
+ended it; what comes for one that has ended is counted for the connection's window, and else ignored. A failing stream harms
+no other.
 """
 
 import asyncio
-from collections.abc import Iterable
-from struct import unpack
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from podpair.inference.http2 import frames
+from podpair.inference.http2.flood_guard import FloodGuard
+from podpair.inference.http2.frame_reader import LARGEST_FRAME, FrameReader
 from podpair.inference.http2.frames import ConnectionFault, ErrorCode, Setting
-from podpair.inference.http2.header_blocks import LARGEST_FIELDS, BlockDecoder
+from podpair.inference.http2.header_blocks import EMPTY_TABLE, LARGEST_FIELDS
+from podpair.inference.http2.keepalive import keep_alive
+from podpair.inference.http2.stream import RequestHead, Stream
+
+log = logging.getLogger(__name__)
 
 MOST_STREAMS = 4096
-_LARGEST_FRAME = 65_536
 # The connection's window, refilled once half of it is used: each stream's own bounds what it holds.
 _WINDOW = 1 << 30
 _PREFACE_SECONDS, _PARTING_SECONDS = 20.0, 1.0
-# Resets, pings and settings of a client that are borne in so many seconds, beyond two for each request that it let end.
-_BORNE, _BORNE_SECONDS = 1000, 10.0
+# A ping whose answer says that the client knows of our leaving.
+_PARTING = b"leaving."
 _SETTINGS = frames.settings(
     {
         Setting.MAX_CONCURRENT_STREAMS: MOST_STREAMS,
-        Setting.MAX_FRAME_SIZE: _LARGEST_FRAME,
+        Setting.MAX_FRAME_SIZE: LARGEST_FRAME,
         Setting.MAX_HEADER_LIST_SIZE: LARGEST_FIELDS,
     }
 ) + frames.window_update(0, _WINDOW - frames.DEFAULT_WINDOW)
-
-
-class Stream(Protocol):
-    """One request on a connection."""
-
-    send_window: int
-    """Bytes that the client takes of it yet."""
-    receive_window: int
-    """Bytes that the client may send yet."""
-
-    def on_data(self, data: memoryview, ended: bool) -> None:
-        """Take what came of its body; ended: that was all."""
-        ...
-
-    def on_window(self) -> None:
-        """Go on sending: a window has opened."""
-        ...
-
-    def on_reset(self) -> None:
-        """End: the client has given it up, or has gone."""
-        ...
 
 
 class StreamServer(Protocol):
@@ -62,7 +48,7 @@ class StreamServer(Protocol):
         """Hear that a connection has ended, its streams with it."""
         ...
 
-    def parse(self, fields: Iterable[tuple[bytes, bytes]]) -> Any:
+    def parse(self, fields: Iterable[tuple[bytes, bytes]]) -> RequestHead:
         """Return what is wanted of a request's header fields."""
         ...
 
@@ -78,50 +64,52 @@ class Connection(asyncio.Protocol):
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._transport: Any = None
-        self._rest = b""
-        self._greeted = False
-        self._blocks: BlockDecoder[Any] = BlockDecoder(server.parse)
-        # Of a header block that goes on in further frames: its stream, the flags of its first frame, and what is there of it.
-        self._block: tuple[int, int, bytearray] | None = None
+        self._reader = FrameReader(self, server.parse)
+        self._guard = FloodGuard(self._loop.time)
         self.streams: dict[int, Stream] = {}
         self._last = 0
         self._received = 0
-        self._borne, self._borne_since = _BORNE, self._loop.time()
         # What the client takes: on the connection, on each new stream, and in a frame.
         self.send_window = frames.DEFAULT_WINDOW
         self.initial_window = frames.DEFAULT_WINDOW
         self.largest_frame = frames.SMALLEST_FRAME
-        # Streams that wait for a window, as they came.
-        self.blocked: dict[int, Stream] = {}
+        # What the next header block has to begin with.
+        self.before_block = b""
+        self._table_is_empty = False
+        # Streams with data that wait for the connection's window or for the transport, as they came.
+        self._blocked: OrderedDict[int, Stream] = OrderedDict()
         self._out: list[bytes] = []
-        self._reading = self._flushing = self._paused = self._failed = False
-        self.leaving = False
+        self._reading = self._flushing = self._paused = False
+        # What is done if the client doesn't take part in its end.
+        self._parting: asyncio.TimerHandle | None = None
+        # It takes no more requests; nothing more is said or read.
+        self.leaving = self._closing = False
 
     # The transport's.
 
     def connection_made(self, transport: Any) -> None:
         """Say what the client may send."""
         self._transport = transport
+        keep_alive(transport.get_extra_info("socket"))
         transport.write(_SETTINGS)
-        self._timer = self._loop.call_later(_PREFACE_SECONDS, transport.abort)
+        self._greeting = self._loop.call_later(_PREFACE_SECONDS, transport.abort)
         self._server.on_connected(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give up what the client waited for."""
-        self._timer.cancel()
-        self.leaving = True
+        self._greeting.cancel()
+        self._limit_parting(None)
+        self.leaving = self._closing = True
         self._give_up()
         self._server.on_disconnected(self)
 
     def data_received(self, data: bytes) -> None:
-        """Handle the frames that are whole; the rest waits for more."""
-        if self._failed:
+        """Handle what the client sends."""
+        if self._closing:
             return
-        if self._rest:
-            data = self._rest + data
         self._reading = True
         try:
-            self._rest = data[self._read(data) :]
+            self._reader.feed(data)
         except ConnectionFault as fault:
             self.fail(fault)
         finally:
@@ -145,234 +133,261 @@ class Connection(asyncio.Protocol):
     # What streams send.
 
     def write(self, data: bytes) -> None:
-        """Send frames, together with what else this turn of the loop sends."""
+        """Send frames of a stream, together with what else this turn of the loop sends."""
+        self._guard.frames += 1
         self._out.append(data)
         if not (self._reading or self._flushing):
             self._flushing = True
             self._loop.call_soon(self._flush)
 
+    def write_block(self, number: int, block: bytes, *, ended: bool = False) -> None:
+        """Send a header block."""
+        before, self.before_block = self.before_block, b""
+        self.write(frames.field_block(number, before + block, self.largest_frame, ended=ended))
+
     def room(self, stream: Stream) -> int:
         """Return how many bytes of data a stream may send now."""
         return 0 if self._paused else min(self.send_window, stream.send_window)
 
+    def wait(self, number: int, stream: Stream) -> None:
+        """Have a stream go on once the connection's window opens, or the client takes what it was sent."""
+        self._blocked[number] = stream
+
     def end(self, number: int, *, reset: ErrorCode | None = None) -> None:
         """Forget a stream that is sent to its end; reset: why, if the client's side has not ended or nothing else was sent."""
-        self.blocked.pop(number, None)
+        self._blocked.pop(number, None)
         if self.streams.pop(number, None) is not None:
-            self._borne += 2
+            self._guard.requests += 1
             if reset is not None:
                 self.write(frames.reset(number, reset))
 
     def extend(self, number: int, stream: Stream, size: int) -> None:
         """Let the client send `size` bytes more of a stream."""
         stream.receive_window += size
-        self.write(frames.window_update(number, size))
+        self._send(frames.window_update(number, size))
 
-    def fail(self, fault: ConnectionFault) -> None:
-        """End the connection, and say why. What still comes is read and dropped: TCP would else drop what was said."""
-        self.leaving = self._failed = True
-        self._rest = b""
-        self._give_up()
-        self._transport.write(b"".join((*self._out, frames.goaway(self._last, fault.code, str(fault)))))
-        self._out.clear()
-        self._transport.write_eof()
-        self._timer.cancel()
-        self._timer = self._loop.call_later(_PARTING_SECONDS, self._transport.abort)
-
-    def _give_up(self) -> None:
-        streams, self.streams = self.streams, {}
-        self.blocked.clear()
-        for stream in streams.values():
-            stream.on_reset()
+    # Its end.
 
     def leave(self) -> None:
-        """Take no more requests; close once the present ones have ended."""
-        if not self.leaving:
-            self.leaving = True
-            self.write(frames.goaway(self._last, ErrorCode.NO_ERROR))
-        if not self.streams:
-            self._flush()
-            self._transport.close()
+        """Take no more requests than those that are on their way, and close once they have ended (6.8)."""
+        if self.leaving or self._parting is not None:
+            return
+        self._send(frames.goaway(frames.LARGEST_WINDOW, ErrorCode.NO_ERROR))
+        self._send(frames.frame(frames.PING, 0, 0, _PARTING))
+        self._limit_parting(self._refuse)
 
     def abort(self) -> None:
         """Close at once."""
         self._transport.abort()
 
+    def fail(self, fault: ConnectionFault) -> None:
+        """End the connection, and say why."""
+        log.warning("a connection of gRPC is ended", extra={"code": fault.code.name, "why": str(fault)})
+        self.leaving = True
+        self._give_up()
+        self._send(frames.goaway(self._last, fault.code, str(fault)))
+        self._flush()
+
+    def _refuse(self) -> None:
+        if not self.leaving:
+            self.leaving = True
+            self._send(frames.goaway(self._last, ErrorCode.NO_ERROR))
+
+    def _close(self) -> None:
+        """Send no more. What still comes is read and dropped: TCP would else drop what was said."""
+        self._closing = True
+        self._transport.write_eof()
+        self._limit_parting(self._transport.abort)
+
+    def _limit_parting(self, then: Callable[[], None] | None) -> None:
+        if self._parting is not None:
+            self._parting.cancel()
+        self._parting = None if then is None else self._loop.call_later(_PARTING_SECONDS, then)
+
+    def _give_up(self) -> None:
+        streams, self.streams = self.streams, {}
+        self._blocked.clear()
+        for stream in streams.values():
+            try:
+                stream.on_reset()
+            except Exception:
+                log.exception("a call failed at the end of its connection")
+
+    # What is written.
+
+    def _send(self, data: bytes) -> None:
+        self._out.append(data)
+        if not (self._reading or self._flushing):
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
     def _flush(self) -> None:
         self._flushing = False
         out = self._out
-        if out and not self._transport.is_closing():
+        if self._closing or self._transport.is_closing():
+            out.clear()
+            return
+        if out:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
-        out.clear()
-        if self.leaving and not (self.streams or self._failed):
-            self._transport.close()
+            out.clear()
+        if self.leaving and not self.streams:
+            self._close()
 
-    # Frames.
+    # What comes; see `FrameHandler`.
 
-    def _read(self, data: bytes) -> int:
-        """Handle the whole frames of `data`; return how many bytes they have. Raises ConnectionFault."""
-        position, size, view = 0, len(data), memoryview(data)
-        if not self._greeted:
-            if not frames.PREFACE.startswith(data[: len(frames.PREFACE)]):
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "this is HTTP/2 with prior knowledge")
-            if size < len(frames.PREFACE):
-                return 0
-            self._greeted, position = True, len(frames.PREFACE)
-            self._timer.cancel()
-        while size - position >= frames.HEAD_BYTES:
-            upper, lower, kind, flags, number = frames.HEAD.unpack_from(data, position)
-            length = upper << 8 | lower
-            if length > _LARGEST_FRAME:
-                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
-            start = position + frames.HEAD_BYTES
-            if start + length > size:
-                break
-            position = start + length
-            number &= frames.LARGEST_WINDOW
-            if self._block is not None and (kind != frames.CONTINUATION or number != self._block[0]):
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a header block is interrupted")
-            if kind == frames.DATA:
-                self._on_data(flags, number, view[start:position])
-            elif kind == frames.HEADERS:
-                self._on_headers(flags, number, view[start:position])
-            elif (handle := _HANDLERS.get(kind)) is not None:
-                handle(self, flags, number, data[start:position])
-        return position
+    def on_greeting(self) -> None:
+        """See `FrameHandler`."""
+        self._greeting.cancel()
 
-    def _on_data(self, flags: int, number: int, payload: memoryview) -> None:
-        self._received += len(payload)
+    def on_data(self, number: int, flags: int, payload: memoryview) -> None:
+        """See `FrameHandler`."""
+        size, ended = len(payload), bool(flags & frames.END_STREAM)
+        self._received += size
         if self._received > _WINDOW // 2:
-            self.write(frames.window_update(0, self._received))
+            self._send(frames.window_update(0, self._received))
             self._received = 0
+        if size or ended:
+            self._guard.frames += 1
+        else:
+            self.on_empty_frame()
+        if flags & frames.PADDED:
+            payload = frames.unpadded(payload, flags)
         stream = self.streams.get(number)
         if stream is None:
             if number == 0 or number > self._last:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "data without a request")
             return
-        stream.receive_window -= len(payload)
+        stream.receive_window -= size
         if stream.receive_window < 0:
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more data than the stream's window has")
-        stream.on_data(frames.unpadded(payload, flags), bool(flags & frames.END_STREAM))
+        if stream.ended:
+            self._reset(number, ErrorCode.STREAM_CLOSED)
+            return
+        try:
+            stream.on_data(payload, ended)
+        except Exception:
+            self._failed(number)
 
-    def _on_headers(self, flags: int, number: int, payload: memoryview) -> None:
-        payload = frames.unpadded(payload, flags)
-        if flags & frames.WITH_PRIORITY:
-            payload = payload[5:]
-        if not number % 2:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"a request on stream {number}")
-        if flags & frames.END_HEADERS:
-            self._on_block(number, flags, bytes(payload))
-        else:
-            self._block = number, flags, bytearray(payload)
-
-    def _on_continuation(self, flags: int, number: int, payload: bytes) -> None:
-        if self._block is None:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a header block is continued that did not begin")
-        _, first, block = self._block
-        block += payload
-        if len(block) > LARGEST_FIELDS:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a header block is too large")
-        if flags & frames.END_HEADERS:
-            self._block = None
-            self._on_block(number, first, bytes(block))
-
-    def _on_block(self, number: int, flags: int, block: bytes) -> None:
-        head = self._blocks.decode(block)
-        ended = bool(flags & frames.END_STREAM)
+    def on_head(self, number: int, head: RequestHead, ended: bool) -> None:
+        """See `FrameHandler`."""
+        self._guard.frames += 1
         if number <= self._last:
-            # Trailers, of which gRPC's clients send none; of a stream that is gone they may be late.
-            if ended and (stream := self.streams.get(number)) is not None:
-                stream.on_data(memoryview(b""), True)
+            self._on_trailers(number, head, ended)
             return
         self._last = number
-        if self.leaving or len(self.streams) >= MOST_STREAMS:
-            self.write(frames.reset(number, ErrorCode.REFUSED_STREAM))
+        if head.malformed is not None or not head.is_request:
+            self._send(frames.reset(number, ErrorCode.PROTOCOL_ERROR))
+        elif self.leaving or len(self.streams) >= MOST_STREAMS:
+            self._send(frames.reset(number, ErrorCode.REFUSED_STREAM))
         else:
-            self._server.open(self, number, head, ended)
+            try:
+                self._server.open(self, number, head, ended)
+            except Exception:
+                self._failed(number)
 
-    def _on_reset(self, flags: int, number: int, payload: bytes) -> None:
-        if len(payload) != 4:
-            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a reset is four bytes")
-        if number == 0 or number > self._last:
+    def on_reset(self, number: int) -> None:
+        """See `FrameHandler`."""
+        if number > self._last:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a reset without a request")
-        self._bear()
-        self.blocked.pop(number, None)
+        if number in self.streams:
+            self._forget(number)
+        else:
+            self.on_empty_frame()
+
+    def on_settings(self, values: Iterable[tuple[int, int]]) -> None:
+        """See `FrameHandler`."""
+        self.on_empty_frame()
+        before = self.initial_window
+        for name, value in values:
+            if name == Setting.INITIAL_WINDOW_SIZE:
+                self._resize_windows(value - self.initial_window)
+                self.initial_window = value
+            elif name == Setting.MAX_FRAME_SIZE:
+                self.largest_frame = value
+            elif name == Setting.HEADER_TABLE_SIZE and value < frames.DEFAULT_TABLE and not self._table_is_empty:
+                self.before_block, self._table_is_empty = EMPTY_TABLE, True
+        # Before anything that is sent by them (6.5.3).
+        self._send(frames.frame(frames.SETTINGS, frames.ACK, 0))
+        if self.initial_window > before:
+            for stream in list(self.streams.values()):
+                stream.on_window()
+
+    def on_ping(self, payload: bytes, answered: bool) -> None:
+        """See `FrameHandler`."""
+        self.on_empty_frame()
+        if not answered:
+            self._send(frames.frame(frames.PING, frames.ACK, 0, payload))
+        elif payload == _PARTING:
+            self._refuse()
+
+    def on_window_update(self, number: int, size: int) -> None:
+        """See `FrameHandler`."""
+        if number == 0:
+            self.send_window += size
+            if not size or self.send_window > frames.LARGEST_WINDOW:
+                raise _bad_window(size)
+            self._open_windows()
+        elif (stream := self.streams.get(number)) is not None:
+            stream.send_window += size
+            if not size or stream.send_window > frames.LARGEST_WINDOW:
+                self._reset(number, _bad_window(size).code)
+            else:
+                stream.on_window()
+        elif number > self._last:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a window without a request")
+
+    def on_empty_frame(self) -> None:
+        """See `FrameHandler`."""
+        if not self._guard.allows_empty_frame():
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many pings, settings or empty frames")
+
+    def _on_trailers(self, number: int, head: RequestHead, ended: bool) -> None:
+        """End a request; those of a stream that is gone may be late. gRPC's clients send none."""
+        stream = self.streams.get(number)
+        if head.is_request and stream is None:
+            raise ConnectionFault(ErrorCode.STREAM_CLOSED, "a request on a stream that was used before")
+        if stream is None:
+            return
+        if head.is_request or head.malformed is not None or not ended:
+            self._reset(number, ErrorCode.PROTOCOL_ERROR)
+        elif stream.ended:
+            self._reset(number, ErrorCode.STREAM_CLOSED)
+        else:
+            try:
+                stream.on_data(memoryview(b""), True)
+            except Exception:
+                self._failed(number)
+
+    def _failed(self, number: int) -> None:
+        log.exception("a call failed where its data came")
+        self._reset(number, ErrorCode.INTERNAL_ERROR)
+
+    def _reset(self, number: int, code: ErrorCode) -> None:
+        self._send(frames.reset(number, code))
+        self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        self._blocked.pop(number, None)
         stream = self.streams.pop(number, None)
         if stream is not None:
             stream.on_reset()
+            if not self._guard.allows_reset():
+                raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many requests are reset")
 
-    def _on_settings(self, flags: int, number: int, payload: bytes) -> None:
-        if number or len(payload) % 6 or (flags & frames.ACK and payload):
-            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "settings of a wrong size, or of a stream")
-        if flags & frames.ACK:
-            return
-        self._bear()
-        for position in range(0, len(payload), 6):
-            name, value = unpack(">HL", payload[position : position + 6])
-            if name == Setting.INITIAL_WINDOW_SIZE:
-                if value > frames.LARGEST_WINDOW:
-                    raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window is too large")
-                for stream in self.streams.values():
-                    stream.send_window += value - self.initial_window
-                self.initial_window = value
-            elif name == Setting.MAX_FRAME_SIZE:
-                if not frames.SMALLEST_FRAME <= value <= frames.LARGEST_FRAME:
-                    raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"frames of {value} bytes")
-                self.largest_frame = value
-        self.write(frames.frame(frames.SETTINGS, frames.ACK, 0))
-        self._open_windows()
-
-    def _on_ping(self, flags: int, number: int, payload: bytes) -> None:
-        if len(payload) != 8 or number:
-            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a ping is eight bytes")
-        if not flags & frames.ACK:
-            self._bear()
-            self.write(frames.frame(frames.PING, frames.ACK, 0, payload))
-
-    def _on_goaway(self, flags: int, number: int, payload: bytes) -> None:
-        """Ignore it: a client that leaves closes when it has its answers."""
-
-    def _on_window_update(self, flags: int, number: int, payload: bytes) -> None:
-        size = int.from_bytes(payload, "big") & frames.LARGEST_WINDOW
-        if len(payload) != 4 or not size:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a window opens by nothing")
-        if number == 0:
-            self.send_window += size
-            window = self.send_window
-        elif (stream := self.streams.get(number)) is not None:
-            stream.send_window += size
-            window = stream.send_window
-        else:
-            return
-        if window > frames.LARGEST_WINDOW:
-            raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window is too large")
-        self._open_windows()
-
-    def _on_push(self, flags: int, number: int, payload: bytes) -> None:
-        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a client can't push")
-
-    def _bear(self) -> None:
-        """Count what costs a client nothing and us work. Raises ConnectionFault."""
-        self._borne -= 1
-        if self._borne < 0:
-            now = self._loop.time()
-            if now - self._borne_since < _BORNE_SECONDS:
-                raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many resets, pings or settings")
-            self._borne, self._borne_since = _BORNE, now
+    def _resize_windows(self, change: int) -> None:
+        """Make each stream's window larger, or smaller: below nothing, too (6.9.2)."""
+        for stream in self.streams.values():
+            stream.send_window += change
+            if stream.send_window > frames.LARGEST_WINDOW:
+                raise _bad_window(change)
 
     def _open_windows(self) -> None:
-        """Let streams go on that wait for a window."""
-        if self.blocked and not self._paused and self.send_window > 0:
-            for stream in list(self.blocked.values()):
-                stream.on_window()
+        """Let streams go on that wait for the connection; one that still has data is again the last."""
+        while self._blocked and self.send_window > 0 and not self._paused:
+            self._blocked.popitem(last=False)[1].on_window()
 
 
-_HANDLERS = {
-    frames.RST_STREAM: Connection._on_reset,
-    frames.SETTINGS: Connection._on_settings,
-    frames.PUSH_PROMISE: Connection._on_push,
-    frames.PING: Connection._on_ping,
-    frames.GOAWAY: Connection._on_goaway,
-    frames.WINDOW_UPDATE: Connection._on_window_update,
-    frames.CONTINUATION: Connection._on_continuation,
-}
+def _bad_window(size: int) -> ConnectionFault:
+    if not size:
+        return ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a window opens by nothing")
+    return ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window is too large")

@@ -7,15 +7,21 @@ stays known for as long as the table is the same.
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
-from hpack import Decoder, HPACKError
+from hpack import Decoder, HPACKError, OversizedHeaderListError
 from hpack.table import HeaderTable
 
 from podpair.inference.http2.frames import ConnectionFault, ErrorCode
 
 LARGEST_FIELDS = 16_384
-"""Bytes of a block's fields, as a peer's SETTINGS_MAX_HEADER_LIST_SIZE counts them."""
-_KNOWN_BLOCKS = 64
+"""Bytes of a request's fields, as a peer's SETTINGS_MAX_HEADER_LIST_SIZE counts them (RFC 9113, 6.5.2)."""
+LARGEST_BLOCK = 16 * LARGEST_FIELDS
+"""Bytes of a block, and of its fields, that are decoded: a peer that sends more is given up with its connection."""
+_FIELD_BYTES = 32  # what each counts beside its name and value
+# Blocks whose meaning is remembered, and the bytes of one.
+_KNOWN_BLOCKS, _LARGEST_KNOWN = 64, 2048
 STATUS_200 = b"\x88"
+EMPTY_TABLE = b"\x20"
+"""What a block begins with after a peer has made its table smaller (RFC 7541, 4.2): none is used."""
 
 Parsed = TypeVar("Parsed")
 
@@ -42,7 +48,7 @@ class BlockDecoder(Generic[Parsed]):
 
     def __init__(self, parse: Callable[[Iterable[tuple[bytes, bytes]]], Parsed]) -> None:
         self._parse = parse
-        self._decoder = Decoder(LARGEST_FIELDS)
+        self._decoder = Decoder(LARGEST_BLOCK)
         self._table = self._decoder.header_table = _Table()
         self._known: dict[bytes, Parsed] = {}
 
@@ -54,14 +60,21 @@ class BlockDecoder(Generic[Parsed]):
         before = self._table.state
         try:
             fields = self._decoder.decode(block, raw=True)
+        except OversizedHeaderListError:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "the fields of a header block are too large") from None
         except (HPACKError, UnicodeError) as error:
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, f"a header block can't be decoded: {error}") from None
         parsed = self._parse((bytes(name), bytes(value)) for name, value in fields)
         if self._table.state != before or len(self._known) == _KNOWN_BLOCKS:
             self._known.clear()
-        if self._table.state == before:
+        if self._table.state == before and len(block) <= _LARGEST_KNOWN:
             self._known[block] = parsed
         return parsed
+
+
+def size_of_field(name: bytes, value: bytes) -> int:
+    """Return what a field counts of LARGEST_FIELDS."""
+    return len(name) + len(value) + _FIELD_BYTES
 
 
 def literal(name: bytes, value: bytes) -> bytes:

@@ -12,13 +12,24 @@ from typing import Any
 
 import numpy as np
 
-from podpair.inference.core.errors import InferenceError, ModelEndedError, ModelRestartingError, to_client_error
+from podpair.inference.core.errors import (
+    DeadlineExceededError,
+    InferenceError,
+    ModelEndedError,
+    OverloadedError,
+    UnavailableError,
+    to_client_error,
+)
+from podpair.inference.core.request_context import NO_REQUEST, RequestContext, answering
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import Array
 from podpair.inference.core.v2 import check_results
 from podpair.inference.runtime.protocol import Runtime
 
 log = logging.getLogger(__name__)
+
+# The model's process has ended, or what it needs is away, busy or late: smaller batches would fare no better.
+_NOBODYS = (ModelEndedError, UnavailableError, OverloadedError, DeadlineExceededError)
 
 
 @dataclass(slots=True, eq=False)
@@ -57,8 +68,12 @@ class BatchExecutor:
         self._signature = signature
         self._clock = clock
 
-    def run(self, items: Sequence[BatchItem]) -> BatchOutcome:
-        """Run one batch; never raises."""
+    def run(self, items: Sequence[BatchItem], context: RequestContext = NO_REQUEST) -> BatchOutcome:
+        """Run one batch; never raises. context: of its requests, which models have that may call others."""
+        with answering(context):
+            return self._run(items)
+
+    def _run(self, items: Sequence[BatchItem]) -> BatchOutcome:
         started, begun = time.monotonic(), self._clock()
         try:
             inputs, parameters = self._concatenate(items)
@@ -70,12 +85,12 @@ class BatchExecutor:
         return BatchOutcome(results, started, self._clock() - begun, computed - started, time.monotonic() - computed)
 
     def _bisect(self, items: Sequence[BatchItem], error: Exception) -> list[list[Array] | InferenceError]:
-        """Run the halves of a failed batch; if the model's process itself has ended, fail all its items."""
-        if len(items) == 1 or isinstance(error, ModelEndedError | ModelRestartingError):
+        """Run the halves of a failed batch; fail all its items if it failed for none of them, but for what the model needs."""
+        if len(items) == 1 or isinstance(error, _NOBODYS):
             return [to_client_error(self._name, error)] * len(items)
         log.warning("a batch failed, its halves run", extra={"model": self._name, "requests": len(items)})
         middle = len(items) // 2
-        return [result for half in (items[:middle], items[middle:]) for result in self.run(half).results]
+        return [result for half in (items[:middle], items[middle:]) for result in self._run(half).results]
 
     def _concatenate(self, items: Sequence[BatchItem]) -> tuple[Sequence[Array], list[Mapping[str, Any]]]:
         """Return one array for each input, without a copy if there is one item."""

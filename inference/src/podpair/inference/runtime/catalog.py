@@ -6,8 +6,9 @@ accepts no new requests, and is closed when no request holds it any more: no req
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
@@ -17,16 +18,14 @@ from podpair.common.faults import FaultsError
 from podpair.inference.core.errors import LoadError, NotFoundError, UnavailableError
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.traffic_split import TrafficSplit, Weights, version_weights, weight_faults
-from podpair.inference.core.v2 import RequestDecoder
 from podpair.inference.metrics import Metrics
-from podpair.inference.runtime.cpu import available_cores, preprocess_threads
+from podpair.inference.runtime.load_turns import LoadTurns
 from podpair.inference.runtime.loader import LoadedVersion, LoadRuntime, close_all, load_each, load_models, load_runtime
-from podpair.inference.runtime.preprocess_stage import PreprocessStage
-from podpair.inference.runtime.protocol import Down, Restarting, Streaming
+from podpair.inference.runtime.protocol import Down, Restarting, SelfChecking
+from podpair.inference.runtime.ready_method import first_answer, log_change, poll
 from podpair.inference.runtime.repository import ModelFolder, ModelSource, survey
-from podpair.inference.runtime.scheduler import Scheduler
 from podpair.inference.runtime.served_model import ServedModel, ServedVersion
-from podpair.inference.runtime.streams import Streams
+from podpair.inference.runtime.version_factory import VersionFactory
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +50,10 @@ class Catalog:
         self._load = load
         # Set from outside; a model that isn't in it uses its own model.yaml.
         self._weights: Weights = weights or {}
-        # Pre-processing threads of all models together; started when the first model needs them.
-        self._prepare_threads = prepare_threads
+        self._factory = VersionFactory(metrics, prepare_threads)
         self._exit_on_error = exit_on_error
-        self._threads: ThreadPoolExecutor | None = None
+        # Those that are still to be loaded at the start.
+        self._turns = LoadTurns(source.names())
         self._models: dict[str, ServedModel] = {}
         # Model → why it isn't served now.
         self._absent: dict[str, str] = dict.fromkeys(source.names(), "it is being loaded")
@@ -69,8 +68,8 @@ class Catalog:
         """The served models, by name."""
         return [self._models[name] for name in sorted(self._models)]
 
-    async def start(self) -> list[str]:
-        """Load and warm up every version of every model. Return the models that can't be loaded, whose faults are logged.
+    async def start(self) -> dict[str, list[str]]:
+        """Load and warm up every version of every model. Return the models that can't be loaded, each with its faults.
 
         Raises FaultsError with all faults if no model can be loaded, or with `exit_on_error` if one can't.
         """
@@ -81,29 +80,31 @@ class Catalog:
             except FaultsError as error:
                 faults[folder.name] = error.faults
         folders = [folder for folder in folders if folder.name not in faults]
-        loaded, unloadable = await asyncio.to_thread(load_each, folders, self._load)
-        faults |= unloadable
-        if faults and (self._exit_on_error or not loaded):
-            close_all(loaded)
-            raise FaultsError(list(dict.fromkeys(fault for found in faults.values() for fault in found)))
-        for folder in folders:
-            if folder.name in loaded:
-                self._serve(folder, loaded[folder.name])
         for name, found in faults.items():
             self._mark_absent(name, "; ".join(found))
-            log.error("a model can't be served, the others are", extra={"model": name, "faults": found})
+        faults |= await self._load_all(folders)
+        if faults and (self._exit_on_error or not self._models):
+            await asyncio.gather(*(model.retire(0) for model in self._models.values()))
+            self._models.clear()
+            raise FaultsError(list(dict.fromkeys(fault for found in faults.values() for fault in found)))
         self.ready = not self.stopping
-        return list(faults)
+        return faults
 
     async def stop(self, seconds: float) -> None:
         """Accept no more requests, and wait up to `seconds` for those that were accepted."""
         self.stopping, self.ready = True, False
-        await asyncio.gather(*(model.retire(seconds) for model in self._models.values()))
+        end = time.monotonic() + seconds
+        # None is closed before all are unused: a model that is at work may call another.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while used := [v for model in self._models.values() for v in model.versions.values() if v.users]:
+                    await asyncio.gather(*(version.unused.wait() for version in used))
+        left = max(0.0, end - time.monotonic())
+        await asyncio.gather(*(model.retire(left) for model in self._models.values()))
         for task in self._retiring:
             task.cancel()
         await asyncio.gather(*self._retiring, return_exceptions=True)
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        self._factory.close()
 
     async def load(self, name: str, state: str | None = None) -> None:
         """Load or replace a model from its current files. A failure changes nothing.
@@ -123,8 +124,9 @@ class Catalog:
                 if name not in self._models:
                     self._mark_absent(name, "; ".join(error.faults))
                 raise LoadError(f"model {name} can't be loaded: {'; '.join(error.faults)}") from None
+            answers = await _first_answers(folder, loaded[name])
             before = self._models.get(name)
-            self._serve(folder, loaded[name])
+            self._serve(folder, loaded[name], answers)
             log.info("model loaded", extra={"model": name, "versions": list(self._models[name].versions)})
             if before is not None:
                 self._retire(before)
@@ -155,7 +157,12 @@ class Catalog:
     def index(self) -> list[dict[str, Any]]:
         """Return V2's repository index: served versions, then models that aren't served, and why."""
         served = [
-            {"name": model.name, "version": version, "state": self._state(served), "reason": served.down or ""}
+            {
+                "name": model.name,
+                "version": version,
+                "state": self._state(served),
+                "reason": served.down or served.unready or "",
+            }
             for model in self.models
             for version, served in model.versions.items()
         ]
@@ -166,12 +173,12 @@ class Catalog:
         ]
 
     def model(self, name: str) -> ServedModel:
-        """Return the model of that name. Raises NotFoundError, or UnavailableError while nothing is loaded yet."""
+        """Return the model of that name. Raises NotFoundError, or UnavailableError while it is still to be loaded."""
         model = self._models.get(name)
         if model is not None:
             return model
         reason = self._absent.get(name)
-        if reason is not None and not self.ready:
+        if name in self._turns:
             raise UnavailableError(f"model {name} is being loaded")
         if reason is not None:
             raise NotFoundError(f"model {name} is not served: {reason}")
@@ -190,15 +197,20 @@ class Catalog:
         model = self.model(name)
         return model, self.version(name, version or model.split.default)
 
-    def acquire(self, name: str, version: str | None, key: str | None = None) -> ServedVersion:
-        """Find a version as `version` does, and hold it until `release`. Raises UnavailableError unless requests are accepted."""
-        if self.stopping:
+    def acquire(
+        self, name: str, version: str | None, key: str | None = None, *, from_model: bool = False
+    ) -> ServedVersion:
+        """Find a version as `version` does, and hold it until `release`. Raises UnavailableError unless requests are accepted.
+
+        from_model: another model needs it, for a request that was accepted, or to be loaded.
+        """
+        if self.stopping and not from_model:
             raise UnavailableError("the container is stopping")
         served = self.version(name, version, key)
-        if not self.ready:
+        if not (self.ready or from_model):
             raise UnavailableError("the container is not ready yet")
-        if served.down is not None:
-            raise UnavailableError(f"model {name} is not ready: {served.down}; it is being restarted")
+        if (why := served.why_not_ready) is not None:
+            raise UnavailableError(f"model {name} is not ready: {why}")
         if not served.users:
             served.unused.clear()
         served.users += 1
@@ -219,12 +231,42 @@ class Catalog:
         finally:
             self.release(served)
 
+    async def until_loaded(self, name: str, caller: str) -> None:
+        """Have a caller that is loaded at the start wait for another model. Raises UnavailableError if that waits for it, too."""
+        await self._turns.wait(name, caller)
+
     def absence_reason(self, name: str) -> str | None:
         """Return why a known model isn't served; None if it is served, or unknown."""
         return None if name in self._models else self._absent.get(name)
 
+    async def _load_all(self, folders: Sequence[ModelFolder]) -> dict[str, list[str]]:
+        """Load the models, and serve each as soon as it is loaded. Return the faults of those that can't be."""
+        self._turns = turns = LoadTurns(folder.name for folder in folders)
+        faults: dict[str, list[str]] = {}
+        # A thread for each: one that waits for another model mustn't take the thread in which that would be loaded.
+        threads = ThreadPoolExecutor(max(1, len(folders)), thread_name_prefix="load")
+
+        async def load(folder: ModelFolder) -> None:
+            name = folder.name
+            async with turns.turn(name):
+                loaded, found = await asyncio.get_running_loop().run_in_executor(
+                    threads, load_each, [folder], self._load
+                )
+            if name in loaded:
+                self._serve(folder, loaded[name], await _first_answers(folder, loaded[name]))
+            else:
+                self._mark_absent(name, "; ".join(found[name]))
+                faults.update(found)
+            turns.end(name)
+
+        try:
+            await asyncio.gather(*map(load, folders))
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+        return {folder.name: faults[folder.name] for folder in folders if folder.name in faults}
+
     def _state(self, served: ServedVersion) -> str:
-        if served.down is not None:
+        if served.why_not_ready is not None:
             return "UNAVAILABLE"
         return "READY" if self.ready else "LOADING"
 
@@ -243,9 +285,19 @@ class Catalog:
         if down is not None:
             self._metrics.worker_restarts.labels(served.model, down.how).inc()
         served.down = down.reason if down else None
+        self._count_ready(served)
+
+    def _on_ready(self, served: ServedVersion, reason: str | None) -> None:
+        """Note what a class says of itself."""
+        if (reason is None) != (served.unready is None):
+            log_change(reason, {"model": served.model, "version": served.version})
+        served.unready = reason
+        self._count_ready(served)
+
+    def _count_ready(self, served: ServedVersion) -> None:
         model = self._models.get(served.model)
         if model is not None and model.versions.get(served.version) is served:
-            ready = all(version.down is None for version in model.versions.values())
+            ready = all(version.why_not_ready is None for version in model.versions.values())
             self._metrics.model_ready.labels(served.model).set(int(ready))
 
     def _mark_absent(self, name: str, reason: str) -> None:
@@ -260,30 +312,15 @@ class Catalog:
                 raise UnavailableError(f"the container is {'stopping' if self.stopping else 'not ready yet'}")
             yield
 
-    def _serve(self, folder: ModelFolder, loaded: dict[str, LoadedVersion]) -> None:
+    def _serve(self, folder: ModelFolder, loaded: dict[str, LoadedVersion], unready: Mapping[str, str | None]) -> None:
         name = folder.name
         metrics = self._metrics.for_model(name)
         versions = {}
         for version, found in loaded.items():
-            scheduler = Scheduler(name, found.runtime, found.signature, folder.config, metrics, found.times)
-            preprocess = self._preprocess_stage(scheduler, folder, found) if found.decoders else None
-            streams = None
-            if isinstance(found.runtime, Streaming) and found.runtime.streams:
-                streams = Streams(name, found.runtime, found.signature, folder.config.runtime.max_streams)
-            versions[version] = ServedVersion(
-                name,
-                version,
-                found.runtime,
-                found.signature,
-                RequestDecoder(found.signature),
-                preprocess or scheduler,
-                metrics,
-                streams,
-                preprocess,
-            )
-            versions[version].unused.set()
+            made = self._factory.make(folder, version, found, metrics, partial(self._preprocessing_rows, name))
+            versions[version] = made
             if isinstance(found.runtime, Restarting):
-                self._follow(versions[version], found.runtime)
+                self._follow(made, found.runtime)
         weights = self._weights_of(name, folder.config, versions)
         for gauge, what in (
             (metrics.queue_depth, "depth"),
@@ -296,15 +333,12 @@ class Catalog:
         self._models[name] = ServedModel(name, folder.config, weights, TrafficSplit(weights), versions)
         self._absent.pop(name, None)
         self._metrics.model_ready.labels(name).set(1)
-
-    def _preprocess_stage(self, scheduler: Scheduler, folder: ModelFolder, found: LoadedVersion) -> PreprocessStage:
-        if self._threads is None:
-            count = self._prepare_threads or preprocess_threads(available_cores())
-            self._threads = ThreadPoolExecutor(count, thread_name_prefix="prepare")
-        metrics = self._metrics.stage(folder.name, "preprocess")
-        metrics.queue_depth.set_function(partial(self._preprocessing_rows, folder.name))
-        size = folder.config.batching.queue_size
-        return PreprocessStage(scheduler, found.signature, found.decoders, size, self._threads, metrics)
+        for version, reason in unready.items():
+            served, runtime = versions[version], loaded[version].runtime
+            self._on_ready(served, reason)
+            if isinstance(runtime, SelfChecking):
+                asking = poll(runtime, folder.config.runtime, partial(self._on_ready, served))
+                served.poll = asyncio.create_task(asking)
 
     def _weights_of(self, name: str, config: ModelConfig, versions: Mapping[str, object]) -> dict[str, float]:
         return version_weights(config, [*map(int, versions)], self._weights.get(name))
@@ -331,3 +365,12 @@ class Catalog:
         task = asyncio.create_task(model.retire(RETIRE_SECONDS))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
+
+
+async def _first_answers(folder: ModelFolder, loaded: Mapping[str, LoadedVersion]) -> dict[str, str | None]:
+    """Return for the versions that say so themselves why they aren't ready, or None."""
+    return {
+        version: await first_answer(found.runtime, folder.config.runtime)
+        for version, found in loaded.items()
+        if isinstance(found.runtime, SelfChecking) and found.runtime.checks_ready
+    }

@@ -55,6 +55,7 @@ class OnnxRuntime:
     platform = "onnxruntime_onnx"
     predicts = True
     takes_parameters = False
+    calls_models = False
 
     def __init__(
         self,

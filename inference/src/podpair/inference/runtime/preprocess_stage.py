@@ -15,7 +15,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from podpair.inference.core.batching import Queued
+from podpair.inference.core.batching import NORMAL
 from podpair.inference.core.errors import (
     DeadlineExceededError,
     InferenceError,
@@ -30,8 +30,7 @@ from podpair.inference.core.statistics import Statistics
 from podpair.inference.core.tensors import Array
 from podpair.inference.core.trace import Trace
 from podpair.inference.metrics import StageMetrics
-from podpair.inference.runtime.request_queue import NO_PARAMETERS, FutureSink, ResultSink
-from podpair.inference.runtime.scheduler import Job, Scheduler
+from podpair.inference.runtime.request_queue import NO_PARAMETERS, FutureSink, RequestQueue, ResultSink
 
 if TYPE_CHECKING:
     from podpair.inference.runtime.images import ImageDecoder
@@ -53,7 +52,8 @@ class PreprocessJob:
     # Its client has gone.
     withdrawn: bool = False
     # Its item in the model's queue.
-    queued: Queued[Job] | None = None
+    queued: Any = None
+    priority: int = NORMAL
 
 
 class PreprocessStage:
@@ -61,7 +61,7 @@ class PreprocessStage:
 
     def __init__(
         self,
-        scheduler: Scheduler,
+        scheduler: RequestQueue,
         signature: Signature,
         decoders: "Sequence[ImageDecoder | None]",
         queue_size: int,
@@ -117,10 +117,11 @@ class PreprocessStage:
         deadline: float | None = None,
         parameters: Mapping[str, Any] = NO_PARAMETERS,
         trace: Trace | None = None,
+        priority: int = NORMAL,
     ) -> list[Array]:
         """See `Scheduler.submit`. Raises InvalidRequestError also for what is no image, truncated or too large."""
         sink = FutureSink(self._loop, trace)
-        job = self.enqueue(arrays, deadline, parameters, sink)
+        job = self.enqueue(arrays, deadline, parameters, sink, priority)
         return await sink.result(lambda: self.withdraw(job))
 
     async def preprocess(
@@ -133,10 +134,12 @@ class PreprocessStage:
         return await sink.result(lambda: self.withdraw(job))
 
     def enqueue(
-        self, arrays: Sequence[Array], deadline: float | None, parameters: Mapping[str, Any], sink: ResultSink
-    ) -> PreprocessJob:
+        self, arrays: Sequence[Array], deadline: float | None, parameters: Mapping[str, Any], sink: ResultSink,
+        priority: int = NORMAL,
+    ) -> PreprocessJob:  # fmt: skip
         """See `Scheduler.enqueue`."""
         job = self._admit(arrays, deadline, parameters, sink)
+        job.priority = priority
         self._submit_images(job, self._enqueue_ready)
         return job
 
@@ -236,7 +239,7 @@ class PreprocessStage:
             job.sink.failed(job.error)
             return
         try:
-            job.queued = self._scheduler.enqueue(job.arrays, job.deadline, job.parameters, job.sink)
+            job.queued = self._scheduler.enqueue(job.arrays, job.deadline, job.parameters, job.sink, job.priority)
         except Exception as error:
             job.sink.failed(error)
 

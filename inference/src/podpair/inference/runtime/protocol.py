@@ -1,9 +1,11 @@
 """What the container needs of a runtime of models: ONNX Runtime, a Python class, or another."""
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from podpair.inference.core.model_call import ModelAnswer, ModelCall
 from podpair.inference.core.tensors import Array, TensorSpec
 
 
@@ -23,6 +25,8 @@ class Runtime(Protocol):
     instances: int
     # Whether `run` has a use for the requests' parameters.
     takes_parameters: bool
+    # Whether it may call other models: it is run in the context of the requests (`core.request_context`).
+    calls_models: bool
 
     def run(self, arrays: Sequence[Array], parameters: Sequence[Mapping[str, Any]] = ()) -> list[Array]:
         """Run one batch: an array for each of `inputs`, answered by an array for each of `outputs`.
@@ -52,6 +56,14 @@ class Streaming(Protocol):
         ...
 
 
+@runtime_checkable
+class Declaring(Protocol):
+    """A runtime of a workflow, which a gateway runs by its declaration."""
+
+    # As JSON values, without what it has by default.
+    declaration: Mapping[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class Down:
     """Why a model can't be run for the time being."""
@@ -72,4 +84,29 @@ class Restarting(Protocol):
 
     def on_restart(self, prepare: Callable[[Runtime], object]) -> None:
         """Have `prepare` called with the restarted runtime before it is used; it raises FaultsError if that can't be used."""
+        ...
+
+
+@runtime_checkable
+class SelfChecking(Protocol):
+    """A runtime whose model may say that it isn't ready, while something that it needs is away."""
+
+    # Whether this model says so.
+    checks_ready: bool
+
+    def ask_ready(self) -> "Future[str | None]":
+        """Ask it, in any thread. The future has None if it is ready, else why it isn't."""
+        ...
+
+
+class ModelCaller(Protocol):
+    """What calls a model of the server for another one."""
+
+    def begin(
+        self, call: ModelCall, caller: str, finish: Callable[[ModelAnswer | Exception], object]
+    ) -> Callable[[], object]:
+        """Begin a call of the model `caller`, on the serving loop. Return what withdraws it.
+
+        `finish` gets the answer, or an InferenceError, once, perhaps before this returns; after it was withdrawn perhaps never.
+        """
         ...

@@ -1,4 +1,4 @@
-"""Python classes: `load(self)`, `predict(self, batch)`, and `stream(self, request)`, each sync or async, as `Runtime`.
+"""Python classes: `load(self)`, `ready(self)`, `predict(self, batch)`, `stream(self, request)`, sync or async, as `Runtime`.
 
 What the class gets and may answer is in `core.rows`. Sync methods run in threads, async ones on an event loop that the
 model has to itself; nothing of the user's runs on the serving loop. A failure names the line in the user's file.
@@ -12,18 +12,33 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, closing, contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from podpair.common.faults import FaultsError
 from podpair.inference.core.errors import InferenceError, InvalidRequestError
 from podpair.inference.core.model_config import ModelConfig
+from podpair.inference.core.request_context import answering, current
 from podpair.inference.core.rows import AnswersError, Rows
 from podpair.inference.core.tensors import Array
+from podpair.inference.runtime.ready_method import ReadyMethod
+from podpair.inference.runtime.steps import Steps
 from podpair.inference.runtime.stream_bridge import WINDOW, LoopThread, StreamBridge
-from podpair.inference.runtime.user_code import UserCodeError, describe, fault, find_class, own_modules, place
+from podpair.inference.runtime.user_code import (
+    UserCodeError,
+    describe,
+    fault,
+    find_class,
+    import_file,
+    own_modules,
+    place,
+)
 
 Answers = list[Array]
 
@@ -46,15 +61,17 @@ class PythonRuntime:
 
     path: the file of the class. reference: `module:Class` if it isn't in a repository. name: for its threads.
     alone: this process is the class's own. Its file is a module of the same name then, so that processes that it starts
-    find what to run, and its neighbours in the folder can be imported at any time.
+    find what to run, and its neighbours in the folder can be imported at any time. steps: the file is a workflow's steps.py.
     """
 
     platform = "python"
     inline = False
+    calls_models = True
 
     def __init__(
-        self, path: Path, config: ModelConfig, name: str, reference: str | None = None, alone: bool = False
-    ) -> None:
+        self, path: Path, config: ModelConfig, name: str, reference: str | None = None, alone: bool = False,
+        steps: bool = False,
+    ) -> None:  # fmt: skip
         self._folder = path.parent
         # As many chunks again are on their way to the server.
         self._window = WINDOW // 2 if alone else WINDOW
@@ -66,23 +83,33 @@ class PythonRuntime:
         self._loop = LoopThread(f"loop-{name}")
         # No dots: they would make it a module of a package.
         self._module = path.stem if alone else f"podpair_model_{name}_{next(_loads)}".replace(".", "_")
+        self._threads = ThreadPoolExecutor(config.runtime.max_streams, thread_name_prefix=f"stream-{name}")
         with contextlib.nullcontext() if alone or reference else own_modules(self._folder, self._module):
-            found = find_class(path, reference, config.class_, self._module)
+            if steps:
+                make: Callable[[], Any] = partial(Steps, import_file(path, self._module), self._folder, self._threads)
+            else:
+                make = find_class(path, reference, config.class_, self._module)
             try:
-                model = found()
+                model = make()
                 self._predict = _method(model, "predict")
                 self._stream = _method(model, "stream")
                 if inspect.iscoroutinefunction(self._stream):
                     raise TypeError(f"stream ({place(self._stream, self._folder)}) is async but never yields")
                 load = _method(model, "load")
                 if load is not None:
-                    self._wait(load())
+                    # The modules of one model at a time are in reach: who waited here for another would keep that from loading.
+                    with answering(msgspec.structs.replace(current(), loading=current().loading and alone)):
+                        self._wait(load())
             except BaseException as error:
                 self._loop.close()
                 raise fault(error, path) from error
         self.predicts, self.streams = self._predict is not None, self._stream is not None
         self.takes_parameters = _takes_parameters(self._predict)
-        self._threads = ThreadPoolExecutor(config.runtime.max_streams, thread_name_prefix=f"stream-{name}")
+        ready = _method(model, "ready")
+        self._ready = None if ready is None else ReadyMethod(ready, self._folder, self._loop, name)
+        self.checks_ready = self._ready is not None
+        # Of a steps.py: its functions, each with why it can't be a step, empty if it can.
+        self.functions: Mapping[str, str] = model.functions if isinstance(model, Steps) else {}
 
     def run(self, arrays: Sequence[Array], parameters: Sequence[Mapping[str, Any]] = ()) -> Answers:
         """See `Runtime.run`. Raises UserCodeError."""
@@ -114,8 +141,16 @@ class PythonRuntime:
         begin = self._stream_async if inspect.isasyncgenfunction(self._stream) else self._stream_sync
         return begin(request, arguments)
 
+    def ask_ready(self) -> "Future[str | None]":
+        """See `SelfChecking`."""
+        if self._ready is None:
+            raise TypeError("the class has no method ready")
+        return self._ready.ask()
+
     def close(self) -> None:
         """End the model's threads."""
+        if self._ready is not None:
+            self._ready.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._loop.close()
         sys.modules.pop(self._module, None)
@@ -182,7 +217,7 @@ class PythonRuntime:
             finally:
                 opened.ended.set_result(None)
 
-        self._threads.submit(produce)
+        self._threads.submit(copy_context().run, produce)
         return opened
 
     @contextmanager
@@ -190,7 +225,7 @@ class PythonRuntime:
         """Turn exceptions into UserCodeError, which names the line; errors that the user means for the client pass."""
         try:
             yield
-        except (InferenceError, asyncio.CancelledError):
+        except (InferenceError, UserCodeError, asyncio.CancelledError):
             raise
         except AnswersError as error:
             raise UserCodeError(f"{method.__name__} {error} ({place(method, self._folder)})") from None

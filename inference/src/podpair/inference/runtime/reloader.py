@@ -6,6 +6,7 @@ Files are polled: ConfigMaps, network volumes and git-sync replace symbolic link
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 
 from podpair.common.faults import FaultsError
 from podpair.inference.core.changes import RETRY_SECONDS, Changes
@@ -42,17 +43,17 @@ class Reloader:
         """
         source = self._source
         if source is None:
-            await self._catalog.start()
+            await self._start()
             return
         if self._exit_on_error:
             self._changes = Changes(await asyncio.to_thread(source.states))
-            await self._catalog.start()
+            await self._start()
             return
         while True:
             states = await asyncio.to_thread(source.states)
             self._changes = Changes(states)
             try:
-                failed = await self._catalog.start()
+                failed = await self._start()
             except FaultsError as error:
                 log.error("nothing can be served yet", extra={"faults": error.faults})
             else:
@@ -60,6 +61,13 @@ class Reloader:
                     self._changes.failed(name, states.get(name, ""), time.monotonic())
                 return
             await self._wait_for_change(source, states)
+
+    async def _start(self) -> Iterable[str]:
+        """Start the catalog; return the models that can't be served, whose faults are logged."""
+        failed = await self._catalog.start()
+        for name, faults in failed.items():
+            log.error("a model can't be served, the others are", extra={"model": name, "faults": faults})
+        return failed
 
     async def run(self) -> None:
         """Poll until cancelled."""

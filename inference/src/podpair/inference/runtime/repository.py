@@ -1,4 +1,5 @@
-"""The model repository on disk: `<repository>/<model>/model.yaml`, `<repository>/<model>/<version>/model.onnx` or `model.py`.
+"""The model repository on disk: `<repository>/<model>/model.yaml`, and in `<repository>/<model>/<version>/` a `model.onnx`,
+`model.py` or `workflow.yaml`.
 
 A class that is given as `module:Class` is a model of one version, with the `model.yaml` in its file's folder. Reading collects
 every fault of every model before it gives up.
@@ -7,18 +8,22 @@ every fault of every model before it gives up.
 import hashlib
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pydantic import ValidationError
 
 from podpair.common.faults import FaultsError
+from podpair.common.sentences import sentences
 from podpair.common.settings import read_mapping
 from podpair.inference.core.errors import NotFoundError
-from podpair.inference.core.faults import sentences
 from podpair.inference.core.model_config import ArgmaxConfig, ModelConfig
+
+if TYPE_CHECKING:
+    from podpair.common.workflows.faults import Neighbours
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +37,15 @@ class ModelFolder:
     versions: dict[int, Path]
     # `module:Class`, if the file isn't in a repository.
     reference: str | None = None
+    # What a workflow may name; read when one is loaded.
+    neighbours: "Callable[[], Neighbours] | None" = field(default=None, compare=False)
 
 
 # The files that a version's folder may contain.
-FILES = ("model.onnx", "model.ort", "model.py")
+FILES = ("model.onnx", "model.ort", "model.py", "workflow.yaml")
+WORKFLOW = "workflow.yaml"
+# What file systems put at the root of a volume.
+_NO_MODELS = ("lost+found",)
 # How deep a model's folders are searched for changes.
 _DEEPEST = 16
 
@@ -51,7 +61,7 @@ class ModelRepository:
         """Read all models. Raises FaultsError."""
         folders, faults = [], []
         try:
-            folders = [] if self._repository is None else read_repository(self._repository)
+            folders = [] if self._repository is None else read_repository(self._repository, self.neighbours)
         except FaultsError as error:
             faults += error.faults
         for reference in self._classes:
@@ -75,7 +85,11 @@ class ModelRepository:
             raise NotFoundError(f"no model {name!r} in the repository; there are {', '.join(self.names())}")
         if self._repository is None:
             raise NotFoundError(f"no model {name!r}: no repository is served")
-        return read_model(self._repository / name)
+        return read_model(self._repository / name, self.neighbours)
+
+    def neighbours(self) -> "Neighbours":
+        """Return what workflows may name, whether it can be loaded or not."""
+        return read_neighbours(self._repository, map(_class_name, self._classes))
 
     def states(self) -> dict[str, str]:
         """Return the models of the repository, each with a fingerprint of its files."""
@@ -139,8 +153,11 @@ def read_class(reference: str) -> ModelFolder:
     return ModelFolder(_class_name(reference), path.parent, _read_config(path.parent), {1: path}, location)
 
 
-def read_repository(repository: Path) -> list[ModelFolder]:
-    """Read the models in a repository, by name. Raises FaultsError with all faults."""
+def read_repository(repository: Path, neighbours: "Callable[[], Neighbours] | None" = None) -> list[ModelFolder]:
+    """Read the models in a repository, by name. Raises FaultsError with all faults.
+
+    neighbours: what its workflows may name; default: what else is in it.
+    """
     if not repository.is_dir():
         raise FaultsError(
             [f"{repository}: no such folder; give the model repository with --models or models.repository"]
@@ -148,12 +165,13 @@ def read_repository(repository: Path) -> list[ModelFolder]:
     folders, faults = [], []
     for path in model_folders(repository):
         try:
-            folders.append(read_model(path))
+            folders.append(read_model(path, neighbours))
         except FaultsError as error:
             faults += error.faults
     if not folders and not faults:
         faults.append(
-            f"{repository}: no model in it; a model is <name>/<version>/model.onnx or model.py, the version a number"
+            f"{repository}: no model in it; a model is <name>/<version>/model.onnx, model.py or workflow.yaml, "
+            "the version a number"
         )
     if faults:
         raise FaultsError(faults)
@@ -168,7 +186,26 @@ def _class_name(reference: str) -> str:
 def model_folders(repository: Path) -> list[Path]:
     if not repository.is_dir():
         return []
-    return sorted(p for p in repository.iterdir() if p.is_dir() and not p.name.startswith((".", "_")))
+    found = [path for path in repository.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))]
+    return sorted(path for path in found if path.name not in _NO_MODELS)
+
+
+def read_neighbours(repository: Path | None, classes: Iterable[str] = ()) -> "Neighbours":
+    """Return the models of a repository with their versions, and its workflows; `classes`: names of models besides."""
+    from podpair.common.workflows.faults import Neighbours
+
+    models: dict[str, Collection[int]] = dict.fromkeys(classes, (1,))
+    workflows = []
+    for path in [] if repository is None else model_folders(repository):
+        try:
+            versions = [folder for folder in path.iterdir() if _is_version(folder)]
+        except OSError:  # it may not be read, or has just gone: that is a fault of its own
+            versions = []
+        if any((folder / WORKFLOW).is_file() for folder in versions):
+            workflows.append(path.name)
+        else:
+            models[path.name] = [int(folder.name) for folder in versions]
+    return Neighbours(models, workflows)
 
 
 def _state(path: Path) -> str:
@@ -196,6 +233,13 @@ def _state(path: Path) -> str:
 
 def inspect_folder(path: Path) -> tuple[ModelConfig | None, dict[int, Path], list[str]]:
     """Read a model's folder. Return its model.yaml unless that is invalid, its versions' files, and every fault."""
+    try:
+        return _inspect(path)
+    except OSError as error:
+        return None, {}, [f"{error.filename or path}: it can't be read: {error.strerror}"]
+
+
+def _inspect(path: Path) -> tuple[ModelConfig | None, dict[int, Path], list[str]]:
     config: ModelConfig | None = None
     faults, versions = [], {}
     try:
@@ -209,13 +253,22 @@ def inspect_folder(path: Path) -> tuple[ModelConfig | None, dict[int, Path], lis
             versions[version] = found[0]
         else:
             several = " and ".join(path.name for path in found)
-            held = f"{several}; a version is one of them" if found else "neither model.onnx, model.ort nor model.py"
+            held = (
+                f"{several}; a version is one of them" if found else f"neither {', '.join(FILES[:-1])} nor {FILES[-1]}"
+            )
             faults.append(f"{folder}: it holds {held}")
     faults += [
         f"{path / 'model.yaml'}: versions.{i}.version: there is no version {share.version}"
         for i, share in enumerate(config.versions if config else ())
         if share.version not in folders
     ]
+    workflows = [version for version, file in versions.items() if is_workflow(file)]
+    if workflows and len(workflows) < len(versions):
+        others = ", ".join(str(version) for version in versions if version not in workflows)
+        workflow = ", ".join(map(str, workflows))
+        faults.append(
+            f"{path}: version {workflow} is a workflow and {others} is none: give one of them a name of its own"
+        )
     if not folders:
         faults.append(f"{path}: no version in it; put the model at {path / '1' / 'model.onnx'}")
     return config, versions, faults
@@ -223,7 +276,12 @@ def inspect_folder(path: Path) -> tuple[ModelConfig | None, dict[int, Path], lis
 
 def is_onnx(file: Path) -> bool:
     """Return whether ONNX Runtime runs a version's file: an ONNX model, or one in ORT's own format."""
-    return file.suffix != ".py"
+    return file.suffix in (".onnx", ".ort")
+
+
+def is_workflow(file: Path) -> bool:
+    """Return whether a version's file declares a workflow."""
+    return file.name == WORKFLOW
 
 
 def is_model(path: Path) -> bool:
@@ -235,12 +293,14 @@ def _is_version(path: Path) -> bool:
     return path.is_dir() and path.name.isdecimal() and int(path.name) > 0
 
 
-def read_model(path: Path) -> ModelFolder:
-    """Read one model's folder. Raises FaultsError with all its faults."""
+def read_model(path: Path, neighbours: "Callable[[], Neighbours] | None" = None) -> ModelFolder:
+    """Read one model's folder. Raises FaultsError with all its faults. neighbours: as for `read_repository`."""
     config, versions, faults = inspect_folder(path)
     if faults or config is None:
         raise FaultsError(faults)
-    return ModelFolder(path.name, path, config, versions)
+    return ModelFolder(
+        path.name, path, config, versions, neighbours=neighbours or partial(read_neighbours, path.parent)
+    )
 
 
 def _read_config(path: Path) -> ModelConfig:
@@ -268,4 +328,4 @@ def _with_labels(config: ModelConfig, path: Path, file: Path) -> ModelConfig:
                 update={"labels": tuple(line.strip() for line in lines if line.strip()), "labels_file": None}
             )
         steps.append(step)
-    return config.model_copy(update={"postprocess": tuple(steps)})
+    return config.model_copy(update={"postprocess": tuple(steps)}) if steps else config

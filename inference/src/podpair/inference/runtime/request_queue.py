@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from podpair.inference.core.batching import NORMAL
 from podpair.inference.core.statistics import Statistics
 from podpair.inference.core.tensors import Array
 from podpair.inference.core.trace import Trace
@@ -22,6 +23,11 @@ class ResultSink(Protocol):
         """The request's trace, if it is recorded."""
         ...
 
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The models from which the request came, each called by the one before it; empty if it came from a client."""
+        ...
+
     def done(self, arrays: list[Array]) -> None:
         """Accept the outputs."""
         ...
@@ -35,6 +41,7 @@ class FutureSink:
     """A sink with a future to await."""
 
     __slots__ = ("future", "trace")
+    path: tuple[str, ...] = ()
 
     def __init__(self, loop: asyncio.AbstractEventLoop, trace: Trace | None = None) -> None:
         self.trace = trace
@@ -59,6 +66,9 @@ class FutureSink:
 
 class RequestQueue(Protocol):
     """The queue of a model version. What `enqueue` returns is for `withdraw`."""
+
+    # The model's.
+    name: str
 
     @property
     def max_items(self) -> int:
@@ -86,13 +96,15 @@ class RequestQueue(Protocol):
         deadline: float | None = None,
         parameters: Mapping[str, Any] = ...,
         trace: Trace | None = None,
+        priority: int = NORMAL,
     ) -> list[Array]:
         """Run one request and return its outputs."""
         ...
 
     def enqueue(
-        self, arrays: Sequence[Array], deadline: float | None, parameters: Mapping[str, Any], sink: ResultSink
-    ) -> Any:
+        self, arrays: Sequence[Array], deadline: float | None, parameters: Mapping[str, Any], sink: ResultSink,
+        priority: int = NORMAL,
+    ) -> Any:  # fmt: skip
         """Queue a request whose result goes to `sink`."""
         ...
 

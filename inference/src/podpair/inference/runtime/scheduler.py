@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from podpair.inference.core.batching import Batcher, Decision, Queued, QueueFullError
+from podpair.inference.core.batching import NORMAL, Batcher, Decision, Queued, QueueFullError
 from podpair.inference.core.errors import (
     DeadlineExceededError,
     OverloadedError,
@@ -28,6 +28,7 @@ from podpair.inference.core.errors import (
     UnavailableError,
 )
 from podpair.inference.core.model_config import ModelConfig
+from podpair.inference.core.request_context import NO_REQUEST, RequestContext
 from podpair.inference.core.run_times import RunTimes
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.statistics import Statistics
@@ -123,19 +124,21 @@ class Scheduler:
         deadline: float | None = None,
         parameters: Mapping[str, Any] = NO_PARAMETERS,
         trace: Trace | None = None,
+        priority: int = NORMAL,
     ) -> list[Array]:
         """Run one request and return its outputs, row for row.
 
-        deadline: on `time.monotonic()`. Raises OverloadedError, TooLargeError, DeadlineExceededError,
-        InvalidRequestError or ModelError. When this coroutine is cancelled the request leaves the queue.
+        deadline: on `time.monotonic()`. priority: of PRIORITIES. Raises OverloadedError, TooLargeError,
+        DeadlineExceededError, InvalidRequestError or ModelError. When this coroutine is cancelled the request leaves the queue.
         """
         sink = FutureSink(self._loop, trace)
-        item = self.enqueue(arrays, deadline, parameters, sink)
+        item = self.enqueue(arrays, deadline, parameters, sink, priority)
         return await sink.result(lambda: self.withdraw(item))
 
     def enqueue(
-        self, arrays: Sequence[Array], deadline: float | None, parameters: Mapping[str, Any], sink: ResultSink
-    ) -> Queued[Job]:
+        self, arrays: Sequence[Array], deadline: float | None, parameters: Mapping[str, Any], sink: ResultSink,
+        priority: int = NORMAL,
+    ) -> Queued[Job]:  # fmt: skip
         """Queue a request whose result goes to `sink`; raise at once what is known at once, as `submit` does."""
         now = time.monotonic()
         with self._lock:
@@ -147,7 +150,7 @@ class Scheduler:
         rows = self._signature.rows(arrays)
         key = tuple([array.shape[1:] for array in arrays])
         # A request without rows takes a place, too.
-        item = Queued(Job(arrays, parameters, rows, sink), key, rows or 1, now, deadline)
+        item = Queued(Job(arrays, parameters, rows, sink), key, rows or 1, now, deadline, priority)
         self._offer(item)
         self._idle.clear()
         # Not at once: other requests that are read in this turn of the loop belong to the batch, too.
@@ -266,7 +269,7 @@ class Scheduler:
     def _work(self, batch: list[Queued[Job]], started: float) -> None:
         """Run a batch, and those that are due after it (in a thread)."""
         while batch:
-            outcome = self._executor.run([item.payload for item in batch])
+            outcome = self._executor.run([item.payload for item in batch], self._context(batch))
             now = time.monotonic()
             with self._lock:
                 following = Decision[Job]() if self._closed else self._batcher.decide(self._busy - 1, now)
@@ -276,6 +279,19 @@ class Scheduler:
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._finish, batch, started, outcome, following)
             batch, started = following.run, now
+
+    def _context(self, batch: list[Queued[Job]]) -> RequestContext:
+        """Return what calls to other models inherit from a batch: they are of use while one of its requests can be answered."""
+        if not self._runtime.calls_models:
+            return NO_REQUEST
+        deadlines = [item.deadline for item in batch if item.deadline is not None]
+        sinks = [item.payload.sink for item in batch]
+        return RequestContext(
+            max(deadlines) if len(deadlines) == len(batch) else None,
+            batch[0].priority,
+            next((sink.trace.traceparent() for sink in sinks if sink.trace is not None), None),
+            (*max((sink.path for sink in sinks), key=len), self.name),
+        )
 
     def _finish(
         self, batch: list[Queued[Job]], started: float, outcome: BatchOutcome, following: Decision[Job]

@@ -7,6 +7,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from podpair.inference.core.batching import NORMAL
 from podpair.inference.core.model_config import ModelConfig
 from podpair.inference.core.signature import Signature
 from podpair.inference.core.tensors import Array
@@ -38,10 +39,18 @@ class ServedVersion:
     preprocess: PreprocessStage | None = None
     # Why it can't answer for the time being: its process has ended and is being restarted.
     down: str | None = None
+    # Why its class says that it isn't ready, and the task that asks it.
+    unready: str | None = None
+    poll: "asyncio.Task[None] | None" = None
     # Requests that hold it.
     users: int = 0
     # Set while no request holds it.
     unused: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def why_not_ready(self) -> str | None:
+        """Why it accepts no requests for the time being; None if it does."""
+        return self.unready if self.down is None else f"{self.down}; it is being restarted"
 
     async def stream(
         self,
@@ -49,14 +58,15 @@ class ServedVersion:
         parameters: Mapping[str, Any],
         deadline: float | None,
         trace: Trace | None = None,
+        priority: int = NORMAL,
     ) -> AsyncGenerator[list[Array], None]:
         """Yield the chunks of the answer to one row; the whole answer as the only chunk if the model doesn't stream."""
         if self.streams is None:
-            yield await self.scheduler.submit(arrays, deadline, parameters, trace)
+            yield await self.scheduler.submit(arrays, deadline, parameters, trace, priority)
             return
         if self.preprocess is not None:
             arrays = await self.preprocess.preprocess(arrays, deadline, trace)
-        async with aclosing(self.streams.stream(arrays, parameters, deadline, trace)) as chunks:
+        async with aclosing(self.streams.stream(arrays, parameters, deadline, trace, priority)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -79,6 +89,8 @@ class ServedModel:
 
 async def _retire(served: ServedVersion, seconds: float) -> None:
     end = time.monotonic() + seconds
+    if served.poll is not None:
+        served.poll.cancel()
     try:
         with suppress(TimeoutError):
             await asyncio.wait_for(served.unused.wait(), seconds)

@@ -21,7 +21,7 @@ from podpair.inference.core.v2 import RequestDecoder
 from podpair.inference.runtime.cpu import available_cores, bind_thread, preprocess_threads
 from podpair.inference.runtime.loader import LoadRuntime, decoders_of, load_runtime
 from podpair.inference.runtime.protocol import Runtime
-from podpair.inference.runtime.repository import is_onnx, read_class, read_model
+from podpair.inference.runtime.repository import is_onnx, is_workflow, read_class, read_model
 from podpair.inference.runtime.row_analysis import establish_rows
 from podpair.inference.runtime.warmup import NoSampleError, run_clock, sample
 
@@ -49,6 +49,10 @@ class Tuning:
         if self.version not in folder.versions:
             there = ", ".join(map(str, folder.versions))
             raise FaultsError([f"{folder.path}: there is no version {version}; there are {there}"])
+        if is_workflow(folder.versions[self.version]):
+            raise FaultsError(
+                [f"{folder.path}: a workflow computes nothing itself; tune the models that its stages name"]
+            )
         self.name = folder.name
         self.threads = threads or preprocess_threads(available_cores())
         # Whether a run can have several threads.

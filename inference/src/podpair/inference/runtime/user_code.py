@@ -36,7 +36,7 @@ def find_class(path: Path, reference: str | None, attribute: str | None, name: s
     if reference is not None:
         module_name, _, attribute = reference.partition(":")
         return _the_class(_import(path, module_name), attribute, path)
-    return _the_class(_execute(path, name), attribute, path)
+    return _the_class(import_file(path, name), attribute, path)
 
 
 @contextmanager
@@ -120,7 +120,8 @@ def _import(path: Path, name: str) -> ModuleType:
             raise fault(error, path) from error
 
 
-def _execute(path: Path, name: str) -> ModuleType:
+def import_file(path: Path, name: str) -> ModuleType:
+    """Import a file as a module of that name. Raises FaultsError as `find_class` does."""
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None:
         raise FaultsError([f"{path}: not a Python file"])

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from podpair.common.faults import FaultsError
-from podpair.inference.core.faults import sentences
+from podpair.common.sentences import sentences
 from podpair.inference.core.model_config import VersionWeights
 from podpair.inference.core.traffic_split import Weights
 

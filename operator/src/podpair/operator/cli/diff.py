@@ -28,8 +28,10 @@ from podpair.operator.kube.kinds import (
     GATEWAY,
     NETWORK_POLICY,
     POD_MONITOR,
+    PROMETHEUS_RULE,
     SECRET,
     WATCHED,
+    Resource,
     resource_of,
 )
 from podpair.operator.kube.reference_informers import contents
@@ -119,9 +121,16 @@ def _surroundings(cluster: Cluster, gateway: InferenceGateway, image: str, opera
         resume_key=key or PLACEHOLDER_KEY,
         secrets={name: digest for (kind, name), digest in held.items() if kind == "Secret"},
         config_maps={name: digest for (kind, name), digest in held.items() if kind == "ConfigMap"},
-        pod_monitors=cluster.find(f"/apis/{POD_MONITOR.api_version}") is not None,
+        pod_monitors=_serves(cluster, POD_MONITOR),
+        prometheus_rules=_serves(cluster, PROMETHEUS_RULE),
         operator_namespace=operator_namespace,
     )
+
+
+def _serves(cluster: Cluster, resource: Resource) -> bool:
+    """Tell whether the cluster knows a kind: one CRD of a group may be there without another."""
+    found = cluster.find(f"/apis/{resource.api_version}")
+    return found is not None and any(one["name"] == resource.plural for one in found["resources"])
 
 
 def _unwanted(cluster: Cluster, gateway: InferenceGateway, places: set[tuple[str, str]]) -> Iterator[Manifest]:

@@ -21,6 +21,9 @@ from podpair.operator.core.desired import OPERATOR_NAMESPACE, PLACEHOLDER_KEY, D
     "--pod-monitor", is_flag=True, help="The cluster knows Prometheus Operator's PodMonitor (--diff sees it)."
 )
 @click.option(
+    "--prometheus-rule", is_flag=True, help="The cluster knows Prometheus Operator's PrometheusRule (--diff sees it)."
+)
+@click.option(
     "--namespace",
     "-n",
     help="The namespace, if the resource names none.  [default: default; --diff: the kubeconfig's]",
@@ -34,6 +37,7 @@ def plan(
     file: Path,
     gateway_image: str | None,
     pod_monitor: bool,
+    prometheus_rule: bool,
     namespace: str | None,
     operator_namespace: str | None,
     diff: bool,
@@ -59,6 +63,12 @@ def plan(
         click.echo(found, nl=False)
         sys.exit(1 if found else 0)
     where = operator_namespace or OPERATOR_NAMESPACE
-    around = Dependencies(image, PLACEHOLDER_KEY, pod_monitors=pod_monitor, operator_namespace=where)
+    around = Dependencies(
+        image,
+        PLACEHOLDER_KEY,
+        pod_monitors=pod_monitor,
+        prometheus_rules=prometheus_rule,
+        operator_namespace=where,
+    )
     objects = [one for resource in read_file(file, namespace) for one in desired(resource, around)]
     click.echo(to_yaml(objects), nl=False)

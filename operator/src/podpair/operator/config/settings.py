@@ -53,7 +53,8 @@ class MetricsApi(_Section):
     secret: _DnsName = "podpair-operator-metrics-api"  # noqa: S105 - the name of a Secret
     """The Secret that keeps its certificate, in the operator's namespace."""
     owner: str | None = None
-    """A cluster-wide object (kind ClusterRole) that the APIService and its rights belong to: what goes with the chart."""
+    """A ClusterRole of the installation that owns the APIService, its Secret and a Lease that the operator makes: they go with
+    it, and none is made while it isn't there."""
     client_ca: Path | None = None
     """File with the authority (PEM) of the API server's client certificate; default: what the cluster publishes."""
 

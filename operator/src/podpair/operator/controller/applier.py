@@ -124,7 +124,7 @@ class Applier:
         except ApiError as error:
             self._written_total.labels(place[0], "refused").inc()
             problem = problem_from_error(error, named)
-            outcome.faults.append(_with_field_faults(problem, gateway) if resource == DEPLOYMENT else problem)
+            outcome.faults.append(_with_advice(problem, gateway, resource))
             return
         change = _change(named, live, wanted, was_there=place in self._applied)
         self._applied[place] = _digest(wanted), project(made, wanted)
@@ -228,6 +228,15 @@ def problem_from_error(error: ApiError, named: str) -> Problem:
     return Problem("Refused", f"the API server refuses {named}: {said}")
 
 
+def _with_advice(problem: Problem, gateway: InferenceGateway, resource: Resource) -> Problem:
+    if resource == DEPLOYMENT:
+        return _with_field_faults(problem, gateway)
+    if resource == AUTOSCALER and problem.reason == "Refused" and gateway.spec.scaling.min == 0:
+        advice = "turn on its feature gate HPAScaleToZero, set scaling.provider: keda, or scaling.min: 1"
+        return problem._replace(message=f"{problem.message}: {advice}")
+    return problem
+
+
 def _with_field_faults(problem: Problem, gateway: InferenceGateway) -> Problem:
     """Add the fields of the resource that the problem is about, as far as they can be found."""
     if problem.reason != "Refused":
@@ -251,7 +260,7 @@ def _owned(one: Manifest, gateway: InferenceGateway) -> bool:
 
 def _belongs(object_name: str, gateway_name: str) -> bool:
     return object_name == gateway_name or object_name in {
-        f"{gateway_name}-{suffix}" for suffix in ("gateway", "models", "resume", "kafka")
+        f"{gateway_name}-{suffix}" for suffix in ("gateway", "models", "resume", "kafka", "dashboard")
     }
 
 

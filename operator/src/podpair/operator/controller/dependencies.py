@@ -21,7 +21,7 @@ from podpair.operator.core.pod_diagnosis import Problem
 from podpair.operator.core.policy import Policy, credential_faults, pod_field_faults
 from podpair.operator.kube.client import ApiError, Client
 from podpair.operator.kube.informer import Informers, Key
-from podpair.operator.kube.kinds import POD_MONITOR, SECRET
+from podpair.operator.kube.kinds import POD_MONITOR, PROMETHEUS_RULE, SECRET
 from podpair.operator.kube.reference_informers import Reference, ReferenceInformers, contents
 
 _SHORTEST_KEY = 32
@@ -95,6 +95,7 @@ class DependencyResolver:
                 secrets=_checksums(held, "Secret"),
                 config_maps=_checksums(held, "ConfigMap"),
                 pod_monitors=self._informers.is_served(POD_MONITOR),
+                prometheus_rules=self._informers.is_served(PROMETHEUS_RULE),
                 operator_namespace=self._namespace,
             ),
             list(dict.fromkeys(faults)),

@@ -19,7 +19,7 @@ from podpair.operator.core.credentials import FINALIZER, Credentials, Credential
 from podpair.operator.core.events import Event
 from podpair.operator.core.ownership import DeletionResult, recorded_ownership
 from podpair.operator.core.pod_diagnosis import Problem
-from podpair.operator.core.topics import wanted_topics
+from podpair.operator.core.wanted_topics import wanted_topics
 from podpair.operator.kube.client import Client
 from podpair.operator.kube.events import EventPoster
 from podpair.operator.kube.informer import Key

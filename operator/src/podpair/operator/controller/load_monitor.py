@@ -6,7 +6,6 @@ Every operator scrapes, whether it leads or not: an autoscaler's request may com
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from podpair.operator.controller.gateway_store import GatewayStore
 from podpair.operator.core.api.scalars import OPERATIONS_PORT
@@ -51,7 +50,9 @@ class LoadMonitor:
         manifest = self._gateways.get(key)
         if manifest is None:
             return None
-        return replace(self._values.get(key, MetricValues()), lag=self._lag(key, manifest))
+        amqp = (manifest.get("spec") or {}).get("amqp")
+        source = amqp.get("source", "both") if isinstance(amqp, dict) else None
+        return self._values.get(key, MetricValues()).with_lag(self._lag(key, manifest), source)
 
     def _lag(self, key: Key, manifest: Manifest) -> int | None:
         """Return the lag. An operator that does not lead asks no broker: it reads what the leader wrote to the status."""

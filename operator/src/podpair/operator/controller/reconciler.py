@@ -18,7 +18,7 @@ from podpair.operator.controller.finalizer import Finalizer
 from podpair.operator.controller.gateway_store import GatewayStore
 from podpair.operator.controller.topic_supervisor import TopicSupervisor
 from podpair.operator.core import conditions
-from podpair.operator.core.api.igw import InferenceGateway
+from podpair.operator.core.api.igw import PAUSED, InferenceGateway
 from podpair.operator.core.builders.naming import Manifest
 from podpair.operator.core.conditions import Observed
 from podpair.operator.core.config_faults import Place, config_faults
@@ -35,7 +35,6 @@ from podpair.operator.kube.kinds import AUTOSCALER, DEPLOYMENT, GATEWAY, POD, RE
 from podpair.operator.logs import about
 
 _log = logging.getLogger(__name__)
-PAUSED = "podpair.dev/paused"
 _LASTING_FAILURES = 4  # in a row
 _RETRY_SECONDS = 10.0  # until a fault that can't be watched, such as a permission, is retried
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from podpair.operator.core.builders.naming import Manifest
 from podpair.operator.core.external_api_state import ExternalApiState, Reason
 from podpair.operator.core.external_metrics import GROUP, VERSION
+from podpair.operator.core.installation_owner import owned_by
 
 NAME = f"{VERSION}.{GROUP}"
 PATH = f"/apis/apiregistration.k8s.io/v1/apiservices/{NAME}"
@@ -48,19 +49,6 @@ def api_service(place: Place, ca_pem: str, owner: Mapping[str, Any] | None) -> M
             "caBundle": base64.b64encode(ca_pem.encode()).decode(),
         },
     }
-
-
-def owned_by(owner: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the metadata by which the garbage collector deletes an object with a ClusterRole."""
-    if owner is None:
-        return {}
-    reference = {
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "ClusterRole",
-        "name": owner["metadata"]["name"],
-        "uid": owner["metadata"]["uid"],
-    }
-    return {"ownerReferences": [reference]}
 
 
 def owner_of(found: Mapping[str, Any]) -> Place | None:

@@ -27,6 +27,9 @@ READY, KAFKA, SCALING, DEGRADED, PAUSED, CAPPED = (
     "Paused",
     "ReplicasCappedByPartitions",
 )
+# What KEDA says if a trigger fails and none is active. Prometheus has nothing of pods that aren't there; whether the broker can
+# be asked is KafkaReady's to say.
+_TRIGGER_ERROR = "TriggerError"
 MODEL_LOADING = "ModelLoading"  # why Ready is False while a model takes its time
 
 
@@ -93,7 +96,7 @@ def status(gateway: InferenceGateway, seen: Observed, before: Mapping[str, Any],
         "ready": f"{counts.ready}/{counts.wanted}",
         "selector": ",".join(f"{name}={value}" for name, value in selector(gateway).items()),
         "sessions": seen.load.sessions,
-        "lag": seen.kafka.lag if seen.kafka is not None else None,
+        "lag": _lag(seen, before),
         "version": _version(gateway),
     }
     owned = seen.kafka.ownership if seen.kafka is not None else None
@@ -138,7 +141,7 @@ def _ready(
     gateway: InferenceGateway, seen: Observed, counts: Counts, wrong: Sequence[Problem], kafka: _State
 ) -> _State:
     if seen.deployment is not None and counts.wanted == 0:
-        return _State("False", "ScaledToZero", "no pods are wanted: set replicas above 0")
+        return _State("False", "ScaledToZero", _no_pods(gateway))
     if counts.ready > 0:
         if counts.rolling:
             return _State("True", "RollingOut", "pods are ready, not yet all of them with the newest template")
@@ -151,6 +154,14 @@ def _ready(
         return _State("False", "DeploymentNotCreated", "the Deployment has not been created yet")
     reason, awaited = _awaited(seen)
     return _State("False", reason, f"no pod is ready: {awaited}")
+
+
+def _no_pods(gateway: InferenceGateway) -> str:
+    if fixed_replicas(gateway) is None:
+        return (
+            "no pods are wanted while nothing is queued: requests that wait in Kafka bring them back (scaling.min: 0)"
+        )
+    return "no pods are wanted: set replicas above 0"
 
 
 def _progress(
@@ -204,6 +215,13 @@ def _awaited(seen: Observed) -> tuple[str, str]:
     return "Starting", "their containers are being created" if seen.pods else "no pod has been created yet"
 
 
+def _lag(seen: Observed, before: Mapping[str, Any]) -> int | None:
+    """Return the lag. Until an operator that has just begun to lead has asked the broker, the last one stands."""
+    if seen.kafka is not None:
+        return seen.kafka.lag
+    return None if seen.paused else before.get("lag")
+
+
 def _kafka(seen: KafkaState | None, last: _State | None) -> _State:
     """Return KafkaReady. An operator that has just started has not asked yet: until then the last condition stands."""
     if seen is None:
@@ -243,15 +261,21 @@ def _scaling(gateway: InferenceGateway, seen: Observed) -> _State:
     if _is_another_server(gateway, seen.load) and any(metric.latency is not None for metric in wanted.metrics):
         why += "; only podpair-inference exports its latency, and this server is another: scale by inflight or lag"
     conditions = {one["type"]: one for one in ((autoscaler or {}).get("status") or {}).get("conditions") or []}
+    at_zero = wanted.min == 0 and seen.deployment is not None and count_pods(seen.deployment).wanted == 0
+    from_pods = any(metric.lag is None and metric.cpu is None for metric in wanted.metrics)
     for kind in ("AbleToScale", "ScalingActive") if wanted.provider == "hpa" else ("Ready",):
         one = conditions.get(kind)
+        if at_zero and from_pods and one is not None and one.get("reason") == _TRIGGER_ERROR:
+            continue
         if one is not None and one["status"] == "False":
             message = f"{who} can't scale, and holds the number of pods: {one.get('message', '')}"
             return _State("False", one.get("reason") or kind, message + why)
     if not conditions:
         return _State("Unknown", "NotScaledYet", f"{who} has not acted yet{why}")
     measures = ", ".join(sorted({name for metric in wanted.metrics for name in metric.model_fields_set}))
-    return _State("True", "Autoscaled", f"{wanted.min} to {wanted.max} pods by {measures}")
+    return _State(
+        "True", "Autoscaled", f"{wanted.min} to {wanted.max} pods by {measures}{'; none now' if at_zero else ''}"
+    )
 
 
 def _fixed(gateway: InferenceGateway, fixed: int) -> str:

@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from podpair.operator.core.api.igw import InferenceGateway
-from podpair.operator.core.builders import gateway_config, network, pods, references, scaling, settings
+from podpair.operator.core.builders import (
+    alerts,
+    dashboard,
+    gateway_config,
+    network,
+    pods,
+    references,
+    scaling,
+    settings,
+)
 from podpair.operator.core.builders.naming import Manifest, metadata
 
 _ANNOTATION = "podpair.dev/{}-checksum"
@@ -31,6 +40,8 @@ class Dependencies:
     """Checksums of the ConfigMaps, likewise."""
     pod_monitors: bool = False
     """Whether the cluster knows Prometheus Operator's PodMonitor."""
+    prometheus_rules: bool = False
+    """Whether it knows PrometheusRule."""
     operator_namespace: str = OPERATOR_NAMESPACE
     """Where the operator runs, which asks the pods for their load."""
 
@@ -57,9 +68,12 @@ def desired(gateway: InferenceGateway, dependencies: Dependencies) -> list[Manif
         *network.disruption_budget(gateway),
         *scaling.autoscaler(gateway),
         *network.ingress_or_route(gateway),
+        *dashboard.config_map(gateway),
     ]
     if dependencies.pod_monitors and gateway.spec.monitoring.pod_monitor:
         objects.append(network.pod_monitor(gateway))
+    if dependencies.prometheus_rules and gateway.spec.monitoring.alerts:
+        objects.append(alerts.prometheus_rule(gateway))
     return objects
 
 

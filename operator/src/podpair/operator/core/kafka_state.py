@@ -25,6 +25,7 @@ class Reason(StrEnum):
     TOPIC_TOO_NARROW = "TopicHasTooFewPartitions"  # and is not podpair's to widen
     TOPIC_CONFLICT = "TopicConflict"  # it is another resource's
     TOPIC_COMPACTED = "TopicCompacted"  # which would lose records
+    TOPIC_NOT_COMPACTED = "TopicNotCompacted"  # which would lose the state of workflows, or subscriptions
     GROUP_CONFLICT = "ConsumerGroupConflict"  # it works on another resource's topic
     REPARTITION_REFUSED = "RepartitionRefused"  # the results topic would have to grow, which moves homes
     CREDENTIALS_REFUSED = "CredentialsRefused"  # the installation's policy doesn't allow to show them so

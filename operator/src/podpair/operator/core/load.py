@@ -19,11 +19,14 @@ _SILENT = 3  # samples of a pod after which its model counts as one that exports
 
 
 class PodLoad(NamedTuple):
-    """What one pod exports. `latency` None: it has no histogram."""
+    """What one pod exports. `latency` None: it has no histogram; `waiting` None: it has no queue of RabbitMQ, or doesn't know."""
 
     sessions: int
     inflight: int
     latency: Buckets | None
+    waiting: int | None = None
+    """Messages that wait in the queue: all pods tell of the same one."""
+    amqp_inflight: int = 0
 
 
 class LoadState(NamedTuple):
@@ -66,9 +69,18 @@ class Window:
         if not last or len(last) < len(self._samples) or any(when < now - WINDOW for when, _ in last):
             return MetricValues()
         inflight = sum(load.inflight for _, load in last)
+        waiting = [load.waiting for _, load in last if load.waiting is not None]
         return MetricValues(
-            latency=self._latency(inflight), sessions=sum(load.sessions for _, load in last), inflight=inflight
+            latency=self._latency(inflight),
+            sessions=sum(load.sessions for _, load in last),
+            inflight=inflight,
+            amqp_lag=max(waiting) + sum(load.amqp_inflight for _, load in last) if waiting else None,
         )
+
+    def loads(self, now: float) -> dict[str, PodLoad]:
+        """Return the last load of each pod that was asked lately."""
+        found = {pod: samples[-1] for pod, samples in self._samples.items() if samples}
+        return {pod: load for pod, (when, load) in found.items() if when >= now - WINDOW}
 
     @property
     def without_latency(self) -> bool:

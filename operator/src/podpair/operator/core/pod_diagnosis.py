@@ -77,7 +77,8 @@ def _pod(pod: Manifest) -> Iterator[Problem]:
             yield Problem(
                 "Unschedulable",
                 f"pod {name} has no node: {condition.get('message', 'no reason given').rstrip('.')}:"
-                " add nodes, or ask for less (inference.resources, topologySpread)",
+                " add nodes, or ask for less (inference.resources, topologySpread);"
+                " in a rollout let an old pod go first (rollout.maxSurge: 0, maxUnavailable: 1)",
             )
             return
     if status.get("phase") == "Failed":

@@ -9,7 +9,7 @@ from typing import Any
 
 from podpair.operator.core.api.igw import InferenceGateway
 from podpair.operator.core.builders.naming import Manifest, consumer_group
-from podpair.operator.core.topics import wanted_topics
+from podpair.operator.core.wanted_topics import wanted_topics
 
 _GOOD = dict.fromkeys(
     ("Reconciling", "Stalled", "Degraded", "Paused", "ReplicasCappedByPartitions"), "False"

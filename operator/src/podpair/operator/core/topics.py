@@ -1,40 +1,30 @@
 """Plans the topics of a resource, from what is wanted and what the broker has.
 
 Partitions are never removed: a topic with too many keeps them. The results topic grows only if the resource allows it, since
-a session's home is a hash over its partitions. Of a topic's settings only those that the resource names are managed, and those
-that it no longer names are reset. A topic that isn't this resource's (`ownership`) is used as it is, or not at all.
+a session's home is a hash over its partitions; the topic of workflows grows with the requests topic; those of deliveries keep
+the width that they have, since what waits in them is ordered by key, or by how long it waits. Of a topic's settings only those
+that the resource names are managed, and those that it no longer names are reset. A topic that isn't this resource's
+(`ownership`) is used as it is, or not at all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from types import MappingProxyType
 from typing import NamedTuple
 
 from podpair.operator.core.api.igw import InferenceGateway
-from podpair.operator.core.api.scalars import seconds
-from podpair.operator.core.builders.naming import dead_letters_topic, requests_topic, results_topic
+from podpair.operator.core.builders.naming import (
+    deliveries_topic,
+    presence_topic,
+    requests_topic,
+    results_topic,
+    workflows_topic,
+)
 from podpair.operator.core.builders.pods import fixed_replicas
 from podpair.operator.core.kafka_state import Reason
 from podpair.operator.core.ownership import MARKS_GROUP, Claim, RecordedOwnership, TopicRecord
-
-_CLEANUP = "cleanup.policy"
-_AT_CREATION = {_CLEANUP: "delete"}  # a broker's own default may be compact, which would lose results
-_SIZE = "max.message.bytes"
-
-
-class WantedTopic(NamedTuple):
-    """A topic as the resource wants it. `replication` None: the broker's default."""
-
-    name: str
-    partitions: int
-    replication: int | None
-    config: Mapping[str, str]
-
-    @property
-    def config_at_creation(self) -> dict[str, str]:
-        """The settings that it is made with."""
-        return _AT_CREATION | dict(self.config)
+from podpair.operator.core.wanted_topics import CLEANUP, WantedTopic, topics_of_deliveries, wanted_topics
 
 
 class FoundTopic(NamedTuple):
@@ -73,63 +63,48 @@ class TopicsPlan:
     """What is not as wanted, but does no harm and isn't podpair's to change."""
 
 
-def wanted_topics(gateway: InferenceGateway) -> list[WantedTopic]:
-    """Return requests, results, and dead letters if they are kept, in that order."""
-    kafka = gateway.spec.kafka
-    requests, results = kafka.requests, kafka.results
-    wanted = [
-        WantedTopic(
-            requests_topic(gateway),
-            requests.partitions,
-            requests.replication,
-            {**_retained(requests.retention), **requests.config},
-        ),
-        WantedTopic(
-            results_topic(gateway),
-            results.partitions,
-            results.replication,
-            {**_retained(results.retention), **results.config},
-        ),
+def _wanted_beside(gateway: InferenceGateway, found: Mapping[str, FoundTopic]) -> list[WantedTopic]:
+    """Return the wanted topics: that of workflows as wide as the requests topic is, which may be wider than was asked for."""
+    state, requests = workflows_topic(gateway), found.get(requests_topic(gateway))
+    width = requests.partitions if requests is not None else 0
+    return [
+        topic._replace(partitions=max(topic.partitions, width)) if topic.name == state else topic
+        for topic in wanted_topics(gateway)
     ]
-    if kafka.dead_letters.enabled:
-        # What fits into the requests topic must fit here.
-        size = {_SIZE: requests.config[_SIZE]} if _SIZE in requests.config else {}
-        config = _retained(kafka.dead_letters.retention) | size
-        wanted.append(WantedTopic(dead_letters_topic(gateway), 1, requests.replication, config))
-    return wanted
-
-
-def _retained(duration: str) -> dict[str, str]:
-    return {"retention.ms": str(round(seconds(duration) * 1000))}
 
 
 def plan_topics(
     gateway: InferenceGateway, found: Mapping[str, FoundTopic], claims: Mapping[str, Claim], known: RecordedOwnership
 ) -> TopicsPlan:
     """Return what to do, given the topics of the resource that the broker has, by name, and whose each of them is."""
-    wanted = wanted_topics(gateway)
+    wanted = _wanted_beside(gateway, found)
     owned = {name for name, one in claims.items() if one.origin.owned}
     missing = tuple(topic for topic in wanted if topic.name not in found)
+    fixed = {topic.name for topic in topics_of_deliveries(gateway)}
     narrow = {
         topic.name: topic.partitions
         for topic in wanted
-        if topic.name in found and found[topic.name].partitions < topic.partitions
+        if topic.name in found and found[topic.name].partitions < topic.partitions and topic.name not in fixed
     }
     notes = (*_notes(gateway, wanted, found), *_ownership_notes(gateway, wanted, found, claims))
     if not gateway.spec.kafka.create_topics:
         why = "kafka.createTopics is false"
         return TopicsPlan(
-            fault=_missing(gateway, missing) or _too_narrow(gateway, narrow, found, why) or _compacted(wanted, found),
+            fault=(
+                _missing(gateway, missing)
+                or _too_narrow(gateway, narrow, found, why)
+                or _wrong_policy(gateway, wanted, found, owned)
+            ),
             notes=notes,
         )
     ours = {name: partitions for name, partitions in narrow.items() if name in owned}
     theirs = {name: partitions for name, partitions in narrow.items() if name not in owned}
     conflict = _conflict(wanted, claims)
-    fault = conflict or _compacted(wanted, found)
+    fault = conflict or _wrong_policy(gateway, wanted, found, owned)
     if results_topic(gateway) in ours and not gateway.spec.kafka.allow_repartition:
         fault = fault or _refused(gateway, found)
-        # Both topics stay equally wide: what has grown can't be undone.
-        ours = {}
+        # Both topics stay equally wide: what has grown can't be undone. That of workflows may be wider than they are.
+        ours = {name: width for name, width in ours.items() if name == workflows_topic(gateway)}
     fault = fault or _too_narrow(gateway, theirs, found, "this resource did not make it")
     kept = {name: topic for name, topic in found.items() if name in owned}
     return TopicsPlan(
@@ -172,16 +147,43 @@ def _conflict(wanted: list[WantedTopic], claims: Mapping[str, Claim]) -> Fault |
     return Fault(Reason.TOPIC_CONFLICT, message)
 
 
-def _compacted(wanted: list[WantedTopic], found: Mapping[str, FoundTopic]) -> Fault | None:
+def _wrong_policy(
+    gateway: InferenceGateway, wanted: list[WantedTopic], found: Mapping[str, FoundTopic], owned: Set[str]
+) -> Fault | None:
+    """Return the fault of topics whose cleanup.policy would lose records."""
+    states = _compacted_topics(gateway)
     for topic in wanted:
-        policy = found[topic.name].effective.get(_CLEANUP, "delete") if topic.name in found else "delete"
-        if "compact" in policy and not same_setting(policy, topic.config.get(_CLEANUP, "delete")):
+        policy = found[topic.name].effective.get(CLEANUP, "delete") if topic.name in found else "delete"
+        if (
+            topic.name not in states
+            and "compact" in policy
+            and not same_setting(policy, topic.config.get(CLEANUP, "delete"))
+        ):
             message = (
                 f"topic {topic.name} is compacted (cleanup.policy={policy}): of records with one key all but the last would be"
                 " lost. Name another in spec.kafka; podpair doesn't alter this setting unless the topic's config names it"
             )
             return Fault(Reason.TOPIC_COMPACTED, message)
+        if topic.name in states and topic.name in found and topic.name not in owned:
+            policy = found[topic.name].effective.get(
+                CLEANUP, "compact"
+            )  # of topics that aren't podpair's to make it isn't asked
+            if not same_setting(policy, "compact"):
+                message = (
+                    f"topic {topic.name} isn't compacted (cleanup.policy={policy}): {states[topic.name]} would be lost with time."
+                    " Set cleanup.policy=compact, or have podpair do so: kafka.adoptTopics: true"
+                )
+                return Fault(Reason.TOPIC_NOT_COMPACTED, message)
     return None
+
+
+def _compacted_topics(gateway: InferenceGateway) -> dict[str, str]:
+    """Return the topics that have to be compacted, and what each of them holds."""
+    return {
+        workflows_topic(gateway): "the state of workflows",
+        presence_topic(gateway): "who is connected",
+        f"{deliveries_topic(gateway)}.subscriptions": "subscriptions to deliveries",
+    }
 
 
 def _ownership_notes(
@@ -257,9 +259,19 @@ def _most_pods(gateway: InferenceGateway) -> tuple[str, int]:
 def _too_narrow(
     gateway: InferenceGateway, narrow: Mapping[str, int], found: Mapping[str, FoundTopic], why: str
 ) -> Fault | None:
-    """Return the fault of topics that aren't podpair's to widen: only too few partitions for the pods is one."""
+    """Return the fault of topics that aren't podpair's to widen: only too few partitions for the pods is one, or, of the topic
+    of workflows, fewer than the requests topic has."""
     field_name, pods = _most_pods(gateway)
+    state, requests = workflows_topic(gateway), requests_topic(gateway)
     for name in narrow:
+        if name == state:
+            if requests in found and found[name].partitions < found[requests].partitions:
+                message = (
+                    f"topic {name} has {found[name].partitions} partitions, {requests} has {found[requests].partitions}: widen"
+                    f" the topic of workflows to as many ({why}, so podpair doesn't)"
+                )
+                return Fault(Reason.TOPIC_TOO_NARROW, message)
+            continue
         if found[name].partitions < pods:
             message = (
                 f"topic {name} has {found[name].partitions} partitions, {field_name} is {pods}: widen the topic"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from podpair.operator.core.api.igw import InferenceGateway
 from podpair.operator.core.builders.naming import consumer_group, requests_topic
 from podpair.operator.core.ownership import Claim, Mark, Origin, RecordedOwnership, Topic, claim, owner_of, read_mark
-from podpair.operator.core.topics import FoundTopic, wanted_topics
+from podpair.operator.core.topics import FoundTopic
+from podpair.operator.core.wanted_topics import wanted_topics
 from podpair.operator.kafka.clients import Client
 from podpair.operator.kafka.errors import BrokerError
 from podpair.operator.kafka.ownership_marks import MarksDenied, OwnershipMarks

@@ -15,7 +15,8 @@ from confluent_kafka.admin import (
 from confluent_kafka.cimpl import NewTopic
 
 from podpair.operator.core.kafka_state import Reason
-from podpair.operator.core.topics import FoundTopic, TopicsPlan, WantedTopic
+from podpair.operator.core.topics import FoundTopic, TopicsPlan
+from podpair.operator.core.wanted_topics import WantedTopic
 from podpair.operator.kafka.clients import REQUEST_TIMEOUT, Client
 from podpair.operator.kafka.errors import BrokerError, broker_error
 

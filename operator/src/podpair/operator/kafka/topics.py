@@ -34,8 +34,8 @@ from podpair.operator.core.topics import (
     plan_topics,
     same_setting,
     topic_records,
-    wanted_topics,
 )
+from podpair.operator.core.wanted_topics import wanted_topics
 from podpair.operator.kafka.clients import REQUEST_TIMEOUT, Client, ClientCache
 from podpair.operator.kafka.errors import BrokerError, broker_error
 from podpair.operator.kafka.groups import group_exists, member_topics

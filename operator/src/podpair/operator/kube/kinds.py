@@ -36,6 +36,7 @@ AUTOSCALER = Resource("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpo
 SCALED_OBJECT = Resource("keda.sh/v1alpha1", "ScaledObject", "scaledobjects", optional=True)
 NETWORK_POLICY = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 POD_MONITOR = Resource("monitoring.coreos.com/v1", "PodMonitor", "podmonitors", optional=True)
+PROMETHEUS_RULE = Resource("monitoring.coreos.com/v1", "PrometheusRule", "prometheusrules", optional=True)
 
 WATCHED = (
     Resource("v1", "ServiceAccount", "serviceaccounts"),
@@ -53,6 +54,7 @@ WATCHED = (
     SCALED_OBJECT,
     Resource("keda.sh/v1alpha1", "TriggerAuthentication", "triggerauthentications", optional=True),
     POD_MONITOR,
+    PROMETHEUS_RULE,
 )
 """What belongs to a resource: each kind is watched by podpair's label."""
 

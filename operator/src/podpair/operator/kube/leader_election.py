@@ -3,6 +3,9 @@
 The fence keeps two from writing: a holder may write only until `_SAFE` of the Lease's duration after it *asked* for
 its last renewal; another takes over a whole duration after it *saw* that one. So a holder that can't renew has stopped
 before anyone else begins, whatever the two clocks say: only durations are compared, each on one clock.
+
+A Lease that was deleted is made anew a whole duration later, and by then no holder of the former one writes. With
+`helm uninstall` the operator has ended by then; if it hasn't, the garbage collector takes the new Lease as it takes all else.
 """
 
 import asyncio
@@ -17,6 +20,7 @@ from typing import Any
 
 import aiohttp
 
+from podpair.operator.core.installation_owner import owned_by, owner_path
 from podpair.operator.kube.client import ApiError, Client, NotLeading
 from podpair.operator.kube.kinds import LEASE
 from podpair.operator.metrics import Metrics
@@ -35,6 +39,8 @@ class Candidacy:
     identity: str
     seconds: float
     """How long the Lease is held without being renewed."""
+    owner: str | None = None
+    """The installation's ClusterRole, which owns a Lease that the operator makes; None: nobody does."""
 
 
 class LeaderElector:
@@ -52,11 +58,14 @@ class LeaderElector:
         self._name = name
         self._identity = candidacy.identity
         self._seconds = candidacy.seconds
+        self._owner = candidacy.owner
         self._on_change = on_change
         self._until = 0.0  # on the monotonic clock: writing is allowed so long
         self._leading = False
         self._seen: tuple[Any, ...] = ()  # the holder's last renewal …
-        self._seen_at = 0.0  # … and when it was seen
+        self._ends = 0.0  # … and when it is a whole duration old, on the monotonic clock
+        self._missed_at: float | None = None  # since when a Lease that was there is missing
+        self._there = False  # whether it has ever been there
 
     @property
     def leading(self) -> bool:
@@ -87,15 +96,18 @@ class LeaderElector:
                 elif held is False:
                     self._until = 0.0
                 self._notify()
-                wait = pause * random.uniform(0.9, 1.1)  # noqa: S311 - spreads load, guards nothing
-                if self._leading:
-                    wait = min(wait, max(self._until - time.monotonic(), 0.01))
-                await asyncio.sleep(wait)
+                await asyncio.sleep(self._wait(pause * random.uniform(0.9, 1.1)))  # noqa: S311 - spreads load, guards nothing
         finally:
             held_until_now, self._until = self.leading, 0.0
             self._notify()
             if held_until_now:
                 await self._release()
+
+    def _wait(self, pause: float) -> float:
+        """Return the seconds until the next try: less than `pause` if the Lease ends before, ours or another's."""
+        ends = self._until if self._leading else self._ends
+        left = ends - time.monotonic()
+        return min(pause, max(left, 0.01)) if self._leading or left > 0 else pause
 
     def _notify(self) -> None:
         if self.leading != self._leading:
@@ -107,14 +119,8 @@ class LeaderElector:
     async def _try_acquire_or_renew(self) -> bool:
         lease = await self._client.get(self._path)
         if lease is None:
-            made = {"apiVersion": LEASE.api_version, "kind": LEASE.kind, "metadata": {"name": self._name}}
-            try:
-                await self._client.create_unfenced(self._collection, made | {"spec": self._spec(0)})
-            except ApiError as error:
-                if error.reason == "AlreadyExists":
-                    return False
-                raise
-            return True
+            return await self._try_create()
+        self._there, self._missed_at = True, None
         spec = lease.get("spec") or {}
         holder = spec.get("holderIdentity") or ""
         if holder not in ("", self._identity) and not self._expired(spec):
@@ -129,11 +135,34 @@ class LeaderElector:
             raise
         return True
 
+    async def _try_create(self) -> bool:
+        """Make the Lease; one that was there a moment ago only after a whole duration, when its holder has stopped."""
+        if self._there:
+            if self._missed_at is None:
+                self._missed_at = time.monotonic()
+                _log.warning("the Lease %s was deleted: it is made anew in %g s", self._name, self._seconds)
+            if time.monotonic() - self._missed_at <= self._seconds:
+                return False
+        owner = None
+        if self._owner is not None and (owner := await self._client.get(owner_path(self._owner))) is None:
+            _log.warning("the Lease %s isn't made: ClusterRole %s isn't there. Uninstalled?", self._name, self._owner)
+            return False
+        metadata = {"name": self._name} | owned_by(owner)
+        made = {"apiVersion": LEASE.api_version, "kind": LEASE.kind, "metadata": metadata, "spec": self._spec(0)}
+        try:
+            await self._client.create_unfenced(self._collection, made)
+        except ApiError as error:
+            if error.reason == "AlreadyExists":
+                return False
+            raise
+        return True
+
     def _expired(self, spec: dict[str, Any]) -> bool:
         sign = (spec.get("holderIdentity"), spec.get("renewTime"), spec.get("leaseTransitions"))
         if sign != self._seen:
-            self._seen, self._seen_at = sign, time.monotonic()
-        return time.monotonic() - self._seen_at > float(spec.get("leaseDurationSeconds") or self._seconds)
+            self._seen = sign
+            self._ends = time.monotonic() + float(spec.get("leaseDurationSeconds") or self._seconds)
+        return time.monotonic() > self._ends
 
     def _spec(self, turns: int, acquired: str | None = None) -> dict[str, Any]:
         now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

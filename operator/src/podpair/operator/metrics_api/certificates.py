@@ -70,6 +70,12 @@ def renewed(found: ServingCertificate | None, hosts: Sequence[str], now: dt.date
     return None
 
 
+def expiration(found: ServingCertificate) -> dt.datetime:
+    """Return when a certificate ends, or the authority that issued it if that ends before."""
+    serving = x509.load_pem_x509_certificate(found.certificate.encode())
+    return min(serving.not_valid_after_utc, _authorities(found)[0].not_valid_after_utc)
+
+
 def _due(certificate: x509.Certificate, now: dt.datetime) -> bool:
     begun, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return now < begun or now >= ends - (ends - begun) / 3

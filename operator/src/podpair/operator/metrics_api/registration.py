@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from podpair.operator.core.api_service import PATH, Place, api_service, needs_apply, owned_by, owner_of, state_of
+from podpair.operator.core.api_service import PATH, Place, api_service, needs_apply, owner_of, state_of
 from podpair.operator.core.builders.naming import Manifest
 from podpair.operator.core.external_api_state import ExternalApiState, Reason
 from podpair.operator.core.front_proxy import PATH as FRONT_PROXY_PATH
 from podpair.operator.core.front_proxy import FrontProxy, NoFrontProxy, read_front_proxy
+from podpair.operator.core.installation_owner import owned_by, owner_path
 from podpair.operator.metrics_api.certificates import ServingCertificate, read_certificate, renewed
 from podpair.operator.metrics_api.server import MetricsServer
 
@@ -150,6 +151,15 @@ class ExternalMetricsApi:
         return read_front_proxy(await self._kube.get(FRONT_PROXY_PATH))
 
     async def _owner_found(self) -> Manifest | None:
+        """Return the installation's ClusterRole; None: none is named. Raises NotYet if it isn't there.
+
+        `helm uninstall` deletes it while the operator still runs: what was written without it would stay for ever.
+        """
         if self._owner is None:
             return None
-        return await self._kube.get(f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{self._owner}")
+        found = await self._kube.get(owner_path(self._owner))
+        if found is None:
+            raise NotYet(
+                f"ClusterRole {self._owner}, which owns the APIService and its Secret, isn't there: uninstalled?"
+            )
+        return found

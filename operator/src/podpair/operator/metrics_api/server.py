@@ -30,7 +30,7 @@ from podpair.operator.core.external_metrics_values import MetricValues
 from podpair.operator.core.front_proxy import FrontProxy
 from podpair.operator.listener import LIMITS, make_acceptor
 from podpair.operator.metrics import Metrics
-from podpair.operator.metrics_api.certificates import ServingCertificate
+from podpair.operator.metrics_api.certificates import ServingCertificate, expiration
 
 Source = Callable[[str, str, str], Awaitable[MetricValues | None]]
 """(namespace, name, metric) → what is known of that InferenceGateway, at least of that metric; None: there is none."""
@@ -69,6 +69,7 @@ class MetricsServer:
         if self._runner.server is None:
             raise RuntimeError("the metrics API was stopped")
         self._context = await asyncio.to_thread(_context, certificate, front_proxy)
+        self._metrics.certificate_expiration.set(expiration(certificate).timestamp())
         if self._acceptor is None:
             acceptor = self._acceptor = make_acceptor(
                 self._runner,

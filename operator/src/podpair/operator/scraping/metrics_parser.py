@@ -10,7 +10,9 @@ from podpair.operator.core.load import PodLoad
 _SESSIONS = "podpair_gateway_sessions"
 _INFLIGHT = ("podpair_gateway_direct_in_flight", "podpair_gateway_queue_in_flight")
 _LATENCY = "inference_request_duration_seconds"
-_NAMES = (_SESSIONS, *_INFLIGHT, _LATENCY)
+_WAITING = "podpair_gateway_amqp_queue_messages"
+_AMQP_INFLIGHT = "podpair_gateway_amqp_in_flight"
+_NAMES = (_SESSIONS, *_INFLIGHT, _WAITING, _AMQP_INFLIGHT, _LATENCY)
 _MOST_LINES = 10_000  # of the metrics that are read; the parser takes long for one
 
 
@@ -29,7 +31,12 @@ def read_load(text: str) -> PodLoad:
         buckets = [sample for sample in families[_LATENCY].samples if sample.name.endswith("_bucket")]
         # Of a model that nobody asked yet there are no samples; the family is there none the less.
         latency = summed({float(one.labels["le"]): one.value} for one in buckets) or {math.inf: 0.0}
-    return PodLoad(total(_SESSIONS), sum(total(name) for name in _INFLIGHT), latency)
+    # A gateway that takes nothing from RabbitMQ, or doesn't know how much there is, has no sample.
+    waits = _WAITING in families and bool(families[_WAITING].samples)
+    inflight = sum(total(name) for name in _INFLIGHT)
+    if not waits:
+        return PodLoad(total(_SESSIONS), inflight, latency)
+    return PodLoad(total(_SESSIONS), inflight, latency, total(_WAITING), total(_AMQP_INFLIGHT))
 
 
 def _wanted(text: str) -> str:

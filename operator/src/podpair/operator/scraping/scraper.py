@@ -93,6 +93,11 @@ class Scraper:
         known.window.add(now, found)
         return known.window.values(now)
 
+    def loads(self, key: tuple[str, str]) -> dict[str, PodLoad]:
+        """Return what each pod of a resource exported last, by its name; pods that haven't answered lately are left out."""
+        known = self._resources.get(key)
+        return known.window.loads(self._clock()) if known is not None else {}
+
     def without_latency(self, key: tuple[str, str]) -> bool:
         """Return whether there is a pod whose model has never exported its latency."""
         known = self._resources.get(key)

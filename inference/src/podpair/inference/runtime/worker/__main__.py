@@ -24,7 +24,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave_to_server)
     faulthandler.enable(options.tracebacks)
-    for file in (options.control, *options.calls, options.tracebacks):
+    for file in (options.control, *options.calls, options.models, options.tracebacks):
         os.set_inheritable(file, False)
     # What a model prints is written even if its process is killed.
     with contextlib.suppress(AttributeError):
@@ -34,12 +34,16 @@ def main() -> None:
 
         logs.set_up(*options.log)
 
+    from podpair.inference.models import connect
     from podpair.inference.runtime.fork_guard import guard_forks
     from podpair.inference.runtime.worker.channel import Channel
+    from podpair.inference.runtime.worker.model_client import WorkerModelClient
     from podpair.inference.runtime.worker.server import serve
 
-    guard_forks(lambda: (options.control, *options.calls))
-    serve(Channel(socket.socket(fileno=options.control)), [Channel(socket.socket(fileno=f)) for f in options.calls])
+    guard_forks(lambda: (options.control, *options.calls, options.models))
+    control, *calls = [Channel(socket.socket(fileno=file)) for file in (options.control, *options.calls)]
+    connect(WorkerModelClient(Channel(socket.socket(fileno=options.models))))
+    serve(control, calls)
 
 
 def _end_with(server: int) -> None:

@@ -10,6 +10,8 @@ class Options:
 
     control: int
     calls: tuple[int, ...]
+    # For its own calls to other models.
+    models: int
     tracebacks: int
     # The server's process id.
     server: int

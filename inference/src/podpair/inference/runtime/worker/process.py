@@ -52,8 +52,10 @@ class WorkerProcess:
         self._reaped = False
         self._lock = threading.Lock()
         self._started_at = time.monotonic()
-        pairs = [socket.socketpair() for _ in range(calls + 1)]
-        ours = [Channel(pair[0]) for pair in pairs]
+        pairs = [socket.socketpair() for _ in range(calls + 2)]
+        # Over which it calls other models; whoever serves them takes it.
+        self.models = pairs[0][0]
+        ours = [Channel(pair[0]) for pair in pairs[1:]]
         self.control, self.calls = ours[0], ours[1:]
         self._theirs = [pair[1] for pair in pairs]
         self._tracebacks = _file_for_tracebacks()
@@ -108,6 +110,7 @@ class WorkerProcess:
             self._failure = error
             for channel in (self.control, *self.calls):
                 channel.close()
+            self.models.close()
             return
         finally:
             for connection in self._theirs:
@@ -121,7 +124,9 @@ class WorkerProcess:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         files = [connection.fileno() for connection in self._theirs]
-        options = Options(files[0], tuple(files[1:]), self._tracebacks.fileno(), os.getpid(), logs.as_set_up())
+        options = Options(
+            files[1], tuple(files[2:]), files[0], self._tracebacks.fileno(), os.getpid(), logs.as_set_up()
+        )
         # -P: the folder in which the server was started is no place to import from, but by `--model`.
         command = [sys.executable, "-P", "-m", "podpair.inference.runtime.worker", json.dumps(asdict(options))]
         return subprocess.Popen(  # noqa: S603 - this interpreter

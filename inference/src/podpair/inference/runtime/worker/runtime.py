@@ -5,19 +5,23 @@ threads of their own: the serving loop waits for no socket. A call that takes to
 """
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
 from itertools import count
 from queue import SimpleQueue
 from typing import Any
 
 from podpair.common.faults import FaultsError
-from podpair.inference.core.errors import ModelEndedError, ModelError
+from podpair.inference.core.errors import InferenceError, ModelEndedError, ModelError, ModelRestartingError
 from podpair.inference.core.model_config import RuntimeConfig
+from podpair.inference.core.request_context import current
 from podpair.inference.core.tensors import Array, TensorSpec
 from podpair.inference.core.worker_messages import (
+    AskReady,
     Begin,
     Cancel,
     End,
@@ -27,11 +31,13 @@ from podpair.inference.core.worker_messages import (
     Loaded,
     MessageError,
     More,
+    Ready,
     Run,
     Tensor,
 )
 from podpair.inference.core.worker_messages import Chunk as StreamChunk
 from podpair.inference.runtime.stream_bridge import WINDOW, StreamBridge
+from podpair.inference.runtime.worker.call_connection import CallServer
 from podpair.inference.runtime.worker.channel import Channel
 from podpair.inference.runtime.worker.failures import error_of
 from podpair.inference.runtime.worker.process import WorkerProcess
@@ -50,18 +56,20 @@ _CANCEL_SECONDS = 5.0
 class WorkerRuntime:
     """A class in a process of its own. Raises FaultsError if it can't be started or loaded.
 
-    model: for messages. load: what it loads. on_start: called before that, with its process. on_end: called once that has
-    ended, in a thread of its own.
+    model: for messages. load: what it loads. calls: serves its calls to other models, if there are some. on_start: called
+    before it loads, with its process. on_end: called once that has ended, in a thread of its own.
     """
 
     platform = "python"
     inline = False
+    calls_models = True
 
     def __init__(
         self,
         model: str,
         load: Load,
         config: RuntimeConfig,
+        calls: CallServer | None,
         on_start: Callable[[WorkerProcess], object],
         on_end: Callable[["WorkerRuntime"], object],
     ) -> None:
@@ -70,6 +78,7 @@ class WorkerRuntime:
         self.instances = config.instances or 1
         self._on_end = on_end
         self._streams: dict[int, StreamBridge[Answers]] = {}
+        self._asked: dict[int, Future[str | None]] = {}
         self._numbers = count()
         self._outbox: SimpleQueue[tuple[Any, Sequence[Array]]] = SimpleQueue()
         self._calls: SimpleQueue[Channel] = SimpleQueue()
@@ -84,14 +93,16 @@ class WorkerRuntime:
             self._calls.put(call)
         try:
             on_start(self.process)
+            self._serve_calls(calls)
             loaded = self._load(load, config.load_timeout_seconds)
         except FaultsError:
             self._control_is_free.set()
             raise
         self.inputs, self.outputs = _specs(loaded.inputs), _specs(loaded.outputs)
         self.predicts, self.streams = loaded.predicts, loaded.streams
-        self.takes_parameters = loaded.takes_parameters
-        if self.streams:
+        self.takes_parameters, self.checks_ready = loaded.takes_parameters, loaded.checks_ready
+        self.functions = loaded.functions
+        if self.streams or self.checks_ready:
             writer = threading.Thread(target=self._write, name=f"streams-to-{load.name}", daemon=True)
             writer.start()
             threading.Thread(target=self._read, args=(writer,), name=f"streams-of-{load.name}", daemon=True).start()
@@ -102,7 +113,7 @@ class WorkerRuntime:
         """See `Runtime.run`. Raises ModelEndedError, and what the class raises: UserCodeError, or an InferenceError."""
         call = self._calls.get()
         try:
-            call.send(Run([*parameters]), arrays)
+            call.send(Run([*parameters], current()), arrays)
             message, answers = call.receive()
         except TimeoutError:
             self.process.abort(
@@ -124,7 +135,7 @@ class WorkerRuntime:
         if self.process.ended.is_set():
             self._streams.pop(number, None)
             raise self._ended_error()
-        self._post(Begin(number, _WINDOW, dict(parameters)), arrays)
+        self._post(Begin(number, _WINDOW, dict(parameters), current()), arrays)
         late = False
         try:
             while True:
@@ -147,9 +158,29 @@ class WorkerRuntime:
                 wait = min(_CANCEL_SECONDS, self._timeout) if late else self._timeout
                 asyncio.get_running_loop().call_later(wait, self._check_ended, number)
 
+    def ask_ready(self) -> "Future[str | None]":
+        """See `SelfChecking`; a process that has ended is ready as soon as the next one is."""
+        number = next(self._numbers)
+        asked = self._asked[number] = Future()
+        self._post(AskReady(number))
+        if self.process.ended.is_set():
+            self._end_asked()
+        return asked
+
+    def _end_asked(self) -> None:
+        with contextlib.suppress(KeyError):
+            while True:
+                self._asked.popitem()[1].set_result(None)
+
     def close(self) -> None:
         """End the process."""
         self.process.close()
+
+    def _serve_calls(self, calls: CallServer | None) -> None:
+        if calls is None:
+            self.process.models.close()
+        else:
+            calls.connect(self.process.models, self._model)
 
     def _load(self, load: Load, timeout: float | None) -> Loaded:
         control = self.process.control
@@ -187,8 +218,11 @@ class WorkerRuntime:
         if not self.process.ended.wait(_CANCEL_SECONDS):
             self.process.abort(f"its process closed its connection{f' ({error})' if str(error) else ''}", "exited")
 
-    def _ended_error(self, error: Exception | None = None) -> ModelEndedError:
+    def _ended_error(self, error: Exception | None = None) -> InferenceError:
         self._ensure_ended(error)
+        if self.process.how == "closed":
+            # No request is to blame for that: it may be answered by what comes next, or elsewhere.
+            return ModelRestartingError(f"model {self._model} was unloaded or replaced before it had answered")
         return ModelEndedError(f"model {self._model} failed: {self.process.reason}, with the requests that it had")
 
     def _post(self, message: Any, arrays: Sequence[Array] = ()) -> None:
@@ -226,6 +260,7 @@ class WorkerRuntime:
         self._outbox.put((None, ()))
         writer.join()
         self._control_is_free.set()
+        self._end_asked()
         while self._streams:
             _, bridge = self._streams.popitem()
             bridge.end(ended)
@@ -235,6 +270,10 @@ class WorkerRuntime:
             bridge = self._streams.get(message.stream)
             if bridge is not None:
                 bridge.put(arrays)
+        elif isinstance(message, Ready):
+            asked = self._asked.pop(message.number, None)
+            if asked is not None:
+                asked.set_result(message.reason)
         elif isinstance(message, End):
             bridge = self._streams.pop(message.stream, None)
             if bridge is not None:

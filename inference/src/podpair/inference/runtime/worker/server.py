@@ -10,15 +10,17 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from podpair.common.faults import FaultsError
 from podpair.inference.core.model_config import ModelConfig
+from podpair.inference.core.request_context import RequestContext, answering
 from podpair.inference.core.tensors import Array, TensorSpec
 from podpair.inference.core.worker_messages import (
     Answer,
+    AskReady,
     Begin,
     Cancel,
     Chunk,
@@ -29,6 +31,7 @@ from podpair.inference.core.worker_messages import (
     Loaded,
     MessageError,
     More,
+    Ready,
     Run,
     Tensor,
 )
@@ -58,6 +61,8 @@ def serve(control: Channel, calls: Sequence[Channel]) -> None:
             runtime.predicts,
             runtime.streams,
             runtime.takes_parameters,
+            runtime.checks_ready,
+            runtime.functions,
         )
     )
     for number, call in enumerate(calls[1:], 1):
@@ -78,7 +83,8 @@ def _load(load: Load, control: Channel) -> PythonRuntime | None:
             sys.path.insert(0, str(path.parent))
             # Bytecode's age is compared in seconds: a reload must not use code that was there a moment ago.
             sys.dont_write_bytecode = True
-        return PythonRuntime(path, config, load.name, load.reference, alone=True)
+        with answering(RequestContext(path=(load.model,), loading=True)):
+            return PythonRuntime(path, config, load.name, load.reference, alone=True, steps=load.steps)
     except FaultsError as error:
         control.send(Faults(error.faults))
         return None
@@ -104,7 +110,8 @@ def _answer(call: Channel, runtime: PythonRuntime) -> None:
 
 def _run(runtime: PythonRuntime, run: Run, arrays: Sequence[Array]) -> tuple[Answer | Failure, Sequence[Array]]:
     try:
-        return Answer(), runtime.run(arrays, run.parameters)
+        with answering(run.context):
+            return Answer(), runtime.run(arrays, run.parameters)
     except BaseException as error:
         return failure_of(error), ()
 
@@ -119,7 +126,7 @@ def _listen(control: Channel, streams: "_Streams") -> None:
 
 
 class _Streams:
-    """The open streams; all but `dispatch` and `close` runs in their event loop."""
+    """The open streams, and what else comes over their connection; all but `dispatch` and `close` runs in their event loop."""
 
     def __init__(self, control: Channel) -> None:
         self.runtime: PythonRuntime | None = None
@@ -136,6 +143,8 @@ class _Streams:
             post(self._more, message)
         elif isinstance(message, Cancel):
             post(self._cancel, message)
+        elif isinstance(message, AskReady):
+            post(self._ask_ready, message)
 
     def close(self) -> None:
         """End them all."""
@@ -145,7 +154,7 @@ class _Streams:
         slots = asyncio.Semaphore(begin.chunks)
         # The server begins no stream before the class is loaded.
         runtime = cast("PythonRuntime", self.runtime)
-        streaming = self._stream(runtime, begin.stream, arrays, begin.parameters, slots)
+        streaming = self._stream(runtime, begin, arrays, slots)
         task = asyncio.get_running_loop().create_task(streaming)
         self._open[begin.stream] = task, slots
 
@@ -158,17 +167,27 @@ class _Streams:
         if cancel.stream in self._open:
             self._open[cancel.stream][0].cancel()
 
+    def _ask_ready(self, message: AskReady) -> None:
+        runtime = cast("PythonRuntime", self.runtime)
+        runtime.ask_ready().add_done_callback(lambda asked: self._answer_ready(Ready(message.number, asked.result())))
+
+    def _answer_ready(self, ready: Ready) -> None:
+        """Send an answer (in any thread)."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.loop.call_soon_threadsafe(self._send, ready)
+
     async def _stream(
         self,
         runtime: PythonRuntime,
-        number: int,
+        begin: Begin,
         arrays: Sequence[Array],
-        parameters: Mapping[str, Any],
         slots: asyncio.Semaphore,
     ) -> None:
+        number = begin.stream
         failure, opened = None, None
         try:
-            opened = runtime.open_stream(arrays, parameters)
+            with answering(begin.context):
+                opened = runtime.open_stream(arrays, begin.parameters)
             while (part := await opened.bridge.get()) is not None:
                 await slots.acquire()
                 self._send(Chunk(number), part[0])
@@ -190,7 +209,7 @@ class _Streams:
         with contextlib.suppress(RuntimeError):
             self._loop.loop.call_soon_threadsafe(self._send, end)
 
-    def _send(self, message: Chunk | End, arrays: Sequence[Array] = ()) -> None:
+    def _send(self, message: Chunk | End | Ready, arrays: Sequence[Array] = ()) -> None:
         # The server may be gone.
         with contextlib.suppress(OSError):
             self._control.send(message, arrays)

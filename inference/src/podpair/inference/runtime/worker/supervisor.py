@@ -7,6 +7,7 @@ Those that were in the process when it ended fail, since one of them may be the 
 import logging
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import aclosing
 from typing import Any
 
@@ -25,13 +26,14 @@ Start = Callable[[Callable[[WorkerProcess], object], Callable[[WorkerRuntime], o
 
 
 class SupervisedRuntime:
-    """A `Runtime`, `Streaming` and `Restarting`. Raises FaultsError if the first process can't load the class.
+    """A `Runtime`, `Streaming`, `SelfChecking` and `Restarting`. Raises FaultsError if the first process can't load the class.
 
     start: creates a process, given the callbacks for when it was started, and when it has ended.
     """
 
     platform = "python"
     inline = False
+    calls_models = True
 
     def __init__(self, model: str, version: int, start: Start, backoff: RestartBackoff | None = None) -> None:
         self._model = model
@@ -51,7 +53,9 @@ class SupervisedRuntime:
         self.instances = first.instances
         self.inputs, self.outputs = first.inputs, first.outputs
         self.predicts, self.streams = first.predicts, first.streams
-        self.takes_parameters = first.takes_parameters
+        self.takes_parameters, self.checks_ready = first.takes_parameters, first.checks_ready
+        # Of a steps.py: see `PythonRuntime`.
+        self.functions = first.functions
         if first.process.ended.is_set():
             self._on_end(first)
 
@@ -75,6 +79,15 @@ class SupervisedRuntime:
         async with aclosing(self._worker().stream(arrays, parameters)) as parts:
             async for part in parts:
                 yield part
+
+    def ask_ready(self) -> "Future[str | None]":
+        """See `SelfChecking`; what is down says so otherwise."""
+        current = self._current
+        if current is not None:
+            return current.ask_ready()
+        nobody: Future[str | None] = Future()
+        nobody.set_result(None)
+        return nobody
 
     def close(self) -> None:
         """End the process, and start no other."""

@@ -4,6 +4,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from podpair.operator.core.api.cache import Cache
+from podpair.operator.core.api.channels import Channels, Presence
 from podpair.operator.core.api.inference import PullPolicy, Variable
 from podpair.operator.core.api.peers import Cidr
 from podpair.operator.core.api.quantities import Quantities, Resources
@@ -22,11 +24,11 @@ from podpair.operator.core.api.scalars import (
     seconds,
     to_decimal,
 )
+from podpair.operator.core.api.workflows import Workflows
 
 LEAVING_SECONDS = 5  # until every proxy in the cluster has heard that the pod is leaving
-SHUTDOWN_SECONDS = 20  # for the work in hand, after the clients have gone
-STOPPING_SECONDS = LEAVING_SECONDS + SHUTDOWN_SECONDS + 10
-"""What a pod needs to stop besides `drain`: besides the two above, the model ends after the gateway."""
+STOPPING_SECONDS = LEAVING_SECONDS + 10
+"""What a pod needs to stop besides `drain` and `shutdownTimeout`: besides the above, the model ends after the gateway."""
 _SMALLEST = "1Ki"
 _Short = Annotated[str, Field(min_length=1, max_length=253)]
 
@@ -147,8 +149,9 @@ class AdmissionRule(Section):
     routes: Annotated[tuple[Literal["auto", "direct", "queue"], ...], Field(max_length=3)] = ()
     """Routes that may be taken; none: all. If `auto` isn't among them, it means the first."""
     priority: Literal["low", "normal", "high"] | None = None
-    """Of direct requests: `low` leaves half of `limits.maxDirectInFlight` to others, `high` goes a quarter beyond it. The first
-    rule with a priority decides."""
+    """Whose requests go first where they wait for the model: direct ones by it, queued ones a step below. Of direct requests
+    `low` leaves half of `limits.maxDirectInFlight` to others, `high` goes a quarter beyond it. The first rule with a priority
+    decides."""
 
 
 class Admission(Section):
@@ -171,7 +174,8 @@ class GatewayResources(Resources):
 
 def _drained_in_time(gateway: "Gateway") -> bool:
     grace = gateway.termination_grace_period
-    return grace is None or seconds(gateway.drain) + STOPPING_SECONDS <= seconds(grace)
+    needs = seconds(gateway.drain) + seconds(gateway.shutdown_timeout) + STOPPING_SECONDS
+    return grace is None or needs <= seconds(grace)
 
 
 class Gateway(Section):
@@ -180,10 +184,11 @@ class Gateway(Section):
     RULES: ClassVar = (
         Rule(
             "!has(self.terminationGracePeriod) || "
-            f"duration(self.drain) + duration('{STOPPING_SECONDS}s') <= "
+            f"duration(self.drain) + duration(self.shutdownTimeout) + duration('{STOPPING_SECONDS}s') <= "
             "duration(self.terminationGracePeriod)",
-            f"drain ({{drain}}) must end {STOPPING_SECONDS}s before terminationGracePeriod, so that the work in hand"
-            " and then the model can end: lower drain, or leave terminationGracePeriod out (it follows drain)",
+            f"drain ({{drain}}) and shutdownTimeout ({{shutdownTimeout}}) must end {STOPPING_SECONDS}s before"
+            " terminationGracePeriod, so that the model can end, too: lower them, or leave terminationGracePeriod out"
+            " (it follows them)",
             _drained_in_time,
         ),
     )
@@ -219,10 +224,21 @@ class Gateway(Section):
     """Hard limits."""
     admission: Admission = Field(default_factory=Admission)
     """What users may ask for, by the claims of their tokens."""
+    cache: Cache | None = None
+    """Answers that are given again without asking the model; default: none."""
+    channels: Channels | None = None
+    """Channels that sessions may subscribe to; default: none."""
+    presence: Presence | None = None
+    """Know which sessions of a subject are connected, at whichever pods; default: not known."""
+    workflows: Workflows | None = None
+    """Run workflows that are declared beside the models; default: none."""
     drain: DurationOrZero = "30s"
     """When a pod stops, its clients are sent to other pods, spread over this time."""
+    shutdown_timeout: Duration = "20s"
+    """How long the work in hand may take to end when a pod stops, besides `drain`: raise it for long streams. It is a bound: a
+    pod whose work has ended waits no longer. Queued requests that don't end in time are begun anew by another pod."""
     termination_grace_period: Duration | None = None
-    """How long a pod may take to stop in all; default: drain and 35 s."""
+    """How long a pod may take to stop in all; default: drain, shutdownTimeout and 15 s."""
     console: bool = False
     """Serve the console, a page to try the model with, at `/` of the public port."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -5,11 +5,15 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from podpair.operator.core.api.amqp import Amqp
+from podpair.operator.core.api.deliveries import Deliveries
 from podpair.operator.core.api.gateway import STOPPING_SECONDS, Gateway
 from podpair.operator.core.api.inference import Inference, is_podpair_in_cel
 from podpair.operator.core.api.kafka import Kafka
-from podpair.operator.core.api.network import DisruptionBudget, Monitoring, Network, TopologySpread, Tracing
+from podpair.operator.core.api.network import DisruptionBudget, Network, TopologySpread, Tracing
+from podpair.operator.core.api.prometheus import Monitoring
 from podpair.operator.core.api.quantities import requested_in_cel
+from podpair.operator.core.api.rollout import Rollout
 from podpair.operator.core.api.rules import Rule, Section
 from podpair.operator.core.api.scalars import seconds
 from podpair.operator.core.api.scaling import Scaling
@@ -20,6 +24,8 @@ VERSION = "v1alpha1"
 KIND = "InferenceGateway"
 PLURAL = "inferencegateways"
 API_VERSION = f"{GROUP}/{VERSION}"
+PAUSED = f"{GROUP}/paused"
+"""The annotation by which the operator writes nothing but the status."""
 LONGEST_NAME = 52  # with a suffix it is still a name, and a label's value, of 63
 
 
@@ -47,7 +53,17 @@ def _cpu_rule(half: str) -> Rule:
 
 def _stopped_in_time(spec: "Spec") -> bool:
     laid = (spec.inference.pod_template.spec or {}).get("terminationGracePeriodSeconds")
-    return laid is None or seconds(spec.gateway.drain) + STOPPING_SECONDS <= laid
+    needs = seconds(spec.gateway.drain) + seconds(spec.gateway.shutdown_timeout) + STOPPING_SECONDS
+    return laid is None or needs <= laid
+
+
+_DELIVERY_TOPICS = (".subscriptions", ".retry", ".ordered", ".dlq", "")
+
+
+def _takes_delivery_topic(spec: "Spec") -> bool:
+    topic = (spec.deliveries.topic if spec.deliveries is not None else None) or ".deliveries"
+    names = (spec.kafka.requests.name or "", spec.kafka.results.name or "")
+    return any(name.endswith(topic + suffix) for name in names for suffix in _DELIVERY_TOPICS)
 
 
 class Spec(Section):
@@ -72,6 +88,35 @@ class Spec(Section):
             " pods beyond the partitions would get no queued work",
             lambda spec: spec.replicas is None or spec.replicas <= spec.kafka.requests.partitions,
         ),
+        Rule(
+            "!has(self.gateway.workflows) || !has(self.amqp) || self.amqp.source == 'both'",
+            "gateway.workflows needs Kafka's requests topic, which isn't read: amqp.source is amqp, not both",
+            lambda spec: spec.gateway.workflows is None or spec.amqp is None or spec.amqp.source == "both",
+        ),
+        Rule(
+            f"self.scaling.min > 0 || !has(self.amqp) || {_FIXED}",
+            "scaling.min is 0, and with no pods nobody sees what waits in RabbitMQ: set it to 1, or leave amqp out",
+            lambda spec: spec.scaling.min > 0 or spec.amqp is None or spec.replicas is not None,
+        ),
+        Rule(
+            f"self.scaling.min > 0 || !has(self.deliveries) && !has(self.gateway.workflows) || {_FIXED}",
+            "scaling.min is 0, and with no pods workflows stand still and deliveries aren't tried again, which no lag shows: set"
+            " it to 1, or leave gateway.workflows and deliveries out",
+            lambda spec: (
+                spec.scaling.min > 0
+                or (spec.deliveries is None and spec.gateway.workflows is None)
+                or spec.replicas is not None
+            ),
+        ),
+        Rule(
+            f"!has(self.deliveries) || [{', '.join(repr(one) for one in _DELIVERY_TOPICS)}].all(s, "
+            "!(has(self.kafka.requests.name) && self.kafka.requests.name.endsWith("
+            "(has(self.deliveries.topic) ? self.deliveries.topic : '.deliveries') + s)) && "
+            "!(has(self.kafka.results.name) && self.kafka.results.name.endsWith("
+            "(has(self.deliveries.topic) ? self.deliveries.topic : '.deliveries') + s)))",
+            "kafka.requests.name or kafka.results.name is that of a topic of deliveries (deliveries.topic): choose another",
+            lambda spec: spec.deliveries is None or not _takes_delivery_topic(spec),
+        ),
         _cpu_rule("inference"),
         _cpu_rule("gateway"),
         Rule(
@@ -83,10 +128,12 @@ class Spec(Section):
         Rule(
             "!has(self.inference.podTemplate) || !has(self.inference.podTemplate.spec) || "
             "!has(self.inference.podTemplate.spec.terminationGracePeriodSeconds) || "
-            f"duration(self.gateway.drain).getMilliseconds() + {STOPPING_SECONDS * 1000} <= "
+            "duration(self.gateway.drain).getMilliseconds() + duration(self.gateway.shutdownTimeout).getMilliseconds() + "
+            f"{STOPPING_SECONDS * 1000} <= "
             "self.inference.podTemplate.spec.terminationGracePeriodSeconds * 1000",
-            "inference.podTemplate.spec.terminationGracePeriodSeconds is less than gateway.drain ({gateway.drain}) and the"
-            f" {STOPPING_SECONDS} s after it take: leave it out, it follows drain",
+            "inference.podTemplate.spec.terminationGracePeriodSeconds is less than gateway.drain ({gateway.drain}),"
+            f" gateway.shutdownTimeout ({{gateway.shutdownTimeout}}) and {STOPPING_SECONDS} s more take: leave it out, it"
+            " follows them",
             _stopped_in_time,
         ),
     )
@@ -98,8 +145,14 @@ class Spec(Section):
     """The half that holds connections, sessions and queues."""
     kafka: Kafka
     """The broker, the two topics, and the group of gateways that works on requests."""
+    amqp: Amqp | None = None
+    """A queue of RabbitMQ that requests are taken from, too; default: none."""
+    deliveries: Deliveries | None = None
+    """Results for those who aren't connected: webhooks, Slack, e-mail and Web Push; default: none."""
     scaling: Scaling = Field(default_factory=Scaling)
     """How many pods, and what decides it."""
+    rollout: Rollout = Field(default_factory=Rollout)
+    """How pods of a new template take the place of the old ones."""
     network: Network = Field(default_factory=Network)
     """How clients reach the gateways."""
     disruption_budget: DisruptionBudget = Field(default_factory=DisruptionBudget)
@@ -107,7 +160,7 @@ class Spec(Section):
     topology_spread: TopologySpread = Field(default_factory=TopologySpread)
     """How the pods are spread over the cluster."""
     monitoring: Monitoring = Field(default_factory=Monitoring)
-    """Metrics for Prometheus."""
+    """Metrics for Prometheus, alerts on them, and a dashboard of Grafana's."""
     tracing: Tracing | None = None
     """OpenTelemetry traces of requests; default: none."""
 

@@ -58,6 +58,8 @@ class Model(Section):
         KeyedBy("version"),
     ] = ()
     """Its versions, which only podpair-inference chooses from by weight; none: the container decides."""
+    timeout: Duration | None = None
+    """How long a call of it may take, a stream until its next part; unset: spec.inference.timeout."""
 
 
 class InferenceResources(Resources):
@@ -193,8 +195,8 @@ _PodSpec = Annotated[
                 _GRACE: {
                     "type": "integer",
                     "maximum": _LONGEST_GRACE,
-                    "description": "How long a pod may take to stop; default: gateway.terminationGracePeriod, else drain and"
-                    " 35 s, and never less.",
+                    "description": "How long a pod may take to stop; default: gateway.terminationGracePeriod, else drain,"
+                    " shutdownTimeout and 15 s, and never less.",
                 }
             },
         }

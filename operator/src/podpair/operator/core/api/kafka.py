@@ -18,7 +18,8 @@ from podpair.operator.core.api.scalars import (
 )
 
 _TOPIC = Annotated[str, Field(pattern="^[.]*[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=249)]
-_REQUESTS_TOPIC = Annotated[str, Field(pattern="^[.]*[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=245)]  # and .dlq
+_REQUESTS_TOPIC = Annotated[str, Field(pattern="^[.]*[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=239)]  # and .workflows
+_TOPICS = Annotated[str, Field(pattern="^([.]*[A-Za-z0-9_-][A-Za-z0-9._-]*[*]?|[*])$", max_length=249)]
 _Properties = Annotated[
     dict[str, Annotated[str, Field(max_length=4096)]], Field(max_length=64), BeforeValidator(without_nulls)
 ]
@@ -85,6 +86,10 @@ class RequestsTopic(Topic):
     exactly_once: bool = False
     """Write answers and commit their requests in one Kafka transaction: no crash leaves a second answer on the topic. Costs a
     few milliseconds a request, and the gateways' user needs Write on transactional ids."""
+    reply_topics: Annotated[tuple[_TOPICS, ...], Field(max_length=64)] = ()
+    """The requests topics of other InferenceGateways whose workflows ask this one in a stage, where their answers are written
+    (`*` at the end stands for any text). Whoever may write requests can name one of these, and no other; the gateways' user
+    needs Write on them."""
 
 
 class ResultsTopic(Topic):
@@ -137,12 +142,12 @@ class ConsumerGroup(Section):
     those of a pod that goes are idle until sessionTimeout."""
 
 
-def _is_of_dead_letters(kafka: "Kafka") -> bool:
-    """Return whether the results topic may be the dead letters' one; the name of an unnamed one isn't known here."""
+def _takes_name(kafka: "Kafka", suffix: str) -> bool:
+    """Return whether the results topic may be the requests topic's with that suffix; an unnamed one's name isn't known here."""
     name, requests = kafka.results.name, kafka.requests.name
-    if not kafka.dead_letters.enabled or name is None or not name.endswith(".dlq"):
+    if name is None or not name.endswith(suffix):
         return False
-    return requests is None or name == f"{requests}.dlq"
+    return requests is None or name == f"{requests}{suffix}"
 
 
 class Kafka(Section):
@@ -172,7 +177,28 @@ class Kafka(Section):
             "has(self.requests.name) && !(self.results.name.startsWith(self.requests.name) && "
             "size(self.results.name) == size(self.requests.name) + 4)",
             "results.name is that of the dead letters, which is the requests topic's and .dlq: choose another",
-            lambda kafka: not _is_of_dead_letters(kafka),
+            lambda kafka: not kafka.dead_letters.enabled or not _takes_name(kafka, ".dlq"),
+        ),
+        Rule(
+            "!has(self.results.name) || !self.results.name.endsWith('.cache') || "
+            "has(self.requests.name) && !(self.results.name.startsWith(self.requests.name) && "
+            "size(self.results.name) == size(self.requests.name) + 6)",
+            "results.name is that of the cache's topic, which is the requests topic's and .cache: choose another",
+            lambda kafka: not _takes_name(kafka, ".cache"),
+        ),
+        Rule(
+            "!has(self.results.name) || !self.results.name.endsWith('.presence') || "
+            "has(self.requests.name) && !(self.results.name.startsWith(self.requests.name) && "
+            "size(self.results.name) == size(self.requests.name) + 9)",
+            "results.name is that of the topic of presence, which is the requests topic's and .presence: choose another",
+            lambda kafka: not _takes_name(kafka, ".presence"),
+        ),
+        Rule(
+            "!has(self.results.name) || !self.results.name.endsWith('.workflows') || "
+            "has(self.requests.name) && !(self.results.name.startsWith(self.requests.name) && "
+            "size(self.results.name) == size(self.requests.name) + 10)",
+            "results.name is that of the workflows' topic, which is the requests topic's and .workflows: choose another",
+            lambda kafka: not _takes_name(kafka, ".workflows"),
         ),
         Rule(
             "!has(self.client) || !self.client.exists(p, p.lowerAscii().replace('_', '.') in ["

@@ -9,10 +9,8 @@ from podpair.operator.core.api.rules import Distinct, Rule, Section
 from podpair.operator.core.api.scalars import (
     Annotations,
     Count,
-    Duration,
     Host,
     IntOrPercent,
-    Labels,
     Name,
     ObjectName,
     Port,
@@ -170,18 +168,6 @@ class TopologySpread(Section):
     """By how many pods two values may differ."""
     when_unsatisfiable: Literal["ScheduleAnyway", "DoNotSchedule"] = "ScheduleAnyway"
     """What happens to a pod that would differ more."""
-
-
-class Monitoring(Section):
-    """Metrics for Prometheus."""
-
-    RULES: ClassVar = (valid_names("labels"),)
-    pod_monitor: bool = True
-    """Make a PodMonitor if the cluster knows that kind."""
-    interval: Duration = "30s"
-    """How often it is scraped."""
-    labels: Labels = Field(default_factory=dict)
-    """Labels of the PodMonitor, by which a Prometheus selects it."""
 
 
 class Tracing(Section):

@@ -21,8 +21,8 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-_PLACE = re.compile(r"\{([A-Za-z.]+)\}")
-_SHOWN = re.compile(r" \(\{[A-Za-z.]+\}\)")
+_PLACE = re.compile(r"\{([A-Za-z0-9.]+)\}")
+_SHOWN = re.compile(r" \(\{[A-Za-z0-9.]+\}\)")
 BROKEN_RULES = "broken_rules"  # the type of the one error that lists all broken rules of a section
 
 

@@ -34,6 +34,7 @@ _PORT = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][
 _SERVER_LABEL = "[A-Za-z0-9_]([-A-Za-z0-9_]*[A-Za-z0-9_])?"
 _IPV6 = r"\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f.]*(%[A-Za-z0-9._-]+)?\]"
 _SERVER_HOST = rf"({_SERVER_LABEL}([.]{_SERVER_LABEL})*[.]?|{_IPV6})"
+SERVER_HOST = rf"^{_SERVER_HOST}$"
 SERVERS = rf"^{_SERVER_HOST}:{_PORT}(,{_SERVER_HOST}:{_PORT})*$"
 """host:port, several with commas: what the gateway takes for `kafka.bootstrap_servers`, and a test holds them to it."""
 _G = "[0-9a-fA-F]{1,4}"

@@ -80,9 +80,16 @@ class Scaling(Section):
             "KEDA reads latency, sessions and inflight from Prometheus: set prometheusUrl",
             _measured,
         ),
+        Rule(
+            "self.min > 0 || self.metrics.exists(m, has(m.lag))",
+            "with min: 0 lag must be among the metrics: while there are no pods nobody measures the others, and none would come"
+            " back",
+            lambda s: s.min > 0 or any(metric.lag is not None for metric in s.metrics),
+        ),
     )
-    min: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """Minimum number of pods."""
+    min: Annotated[int, Field(ge=0, le=10_000)] = 1
+    """Minimum number of pods. 0: none while nothing is queued; requests that wait in Kafka bring them back, clients can't connect
+    until then. It needs `lag` among the metrics, and KEDA or the API server's feature gate HPAScaleToZero."""
     max: Annotated[int, Field(ge=1, le=10_000)] = 4
     """Maximum number of pods: no more than the topics have partitions."""
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1, max_length=10)] = (Metric(cpu=70),)

@@ -11,18 +11,39 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from podpair.common.gateway_config.amqp import Amqp
+from podpair.common.gateway_config.cache import Cache, CachedModel
+from podpair.common.gateway_config.channels import Channels, Presence
 from podpair.common.gateway_config.clients import Admission, Auth, Http, Limits, Operations, Sessions
+from podpair.common.gateway_config.deliveries import Deliveries
 from podpair.common.gateway_config.fields import Section
 from podpair.common.gateway_config.kafka import Kafka, Requests, Results
-from podpair.common.gateway_config.model import Config, Console, Inference, Log, Tracing
+from podpair.common.gateway_config.model import Config, Console, Inference, Log, ModelTimeout, Tracing
+from podpair.common.gateway_config.workflows import Workflows
 from podpair.common.kafka_properties import property_name
-from podpair.operator.core.api.gateway import SHUTDOWN_SECONDS
 from podpair.operator.core.api.igw import InferenceGateway
 from podpair.operator.core.api.scalars import OPERATIONS_PORT, PUBLIC_PORT, seconds, to_int
-from podpair.operator.core.builders.naming import Manifest, consumer_group, metadata, requests_topic, results_topic
+from podpair.operator.core.builders.naming import (
+    Manifest,
+    amqp_queue,
+    cache_topic,
+    consumer_group,
+    deliveries_topic,
+    metadata,
+    presence_topic,
+    requests_topic,
+    results_topic,
+    workflows_topic,
+)
 from podpair.operator.core.builders.settings import (
+    AMQP_CA,
+    AMQP_CLIENT,
+    AMQP_URL,
     AUTH_KEY,
     CONFIG_FILE,
+    DELIVERIES_EMAIL_CA,
+    DELIVERIES_EMAIL_PASSWORD,
+    DELIVERIES_WEB_PUSH,
     KAFKA_CA,
     KAFKA_CLIENT,
     PUBLIC_TLS,
@@ -58,7 +79,7 @@ def _whole(value: Any) -> Any:
 
 def gateway_config(gateway: InferenceGateway) -> Config:
     """Build the gateway's configuration. Raises ValidationError if the gateway would refuse it."""
-    return _together({name: build(gateway) for name, build in _SECTIONS.items()})
+    return _together(gateway, {name: build(gateway) for name, build in _SECTIONS.items()})
 
 
 def refused_settings(gateway: InferenceGateway) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -71,14 +92,14 @@ def refused_settings(gateway: InferenceGateway) -> Iterator[tuple[tuple[str | in
             yield from (((name, *one["loc"]), one["msg"]) for one in error.errors())
     if len(sections) == len(_SECTIONS):
         try:
-            _together(sections)
+            _together(gateway, sections)
         except ValidationError as error:
             yield from ((one["loc"], one["msg"]) for one in error.errors())
 
 
-def _together(sections: Mapping[str, Section | None]) -> Config:
+def _together(gateway: InferenceGateway, sections: Mapping[str, Section | None]) -> Config:
     wanted = {name: section for name, section in sections.items() if section is not None}
-    return Config.model_validate({**wanted, "shutdown_seconds": SHUTDOWN_SECONDS})
+    return Config.model_validate({**wanted, "shutdown_seconds": seconds(gateway.spec.gateway.shutdown_timeout)})
 
 
 def _http(gateway: InferenceGateway) -> Http:
@@ -191,8 +212,13 @@ def _client(gateway: InferenceGateway) -> dict[str, str | int | float | bool]:
 
 
 def _requests(gateway: InferenceGateway) -> Requests:
-    limits, kafka = gateway.spec.gateway.limits, gateway.spec.kafka
+    limits, kafka, amqp = gateway.spec.gateway.limits, gateway.spec.kafka, gateway.spec.amqp
+    # What the file has had without it stays out: a new setting rolls the pods.
+    added: dict[str, Any] = {} if amqp is None else {"source": amqp.source}
+    if kafka.requests.reply_topics:
+        added["reply_topics"] = kafka.requests.reply_topics
     return Requests(
+        **added,
         topic=requests_topic(gateway),
         group=consumer_group(gateway),
         group_protocol=kafka.consumer_group.protocol,
@@ -206,6 +232,25 @@ def _requests(gateway: InferenceGateway) -> Requests:
         dead_letters=kafka.dead_letters.enabled,
         dead_letter_retention_seconds=seconds(kafka.dead_letters.retention),
     )
+
+
+def _amqp(gateway: InferenceGateway) -> Amqp | None:
+    wanted = gateway.spec.amqp
+    if wanted is None:
+        return None
+    stated = wanted.model_dump(
+        exclude={"url_ref", "ca_ref", "client_certificate_ref", "source", "queue", "message_ttl"}, exclude_none=True
+    )
+    if wanted.message_ttl is not None:
+        stated["message_ttl_seconds"] = seconds(wanted.message_ttl)
+    for files in secret_files(gateway):
+        if files.volume == AMQP_URL:
+            stated["url_file"] = files.file(*files.keys)
+        elif files.volume == AMQP_CA:
+            stated["ca_file"] = files.file(*files.keys)
+        elif files.volume == AMQP_CLIENT:
+            stated["certificate_file"], stated["key_file"] = (files.file(key) for key in files.keys)
+    return Amqp(queue=amqp_queue(gateway), **stated)
 
 
 def _results(gateway: InferenceGateway) -> Results:
@@ -225,6 +270,89 @@ def _inference(gateway: InferenceGateway) -> Inference:
     return Inference(
         url=f"grpc://127.0.0.1:{wanted.grpc_port}" if grpc else f"http://127.0.0.1:{wanted.port}",
         timeout_seconds=seconds(wanted.timeout),
+        models=tuple(
+            ModelTimeout(model=model.name, timeout_seconds=seconds(model.timeout))
+            for model in wanted.models
+            if model.timeout is not None
+        ),
+    )
+
+
+def _cache(gateway: InferenceGateway) -> Cache | None:
+    wanted = gateway.spec.gateway.cache
+    if wanted is None:
+        return None
+    models = [
+        CachedModel(model=one.model, scope=one.scope, ttl_seconds=seconds(one.ttl), max_bytes=to_int(one.memory))
+        for one in wanted.models
+    ]
+    return Cache(models=tuple(models), topic=cache_topic(gateway), lease_seconds=seconds(wanted.lease))
+
+
+def _workflows(gateway: InferenceGateway) -> Workflows | None:
+    wanted = gateway.spec.gateway.workflows
+    if wanted is None:
+        return None
+    return Workflows(
+        enabled=True,
+        topic=workflows_topic(gateway),
+        max_instances=wanted.max_instances,
+        max_calls=wanted.max_calls,
+        remember_seconds=seconds(wanted.remember),
+    )
+
+
+_HEARTBEATS = 3.2  # in a lease, as by the gateway's defaults
+
+
+def _channels(gateway: InferenceGateway) -> Channels | None:
+    wanted = gateway.spec.gateway.channels
+    if wanted is None:
+        return None
+    # A rule's fields have the same names at the gateway; what a rule doesn't say stays out of the file.
+    rules = [rule.model_dump(exclude_defaults=True) for rule in wanted.rules]
+    more = {name: getattr(wanted, name) for name in ("automatic", "per_session", "publishes_per_second")}
+    return Channels.model_validate({"enabled": True, "rules": rules} | more)
+
+
+def _presence(gateway: InferenceGateway) -> Presence | None:
+    wanted = gateway.spec.gateway.presence
+    if wanted is None:
+        return None
+    rules = [rule.model_dump(exclude_defaults=True) for rule in wanted.rules]
+    lease = seconds(wanted.lease)
+    times = {"heartbeat_seconds": lease / _HEARTBEATS, "lease_seconds": lease}
+    about = {"topic": presence_topic(gateway), "watches": wanted.watches}
+    return Presence.model_validate({"enabled": True, "rules": rules} | about | times)
+
+
+def _deliveries(gateway: InferenceGateway) -> Deliveries | None:
+    wanted = gateway.spec.deliveries
+    if wanted is None:
+        return None
+    plain = {"rules", "replication", "per_host", "in_flight", "slack_hosts", "allow_http", "ports", "allowed_networks"}
+    stated = wanted.model_dump(include=plain, exclude_none=True)
+    files = {one.volume: one.file(one.keys[0]) for one in secret_files(gateway)}
+    if wanted.email is not None:
+        email = wanted.email.model_dump(exclude={"ca_ref", "login"}, exclude_none=True)
+        if wanted.email.login is not None:
+            email["username"] = wanted.email.login.username
+        named = {"ca_file": files.get(DELIVERIES_EMAIL_CA), "password_file": files.get(DELIVERIES_EMAIL_PASSWORD)}
+        stated["email"] = email | {name: file for name, file in named.items() if file is not None}
+    if wanted.web_push is not None:
+        stated["web_push"] = {
+            "private_key_file": files[DELIVERIES_WEB_PUSH], "contact": wanted.web_push.contact,
+            "ttl_seconds": int(seconds(wanted.web_push.ttl)),
+        }  # fmt: skip
+    return Deliveries(
+        enabled=True,
+        topic=deliveries_topic(gateway),
+        timeout_seconds=seconds(wanted.timeout),
+        absent_seconds=seconds(wanted.absent_after),
+        max_age_seconds=seconds(wanted.max_age),
+        max_ttl_seconds=seconds(wanted.max_ttl),
+        dead_letter_retention_seconds=seconds(wanted.dead_letter_retention),
+        **stated,
     )
 
 
@@ -252,9 +380,15 @@ _SECTIONS: Mapping[str, Callable[[InferenceGateway], Section | None]] = {
     "limits": _limits,
     "admission": _admission,
     "kafka": _kafka,
+    "amqp": _amqp,
     "requests": _requests,
     "results": _results,
     "inference": _inference,
+    "cache": _cache,
+    "channels": _channels,
+    "presence": _presence,
+    "workflows": _workflows,
+    "deliveries": _deliveries,
     "console": _console,
     "log": _log,
     "tracing": _tracing,

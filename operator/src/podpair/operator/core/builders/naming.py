@@ -65,6 +65,12 @@ def requests_topic(gateway: InferenceGateway) -> str:
     return gateway.spec.kafka.requests.name or f"{gateway.metadata.namespace}.{gateway.metadata.name}.requests"
 
 
+def amqp_queue(gateway: InferenceGateway) -> str:
+    """Return the queue of RabbitMQ that requests are taken from, if there is one."""
+    named = gateway.spec.amqp.queue if gateway.spec.amqp is not None else None
+    return named or f"{gateway.metadata.namespace}.{gateway.metadata.name}.requests"
+
+
 def results_topic(gateway: InferenceGateway) -> str:
     """Return the results topic."""
     return gateway.spec.kafka.results.name or f"{gateway.metadata.namespace}.{gateway.metadata.name}.results"
@@ -73,6 +79,27 @@ def results_topic(gateway: InferenceGateway) -> str:
 def dead_letters_topic(gateway: InferenceGateway) -> str:
     """Return the topic of requests that failed every attempt, by the name that the gateway gives it."""
     return f"{requests_topic(gateway)}.dlq"
+
+
+def cache_topic(gateway: InferenceGateway) -> str:
+    """Return the topic of records that remove cached answers."""
+    return f"{requests_topic(gateway)}.cache"
+
+
+def workflows_topic(gateway: InferenceGateway) -> str:
+    """Return the topic with the state of workflows."""
+    return f"{requests_topic(gateway)}.workflows"
+
+
+def presence_topic(gateway: InferenceGateway) -> str:
+    """Return the topic that says which sessions are connected."""
+    return f"{requests_topic(gateway)}.presence"
+
+
+def deliveries_topic(gateway: InferenceGateway) -> str:
+    """Return what the names of the topics of deliveries begin with."""
+    named = gateway.spec.deliveries.topic if gateway.spec.deliveries is not None else None
+    return named or f"{gateway.metadata.namespace}.{gateway.metadata.name}.deliveries"
 
 
 def consumer_group(gateway: InferenceGateway) -> str:

@@ -37,15 +37,36 @@ def deployment(gateway: InferenceGateway, image: str, checksums: dict[str, str])
     """Build the Deployment. `image` is the gateway's; `checksums` are annotations that roll the pods when they change."""
     spec: dict[str, Any] = {
         "selector": {"matchLabels": selector(gateway)},
-        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0}},
+        "strategy": _strategy(gateway),
         "revisionHistoryLimit": 3,
-        "progressDeadlineSeconds": min(_startup_seconds(gateway) + _PROGRESS_SECONDS, _LONGEST_SECONDS),
+        "progressDeadlineSeconds": _progress_deadline(gateway),
         "template": pod_template(gateway, image, checksums),
     }
     replicas = fixed_replicas(gateway)
     if replicas is not None:
         spec["replicas"] = replicas
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata(gateway), "spec": spec}
+
+
+def _strategy(gateway: InferenceGateway) -> Manifest:
+    rollout = gateway.spec.rollout
+    if rollout.strategy == "recreate":
+        return {"type": "Recreate"}
+    surge, unavailable = rollout.max_surge, rollout.max_unavailable
+    return {
+        "type": "RollingUpdate",
+        "rollingUpdate": {
+            "maxSurge": "25%" if surge is None else surge,
+            "maxUnavailable": 0 if unavailable is None else unavailable,
+        },
+    }
+
+
+def _progress_deadline(gateway: InferenceGateway) -> int:
+    wanted = gateway.spec.rollout.progress_deadline
+    if wanted is not None:
+        return whole_seconds(wanted)
+    return min(_startup_seconds(gateway) + _PROGRESS_SECONDS, _LONGEST_SECONDS)
 
 
 def fixed_replicas(gateway: InferenceGateway) -> int | None:
@@ -61,7 +82,7 @@ def grace_seconds(gateway: InferenceGateway) -> int:
     wanted = gateway.spec.gateway
     if wanted.termination_grace_period is not None:
         return whole_seconds(wanted.termination_grace_period)
-    return whole_seconds(wanted.drain) + STOPPING_SECONDS
+    return whole_seconds(wanted.drain) + whole_seconds(wanted.shutdown_timeout) + STOPPING_SECONDS
 
 
 def pod_template(gateway: InferenceGateway, image: str, checksums: dict[str, str]) -> Manifest:

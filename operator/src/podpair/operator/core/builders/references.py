@@ -4,7 +4,17 @@ from collections.abc import Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from podpair.operator.core.api.igw import InferenceGateway
-from podpair.operator.core.builders.settings import PUBLIC_TLS, resume_files, secret_files
+from podpair.operator.core.builders.settings import (
+    AMQP_CA,
+    AMQP_CLIENT,
+    AMQP_URL,
+    DELIVERIES_EMAIL_CA,
+    DELIVERIES_EMAIL_PASSWORD,
+    DELIVERIES_WEB_PUSH,
+    PUBLIC_TLS,
+    resume_files,
+    secret_files,
+)
 
 
 class ObjectReference(NamedTuple):
@@ -47,6 +57,12 @@ def _of_the_gateway(gateway: InferenceGateway) -> Iterator[ObjectReference]:
         "podpair-auth": "spec.gateway.auth",
         "podpair-kafka-ca": "spec.kafka.tls.caRef",
         "podpair-kafka-client": "spec.kafka.tls.clientCertificateRef",
+        AMQP_URL: "spec.amqp.urlRef",
+        AMQP_CA: "spec.amqp.caRef",
+        AMQP_CLIENT: "spec.amqp.clientCertificateRef",
+        DELIVERIES_EMAIL_CA: "spec.deliveries.email.caRef",
+        DELIVERIES_EMAIL_PASSWORD: "spec.deliveries.email.login.passwordRef",
+        DELIVERIES_WEB_PUSH: "spec.deliveries.webPush.privateKeyRef",
         PUBLIC_TLS: "spec.gateway.tls.certificateRef",
     }
     own = resume_files(gateway).volume

@@ -18,6 +18,7 @@ from podpair.operator.core.builders.naming import (
     requests_topic,
 )
 from podpair.operator.core.builders.pods import fixed_replicas
+from podpair.operator.core.builders.promql import pod_matchers
 from podpair.operator.core.external_metrics_values import INFLIGHT, LAG, LATENCY, SESSIONS
 
 _UP = {
@@ -36,7 +37,6 @@ _DOWN = {
         {"type": "Percent", "value": 10, "periodSeconds": 60},
     ],
 }
-_LONGEST_POD_NAME, _RANDOM, _LONGEST_HASH = 63, 5, 10
 _SASL = {"PLAIN": "plaintext", "SCRAM-SHA-256": "scram_sha256", "SCRAM-SHA-512": "scram_sha512"}
 
 
@@ -117,11 +117,19 @@ def _keda(gateway: InferenceGateway) -> list[Manifest]:
             "scaleTargetRef": _target(gateway),
             "minReplicaCount": scaling.min,
             "maxReplicaCount": scaling.max,
+            **_cooldown(gateway),
             "advanced": {"horizontalPodAutoscalerConfig": {"behavior": _behavior(gateway)}},
             "triggers": [_trigger(gateway, metric, bool(authentication)) for metric in scaling.metrics],
         },
     }
     return [*authentication, scaled]
+
+
+def _cooldown(gateway: InferenceGateway) -> Manifest:
+    """Return how long KEDA waits before the last pod goes, which no HorizontalPodAutoscaler decides there."""
+    if gateway.spec.scaling.min > 0:
+        return {}
+    return {"cooldownPeriod": _behavior(gateway)["scaleDown"]["stabilizationWindowSeconds"]}
 
 
 def _trigger(gateway: InferenceGateway, metric: Metric, authenticated: bool) -> Manifest:
@@ -163,8 +171,7 @@ def _lag_trigger(gateway: InferenceGateway, target: int, authenticated: bool) ->
 
 def _query(gateway: InferenceGateway, metric: Metric) -> tuple[str, str]:
     """Return a PromQL query over the resource's pods, and its target."""
-    name, namespace = gateway.metadata.name, gateway.metadata.namespace
-    pods = f'{{namespace="{namespace}",pod=~"{_pod_names(name)}"}}'
+    pods = f"{{{pod_matchers(gateway)}}}"
     if metric.latency is not None:
         buckets = f"sum by (le) (rate(inference_request_duration_seconds_bucket{pods}[1m]))"
         return f"histogram_quantile(0.95, {buckets})", str(seconds(metric.latency))
@@ -172,19 +179,6 @@ def _query(gateway: InferenceGateway, metric: Metric) -> tuple[str, str]:
         return f"sum(podpair_gateway_sessions{pods})", str(metric.sessions)
     inflight = f"sum(podpair_gateway_direct_in_flight{pods}) + sum(podpair_gateway_queue_in_flight{pods})"
     return inflight, str(metric.inflight)
-
-
-def _pod_names(name: str) -> str:
-    """Return a regular expression for the names of a Deployment's pods: NAME-HASH-RANDOM.
-
-    All is 63 characters at most: of what is too long the end is cut off before the five random ones are put behind it, its hyphen
-    first and then some of the hash, which has up to 10. Source: k8s.io/apiserver/pkg/storage/names.
-    """
-    room = _LONGEST_POD_NAME - _RANDOM - len(name)  # for the hyphen, the hash and its hyphen
-    whole = f"[a-z0-9]+-[a-z0-9]{{{_RANDOM}}}"
-    if room >= _LONGEST_HASH + 2:
-        return f"{name}-{whole}"
-    return f"{name}-({whole}|[a-z0-9]{{{room - 1 + _RANDOM}}})"
 
 
 def _trigger_authentication(gateway: InferenceGateway) -> list[Manifest]:

@@ -18,6 +18,12 @@ WEIGHTS_FILE = "weights.yaml"
 _SECRETS = "/run/secrets/podpair"
 RESUME_KEY = "resume-key"
 # Volumes.
+AMQP_URL = "podpair-amqp-url"
+AMQP_CA = "podpair-amqp-ca"
+AMQP_CLIENT = "podpair-amqp-client"
+DELIVERIES_EMAIL_CA = "podpair-email-ca"
+DELIVERIES_EMAIL_PASSWORD = "podpair-email-password"  # noqa: S105 - a volume's name
+DELIVERIES_WEB_PUSH = "podpair-web-push"
 AUTH_KEY = "podpair-auth"
 KAFKA_CA = "podpair-kafka-ca"
 KAFKA_CLIENT = "podpair-kafka-client"
@@ -56,7 +62,32 @@ def secret_files(gateway: InferenceGateway) -> list[SecretFiles]:
         files.append(SecretFiles(KAFKA_CLIENT, tls.client_certificate_ref.name, ("tls.crt", "tls.key")))
     if public is not None:
         files.append(SecretFiles(PUBLIC_TLS, public.certificate_ref.name, ("tls.crt", "tls.key")))
+    return files + _amqp_files(gateway) + _deliveries_files(gateway)
+
+
+def _amqp_files(gateway: InferenceGateway) -> list[SecretFiles]:
+    amqp = gateway.spec.amqp
+    if amqp is None:
+        return []
+    files = [SecretFiles(AMQP_URL, amqp.url_ref.name, (amqp.url_ref.key,))]
+    if amqp.ca_ref is not None:
+        files.append(SecretFiles(AMQP_CA, amqp.ca_ref.name, (amqp.ca_ref.key,)))
+    if amqp.client_certificate_ref is not None:
+        files.append(SecretFiles(AMQP_CLIENT, amqp.client_certificate_ref.name, ("tls.crt", "tls.key")))
     return files
+
+
+def _deliveries_files(gateway: InferenceGateway) -> list[SecretFiles]:
+    deliveries = gateway.spec.deliveries
+    if deliveries is None:
+        return []
+    email, push = deliveries.email, deliveries.web_push
+    keys = {
+        DELIVERIES_EMAIL_CA: email.ca_ref if email is not None else None,
+        DELIVERIES_EMAIL_PASSWORD: email.login.password_ref if email is not None and email.login is not None else None,
+        DELIVERIES_WEB_PUSH: push.private_key_ref if push is not None else None,
+    }
+    return [SecretFiles(volume, one.name, (one.key,)) for volume, one in keys.items() if one is not None]
 
 
 def weights(gateway: InferenceGateway) -> dict[str, dict[str, int]]:

@@ -1,0 +1,1 @@
+"""Workflows as they are declared beside models, in a `workflow.yaml`."""

@@ -1,0 +1,1 @@
+"""Deliveries of results to webhooks and Slack, for those who aren't connected."""

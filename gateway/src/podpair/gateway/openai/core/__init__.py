@@ -1,0 +1,1 @@
+"""The pure core of OpenAI's API: bodies, errors and events, without I/O."""

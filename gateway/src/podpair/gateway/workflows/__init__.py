@@ -1,0 +1,1 @@
+"""Runs workflows: the edges of `core.workflows`, which decides what is done."""
