@@ -1,5 +1,6 @@
 """Several operators, one Lease: one writes, and when it is gone or can't be heard another does."""
 
+import json
 import os
 import signal
 import time
@@ -135,6 +136,19 @@ def test_a_lease_that_is_deleted_is_made_anew_only_when_its_holder_has_stopped(
     until(lambda: there(cluster, namespace, "lease", "podpair-operator"))
     assert time.monotonic() - deleted > 3
     until(lambda: first.metric("leader_election_master_status") + second.metric("leader_election_master_status") == 1)
+
+
+def test_a_lease_that_somebody_empties_is_taken_only_when_its_holder_has_stopped(
+    cluster: ApiServer, namespace: str, two: tuple[Operator, Operator]
+) -> None:
+    first, second = two
+    os.kill(first.pid, signal.SIGSTOP)
+    emptied = json.dumps([{"op": "remove", "path": "/spec"}])
+    cluster.kubectl("patch", "lease", "podpair-operator", "-n", namespace, "--type=json", "-p", emptied)
+    patched = time.monotonic()
+    second.wait_for_message("second leads")
+    assert time.monotonic() - patched > 2  # what its holder may have gone on for
+    assert holder(cluster, namespace) == "second"
 
 
 def test_a_lease_that_is_made_goes_with_the_installation_and_none_is_made_without_it(

@@ -160,6 +160,19 @@ def test_what_goes_on_of_a_query(query: str, kept: str | None) -> None:
     assert proxy_target("/p", query) == kept
 
 
+@pytest.mark.parametrize(
+    ("path", "passed"),
+    [
+        ("/v2/models/m/infer", True), ("/v2/models/a..b/infer", True), ("/v2/models/.../infer", True), ("/v2/models/m%2Fn", True),
+        ("/v2/models/../x", False), ("/v2/models/%2e%2E/x", False), ("/v2/models/..%2fx/infer", False),
+        ("/v2/models/a%2F.%2Fb/infer", False), ("/v2/models/a%5C..%5Cb/infer", False), ("/v2/models/..?a=/b", False),
+        ("/v2?a=../b", True),
+    ],
+)  # fmt: skip
+def test_no_path_with_a_dot_segment_goes_on(path: str, passed: bool) -> None:
+    assert proxy_target(path, "") == (path if passed else None)
+
+
 def test_what_comes_back_of_the_headers() -> None:
     headers = {
         "Content-Type": "a/b",

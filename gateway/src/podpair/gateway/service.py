@@ -259,7 +259,9 @@ class Service:
             if components.amqp is not None:
                 closing.append(components.amqp.close(end - self.clock()))
             closing += [stop(end - self.clock()) for stop in self.on_stop]
-            await asyncio.gather(*closing)
+            for error in await asyncio.gather(*closing, return_exceptions=True):
+                if isinstance(error, Exception):  # the others, and the clients, are taken leave of all the same
+                    _log.error("a part did not close as it should", exc_info=error)
             if components.deliveries is not None:
                 await components.deliveries.close(end - self.clock())
             began_draining = self.clock()

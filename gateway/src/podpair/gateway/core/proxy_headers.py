@@ -7,7 +7,7 @@ one of the two connections reaches the other (RFC 9110, 7.6.1), and no answer of
 import math
 import re
 from collections.abc import Iterable
-from urllib.parse import unquote_plus
+from urllib.parse import unquote, unquote_plus
 
 from podpair.gateway.core.retry_after import parse_retry_after
 
@@ -36,14 +36,18 @@ _NOT_TO_CLIENT = _HOP_BY_HOP | {
 _NOT_TO_CLIENT_PREFIXES = ("sec-websocket-", "access-control-")
 _OURS = frozenset({"token", "resume", "position"})
 _TARGET = re.compile(r"/[\x21-\x7e]*")
+_DOTS = frozenset({".", ".."})
 _LONGEST_WAIT = 30_000  # milliseconds that a server may ask a client to wait
 
 
 def proxy_target(path: str, query: str) -> str | None:
     """Build the request target, still encoded, from a path (which may have a query of its own) and a query.
 
-    None: it can't be passed on.
+    None: it can't be passed on. A dot segment can't (RFC 3986, 5.2.4), even one that is encoded: to a server that decodes before
+    it routes it is another path than the one that the token's rules were asked about.
     """
+    if not _DOTS.isdisjoint(re.split(r"[/\\]", unquote(path.partition("?")[0]))):
+        return None
     kept = "&".join(
         part
         for part in query.split("&")

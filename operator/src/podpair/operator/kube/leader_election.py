@@ -4,8 +4,9 @@ The fence keeps two from writing: a holder may write only until `_SAFE` of the L
 its last renewal; another takes over a whole duration after it *saw* that one. So a holder that can't renew has stopped
 before anyone else begins, whatever the two clocks say: only durations are compared, each on one clock.
 
-A Lease that was deleted is made anew a whole duration later, and by then no holder of the former one writes. With
-`helm uninstall` the operator has ended by then; if it hasn't, the garbage collector takes the new Lease as it takes all else.
+A Lease that was deleted, or emptied by anyone but its holder, is taken a whole duration later, and by then no former holder
+writes. With `helm uninstall` the operator has ended by then; if it hasn't, the garbage collector takes the new Lease as it takes
+all else.
 """
 
 import asyncio
@@ -28,6 +29,7 @@ from podpair.operator.metrics import Metrics
 _log = logging.getLogger(__name__)
 _SAFE = 2 / 3  # of the duration
 _TRIES = 7.5  # renewals in a duration
+_RELEASED = {"holderIdentity": "", "leaseDurationSeconds": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ class LeaderElector:
         self._there, self._missed_at = True, None
         spec = lease.get("spec") or {}
         holder = spec.get("holderIdentity") or ""
-        if holder not in ("", self._identity) and not self._expired(spec):
+        if holder != self._identity and not _is_released(spec) and not self._expired(spec):
             return False
         turns = int(spec.get("leaseTransitions") or 0) + (holder != self._identity)
         lease["spec"] = self._spec(turns, spec.get("acquireTime") if holder == self._identity else None)
@@ -178,6 +180,12 @@ class LeaderElector:
         with contextlib.suppress(ApiError, aiohttp.ClientError, TimeoutError, OSError):
             async with asyncio.timeout(2):
                 lease = await self._client.get(self._path)
-                if lease is not None and lease["spec"].get("holderIdentity") == self._identity:
-                    lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
+                spec = (lease or {}).get("spec") or {}
+                if lease is not None and spec.get("holderIdentity") == self._identity:
+                    lease["spec"] = spec | _RELEASED
                     await self._client.replace(self._path, lease)
+
+
+def _is_released(spec: dict[str, Any]) -> bool:
+    """Return whether its last holder let go of it. One that somebody emptied may have a holder who doesn't know yet."""
+    return spec.items() >= _RELEASED.items()
