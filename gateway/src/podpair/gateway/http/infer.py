@@ -371,7 +371,9 @@ def _target(path: str, request: web.Request) -> str:
     """Return the request target at the model's server. Raises Fault(invalid)."""
     target = proxy_target(path, request.rel_url.raw_query_string)
     if target is None:
-        raise Fault(Code.INVALID, "the path has a dot segment, or the path or the query has what has to be percent-encoded")
+        raise Fault(
+            Code.INVALID, "the path has a dot segment, or the path or the query has what has to be percent-encoded"
+        )
     return target
 
 
