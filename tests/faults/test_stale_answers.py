@@ -10,7 +10,6 @@ import logging
 import os
 import random
 import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from harness.checking import StaleChecker
 from harness.kafka import Broker
 from harness.pair import Gateway, token
 from harness.processes import free_port
+from harness.threaded_server import ThreadedServer
 from harness.waiting import until
 from podpair import client as podpair
 
@@ -45,37 +45,20 @@ pytestmark = [pytest.mark.process, pytest.mark.timeout(_MINUTES * 120 + 300)]
 Start = Callable[..., Gateway]
 
 
-class GenerationModel:
+class GenerationModel(ThreadedServer):
     """A model in V2, on a thread of its own, that reads its data when it is asked, and answers a moment later."""
+
+    handler_cancellation = False
 
     def __init__(self) -> None:
         self.generation = 0
         self.runs = 0
-        self._loop = asyncio.new_event_loop()
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        assert self._started.wait(10)
+        super().__init__()
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        runner = self._loop.run_until_complete(self._start())
-        self._started.set()
-        self._loop.run_forever()
-        self._loop.run_until_complete(runner.cleanup())
-        self._loop.close()
-
-    async def _start(self) -> web.AppRunner:
-        app = web.Application()
-        app.router.add_get("/v2/health/ready", self._ready)
-        app.router.add_get("/v2/models/{model}", self._metadata)
-        app.router.add_post("/v2/models/{model}/infer", self._infer)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        return runner
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        router.add_get("/v2/health/ready", self._ready)
+        router.add_get("/v2/models/{model}", self._metadata)
+        router.add_post("/v2/models/{model}/infer", self._infer)
 
     async def _ready(self, _: web.Request) -> web.Response:
         return web.Response()
@@ -91,10 +74,6 @@ class GenerationModel:
         await asyncio.sleep(random.random() * 0.02)  # how long a run takes
         output = {"name": "y", "datatype": "FP32", "shape": [1, 1], "data": [generation]}
         return web.json_response({"model_name": "model", "model_version": "1", "outputs": [output]})
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
 
 
 class Askers:

@@ -7,6 +7,8 @@ from typing import Any
 
 from aiohttp import web
 
+from harness.threaded_server import ThreadedServer
+
 _METADATA = {"name": "fake", "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}], "outputs": []}
 # A model whose requests share calls where the gateway is told so (`batching.include`).
 _ROWS = {**_METADATA, "name": "rows", "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 1]}]}
@@ -16,8 +18,10 @@ _ANSWER: dict[str, Any] = {
 }
 
 
-class FakeModel:
+class FakeModel(ThreadedServer):
     """Answers every infer alike: with `answer` (status, body) once `open` is set."""
+
+    handler_cancellation = False
 
     def __init__(self) -> None:
         self.answer: tuple[int, Any] = (200, _ANSWER)
@@ -29,11 +33,7 @@ class FakeModel:
         self.asked: list[dict[str, Any]] = []  # bodies of infer requests, as they came
         self.dies_of: float | None = None  # a number in the inputs at which it goes away, with all that it has in hand
         self._in_hand: set[asyncio.Transport] = set()
-        self._loop = asyncio.new_event_loop()
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        assert self._started.wait(10)
+        super().__init__()
 
     def reset(self) -> None:
         """Behave again."""
@@ -42,25 +42,11 @@ class FakeModel:
         self.asked.clear()
         self.traces.clear()
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        runner = self._loop.run_until_complete(self._start())
-        self._started.set()
-        self._loop.run_forever()
-        self._loop.run_until_complete(runner.cleanup())
-        self._loop.close()
-
-    async def _start(self) -> web.AppRunner:
-        app = web.Application(client_max_size=1 << 30)
-        app.router.add_get("/v2/health/ready", self._health)
-        app.router.add_get("/v2/models/{model}", self._metadata)
-        app.router.add_post("/v2/models/{model}/infer", self._infer)
-        app.router.add_post("/v1/chat/completions", self._chat)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.url = "http://{}:{}".format(*runner.addresses[0][:2])
-        return runner
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        router.add_get("/v2/health/ready", self._health)
+        router.add_get("/v2/models/{model}", self._metadata)
+        router.add_post("/v2/models/{model}/infer", self._infer)
+        router.add_post("/v1/chat/completions", self._chat)
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response(status=200 if self.ready else 503)

@@ -2,11 +2,12 @@
 
 import asyncio
 import json
-import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
+
+from harness.threaded_server import ThreadedServer
 
 Emit = Callable[[dict[str, Any]], Awaitable[None]]
 Step = Callable[[Any, dict[str, Any], Emit], Awaitable[Any]]
@@ -21,7 +22,7 @@ class StepError(Exception):
         self.status = status
 
 
-class FakeWorkflows:
+class FakeWorkflows(ThreadedServer):
     """Runs on a thread of its own. Models: any name that is no workflow's; it gives each number of its row doubled."""
 
     def __init__(self, port: int = 0) -> None:
@@ -32,12 +33,7 @@ class FakeWorkflows:
         self.failures: dict[str, list[int]] = {}  # model → the statuses that it answers with, one after the other
         self.delays: dict[str, float] = {}  # model → seconds that each call of it takes
         self.number = 0  # of the test
-        self._port = port
-        self._loop = asyncio.new_event_loop()
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        assert self._started.wait(10)
+        super().__init__(port)
 
     def declare(self, name: str, declaration: dict[str, Any], version: int = 1) -> None:
         """Serve a workflow; the highest version is the one that serves by default."""
@@ -58,26 +54,12 @@ class FakeWorkflows:
         self.failures.clear()
         self.delays.clear()
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        runner = self._loop.run_until_complete(self._start())
-        self._started.set()
-        self._loop.run_forever()
-        self._loop.run_until_complete(runner.cleanup())
-        self._loop.close()
-
-    async def _start(self) -> web.AppRunner:
-        app = web.Application(client_max_size=1 << 30)
-        app.router.add_get("/v2/health/ready", self._health)
-        app.router.add_get("/v2/models/{model}", self._metadata)
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        router.add_get("/v2/health/ready", self._health)
+        router.add_get("/v2/models/{model}", self._metadata)
         for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
-            app.router.add_post(path + "/infer", self._infer)
-            app.router.add_post(path + "/generate_stream", self._stream)
-        runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self._port).start()
-        self.url = "http://{}:{}".format(*runner.addresses[0][:2])
-        return runner
+            router.add_post(path + "/infer", self._infer)
+            router.add_post(path + "/generate_stream", self._stream)
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response()
@@ -128,11 +110,6 @@ class FakeWorkflows:
         except StepError as error:
             await event({"error": str(error), "status": error.status})
         return response
-
-    def close(self) -> None:
-        """End it: calls that are under way are cut."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
 
 
 _TENSORS = (("inputs", "x"), ("outputs", "y"))

@@ -14,6 +14,8 @@ from typing import Any
 
 from aiohttp import web
 
+from harness.threaded_server import ThreadedServer
+
 TEXT_ERROR = "no such luck"
 _FUNCTION = {"name": "look", "arguments": ""}
 _FAILURE = b'data: {"error": {"message": "told to fail", "type": "server_error", "code": "f"}}\n\n'
@@ -24,7 +26,7 @@ _TOOL_CALL: list[dict[str, Any]] = [
 ]
 
 
-class OpenAIServer:
+class OpenAIServer(ThreadedServer):
     """`url` is without /v1. `asked`: bodies, `headers` of requests as they came, `left`: messages whose client went away."""
 
     def __init__(self) -> None:
@@ -33,11 +35,7 @@ class OpenAIServer:
         self.left: list[str] = []
         self.open = threading.Event()
         self.open.set()
-        self._loop = asyncio.new_event_loop()
-        started = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(started,), daemon=True)
-        self._thread.start()
-        assert started.wait(10)
+        super().__init__()
 
     def reset(self) -> None:
         """Forget what was asked, and wait no more."""
@@ -46,28 +44,14 @@ class OpenAIServer:
         self.left.clear()
         self.open.set()
 
-    def _run(self, started: threading.Event) -> None:
-        asyncio.set_event_loop(self._loop)
-        runner = self._loop.run_until_complete(self._start())
-        started.set()
-        self._loop.run_forever()
-        self._loop.run_until_complete(runner.cleanup())
-        self._loop.close()
-
-    async def _start(self) -> web.AppRunner:
-        app = web.Application(client_max_size=1 << 26)
-        app.router.add_get("/health", self._healthy)
-        app.router.add_get("/v1/models", self._models)
-        app.router.add_get("/v1/models/{id}", self._model)
-        app.router.add_post("/v1/chat/completions", self._chat)
-        app.router.add_post("/v1/completions", self._completions)
-        app.router.add_post("/v1/embeddings", self._embeddings)
-        app.router.add_get("/internal", self._healthy)  # not of the API
-        runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.url = "http://{}:{}".format(*runner.addresses[0][:2])
-        return runner
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        router.add_get("/health", self._healthy)
+        router.add_get("/v1/models", self._models)
+        router.add_get("/v1/models/{id}", self._model)
+        router.add_post("/v1/chat/completions", self._chat)
+        router.add_post("/v1/completions", self._completions)
+        router.add_post("/v1/embeddings", self._embeddings)
+        router.add_get("/internal", self._healthy)  # not of the API
 
     async def _healthy(self, _: web.Request) -> web.Response:
         return web.Response()
