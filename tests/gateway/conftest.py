@@ -65,12 +65,13 @@ class Client:
             self.skipped.append(event)
 
     async def answer(self, request_id: str) -> dict[str, Any]:
-        """The terminal event of a request."""
-        while True:
-            event = await self.next()
-            if event["type"] in ("result", "error") and event.get("id") == request_id:
-                return event
+        """The terminal event of a request, also if it came while another was waited for: requests end in any order."""
+        for at, event in enumerate(self.skipped):
+            if _ends(event, request_id):
+                return self.skipped.pop(at)
+        while not _ends(event := await self.next(), request_id):
             self.skipped.append(event)
+        return event
 
     async def closed(self) -> int:
         """The close code; whatever comes before it is skipped."""
@@ -87,6 +88,10 @@ class Client:
         """A good request is answered."""
         await self.infer("still-here")
         assert (await self.answer("still-here"))["type"] == "result"
+
+
+def _ends(event: dict[str, Any], request_id: str) -> bool:
+    return event["type"] in ("result", "error") and event.get("id") == request_id
 
 
 Connect = Callable[..., Awaitable[Client]]
