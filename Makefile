@@ -11,7 +11,7 @@ KAFKA ?=
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo rag rag-ingest test test-slow test-faults test-producers test-models test-resources coverage fuzz e2e lint format lock crd proto bench bench-fanout bench-channels bench-drain bench-direct bench-queued bench-whole bench-amqp bench-hot bench-features bench-cached bench-growth bench-rag bench-inference bench-http bench-start bench-operator bench-frames bench-report reference images clean
+.PHONY: help setup demo rag rag-ingest test test-slow test-faults test-producers test-models test-resources coverage fuzz e2e lint format lock crd proto bench bench-fanout bench-channels bench-drain bench-direct bench-queued bench-whole bench-amqp bench-hot bench-features bench-cached bench-growth bench-rag bench-inference bench-http bench-start bench-operator bench-openai bench-frames bench-report reference images clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -133,6 +133,9 @@ bench-channels: setup ## one publication → 10,000 subscribed sessions, beside 
 
 bench-drain: setup ## SIGTERM for a gateway with 10,000 sessions, which move to another while records flow
 	@$(BIN)/python tests/bench/drain.py $(ARGS)
+
+bench-openai: setup ## streamed chat completions through a gateway, beside none, nginx and LiteLLM (ARGS="--streams 64 --rounds 3")
+	@$(BIN)/python tests/bench/openai_streams.py $(ARGS)
 
 bench-operator: setup ## 200 resources at an API server: requests a minute, memory, time to converge, takeover (ARGS="--resources 200")
 	@$(BIN)/python tests/bench/reconciled.py $(ARGS)
