@@ -39,6 +39,8 @@ class JobOptions(CommonOptions, total=False):
     """True: the model tells its progress in parts, which `Job.partials` gives, and `Job.events` those of a workflow."""
     id: str
     """The request's id, by default a new one."""
+    delay: float
+    """Seconds from now before which it does not begin: it waits in Kafka. At most `sessions.resume_seconds` of the gateway."""
 
 
 def frame_members(model: str, data: Any, options: Mapping[str, Any], traceparent: str | None) -> dict[str, Any]:
@@ -46,4 +48,5 @@ def frame_members(model: str, data: Any, options: Mapping[str, Any], traceparent
     names = ("inputs", "parameters", "route", "on_disconnect", "stream", "traceparent")
     members = {"model": model, "data": data} | {name: options.get(name) for name in names}
     members["traceparent"] = members["traceparent"] or traceparent
+    members["delay_ms"] = round(options["delay"] * 1000) if options.get("delay") else None
     return {name: value for name, value in members.items() if value is not None}

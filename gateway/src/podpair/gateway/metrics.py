@@ -315,6 +315,7 @@ class Metrics:
         self.workflows_ready = Gauge(
             f"{_NAME}workflows_ready", "1 while the state of workflows can be written and read", registry=registry
         )
+        self.kept = Gauge(f"{_NAME}kept_requests", "Requests here that are to begin later", registry=registry)
 
     def _add_queue(self, registry: CollectorRegistry) -> None:
         """Add the metrics of queued requests."""

@@ -89,10 +89,11 @@ export async function* stagesOf(events) {
 const isTensors = (input) => Array.isArray(input) && input[0]?.shape !== undefined && input[0]?.datatype !== undefined;
 
 /** The members of a request's frame, from what its user says. */
-export function requestBody(model, input, { parameters, route, onDisconnect, stream, traceparent } = {}) {
+export function requestBody(model, input, { parameters, route, onDisconnect, stream, traceparent, delay } = {}) {
   const plain = ArrayBuffer.isView(input) ? Array.from(input) : input;
   const member = isTensors(plain) ? "inputs" : "data";
-  return { model, [member]: plain, parameters, route, on_disconnect: onDisconnect, stream, traceparent };
+  const delayMs = delay ? Math.round(delay) : undefined;
+  return { model, [member]: plain, parameters, route, on_disconnect: onDisconnect, stream, traceparent, delay_ms: delayMs };
 }
 
 const hex = (byte) => byte.toString(16).padStart(2, "0");

@@ -23,16 +23,17 @@ const CANCEL_GRACE = 5_000;
  * @param {string | URL} url as for `connect`
  * @param {string} model
  * @param {unknown} input as for `Session.infer`
- * @param {{deadline?: number, parameters?: object, stream?: boolean, id?: string, traceparent?: string, signal?: AbortSignal}} [options]
- *   beside those of `connect`. Aborting before it has returned cancels the job, as far as a gateway can be reached within 5 s.
+ * @param {{deadline?: number, delay?: number, parameters?: object, stream?: boolean, id?: string, traceparent?: string,
+ *   signal?: AbortSignal}} [options] beside those of `connect`. `delay`: milliseconds from now before which it does not begin.
+ *   Aborting before it has returned cancels the job, as far as a gateway can be reached within 5 s.
  * @returns {Promise<string>} the job's reference, a text to be kept; with a token of the same subject it gives access to the job
  */
 export async function submit(url, model, input, options = {}) {
-  const { deadline, parameters, stream, traceparent, signal, id = newId("j"), ...how } = options;
+  const { deadline, delay, parameters, stream, traceparent, signal, id = newId("j"), ...how } = options;
   const session = await connect(url, how);
   try {
     if (signal?.aborted) throw new Cancelled("cancelled before it was sent", { id, cause: signal.reason });
-    const call = session.infer(model, input, { deadline, parameters, stream, traceparent, id, route: "queue" });
+    const call = session.infer(model, input, { deadline, delay, parameters, stream, traceparent, id, route: "queue" });
     await whenAccepted(session, call, signal);
     // Of the session that has it: another one than at first, where that could not be resumed.
     return encode([VERSION, id, session.session, session.resume ?? "", session.began ?? ""]);

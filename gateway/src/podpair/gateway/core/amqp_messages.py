@@ -17,7 +17,7 @@ import msgspec
 from podpair.gateway.core.cloud_events import Headers, InvalidCloudEvent, in_binary_mode
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.record_headers import answer_headers
-from podpair.gateway.core.records import ERROR, RESULT, InvalidRecord, Request, request_of_record
+from podpair.gateway.core.records import ERROR, NOT_BEFORE, RESULT, InvalidRecord, Request, request_of_record
 
 _LONGEST_EXPIRATION = 4_294_967_295  # milliseconds that RabbitMQ takes
 _LONGEST_PROPERTY = 255  # bytes of a text that is no header
@@ -137,6 +137,8 @@ def read_message(message: Message, rules: QueueRules, now: float) -> AmqpRequest
         raise InvalidRecord("it is a cancellation: those go to Kafka's requests topic")
     if not request.id:
         raise InvalidRecord("its id is empty")
+    if request.not_before is not None and request.not_before > now:
+        raise InvalidRecord(f"{NOT_BEFORE}: what is to begin later goes to Kafka's requests topic")
     deadline = request.deadline if request.deadline is not None else expiry(message, now)
     return AmqpRequest(request._replace(deadline=deadline, written=message.timestamp), reply)
 

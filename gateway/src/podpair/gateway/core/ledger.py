@@ -43,6 +43,7 @@ class OpenRequest(msgspec.Struct, eq=False):
     span: Span | None = None  # if it is traced; ends with it
     began: float = 0.0  # seconds on the performance counter: when it was asked
     model: str = ""
+    later: bool = False  # it is kept until it is to begin
     grant: Grant | None = None  # of the token that it was asked with: it counts there until it ends
 
     def stop(self) -> bool:

@@ -103,6 +103,7 @@ class Infer(msgspec.Struct, tag="infer", tag_field="type", forbid_unknown_fields
     parameters: Raw = _ABSENT
     route: RouteName = "auto"
     deadline_ms: Annotated[int, Meta(gt=0, le=86_400_000)] | None = None
+    delay_ms: Annotated[int, Meta(gt=0, le=31_536_000_000)] | None = None
     on_disconnect: Literal["detach", "cancel"] = "detach"
     retry: bool = False
     stream: bool = False

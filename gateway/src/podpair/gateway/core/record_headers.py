@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from podpair.gateway.core.lanes import Priority
 from podpair.gateway.core.record_times import rfc_3339, unix_milliseconds
-from podpair.gateway.core.records import CANCEL, QUEUED_AT, REQUEST, SIGNAL, TAKEOVER
+from podpair.gateway.core.records import CANCEL, NOT_BEFORE, QUEUED_AT, REQUEST, SIGNAL, TAKEOVER
 
 Header = tuple[str, bytes]
 
@@ -17,9 +17,9 @@ _CONTENT_TYPE = ("content-type", b"application/json")
 
 def request_headers(
     *, request_id: str, session: str, model: str, source: str, now: float, deadline: float | None,
-    priority: Priority = "normal",
+    priority: Priority = "normal", not_before: float | None = None,
 ) -> list[Header]:  # fmt: skip
-    """Build the headers of a request record. `now` and `deadline` are Unix seconds."""
+    """Build the headers of a request record. `now`, `deadline` and `not_before` are Unix seconds."""
     ce_time, queued_at = _times(int(now * 1000 + 0.01))
     headers = [
         _SPECVERSION, ("ce_id", request_id.encode()), _REQUEST, _header("ce_source", source),
@@ -29,6 +29,8 @@ def request_headers(
         headers.append(("deadline", b"%d" % unix_milliseconds(deadline)))
     if priority != "normal":
         headers.append(("priority", priority.encode()))
+    if not_before is not None:
+        headers.append((NOT_BEFORE, b"%d" % unix_milliseconds(not_before)))
     return headers
 
 

@@ -41,6 +41,9 @@ SIGNAL = b"dev.podpair.signal"
 QUEUED_AT = "queued_at"
 """The header by which a gateway marks the requests that it queues: when, in Unix milliseconds."""
 
+NOT_BEFORE = "notbefore"
+"""The header of a request that is to begin later: when, as `deadline` has it."""
+
 REPLY_TO, REPLY_PARTITION = "reply_to", "reply_partition"
 """The headers of a request whose terminal record is to be written to this topic and partition, too."""
 
@@ -258,6 +261,7 @@ class Request(NamedTuple):
     lane: int = LAST  # where it waits for the model (`lanes`)
     user: str = ""  # the subject of the session; empty: not known
     reply_to: tuple[str, int] | None = None  # topic and partition (-1: any) that its answer is written to, too
+    not_before: float | None = None  # Unix seconds: when it is to begin; None: at once
 
 
 class InvalidRecord(ValueError):
@@ -294,19 +298,8 @@ def _gateways_request(
     try:
         time, queued = _times(ce_time, queued_at)
         members = (
-            request_id.decode(),
-            session.decode(),
-            _text(model),
-            None,
-            time,
-            value or b"",
-            "",
-            queued,
-            None,
-            LAST,
-            "",
-            None,
-        )
+            request_id.decode(), session.decode(), _text(model), None, time, value or b"", "", queued, None, LAST, "", None, None,
+        )  # fmt: skip
     except (AttributeError, TypeError, ValueError):
         return None
     # A named tuple's own constructor takes several times as long.
@@ -340,15 +333,15 @@ def _request_of_headers(value: bytes | None, found: dict[str, bytes]) -> QueueRe
     try:
         deadline = unix_deadline(found["deadline"]) if "deadline" in found else None
         time = unix_seconds(found["ce_time"]) if "ce_time" in found else None
+        not_before = unix_deadline(found[NOT_BEFORE]) if NOT_BEFORE in found else None
     except ValueError as error:
-        raise InvalidRecord(f"header deadline or ce_time: {error}") from None
+        raise InvalidRecord(f"header deadline, ce_time or notbefore: {error}") from None
     trace = found["traceparent"].decode(errors="replace") if "traceparent" in found else ""
     queued_at = _mark(found[QUEUED_AT]) if QUEUED_AT in found else None
     lane = queued_lane(found.get("priority", b"").decode(errors="replace"))
     user = found[USER].decode(errors="replace") if USER in found else ""
-    return Request(
-        request_id, session, model, deadline, time, value or b"", trace, queued_at, None, lane, user, _reply_to(found)
-    )
+    said = (request_id, session, model, deadline, time, value or b"", trace, queued_at, None, lane, user)
+    return Request(*said, _reply_to(found), not_before)
 
 
 def _reply_to(found: dict[str, bytes]) -> tuple[str, int] | None:
@@ -395,5 +388,5 @@ _GATEWAYS_HEADERS = (
 )  # fmt: skip
 """The names of the headers that a gateway gives a request, but for a deadline and a traceparent (`record_headers`)."""
 _EXTENSIONS = frozenset(
-    {"ce_model", "ce_deadline", "ce_priority", "ce_traceparent", "ce_user"}
+    {"ce_model", "ce_deadline", "ce_notbefore", "ce_priority", "ce_traceparent", "ce_user"}
 )  # of a request, as an SDK writes them

@@ -32,6 +32,7 @@ class InferenceRequest(msgspec.Struct):
     timeout: float = (
         0.0  # seconds that its answer, or each chunk of a streamed one, may take; 0: as the model's settings say
     )
+    not_before: float | None = None  # Unix seconds: when it is to begin; None: at once
 
     def release_row(self, body: bytes) -> None:
         """Hold the record's value, of which `decode_request` made the request, instead of numbers that were encoded.

@@ -1,15 +1,22 @@
-"""Finds on the workflows topic which instances go on, by reading all of it; for requests whose record is gone."""
+"""Finds on the workflows topic which requests go on, by reading all of it; for those whose own record is gone."""
 
 import asyncio
 from collections.abc import Collection
 
 from podpair.common.gateway_config.model import Config
-from podpair.gateway.core.workflows.records import Ended, InvalidState, decode_instance, instance_key
+from podpair.gateway.core.workflows.records import (
+    Ended,
+    InvalidState,
+    decode_instance,
+    instance_key,
+    scheduled_key,
+)
 from podpair.gateway.kafka.requests_log import read_all
 
 
 async def going_on(config: Config, wanted: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Return those of the wanted (session, id) that are workflows which have begun, and have not ended.
+    """Return those of the wanted (session, id) that are workflows which have begun, and have not ended, or that are to begin
+    later, or were until lately.
 
     Raises KafkaException if the topic can't be read to its end.
     """
@@ -17,7 +24,7 @@ async def going_on(config: Config, wanted: Collection[tuple[str, str]]) -> set[t
 
 
 def _going_on(config: Config, wanted: set[tuple[str, str]]) -> set[tuple[str, str]]:
-    keys = {instance_key(*name).encode(): name for name in wanted}
+    keys = {make(*name).encode(): name for name in wanted for make in (instance_key, scheduled_key)}
     newest: dict[bytes, bytes | None] = {}
     for message in read_all(config, config.workflows_topic or ""):
         key = message.key()

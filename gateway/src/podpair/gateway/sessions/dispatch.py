@@ -22,6 +22,7 @@ from podpair.gateway.core.quotas import Grant, Limited
 from podpair.gateway.core.records import Event, accepted_event, direct_events, result_event
 from podpair.gateway.core.request import InferenceRequest
 from podpair.gateway.core.routing import Route, choose_route
+from podpair.gateway.sessions.asked import asked_by, check_later
 from podpair.gateway.sessions.direct import DirectRequests
 from podpair.gateway.sessions.direct_rows import DirectRows, Rest
 from podpair.gateway.sessions.enqueue import Enqueuer, QueuedRequest, RecordWriters
@@ -107,25 +108,28 @@ class Dispatcher:
         self._rows.flush()
 
     def _begin(self, session: Session, message: Infer | InferRow, grant: Grant | None) -> Started:
-        if not self._queues and message.route == "queue":
+        later = check_later(message, self._config)
+        if not self._queues and (later or message.route == "queue"):
             raise Fault(Code.INVALID, "there is no route queue here: its topic is not read (requests.source: amqp)")
-        if message.route != "queue" and self._is_workflow(message.model):
+        if later:
+            route: Route = "queue"
+        elif message.route != "queue" and self._is_workflow(message.model):
             if message.route == "direct":
                 raise QueueOnly(message.model)
-            route: Route = "queue"
+            route = "queue"
         elif message.route != "queue" and self.direct.room(grant):
             route = "direct"  # the common case, decided at once
         else:
             route = choose_route(message.route if self._queues else "direct", self.direct.load(grant))
-        if message.deadline_ms is not None and self._config.admission.load_shedding:
+        if message.deadline_ms is not None and not later and self._config.admission.load_shedding:
             self._shed(message.model if route == "direct" else QUEUE, message.deadline_ms)
         if self._producer.full:
             # On either route: a result that its client doesn't get is written to Kafka, too.
             raise Fault(Code.OVERLOADED, f"not accepted: {self._producer.refusal}", retry_after_ms=1000)
         request = OpenRequest(route, message.on_disconnect == "cancel", began=time.perf_counter(), grant=grant)
-        request.model = message.model
+        request.model, request.later = message.model, later
         session.ledger.open(message.id, request)
-        inference_request = _inference_request(session, message)
+        inference_request = asked_by(session, message)
         if self._tracer is not None:
             self._trace(self._tracer, session, message, request, inference_request)
         if route == "queue":
@@ -176,7 +180,7 @@ class Dispatcher:
     def cancel(self, session: Session, request_id: str) -> None:
         """Cancel a request for its client. An id that was never open here may be open at another gateway.
 
-        It ends at once, but for a workflow: that ends once what its stages have done is compensated.
+        It ends at once, but for a workflow, which ends once what its stages have done is compensated, and one that is kept.
         """
         request = session.ledger.get(request_id)
         if request is None:
@@ -185,7 +189,7 @@ class Dispatcher:
             return
         if request.stop():
             self.direct.add(-1)
-        awaited = request.route == "queue" and self._may_be_workflow(request.model)
+        awaited = request.route == "queue" and (request.later or self._may_be_workflow(request.model))
         if awaited and request.cancelled:
             return  # it is being cancelled
         request.cancelled = True
@@ -381,15 +385,3 @@ class Dispatcher:
         await self._signals.close(end - time.monotonic())
         await self._cancellations.close(end - time.monotonic())
         await self._tasks.cancel()
-
-
-def _inference_request(session: Session, message: Infer | InferRow) -> InferenceRequest:
-    deadline = time.time() + message.deadline_ms / 1000 if message.deadline_ms is not None else None
-    if isinstance(message, InferRow):
-        return InferenceRequest(
-            message.id, message.model, deadline=deadline, row=message.data, key=session.id, subject=session.subject
-        )
-    return InferenceRequest(
-        message.id, message.model, bytes(message.inputs), bytes(message.data), bytes(message.parameters), deadline,
-        stream=message.stream, key=session.id, subject=session.subject,
-    )  # fmt: skip

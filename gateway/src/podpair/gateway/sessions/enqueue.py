@@ -93,6 +93,7 @@ class Enqueuer:
             now=time.time(),
             deadline=request.deadline,
             priority="normal" if grant is None else grant.priority,
+            not_before=request.not_before,
         )
         if request.trace:
             headers.append(("traceparent", request.trace.encode()))

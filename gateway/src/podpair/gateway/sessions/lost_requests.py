@@ -5,7 +5,8 @@ was deleted before it was read. The client would wait forever.
 
 Invariant: a request is ended here only if its record is in no log, or if the group has committed it (so that its result was
 acknowledged) and nothing that can be read of its session's results contains the result. A workflow is committed when it begins,
-and its state is on a topic of its own: it is ended here only if its record is gone, and nothing there says that it goes on.
+and a request that is to begin later when it is kept, and their state is on a topic of its own: such a one is ended here only if
+its record is gone, and nothing there says that it goes on.
 """
 
 import asyncio
@@ -165,7 +166,7 @@ class LostRequests:
         """End those of the requests that have no result in their session's readable results. workflows: those, too."""
         by_home: dict[int, list[_Open]] = defaultdict(list)
         for lost in requests:
-            if workflows or self._runs_on is None or not await self._runs_on(lost.request.model):
+            if workflows or not await self._is_committed_early(lost.request):
                 by_home[lost.session.home].append(lost)
         failed: KafkaException | None = None
         for home, requests_there in by_home.items():
@@ -177,6 +178,10 @@ class LostRequests:
                 failed = error
         if failed is not None:
             raise failed
+
+    async def _is_committed_early(self, request: OpenRequest) -> bool:
+        """Return whether its record is done with before it is answered: that of a workflow, or of one that is to begin later."""
+        return request.later or (self._runs_on is not None and await self._runs_on(request.model))
 
     async def _end_if_unanswered(self, lost: _Open, home: int, end: int, fault: Fault) -> None:
         session, moves = lost.session, lost.session.moves

@@ -116,8 +116,7 @@ class RequestEngine:
 
     def _apply_cancellation(self, cancellation: QueuedRequest) -> None:
         key = cancellation.key
-        self._cancel(key)
-        self._handover.cancel(cancellation)
+        self._handover.cancel(cancellation, ended_here=self._cancel(key))
         try:
             self._on_cancelled(*key)
         except Exception:
@@ -148,7 +147,7 @@ class RequestEngine:
         self._ask(request, parsed)
 
     def _ask(self, request: QueuedRequest, parsed: Request) -> None:
-        request_id, session, model, deadline, _, body, trace, _, _, lane, user, _ = parsed
+        request_id, session, model, deadline, _, body, trace, _, _, lane, user, _, not_before = parsed
         if trace:
             trace = begin_span(self._tracer, request, parsed)
         try:
@@ -160,6 +159,8 @@ class RequestEngine:
                 asked.subject = user
             request.inference_request = asked
             request.asked = time.time()
+            if not_before is not None and self._handover.keep(request, not_before):
+                return
             unknown = self._handover.knows_not(asked)
             if not unknown and self._handover.take(request, asked):
                 return
@@ -280,8 +281,8 @@ class RequestEngine:
         replies = self._replies.to(request.parsed.reply_to, answer) if request.parsed is not None else ()
         self._finish([request], fault.code, [*records, answer, *replies])
 
-    def _cancel(self, key: RequestKey) -> None:
-        """End what is in flight of a request that its client does not want any more."""
+    def _cancel(self, key: RequestKey) -> bool:
+        """End what is in flight of a request that its client does not want any more. Returns whether anything was."""
         requests = [request for request in self._in_hand if request.key == key and request.cancellable]
         if requests:
             fault = Fault(Code.CANCELLED, "cancelled by its client")
@@ -290,6 +291,7 @@ class RequestEngine:
             answer = self._results.error(*key, fault)
             addresses = {request.parsed.reply_to for request in requests if request.parsed}
             self._finish(requests, Code.CANCELLED, [answer, *self._replies.to_each(addresses, answer)])
+        return bool(requests)
 
     def _finish(self, requests: Sequence[QueuedRequest], outcome: str, records: Sequence[Outgoing]) -> None:
         self._deliver([request for request in requests if self._settle(request, outcome, records)])

@@ -1,10 +1,11 @@
 """Hands requests for workflows over to whoever runs them, and what is said to those that run."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 from podpair.gateway.core.chat import is_chat
 from podpair.gateway.core.protocol import Code, Fault, QueueOnly
-from podpair.gateway.core.records import Reply, Signal
+from podpair.gateway.core.records import NOT_BEFORE, Reply, Signal
 from podpair.gateway.core.request import InferenceRequest
 from podpair.gateway.kafka.producer import Outgoing
 from podpair.gateway.upstream.client import InferenceClient
@@ -59,19 +60,42 @@ class Handover:
         request.ask(beginning)
         return True
 
+    def keep(self, request: QueuedRequest, not_before: float) -> bool:
+        """Keep a request that is to begin at a time (Unix seconds) until then. Returns whether it is. Raises Fault(invalid).
+
+        Also one whose time has come: it may be kept, and its record be read once more.
+        """
+        parsed = request.parsed
+        if parsed is None or (self._workflows is None and not_before <= time.time()):
+            return False
+        if self._workflows is None:
+            raise Fault(Code.INVALID, f"{NOT_BEFORE}: no request is kept for later here (workflows.enabled)")
+        request.begins = True
+        hooks = BeginHooks(
+            lambda: self._finish([request], "kept", []),
+            lambda fault: self._fail(request, fault, 0),
+            lambda body: self._answer(request, body),
+        )
+        request.ask(self._workflows.keep(request.partition.number, request.record, parsed, hooks))
+        return True
+
     def explained(self, error: Exception) -> Exception:
         """Return what to tell of a request that failed: of one for a workflow that nobody here runs, that."""
         if isinstance(error, QueueOnly) and self._workflows is None:
             return Fault(Code.INVALID, f"{error.model} is a workflow, and this gateway runs none (workflows.enabled)")
         return error
 
-    def cancel(self, cancellation: QueuedRequest) -> None:
-        """Cancel the instance, if it is one, and finish the record that says so."""
+    def cancel(self, cancellation: QueuedRequest, *, ended_here: bool) -> None:
+        """Cancel the instance, if it is one, and finish the record that says so.
+
+        ended_here: it has ended a request that was in hand.
+        """
         if self._workflows is None:
             self._finish([cancellation], "cancellation", [])
             return
-        number = cancellation.partition.number
-        self._workflows.cancel(number, *cancellation.key, lambda: self._finish([cancellation], "cancellation", []))
+        number, key = cancellation.partition.number, cancellation.key
+        done = lambda: self._finish([cancellation], "cancellation", [])  # noqa: E731 - said once
+        self._workflows.cancel(number, *key, done, ended_here=ended_here)
 
     def say(self, record: QueuedRequest, said: Signal | Reply, in_hand: Iterable[QueuedRequest]) -> None:
         """Pass on what is said to an instance, and finish the record that says it.

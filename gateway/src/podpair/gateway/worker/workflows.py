@@ -15,7 +15,8 @@ class BeginHooks:
     """What becomes of a request for a workflow: one of these is called, once."""
 
     on_begun: Callable[[], object]
-    """Called once its state is durable, or if it was before: an earlier reading of the record has begun it."""
+    """Called once its state, or the request that is kept, is durable, or if it was before: an earlier reading of the record has
+    begun it."""
     on_refused: Callable[[Fault], object]
     """Called if it can't begin, or if another request with its id has ended so."""
     on_answered: Callable[[bytes], object]
@@ -48,8 +49,17 @@ class Workflows(Protocol):
         """Begin an instance, unless it has begun, or ended, before. `record`: the request's, in partition `number`."""
         ...
 
-    def cancel(self, number: int, session: str, request_id: str, done: Callable[[], object]) -> None:
-        """Cancel an instance, if it is in this partition; `done` is called once that is durable."""
+    def keep(self, number: int, record: Any, request: Request, hooks: BeginHooks) -> Cancellable:
+        """Keep a request until it is to begin, and write its record again then. Raises Fault(invalid) if it can't be kept."""
+        ...
+
+    def cancel(
+        self, number: int, session: str, request_id: str, done: Callable[[], object], *, ended_here: bool
+    ) -> None:
+        """Cancel an instance, or a request that is kept, if it is in this partition; `done` is called once that is durable.
+
+        ended_here: the cancellation has ended a request that was in hand.
+        """
         ...
 
     def signal(self, number: int, signal: Signal, done: Callable[[], object]) -> None:

@@ -38,4 +38,5 @@ def make_host(config: Config, name: str, limits: TopicLimits, parts: WorkflowPar
     )
     host = WorkflowHost(config, limits, tools)
     parts.metrics.workflows_ready.set_function(lambda: host.trouble is None)
+    parts.metrics.kept.set_function(lambda: host.kept)
     return host

@@ -8,16 +8,20 @@ from typing import Any
 import msgspec
 
 from podpair.common.gateway_config.model import Config
+from podpair.gateway.core.cloud_events import in_binary_mode_if_any
 from podpair.gateway.core.models import Model
-from podpair.gateway.core.records import Headers, Reply, Request, Signal
-from podpair.gateway.core.workflows.records import Begun, InvalidState, instance_key
+from podpair.gateway.core.not_before import check_time
+from podpair.gateway.core.records import NOT_BEFORE, QUEUED_AT, Headers, Reply, Request, Signal
+from podpair.gateway.core.workflows.records import Begun, InvalidState, Scheduled, instance_key
 from podpair.gateway.kafka.topic_limits import TopicLimits
 from podpair.gateway.tasks import Tasks
 from podpair.gateway.worker.workflows import BeginHooks
 from podpair.gateway.workflows.calls import attempt_of_reply, error_of_reply, key_of_reply, output_of_result
+from podpair.gateway.workflows.limits import Limits
 from podpair.gateway.workflows.partition import WorkflowPartition
+from podpair.gateway.workflows.schedule import Keeping
 from podpair.gateway.workflows.state_log import StateLog
-from podpair.gateway.workflows.turns import Answers, Beginning, Limits, Tools
+from podpair.gateway.workflows.turns import Answers, Beginning, Tools
 
 
 class WorkflowHost:
@@ -77,10 +81,28 @@ class WorkflowHost:
             partition.begin(beginning, instance_key(request.session, request.id))
         return beginning
 
-    def cancel(self, number: int, session: str, request_id: str, done: Callable[[], object]) -> None:
-        """Cancel an instance, if it is in this partition; `done` is called once that is durable."""
+    def keep(self, number: int, record: Any, request: Request, hooks: BeginHooks) -> Keeping:
+        """Keep a request until it is to begin, and write its record again then. Raises Fault(invalid) if it can't be kept."""
+        check_time(request.not_before or 0.0, request.deadline, self._config, time.time())
+        keeping = Keeping(_scheduled(record, request), hooks)
         if (partition := self._partitions.get(number)) is not None:
-            partition.cancel(instance_key(session, request_id), done)
+            partition.keep(keeping)
+        return keeping
+
+    @property
+    def kept(self) -> int:
+        """How many requests are to begin later."""
+        return sum(len(one.schedule) for one in self._partitions.values())
+
+    def cancel(
+        self, number: int, session: str, request_id: str, done: Callable[[], object], *, ended_here: bool
+    ) -> None:
+        """Cancel an instance, or a request that is kept, if it is in this partition; `done` is called once that is durable.
+
+        ended_here: the cancellation has ended a request that was in hand.
+        """
+        if (partition := self._partitions.get(number)) is not None:
+            partition.cancel(instance_key(session, request_id), done, ended_here=ended_here)
 
     def signal(self, number: int, signal: Signal, done: Callable[[], object]) -> None:
         """Pass on a client's message; `done` is called once that is durable."""
@@ -122,6 +144,17 @@ def _begun(record: Any, request: Request, model: Model) -> Begun:
     if model.workflow.timeout is not None:
         begun.deadline = min(begun.began + model.workflow.timeout, begun.deadline or float("inf"))
     return begun
+
+
+_NOT_AGAIN = frozenset({NOT_BEFORE, "ce_" + NOT_BEFORE, QUEUED_AT})
+"""Headers that the record which is written when the time has come does not have."""
+
+
+def _scheduled(record: Any, request: Request) -> Scheduled:
+    value, headers = in_binary_mode_if_any(record.value(), record.headers())
+    kept = {name: text for name, text in _texts(headers).items() if name not in _NOT_AGAIN}
+    not_before = request.not_before or 0.0
+    return Scheduled(request.id, request.session, not_before, value or b"", kept, record.key(), request.reply_to)
 
 
 def _texts(headers: Headers | None) -> dict[str, str]:

@@ -6,7 +6,6 @@ events and ends exactly once.
 """
 
 import asyncio
-import heapq
 import logging
 import time
 from collections import deque
@@ -22,9 +21,12 @@ from podpair.gateway.core.workflows.machine import Machine
 from podpair.gateway.core.workflows.records import Ended, Unit, encode
 from podpair.gateway.core.workflows.state import read_state
 from podpair.gateway.core.workflows.steps import StartCall, Step
+from podpair.gateway.core.workflows.timers import Timers
 from podpair.gateway.tasks import cancel_task
+from podpair.gateway.workflows.limits import Limits
+from podpair.gateway.workflows.schedule import Keeping, Schedule
 from podpair.gateway.workflows.state_log import LogBroken, LogFenced, LogRefused, StateLog, StateRecord
-from podpair.gateway.workflows.turns import Answers, Beginning, Input, Limits, Tools, Turn, answer_not_kept
+from podpair.gateway.workflows.turns import Answers, Beginning, Input, Tools, Turn, answer_not_kept
 
 _log = logging.getLogger(__name__)
 _REST = 0.005  # seconds between two transactions, in which the broker ends the first: it would send the second away
@@ -32,7 +34,6 @@ _BACKOFF = 0.5  # seconds before what failed is done again
 _FENCED = 10.0  # seconds in which the group takes a partition away from a gateway that was frozen
 _AHEAD = 256  # things that may wait for their turn before calls wait with what they tell
 _SWEEP = 5.0  # seconds between looks for markers that have served
-_OUTDATED = 1000  # timers that may be outdated, beside as many as there are instances
 _SWEPT = 1000  # of them at a time
 _ENTRY = 400  # bytes that an answer costs besides its text
 
@@ -52,8 +53,8 @@ class WorkflowPartition:
         self._opened = False  # its log is
         self._machines: dict[str, Machine] = {}
         self._ended: dict[str, Ended] = {}  # those that ended first are first
-        self._timers: list[tuple[float, str]] = []  # a heap; some of them are outdated
-        self._scheduled: dict[str, float] = {}  # the newest timer of each instance
+        self._timers = Timers()  # of instances
+        self.schedule = Schedule(number, log.topic, limits, tools.writer)
         self._calls: dict[str, dict[Unit, tuple[StartCall, asyncio.Task[None]]]] = {}  # that are under way, by instance
         self._inputs: deque[Input] = deque()
         self._wake = asyncio.Event()
@@ -69,9 +70,15 @@ class WorkflowPartition:
         """Begin an instance, unless it has begun, or ended, before."""
         self._put(Input(key, beginning=beginning))
 
-    def cancel(self, key: str, done: Callable[[], object]) -> None:
-        """Cancel an instance, if there is such a one."""
-        self._put(Input(key, lambda machine, now: machine.cancel(now), done))
+    def keep(self, keeping: Keeping) -> None:
+        """Keep a request that is to begin later."""
+        on_schedule = lambda schedule: schedule.keep(keeping, self._record_bytes)  # noqa: E731 - too long for one line
+        self._put(Input(keeping.key, done=keeping.kept, on_schedule=on_schedule, keeps=True))
+
+    def cancel(self, key: str, done: Callable[[], object], *, ended_here: bool = False) -> None:
+        """Cancel an instance, or a request that is kept. ended_here: what was in hand of it has ended."""
+        on_schedule = lambda schedule: schedule.cancel("^" + key, ended_here=ended_here)  # noqa: E731 - as above
+        self._put(Input(key, lambda machine, now: machine.cancel(now), done, on_schedule=on_schedule))
 
     def signal(self, key: str, name: str, data: bytes, done: Callable[[], object]) -> None:
         """Pass a client's message on to an instance, if there is such a one."""
@@ -151,8 +158,9 @@ class WorkflowPartition:
         """Read the state, and go on from there."""
         found = await self._log.open()
         now = time.time()
-        self._timers, self._scheduled = [], {}
-        instances, self._ended = read_state(found, Instance)
+        self._timers = Timers()
+        instances, self._ended, scheduled = read_state(found, Instance)
+        self.schedule.load(scheduled)
         self._machines = {key: self._machine(instance) for key, instance in instances.items()}
         self._opened, self.trouble = True, None
         if self._machines:
@@ -171,7 +179,7 @@ class WorkflowPartition:
         while True:
             await self._something()
             inputs = list(self._inputs)
-            if not self._opened and any(given.beginning is not None for given in inputs):
+            if not self._opened and any(given.opens for given in inputs):
                 await self._open()
                 inputs = list(self._inputs)
             turn = self._turn(inputs)
@@ -187,7 +195,7 @@ class WorkflowPartition:
 
     async def _something(self) -> None:
         """Wait until something has happened, or is due."""
-        due = min(self._timers[0][0] if self._timers else self._sweep_at, self._sweep_at)
+        due = min(self._timers.next, self.schedule.wakes_at, self._sweep_at)
         if not self._inputs:
             self._wake.clear()
             with suppress(TimeoutError):
@@ -197,11 +205,14 @@ class WorkflowPartition:
     def _turn(self, inputs: list[Input]) -> Turn:
         turn, now = Turn(inputs, [], []), time.time()
         for given in inputs:
+            if given.on_schedule is not None and self._opened:
+                turn.records += [(record, None) for record in given.on_schedule(self.schedule)]
             if given.beginning is not None:
                 self._begin(given.key, given.beginning, turn, now)
             elif (machine := self._machines.get(given.key)) is not None and given.apply is not None:
                 self._apply(machine, given.apply, turn, now)
-        for key in self._due(now):
+        turn.records += [(record, None) for record in self.schedule.due(now)]
+        for key in self._timers.take(now):
             if (machine := self._machines.get(key)) is not None:
                 self._apply(machine, lambda machine, now: machine.tick(now), turn, now)
         if now >= self._sweep_at:
@@ -266,28 +277,13 @@ class WorkflowPartition:
         if step.ends:
             del self._machines[instance.key]
             self._ended[instance.key] = Ended(now, step.outcome, instance.begun.offset)
-            self._scheduled.pop(instance.key, None)
+            self._timers.forget(instance.key)
         else:
             self._schedule(machine)
 
     def _schedule(self, machine: Machine) -> None:
-        key, due = machine.instance.key, machine.instance.wakes_at
-        if due is not None and self._scheduled.get(key) != due:
-            self._scheduled[key] = due
-            heapq.heappush(self._timers, (due, key))
-            if len(self._timers) > 2 * len(self._scheduled) + _OUTDATED:  # most are of instances that have ended
-                self._timers = [(due, key) for key, due in self._scheduled.items()]
-                heapq.heapify(self._timers)
-
-    def _due(self, now: float) -> list[str]:
-        """Take the instances for which something may be due."""
-        found = []
-        while self._timers and self._timers[0][0] <= now:
-            due, key = heapq.heappop(self._timers)
-            if self._scheduled.get(key) == due:  # else its next time is another one by now
-                del self._scheduled[key]
-                found.append(key)
-        return found
+        if (due := machine.instance.wakes_at) is not None:
+            self._timers.set(machine.instance.key, due)
 
     def _sweep(self, turn: Turn, now: float) -> None:
         """Remove markers of instances that ended long ago: their requests are committed."""

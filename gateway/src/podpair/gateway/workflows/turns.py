@@ -14,18 +14,9 @@ from podpair.gateway.core.workflows.steps import Step
 from podpair.gateway.worker.workflows import BeginHooks
 from podpair.gateway.workflows.calls import StageCalls
 from podpair.gateway.workflows.observer import Observer
+from podpair.gateway.workflows.schedule import OnSchedule
 from podpair.gateway.workflows.state_log import StateRecord
 from podpair.gateway.workflows.writer import StepWriter
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much there may be."""
-
-    instances: int
-    remember_seconds: float
-    record_bytes: int
-    result_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +58,14 @@ class Input:
     apply: Callable[[Machine, float], Step] | None = None
     done: Callable[[], object] | None = None
     beginning: Beginning | None = None
+    on_schedule: OnSchedule | None = None
+    keeps: bool = False
+    """A request is to be kept."""
+
+    @property
+    def opens(self) -> bool:
+        """Whether the state has to be there for it: it adds to it."""
+        return self.keeps or self.beginning is not None
 
 
 @dataclass(slots=True)

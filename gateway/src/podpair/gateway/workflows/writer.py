@@ -5,9 +5,9 @@ import time
 from podpair.common.gateway_config.model import Config
 from podpair.gateway.core import records
 from podpair.gateway.core.protocol import Code, Fault
-from podpair.gateway.core.record_headers import answer_headers
+from podpair.gateway.core.record_headers import answer_headers, cancel_headers
 from podpair.gateway.core.workflows.instance import Instance
-from podpair.gateway.core.workflows.records import Begun
+from podpair.gateway.core.workflows.records import Begun, Scheduled
 from podpair.gateway.core.workflows.steps import Step, encode_events
 from podpair.gateway.kafka.producer import Outgoing
 from podpair.gateway.results.replies import ReplyWriter
@@ -77,6 +77,21 @@ class StepWriter:
         begun = instance.begun
         message = f"the answer ({len(record.value or b'')} bytes) is larger than topic {record.topic} takes"
         return _state_record(self._results.error(begun.session, begun.id, Fault(Code.INTERNAL, message)))
+
+    def request(self, kept: Scheduled, partition: int) -> StateRecord:
+        """Return the record of a request that was kept, as it came; where it has a key that says to which partition."""
+        headers = [(name, value.encode("latin-1")) for name, value in kept.headers.items()]
+        return StateRecord(self._requests_topic, kept.key, kept.value, headers, -1 if kept.key else partition)
+
+    def cancellation(self, kept: Scheduled, partition: int) -> StateRecord:
+        """Return the record that cancels a request behind its own."""
+        headers = cancel_headers(request_id=kept.id, session=kept.session, source=self._source, now=time.time())
+        return StateRecord(self._requests_topic, kept.key, b"", headers, -1 if kept.key else partition)
+
+    def failed(self, kept: Scheduled, fault: Fault) -> list[StateRecord]:
+        """Return the records that end a request which has not begun."""
+        answer = self._results.error(kept.session, kept.id, fault)
+        return [_state_record(record) for record in (answer, *self._replies.to(kept.reply_to, answer))]
 
     def _partial(self, begun: Begun, step: Step) -> StateRecord:
         session = begun.session.encode()

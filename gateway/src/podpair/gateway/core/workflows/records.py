@@ -6,6 +6,7 @@
     <session>/<id>/~<stage>[/…]    the compensation of one of those
     <session>/<id>/!<name>         a message that a client sent
     <session>/<id>/@               how far its events are numbered, and why it is failing, if it is
+    ^<session>/<id>                a request that is to begin later, and once it has been written again its marker
 
 Session, id and name are percent-encoded, so that each key says one thing. The topic is compacted: the newest record of a key
 is what counts, and one without a value says that there is nothing.
@@ -73,6 +74,22 @@ class Ended(msgspec.Struct, tag="ended", tag_field="kind"):
     """Of its request's record: another one with its id is a request of its own, which learns how it ended."""
 
 
+class Scheduled(msgspec.Struct, tag="scheduled", tag_field="kind", omit_defaults=True):
+    """A request that is to begin later: its record, as it is written again then."""
+
+    id: str
+    session: str
+    not_before: float
+    """Unix seconds."""
+    value: bytes = b""
+    headers: dict[str, str] = {}
+    """Their bytes as Latin-1, without the time."""
+    key: bytes | None = None
+    reply_to: tuple[str, int] | None = None
+    handed_over: float | None = None
+    """Unix seconds: when it was written again; nothing else of it is kept then, but its ids and its time."""
+
+
 class UnitRecord(msgspec.Struct, omit_defaults=True):
     """A unit."""
 
@@ -121,7 +138,7 @@ class RecordKey(NamedTuple):
     suffix: str
 
 
-_instance: msgspec.json.Decoder[Begun | Ended] = msgspec.json.Decoder(Begun | Ended)
+_instance: msgspec.json.Decoder[Begun | Ended | Scheduled] = msgspec.json.Decoder(Begun | Ended | Scheduled)
 _unit = msgspec.json.Decoder(UnitRecord)
 _cursor = msgspec.json.Decoder(Cursor)
 _signal = msgspec.json.Decoder(SignalRecord)
@@ -130,6 +147,11 @@ _signal = msgspec.json.Decoder(SignalRecord)
 def instance_key(session: str, request_id: str) -> str:
     """Return the key of an instance."""
     return f"{quote(session, safe='')}/{quote(request_id, safe='')}"
+
+
+def scheduled_key(session: str, request_id: str) -> str:
+    """Return the key of a request that is to begin later."""
+    return "^" + instance_key(session, request_id)
 
 
 def signal_suffix(name: str) -> str:
@@ -163,9 +185,9 @@ def encode(record: msgspec.Struct) -> bytes:
     return _encoder.encode(record)
 
 
-def decode_instance(value: bytes) -> Begun | Ended:
-    """Decode the record of an instance. Raises InvalidState."""
-    found: Begun | Ended = _decoded(_instance, value)
+def decode_instance(value: bytes) -> Begun | Ended | Scheduled:
+    """Decode the record of an instance, or of a request that is to begin later. Raises InvalidState."""
+    found: Begun | Ended | Scheduled = _decoded(_instance, value)
     return found
 
 

@@ -4,21 +4,33 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from podpair.gateway.core.workflows.instance import Instance
-from podpair.gateway.core.workflows.records import Unit, UnitRecord
+from podpair.gateway.core.workflows.records import Scheduled, Unit, UnitRecord
 from podpair.gateway.core.workflows.state import read_state
 
 
 def workflow_report(name: str, found: Mapping[bytes, bytes], now: float) -> list[str]:
-    """Return lines about the instances of a request, or of a session, by its name; none if there are none.
+    """Return lines about the instances of a request, or of a session, by its name, and requests that are to begin later.
+
+    None if there are none.
 
     found: the newest record of each key. now: Unix seconds.
     """
-    instances, _ = read_state(found, Instance)
-    lines: list[str] = []
+    instances, _, scheduled = read_state(found, Instance)
+    lines = [_kept(kept) for kept in scheduled.values() if name in (kept.id, kept.session)]
     for instance in instances.values():
         if name in (instance.begun.id, instance.begun.session):
             lines += _instance(instance, now)
     return lines
+
+
+def _kept(kept: Scheduled) -> str:
+    if kept.handed_over is not None:
+        return f"request {kept.id}  session {kept.session}: put on the requests topic at {_time(kept.handed_over)}"
+    return f"request {kept.id}  session {kept.session}: kept, it begins at {_time(kept.not_before)}"
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
 def _instance(instance: Instance, now: float) -> list[str]:
@@ -51,8 +63,7 @@ def _stage(instance: Instance, unit: Unit, now: float) -> str:
         busy = [f"[{index}] {_unit(item, now)}" for index, item in enumerate(items) if item and not item.ended]
         return f"{ended} of {len(items)} items have ended; {'; '.join(busy)}"
     if record.state == "waiting":
-        until = datetime.fromtimestamp(record.until or now, UTC).isoformat(timespec="seconds")
-        return f"waits for the message {instance.stage(unit).wait_for!r}, until {until}"
+        return f"waits for the message {instance.stage(unit).wait_for!r}, until {_time(record.until or now)}"
     return _unit(record, now)
 
 
