@@ -230,6 +230,28 @@ async def test_a_stage_at_another_gateway_that_is_given_up_ends_there(
     await soon(lambda: there.metric("workflows") == 0)
 
 
+async def test_one_that_is_repeated_at_another_gateway_is_the_same(
+    start: Callable[..., Gateway], server: FakeWorkflows, connect: Any
+) -> None:
+    door, ids = Door(), [f"r-{number}" for number in range(8)]
+    server.steps["hold"] = door
+    server.declare(server.flow, {"stages": {"hold": {"step": "hold", "timeout": "10m"}}})
+    first, second = start(), start()
+    client = await connect(first)
+    for name in ids:
+        await client.infer(name, model=server.flow, data=7, route="queue")
+    await soon(lambda: ran(server, "hold") == len(ids))
+    again = await connect(second, params={"resume": client.welcome["resume"]})
+    for name in ids:
+        await again.infer(name, model=server.flow, data=7, route="queue", retry=True)
+    for _ in ids:
+        await again.event("accepted")
+    door.open.set()
+    for name in ids:
+        assert (await again.answer(name))["data"] == 7
+    assert ran(server, "hold") == len(ids)
+
+
 async def test_an_answer_to_a_place_that_is_not_there_holds_up_nobody(
     start: Callable[..., Gateway],
     server: FakeWorkflows,

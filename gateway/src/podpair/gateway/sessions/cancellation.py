@@ -34,7 +34,7 @@ class CancellationPublisher:
         self._limit = config.limits.in_flight
         self._source = source
         self._producer = producer
-        self._partitions = partitions
+        self.partitions = partitions
         self._metrics = metrics
         self._tasks = Tasks()
         self._recent: dict[str, set[str]] = {}  # session → ids that were broadcast recently
@@ -64,7 +64,7 @@ class CancellationPublisher:
         recent.add(request_id)
         asyncio.get_running_loop().call_later(_REMEMBER, self._forget, session.id, request_id)
         self._metrics.cancellations.labels("broadcast").inc()
-        self._write(session, request_id, range(self._partitions()))
+        self._write(session, request_id, range(self.partitions()))
 
     def _forget(self, session_id: str, request_id: str) -> None:
         recent = self._recent[session_id]

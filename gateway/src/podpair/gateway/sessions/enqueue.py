@@ -6,6 +6,7 @@ with an error.
 
 import asyncio
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -71,6 +72,7 @@ class Enqueuer:
     ) -> None:
         self._topic = config.requests.topic
         self._keyed = config.requests.ordering == "session"
+        self._by_id = config.workflows.enabled and not self._keyed
         self._source = writers.source
         self._producer = writers.producer
         self._topic_limits = writers.topic_limits
@@ -108,8 +110,16 @@ class Enqueuer:
             return self._refused(queued, self._too_large())
         if (refusal := self._producer.refusal) is not None:
             return self._refused(queued, DeliveryError(refusal))
-        self._producer.send(self._topic, body, key=key, headers=headers, callback=self._on_outcomes, context=queued)
+        partition = self._partition(session, request.id) if self._by_id else -1
+        self._producer.send(
+            self._topic, body, key=key, headers=headers, partition=partition, callback=self._on_outcomes, context=queued
+        )
         return queued
+
+    def _partition(self, session: Session, request_id: str) -> int:
+        """Return where a request belongs; -1: anywhere. What repeats it finds the workflow that it has begun, or is kept, there."""
+        width = self._cancellations.partitions()
+        return zlib.crc32(b"%b/%b" % (session.key, request_id.encode())) % width if width else -1
 
     def _refused(self, queued: QueuedRequest, why: DeliveryError) -> QueuedRequest:
         outcomes: list[tuple[QueuedRequest, RecordMetadata | DeliveryError]] = [(queued, why)]
