@@ -117,7 +117,7 @@ class Enqueuer:
         return queued
 
     def _partition(self, session: Session, request_id: str) -> int:
-        """Return where a request belongs; -1: anywhere. What repeats it finds the workflow that it has begun, or is kept, there."""
+        """Return where a request belongs; -1: anywhere. What repeats it finds what it has begun, or is kept, there."""
         width = self._cancellations.partitions()
         return zlib.crc32(b"%b/%b" % (session.key, request_id.encode())) % width if width else -1
 
