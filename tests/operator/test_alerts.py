@@ -315,6 +315,17 @@ def test_windows_grow_with_that_of_the_objectives() -> None:
     assert windows == {("14m", "1m10s"), ("1h24m", "7m"), ("5h36m", "28m"), ("16h48m", "1h24m")}
 
 
+def test_no_window_is_too_short_for_rare_scrapes() -> None:
+    """Nor is a resource that says nothing of objectives refused because it is scraped rarely."""
+    made = spec(monitoring={"interval": "10m"})
+    windows = {
+        (rule["labels"]["long"], rule["labels"]["short"]) for rule in rules(made) if "long" in rule.get("labels", {})
+    }
+    assert windows == {("1h", "40m"), ("6h", "40m"), ("1d", "2h"), ("3d", "6h")}
+    recorded = [rule["record"] for rule in rules(made) if "record" in rule]
+    assert len(recorded) == len(set(recorded))
+
+
 def test_a_burn_that_can_not_be_is_not_alerted_on() -> None:
     made = spec(monitoring={"slo": {"availability": 90}})  # 14.4 times 10 % are more than everything
     rates = [rule["labels"]["long"] for rule in rules(made) if rule.get("alert") == "PodpairErrorBudgetBurn"]

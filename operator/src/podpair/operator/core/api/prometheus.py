@@ -11,7 +11,7 @@ LATENCY_BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
 """The buckets of the gateway's podpair_gateway_request_duration_seconds, in seconds: a test holds them to it."""
 SHORTEST_WINDOWS = 8640
 """How often the shortest window of a burn rate fits into the window of the objectives: 5 minutes into 30 days."""
-_SAMPLES = 4  # scrapes that a window holds at least: a rate needs two, and one may fail
+SAMPLES = 4  # scrapes that a window holds at least: a rate needs two, and one may fail
 
 
 class LatencyObjective(Section):
@@ -39,16 +39,13 @@ class Objectives(Section):
     """How long a queued request may wait for its end; default: no objective."""
     window: Duration = "720h"
     """The time over which availability and latency hold. Alerts compare how fast their error budgets are spent with it: over
-    1/720 of it and 1/120 (at 30 days an hour and 6), which page, and over 1/30 and 1/10, which don't."""
-
-
-def _has_samples(monitoring: "Monitoring") -> bool:
-    return seconds(monitoring.slo.window) >= SHORTEST_WINDOWS * _SAMPLES * seconds(monitoring.interval)
+    1/720 of it and 1/120 (at 30 days an hour and 6), which page, and over 1/30 and 1/10, which don't. No time that is looked at
+    is shorter than four of `interval`."""
 
 
 def _sees_age(monitoring: "Monitoring") -> bool:
     age = monitoring.slo.lag_age
-    return age is None or seconds(age) >= _SAMPLES * seconds(monitoring.interval)
+    return age is None or seconds(age) >= SAMPLES * seconds(monitoring.interval)
 
 
 class Monitoring(Section):
@@ -57,16 +54,9 @@ class Monitoring(Section):
     RULES: ClassVar = (
         valid_names("labels"),
         Rule(
-            "!self.alerts || duration(self.slo.window).getMilliseconds() >= "
-            f"{SHORTEST_WINDOWS * _SAMPLES} * duration(self.interval).getMilliseconds()",
-            f"slo.window ({{slo.window}}) is less than {SHORTEST_WINDOWS * _SAMPLES} times interval ({{interval}}): its shortest "
-            f"alerts look at 1/{SHORTEST_WINDOWS} of it, which must hold {_SAMPLES} scrapes",
-            lambda monitoring: not monitoring.alerts or _has_samples(monitoring),
-        ),
-        Rule(
             "!self.alerts || !has(self.slo.lagAge) || duration(self.slo.lagAge).getMilliseconds() >= "
-            f"{_SAMPLES} * duration(self.interval).getMilliseconds()",
-            f"slo.lagAge is less than {_SAMPLES} times interval ({{interval}}): scrapes can't see so short an age",
+            f"{SAMPLES} * duration(self.interval).getMilliseconds()",
+            f"slo.lagAge is less than {SAMPLES} times interval ({{interval}}): scrapes can't see so short an age",
             lambda monitoring: not monitoring.alerts or _sees_age(monitoring),
         ),
     )

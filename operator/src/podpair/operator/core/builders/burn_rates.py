@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from podpair.operator.core.api.igw import InferenceGateway
-from podpair.operator.core.api.prometheus import LATENCY_BOUNDS, SHORTEST_WINDOWS
+from podpair.operator.core.api.prometheus import LATENCY_BOUNDS, SAMPLES, SHORTEST_WINDOWS
 from podpair.operator.core.api.scalars import seconds
 from podpair.operator.core.builders.naming import Manifest
 from podpair.operator.core.builders.promql import duration, number, pod_matchers
@@ -47,8 +47,10 @@ class Budget(NamedTuple):
 
 
 def window(gateway: InferenceGateway, length: int) -> str:
-    """Return a window of so many shortest ones, as PromQL has it."""
-    return duration(seconds(gateway.spec.monitoring.slo.window) / SHORTEST_WINDOWS * length)
+    """Return a window of so many shortest ones, as PromQL has it; it holds four scrapes at least, however rare they are."""
+    monitoring = gateway.spec.monitoring
+    wanted = seconds(monitoring.slo.window) / SHORTEST_WINDOWS * length
+    return duration(max(wanted, SAMPLES * seconds(monitoring.interval)))
 
 
 def error_ratio(matchers: str, over: str) -> str:
@@ -97,8 +99,10 @@ def recording_rules(gateway: InferenceGateway) -> Iterator[Manifest]:
     """Yield the rules that record the share of bad requests over each window."""
     matchers, slo = pod_matchers(gateway), gateway.spec.monitoring.slo
     labels = {"namespace": gateway.metadata.namespace, "gateway": gateway.metadata.name}
-    for length in sorted({length for rate in BURN_RATES for length in (rate.long, rate.short)}):
-        over = window(gateway, length)
+    lengths = sorted({length for rate in BURN_RATES for length in (rate.long, rate.short)})
+    for over in dict.fromkeys(
+        window(gateway, length) for length in lengths
+    ):  # where scrapes are rare several are the same
         yield {"record": f"{ERRORS}{over}", "expr": error_ratio(matchers, over), "labels": dict(labels)}
         if slo.latency is not None:
             expression = slow_ratio(matchers, seconds(slo.latency.p99), over)

@@ -267,14 +267,17 @@ def _results(gateway: InferenceGateway) -> Results:
 def _inference(gateway: InferenceGateway) -> Inference:
     wanted = gateway.spec.inference
     grpc = wanted.protocol == "grpc"
+    timeouts = [
+        ModelTimeout(model=model.name, timeout_seconds=seconds(model.timeout))
+        for model in wanted.models
+        if model.timeout is not None
+    ]
+    # As for requests: without them the file stays as it was.
+    added: dict[str, Any] = {"models": tuple(timeouts)} if timeouts else {}
     return Inference(
+        **added,
         url=f"grpc://127.0.0.1:{wanted.grpc_port}" if grpc else f"http://127.0.0.1:{wanted.port}",
         timeout_seconds=seconds(wanted.timeout),
-        models=tuple(
-            ModelTimeout(model=model.name, timeout_seconds=seconds(model.timeout))
-            for model in wanted.models
-            if model.timeout is not None
-        ),
     )
 
 
