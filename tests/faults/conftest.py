@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """CI gives a test that fails one more try (`--reruns`); not these: what they check has to hold each time."""
+    """CI gives a test that fails two more tries (`--reruns`); not these: what they check has to hold each time."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.flaky(reruns=0))
