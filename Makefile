@@ -11,7 +11,7 @@ KAFKA ?=
 PORT ?= 8080
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo rag rag-ingest test test-slow test-faults test-producers test-models test-resources coverage fuzz e2e lint format lock crd proto bench bench-fanout bench-channels bench-drain bench-direct bench-queued bench-whole bench-amqp bench-hot bench-features bench-cached bench-growth bench-rag bench-inference bench-http bench-start bench-operator bench-openai bench-frames bench-report reference images clean
+.PHONY: help setup demo rag rag-ingest llm test test-slow test-faults test-producers test-models test-resources coverage fuzz e2e lint format lock crd proto bench bench-fanout bench-channels bench-drain bench-direct bench-queued bench-whole bench-amqp bench-hot bench-features bench-cached bench-growth bench-rag bench-inference bench-http bench-start bench-operator bench-openai bench-frames bench-report reference images clean
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,20 @@ rag: setup $(RAG_MODEL) ## ask podpair about itself: retrieval over its docs (KA
 
 rag-ingest: setup ## documents into the retrieval example while it runs (FILES=…, REMOVE=…, KAFKA=host:port)
 	@$(BIN)/python examples/rag/ingest.py $(FILES) $(if $(REMOVE),--remove $(REMOVE)) $(if $(KAFKA),--kafka $(KAFKA))
+
+# llama-cpp-python is built from its source, once: what builds it is pinned in the same lock.
+LLM := .cache/llm
+$(LLM)/.installed: examples/llm/requirements.lock common/pyproject.toml inference/pyproject.toml | $(UV)
+	@command -v $(firstword $(CXX)) > /dev/null || { echo "make llm: llama-cpp-python is built here, and this machine lacks a C++ compiler (Debian: g++)" >&2; exit 1; }
+	@echo "make llm: builds llama.cpp, which takes some minutes the first time"
+	@$(UV) venv --quiet --clear --no-project --python $(PYTHON) $(LLM)
+	@CMAKE_ARGS="-DLLAVA_BUILD=OFF" $(UV) pip sync --quiet --compile-bytecode --python $(LLM)/bin/python --require-hashes \
+	  --build-constraints examples/llm/requirements.lock examples/llm/requirements.lock
+	@$(UV) pip install --quiet --python $(LLM)/bin/python --no-deps --no-build-isolation -e ./common -e ./inference
+	@touch $@
+
+llm: setup $(LLM)/.installed ## a small language model behind OpenAI's API, and a page to chat (KAFKA=host:port)
+	@exec $(BIN)/python examples/llm/llm.py --environment $(LLM) --port $(PORT) $(if $(KAFKA),--kafka $(KAFKA))
 
 # Tests wait more than they compute, so two workers share them, by file. What has a node or faults of its own, or watches how
 # fresh something stays, runs before them, by itself.
@@ -172,6 +186,9 @@ lock: $(UV) ## pin every dependency anew, with hashes and without addresses
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	  $(if $(UPGRADE),--upgrade) --no-emit-package podpair-common --constraints requirements.lock \
 	  inference/pyproject.toml examples/rag/requirements.in -o examples/rag/requirements.lock
+	@$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+	  $(if $(UPGRADE),--upgrade) --no-emit-package podpair-common --constraints requirements.lock \
+	  inference/pyproject.toml examples/llm/requirements.in -o examples/llm/requirements.lock
 	@$(UV) pip compile --quiet --universal --generate-hashes --no-deps --no-emit-index-url --no-header --python-version 3.11 \
 	  $(if $(UPGRADE),--upgrade) tests/inference/wheels.in -o tests/inference/wheels.lock
 	@for folder in tests/bench/peers/*_server tests/bench/peers/socketio_gateway; do \
