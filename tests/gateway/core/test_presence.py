@@ -72,6 +72,20 @@ def test_there_is_room_for_so_many() -> None:
         table.apply(entry("a", name), 0)
     assert (len(table), table.dropped) == (2, 1)
     assert table.apply(entry("a", "x", since=5), 0) == []  # known: no room is needed
+    assert not table.has_room_again
+    table.apply(Record(session_key("a", "x"), None, 0), 0)
+    assert table.has_room_again
+    assert not PresenceTable(_LEASE, most=2).has_room_again
+
+
+def test_from_one_table_to_the_next_only_the_difference_is_told() -> None:
+    former, newer = PresenceTable(_LEASE), PresenceTable(_LEASE)
+    for table, sessions in ((former, "xy"), (newer, "yz")):
+        table.apply(beat("a"), 0)
+        for name in sessions:
+            table.apply(entry("a", name), 0)
+    assert former.changes_to(newer) == [PresenceChange("leave", "alice", "x"), PresenceChange("join", "alice", "z")]
+    assert newer.changes_to(newer) == []
 
 
 @pytest.mark.parametrize("record", [Record(b"x", b"{}", 0), Record(None, b"{}", 0), Record(b"session:a/s", b"{", 0)])

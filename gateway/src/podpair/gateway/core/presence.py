@@ -13,6 +13,7 @@ import msgspec
 
 _SESSION, _GATEWAY = b"session:", b"gateway:"
 _LIMIT = 1_000_000  # sessions that are remembered
+_ROOM = 0.9  # of them: so few that those which were dropped may be read again
 _FORGOTTEN = 3  # leases after which the records of a silent gateway are removed
 _encode = msgspec.json.Encoder().encode
 
@@ -69,7 +70,7 @@ class PresenceTable:
         self._heard: dict[str, float] = {}  # by gateway, also of those that are silent
         self._alive: set[str] = set()
         self._present: dict[tuple[str, str], int] = {}  # living gateways that have it, by subject and session
-        self.dropped = 0  # records that there was no room for
+        self.dropped = 0  # records that there was no room for: what they said is not known until all is read anew
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -84,13 +85,15 @@ class PresenceTable:
         """Return the living gateway whose name comes first: one that all agree on."""
         return min(self._alive, default=None)
 
-    def clear(self) -> list[PresenceChange]:
-        """Forget everything: the topic is another one."""
-        changes = [PresenceChange("leave", *one) for one in self._present]
-        for of in (self._entries, self._by_subject, self._by_gateway, self._heard, self._alive, self._present):
-            of.clear()
-        self.dropped = 0
-        return changes
+    @property
+    def has_room_again(self) -> bool:
+        """Whether records were dropped, and would not be now."""
+        return self.dropped > 0 and len(self._entries) < _ROOM * self._most
+
+    def changes_to(self, newer: "PresenceTable") -> list[PresenceChange]:
+        """Return what has changed for who knew this table and is to know another one."""
+        gone = [PresenceChange("leave", *one) for one in self._present if one not in newer._present]
+        return gone + [PresenceChange("join", *one) for one in newer._present if one not in self._present]
 
     def apply(self, record: Record, now: float) -> list[PresenceChange]:
         """Take a record; return what changes by it. Raises ValueError if it can't be read."""

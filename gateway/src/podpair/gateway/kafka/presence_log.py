@@ -4,6 +4,7 @@ Invariant: what is passed on is in the order of the topic; `complete` says that 
 """
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from podpair.gateway.kafka.clients import bounds, reader_properties
 from podpair.gateway.kafka.supervisor import CallDeadlines, Supervisor
 from podpair.gateway.kafka.threads import post_to_loop
 
+_log = logging.getLogger(__name__)
 _QUERY = 5.0  # seconds that one query of the broker may take
 _POLL = 0.2  # seconds
 _CHUNK = 1000  # records that are passed on together
@@ -57,8 +59,11 @@ class PresenceLog:
             self._begin()
 
     def _run(self, turn: object, calls: CallDeadlines) -> None:
-        consumer = Consumer(reader_properties(self._config, enable_partition_eof=True, queued_max_messages_kbytes=4096))
+        consumer = None
         try:
+            consumer = Consumer(
+                reader_properties(self._config, enable_partition_eof=True, queued_max_messages_kbytes=4096)
+            )
             with calls.within(2 * _QUERY):
                 unread = self._assign(consumer)
             anew = True
@@ -72,13 +77,19 @@ class PresenceLog:
                 anew = False
         except KafkaException as error:
             post_to_loop(self._loop, self._failed, turn, error.args[0])
-        consumer.close()
+        except Exception as error:  # else nothing would be read any more, and nobody hear of it
+            _log.exception("presence is read anew after an internal error")
+            fault = KafkaError(KafkaError._FAIL, f"internal error: {type(error).__name__}")
+            post_to_loop(self._loop, self._failed, turn, fault)
+        finally:
+            if consumer is not None:
+                consumer.close()
 
     def _assign(self, consumer: Consumer) -> dict[int, int]:
         """Begin to read; return where the partitions end now that have records."""
-        topic = consumer.list_topics(self._topic, timeout=_QUERY).topics[self._topic]
-        if topic.error is not None:
-            raise KafkaException(topic.error)
+        topic = consumer.list_topics(self._topic, timeout=_QUERY).topics.get(self._topic)
+        if topic is None or topic.error is not None:
+            raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART) if topic is None else topic.error)
         consumer.assign([TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in topic.partitions])
         found: dict[int, int] = {}
         for number in topic.partitions:

@@ -64,6 +64,7 @@ class PresenceService:
         self._producer = context.producer
         self._sessions = context.sessions
         self._table = PresenceTable(self._config.lease_seconds)
+        self._newer: PresenceTable | None = None  # what is being read, until it is complete
         self._written: dict[str, str] = {}  # sessions whose record is, or is being, written: id → subject
         self._dirty: set[str] = set()  # ids of sessions that have come or gone since
         self._timer: asyncio.TimerHandle | None = None
@@ -89,7 +90,7 @@ class PresenceService:
         if not self.complete:
             return f"topic {self._config.topic} has not been read yet"
         if self._table.dropped:
-            return f"{self._table.dropped} sessions are not known: there are too many"
+            return f"not all sessions are known: there are too many ({len(self._table)} are)"
         return None
 
     # --- this gateway's sessions ---------------------------------------------------------------------------------
@@ -158,14 +159,15 @@ class PresenceService:
     def _on_read(self, records: list[Record], anew: bool, complete: bool) -> None:
         now = self._clock()
         changes: list[PresenceChange] = []
-        if anew:
-            changes += self._table.clear()
+        if anew:  # until all is read nobody hears of anything: most sessions are where they were
+            self._newer = PresenceTable(self._config.lease_seconds)
             for name in self._written:  # the topic may be another one
                 self._write_again(name, self._config.coalesce_seconds)
         own = session_key(self._gateway, "")
+        table = self._newer or self._table
         for record in records:
             try:
-                changes += self._table.apply(record, now)
+                changes += table.apply(record, now)
             except (ValueError, msgspec.DecodeError) as error:
                 self._throttle.log(_log, logging.WARNING, f"a record of presence can't be read: {error}")
             if record.value is None and record.key is not None and record.key.startswith(own):
@@ -173,7 +175,11 @@ class PresenceService:
                 if name in self._written:  # this gateway was taken for dead
                     self._write_again(name, self._config.coalesce_seconds)
         self.complete = complete
-        self._tell(changes)
+        if self._newer is None:
+            self._tell(changes)
+        elif complete:
+            former, self._table, self._newer = self._table, self._newer, None
+            self._tell(former.changes_to(self._table))
 
     async def _look(self) -> None:
         """Notice gateways that died, and remove what they left."""
@@ -183,6 +189,9 @@ class PresenceService:
                 continue
             now = self._clock()
             self._tell(self._table.expire(now))
+            if self._table.has_room_again:
+                self.topic_replaced()
+                continue
             if self._table.first_gateway != self._gateway:
                 continue  # one is enough
             for key in self._table.forgotten(now):
@@ -236,7 +245,7 @@ class PresenceService:
                     self.unwatch(session, subject)
 
     def topic_replaced(self) -> None:
-        """Begin anew: the topic was deleted and made again."""
+        """Read anew: the topic was deleted and made again, or has room for what was dropped."""
         self.complete = False
         self._log_reader.restart()
 
