@@ -67,7 +67,7 @@ $(LLM)/.installed: examples/llm/requirements.lock common/pyproject.toml inferenc
 	@$(UV) pip install --quiet --python $(LLM)/bin/python --no-deps --no-build-isolation -e ./common -e ./inference
 	@touch $@
 
-llm: setup $(LLM)/.installed ## a small language model behind OpenAI's API, and a page to chat (KAFKA=host:port)
+llm: setup $(LLM)/.installed ## a small language model behind OpenAI's API (KAFKA=host:port)
 	@exec $(BIN)/python examples/llm/llm.py --environment $(LLM) --port $(PORT) $(if $(KAFKA),--kafka $(KAFKA))
 
 # Tests wait more than they compute, so two workers share them, by file. What has a node or faults of its own, or watches how
