@@ -179,7 +179,7 @@ lock: $(UV) ## pin every dependency anew, with hashes and without addresses
 	  $(if $(UPGRADE),--upgrade) --group build --group lint --group test --group bench --group train --group proto --group docs --extra images \
 	  --no-emit-package podpair-common $(PROJECTS:%=%/pyproject.toml) -o requirements.lock
 	@for name in $(addprefix tests/inference/,clients custom_ops envoy exporters kserve perf_analyzer uvicorn) \
-	    tests/gateway/auth/outside/issuers tests/gateway/outside/autobahn tests/gateway/outside/websockets \
+	    tests/gateway/auth/outside/issuers tests/gateway/outside/autobahn tests/gateway/outside/langchain tests/gateway/outside/websockets \
 	    tests/gateway/clients tests/gateway/amqp_clients; do \
 	  $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	    $(if $(UPGRADE),--upgrade) $$name.in -o $$name.lock || exit 1; done
