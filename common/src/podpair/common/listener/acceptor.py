@@ -18,7 +18,7 @@ from typing import Any
 
 from aiohttp import web
 
-from podpair.common.listener.connections import Connections
+from podpair.common.listener.connections import Connections, TimedHandler
 
 _log = logging.getLogger(__name__)
 _TLS_CLOSE = 10.0  # seconds for the end of a TLS connection
@@ -58,7 +58,9 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._reserve = reserve
         self._sockets: list[socket.socket] = []
-        self._beginning: set[asyncio.Task[Any]] = set()  # TLS handshakes, mostly
+        self._tasks: set[asyncio.Task[Any]] = set()  # one for each connection that is being set up
+        self.beginning = 0
+        """The number of connections during their TLS handshake: those that `connections` does not count yet."""
         self._refused, self._logged = 0, -_LOG_SECONDS
 
     @property
@@ -93,14 +95,9 @@ class Acceptor:
         """Close: connections that are still being set up are dropped; aiohttp's runner closes the others."""
         self.stop_listening()
         self.connections.close()
-        for task in self._beginning:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._beginning, return_exceptions=True)
-
-    @property
-    def beginning(self) -> int:
-        """The number of connections during their TLS handshake."""
-        return len(self._beginning)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _accept(self, listening: socket.socket) -> None:
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -122,7 +119,7 @@ class Acceptor:
             if made.fileno() >= most:
                 self._refuse(made, "descriptors")
             elif (
-                self.connections.open + len(self._beginning) >= self.connections.limits.connections
+                self.connections.open + self.beginning >= self.connections.limits.connections
                 and not self.connections.make_room()
             ):
                 self._refuse(made, "connections")
@@ -136,15 +133,28 @@ class Acceptor:
     def _begin(self, made: socket.socket) -> None:
         made.setblocking(False)
         task = self._loop.create_task(self._connect(made))
-        self._beginning.add(task)
+        self._tasks.add(task)
         task.add_done_callback(self._begun)
+        self.beginning += 1
 
     async def _connect(self, made: socket.socket) -> None:
         context = self._context()
         secured = context is not None
+        counted = True
+
+        def count_no_more() -> None:
+            nonlocal counted
+            self.beginning -= counted
+            counted = False
+
+        def protocol() -> TimedHandler:
+            handler = self.connections.handler(self._server)
+            handler.on_made = count_no_more  # from there on it is one of `connections`
+            return handler
+
         try:
             await self._loop.connect_accepted_socket(
-                lambda: self.connections.handler(self._server),
+                protocol,
                 made,
                 ssl=context,
                 ssl_handshake_timeout=self.connections.limits.tls_handshake if secured else None,
@@ -158,9 +168,11 @@ class Acceptor:
         except asyncio.CancelledError:
             made.close()
             raise
+        finally:
+            count_no_more()
 
     def _begun(self, task: asyncio.Task[Any]) -> None:
-        self._beginning.discard(task)
+        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a connection could not be accepted", exc_info=error)
 

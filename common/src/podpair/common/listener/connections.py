@@ -62,6 +62,7 @@ class TimedHandler(web.RequestHandler):
         "_since",
         "_written",
         "on_lost",
+        "on_made",
         "session",
         "wire",
     )
@@ -73,6 +74,7 @@ class TimedHandler(web.RequestHandler):
         self.session = False  # an event stream, or on its way to a session
         self.wire: asyncio.Transport | None = None  # also after aiohttp has released it
         self.on_lost: Callable[[], object] | None = None  # called once the client is gone, or sends no more
+        self.on_made: Callable[[], object] | None = None  # called once it is counted among the connections
         self._connections = connections
         self._phase: tuple[str, int] = (HEAD, 0)
         self._since = 0.0  # when the phase began, or the present look at how much moves in it
@@ -92,6 +94,9 @@ class TimedHandler(web.RequestHandler):
         self.wire = transport  # type: ignore[assignment]
         self._since = self._connections.now()
         self._connections.handlers[self] = None
+        if self.on_made is not None:
+            self.on_made()
+            self.on_made = None
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
