@@ -81,13 +81,15 @@ async def test_an_expired_token_closes_with_4001_unless_it_was_refreshed(
     fresh: Callable[..., Gateway], connect: Connect
 ) -> None:
     gateway = fresh(sessions={"expiry_jitter_seconds": 0}, auth={"leeway_seconds": 0})
-    expires = int(time.time()) + 6  # time enough for a busy machine to connect three
+    expires = int(time.time()) + 12  # time enough for a busy machine to connect three
     expiring, refreshed, refused = [await connect(gateway, sid=s, exp=expires) for s in ("a", "b", "c")]
     later = int(time.time()) + 3600
     await refreshed.send({"type": "refresh", "token": token(exp=later)})
     welcome = await refreshed.event("welcome")
     assert welcome["expires_at"] == later
-    assert (welcome["session"], welcome["position"]) == ("user/b", refreshed.welcome["position"])
+    assert welcome["session"] == "user/b"
+    (before, start), (after, now) = (one["position"].rsplit(".", 1) for one in (refreshed.welcome, welcome))
+    assert (after, int(now) >= int(start)) == (before, True)  # what others write moves it
     await refused.send({"type": "refresh", "token": token("mallory", exp=later)})
     error = await refused.event("error")
     assert (error["code"], error["message"]) == ("unauthorized", "the new token is another user's")

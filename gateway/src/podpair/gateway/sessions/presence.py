@@ -168,7 +168,7 @@ class PresenceService:
         for record in records:
             try:
                 changes += table.apply(record, now)
-            except (ValueError, msgspec.DecodeError) as error:
+            except (ValueError, msgspec.DecodeError, RecursionError) as error:
                 self._throttle.log(_log, logging.WARNING, f"a record of presence can't be read: {error}")
             if record.value is None and record.key is not None and record.key.startswith(own):
                 name = record.key.removeprefix(own).decode()
