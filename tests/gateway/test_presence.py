@@ -72,6 +72,21 @@ async def test_all_sessions_of_a_subject_at_all_gateways(
     assert not [event for event in watcher.skipped if event["type"] in ("join", "leave")]
 
 
+async def test_a_gateway_that_starts_knows_who_is_there_already(
+    start: Callable[..., Gateway], connect: Connect
+) -> None:
+    here = start()
+    watcher = await connect(here, sub="root", role="admin")
+    for name in ("a", "b"):
+        await connect(here, sub="fay", sid=name)
+    await knows(watcher, "fay", "fay/a", "fay/b")
+    there = start()  # ready: it has read what was there
+    assert await ask(await connect(there, sub="fay", sid="c"), "fay") in (
+        ["fay/a", "fay/b"],
+        ["fay/a", "fay/b", "fay/c"],
+    )
+
+
 async def test_a_gateway_that_is_killed(start: Callable[..., Gateway], connect: Connect) -> None:
     """Its sessions are gone after a lease, and its records after three: nobody else would remove them."""
     here, there = start(), start()

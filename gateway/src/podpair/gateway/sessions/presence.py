@@ -164,7 +164,7 @@ class PresenceService:
             for name in self._written:  # the topic may be another one
                 self._write_again(name, self._config.coalesce_seconds)
         own = session_key(self._gateway, "")
-        table = self._newer or self._table
+        table = self._table if self._newer is None else self._newer
         for record in records:
             try:
                 changes += table.apply(record, now)
