@@ -237,6 +237,8 @@ async def test_one_that_is_repeated_at_another_gateway_is_the_same(
     server.steps["hold"] = door
     server.declare(server.flow, {"stages": {"hold": {"step": "hold", "timeout": "10m"}}})
     first, second = start(), start()
+    # A partition that moves has its calls made again: they have to be shared out before.
+    await soon(lambda: [one.metric("request_partitions") for one in (first, second)] == [4, 4])
     client = await connect(first)
     for name in ids:
         await client.infer(name, model=server.flow, data=7, route="queue")
