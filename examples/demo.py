@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from aiohttp import web
-from parts import Part, free
+from parts import Part, at_kafka, ended_by_signals, free
 
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent
@@ -69,18 +69,13 @@ def tell(address: str, operations: str, kafka: str, embedded: bool, started: flo
 
 async def run(options: argparse.Namespace) -> int:
     started = time.monotonic()
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = ended_by_signals()
     port, operations_port, model_port, control_port = (free(port, "demo") for port in (options.port, 0, 0, 0))
     address = f"http://127.0.0.1:{port}"
     inference = Part(
         "inference", BIN / "podpair-inference", "serve", "--models", HERE / "models", "--port", str(model_port)
     )
-    kafka = (
-        {"PODPAIR_KAFKA__BOOTSTRAP_SERVERS": options.kafka} if options.kafka else {"PODPAIR_KAFKA__EMBEDDED": "true"}
-    )
-    env = kafka | {
+    env = at_kafka(options.kafka) | {
         "PODPAIR_INFERENCE__URL": f"http://127.0.0.1:{model_port}",
         "PODPAIR_OPERATIONS__PORT": str(operations_port),
         "PODPAIR_CONSOLE__DEMO_URL": f"http://127.0.0.1:{control_port}",

@@ -68,6 +68,19 @@ class Part:
             await self._reading
 
 
+def ended_by_signals() -> asyncio.Event:
+    """An event that SIGINT and SIGTERM set."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+def at_kafka(address: str | None) -> dict[str, str]:
+    """A gateway's environment for a real broker; None: for an embedded one."""
+    return {"PODPAIR_KAFKA__BOOTSTRAP_SERVERS": address} if address else {"PODPAIR_KAFKA__EMBEDDED": "true"}
+
+
 def free(port: int, make: str) -> int:
     """The port, or a free one where it is 0. Ends the program where it is taken; `make`: its target, for the message."""
     with socket.socket() as probe:

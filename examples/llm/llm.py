@@ -6,7 +6,6 @@ Prints one line when all of it answers, and what to try next. Ctrl-C ends it.
 import argparse
 import asyncio
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from parts import Part, free  # noqa: E402
+from parts import Part, at_kafka, ended_by_signals, free  # noqa: E402
 
 BIN = Path(sys.executable).parent
 CONFIG = HERE / "llm.yaml"
@@ -38,14 +37,9 @@ def tell(address: str, operations: str, kafka: str, seconds: float) -> None:
 async def run(options: argparse.Namespace) -> int:
     """Start the pair, and end it when a signal comes, or where it can't start."""
     started = time.monotonic()
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = ended_by_signals()
     port, operations, model = (free(port, "llm") for port in (options.port, 0, 0))
-    kafka = (
-        {"PODPAIR_KAFKA__BOOTSTRAP_SERVERS": options.kafka} if options.kafka else {"PODPAIR_KAFKA__EMBEDDED": "true"}
-    )
-    env = kafka | {
+    env = at_kafka(options.kafka) | {
         "PODPAIR_INFERENCE__URL": f"http://127.0.0.1:{model}",
         "PODPAIR_OPERATIONS__PORT": str(operations),
     }

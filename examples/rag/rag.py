@@ -6,7 +6,6 @@ It ingests the documents through Kafka and prints one line when all of it answer
 import argparse
 import asyncio
 import secrets
-import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -20,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE.parent))
 
-from parts import Part, free  # noqa: E402
+from parts import Part, at_kafka, ended_by_signals, free  # noqa: E402
 
 BIN = Path(sys.executable).parent
 _TOKEN_SECONDS = 3600
@@ -106,10 +105,7 @@ def inference(options: argparse.Namespace, port: int, database: str) -> Part:
 
 def gateway(options: argparse.Namespace, ports: dict[str, int], secret: str) -> Part:
     """The gateway, on a broker of its own unless there is one."""
-    kafka = (
-        {"PODPAIR_KAFKA__BOOTSTRAP_SERVERS": options.kafka} if options.kafka else {"PODPAIR_KAFKA__EMBEDDED": "true"}
-    )
-    env = kafka | {
+    env = at_kafka(options.kafka) | {
         "PODPAIR_AUTH__SECRET": secret,
         "PODPAIR_SESSIONS__RESUME_SECRET": secrets.token_urlsafe(32),
         "PODPAIR_HTTP__ORIGINS": f"http://127.0.0.1:{ports['page']},http://localhost:{ports['page']}",
@@ -160,9 +156,7 @@ async def start(options: argparse.Namespace, stack: AsyncExitStack) -> None:
 
 async def run(options: argparse.Namespace) -> int:
     """Start all of it, and end it when a signal comes."""
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = ended_by_signals()
     options.data.mkdir(parents=True, exist_ok=True)
     async with AsyncExitStack() as stack:
         starting = asyncio.ensure_future(start(options, stack))

@@ -24,7 +24,8 @@ async def going_on(config: Config, wanted: Collection[tuple[str, str]]) -> set[t
 
 
 def _going_on(config: Config, wanted: set[tuple[str, str]]) -> set[tuple[str, str]]:
-    keys = {make(*name).encode(): name for name in wanted for make in (instance_key, scheduled_key)}
+    keys = {instance_key(*name).encode(): name for name in wanted}
+    keys |= {scheduled_key(instance_key(*name)).encode(): name for name in wanted}
     newest: dict[bytes, bytes | None] = {}
     for message in read_all(config, config.workflows_topic or ""):
         key = message.key()

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from podpair.gateway.core.chat import is_chat
 from podpair.gateway.core.protocol import Code, Fault, QueueOnly
@@ -51,12 +52,9 @@ class Handover:
             return False
         request.begins = True
         parsed = request.parsed._replace(written=request.written)
-        hooks = BeginHooks(
-            lambda: self._finish([request], "workflow", []),
-            lambda fault: self._fail(request, fault, 0),
-            lambda body: self._answer(request, body),
+        beginning = self._workflows.begin(
+            request.partition.number, request.record, parsed, model, self._hooks(request, "workflow")
         )
-        beginning = self._workflows.begin(request.partition.number, request.record, parsed, model, hooks)
         request.ask(beginning)
         return True
 
@@ -71,13 +69,16 @@ class Handover:
         if self._workflows is None:
             raise Fault(Code.INVALID, f"{NOT_BEFORE}: no request is kept for later here (workflows.enabled)")
         request.begins = True
-        hooks = BeginHooks(
-            lambda: self._finish([request], "kept", []),
+        hooks = self._hooks(request, "kept")
+        request.ask(self._workflows.keep(request.partition.number, request.record, parsed, hooks))
+        return True
+
+    def _hooks(self, request: QueuedRequest, outcome: str) -> BeginHooks:
+        return BeginHooks(
+            lambda: self._finish([request], outcome, []),
             lambda fault: self._fail(request, fault, 0),
             lambda body: self._answer(request, body),
         )
-        request.ask(self._workflows.keep(request.partition.number, request.record, parsed, hooks))
-        return True
 
     def explained(self, error: Exception) -> Exception:
         """Return what to tell of a request that failed: of one for a workflow that nobody here runs, that."""
@@ -94,7 +95,7 @@ class Handover:
             self._finish([cancellation], "cancellation", [])
             return
         number, key = cancellation.partition.number, cancellation.key
-        done = lambda: self._finish([cancellation], "cancellation", [])  # noqa: E731 - said once
+        done = partial(self._finish, [cancellation], "cancellation", [])
         self._workflows.cancel(number, *key, done, ended_here=ended_here)
 
     def say(self, record: QueuedRequest, said: Signal | Reply, in_hand: Iterable[QueuedRequest]) -> None:

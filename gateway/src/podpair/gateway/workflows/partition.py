@@ -18,7 +18,7 @@ from podpair.common.logs import Throttle, ids
 from podpair.gateway.core.protocol import Code, Fault
 from podpair.gateway.core.workflows.instance import Instance
 from podpair.gateway.core.workflows.machine import Machine
-from podpair.gateway.core.workflows.records import Ended, Unit, encode
+from podpair.gateway.core.workflows.records import Ended, Unit, encode, scheduled_key
 from podpair.gateway.core.workflows.state import read_state
 from podpair.gateway.core.workflows.steps import StartCall, Step
 from podpair.gateway.core.workflows.timers import Timers
@@ -72,13 +72,15 @@ class WorkflowPartition:
 
     def keep(self, keeping: Keeping) -> None:
         """Keep a request that is to begin later."""
-        on_schedule = lambda schedule: schedule.keep(keeping, self._record_bytes)  # noqa: E731 - too long for one line
-        self._put(Input(keeping.key, done=keeping.kept, on_schedule=on_schedule, keeps=True))
+        given = Input(keeping.key, done=keeping.kept, keeps=True)
+        given.on_schedule = lambda schedule: schedule.keep(keeping, self._record_bytes)
+        self._put(given)
 
     def cancel(self, key: str, done: Callable[[], object], *, ended_here: bool = False) -> None:
         """Cancel an instance, or a request that is kept. ended_here: what was in hand of it has ended."""
-        on_schedule = lambda schedule: schedule.cancel("^" + key, ended_here=ended_here)  # noqa: E731 - as above
-        self._put(Input(key, lambda machine, now: machine.cancel(now), done, on_schedule=on_schedule))
+        given = Input(key, lambda machine, now: machine.cancel(now), done)
+        given.on_schedule = lambda schedule: schedule.cancel(scheduled_key(key), ended_here=ended_here)
+        self._put(given)
 
     def signal(self, key: str, name: str, data: bytes, done: Callable[[], object]) -> None:
         """Pass a client's message on to an instance, if there is such a one."""

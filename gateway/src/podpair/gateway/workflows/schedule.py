@@ -7,7 +7,7 @@ transaction. For a while a marker tells that it was handed over: its cancellatio
 from collections.abc import Callable, Mapping
 
 from podpair.gateway.core.protocol import Code, Fault
-from podpair.gateway.core.workflows.records import Scheduled, encode, scheduled_key
+from podpair.gateway.core.workflows.records import Scheduled, encode, instance_key, scheduled_key
 from podpair.gateway.core.workflows.timers import Timers
 from podpair.gateway.worker.workflows import BeginHooks
 from podpair.gateway.workflows.limits import Limits
@@ -26,7 +26,7 @@ class Keeping:
     @property
     def key(self) -> str:
         """Its key on the workflows topic."""
-        return scheduled_key(self.request.session, self.request.id)
+        return scheduled_key(instance_key(self.request.session, self.request.id))
 
     def cancel(self) -> None:
         """Leave it, unless it is under way: whoever reads its record next keeps it."""

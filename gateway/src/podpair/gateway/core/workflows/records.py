@@ -149,9 +149,9 @@ def instance_key(session: str, request_id: str) -> str:
     return f"{quote(session, safe='')}/{quote(request_id, safe='')}"
 
 
-def scheduled_key(session: str, request_id: str) -> str:
-    """Return the key of a request that is to begin later."""
-    return "^" + instance_key(session, request_id)
+def scheduled_key(instance: str) -> str:
+    """Return the key of a request that is to begin later, from the one that an instance of it would have."""
+    return "^" + instance
 
 
 def signal_suffix(name: str) -> str:
